@@ -1,0 +1,117 @@
+"""The decisions of a shard, without any waiting: which tickets go together, who gets what.
+
+Pure functions over lists, called by `workers.shard` between its awaits.
+
+Everything in a queue is unanswered, hence concurrent: any order of its tickets is one that
+could have happened. Two rules remain. A read that stands behind a post to the same inbox
+waits for the next batch, so that it finds the message; and of the reads of one inbox the
+earlier gets the older messages.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from workers.commands import Count, Message, Post, Read
+from workers.ticket import Ticket
+
+
+class Batch(NamedTuple):
+    """What one round of a shard carries out, each list in order of arrival."""
+
+    posts: list[Ticket]
+    reads: list[Ticket]
+    counts: list[Ticket]
+    carried: list[Ticket]
+
+
+def plan(tickets: Iterable[Ticket]) -> Batch:
+    """Sort the open tickets by kind; carry over the reads that stand behind a post."""
+    batch = Batch([], [], [], [])
+    posted: set[str] = set()
+    for ticket in tickets:
+        if not ticket.is_open:
+            continue
+        command = ticket.command
+        if isinstance(command, Post):
+            posted.add(command.username)
+            batch.posts.append(ticket)
+        elif command.username in posted:
+            batch.carried.append(ticket)
+        elif isinstance(command, Read):
+            batch.reads.append(ticket)
+        elif isinstance(command, Count):
+            batch.counts.append(ticket)
+    return batch
+
+
+class Lookup(NamedTuple):
+    """One search of the store: the unread of these inboxes, `limit` messages in all."""
+
+    usernames: list[str]
+    limit: int
+
+
+def lookups(reads: Iterable[Ticket], slice_max: int, singles_max: int) -> list[Lookup]:
+    """The searches that serve these reads: one for all plain reads, one for each limited inbox.
+
+    A limited read, or one that goes on with a long inbox, gets a search of its own, or an inbox
+    that is deeper than the limit would hide the others behind it. At most `singles_max` of
+    those; what is left out is not in any lookup, and is served in a later round.
+    """
+    shared: dict[str, None] = {}
+    single: dict[str, int] = {}
+    for ticket in reads:
+        command = ticket.command
+        assert isinstance(command, Read)
+        wanted = slice_max if command.limit is None else command.limit
+        if command.username in single or command.limit is not None or command.upto is not None:
+            shared.pop(command.username, None)
+            single[command.username] = min(single.get(command.username, 0) + wanted, slice_max)
+        else:
+            shared[command.username] = None
+    found = [Lookup([username], limit) for username, limit in single.items()][:singles_max]
+    if shared:
+        found.insert(0, Lookup(list(shared), slice_max))
+    return found
+
+
+class Share(NamedTuple):
+    """What one read is to claim; `more` where unread messages may be left behind it."""
+
+    ticket: Ticket
+    messages: tuple[Message, ...]
+    more: bool
+
+
+def share_out(
+    reads: Sequence[Ticket],
+    found: Mapping[str, Sequence[Message]],
+    complete: Collection[str],
+) -> tuple[list[Share], list[Ticket]]:
+    """Deal the messages found to the reads, in order of arrival: the shares, and who goes on.
+
+    `found` holds an inbox's unread messages, oldest first; `complete` names the inboxes of
+    which that is all there is. A read that came away empty from an inbox that is not known to
+    be exhausted must be tried again: an empty answer would be false.
+    """
+    dealt: dict[str, int] = {}
+    shares: list[Share] = []
+    again: list[Ticket] = []
+    for ticket in reads:
+        command = ticket.command
+        assert isinstance(command, Read)
+        messages = found.get(command.username, ())
+        start = dealt.get(command.username, 0)
+        end = len(messages) if command.limit is None else start + command.limit
+        share = tuple(messages[start:end])
+        exhausted = command.username in complete and start + len(share) >= len(messages)
+        if command.upto is not None:
+            upto = command.upto
+            share = tuple(message for message in share if message.id <= upto)
+            exhausted = exhausted or start + len(share) < min(end, len(messages))
+        dealt[command.username] = start + len(share)
+        if share or exhausted:
+            shares.append(Share(ticket, share, not exhausted))
+        else:
+            again.append(ticket)
+    return shares, again

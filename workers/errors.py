@@ -1,0 +1,45 @@
+"""What can go wrong with a request once it was handed to the pool.
+
+    ServiceError
+    ├── NotExecuted          nothing was done, and nothing will be
+    │   ├── Overloaded       a queue is full
+    │   ├── Draining         the service is stopping
+    │   ├── Expired          the deadline passed before its turn came
+    │   ├── StoreUnavailable the database was not reached
+    │   └── Rejected         the database cannot hold this message
+    └── OutcomeUnknown       it was sent to the database, and the answer is not known
+
+The two branches are the promise "nothing false": a caller may repeat a `NotExecuted` freely.
+"""
+
+
+class ServiceError(Exception):
+    """Base of every failure that the pool gives back for a request."""
+
+
+class NotExecuted(ServiceError):
+    """The request changed nothing, and never will."""
+
+
+class Overloaded(NotExecuted):
+    """Raised when the shard's queue, or the inbox's part of it, is full."""
+
+
+class Draining(NotExecuted):
+    """Raised when the service takes no new requests because it is stopping."""
+
+
+class Expired(NotExecuted):
+    """Raised when a request's deadline passed before it was sent to the database."""
+
+
+class StoreUnavailable(NotExecuted):
+    """Raised when the database was not reached, or refused, before anything was applied."""
+
+
+class Rejected(NotExecuted):
+    """Raised when one message cannot be stored, whatever is tried."""
+
+
+class OutcomeUnknown(ServiceError):
+    """Raised when a write may or may not have been applied."""

@@ -1,0 +1,103 @@
+"""What the engine counts, as Prometheus metrics. Made once per process by `chat_service.service`.
+
+No label ever holds a username, a message's id or any other thing of which there are many.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+# Each counter would otherwise have a second series with the time it was made.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class WorkerMetrics:
+    """Counters and histograms of the pool, its shards and the store."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.accepted = Counter(
+            "chat_messages_accepted_total", "Messages stored and acknowledged.", registry=registry
+        )
+        self.read = Counter(
+            "chat_messages_read_total", "Messages claimed by a read.", registry=registry
+        )
+        self.expired = Counter(
+            "chat_messages_expired_unread_total",
+            "Messages that expired before anyone read them.",
+            registry=registry,
+        )
+        self.undelivered = Counter(
+            "chat_messages_undelivered_total",
+            "Messages claimed by a read whose client could no longer be answered.",
+            registry=registry,
+        )
+        self.unknown = Counter(
+            "chat_outcomes_unknown_total",
+            "Requests answered 503 because their outcome is not known.",
+            ["command"],
+            registry=registry,
+        )
+        self.claim_conflicts = Counter(
+            "chat_claim_conflicts_total",
+            "Messages found unread that another node claimed first.",
+            registry=registry,
+        )
+        self.claims_resolved = Counter(
+            "chat_claims_resolved_total",
+            "Claims whose reply was lost and that were found by their token.",
+            registry=registry,
+        )
+        self.inserts_resolved = Counter(
+            "chat_inserts_resolved_total",
+            "Messages that a repeated insert found stored already.",
+            registry=registry,
+        )
+        self.refused = Counter(
+            "chat_requests_refused_total",
+            "Requests that were never executed.",
+            ["reason"],
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "chat_worker_restarts_total", "Shard workers started again.", registry=registry
+        )
+        self.queue_wait = Histogram(
+            "chat_queue_wait_seconds",
+            "Wait of a batch's oldest request in its shard's queue.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_requests = Histogram(
+            "chat_batch_requests", "Requests in a batch.", buckets=_SIZES, registry=registry
+        )
+        self.batch_posts = Histogram(
+            "chat_batch_posts", "Posts in a batch.", buckets=_SIZES, registry=registry
+        )
+        self.batch_reads = Histogram(
+            "chat_batch_reads", "Reads in a batch.", buckets=_SIZES, registry=registry
+        )
+        self.store_seconds = Histogram(
+            "chat_store_operation_seconds",
+            "Time of one database operation, repeats included.",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.clock_offset = Gauge(
+            "chat_clock_offset_seconds",
+            "The database's clock minus this machine's.",
+            registry=registry,
+        )
+        self.queued = Gauge(
+            "chat_shard_queue_requests",
+            "Requests that wait in a shard's queue.",
+            ["shard"],
+            registry=registry,
+        )
+        self.queued_bytes = Gauge(
+            "chat_shard_queue_bytes",
+            "Bytes of text that wait in a shard's queue.",
+            ["shard"],
+            registry=registry,
+        )

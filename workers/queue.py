@@ -1,0 +1,119 @@
+"""The queue in front of a shard: bounded by count, by bytes, and by inbox.
+
+Back-pressure is an answer, not a wait: `put_or_refuse` refuses at once where there is no room.
+The bound per inbox keeps one hot name from filling the queue that it shares with others.
+"""
+
+import asyncio
+from collections import Counter, deque
+from typing import NamedTuple
+
+from workers.commands import Post
+from workers.errors import Draining, Expired, Overloaded
+from workers.ticket import Ticket
+
+
+class QueueLimits(NamedTuple):
+    """The bounds of one queue: tickets in all, bytes of text in all, tickets for one inbox."""
+
+    tickets: int
+    bytes: int
+    tickets_per_inbox: int
+
+
+class ShardQueue(asyncio.Queue[Ticket | None]):
+    """An `asyncio.Queue` of tickets with one taker; None in it wakes a taker at the end.
+
+    The three overridden hooks are the ones in which asyncio's own queues differ; they are where
+    the bytes and the inboxes are counted.
+    """
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._closed = False
+        super().__init__(maxsize=limits.tickets)
+
+    def _init(self, maxsize: int) -> None:
+        self._queue: deque[Ticket | None] = deque()
+        self._per_inbox: Counter[str] = Counter()
+        self._bytes = 0
+
+    def _put(self, item: Ticket | None) -> None:
+        self._queue.append(item)
+        if item is not None:
+            self._per_inbox[item.command.username] += 1
+            self._bytes += _size(item)
+
+    def _get(self) -> Ticket | None:
+        item = self._queue.popleft()
+        if item is not None:
+            username = item.command.username
+            if self._per_inbox[username] > 1:
+                self._per_inbox[username] -= 1
+            else:
+                del self._per_inbox[username]
+            self._bytes -= _size(item)
+        return item
+
+    def waiting_bytes(self) -> int:
+        """Bytes of text that wait."""
+        return self._bytes
+
+    def put_or_refuse(self, ticket: Ticket) -> None:
+        """Add a ticket at the end. Raises `Overloaded` or `Draining` and adds nothing."""
+        if self._closed:
+            raise Draining("the service is stopping")
+        # Not `self._per_inbox[...]`: for an absent key Counter calls back into Python.
+        if self._per_inbox.get(ticket.command.username, 0) >= self._limits.tickets_per_inbox:
+            raise Overloaded("too many requests wait for this inbox")
+        if self._bytes + _size(ticket) > self._limits.bytes:
+            raise Overloaded("too many bytes wait to be stored")
+        try:
+            self.put_nowait(ticket)
+        except asyncio.QueueFull:
+            raise Overloaded("too many requests wait") from None
+
+    async def take(self, tickets_max: int, bytes_max: int) -> list[Ticket]:
+        """Wait for a ticket, then take what waits, up to the bounds, in order of arrival.
+
+        An empty list means that the queue is closed and empty. Safe to cancel: nothing is lost.
+        """
+        if self._closed and self.empty():
+            return []
+        first = await self.get()
+        if first is None:
+            return []
+        return [first, *self.take_nowait(tickets_max - 1, bytes_max - _size(first))]
+
+    def take_nowait(self, tickets_max: int, bytes_max: int) -> list[Ticket]:
+        """What waits now, up to the bounds, in order of arrival."""
+        taken: list[Ticket] = []
+        while self._queue and len(taken) < tickets_max:
+            head = self._queue[0]
+            if head is None or (bytes_max := bytes_max - _size(head)) < 0:
+                break
+            self.get_nowait()
+            taken.append(head)
+        return taken
+
+    def expire(self, now: float) -> int:
+        """Answer the tickets at the head whose deadline has passed; how many there were.
+
+        All tickets of a process have the same time to live, so the head is the oldest.
+        """
+        expired = 0
+        while self._queue and (head := self._queue[0]) is not None and head.deadline <= now:
+            self.get_nowait()
+            expired += head.fail(Expired("waited too long for its turn"))
+        return expired
+
+    def close(self) -> None:
+        """Refuse new tickets; `take` hands out what is left, then an empty list."""
+        if not self._closed:
+            self._closed = True
+            if self.empty():
+                self.put_nowait(None)
+
+
+def _size(ticket: Ticket) -> int:
+    return ticket.command.size if isinstance(ticket.command, Post) else 0

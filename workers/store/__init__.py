@@ -1,0 +1,1 @@
+"""Persistence: what shards need of it, MongoDB, and a private mongod where none is named."""

@@ -1,0 +1,64 @@
+"""The seam between the store and its MongoDB driver: PyMongo's async client, or Motor.
+
+The only file that knows both. Motor (deprecated by its makers in favour of the former) mirrors
+PyMongo's API and runs it on threads, so the store is written once, against PyMongo's types.
+"""
+
+import asyncio
+import inspect
+import os
+from typing import Any, Literal, TypeAlias, cast
+
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.collection import AsyncCollection
+
+Document: TypeAlias = dict[str, Any]
+Client: TypeAlias = AsyncMongoClient[Document]
+Driver: TypeAlias = Literal["pymongo", "motor"]
+
+
+def open_client(driver: Driver, uri: str) -> Client:
+    """A client of the running loop that connects when first used.
+
+    Its options keep the promises whatever the connection string says: acknowledged by a
+    majority, journaled, from the primary. Raises `pymongo.errors.PyMongoError` or `ValueError`
+    for a connection string that makes no sense.
+    """
+    options: dict[str, Any] = {
+        "w": "majority",
+        "journal": True,
+        "retryWrites": True,
+        "retryReads": True,
+        "readPreference": "primary",
+        # A request lives seconds: find out soon that there is no primary, and say so.
+        "serverSelectionTimeoutMS": 2000,
+        "connectTimeoutMS": 2000,
+        "heartbeatFrequencyMS": 2000,
+        "maxPoolSize": 16,
+        "tz_aware": True,
+        "appname": f"chat/{os.getpid()}",
+    }
+    if driver == "motor":
+        from motor.motor_asyncio import AsyncIOMotorClient
+
+        return cast(Client, AsyncIOMotorClient(uri, **options))
+    return AsyncMongoClient(uri, **options)
+
+
+async def aggregate(
+    collection: AsyncCollection[Document], pipeline: list[Document], hint: str
+) -> list[Document]:
+    """All results of a pipeline. PyMongo's `aggregate` is a coroutine, Motor's a plain call."""
+    cursor: Any = collection.aggregate(pipeline, hint=hint)
+    if inspect.isawaitable(cursor):
+        cursor = await cursor
+    results: list[Document] = await cursor.to_list(None)
+    return results
+
+
+async def close_client(client: Client) -> None:
+    """Close every connection. Motor's `close` is a plain call that joins its threads."""
+    if isinstance(client, AsyncMongoClient):
+        await client.close()
+    else:
+        await asyncio.to_thread(client.close)

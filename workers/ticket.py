@@ -1,0 +1,43 @@
+"""One request on its way through a shard: the command, its deadline, and the one way back."""
+
+import asyncio
+
+from workers.commands import Command, Outcome
+
+
+class Ticket:
+    """A command and the future that its sender awaits.
+
+    The sender gives up by cancelling the future; the shard then leaves out what it has not yet
+    sent to the database. A ticket is settled once: what comes later is ignored, and said so.
+    """
+
+    __slots__ = ("command", "deadline", "entered", "future")
+
+    def __init__(
+        self, command: Command, entered: float, deadline: float, future: asyncio.Future[Outcome]
+    ) -> None:
+        self.command = command
+        #: Monotonic time at which it was accepted, and by which it must be settled.
+        self.entered = entered
+        self.deadline = deadline
+        self.future = future
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its sender still waits."""
+        return not self.future.done()
+
+    def resolve(self, outcome: Outcome) -> bool:
+        """Answer it. False where nobody waits any more."""
+        if self.future.done():
+            return False
+        self.future.set_result(outcome)
+        return True
+
+    def fail(self, error: Exception) -> bool:
+        """Answer it with an error. False where nobody waits any more."""
+        if self.future.done():
+            return False
+        self.future.set_exception(error)
+        return True
