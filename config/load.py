@@ -1,0 +1,142 @@
+"""Fills a `Settings` from its sources: defaults < file < environment < command line.
+
+Called once by `chat_service.__main__`. Reports every error at once, each with the source that
+it came from, so that a bad deployment is mended in one go.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from config.settings import SECRETS, Settings
+
+ENV_PREFIX = "CHAT_"
+_FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong; `problems` holds a line for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load_settings(
+    arguments: Mapping[str, str],
+    environ: Mapping[str, str],
+    file: Path | None = None,
+) -> Settings:
+    """The settings in force.
+
+    `arguments` maps setting names to the command line's words, `environ` is the process
+    environment (`CHAT_PORT`, `CHAT_MONGO_URI_FILE`, ...), `file` a TOML file with the settings'
+    names as keys. Raises `SettingsError` with every problem found.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    sources = (
+        *_from_file(file, problems),
+        *_from_environment(environ, problems),
+        *((name, value, "--" + name.replace("_", "-")) for name, value in arguments.items()),
+    )
+    for name, value, source in sources:
+        try:
+            values[name] = _convert(name, value)
+        except (msgspec.ValidationError, ValueError) as error:
+            shown = "" if name in SECRETS else f" (given: {value!r})"
+            problems.append(f"{source}: {_lower_first(str(error))}{shown}")
+    if not problems:
+        problems += _contradictions(Settings(**values))
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**values)
+
+
+def plain_type(name: str) -> Any:
+    """A setting's type without its bounds."""
+    kind = _FIELDS[name].type
+    return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """The settings as plain JSON values, secrets masked."""
+    plain = msgspec.to_builtins(settings, enc_hook=str)
+    return {name: "***" if name in SECRETS and value else value for name, value in plain.items()}
+
+
+def _from_file(file: Path | None, problems: list[str]) -> list[tuple[str, Any, str]]:
+    if file is None:
+        return []
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"{file}: cannot be read: {error.strerror}")
+        return []
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: is not TOML: {error}")
+        return []
+    problems += [f"{file}: there is no setting {name!r}" for name in entries.keys() - _FIELDS]
+    return [(name, value, f"{file}: {name}") for name, value in entries.items() if name in _FIELDS]
+
+
+def _from_environment(
+    environ: Mapping[str, str], problems: list[str]
+) -> list[tuple[str, str, str]]:
+    found = []
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        name, value = variable.removeprefix(ENV_PREFIX).lower(), environ[variable]
+        if name == "config":
+            continue
+        secret = name.removesuffix("_file")
+        if name != secret and secret in SECRETS:
+            if ENV_PREFIX + secret.upper() in environ:
+                problems.append(f"{variable}: is set beside {ENV_PREFIX + secret.upper()}")
+            try:
+                value = Path(value).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{variable}: {value} cannot be read: {error}")
+                continue
+            name = secret
+        if name in _FIELDS:
+            found.append((name, value, variable))
+        else:
+            problems.append(f"{variable}: there is no setting {name!r}")
+    return found
+
+
+def _convert(name: str, value: Any) -> Any:
+    if get_origin(plain_type(name)) is tuple and isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    # Words of the environment are text: "8080" is the integer 8080, but a boolean is not.
+    if isinstance(value, bool):
+        raise ValueError("Expected `number` or `text`, got `bool`")
+    return msgspec.convert(value, _FIELDS[name].type, strict=False, dec_hook=_path)
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value).expanduser().absolute()
+    raise ValueError("Expected a path")
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    problems = []
+    if settings.default_timeout_s > settings.max_timeout_s:
+        problems.append("default_timeout_s: is longer than max_timeout_s")
+    if settings.max_body_bytes < settings.max_text_bytes:
+        problems.append("max_body_bytes: is shorter than max_text_bytes")
+    if settings.mongo_timeout_s > settings.deadline_s:
+        problems.append("mongo_timeout_s: is longer than deadline_s")
+    if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
+        problems.append("mongo_uri: starts with neither mongodb:// nor mongodb+srv://")
+    return problems
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
