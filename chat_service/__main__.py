@@ -1,0 +1,171 @@
+"""The command line: `python -m chat_service serve` and its small helpers.
+
+Turns arguments and environment into settings, runs the service until a signal, and turns what
+can go wrong at start into one line that says what to do, and an exit code.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import msgspec
+import structlog
+import uvloop
+
+from chat_service import __version__
+from chat_service.service import PortTaken, Service
+from config import Settings, SettingsError, load_settings
+from config.load import describe
+from config.log import configure_logging
+from workers.errors import StoreUnavailable
+from workers.store.embedded import DataDirectoryInUse, EmbeddedError, socket_path, uri_of
+from workers.store.mongo import StoreMisconfigured
+from workers.store.schema import IndexMismatch
+
+log = structlog.get_logger(__name__)
+
+#: Exit codes; docs/operations.md lists them.
+EXIT_OK, EXIT_UNHEALTHY, EXIT_SETTINGS, EXIT_PORT, EXIT_DATABASE, EXIT_DATA_DIR = 0, 1, 2, 3, 4, 5
+EXIT_SECOND_SIGNAL = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the process's exit code."""
+    options = _parser().parse_args(arguments)
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if value is not None and name in Settings.__struct_fields__
+    }
+    try:
+        settings = load_settings(given, os.environ, _config_file(options.config, os.environ))
+    except SettingsError as error:
+        for problem in error.problems:
+            _say(f"bad setting: {problem}")
+        return EXIT_SETTINGS
+    if options.print_config:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(describe(settings))).decode())
+        sys.stdout.write("\n")
+        return EXIT_OK
+    if options.command == "mongo-uri":
+        return _print_uri(settings)
+    if options.command == "healthcheck":
+        return _healthcheck(settings)
+    configure_logging(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chat_service", description="A chat inbox over HTTP.")
+    parser.add_argument("--version", action="version", version=__version__)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="a TOML file of settings (CHAT_CONFIG)")
+    common.add_argument("--print-config", action="store_true", help="print the settings and exit")
+    common.add_argument("--host", help="address to listen on (127.0.0.1)")
+    common.add_argument("--port", help="port to listen on, 0 picks one (8080)")
+    common.add_argument("--mongo-uri", metavar="URI", help="a MongoDB replica set; none: private")
+    common.add_argument("--data-dir", metavar="DIR", help="data of the private mongod (./data)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    epilog = "Every setting of README.md can be given as CHAT_<NAME> in the environment."
+    for name, text in (
+        ("serve", "serve until SIGTERM or SIGINT"),
+        ("healthcheck", "exit 0 where the service on this port is ready"),
+        ("mongo-uri", "print the connection string of the database in use"),
+    ):
+        commands.add_parser(name, parents=[common], help=text, description=text, epilog=epilog)
+    return parser
+
+
+def _config_file(named: str | None, environ: Mapping[str, str]) -> Path | None:
+    name = named or environ.get("CHAT_CONFIG")
+    return Path(name) if name else None
+
+
+async def _serve(settings: Settings) -> int:
+    """Serve until the first signal, then drain; a second signal stops at once."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+    assert starting is not None
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            # What was acknowledged is on disk, and a private mongod dies with its parent.
+            os._exit(EXIT_SECOND_SIGNAL)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    service = Service(settings)
+    try:
+        started = asyncio.create_task(service.start())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+            return EXIT_OK
+        started.result()
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        print(f"listening on http://{host}:{service.port}", flush=True)  # noqa: T201
+        log.info("started", version=__version__, port=service.port, pid=os.getpid())
+        await stopped
+        log.info("stopping")
+        await service.drain()
+        return EXIT_OK
+    except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
+        _say(str(error) if not isinstance(error, StoreUnavailable) else _unreachable(error))
+        return _exit_code(error)
+    finally:
+        await service.stop()
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, PortTaken):
+        return EXIT_PORT
+    return EXIT_DATA_DIR if isinstance(error, DataDirectoryInUse) else EXIT_DATABASE
+
+
+def _unreachable(error: StoreUnavailable) -> str:
+    return (
+        "the database was not reached: check --mongo-uri (CHAT_MONGO_URI), and that the replica "
+        f"set has a primary; the driver said: {str(error)[:300]}"
+    )
+
+
+def _print_uri(settings: Settings) -> int:
+    """The connection string with the database's name, for mongosh."""
+    if settings.mongo_uri:
+        print(settings.mongo_uri)  # noqa: T201
+        return EXIT_OK
+    if not socket_path(settings.data_dir.absolute()).exists():
+        _say(f"no private mongod runs on {settings.data_dir}; start the service first")
+        return EXIT_DATABASE
+    print(uri_of(settings.data_dir.absolute()))  # noqa: T201
+    return EXIT_OK
+
+
+def _healthcheck(settings: Settings) -> int:
+    """For containers, which have no curl: asks the service on this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    try:
+        with urlopen(f"http://{host}:{settings.port}/readyz", timeout=3) as answer:
+            return EXIT_OK if answer.status == 200 else EXIT_UNHEALTHY
+    except (URLError, OSError) as error:
+        _say(f"not ready: {error}")
+        return EXIT_UNHEALTHY
+
+
+def _say(line: str) -> None:
+    print(f"chat_service: {line}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

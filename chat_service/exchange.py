@@ -1,0 +1,285 @@
+"""One HTTP exchange: collects a request, has its handler run, writes exactly one answer.
+
+Sits right on Tornado's HTTP/1 connection, below `RequestHandler`: what a consuming GET must not
+have (ETags and 304, form parsing, HTML errors) is then not there to be switched off, and a
+request costs about half. `chat_service.app` makes one `Exchange` for each request.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from http.client import responses
+from typing import TYPE_CHECKING, cast
+
+import structlog
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+from chat_service.message import Part, Request, Response
+from chat_service.problems import (
+    CONTENT_TYPE,
+    Problem,
+    bad_request,
+    encoded_body,
+    internal_error,
+    of_service_error,
+    too_large,
+    wrong_host,
+)
+from workers.errors import ServiceError
+
+if TYPE_CHECKING:
+    from chat_service.app import App, Resolved
+
+log = structlog.get_logger(__name__)
+
+#: Of a body that is refused unread, so many bytes are still taken in and thrown away: closing
+#: at once would reset the connection, and the client might never see why.
+DISCARD_MAX = 4 << 20
+#: The status under which a request is counted whose client did not wait for its answer.
+CLIENT_GONE = 499
+
+_TARGET = re.compile(r"[\x21-\x7e]+")
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
+_HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
+_PORT = re.compile(r":\d*$")
+_LENGTH = re.compile(r"0*([0-9]+)")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
+
+
+class Exchange(HTTPMessageDelegate):
+    """The delegate of one request. Tornado calls it; it lives until its answer is written."""
+
+    _headers: HTTPHeaders
+
+    def __init__(self, app: "App", connection: HTTP1Connection) -> None:
+        self._app = app
+        self._connection = connection
+        self._began = 0.0
+        self._id = ""
+        self._method = ""
+        self._query = ""
+        self._resolved: Resolved | None = None
+        self._refusal: Problem | None = None
+        self._is_discarding = False
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._task: asyncio.Task[None] | None = None
+
+    # What Tornado calls, in this order.
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> None:
+        """Decide what can be decided from the head."""
+        self._began = time.perf_counter()
+        self._app.exchange_opened(self)
+        self._headers = headers
+        self._method = cast(RequestStartLine, start_line).method
+        given = headers.get("X-Request-ID")
+        is_sensible = given is not None and _REQUEST_ID.fullmatch(given)
+        self._id = cast(str, given) if is_sensible else self._app.next_request_id()
+        try:
+            self._check_head(cast(RequestStartLine, start_line))
+        except Problem as problem:
+            self._refusal = problem
+        declared = _declared_length(headers)
+        if declared > self._app.max_body_bytes:
+            self._refuse_body(will_close=declared > DISCARD_MAX or "Expect" in headers)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a piece of the body, or throw it away where it is not wanted."""
+        self._size += len(chunk)
+        if self._is_discarding:
+            if self._size > DISCARD_MAX:
+                self._connection.finish()
+        elif self._size > self._app.max_body_bytes:
+            self._chunks.clear()
+            self._refuse_body(will_close=False)
+        else:
+            self._chunks.append(chunk)
+
+    def finish(self) -> None:
+        """The request is whole: have it handled."""
+        if self._is_discarding:
+            self._connection.finish()
+            return
+        self._connection.set_close_callback(self._on_gone)
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._on_done)
+
+    def on_connection_close(self) -> None:
+        """The client went away before its request was whole."""
+        self._app.exchange_closed(self)
+
+    # What follows from it.
+
+    def _check_head(self, start_line: RequestStartLine) -> None:
+        target = start_line.path
+        if not _TARGET.fullmatch(target):
+            raise bad_request("the path has characters that must be percent-encoded")
+        host = self._headers.get("Host")
+        if absolute := _ABSOLUTE_FORM.match(target):
+            target = target[absolute.end() :] or "/"
+            # RFC 9112, 3.2.2: the host in the target holds, whatever the header says.
+            host = absolute[1]
+        path, _, self._query = target.partition("?")
+        self._check_host(host, start_line.version)
+        self._resolved = self._app.resolve(self._method, path, self._headers)
+        if self._headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise encoded_body()
+
+    def _check_host(self, host: str | None, version: str) -> None:
+        if host is None:
+            if version != "HTTP/1.0":
+                raise bad_request("there is no Host")
+        elif not _HOST.fullmatch(host):
+            raise bad_request("the Host is not one host's name")
+        allowed = self._app.allowed_hosts
+        if allowed and _PORT.sub("", host or "").lower() not in allowed:
+            raise wrong_host()
+
+    def _refuse_body(self, will_close: bool) -> None:
+        """Answer 413 before the body is read whole; what still comes of it is thrown away."""
+        self._is_discarding = True
+        self._app.exchange_closed(self)
+        response = self._of_problem(too_large("the body", self._app.max_body_bytes))
+        headers = self._all_headers(response)
+        if will_close:
+            headers["Connection"] = "close"
+        body = cast(Part, response.body).body
+        headers["Content-Length"] = str(len(body))
+        chunk = None if self._method == "HEAD" else body
+        self._connection.write_headers(_start_line(413), headers, chunk)
+        self._account(413)
+        if will_close:
+            # Tornado closes, once it is written, a connection whose request was not read.
+            self._connection.finish()
+
+    async def _run(self) -> None:
+        """Handle the request and write the answer. Cancelled when the client goes away."""
+        status = CLIENT_GONE
+        try:
+            response = await self._handle()
+            if await self._write(response):
+                status = response.status
+        finally:
+            self._account(status)
+
+    async def _handle(self) -> Response:
+        """The handler's answer, or the problem that it met."""
+        if self._refusal is not None:
+            return self._of_problem(self._refusal)
+        assert self._resolved is not None
+        route, parameter, handler = self._resolved
+        body = b"".join(self._chunks)
+        request = Request(self._id, self._method, parameter, self._query, self._headers, body)
+        try:
+            return await handler(request)
+        except Problem as problem:
+            return self._of_problem(problem)
+        except ServiceError as error:
+            log.debug("not served", id=self._id, kind=type(error).__name__, reason=str(error))
+            effect = "stored" if route == "/chat" else "claimed"
+            return self._of_problem(of_service_error(error, effect))
+        except Exception:
+            log.exception("a handler failed", id=self._id, route=route)
+            return self._of_problem(internal_error())
+
+    async def _write(self, response: Response) -> bool:
+        """Write the answer; False where the client did not take it."""
+        headers = self._all_headers(response)
+        start_line = _start_line(response.status)
+        if not isinstance(response.body, Part):
+            self._connection.write_headers(start_line, headers)
+            return await self._write_parts(response.body)
+        body: bytes | None = response.body.body
+        if self._method == "HEAD":
+            body = None
+        elif response.status != 204:
+            headers["Content-Length"] = str(len(response.body.body))
+        written = self._connection.write_headers(start_line, headers, body)
+        if not await self._is_delivered(written, response.body.messages):
+            return False
+        self._connection.finish()
+        return True
+
+    async def _write_parts(self, parts: AsyncIterator[Part]) -> bool:
+        """A body in chunks, each asked for only after the one before it has left."""
+        async with aclosing(cast(AsyncGenerator[Part, None], parts)):
+            try:
+                async for part in parts:
+                    written = self._connection.write(part.body)
+                    if not await self._is_delivered(written, part.messages):
+                        return False
+            except ServiceError as error:
+                # The head is out: the one honest answer left is a body without its end.
+                log.warning("a long read was broken off", id=self._id, reason=str(error))
+                self._connection.close()
+                return False
+        self._connection.finish()
+        return True
+
+    async def _is_delivered(self, written: "asyncio.Future[None]", messages: int) -> bool:
+        """Wait until the kernel has what was written; cuts off a reader that takes nothing.
+
+        Counts the claimed messages in it as undelivered where that fails.
+        """
+        delivered = False
+        try:
+            if not written.done():
+                async with asyncio.timeout(self._app.write_timeout_s):
+                    await written
+            # Tornado resolves a write also when the stream closes under it.
+            delivered = not self._connection.stream.closed()
+        except TimeoutError:
+            self._connection.close()
+        finally:
+            if not delivered:
+                self._app.on_undelivered(messages)
+        return delivered
+
+    def _all_headers(self, response: Response) -> HTTPHeaders:
+        headers = HTTPHeaders(response.headers)
+        headers["X-Request-ID"] = self._id
+        headers["X-Content-Type-Options"] = "nosniff"
+        return headers
+
+    def _of_problem(self, problem: Problem) -> Response:
+        headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
+        return Response(problem.status, headers, Part(problem.body(self._id), 0))
+
+    def _account(self, status: int) -> None:
+        seconds = time.perf_counter() - self._began
+        self._app.account(self._id, self._method, self._resolved, status, seconds)
+
+    def _on_gone(self) -> None:
+        """The client closed its connection: what was not sent to the database never will be."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._app.exchange_closed(self)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an exchange failed", id=self._id, exc_info=error)
+            self._connection.close()
+
+
+def _declared_length(headers: HTTPHeaders) -> int:
+    """The body's length in bytes, where it is one; Tornado refuses what is not."""
+    declared = _LENGTH.fullmatch(headers.get("Content-Length", ""))
+    if declared is None:
+        return 0
+    # Python refuses to read a number of thousands of digits.
+    return int(declared[1]) if len(declared[1]) < 19 else 1 << 62
+
+
+def _start_line(status: int) -> ResponseStartLine:
+    return ResponseStartLine("HTTP/1.1", status, responses[status])

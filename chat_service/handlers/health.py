@@ -1,0 +1,45 @@
+"""What operators and their machines ask: is it alive, is it ready, what does it count."""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from chat_service.message import Part, Request, Response
+
+_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+
+
+class Readiness(NamedTuple):
+    """Each part of the service, and whether it is as it should be."""
+
+    database: bool
+    workers: bool
+    accepting: bool
+
+
+class HealthHandlers:
+    """The handlers at the top level."""
+
+    def __init__(
+        self, check: Callable[[], Awaitable[Readiness]], registry: CollectorRegistry
+    ) -> None:
+        self._check = check
+        self._registry = registry
+
+    async def live(self, request: Request) -> Response:
+        """GET /livez: 200 as long as the loop turns; asks nothing of anybody."""
+        return Response(200, _HEADERS, Part(b'{"status":"ok"}', 0))
+
+    async def ready(self, request: Request) -> Response:
+        """GET /readyz: 200 where requests can be served, else 503, and which part cannot."""
+        readiness = await self._check()
+        is_ready = all(readiness)
+        document = {"status": "ok" if is_ready else "unavailable", **readiness._asdict()}
+        return Response(200 if is_ready else 503, _HEADERS, Part(msgspec.json.encode(document), 0))
+
+    async def metrics(self, request: Request) -> Response:
+        """GET /metrics: the Prometheus exposition of this process."""
+        headers = {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
+        return Response(200, headers, Part(generate_latest(self._registry), 0))

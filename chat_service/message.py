@@ -1,0 +1,36 @@
+"""A request and a response, as handlers see them: plain values, no Tornado."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
+
+from msgspec import Struct
+
+
+class Request(Struct, frozen=True):
+    """A whole request. `parameter` is the path's variable segment, still percent-encoded."""
+
+    id: str
+    method: str
+    parameter: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Part(NamedTuple):
+    """A piece of a body, and how many claimed messages are in it."""
+
+    body: bytes
+    messages: int
+
+
+class Response(Struct, frozen=True):
+    """A whole response. Its body is one part, or parts that are written as they come.
+
+    What could not be written is counted by the messages in it, so that nothing that was claimed
+    is forgotten.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: Part | AsyncIterator[Part]

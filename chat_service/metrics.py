@@ -1,0 +1,49 @@
+"""What the front end counts, as Prometheus metrics. Made once by `chat_service.service`."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from chat_service import __version__
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class HttpMetrics:
+    """Requests by route, and the state of the process. No label holds what a client chose."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "chat_http_requests_total",
+            "Requests answered.",
+            ["method", "route", "code"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "chat_http_request_duration_seconds",
+            "From a request's head to its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.open = Gauge(
+            "chat_http_requests_open", "Requests not answered yet.", registry=registry
+        )
+        self.connections = Gauge("chat_http_connections", "Open connections.", registry=registry)
+        self.loop_lag = Gauge(
+            "chat_event_loop_lag_seconds",
+            "How much later than asked the loop last woke up.",
+            registry=registry,
+        )
+        info = Gauge("chat_build_info", "The version that runs.", ["version"], registry=registry)
+        info.labels(__version__).set(1)
+        # `labels()` takes a lock and builds a key: done once for each combination.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        key = (method, route, status)
+        children = self._children.get(key)
+        if children is None:
+            requests = self._requests.labels(method, route, str(status))
+            children = self._children[key] = (requests, self._seconds.labels(route))
+        children[0].inc()
+        children[1].observe(seconds)

@@ -1,0 +1,140 @@
+"""Errors as `application/problem+json` (RFC 9457): what a client reads when something is wrong.
+
+Handlers raise `Problem`; `chat_service.exchange` answers with it, and turns everything else that
+a handler raises into one. docs/api.md lists them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from workers.errors import Draining, NotExecuted, OutcomeUnknown, Overloaded, Rejected, ServiceError
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class FieldError(NamedTuple):
+    """One field of the request, and the rule that it breaks."""
+
+    field: str
+    detail: str
+
+
+class Problem(Exception):
+    """Raised to answer a request with an error."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(f"{status} {kind}: {detail}")
+        self.status = status
+        self.kind = kind
+        self.title = title
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers or {}
+        self.more = more or {}
+
+    def body(self, request_id: str) -> bytes:
+        """The document, for the request of this id."""
+        document: dict[str, Any] = {
+            "type": f"urn:chat:problem:{self.kind}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": request_id,
+            **self.more,
+        }
+        if self.errors:
+            document["errors"] = [error._asdict() for error in self.errors]
+        return msgspec.json.encode(document)
+
+
+def invalid(*errors: FieldError) -> Problem:
+    """400: fields of the request that break their rules."""
+    detail = "; ".join(f"{error.field} {error.detail}" for error in errors)
+    return Problem(400, "invalid-request", "The request is not valid", detail, errors=errors)
+
+
+def not_json(detail: str) -> Problem:
+    """400: the body is not a JSON object."""
+    return Problem(400, "invalid-json", "The body is not a JSON object", detail)
+
+
+def bad_request(detail: str) -> Problem:
+    """400: the request itself, its path or its head, is malformed."""
+    return Problem(400, "bad-request", "The request is malformed", detail)
+
+
+def not_found() -> Problem:
+    """404: no such path."""
+    return Problem(404, "not-found", "There is nothing here", "no resource has this path")
+
+
+def method_not_allowed(allowed: str) -> Problem:
+    """405, with the methods that are."""
+    detail = f"this resource knows {allowed}"
+    title = "The method is not allowed"
+    return Problem(405, "method-not-allowed", title, detail, headers={"Allow": allowed})
+
+
+def too_large(what: str, limit: int) -> Problem:
+    """413: a body or a text over its limit in bytes."""
+    detail = f"{what} may have at most {limit} bytes"
+    return Problem(413, "too-large", "The request is too large", detail)
+
+
+def encoded_body() -> Problem:
+    """415: compressed bodies are not read, so that none can be a bomb."""
+    detail = "the body may have no Content-Encoding"
+    return Problem(415, "content-encoding", "The encoding is not supported", detail)
+
+
+def refused_origin(detail: str) -> Problem:
+    """403: a request that must not consume or write, because no person or program asked for it."""
+    return Problem(403, "speculative", "The request was not carried out", detail)
+
+
+def wrong_host() -> Problem:
+    """421: a Host that is not ours."""
+    detail = "this server does not answer for this Host"
+    return Problem(421, "wrong-host", "The request is misdirected", detail)
+
+
+def internal_error() -> Problem:
+    """500: a bug. The log has it under the request's id."""
+    detail = "an unexpected error; the server's log holds it under this request's id"
+    return Problem(500, "internal", "Something went wrong", detail)
+
+
+def of_service_error(error: ServiceError, effect: str) -> Problem:
+    """503, saying what became of the request; 400 for a message that can never be stored.
+
+    `effect` is the word for what the request would have done: "stored" or "claimed".
+    """
+    if isinstance(error, Rejected):
+        return invalid(FieldError("text", str(error)))
+    happened: str | bool
+    if isinstance(error, OutcomeUnknown):
+        title, kind, happened = "The outcome is not known", "outcome-unknown", "unknown"
+    elif isinstance(error, Overloaded):
+        title, kind, happened = "The service is overloaded", "overloaded", False
+    elif isinstance(error, Draining):
+        title, kind, happened = "The service is stopping", "draining", False
+    else:
+        assert isinstance(error, NotExecuted)
+        title, kind, happened = "The service is not available", "unavailable", False
+    # What the database said belongs into the log: it may name hosts.
+    detail = (
+        f"it is not known whether anything was {effect}" if happened else f"nothing was {effect}"
+    )
+    return Problem(503, kind, title, detail, headers={"Retry-After": "1"}, more={effect: happened})

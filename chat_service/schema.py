@@ -1,0 +1,166 @@
+"""From bytes to values: every rule about what a client may send, and the sentence for each.
+
+Called by the handlers. Raises `chat_service.problems.Problem` that names the field and the rule.
+"""
+
+import re
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+
+from chat_service.problems import FieldError, Problem, invalid, not_json, too_large
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_QUERY_FIELDS_MAX = 100
+_BEYOND_BOUNDS = object()
+
+
+class Rules(NamedTuple):
+    """The limits on a message, from the settings: code points, bytes of UTF-8, seconds."""
+
+    username_chars: int
+    text_bytes: int
+    default_timeout_s: int
+    timeout_s: int
+
+
+class NewMessage(NamedTuple):
+    """A message that keeps every rule; `size` is its text's length in bytes."""
+
+    username: str
+    text: str
+    size: int
+    timeout_s: int
+
+
+class _Body(msgspec.Struct, gc=False):
+    text: str | None = None
+    username: str | None = None
+    timeout: int | float | None = None
+
+
+class _RawBody(msgspec.Struct):
+    text: msgspec.Raw = msgspec.Raw(b"null")
+    username: msgspec.Raw = msgspec.Raw(b"null")
+    timeout: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+_decode_raw = msgspec.json.Decoder(_RawBody).decode
+
+
+def new_message(body: bytes, rules: Rules) -> NewMessage:
+    """The message in a request's body. Unknown fields are ignored, `null` counts as absent."""
+    try:
+        # The decoder does not look into fields that it skips, and all of a body must be UTF-8.
+        if not body.isascii():
+            body.decode()
+        text, username, timeout = msgspec.structs.astuple(_decode(body))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        # Slowly, for the sentence: it says all that is wrong at once.
+        text, username, timeout = _loosely(body)
+    errors: list[FieldError] = []
+    if reason := _username_fault(username, rules.username_chars):
+        errors.append(FieldError("username", reason))
+    size = 0
+    if not isinstance(text, str):
+        errors.append(FieldError("text", "is required and must be a string"))
+    else:
+        size = len(text) if text.isascii() else len(text.encode())
+    if timeout is None:
+        timeout = rules.default_timeout_s
+    elif reason := _timeout_fault(timeout, rules.timeout_s):
+        errors.append(FieldError("timeout", reason))
+    if errors:
+        raise invalid(*errors)
+    if size > rules.text_bytes:
+        raise too_large("text", rules.text_bytes)
+    return NewMessage(username, text, size, int(timeout))
+
+
+def username_in_path(segment: str, rules: Rules) -> str:
+    """The username that a path segment names, percent-decoded once."""
+    if "%" in segment:
+        if _BAD_ESCAPE.search(segment):
+            raise invalid(FieldError("username", "has a malformed percent-escape"))
+        try:
+            segment = unquote_to_bytes(segment).decode()
+        except UnicodeDecodeError:
+            raise invalid(FieldError("username", "is not UTF-8")) from None
+    if reason := _username_fault(segment, rules.username_chars):
+        raise invalid(FieldError("username", reason))
+    return segment
+
+
+def read_limit(query: str) -> int | None:
+    """The `limit` in a query string, or None. Fields that are not known are ignored."""
+    if not query:
+        return None
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
+    except ValueError:
+        raise _query_too_long() from None
+    limits = [value for name, value in fields if name == "limit"]
+    if not limits:
+        return None
+    limit = limits[0]
+    if len(limits) > 1 or not limit.isascii() or not limit.isdigit() or not 1 <= len(limit) <= 9:
+        raise invalid(FieldError("limit", "must be one integer from 1 to 999999999"))
+    if int(limit) == 0:
+        raise invalid(FieldError("limit", "must be one integer from 1 to 999999999"))
+    return int(limit)
+
+
+def _query_too_long() -> Problem:
+    return invalid(FieldError("query", f"may have at most {_QUERY_FIELDS_MAX} fields"))
+
+
+def _username_fault(username: Any, chars_max: int) -> str | None:
+    if not isinstance(username, str):
+        return "is required and must be a string"
+    if not 1 <= len(username) <= chars_max:
+        return f"must have 1 to {chars_max} characters"
+    if username in (".", ".."):
+        return "may be neither . nor .., which clients take out of a path"
+    if not username.isalnum() and _CONTROL.search(username):
+        return "may have no control characters"
+    return None
+
+
+def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or timeout != timeout // 1
+        or not 1 <= timeout <= seconds_max
+    ):
+        return f"must be an integer from 1 to {seconds_max}"
+    return None
+
+
+def _loosely(body: bytes) -> tuple[Any, Any, Any]:
+    """The three fields whatever their types, for a body that did not decode strictly."""
+    try:
+        body.decode()
+        fields = _decode_raw(body)
+        return _value(fields.text), _value(fields.username), _value(fields.timeout)
+    except msgspec.ValidationError:
+        raise not_json("the body must be an object with text, username and timeout") from None
+    except msgspec.DecodeError as error:
+        raise not_json(str(error)) from None
+    except UnicodeDecodeError:
+        raise not_json("the body is not UTF-8") from None
+    except RecursionError:
+        raise not_json("the body is nested too deeply") from None
+
+
+def _value(field: msgspec.Raw) -> Any:
+    """The value of one field; for a number beyond all bounds something that is no number."""
+    try:
+        return msgspec.json.decode(field)
+    except UnicodeDecodeError:
+        raise
+    except (msgspec.ValidationError, ValueError):
+        return _BEYOND_BOUNDS

@@ -1,0 +1,237 @@
+"""The composition root: makes the parts, wires them, starts, drains and stops them in order."""
+
+import asyncio
+import os
+import socket
+
+import structlog
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+from tornado.netutil import bind_sockets
+
+from chat_service.app import App, AppLimits, make_routes
+from chat_service.handlers.health import HealthHandlers, Readiness
+from chat_service.handlers.inbox import InboxHandlers
+from chat_service.metrics import HttpMetrics
+from chat_service.request_log import RequestLog
+from chat_service.schema import Rules
+from config import Settings
+from workers.clock import DatabaseClock
+from workers.errors import ServiceError, StoreUnavailable
+from workers.metrics import WorkerMetrics
+from workers.pool import PoolLimits, WorkerPool
+from workers.queue import QueueLimits
+from workers.shard import ShardLimits
+from workers.store.embedded import EmbeddedMongod
+from workers.store.mongo import MongoStore
+
+log = structlog.get_logger(__name__)
+
+#: How often the database is asked for at start, and how late the loop is, in seconds.
+_KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
+#: A connection that has just been answered may be about to send again: this long is waited.
+_SETTLE_S = 0.05
+
+
+class PortTaken(Exception):
+    """Raised when the address to listen on cannot be had."""
+
+
+class Service:
+    """Everything that runs in one process. `start`, then `drain`, then `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = 0
+        self._is_accepting = False
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._worker_metrics = WorkerMetrics(self._registry)
+        self._http_metrics = HttpMetrics(self._registry)
+        self._clock = DatabaseClock()
+        self._mongod = (
+            None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
+        )
+        self._store: MongoStore | None = None
+        self._pool: WorkerPool | None = None
+        self._app: App | None = None
+        self._server: HTTPServer | None = None
+        self._lag: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start every part, the listening socket last.
+
+        Raises `PortTaken`, `workers.store.embedded.EmbeddedError`, `StoreUnavailable`,
+        `StoreMisconfigured` or `IndexMismatch`; call `stop` then.
+        """
+        settings = self.settings
+        sockets = self._bind()
+        try:
+            uri = await self._mongod.start() if self._mongod else settings.mongo_uri
+            self._store = self._make_store(uri)
+            await self._open_store(self._store)
+            self._pool = self._make_pool(self._store)
+            await self._pool.start()
+        except BaseException:
+            for each in sockets:
+                each.close()
+            raise
+        self._app = self._make_app(self._pool)
+        self._server = _Server(
+            self._app,
+            max_header_size=settings.max_header_bytes,
+            idle_connection_timeout=settings.idle_timeout_s,
+            body_timeout=settings.body_timeout_s,
+            # The app refuses long bodies itself, with an answer.
+            max_body_size=1 << 62,
+            max_buffer_size=1 << 20,
+        )
+        server = self._server
+        self._http_metrics.connections.set_function(lambda: server.open_connections)
+        self._server.add_sockets(sockets)
+        self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
+        self._is_accepting = True
+
+    async def drain(self) -> bool:
+        """Finish what was accepted, taking nothing new. False where time ran out.
+
+        Order: not ready, a pause for balancers, no new connections, answer what is open, empty
+        the queues.
+        """
+        self._is_accepting = False
+        await asyncio.sleep(self.settings.drain_delay_s)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.drain_timeout_s
+        left = 0
+        if self._server is not None and self._app is not None:
+            self._server.stop()
+            # Every answer from here on is its connection's last.
+            self._server.conn_params.no_keep_alive = True
+            await asyncio.sleep(_SETTLE_S)
+            left = await self._app.idle(deadline - loop.time())
+        is_empty = self._pool is None or await self._pool.drain(max(deadline - loop.time(), 0.1))
+        log.info("drained", unanswered=left, in_time=is_empty and not left)
+        return is_empty and not left
+
+    async def stop(self) -> None:
+        """Stop every part, the database last. Complete on return; safe twice."""
+        self._is_accepting = False
+        if self._lag is not None:
+            self._lag.cancel()
+            await asyncio.gather(self._lag, return_exceptions=True)
+        if self._server is not None:
+            self._server.stop()
+        if self._pool is not None:
+            await self._pool.stop()
+        if self._server is not None:
+            await self._server.close_all_connections()
+        if self._store is not None:
+            await self._store.close()
+        if self._mongod is not None:
+            await self._mongod.stop()
+
+    def _bind(self) -> list[socket.socket]:
+        """Take the address before anything else: a taken port is the commonest mistake."""
+        host, port = self.settings.host, self.settings.port
+        try:
+            sockets = bind_sockets(port, host, backlog=1024)
+        except OSError as error:
+            raise PortTaken(
+                f"cannot listen on {host}:{port}: {error.strerror}; "
+                "stop what uses it, or choose another with --port (0 picks a free one)"
+            ) from error
+        self.port = sockets[0].getsockname()[1]
+        return sockets
+
+    async def _open_store(self, store: MongoStore) -> None:
+        """Open the store, waiting for a database that is still starting."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.mongo_wait_s
+        while True:
+            try:
+                return await store.open()
+            except StoreUnavailable as error:
+                if loop.time() > deadline:
+                    raise
+                log.warning("the database is not there yet", reason=str(error)[:200])
+            await asyncio.sleep(_KNOCK_EVERY_S)
+
+    def _make_store(self, uri: str) -> MongoStore:
+        settings = self.settings
+        return MongoStore(
+            uri,
+            driver=settings.mongo_driver,
+            database=settings.mongo_database,
+            timeout_s=settings.mongo_timeout_s,
+            purge_grace_s=settings.purge_grace_s,
+            node=f"{socket.gethostname()}/{os.getpid()}",
+            clock=self._clock,
+            metrics=self._worker_metrics,
+        )
+
+    def _make_pool(self, store: MongoStore) -> WorkerPool:
+        settings = self.settings
+        limits = PoolLimits(
+            settings.shards,
+            QueueLimits(settings.queue_max, settings.queue_max_bytes, settings.inbox_queue_max),
+            ShardLimits(settings.batch_max, settings.batch_max_bytes, settings.slice_max),
+            settings.deadline_s,
+        )
+        return WorkerPool(store, self._clock, limits, self._worker_metrics)
+
+    def _make_app(self, pool: WorkerPool) -> App:
+        settings = self.settings
+        rules = Rules(
+            settings.max_username_chars,
+            settings.max_text_bytes,
+            settings.default_timeout_s,
+            settings.max_timeout_s,
+        )
+        limits = AppLimits(
+            settings.max_body_bytes,
+            settings.write_timeout_s,
+            frozenset(name.lower() for name in settings.allowed_hosts),
+        )
+        request_log = RequestLog(
+            settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
+        )
+        on_undelivered = self._worker_metrics.undelivered.inc
+        inbox = InboxHandlers(pool, rules, on_undelivered)
+        health = HealthHandlers(self._readiness, self._registry)
+        routes = make_routes(inbox, health)
+        return App(routes, limits, self._http_metrics, request_log, on_undelivered)
+
+    async def _readiness(self) -> Readiness:
+        database = self._store is not None
+        try:
+            if self._store is not None:
+                await self._store.ping()
+        except ServiceError:
+            database = False
+        workers = self._pool is not None and self._pool.is_alive
+        return Readiness(database, workers, self._is_accepting)
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self._http_metrics.loop_lag.set(max(loop.time() - due, 0))
+
+
+class _Server(HTTPServer):
+    """Tornado's server, which also tells how many connections are open."""
+
+    def initialize(self, *args: object, **kwargs: object) -> None:
+        self.open_connections = 0
+        super().initialize(*args, **kwargs)  # type: ignore[arg-type]
+
+    def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
+        self.open_connections += 1
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        self.open_connections -= 1
+        super().on_close(server_conn)
