@@ -1,0 +1,158 @@
+"""What the tests share: one real mongod for the run, a database, a store or a service for each."""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
+from typing import Any, TypeAlias, cast
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from tornado.ioloop import IOLoop
+
+from chat_service.service import Service
+from config import Settings
+from tests.support.client import ChatClient
+from tests.support.mongod import running_mongod
+from workers.clock import DatabaseClock
+from workers.metrics import WorkerMetrics
+from workers.store.driver import Driver
+from workers.store.mongo import MongoStore
+
+DRIVERS = os.environ.get("TEST_DRIVERS", "pymongo").split(",")
+_databases = count()
+
+StartService: TypeAlias = Callable[..., Awaitable[Service]]
+Connect: TypeAlias = Callable[..., ChatClient]
+OpenStore: TypeAlias = Callable[..., Awaitable[MongoStore]]
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The connection string of the run's mongod. A machine without one fails, never skips."""
+    with running_mongod(tmp_path_factory.mktemp("mongod")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def database() -> str:
+    """The name of a database that no other test uses."""
+    return f"test_{os.getpid()}_{next(_databases)}"
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    """Each driver under test: PyMongo's, or Motor's in tox's environment of that name."""
+    return cast(Driver, request.param)
+
+
+@pytest.fixture
+def settings(mongo_uri: str, database: str, driver: Driver) -> Settings:
+    """The defaults, on the run's mongod, a database of its own and a free port."""
+    return Settings(
+        port=0,
+        mongo_uri=mongo_uri,
+        mongo_database=database,
+        mongo_driver=driver,
+        log_requests_per_s=0,
+    )
+
+
+@pytest.fixture
+def start_service(io_loop: IOLoop, settings: Settings) -> Iterator[StartService]:
+    """Starts services, as production does, with some settings changed; stops them at the end."""
+    services: list[Service] = []
+
+    async def start(**changes: Any) -> Service:
+        service = Service(msgspec.structs.replace(settings, **changes))
+        services.append(service)
+        await service.start()
+        return service
+
+    yield start
+    for service in services:
+        io_loop.run_sync(service.stop, timeout=30)
+
+
+@pytest.fixture
+def connect(io_loop: IOLoop) -> Iterator[Connect]:
+    """Makes clients of services; closes them at the end."""
+    clients: list[ChatClient] = []
+
+    def make(service: Service, limit: int = 64) -> ChatClient:
+        clients.append(ChatClient(f"http://127.0.0.1:{service.port}", limit))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def service(io_loop: IOLoop, start_service: StartService) -> Service:
+    """One service with the default settings."""
+    started: Service = io_loop.run_sync(start_service, timeout=30)
+    return started
+
+
+@pytest.fixture
+def chat(service: Service, connect: Connect) -> ChatClient:
+    """A client of that service."""
+    return connect(service)
+
+
+@pytest.fixture
+def clock() -> DatabaseClock:
+    """A clock on the machine's wall time."""
+    return DatabaseClock()
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """Where the metrics of one test are kept."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> WorkerMetrics:
+    """The engine's metrics."""
+    return WorkerMetrics(registry)
+
+
+@pytest.fixture
+def open_store(
+    io_loop: IOLoop,
+    mongo_uri: str,
+    database: str,
+    driver: Driver,
+    clock: DatabaseClock,
+    metrics: WorkerMetrics,
+) -> Iterator[OpenStore]:
+    """Opens stores on one database, as nodes of one service; closes them at the end."""
+    stores: list[MongoStore] = []
+
+    async def make(uri: str = mongo_uri, timeout_s: float = 4.0, node: str = "test") -> MongoStore:
+        store = MongoStore(
+            uri,
+            driver=driver,
+            database=database,
+            timeout_s=timeout_s,
+            purge_grace_s=120,
+            node=node,
+            clock=clock,
+            metrics=metrics,
+        )
+        stores.append(store)
+        await store.open()
+        return store
+
+    yield make
+    for store in stores:
+        io_loop.run_sync(store.close, timeout=30)
+
+
+@pytest.fixture
+def store(io_loop: IOLoop, open_store: OpenStore) -> MongoStore:
+    """One store."""
+    opened: MongoStore = io_loop.run_sync(open_store, timeout=30)
+    return opened

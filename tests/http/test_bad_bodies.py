@@ -1,0 +1,153 @@
+"""Bodies that are not a JSON object are refused; what is one is taken, whatever else it holds."""
+
+import gzip
+from typing import Final
+
+import pytest
+
+from chat_service.service import Service
+from tests.support.raw import accepted, assert_problem, get, message, post, unharmed
+
+GOOD: Final = message("bob", "hi")
+
+
+def around(text: bytes) -> bytes:
+    """A good body but for these bytes in its text."""
+    return b'{"text": "%b", "username": "bob"}' % text
+
+
+def beside(member: bytes) -> bytes:
+    """A good message with one more member."""
+    return b'{"text": "hi", %b, "username": "bob"}' % member
+
+
+NOT_AN_OBJECT: Final = {
+    "nothing": b"",
+    "a space": b" ",
+    "a NUL": b"\0",
+    "an object that does not end": b"{",
+    "something after the object": b"{}x",
+    "two objects": GOOD + GOOD,
+    "half a word": b"nul",
+    "single quotes": b"{'text': 'hi', 'username': 'bob'}",
+    "a comma too many": b'{"text": "hi", "username": "bob",}',
+    "a comment": beside(b'/* no */ "x": 1'),
+    "null": b"null",
+    "an array": b"[" + GOOD + b"]",
+    "a string": b'"hi"',
+    "a number": b"1",
+    "true": b"true",
+    "a form": b"text=hi&username=bob",
+    "a form of 1001 fields": b"&".join(b"a%d=1" % number for number in range(1001)),
+    "a form in parts": b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nhi\r\n--x--\r\n',
+    "gzip that says nothing of it": gzip.compress(GOOD),
+    "a byte order mark": b"\xef\xbb\xbf" + GOOD,
+    "UTF-16": GOOD.decode().encode("utf-16"),
+    "UTF-16 without a mark": GOOD.decode().encode("utf-16-le"),
+    "UTF-16 the other way round": GOOD.decode().encode("utf-16-be"),
+    "UTF-32": GOOD.decode().encode("utf-32"),
+    "UTF-32 without a mark": GOOD.decode().encode("utf-32-le"),
+    "Latin-1": around("é".encode("latin-1")),
+    "a byte that UTF-8 never has": around(b"\xff"),
+    "an overlong NUL": around(b"\xc0\x80"),
+    "half a character": around(b"\xe2\x82"),
+    "a surrogate in UTF-8": around(b"\xed\xa0\x80"),
+    "a character beyond the last": around(b"\xf4\x90\x80\x80"),
+    "bad UTF-8 in a field that is ignored": beside(b'"x": "\xff"'),
+    "bad UTF-8 in a name that is ignored": beside(b'"\xff": 1'),
+    "a raw control character": around(b"\x01"),
+    "a raw line end": around(b"\n"),
+    "an escape that JSON does not have": around(b"\\x41"),
+    "a high surrogate alone": around(b"\\ud800"),
+    "a low surrogate alone": around(b"\\udc00x"),
+    "a surrogate in the username": b'{"text": "hi", "username": "\\ud800"}',
+    "brackets without an end": b"[" * 100_000,
+    "objects without an end": b'{"a":' * 80_000,
+    "an ignored field far too deep": beside(b'"x": ' + b"[" * 100_000 + b"]" * 100_000),
+}
+
+
+async def test_what_is_not_a_json_object_is_refused(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, body in NOT_AN_OBJECT.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                assert_problem(await wire.ask(post(body)), 400, "invalid-json")
+                assert await wire.texts("bob") == []
+
+
+UNUSUAL: Final = {
+    "space around everything": b' \r\n\t{ "text" : "hi" , "username" : "bob" } \n',
+    "another message's id": beside(b'"_id": "0", "id": "0"'),
+    "fields of the store": beside(b'"unread": false, "claim": "x", "expires_at": 0, "batch": 1'),
+    "names that a database could obey": beside(b'"$set": {"text": "no"}, "a.b": 1, "": 2'),
+    "names that a language could obey": beside(b'"__proto__": {"text": "no"}, "__class__": 1'),
+    "an ignored field 900 deep": beside(b'"x": ' + b"[" * 900 + b"]" * 900),
+    "an ignored field with a huge number": beside(b'"x": 1e400, "y": ' + b"9" * 5000),
+    "a field twice: the last holds": b'{"text": "no", "username": "bob", "text": "hi"}',
+    "a wrong field twice: the last holds": b'{"text": 1, "username": "bob", "text": "hi"}',
+    "a thousand fields": beside(b",".join(b'"a%d": %d' % (n, n) for n in range(1000))),
+    "escapes in the names": b'{"te\\u0078t": "hi", "usernam\\u0065": "b\\u006fb"}',
+}
+
+
+async def test_an_object_is_a_message_whatever_else_it_holds(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, body in UNUSUAL.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                message_id = accepted(await wire.ask(post(body)))
+                read = await wire.ask(get(b"/chat/bob"))
+                assert read.document == [{"text": "hi", "id": message_id}]
+
+
+CONTENT_TYPES: Final = {
+    "none": (),
+    "JSON in UTF-8": (b"Content-Type: application/json; charset=utf-8",),
+    "JSON said to be UTF-16": (b"Content-Type: application/json; charset=utf-16",),
+    "plain text": (b"Content-Type: text/plain",),
+    "a form": (b"Content-Type: application/x-www-form-urlencoded",),
+    "a form in parts without a boundary": (b"Content-Type: multipart/form-data",),
+    "two at once": (b"Content-Type: text/html", b"Content-Type: image/png"),
+    "nonsense": (b"Content-Type: \xff;;=/",),
+}
+
+
+async def test_any_content_type_is_read_as_json(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    form = b"text=hi&username=bob"
+    for promise, headers in CONTENT_TYPES.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                accepted(await wire.ask(post(GOOD, *headers)))
+                assert_problem(await wire.ask(post(form, *headers)), 400, "invalid-json")
+                assert await wire.texts("bob") == ["hi"]
+
+
+ENCODED: Final = {
+    "gzip": (b"gzip", gzip.compress(GOOD)),
+    "a bomb": (b"gzip", gzip.compress(b" " * (64 << 20), 9)),
+    "no gzip at all": (b"GZIP", b"\x1f\x8bjunk"),
+    "gzip within nothing": (b"identity, gzip", gzip.compress(GOOD)),
+    "another compression": (b"br", GOOD),
+}
+
+
+async def test_a_compressed_body_is_never_unpacked(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, (encoding, body) in ENCODED.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                answer = await wire.ask(post(body, b"Content-Encoding: " + encoding))
+                assert_problem(answer, 415, "content-encoding")
+                assert await wire.texts("bob") == []
+
+
+async def test_an_encoding_that_changes_nothing_is_no_encoding(service: Service) -> None:
+    async with unharmed(service) as wire:
+        accepted(await wire.ask(post(GOOD, b"Content-Encoding: identity")))
+        assert await wire.texts("bob") == ["hi"]

@@ -1,0 +1,243 @@
+"""Headers: some are refused, the rest change nothing, and none makes a message disappear."""
+
+from typing import Final
+
+import pytest
+
+from chat_service.service import Service
+from tests.conftest import StartService
+from tests.support.raw import (
+    assert_problem,
+    get,
+    message,
+    post,
+    request,
+    texts_of,
+    unharmed,
+)
+
+EVERY_ACCESS: Final = {
+    "GET": get(b"/chat/bob", b"%b"),
+    "HEAD": request(b"HEAD", b"/chat/bob", b"%b"),
+    "a read by POST": request(b"POST", b"/chat/bob/read", b"%b"),
+    "a post": post(message("bob", "another"), b"%b"),
+}
+
+# Headers that would change what other servers answer.
+
+CHANGES_NOTHING: Final = {
+    "any ETag": b"If-None-Match: *",
+    "an ETag": b'If-None-Match: W/"x", "y"',
+    "no ETag but this": b'If-Match: "x"',
+    "a date": b"If-Modified-Since: Fri, 01 Jan 2038 00:00:00 GMT",
+    "no date after this": b"If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT",
+    "the first byte": b"Range: bytes=0-0",
+    "a range on a condition": b'Range: bytes=5-\r\nIf-Range: "x"',
+    "another kind": b"Accept: text/html, image/*",
+    "nothing acceptable": b"Accept: */*;q=0",
+    "a compression": b"Accept-Encoding: gzip, br",
+    "another method": b"X-HTTP-Method-Override: DELETE",
+    "another path": b"X-Original-URL: /chat/alice",
+    "another host": b"X-Forwarded-Host: evil.test",
+    "an upgrade to HTTP/2": (
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA"
+    ),
+    "an expectation that nobody knows": b"Expect: foo",
+    "a place in a stream": b"Last-Event-ID: \xff junk",
+    "cookies": b"Cookie: a=b; c; =; \xff",
+    "one header a thousand times": b"\r\n".join([b"A: 1"] * 1000),
+    "many headers": b"\r\n".join(b"A%d: 1" % number for number in range(800)),
+    "an empty header": b"A:",
+    "tabs around a value": b"A:\t1\t",
+    "a request from the same site": b"Sec-Fetch-Site: same-origin",
+    "a request from a site next door": b"Sec-Fetch-Site: same-site",
+    "a request from the address bar": b"Sec-Fetch-Site: none",
+    "an encoding that changes nothing": b"Content-Encoding: identity",
+}
+
+
+async def test_a_read_is_whole_whatever_its_head_wishes(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, header in CHANGES_NOTHING.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                message_id = await wire.post("bob", "hi")
+                answer = await wire.ask(get(b"/chat/bob", header))
+                assert answer.status == 200
+                assert answer.document == [{"text": "hi", "id": message_id}]
+                assert answer.headers["content-type"] == "application/json"
+                assert answer.headers["cache-control"] == "no-store"
+                validators = {"etag", "last-modified", "content-encoding", "content-range", "vary"}
+                assert not validators & set(answer.headers)
+
+
+async def test_a_body_that_comes_with_a_read_is_ignored(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, body in {
+        "junk": b"\xff\0{",
+        "a message": message("alice", "no"),
+        "a request": get(b"/chat/alice"),
+    }.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("alice", "still here")
+                for method, target in ((b"GET", b"/chat/bob"), (b"POST", b"/chat/bob/read")):
+                    await wire.post("bob", "hi")
+                    assert texts_of(await wire.ask(request(method, target, body=body))) == ["hi"]
+                assert await wire.texts("alice") == ["still here"]
+
+
+# Requests that nobody meant.
+
+UNASKED: Final = {
+    "a prefetch": b"Sec-Purpose: prefetch",
+    "a page drawn in advance": b"Sec-Purpose: prefetch;prerender",
+    "a prefetch by an older name": b"Purpose: prefetch",
+    "a prefetch in other letters": b"purpose: Prefetch",
+    "Firefox's prefetch": b"X-Moz: prefetch",
+    "a preview": b"X-Purpose: preview",
+    "a page of another site": b"Sec-Fetch-Site: cross-site",
+    "an image on another site": b"sec-fetch-site:  Cross-Site \r\nSec-Fetch-Dest: image",
+}
+
+
+async def test_what_nobody_meant_reads_and_writes_nothing(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, header in UNASKED.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                for access, sent in EVERY_ACCESS.items():
+                    answer = await wire.ask(sent.replace(b"%b", header))
+                    if access != "HEAD":
+                        assert_problem(answer, 403, "speculative")
+                    assert answer.status == 403, access
+                assert await wire.texts("bob") == ["hi"]
+
+
+# Host.
+
+BAD_HOSTS: Final = {
+    "none": b"",
+    "two": b"Host: good.test\r\nHost: evil.test",
+    "the same twice": b"Host: good.test\r\nHost: good.test",
+    "a list": b"Host: good.test, evil.test",
+    "two words": b"Host: good test",
+    "a path": b"Host: good.test/chat",
+    "a user": b"Host: bob@good.test",
+    "a letter that is not ASCII": b"Host: g\xf6\xf6d.test",
+    "markup": b"Host: <good.test>",
+}
+
+
+async def test_there_must_be_one_host(service: Service, subtests: pytest.Subtests) -> None:
+    for promise, host in BAD_HOSTS.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                assert_problem(await wire.ask(get(b"/chat/bob", host=host)), 400, "bad-request")
+                answer = await wire.ask(post(message("bob", "another"), host=host))
+                assert_problem(answer, 400, "bad-request")
+                assert await wire.texts("bob") == ["hi"]
+
+
+ANY_HOST: Final = (b"127.0.0.1:8080", b"[::1]:8080", b"EVIL.test", b"x_y.internal", b"")
+
+
+async def test_any_host_is_answered_where_none_is_named(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for host in ANY_HOST:
+        with subtests.test(host.decode()):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                answer = await wire.ask(get(b"/chat/bob", host=b"Host: " + host))
+                assert texts_of(answer) == ["hi"]
+
+
+OURS: Final = {
+    "the name": get(b"/chat/bob", host=b"Host: good.test"),
+    "with a port": get(b"/chat/bob", host=b"Host: good.test:8080"),
+    "with an empty port": get(b"/chat/bob", host=b"Host: good.test:"),
+    "in other letters": get(b"/chat/bob", host=b"host: Good.TEST"),
+    "a whole address": get(b"http://good.test/chat/bob"),
+    "a whole address holds before the Host": get(
+        b"http://good.test:80/chat/bob", host=b"Host: evil.test"
+    ),
+}
+NOT_OURS: Final = {
+    "another name": get(b"/chat/bob", host=b"Host: evil.test"),
+    "another name with our port": get(b"/chat/bob", host=b"Host: evil.test:8080"),
+    "a name that begins with ours": get(b"/chat/bob", host=b"Host: good.test.evil.test"),
+    "a name that ends with ours": get(b"/chat/bob", host=b"Host: evil-good.test"),
+    "two ports": get(b"/chat/bob", host=b"Host: good.test:80:80"),
+    "a number": get(b"/chat/bob", host=b"Host: 127.0.0.1"),
+    "an empty name": get(b"/chat/bob", host=b"Host:"),
+    "no name": b"GET /chat/bob HTTP/1.0\r\n\r\n",
+    "another name in a whole address": get(b"http://evil.test/chat/bob"),
+    "a read by POST": request(b"POST", b"/chat/bob/read", host=b"Host: evil.test"),
+    "a post": post(message("bob", "another"), host=b"Host: evil.test"),
+}
+
+
+async def test_only_the_named_hosts_are_answered(
+    start_service: StartService, subtests: pytest.Subtests
+) -> None:
+    service = await start_service(allowed_hosts=("good.test",))
+    for promise, sent in OURS.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                assert texts_of(await wire.ask(sent)) == ["hi"]
+    for promise, sent in NOT_OURS.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                assert_problem(await wire.ask(sent), 421, "wrong-host")
+                assert await wire.texts("bob") == ["hi"]
+
+
+WHOLE_ADDRESSES: Final = (
+    b"http://good.test/chat/bob",
+    b"http://good.test:8080/chat/bob?limit=5",
+    b"https://good.test/chat/bob",
+    b"HTTP://GOOD.TEST/chat/bob",
+)
+
+
+async def test_a_target_may_be_a_whole_address(service: Service, subtests: pytest.Subtests) -> None:
+    for target in WHOLE_ADDRESSES:
+        with subtests.test(target.decode()):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                assert texts_of(await wire.ask(get(target))) == ["hi"]
+
+
+# The id of a request.
+
+NO_IDS: Final = {
+    "empty": b"",
+    "two words": b"a b",
+    "65 characters": b"a" * 65,
+    "quotes": b'"a"',
+    "markup": b"<script>",
+    "not ASCII": b"\xe9",
+    "two": b"a\r\nX-Request-ID: b",
+}
+
+
+async def test_an_id_that_could_do_harm_is_replaced(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, request_id in NO_IDS.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                first, second = [
+                    await wire.ask(get(b"/chat/", b"X-Request-ID: " + request_id)) for _ in "12"
+                ]
+                assert_problem(first, 404, "not-found")
+                assert first.headers["x-request-id"].replace("-", "").isalnum()
+                assert first.headers["x-request-id"] != second.headers["x-request-id"]

@@ -1,0 +1,290 @@
+"""Paths, methods and queries: what leads nowhere reads nothing, and a name is taken literally."""
+
+from typing import Final
+
+import pytest
+
+from chat_service.service import Service
+from tests.support.raw import assert_not_http, assert_problem, get, request, texts_of, unharmed
+
+NOWHERE: Final = {
+    "the root": b"/",
+    "an inbox without a name": b"/chat/",
+    "a slash behind": b"/chat/bob/",
+    "a slash before": b"//chat/bob",
+    "a slash between": b"/chat//bob",
+    "an inbox within an inbox": b"/chat/bob/alice",
+    "upper case": b"/CHAT/bob",
+    "an escaped slash": b"/chat%2Fbob",
+    "a read without a name": b"/chat//read",
+    "a slash behind a read": b"/chat/bob/read/",
+    "a dot before": b"/./chat/bob",
+    "two dots between": b"/chat/../chat/bob",
+    "another host's root": b"http://good.test",
+    "another scheme": b"ftp://good.test/chat/bob",
+    "no path at all": b"*",
+}
+
+
+async def test_a_path_that_is_not_there_is_not_found(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, target in NOWHERE.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                for method in (b"GET", b"POST"):
+                    assert_problem(await wire.ask(request(method, target)), 404, "not-found")
+                assert await wire.texts("bob") == ["hi"]
+
+
+NO_PATH: Final = (b"x/chat/bob", b"chat/chat/bob", b"http:/chat/bob", b"bob@good.test/chat/bob")
+
+
+async def test_a_target_that_does_not_begin_with_a_slash_reaches_no_inbox(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for target in NO_PATH:
+        with subtests.test(target.decode()):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                for method in (b"GET", b"POST"):
+                    assert (await wire.ask(request(method, target))).status in (400, 404)
+                assert await wire.texts("bob") == ["hi"]
+
+
+INBOX: Final = "GET, HEAD, OPTIONS"
+WRONG_METHODS: Final = {
+    **{
+        f"{method.decode()} of an inbox": (method, b"/chat/bob", INBOX)
+        for method in (b"PUT", b"PATCH", b"DELETE", b"TRACE", b"POST", b"BREW", b"M" * 1000)
+    },
+    "lower case": (b"get", b"/chat/bob", INBOX),
+    "mixed case": (b"Get", b"/chat/bob", INBOX),
+    "GET where messages are posted": (b"GET", b"/chat", "POST, OPTIONS"),
+    "HEAD where messages are posted": (b"HEAD", b"/chat", "POST, OPTIONS"),
+    "GET of what only POST reads": (b"GET", b"/chat/bob/read", "POST, OPTIONS"),
+    "HEAD of what only POST reads": (b"HEAD", b"/chat/bob/read", "POST, OPTIONS"),
+    "POST to a probe": (b"POST", b"/livez", "GET, HEAD, OPTIONS"),
+}
+
+
+async def test_a_method_that_is_not_allowed_is_told_which_are(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, (method, target, allowed) in WRONG_METHODS.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                answer = await wire.ask(request(method, target))
+                if method != b"HEAD":
+                    assert_problem(answer, 405, "method-not-allowed")
+                assert (answer.status, answer.headers["allow"]) == (405, allowed)
+                assert await wire.texts("bob") == ["hi"]
+
+
+async def test_options_tells_the_methods_and_reads_nothing(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    preflight = (b"Origin: http://evil.test", b"Access-Control-Request-Method: GET")
+    for target, allowed in (
+        (b"/chat", "POST, OPTIONS"),
+        (b"/chat/bob", INBOX),
+        (b"/chat/bob/read", "POST, OPTIONS"),
+    ):
+        with subtests.test(target.decode()):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                answer = await wire.ask(request(b"OPTIONS", target, *preflight))
+                assert (answer.status, answer.headers["allow"]) == (204, allowed)
+                assert not [name for name in answer.headers if name.startswith("access-control")]
+                assert await wire.texts("bob") == ["hi"]
+
+
+async def test_head_counts_and_reads_nothing(service: Service) -> None:
+    async with unharmed(service) as wire:
+        for count in ("0", "1", "2"):
+            answer = await wire.ask(request(b"HEAD", b"/chat/bob?limit=1"))
+            assert (answer.status, answer.headers["x-unread-count"]) == (200, count)
+            await wire.post("bob", "hi")
+        assert await wire.texts("bob") == ["hi"] * 3
+
+
+# Names in a path.
+
+SAME_NAME: Final = {
+    "UTF-8": ("\u00e9", b"%C3%A9"),
+    "UTF-8 in lower case": ("\u00e9", b"%c3%a9"),
+    "a letter that need not be escaped": ("a", b"%61"),
+    "a slash": ("a/b", b"a%2Fb"),
+    "an escape is undone once": ("a%2Fb", b"a%252Fb"),
+    "a percent sign": ("%", b"%25"),
+    "a plus": ("a+b", b"a+b"),
+    "a space": ("a b", b"a%20b"),
+    "a semicolon": ("a;b", b"a;b"),
+    "a comma": ("a,b", b"a,b"),
+    "an equals sign": ("a=b", b"a=b"),
+    "an ampersand": ("a&b", b"a&b"),
+    "an at sign": ("a@b", b"a@b"),
+    "a backslash": ("a\\b", b"a\\b"),
+    "a question mark": ("a?b", b"a%3Fb"),
+    "three dots": ("...", b"%2e.%2E"),
+}
+
+
+async def test_an_escaped_name_is_that_name(service: Service, subtests: pytest.Subtests) -> None:
+    for promise, (username, segment) in SAME_NAME.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post(username, "hi")
+                assert texts_of(await wire.ask(get(b"/chat/" + segment))) == ["hi"]
+
+
+NO_NAME: Final = {
+    "a dot": b".",
+    "an escaped dot": b"%2e",
+    "two dots": b"..",
+    "two escaped dots": b"%2e%2E",
+    "a percent sign": b"%",
+    "half an escape": b"bob%2",
+    "no escape": b"%zz",
+    "an escape of JavaScript": b"%u00e9",
+    "a byte that UTF-8 never has": b"%ff",
+    "Latin-1": b"%e9",
+    "an overlong NUL": b"%C0%80",
+    "a surrogate": b"%ED%A0%80",
+    "a character beyond the last": b"%F4%90%80%80",
+    "a NUL": b"%00",
+    "a header of its own": b"bob%0d%0aX:1",
+    "an escape sequence": b"%1b[2J",
+    "a delete": b"%7f",
+    "a control sequence": b"%C2%9B2J",
+    "a thousand letters": b"a" * 1000,
+    "seven thousand letters": b"a" * 7000,
+}
+
+
+async def test_what_can_be_no_name_is_refused(service: Service, subtests: pytest.Subtests) -> None:
+    for promise, segment in NO_NAME.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
+                    answer = await wire.ask(request(method, target % segment))
+                    assert_problem(answer, 400, "invalid-request", {"username"})
+                assert (await wire.ask(request(b"HEAD", b"/chat/" + segment))).status == 400
+
+
+NOT_ESCAPED: Final = {
+    "UTF-8": "\u00e9".encode(),
+    "Latin-1": b"\xe9",
+    "a control sequence": b"\x9b2J",
+    "a byte in the query": b"bob?limit=\xff",
+}
+
+
+async def test_what_must_be_escaped_is_refused_where_it_is_not(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, segment in NOT_ESCAPED.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                # Taken for Latin-1, the bytes of one name are another.
+                for username in ("\u00e9", "\u00c3\u00a9", "bob"):
+                    await wire.post(username, "hi")
+                for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
+                    answer = await wire.ask(request(method, target % segment))
+                    assert_problem(answer, 400, "bad-request")
+                for username in ("\u00e9", "\u00c3\u00a9", "bob"):
+                    assert await wire.texts(username) == ["hi"]
+
+
+async def test_a_path_cannot_hold_space_or_control_characters(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, byte in {"a space": b" ", "a tab": b"\t", "a NUL": b"\0", "CR": b"\r"}.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                for target in (b"/chat/bob%bx", b"/chat/bob?x=%b1", b"/chat/bob%b"):
+                    assert_not_http(await wire.ask(get(target % byte)))
+                assert await wire.texts("bob") == ["hi"]
+
+
+# Queries.
+
+BAD_LIMITS: Final = {
+    "empty": b"",
+    "nothing": b"0",
+    "less than nothing": b"-1",
+    "a sign": b"%2B5",
+    "a plus": b"+5",
+    "a word": b"all",
+    "a fraction": b"1.0",
+    "an exponent": b"1e3",
+    "hexadecimal": b"0x10",
+    "a separator": b"1_0",
+    "a space": b"%201",
+    "a NUL": b"1%00",
+    "a wide digit": b"%EF%BC%91",
+    "a digit above the line": b"%C2%B2",
+    "a byte that UTF-8 never has": b"%ff",
+    "ten digits": b"1000000000",
+    "five thousand digits": b"1" * 5000,
+    "two": b"1&limit=1",
+    "two that differ": b"1&x=y&limit=2",
+}
+
+
+async def test_a_limit_must_be_one_positive_number(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, limit in BAD_LIMITS.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                for method, target in ((b"GET", b"/chat/bob"), (b"POST", b"/chat/bob/read")):
+                    answer = await wire.ask(request(method, target + b"?limit=" + limit))
+                    assert_problem(answer, 400, "invalid-request", {"limit"})
+                assert await wire.texts("bob") == ["hi"]
+
+
+async def test_a_query_of_1001_fields_is_refused(service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        answer = await wire.ask(get(b"/chat/bob?" + b"&".join([b"a=1"] * 1001)))
+        assert_problem(answer, 400, "invalid-request", {"query"})
+        assert await wire.texts("bob") == ["hi"]
+
+
+QUERIES: Final = {
+    "nothing": b"",
+    "a field of a post": b"timeout=5",
+    "an empty name": b"=&=1",
+    "no fields": b"&&&",
+    "no escape": b"%zz=%",
+    "a byte that UTF-8 never has": b"x=%ff",
+    "another case": b"LIMIT=0",
+    "another question": b"?limit=0",
+    "a semicolon": b"x;limit=0",
+    "a hundred fields": b"&".join([b"a=1"] * 100),
+    "the longest value": b"x=" + b"a" * 7000,
+    "more than there is": b"limit=999999999",
+    "zeros before": b"limit=007",
+    "an escaped limit": b"l%69mit=%31",
+}
+
+
+async def test_a_query_that_says_nothing_changes_nothing(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, query in QUERIES.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                assert texts_of(await wire.ask(get(b"/chat/bob?" + query))) == ["hi"]
+
+
+async def test_an_inbox_that_nobody_posted_to_is_empty(service: Service) -> None:
+    async with unharmed(service) as wire:
+        assert (await wire.ask(get(b"/chat/nobody"))).body == b"[]"
+        assert (await wire.ask(request(b"POST", b"/chat/nobody/read"))).body == b"[]"

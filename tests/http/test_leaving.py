@@ -1,0 +1,124 @@
+"""Clients that go away, readers that take nothing, and a service that stops under load."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+from tests.conftest import Connect, StartService
+from tests.support.client import ChatClient
+from tests.support.proxy import MongoProxy
+from tests.support.waiting import eventually
+
+
+async def only_this_request_is_open(chat: ChatClient) -> bool:
+    """True once the request that asks is the only one the service has open."""
+    return await chat.metric("chat_http_requests_open") == 1
+
+
+async def test_a_client_that_left_before_its_turn_consumes_nothing(
+    start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        service = await start_service(mongo_uri=proxy.uri, shards=1)
+        chat = connect(service)
+        message_id = await chat.post("bob", "x")
+        proxy.hold.add("find")
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+        await proxy.held.wait()
+        writer.transport.abort()
+        await eventually(lambda: only_this_request_is_open(chat))
+        proxy.release()
+        assert await chat.read("bob") == [("x", message_id)]
+        assert await chat.metric("chat_messages_undelivered_total") == 0
+        await service.stop()
+
+
+async def test_what_was_claimed_for_a_client_that_left_is_counted(
+    start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        service = await start_service(mongo_uri=proxy.uri, shards=1)
+        chat = connect(service)
+        await chat.post("bob", "x")
+        proxy.hold.add("update")
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+        await proxy.held.wait()
+        writer.transport.abort()
+        await eventually(lambda: only_this_request_is_open(chat))
+        proxy.release()
+        assert await chat.read("bob") == []
+        assert await chat.metric("chat_messages_undelivered_total") == 1
+        await service.stop()
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off_and_the_rest_stays_unread(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service(slice_max=20, write_timeout_s=0.3))
+    text = "x" * 60_000
+    for _ in range(15):
+        await asyncio.gather(*(chat.post("bob", text) for _ in range(20)))
+    sock = socket.create_connection(("127.0.0.1", int(chat.base.rpartition(":")[2])))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.sendall(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    async def is_cut_off() -> bool:
+        return await chat.metric("chat_messages_undelivered_total") > 0
+
+    await eventually(is_cut_off)
+    sock.close()
+    claimed = await chat.metric("chat_messages_read_total")
+    assert claimed < 300
+    assert len(await chat.read("bob")) == 300 - claimed
+
+
+async def test_draining_answers_every_request_that_was_accepted(
+    start_service: StartService, connect: Connect
+) -> None:
+    service = await start_service()
+    chat, observer = connect(service), connect(await start_service())
+    answered: list[str] = []
+    refused = 0
+
+    async def post_until_refused(client: ChatClient, name: str) -> None:
+        nonlocal refused
+        while True:
+            try:
+                answered.append(await client.post(name, "x"))
+            except ConnectionRefusedError:
+                # A new connection after the listening socket has closed; never a lost answer.
+                refused += 1
+                return
+
+    posting = [asyncio.create_task(post_until_refused(chat, f"u{n}")) for n in range(20)]
+
+    async def is_busy() -> bool:
+        return len(answered) >= 100
+
+    await eventually(is_busy)
+    async with asyncio.timeout(20):
+        assert await service.drain()
+        await service.stop()
+        await asyncio.gather(*posting)
+    assert refused == 20
+    stored = [message.id for n in range(20) for message in await observer.read(f"u{n}")]
+    assert sorted(stored) == sorted(answered)
+
+
+async def test_starting_and_stopping_many_times_leaves_nothing(
+    start_service: StartService, connect: Connect
+) -> None:
+    before = len(asyncio.all_tasks())
+    for _ in range(5):
+        service = await start_service()
+        await connect(service).post("bob", "x")
+        assert await service.drain()
+        await service.stop()
+        await service.stop()
+
+    async def nothing_is_left() -> bool:
+        return len(asyncio.all_tasks()) <= before
+
+    await eventually(nothing_is_left)

@@ -1,0 +1,188 @@
+"""A body over the limit is refused before it is read, and none of it is taken for a request."""
+
+from typing import Final
+
+import pytest
+
+from chat_service.service import Service
+from tests.support.raw import (
+    Connection,
+    accepted,
+    assert_problem,
+    chunked,
+    get,
+    message,
+    post,
+    request,
+    texts_of,
+    unharmed,
+)
+
+LIMIT: Final = 512 * 1024
+CHUNKED: Final = b"Transfer-Encoding: chunked"
+#: A request in a body: whoever loses count of the bytes would carry it out.
+HIDDEN: Final = get(b"/chat/bob")
+
+
+def padded(size: int) -> bytes:
+    """A good post's body of this size."""
+    return message("bob", "hi").ljust(size)
+
+
+def hiding(size: int) -> bytes:
+    """A body of this size, full of requests."""
+    return (HIDDEN * (size // len(HIDDEN) + 1))[:size]
+
+
+async def refused(connection: Connection, method: bytes = b"POST") -> None:
+    """The next answer is 413."""
+    answer = await connection.answer(method)
+    assert answer is not None
+    assert answer.status == 413, answer
+    if method != b"HEAD":
+        assert_problem(answer, 413, "too-large")
+
+
+async def test_a_body_may_be_as_large_as_the_limit(service: Service) -> None:
+    async with unharmed(service) as wire:
+        accepted(await wire.ask(post(padded(LIMIT))))
+        whole = request(b"POST", b"/chat", CHUNKED) + chunked(padded(LIMIT))
+        accepted(await wire.ask(whole))
+        assert await wire.texts("bob") == ["hi", "hi"]
+
+
+async def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for size in (LIMIT + 1, 1 << 20, 4 << 20):
+        with subtests.test(f"{size} bytes"):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                connection = await wire.connect()
+                body = hiding(size)
+                await connection.send(post(body)[: -len(body)])
+                await refused(connection)
+                # A client that sends it all the same can go on using its connection.
+                await connection.send(body)
+                assert texts_of(await connection.ask(HIDDEN)) == ["hi"]
+
+
+HUGE: Final = {
+    "more than is thrown away": b"%d" % ((4 << 20) + 1),
+    "a terabyte": b"%d" % (1 << 40),
+    "30 digits": b"9" * 30,
+    "5000 digits": b"9" * 5000,
+    "zeros before": b"0" * 10 + b"%d" % (1 << 30),
+}
+
+
+async def test_for_a_huge_length_the_connection_is_closed(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, length in HUGE.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                connection = await wire.connect()
+                await connection.send(request(b"POST", b"/chat", b"Content-Length: " + length))
+                await refused(connection)
+                assert not connection.is_kept
+                assert await connection.answer() is None
+                assert await wire.texts("bob") == ["hi"]
+
+
+DISGUISED: Final = {
+    "chunks": request(b"POST", b"/chat", CHUNKED) + chunked(hiding(LIMIT), b"x"),
+    "one chunk": request(b"POST", b"/chat", CHUNKED) + chunked(hiding(1 << 20)),
+    "small chunks": request(b"POST", b"/chat", CHUNKED) + chunked(*[hiding(1000)] * 600),
+    "a list of lengths": request(b"POST", b"/chat", b"Content-Length: 600000, 600000")
+    + hiding(600_000),
+    "many zeros before": request(b"POST", b"/chat", b"Content-Length: " + b"0" * 30 + b"600000")
+    + hiding(600_000),
+    "a thousand names in a megabyte": post(
+        b"{%b}" % b",".join(b'"name-%d": "value-%d"' % (n, n) for n in range(50_000))
+    ),
+}
+
+
+async def test_a_body_that_grows_over_the_limit_is_refused(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    for promise, sent in DISGUISED.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                await wire.post("bob", "hi")
+                connection = await wire.connect()
+                await connection.send(sent)
+                await refused(connection)
+                assert texts_of(await connection.ask(HIDDEN)) == ["hi"]
+
+
+async def test_chunks_over_the_limit_are_refused_before_they_end(service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        await connection.send(request(b"POST", b"/chat", CHUNKED) + chunked(hiding(1 << 20))[:-5])
+        await refused(connection)
+        await connection.close()
+
+
+async def test_chunks_without_an_end_are_cut_off(service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        chunk = chunked(hiding(1 << 16))[:-5]
+        await connection.send(request(b"POST", b"/chat", CHUNKED), *[chunk] * 100)
+        # A client that goes on sending without reading may see no more than the end.
+        answer = await connection.answer()
+        assert answer is None or answer.status == 413
+        assert await connection.answer() is None
+        assert await wire.texts("bob") == ["hi"]
+
+
+EVERYWHERE: Final = (
+    *((method, b"/chat/bob") for method in (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"POST")),
+    *((method, b"/chat/bob/read") for method in (b"POST", b"HEAD")),
+    *((method, b"/nowhere") for method in (b"GET", b"HEAD", b"POST")),
+    (b"GET", b"/livez"),
+)
+
+
+async def test_a_body_is_too_large_for_any_path_and_method(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    body = hiding(LIMIT + 1)
+    for method, target in EVERYWHERE:
+        for form, sent in {
+            "declared": request(method, target, body=body),
+            "in chunks": request(method, target, CHUNKED) + chunked(body),
+        }.items():
+            with subtests.test(f"{method.decode()} {target.decode()} {form}"):
+                async with unharmed(service) as wire:
+                    await wire.post("bob", "hi")
+                    connection = await wire.connect()
+                    await connection.send(sent)
+                    await refused(connection, method)
+                    assert await wire.texts("bob") == ["hi"]
+
+
+async def test_a_client_that_asks_first_need_not_send_what_is_too_large(service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        headers = (b"Content-Length: %d" % (LIMIT + 1), b"Expect: 100-continue")
+        await connection.send(request(b"POST", b"/chat", *headers))
+        await refused(connection)
+        assert await connection.answer() is None
+
+
+async def test_what_was_sent_behind_a_body_too_large_is_answered(service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        body = hiding(LIMIT + 1)
+        await connection.send(post(padded(100)) + post(body) + get(b"/chat/bob"))
+        first = await connection.answer()
+        assert first is not None
+        accepted(first)
+        await refused(connection)
+        last = await connection.answer()
+        assert last is not None
+        assert texts_of(last) == ["hi"]

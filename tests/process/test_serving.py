@@ -1,0 +1,240 @@
+"""The server as its user runs it: signals, kills, its own mongod, what it says when it cannot."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from tornado.simple_httpclient import HTTPStreamClosedError
+
+from tests.support.client import ChatClient
+from tests.support.server import Server, mongods_on, wait_for_no_mongod
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory of its own."""
+    return tmp_path / "data"
+
+
+async def test_messages_survive_a_restart_and_the_mongod_goes_with_its_server(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        chat = ChatClient(server.base)
+        message_id = await chat.post("bob", "kept", 3600)
+        assert len(mongods_on(data_dir)) == 1
+        assert os.stat(data_dir).st_mode & 0o777 == 0o700
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert mongods_on(data_dir) == []
+        server.start()
+        chat = ChatClient(server.base)
+        assert await chat.read("bob") == [("kept", message_id)]
+
+
+async def test_no_mongod_outlives_a_server_that_was_killed(tmp_path: Path, data_dir: Path) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        server.signal(signal.SIGKILL)
+        server.wait()
+        wait_for_no_mongod(data_dir)
+
+
+async def kill_under_load(server: Server, prefix: str) -> dict[str, list[str]]:
+    """Post as 30 clients at once and kill the server among it; the ids acknowledged, by inbox."""
+    chat = ChatClient(server.base)
+    acknowledged: dict[str, list[str]] = {f"{prefix}-{number}": [] for number in range(30)}
+
+    async def post_until_killed(name: str) -> None:
+        with contextlib.suppress(OSError, HTTPStreamClosedError):
+            while True:
+                acknowledged[name].append(await chat.post(name, "x", 3600))
+
+    async def is_busy() -> bool:
+        return sum(map(len, acknowledged.values())) >= 300
+
+    posting = [asyncio.create_task(post_until_killed(name)) for name in acknowledged]
+    await eventually(is_busy)
+    server.signal(signal.SIGKILL)
+    await asyncio.gather(*posting)
+    server.wait()
+    chat.close()
+    return acknowledged
+
+
+async def test_a_server_killed_under_load_has_kept_every_acknowledged_message(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        for kill in range(3):
+            acknowledged = await kill_under_load(server, f"kill-{kill}")
+            server.start()
+            chat = ChatClient(server.base)
+            for name, ids in acknowledged.items():
+                read = [message.id for message in await chat.read(name)]
+                # One more may be there: stored, and killed before it could say so.
+                assert read[: len(ids)] == ids
+                assert len(read) <= len(ids) + 1
+                assert await chat.read(name) == []
+
+
+async def test_ctrl_c_reaches_the_group_and_still_nothing_accepted_is_lost(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        chat = ChatClient(server.base)
+        answered: list[str] = []
+
+        async def post_until_refused(name: str) -> None:
+            while True:
+                try:
+                    answered.append(await chat.post(name, "x", 3600))
+                except ConnectionRefusedError:
+                    return
+
+        posting = [asyncio.create_task(post_until_refused(f"u{n}")) for n in range(20)]
+
+        async def is_busy() -> bool:
+            return len(answered) >= 200
+
+        await eventually(is_busy)
+        os.killpg(server.process.pid, signal.SIGINT)
+        await asyncio.gather(*posting)
+        assert server.wait() == 0
+        server.start()
+        chat = ChatClient(server.base)
+        stored = [message.id for n in range(20) for message in await chat.read(f"u{n}")]
+        assert sorted(stored) == sorted(answered)
+
+
+async def test_a_mongod_that_dies_is_started_again(tmp_path: Path, data_dir: Path) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        chat = ChatClient(server.base)
+        message_id = await chat.post("bob", "kept", 3600)
+        os.kill(mongods_on(data_dir)[0], signal.SIGKILL)
+        answers = []
+        while 200 not in answers:
+            response = await chat.request("GET", "/chat/bob")
+            answers.append(response.code)
+        assert set(answers) <= {200, 503}
+        assert json.loads(response.body) == [{"text": "kept", "id": message_id}]
+
+
+async def test_a_second_signal_stops_at_once(tmp_path: Path, data_dir: Path) -> None:
+    arguments = ("--data-dir", str(data_dir))
+    with Server(tmp_path, *arguments, CHAT_DRAIN_DELAY_S="60") as server:
+        server.signal(signal.SIGTERM)
+
+        async def is_stopping() -> bool:
+            return "stopping" in server.errors()
+
+        await eventually(is_stopping)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 130
+        wait_for_no_mongod(data_dir)
+
+
+async def test_a_moved_data_directory_keeps_its_messages(tmp_path: Path, data_dir: Path) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        message_id = await ChatClient(server.base).post("bob", "kept", 3600)
+        server.signal(signal.SIGTERM)
+        server.wait()
+    # So long that its socket cannot be in it.
+    moved = tmp_path / ("long-" * 20)
+    shutil.move(data_dir, moved)
+    with Server(tmp_path, "--data-dir", str(moved)) as server:
+        assert await ChatClient(server.base).read("bob") == [("kept", message_id)]
+
+
+def refusal(folder: Path, *arguments: str, port: int = 0, **environ: str) -> tuple[int, str]:
+    """Start a server that cannot start: its exit code and what it said last."""
+    server = Server(folder, *arguments, port=port, **environ)
+    with pytest.raises(AssertionError):
+        server.start()
+    lines = server.errors().strip().splitlines()
+    assert "Traceback" not in server.errors()
+    return server.wait(), lines[-1]
+
+
+def test_a_data_directory_in_use_is_said_with_the_way_out(tmp_path: Path, data_dir: Path) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        (tmp_path / "second").mkdir()
+        code, line = refusal(tmp_path / "second", "--data-dir", str(data_dir))
+        assert code == 5
+        assert f"in use by process {server.process.pid}" in line
+        assert "--data-dir" in line
+
+
+def test_a_taken_port_is_said_with_the_way_out(tmp_path: Path, data_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, line = refusal(tmp_path, "--data-dir", str(data_dir), port=port)
+        assert code == 3
+        assert f"cannot listen on 127.0.0.1:{port}" in line
+        assert "--port" in line
+
+
+def test_an_unreachable_database_is_said_with_the_way_out(tmp_path: Path) -> None:
+    uri = "mongodb://127.0.0.1:1/?directConnection=true"
+    code, line = refusal(tmp_path, "--mongo-uri", uri, CHAT_MONGO_WAIT_S="0")
+    assert code == 4
+    assert "--mongo-uri" in line
+
+
+def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--port", "many", CHAT_SHARDS="0", CHAT_NO_SUCH="1")
+    with pytest.raises(AssertionError):
+        server.start()
+    assert server.wait() == 2
+    said = server.errors()
+    assert "--port: expected `int`" in said
+    assert "CHAT_SHARDS" in said
+    assert "CHAT_NO_SUCH: there is no setting" in said
+
+
+def test_without_any_mongod_the_ways_out_are_named(tmp_path: Path) -> None:
+    code, line = refusal(tmp_path, CHAT_MONGOD=str(tmp_path / "none"))
+    assert code == 4
+    assert "cannot be executed" in line
+
+
+async def test_the_log_has_the_request_and_neither_text_nor_name(
+    tmp_path: Path, mongo_uri: str, database: str
+) -> None:
+    arguments = ("--mongo-uri", mongo_uri)
+    with Server(tmp_path, *arguments, CHAT_MONGO_DATABASE=database) as server:
+        chat = ChatClient(server.base)
+        await chat.post("secret-name", "secret-text")
+        await chat.request("GET", "/chat/secret-name", None, X_Request_ID="find-me")
+        await chat.request("POST", "/chat", b'{"text":"secret-text","username":1}')
+
+        def requests() -> list[dict[str, object]]:
+            lines = [json.loads(line) for line in server.errors().splitlines()]
+            return [line for line in lines if line["event"] == "request"]
+
+        async def all_are_logged() -> bool:
+            return len(requests()) == 3
+
+        await eventually(all_are_logged)
+        assert [line["status"] for line in requests()] == [201, 200, 400]
+        assert requests()[1]["id"] == "find-me"
+        assert requests()[1]["route"] == "/chat/:username"
+        assert "secret" not in server.errors()
+
+
+def test_print_config_shows_every_setting_and_no_secret(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--print-config", CHAT_MONGO_URI="mongodb://user:hush@db/")
+    command = subprocess.run(
+        server.command, env=server.environ, capture_output=True, text=True, check=True
+    )
+    shown = json.loads(command.stdout)
+    assert shown["mongo_uri"] == "***"
+    assert shown["queue_max"] == 2000
+    assert "hush" not in command.stdout

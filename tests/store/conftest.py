@@ -1,0 +1,38 @@
+"""Words for tests of the store."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import pytest
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from workers.clock import DatabaseClock
+from workers.commands import Post
+from workers.ids import IdSource
+
+MakePost: TypeAlias = Callable[..., Post]
+Messages: TypeAlias = Collection[dict[str, Any]]
+
+
+@pytest.fixture
+def new_post(clock: DatabaseClock) -> MakePost:
+    """Makes posts with fresh ids; `age_s` seconds old, living `timeout_s`."""
+    ids = IdSource()
+
+    def make(
+        username: str = "bob", text: str = "hello", timeout_s: int = 60, age_s: float = 0
+    ) -> Post:
+        created_ms = clock.now_ms() - int(age_s * 1000)
+        message_id = ids.next(clock.now_ms())
+        size = len(text.encode("utf-8", "replace"))
+        return Post(message_id, username, text, size, created_ms, created_ms + timeout_s * 1000)
+
+    return make
+
+
+@pytest.fixture
+def mongo(mongo_uri: str, database: str) -> Iterator[Messages]:
+    """The messages' collection as an operator sees it, beside the store."""
+    with MongoClient[dict[str, Any]](mongo_uri, tz_aware=True) as client:
+        yield client[database]["messages"]

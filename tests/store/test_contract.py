@@ -1,0 +1,110 @@
+"""What a store promises to the shards: one suite for the real one and for the tests' small one."""
+
+import asyncio
+from typing import cast
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from tests.conftest import DRIVERS
+from tests.store.conftest import MakePost
+from tests.support.stores import MemoryStore
+from workers.clock import DatabaseClock
+from workers.store.base import Store
+
+
+@pytest.fixture(params=[*DRIVERS, "memory"])
+def driver(request: pytest.FixtureRequest) -> str:
+    """The drivers, and none at all."""
+    return cast(str, request.param)
+
+
+@pytest.fixture
+def any_store(request: pytest.FixtureRequest, io_loop: IOLoop, driver: str) -> Store:
+    """The real store, and the small one that stands in for it in tests of the engine."""
+    if driver == "memory":
+        return MemoryStore()
+    store: Store = io_loop.run_sync(request.getfixturevalue("open_store"))
+    return store
+
+
+async def test_what_is_inserted_is_found_oldest_first(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts = [new_post(text=str(number)) for number in range(10)]
+    assert await any_store.insert(posts[5:]) == [None] * 5
+    assert await any_store.insert(posts[:5]) == [None] * 5
+    found = await any_store.find_unread(["bob"], 100, clock.now_ms())
+    assert [message.text for message in found.messages["bob"]] == [str(n) for n in range(10)]
+    assert set(found.complete) == {"bob"}
+
+
+async def test_inserting_again_stores_nothing_twice(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts = [new_post(), new_post()]
+    await any_store.insert(posts[:1])
+    assert await any_store.insert(posts) == [None, None]
+    assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+
+
+async def test_a_search_that_is_cut_off_says_which_inboxes_are_complete(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    await any_store.insert([new_post(name) for name in ("a", "a", "b", "b", "b", "d")])
+    found = await any_store.find_unread(["d", "b", "a", "c"], 4, clock.now_ms())
+    assert {name: len(messages) for name, messages in found.messages.items()} == {"a": 2, "b": 2}
+    assert set(found.complete) == {"a"}
+    everything = await any_store.find_unread(["d", "b", "a", "c"], 100, clock.now_ms())
+    assert set(everything.complete) == {"a", "b", "c", "d"}
+
+
+async def test_a_search_that_is_not_cut_off_finds_everything(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    # MongoDB's first reply has 101 documents unless it is asked for more.
+    await any_store.insert([new_post() for _ in range(450)])
+    found = await any_store.find_unread(["bob"], 1000, clock.now_ms())
+    assert len(found.messages["bob"]) == 450
+    found = await any_store.find_unread(["bob"], 300, clock.now_ms())
+    assert len(found.messages["bob"]) == 300
+    assert not found.complete
+
+
+async def test_a_search_for_more_than_a_reply_holds_says_that_it_is_not_complete(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    for _ in range(3):
+        await any_store.insert([new_post(text="x" * 500_000) for _ in range(14)])
+    claimed = 0
+    for _ in range(10):
+        found = await any_store.find_unread(["bob"], 1000, clock.now_ms())
+        ids = [message.id for message in found.messages.get("bob", ())]
+        claimed += len(await any_store.claim(["bob"], ids, clock.now_ms())) if ids else 0
+        if found.complete:
+            break
+    assert claimed == 42
+
+
+async def test_of_all_claims_of_a_message_one_gets_it(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts = [new_post() for _ in range(50)]
+    await any_store.insert(posts)
+    ids = [post.id for post in posts]
+    now_ms = clock.now_ms()
+    claims = await asyncio.gather(*(any_store.claim(["bob"], ids, now_ms) for _ in range(8)))
+    assert sorted(each for claim in claims for each in claim) == ids
+    assert (await any_store.find_unread(["bob"], 100, now_ms)).messages == {}
+
+
+async def test_at_its_timeout_a_message_is_still_there_and_past_it_gone(
+    any_store: Store, new_post: MakePost
+) -> None:
+    post = new_post(timeout_s=1)
+    await any_store.insert([post])
+    at, past = post.expires_ms, post.expires_ms + 1
+    assert (await any_store.find_unread(["bob"], 10, at)).messages.keys() == {"bob"}
+    assert await any_store.count_unread(["bob"], at) == {"bob": 1}
+    assert (await any_store.find_unread(["bob"], 10, past)).messages == {}
+    assert await any_store.count_unread(["bob"], past) == {}

@@ -1,0 +1,139 @@
+"""Commands that mongod carried out and whose reply never came: resolved, not guessed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.conftest import OpenStore
+from tests.store.conftest import MakePost
+from tests.support.proxy import MongoProxy
+from workers.clock import DatabaseClock
+from workers.errors import OutcomeUnknown, StoreUnavailable
+from workers.store.mongo import MongoStore
+
+
+@pytest.fixture
+def behind_proxy(mongo_uri: str, tmp_path: Path, open_store: OpenStore) -> Any:
+    """Opens a store whose connections go through a proxy."""
+
+    @asynccontextmanager
+    async def make(timeout_s: float = 4.0) -> AsyncIterator[tuple[MongoStore, MongoProxy]]:
+        async with MongoProxy(mongo_uri, tmp_path) as proxy:
+            store = await open_store(uri=proxy.uri, timeout_s=timeout_s)
+            try:
+                yield store, proxy
+            finally:
+                await store.close()
+
+    return make
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+async def test_an_insert_whose_reply_is_lost_is_stored_once(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, losses: int
+) -> None:
+    async with behind_proxy() as (store, proxy):
+        proxy.lose_reply["insert"] = losses
+        assert await store.insert([new_post(), new_post()]) == [None, None]
+        assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+        assert proxy.sent["insert"] == losses + 1
+
+
+async def test_an_insert_that_never_arrives_is_sent_again(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    async with behind_proxy() as (store, proxy):
+        proxy.cut_before["insert"] = 3
+        assert await store.insert([new_post()]) == [None]
+        assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
+
+
+async def test_an_insert_that_is_never_confirmed_is_said_to_be_unknown(
+    behind_proxy: Any, new_post: MakePost
+) -> None:
+    async with behind_proxy(timeout_s=0.4) as (store, proxy):
+        proxy.lose_reply["insert"] = 1000
+        errors = await store.insert([new_post(), new_post()])
+        assert [type(error) for error in errors] == [OutcomeUnknown, OutcomeUnknown]
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+async def test_a_claim_whose_reply_is_lost_is_found_by_its_token(
+    behind_proxy: Any,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    registry: CollectorRegistry,
+    losses: int,
+) -> None:
+    async with behind_proxy() as (store, proxy):
+        posts = [new_post() for _ in range(20)]
+        await store.insert(posts)
+        ids = [post.id for post in posts]
+        proxy.lose_reply["update"] = losses
+        assert await store.claim(["bob"], ids, clock.now_ms()) == set(ids)
+        assert proxy.sent["update"] == losses + 1
+        assert registry.get_sample_value("chat_claims_resolved_total") == 1
+
+
+async def test_a_lost_claim_takes_nothing_from_the_node_that_was_faster(
+    behind_proxy: Any, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    rival = await open_store(node="rival")
+    async with behind_proxy() as (store, proxy):
+        posts = [new_post() for _ in range(20)]
+        await store.insert(posts)
+        ids = [post.id for post in posts]
+        theirs = await rival.claim(["bob"], ids[:7], clock.now_ms())
+        proxy.lose_reply["update"] = 1
+        mine = await store.claim(["bob"], ids, clock.now_ms())
+        assert mine | theirs == set(ids)
+        assert not mine & theirs
+
+
+async def test_a_claim_that_is_never_confirmed_is_said_to_be_unknown(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    async with behind_proxy(timeout_s=0.4) as (store, proxy):
+        post = new_post()
+        await store.insert([post])
+        proxy.lose_reply["update"] = 1000
+        with pytest.raises(OutcomeUnknown):
+            await store.claim(["bob"], [post.id], clock.now_ms())
+
+
+async def test_a_claim_that_was_never_sent_claims_nothing(
+    behind_proxy: Any,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    store: MongoStore,
+) -> None:
+    async with behind_proxy(timeout_s=0.4) as (lost, proxy):
+        post = new_post()
+        await store.insert([post])
+        proxy.cut_before["update"] = 1000
+        with pytest.raises(OutcomeUnknown):
+            await lost.claim(["bob"], [post.id], clock.now_ms())
+    assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
+
+
+async def test_a_search_whose_reply_is_lost_is_repeated(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    async with behind_proxy() as (store, proxy):
+        await store.insert([new_post()])
+        proxy.lose_reply["find"] = 1
+        found = await store.find_unread(["bob"], 10, clock.now_ms())
+        assert len(found.messages["bob"]) == 1
+
+
+async def test_a_database_that_is_away_is_said_to_be_away(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    async with behind_proxy(timeout_s=0.5) as (store, proxy):
+        proxy.cut_before.update({"find": 1000, "hello": 1000})
+        with pytest.raises(StoreUnavailable):
+            await store.find_unread(["bob"], 10, clock.now_ms())

@@ -1,0 +1,38 @@
+"""The indexes are made, kept, and checked at start; a database that will not do is refused."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import OpenStore
+from tests.store.conftest import Messages
+from workers.store.schema import INDEXES, IndexMismatch
+
+
+async def test_the_indexes_are_made_and_opening_again_keeps_them(
+    open_store: OpenStore, mongo: Messages
+) -> None:
+    await open_store()
+    await open_store()
+    indexes = mongo.index_information()
+    assert indexes.keys() == {"_id_", *INDEXES}
+    assert indexes["purge"]["expireAfterSeconds"] == 0
+    assert indexes["unread_by_inbox"]["partialFilterExpression"] == {"unread": True}
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ([("purge_at", 1)], {"name": "purge", "expireAfterSeconds": 3600}),
+        ([("purge_at", 1)], {"name": "other", "expireAfterSeconds": 0}),
+        ([("purge_at", 1)], {"name": "purge"}),
+        ([("username", 1)], {"name": "unread_by_inbox"}),
+        ([("username", 1), ("_id", 1)], {"name": "unread_by_inbox"}),
+    ],
+)
+async def test_an_index_that_differs_is_named_with_the_way_out(
+    open_store: OpenStore, mongo: Messages, keys: Any, options: Any
+) -> None:
+    mongo.create_index(keys, **options)
+    with pytest.raises(IndexMismatch, match=rf"dropIndex\('{options['name']}'\)"):
+        await open_store()

@@ -1,0 +1,96 @@
+"""What the store does in MongoDB beyond its contract: how messages lie there, and at what cost."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from tests.conftest import DRIVERS, OpenStore
+from tests.store.conftest import MakePost, Messages
+from workers.clock import DatabaseClock
+from workers.errors import Rejected
+from workers.store.mongo import MongoStore
+
+
+async def test_one_message_that_cannot_be_stored_fails_alone(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts = [new_post(), new_post(text="\ud800"), new_post(text="x" * (17 << 20)), new_post()]
+    errors = await store.insert(posts)
+    assert [type(error) for error in errors] == [type(None), Rejected, Rejected, type(None)]
+    assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+
+
+async def test_a_claim_says_who_has_it_and_frees_its_place(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
+) -> None:
+    post = new_post(timeout_s=86400)
+    await store.insert([post])
+    before = mongo.find_one()
+    assert before is not None
+    assert before["unread"] is True
+    assert (before["expires_at"] - before["created_at"]).total_seconds() == 86400
+    assert (before["purge_at"] - before["expires_at"]).total_seconds() == 120
+    now_ms = clock.now_ms()
+    await store.claim(["bob"], [post.id], now_ms)
+    after = mongo.find_one()
+    assert after is not None
+    assert "unread" not in after
+    assert after["claim"]["by"] == "test"
+    # Read a day before it would have expired: it does not stay on disk for that day.
+    assert (after["purge_at"] - after["claim"]["at"]).total_seconds() == 60
+
+
+async def test_expired_messages_are_marked_once_over_all_nodes(
+    open_store: OpenStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
+) -> None:
+    one, other = await open_store(node="one"), await open_store(node="other")
+    expired = [new_post(timeout_s=5, age_s=10) for _ in range(6)]
+    await one.insert([*expired, new_post(), new_post(timeout_s=5, age_s=5.1)])
+    await one.claim(["bob"], [expired[0].id], expired[0].expires_ms)
+    marked = await asyncio.gather(one.expire(clock.now_ms()), other.expire(clock.now_ms()))
+    assert sum(marked) == 5
+    assert mongo.count_documents({"expired": True}) == 5
+    assert mongo.count_documents({"unread": True}) == 2
+    assert await one.expire(clock.now_ms() + 2000) == 1
+
+
+async def test_reads_and_claims_use_the_indexes(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
+) -> None:
+    history = [new_post() for _ in range(300)]
+    await store.insert(history)
+    await store.claim(["bob"], [post.id for post in history], clock.now_ms())
+    await store.insert([new_post(), new_post("eve")])
+    database = mongo.database
+    database.command("profile", 2)
+    found = await store.find_unread(["bob", "eve"], 100, clock.now_ms())
+    ids = [message.id for messages in found.messages.values() for message in messages]
+    await store.claim(["bob", "eve"], ids, clock.now_ms())
+    await store.expire(clock.now_ms() + 200_000)
+    database.command("profile", 0)
+    profile = database["system.profile"].find({"ns": mongo.full_name}).to_list()
+    work = {entry["op"]: entry for entry in profile if "planSummary" in entry}
+    assert work["query"]["planSummary"] == "IXSCAN { username: 1, _id: 1 }"
+    assert work["query"]["docsExamined"] == 2
+    updates = [entry for entry in profile if entry["op"] == "update"]
+    assert [entry["planSummary"] for entry in updates] == [
+        "IXSCAN { _id: 1 }",
+        "IXSCAN { purge_at: 1 }",
+    ]
+    assert updates[0]["docsExamined"] == 2
+
+
+@pytest.mark.skipif("motor" in DRIVERS, reason="the seam is what is looked at")
+def test_both_drivers_are_opened_through_one_seam(io_loop: IOLoop, mongo_uri: str) -> None:
+    from workers.store.driver import close_client, open_client
+
+    async def ping(driver: Any) -> float:
+        client = open_client(driver, mongo_uri)
+        answer = await client.admin.command("ping")
+        await close_client(client)
+        return float(answer["ok"])
+
+    assert io_loop.run_sync(lambda: ping("pymongo")) == 1
+    assert io_loop.run_sync(lambda: ping("motor")) == 1

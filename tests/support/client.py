@@ -1,0 +1,75 @@
+"""A client of the service over real HTTP, in the words of its users."""
+
+import json
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+
+class Received(NamedTuple):
+    """One message as it came back."""
+
+    text: str
+    id: str
+
+
+class ChatClient:
+    """Posts to and reads from one service. `limit` connections at the same time."""
+
+    def __init__(self, base: str, limit: int = 64) -> None:
+        self.base = base
+        self._http: AsyncHTTPClient = SimpleAsyncHTTPClient(
+            force_instance=True, max_clients=limit, max_body_size=1 << 30
+        )
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    async def request(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> HTTPResponse:
+        """Any request; underscores in header names stand for hyphens. Never raises for a status."""
+        return await self._http.fetch(
+            self.base + path,
+            method=method,
+            body=body,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+            allow_nonstandard_methods=True,
+            raise_error=False,
+            request_timeout=60,
+            connect_timeout=10,
+        )
+
+    async def post(self, username: str, text: str, lifetime_s: int | None = None) -> str:
+        """Post a message that must be accepted; its id."""
+        fields: dict[str, Any] = {"text": text, "username": username}
+        if lifetime_s is not None:
+            fields["timeout"] = lifetime_s
+        response = await self.request("POST", "/chat", json.dumps(fields).encode())
+        assert response.code == 201, (response.code, response.body)
+        message_id = json.loads(response.body)["id"]
+        assert isinstance(message_id, str)
+        return message_id
+
+    async def read(self, username: str, query: str = "") -> list[Received]:
+        """Read an inbox; the read must be answered."""
+        response = await self.request("GET", f"/chat/{quote(username, safe='')}{query}")
+        assert response.code == 200, (response.code, response.body)
+        return [Received(**message) for message in json.loads(response.body)]
+
+    async def texts(self, username: str, query: str = "") -> list[str]:
+        """Read an inbox; only the texts."""
+        return [message.text for message in await self.read(username, query)]
+
+    async def metric(self, name: str) -> float:
+        """The value of a metric without labels, or the sum over its labels."""
+        response = await self.request("GET", "/metrics")
+        lines = response.body.decode().splitlines()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.split("{")[0].split(" ")[0] == name
+        )

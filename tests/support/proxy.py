@@ -1,0 +1,129 @@
+"""A proxy in front of mongod that can have a command applied and lose its reply.
+
+It understands enough of the wire protocol for that. Each fault is for one command name
+(`insert`, `update`, `find`, ...) and for so many times.
+"""
+
+import asyncio
+import struct
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote, unquote, urlsplit
+
+import bson
+
+_HEADER = struct.Struct("<iiii")
+_OP_MSG = 2013
+
+
+class MongoProxy:
+    """Listens on a unix socket, forwards to a mongod on another. Use as an async context."""
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self._target = unquote(urlsplit(uri).netloc)
+        self._path = str(folder / "proxy.sock")
+        self.uri = f"mongodb://{quote(self._path, safe='')}/?directConnection=true"
+        #: Commands whose reply is lost after they were carried out, and how often.
+        self.lose_reply: Counter[str] = Counter()
+        #: Commands that are cut off before they reach mongod, and how often.
+        self.cut_before: Counter[str] = Counter()
+        #: Commands that are held until `release` is called.
+        self.hold: set[str] = set()
+        self.held = asyncio.Event()
+        self._released = asyncio.Event()
+        #: How many of each command mongod was sent.
+        self.sent: Counter[str] = Counter()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> "MongoProxy":
+        self._server = await asyncio.start_unix_server(self._accept, self._path)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        # A connection that was cancelled before it began has closed nothing.
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(
+            *(writer.wait_closed() for writer in self._writers), return_exceptions=True
+        )
+
+    def release(self) -> None:
+        """Let the commands that are held go on."""
+        self.hold.clear()
+        self._released.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        connection = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        server, forth = await asyncio.open_unix_connection(self._target)
+        self._writers.append(forth)
+        try:
+            while True:
+                request = await _message(client)
+                command = _command(request)
+                if self.cut_before[command] > 0:
+                    self.cut_before[command] -= 1
+                    return
+                if command in self.hold:
+                    self.held.set()
+                    await self._released.wait()
+                forth.write(request)
+                self.sent[command] += 1
+                if _more_to_come(request):
+                    continue
+                reply = await _message(server)
+                while True:
+                    if self.lose_reply[command] > 0:
+                        self.lose_reply[command] -= 1
+                        return
+                    back.write(reply)
+                    await back.drain()
+                    if not _more_to_come(reply):
+                        break
+                    reply = await _message(server)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            for writer in (forth, back):
+                writer.close()
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readexactly(_HEADER.size)
+    length = _HEADER.unpack(head)[0]
+    return head + await reader.readexactly(length - _HEADER.size)
+
+
+def _command(message: bytes) -> str:
+    """The name of the command in an OP_MSG: the first key of its body section."""
+    if _HEADER.unpack_from(message)[3] != _OP_MSG:
+        return "hello"
+    assert message[20] == 0, "the body is the first section"
+    size = struct.unpack_from("<i", message, 21)[0]
+    return next(iter(bson.decode(message[21 : 21 + size])))
+
+
+def _flags(message: bytes) -> int:
+    if _HEADER.unpack_from(message)[3] != _OP_MSG:
+        return 0
+    flags: int = struct.unpack_from("<I", message, 16)[0]
+    return flags
+
+
+def _more_to_come(message: bytes) -> bool:
+    return bool(_flags(message) & 2)

@@ -1,0 +1,95 @@
+"""The service as a process of its own: started, signalled and killed like the real thing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from config.settings import PROJECT_ROOT
+
+
+class Server:
+    """`python -m chat_service serve`, on a free port. Use as a context."""
+
+    def __init__(self, folder: Path, *arguments: str, port: int = 0, **environ: str) -> None:
+        self.log = folder / "server.log"
+        self.command = [
+            *(sys.executable, "-P", "-m", "chat_service", "serve"),
+            *("--port", str(port), *arguments),
+        ]
+        self.environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **environ}
+        self.process: subprocess.Popen[str]
+        self.base = ""
+
+    def start(self) -> "Server":
+        """Start it and wait until it says that it listens."""
+        with self.log.open("a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self.environ,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            self.wait()
+            raise AssertionError(f"it did not start: {line!r}\n{self.errors()}")
+        self.base = line.removeprefix("listening on ").strip()
+        return self
+
+    def errors(self) -> str:
+        """What it has written to stderr."""
+        return self.log.read_text(encoding="utf-8")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, within_s: float = 30) -> int:
+        """Wait for its end; its exit code."""
+        code = self.process.wait(within_s)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def __enter__(self) -> "Server":
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+
+
+def mongods_on(data_dir: Path) -> list[int]:
+    """The processes of mongod that run on a data directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if arguments[0].endswith(b"mongod") and os.fsencode(data_dir) in arguments:
+                found.append(int(entry.name))
+    return found
+
+
+def wait_for_no_mongod(data_dir: Path, within_s: float = 20) -> None:
+    """Return once none is left; AssertionError where one stays."""
+    deadline = time.monotonic() + within_s
+    while mongods_on(data_dir):
+        assert time.monotonic() < deadline, "a mongod was left over"
+        time.sleep(0.02)

@@ -1,0 +1,99 @@
+"""The decisions of a shard: who goes together, and who gets what."""
+
+import asyncio
+from itertools import count
+
+from workers.batch import Lookup, lookups, plan, share_out
+from workers.commands import Command, Count, Message, Outcome, Post, Read
+from workers.ticket import Ticket
+
+_numbers = count()
+
+
+_loop = asyncio.new_event_loop()
+_loop.close()
+
+
+def ticket(command: Command) -> Ticket:
+    # Its future is never awaited, so that a closed loop will do.
+    future: asyncio.Future[Outcome] = asyncio.Future(loop=_loop)
+    return Ticket(command, 0.0, 1e12, future)
+
+
+def post(username: str) -> Ticket:
+    return ticket(Post(str(next(_numbers)), username, "x", 1, 0, 0))
+
+
+def read(username: str, limit: int | None = None, upto: str | None = None) -> Ticket:
+    return ticket(Read(username, limit, upto))
+
+
+def messages(*ids: str) -> list[Message]:
+    return [Message("text of " + each, each) for each in ids]
+
+
+def test_a_batch_sorts_its_tickets_by_kind_in_order_of_arrival() -> None:
+    tickets = [post("a"), read("b"), post("a"), ticket(Count("c")), read("b")]
+    batch = plan(tickets)
+    assert batch.posts == [tickets[0], tickets[2]]
+    assert batch.reads == [tickets[1], tickets[4]]
+    assert batch.counts == [tickets[3]]
+    assert batch.carried == []
+
+
+def test_a_read_behind_a_post_to_the_same_inbox_waits_for_the_next_batch() -> None:
+    before, posted, behind, other = read("bob"), post("bob"), read("bob"), read("eve")
+    batch = plan([before, posted, behind, other])
+    assert batch.reads == [before, other]
+    assert batch.carried == [behind]
+
+
+def test_a_request_that_was_given_up_is_left_out() -> None:
+    given_up, kept = post("a"), post("a")
+    given_up.future.cancel()
+    assert plan([given_up, kept]).posts == [kept]
+
+
+def test_plain_reads_share_one_search() -> None:
+    assert lookups([read("a"), read("b"), read("a")], 50, 4) == [Lookup(["a", "b"], 50)]
+
+
+def test_limited_reads_search_alone_for_no_more_than_they_want() -> None:
+    found = lookups([read("a", 3), read("b"), read("a", 4), read("c", 99)], 50, 4)
+    assert found == [Lookup(["b"], 50), Lookup(["a"], 7), Lookup(["c"], 50)]
+
+
+def test_only_so_many_inboxes_are_searched_alone_at_once() -> None:
+    found = lookups([read(str(number), 1) for number in range(9)], 50, 4)
+    assert [search.usernames for search in found] == [["0"], ["1"], ["2"], ["3"]]
+
+
+def test_the_earlier_read_gets_the_older_messages() -> None:
+    first, second, third = read("a", 2), read("a", 2), read("a")
+    shares, again = share_out([first, second, third], {"a": messages("1", "2", "3")}, {"a"})
+    assert [[each.id for each in share.messages] for share in shares] == [["1", "2"], ["3"], []]
+    assert [share.more for share in shares] == [True, False, False]
+    assert again == []
+
+
+def test_an_empty_answer_is_given_only_where_the_inbox_is_known_to_be_empty() -> None:
+    first, second = read("a"), read("a")
+    shares, again = share_out([first, second], {"a": messages("1", "2")}, set())
+    assert [share.ticket for share in shares] == [first]
+    assert shares[0].more
+    assert again == [second]
+
+
+def test_an_inbox_that_was_not_looked_at_is_tried_again() -> None:
+    skipped = read("z")
+    shares, again = share_out([skipped], {"a": messages("1")}, {"b"})
+    assert shares == []
+    assert again == [skipped]
+
+
+def test_a_read_that_goes_on_takes_nothing_newer_than_its_beginning() -> None:
+    going_on = read("a", upto="2")
+    shares, again = share_out([going_on], {"a": messages("1", "2", "3")}, set())
+    assert [each.id for each in shares[0].messages] == ["1", "2"]
+    assert not shares[0].more
+    assert again == []

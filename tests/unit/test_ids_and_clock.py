@@ -1,0 +1,59 @@
+"""Ids sort by time whatever the clock does; one clock serves all nodes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.clock import DatabaseClock
+from workers.ids import IdSource, last_id_of
+from workers.routing import shard_of
+
+
+@given(st.lists(st.integers(0, 2**44), min_size=2, max_size=50))
+def test_ids_increase_whatever_the_clock_does(times: list[int]) -> None:
+    source = IdSource()
+    ids = [source.next(now_ms) for now_ms in times]
+    assert ids == sorted(set(ids))
+    assert {len(each) for each in ids} == {32}
+
+
+def test_more_ids_than_fit_in_a_millisecond_go_on_in_the_next() -> None:
+    source = IdSource(random_bytes=bytes)
+    ids = [source.next(7) for _ in range(70_000)]
+    assert ids == sorted(set(ids))
+
+
+def test_ids_of_two_processes_differ() -> None:
+    one, other = IdSource(), IdSource()
+    assert {one.next(5) for _ in range(1000)}.isdisjoint({other.next(5) for _ in range(1000)})
+
+
+def test_no_id_of_a_moment_exceeds_its_last() -> None:
+    source = IdSource(random_bytes=lambda size: b"\xff" * size)
+    assert source.next(41) <= last_id_of(41) < source.next(42)
+
+
+def test_a_clock_that_agrees_with_the_database_is_left_alone() -> None:
+    clock = DatabaseClock(wall=lambda: 1000.0)
+    clock.observe(sent_ms=999_999.2, database_ms=999_999, received_ms=1_000_000.1)
+    assert clock.offset_ms == 0
+    assert clock.now_ms() == 1_000_000
+
+
+def test_a_clock_that_is_off_is_corrected() -> None:
+    clock = DatabaseClock(wall=lambda: 1000.0)
+    clock.observe(sent_ms=1_000_000, database_ms=1_002_000, received_ms=1_000_001)
+    assert abs(clock.offset_ms - 2000) <= 1
+    assert abs(clock.now_ms() - 1_002_000) <= 1
+    clock.observe(sent_ms=1_000_000, database_ms=998_000, received_ms=1_000_001)
+    assert abs(clock.now_ms() - 998_000) <= 1
+
+
+@given(st.text(max_size=20), st.integers(1, 64))
+def test_an_inbox_has_one_shard(username: str, shards: int) -> None:
+    name = username.encode("utf-8", "replace").decode()
+    assert shard_of(name, shards) == shard_of(name, shards)
+    assert 0 <= shard_of(name, shards) < shards
+
+
+def test_the_shard_of_an_inbox_is_the_same_in_every_process_and_release() -> None:
+    assert [shard_of(name, 8) for name in ("bob", "eve", "Zoë", "")] == [0, 6, 2, 0]

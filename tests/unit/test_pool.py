@@ -1,0 +1,247 @@
+"""The pool and its shards on a small store: group commit, fairness, faults, and the end."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.support.stores import FailingStore, GateStore, MemoryStore
+from tests.unit.conftest import MakePool
+from workers.commands import Slice
+from workers.errors import (
+    Draining,
+    Expired,
+    OutcomeUnknown,
+    Overloaded,
+    ServiceError,
+    StoreUnavailable,
+)
+from workers.pool import WorkerPool
+from workers.queue import QueueLimits
+from workers.shard import ShardLimits
+from workers.store.base import Found
+
+
+def post(pool: WorkerPool, username: str, text: str = "x") -> asyncio.Future[str]:
+    return pool.post(username, text, len(text), 60)
+
+
+def texts(read: Slice) -> list[str]:
+    return [message.text for message in read.messages]
+
+
+async def gather_answers(*futures: asyncio.Future[Any]) -> list[object]:
+    async with asyncio.timeout(5):
+        return list(await asyncio.gather(*futures, return_exceptions=True))
+
+
+async def test_a_hundred_waiting_requests_are_a_few_round_trips(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    first = post(pool, "early")
+    await store.reached()
+    posts = [post(pool, f"poster-{number}") for number in range(50)]
+    reads = [pool.read(f"reader-{number}") for number in range(50)]
+    store.open()
+    await asyncio.gather(first, *posts, *reads)
+    assert store.calls == {"insert": 2, "find": 1}
+
+
+async def test_a_read_finds_the_post_that_came_before_it(make_pool: MakePool) -> None:
+    pool = await make_pool(MemoryStore())
+    futures: list[asyncio.Future[Any]] = [
+        post(pool, "bob", "1"),
+        post(pool, "bob", "2"),
+        pool.read("bob"),
+    ]
+    answers = await asyncio.gather(*futures)
+    assert isinstance(answers[2], Slice)
+    assert texts(answers[2]) == ["1", "2"]
+
+
+async def test_reads_at_once_share_no_message(make_pool: MakePool) -> None:
+    pool = await make_pool(MemoryStore(), batch=ShardLimits(100, 1 << 20, 5))
+    ids = [await post(pool, "bob") for _ in range(23)]
+    reads = await asyncio.gather(*(pool.read("bob", 3) for _ in range(9)))
+    got = [message.id for read in reads for message in read.messages]
+    assert sorted(got) == ids
+
+
+async def test_inboxes_that_are_deeper_than_a_slice_hide_no_other(make_pool: MakePool) -> None:
+    pool = await make_pool(MemoryStore(), batch=ShardLimits(500, 1 << 20, 5))
+    names = [f"user-{number}" for number in range(20)]
+    await asyncio.gather(*(post(pool, name) for name in names for _ in range(12)))
+    reads = await asyncio.gather(*(pool.read(name) for name in names))
+    assert all(read.messages for read in reads)
+    assert all(read.more for read in reads if len(read.messages) < 12)
+
+
+async def test_a_request_given_up_before_its_turn_leaves_nothing(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    first = post(pool, "early")
+    await store.reached()
+    given_up = post(pool, "bob")
+    given_up.cancel()
+    store.open()
+    await first
+    assert texts(await pool.read("bob")) == []
+    assert len(store.posts) == 1
+
+
+async def test_a_reader_that_left_before_the_claim_consumes_nothing(make_pool: MakePool) -> None:
+    store = GateStore(shut={"find"})
+    pool = await make_pool(store)
+    message_id = await post(pool, "bob")
+    read = pool.read("bob")
+    await store.reached()
+    read.cancel()
+    store.open()
+    assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
+
+
+async def test_what_is_claimed_for_a_reader_that_left_is_counted(
+    make_pool: MakePool, registry: CollectorRegistry
+) -> None:
+    store = GateStore(shut={"claim"})
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    read = pool.read("bob")
+    await store.reached()
+    read.cancel()
+    store.open()
+    await pool.read("bob")
+    assert registry.get_sample_value("chat_messages_undelivered_total") == 1
+
+
+async def test_a_full_queue_refuses_at_once(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store, queue=QueueLimits(2, 1 << 20, 2))
+    waiting = [post(pool, "a")]
+    await store.reached()
+    waiting += [post(pool, "b"), post(pool, "c")]
+    with pytest.raises(Overloaded):
+        post(pool, "d")
+    store.open()
+    await asyncio.gather(*waiting)
+    assert len(store.posts) == 3
+
+
+async def test_what_waits_past_its_deadline_is_never_executed(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store, deadline_s=0.05)
+    in_flight = post(pool, "a")
+    await store.reached()
+    waiting = post(pool, "b")
+    answers = await gather_answers(in_flight, waiting)
+    assert isinstance(answers[0], OutcomeUnknown)
+    assert isinstance(answers[1], Expired)
+    store.open()
+    await post(pool, "c")
+    assert sorted(each.username for each in store.posts.values()) == ["a", "c"]
+
+
+async def test_a_read_carried_past_its_deadline_claims_nothing(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store, deadline_s=0.05)
+    first = post(pool, "early")
+    await store.reached()
+    answers = await gather_answers(first, post(pool, "bob"), pool.read("bob"))
+    assert isinstance(answers[2], Expired)
+    assert store.calls["claim"] == 0
+
+
+async def test_a_failure_of_the_store_is_every_requests_own_answer(make_pool: MakePool) -> None:
+    store = FailingStore(failures={"find": StoreUnavailable("away")})
+    pool = await make_pool(store)
+    answers = await gather_answers(post(pool, "a"), pool.read("b"), pool.read("c"))
+    assert isinstance(answers[0], str)
+    assert isinstance(answers[1], StoreUnavailable)
+    assert isinstance(answers[2], StoreUnavailable)
+
+
+async def test_a_lost_claim_is_said_to_be_unknown_and_never_empty(make_pool: MakePool) -> None:
+    store = FailingStore(failures={"claim": OutcomeUnknown("lost")})
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    answers = await gather_answers(pool.read("bob"), pool.read("bob"), pool.read("nobody"))
+    assert isinstance(answers[0], OutcomeUnknown)
+    assert isinstance(answers[1], OutcomeUnknown)
+    assert answers[2] == Slice((), False)
+
+
+async def test_a_bug_in_one_part_fails_that_part_and_the_shard_goes_on(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FailingStore(failures={"insert": ZeroDivisionError("a bug")})
+    pool = await make_pool(store)
+    answers = await gather_answers(post(pool, "a"), pool.read("b"))
+    assert isinstance(answers[0], OutcomeUnknown)
+    assert answers[1] == Slice((), False)
+    store.failures.clear()
+    assert isinstance(await post(pool, "a"), str)
+    assert pool.is_alive
+
+
+async def test_a_worker_that_dies_answers_what_it_held_and_is_started_again(
+    make_pool: MakePool, registry: CollectorRegistry
+) -> None:
+    # Not an Exception, and not asked for: nothing in a shard expects it.
+    store = FailingStore(failures={"insert": asyncio.CancelledError()})
+    pool = await make_pool(store)
+    answers = await gather_answers(post(pool, "a"))
+    assert isinstance(answers[0], OutcomeUnknown)
+    store.failures.clear()
+    assert isinstance(await post(pool, "a"), str)
+    assert registry.get_sample_value("chat_worker_restarts_total") == 1
+
+
+async def test_draining_finishes_what_waits_and_takes_nothing_new(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    first = post(pool, "a")
+    await store.reached()
+    waiting: list[asyncio.Future[Any]] = [post(pool, "b"), pool.read("c")]
+    draining = asyncio.create_task(pool.drain(5))
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        post(pool, "d")
+    store.open()
+    assert await draining
+    assert all(not isinstance(each, Exception) for each in await gather_answers(first, *waiting))
+
+
+async def test_stopping_leaves_nobody_waiting(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    in_flight = post(pool, "a")
+    await store.reached()
+    waiting = post(pool, "b")
+    await pool.stop()
+    await pool.stop()
+    answers = await gather_answers(in_flight, waiting)
+    assert isinstance(answers[0], OutcomeUnknown)
+    assert isinstance(answers[1], Draining)
+
+
+async def test_stopping_ends_also_where_a_driver_swallows_a_cancellation(
+    make_pool: MakePool,
+) -> None:
+    class Swallowing(GateStore):
+        """Turns the first cancellation of a search into an error of the database."""
+
+        async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
+            try:
+                return await super().find_unread(usernames, limit, now_ms)
+            except asyncio.CancelledError:
+                raise StoreUnavailable("the connection was closed") from None
+
+    store = Swallowing(shut={"find"})
+    pool = await make_pool(store)
+    read = pool.read("bob")
+    await store.reached()
+    async with asyncio.timeout(5):
+        await pool.stop()
+    assert isinstance((await gather_answers(read))[0], ServiceError)

@@ -1,0 +1,111 @@
+"""The queue in front of a shard: its three bounds, its order and its end."""
+
+import asyncio
+import time
+
+import pytest
+
+from workers.commands import Command, Outcome, Post, Read
+from workers.errors import Draining, Expired, Overloaded
+from workers.queue import QueueLimits, ShardQueue
+from workers.ticket import Ticket
+
+WIDE = QueueLimits(100, 1 << 20, 100)
+
+
+def a_ticket(command: Command, deadline: float = 1e12) -> Ticket:
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    return Ticket(command, time.monotonic(), deadline, future)
+
+
+def a_post(username: str = "bob", size: int = 10) -> Ticket:
+    return a_ticket(Post("id", username, "x" * size, size, 0, 0))
+
+
+async def test_tickets_leave_in_the_order_they_came() -> None:
+    queue = ShardQueue(WIDE)
+    tickets = [a_post(name) for name in "abcabc"]
+    for ticket in tickets:
+        queue.put_or_refuse(ticket)
+    assert await queue.take(4, 1 << 20) == tickets[:4]
+    assert await queue.take(4, 1 << 20) == tickets[4:]
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    queue = ShardQueue(WIDE._replace(tickets=2))
+    queue.put_or_refuse(a_post("a"))
+    queue.put_or_refuse(a_post("b"))
+    with pytest.raises(Overloaded):
+        queue.put_or_refuse(a_post("c"))
+    assert len(await queue.take(10, 1 << 20)) == 2
+
+
+async def test_bytes_are_bounded_and_given_back() -> None:
+    queue = ShardQueue(WIDE._replace(bytes=25))
+    queue.put_or_refuse(a_post(size=20))
+    with pytest.raises(Overloaded):
+        queue.put_or_refuse(a_post(size=6))
+    queue.put_or_refuse(a_post(size=5))
+    await queue.take(10, 1 << 20)
+    assert queue.waiting_bytes() == 0
+    queue.put_or_refuse(a_post(size=25))
+
+
+async def test_one_inbox_cannot_fill_the_queue_that_it_shares() -> None:
+    queue = ShardQueue(WIDE._replace(tickets_per_inbox=2))
+    queue.put_or_refuse(a_post("hot"))
+    queue.put_or_refuse(a_post("hot"))
+    with pytest.raises(Overloaded):
+        queue.put_or_refuse(a_post("hot"))
+    queue.put_or_refuse(a_post("cold"))
+    await queue.take(1, 1 << 20)
+    queue.put_or_refuse(a_post("hot"))
+
+
+async def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
+    queue = ShardQueue(WIDE)
+    for _ in range(4):
+        queue.put_or_refuse(a_post(size=100))
+    assert len(await queue.take(10, 50)) == 1
+    assert len(await queue.take(10, 250)) == 2
+
+
+async def test_what_is_past_its_deadline_is_answered_and_leaves() -> None:
+    queue = ShardQueue(WIDE)
+    late, due = a_ticket(Read("bob"), deadline=10), a_ticket(Read("bob"), deadline=20)
+    queue.put_or_refuse(late)
+    queue.put_or_refuse(due)
+    assert queue.expire(now=15) == 1
+    assert isinstance(late.future.exception(), Expired)
+    assert await queue.take(10, 1 << 20) == [due]
+
+
+async def test_a_closed_queue_hands_out_what_is_left_and_then_ends() -> None:
+    queue = ShardQueue(WIDE)
+    ticket = a_post()
+    queue.put_or_refuse(ticket)
+    queue.close()
+    with pytest.raises(Draining):
+        queue.put_or_refuse(a_post())
+    assert await queue.take(10, 1 << 20) == [ticket]
+    assert await queue.take(10, 1 << 20) == []
+    assert await queue.take(10, 1 << 20) == []
+
+
+async def test_closing_wakes_a_taker_that_waits() -> None:
+    queue = ShardQueue(WIDE)
+    taker = asyncio.create_task(queue.take(10, 1 << 20))
+    await asyncio.sleep(0)
+    queue.close()
+    assert await taker == []
+
+
+async def test_cancelling_a_taker_loses_no_ticket() -> None:
+    queue = ShardQueue(WIDE)
+    taker = asyncio.create_task(queue.take(10, 1 << 20))
+    await asyncio.sleep(0)
+    ticket = a_post()
+    queue.put_or_refuse(ticket)
+    taker.cancel()
+    await asyncio.gather(taker, return_exceptions=True)
+    assert queue.take_nowait(10, 1 << 20) == [ticket]
