@@ -1,0 +1,41 @@
+# The service alone; its database is a MongoDB replica set named by CHAT_MONGO_URI.
+# docker-compose.yml runs both. The two stages have one base, so that the virtual environment fits.
+FROM python:3.13-slim AS build
+
+# Nothing is compiled and nothing is fetched that requirements/serve.txt does not name by its hash.
+COPY requirements/serve.txt /build/
+RUN python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
+        --root-user-action=ignore --only-binary=:all: --require-hashes -r /build/serve.txt
+
+COPY config /app/config
+COPY workers /app/workers
+COPY chat_service /app/chat_service
+# Byte code is made here: the file system is read-only later, and a start would compile all again.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM python:3.13-slim
+
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+# PYTHONSAFEPATH: the current directory is no place to import from.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONSAFEPATH=1 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    CHAT_HOST=0.0.0.0
+WORKDIR /app
+
+# A number, so that Kubernetes' runAsNonRoot can see that it is not root. It owns no file here.
+USER 10001:10001
+EXPOSE 8080
+
+# The start period covers CHAT_MONGO_WAIT_S of docker-compose.yml.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=130s --retries=3 \
+    CMD ["python", "-m", "chat_service", "healthcheck"]
+
+# Python itself is process 1 and gets the signal, on which it drains and exits with 0.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "chat_service"]
+CMD ["serve"]
