@@ -24,7 +24,7 @@ from config import Settings, SettingsError, load_settings
 from config.load import describe
 from config.log import configure_logging
 from workers.errors import StoreUnavailable
-from workers.store.embedded import DataDirectoryInUse, EmbeddedError, socket_path, uri_of
+from workers.store.embedded import DataDirectoryUnusable, EmbeddedError, socket_path, uri_of
 from workers.store.mongo import StoreMisconfigured
 from workers.store.schema import IndexMismatch
 
@@ -130,7 +130,7 @@ async def _serve(settings: Settings) -> int:
 def _exit_code(error: Exception) -> int:
     if isinstance(error, PortTaken):
         return EXIT_PORT
-    return EXIT_DATA_DIR if isinstance(error, DataDirectoryInUse) else EXIT_DATABASE
+    return EXIT_DATA_DIR if isinstance(error, DataDirectoryUnusable) else EXIT_DATABASE
 
 
 def _unreachable(error: StoreUnavailable) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -32,6 +33,8 @@ log = structlog.get_logger(__name__)
 _KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
 #: A connection that has just been answered may be about to send again: this long is waited.
 _SETTLE_S = 0.05
+#: The most that is read ahead of one connection.
+_STREAM_BUFFER_BYTES = 1 << 20
 
 
 class PortTaken(Exception):
@@ -57,7 +60,8 @@ class Service:
         self._store: MongoStore | None = None
         self._pool: WorkerPool | None = None
         self._app: App | None = None
-        self._server: HTTPServer | None = None
+        self._sockets: list[socket.socket] = []
+        self._server: _Server | None = None
         self._lag: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -86,11 +90,12 @@ class Service:
             body_timeout=settings.body_timeout_s,
             # The app refuses long bodies itself, with an answer.
             max_body_size=1 << 62,
-            max_buffer_size=1 << 20,
+            max_buffer_size=_STREAM_BUFFER_BYTES,
         )
         server = self._server
         self._http_metrics.connections.set_function(lambda: server.open_connections)
         self._server.add_sockets(sockets)
+        self._sockets = sockets
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._is_accepting = True
 
@@ -106,6 +111,7 @@ class Service:
         deadline = loop.time() + self.settings.drain_timeout_s
         left = 0
         if self._server is not None and self._app is not None:
+            self._server.accept_waiting(self._sockets)
             self._server.stop()
             # Every answer from here on is its connection's last.
             self._server.conn_params.no_keep_alive = True
@@ -227,6 +233,17 @@ class _Server(HTTPServer):
     def initialize(self, *args: object, **kwargs: object) -> None:
         self.open_connections = 0
         super().initialize(*args, **kwargs)  # type: ignore[arg-type]
+
+    def accept_waiting(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept the connections that the kernel holds ready: closing would reset them."""
+        for listening in sockets:
+            while True:
+                try:
+                    connection, address = listening.accept()
+                except OSError:
+                    # Nothing waits, or it has gone while it waited.
+                    break
+                self.handle_stream(IOStream(connection, _STREAM_BUFFER_BYTES), address)
 
     def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
         self.open_connections += 1

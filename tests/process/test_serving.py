@@ -172,6 +172,21 @@ def test_a_data_directory_in_use_is_said_with_the_way_out(tmp_path: Path, data_d
         assert "--data-dir" in line
 
 
+def test_a_directory_of_other_files_is_left_as_it_was(tmp_path: Path) -> None:
+    letters = tmp_path / "letters"
+    letters.mkdir(mode=0o755)
+    (letters / "letter").touch()
+    code, said = refusal(tmp_path, "--data-dir", str(letters))
+    assert (code, "holds files that are no database's" in said) == (5, True)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    code, said = refusal(tmp_path, "--data-dir", str(shared))
+    assert (code, "is shared with other users" in said) == (5, True)
+    assert [path.name for path in letters.iterdir()] == ["letter"]
+    assert [oct(path.stat().st_mode) for path in (letters, shared)] == ["0o40755", "0o41777"]
+
+
 def test_a_taken_port_is_said_with_the_way_out(tmp_path: Path, data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -232,7 +247,7 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
 def test_print_config_shows_every_setting_and_no_secret(tmp_path: Path) -> None:
     server = Server(tmp_path, "--print-config", CHAT_MONGO_URI="mongodb://user:hush@db/")
     command = subprocess.run(
-        server.command, env=server.environ, capture_output=True, text=True, check=True
+        server.command, env=server.environ, capture_output=True, encoding="utf-8", check=True
     )
     shown = json.loads(command.stdout)
     assert shown["mongo_uri"] == "***"

@@ -16,7 +16,9 @@ def test_without_any_source_the_defaults_are_in_force() -> None:
 
 def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "chat.toml"
-    file.write_text('port = 1\nshards = 3\nallowed_hosts = ["a.test", "b.test"]\n')
+    file.write_text(
+        'port = 1\nshards = 3\nallowed_hosts = ["a.test", "b.test"]\n', encoding="utf-8"
+    )
     environ = {"CHAT_PORT": "2", "CHAT_BATCH_MAX": "7", "HOME": "/root"}
     settings = load_settings({"port": "3"}, environ, file)
     assert (settings.port, settings.shards, settings.batch_max) == (3, 3, 7)
@@ -39,7 +41,7 @@ def test_words_of_the_environment_become_values() -> None:
 
 def test_a_secret_may_be_in_a_file_and_is_never_shown(tmp_path: Path) -> None:
     secret = tmp_path / "uri"
-    secret.write_text("mongodb://user:hush@db/\n")
+    secret.write_text("mongodb://user:hush@db/\n", encoding="utf-8")
     settings = load_settings({}, {"CHAT_MONGO_URI_FILE": str(secret)})
     assert settings.mongo_uri == "mongodb://user:hush@db/"
     assert describe(settings)["mongo_uri"] == "***"
@@ -48,7 +50,7 @@ def test_a_secret_may_be_in_a_file_and_is_never_shown(tmp_path: Path) -> None:
 
 def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path: Path) -> None:
     file = tmp_path / "chat.toml"
-    file.write_text("shards = true\nno_such = 1\nqueue_max = 0\n")
+    file.write_text("shards = true\nno_such = 1\nqueue_max = 0\n", encoding="utf-8")
     environ = {"CHAT_PORT": "70000", "CHAT_NO_SUCH": "1", "CHAT_MONGO_URI_FILE": "/no/such"}
     with pytest.raises(SettingsError) as caught:
         load_settings({"data_dir": ""}, environ, file)
@@ -69,7 +71,7 @@ def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path: Path) -> No
 @pytest.mark.parametrize("content", ["port = ", "port = 1\nport = 2\n"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "chat.toml"
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8")
     with pytest.raises(SettingsError, match="is not TOML"):
         load_settings({}, {}, file)
     with pytest.raises(SettingsError, match="cannot be read"):

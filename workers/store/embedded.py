@@ -12,8 +12,10 @@ import hashlib
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
+from errno import EPERM
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,6 +34,8 @@ RESTART_AFTER_S = (0.1, 5.0)
 #: A unix socket's path has at most 107 bytes; mongod wants some for itself.
 _SOCKET_PATH_MAX = 100
 _LOG_BYTES_MAX = 16 << 20
+#: One of these lies in a directory that was ours before.
+_OUR_FILES = frozenset({"lock", "WiredTiger", "mongod.sock"})
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
@@ -39,8 +43,8 @@ class EmbeddedError(Exception):
     """The private mongod cannot be had; the message says what to do."""
 
 
-class DataDirectoryInUse(EmbeddedError):
-    """Raised when another server is running on the data directory."""
+class DataDirectoryUnusable(EmbeddedError):
+    """Raised when the data directory is somebody else's, holds other files, or is in use."""
 
 
 def find_mongod(named: str) -> str:
@@ -100,7 +104,7 @@ class EmbeddedMongod:
             for directory in (self._data_dir, self._socket.parent):
                 _make_private(directory)
         except OSError as error:
-            raise EmbeddedError(
+            raise DataDirectoryUnusable(
                 f"the data directory {self._data_dir} cannot be used: {error.strerror}; "
                 "name another with --data-dir"
             ) from error
@@ -140,7 +144,7 @@ class EmbeddedMongod:
                 late = asyncio.get_running_loop().time() > deadline
                 if late or (owner.isdigit() and _is_running(int(owner))):
                     os.close(lock)
-                    raise DataDirectoryInUse(
+                    raise DataDirectoryUnusable(
                         f"the data directory {self._data_dir} is in use by process {owner}; "
                         "stop it, or name another with --data-dir"
                     ) from None
@@ -246,10 +250,22 @@ class EmbeddedMongod:
 
 
 def _make_private(directory: Path) -> None:
-    """Make a directory for this user alone. Raises OSError where it is somebody else's."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError(1, "it belongs to another user")
+    """Make a directory for this user alone, or take one that is; changes no other.
+
+    Raises OSError for one that is shared, another user's, or holds something else.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True)
+        return
+    except FileExistsError:
+        found = directory.stat()
+    if found.st_uid != os.getuid():
+        raise PermissionError(EPERM, "it belongs to another user")
+    if found.st_mode & stat.S_ISVTX:
+        raise PermissionError(EPERM, "it is shared with other users")
+    names = set(os.listdir(directory))
+    if names and not names & _OUR_FILES:
+        raise PermissionError(EPERM, "it holds files that are no database's")
     directory.chmod(0o700)
 
 
