@@ -1,5 +1,6 @@
 """What the tests share: one real mongod for the run, a database, a store or a service for each."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
@@ -25,6 +26,17 @@ _databases = count()
 StartService: TypeAlias = Callable[..., Awaitable[Service]]
 Connect: TypeAlias = Callable[..., ChatClient]
 OpenStore: TypeAlias = Callable[..., Awaitable[MongoStore]]
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """A loop for each test, as pytest-tornasync's, which turns once more for what is closing."""
+    loop = IOLoop()
+    loop.make_current()
+    yield loop
+    loop.run_sync(lambda: asyncio.sleep(0.01))
+    loop.clear_current()
+    loop.close(all_fds=True)
 
 
 @pytest.fixture(scope="session")
