@@ -107,6 +107,20 @@ async def test_draining_answers_every_request_that_was_accepted(
     assert sorted(stored) == sorted(answered)
 
 
+async def test_draining_answers_connections_that_the_kernel_still_holds(
+    start_service: StartService,
+) -> None:
+    service = await start_service(drain_delay_s=0)
+    # No turn of the loop lies between the last of these and the drain: none is accepted yet.
+    waiting = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(5)]
+    for sock in waiting:
+        sock.sendall(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await service.drain()
+    for sock in waiting:
+        with sock:
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
 async def test_starting_and_stopping_many_times_leaves_nothing(
     start_service: StartService, connect: Connect
 ) -> None:

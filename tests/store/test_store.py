@@ -22,6 +22,16 @@ async def test_one_message_that_cannot_be_stored_fails_alone(
     assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
 
 
+async def test_one_message_that_the_database_refuses_fails_alone(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
+) -> None:
+    mongo.database.command("collMod", mongo.name, validator={"text": {"$ne": "poison"}})
+    posts = [new_post(), new_post(text="poison"), new_post()]
+    errors = await store.insert(posts)
+    assert [type(error) for error in errors] == [type(None), Rejected, type(None)]
+    assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+
+
 async def test_a_claim_says_who_has_it_and_frees_its_place(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
 ) -> None:
