@@ -19,7 +19,8 @@ import structlog
 import uvloop
 
 from chat_service import __version__
-from chat_service.service import PortTaken, Service
+from chat_service.listener import PortTaken
+from chat_service.service import Service
 from config import Settings, SettingsError, load_settings
 from config.load import describe
 from config.log import configure_logging

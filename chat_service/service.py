@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
-from tornado.netutil import bind_sockets
 
 from chat_service.app import App, AppLimits, make_routes
 from chat_service.handlers.health import HealthHandlers, Readiness
 from chat_service.handlers.inbox import InboxHandlers
+from chat_service.listener import STREAM_BUFFER_BYTES, Listener, bind
 from chat_service.metrics import HttpMetrics
 from chat_service.request_log import RequestLog
 from chat_service.schema import Rules
@@ -33,18 +31,13 @@ log = structlog.get_logger(__name__)
 _KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
 #: A connection that has just been answered may be about to send again: this long is waited.
 _SETTLE_S = 0.05
-#: The most that is read ahead of one connection.
-_STREAM_BUFFER_BYTES = 1 << 20
-
-
-class PortTaken(Exception):
-    """Raised when the address to listen on cannot be had."""
 
 
 class Service:
     """Everything that runs in one process. `start`, then `drain`, then `stop`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
+        """Listens on `sockets` where there are some, else on the address of the settings."""
         self.settings = settings
         self.port = 0
         self._is_accepting = False
@@ -60,8 +53,8 @@ class Service:
         self._store: MongoStore | None = None
         self._pool: WorkerPool | None = None
         self._app: App | None = None
-        self._sockets: list[socket.socket] = []
-        self._server: _Server | None = None
+        self._sockets = sockets
+        self._server: Listener | None = None
         self._lag: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -71,7 +64,8 @@ class Service:
         `StoreMisconfigured` or `IndexMismatch`; call `stop` then.
         """
         settings = self.settings
-        sockets = self._bind()
+        sockets = self._sockets or bind(settings.host, settings.port)
+        self.port = sockets[0].getsockname()[1]
         try:
             uri = await self._mongod.start() if self._mongod else settings.mongo_uri
             self._store = self._make_store(uri)
@@ -83,19 +77,18 @@ class Service:
                 each.close()
             raise
         self._app = self._make_app(self._pool)
-        self._server = _Server(
+        self._server = Listener(
             self._app,
             max_header_size=settings.max_header_bytes,
             idle_connection_timeout=settings.idle_timeout_s,
             body_timeout=settings.body_timeout_s,
             # The app refuses long bodies itself, with an answer.
             max_body_size=1 << 62,
-            max_buffer_size=_STREAM_BUFFER_BYTES,
+            max_buffer_size=STREAM_BUFFER_BYTES,
         )
         server = self._server
         self._http_metrics.connections.set_function(lambda: server.open_connections)
         self._server.add_sockets(sockets)
-        self._sockets = sockets
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._is_accepting = True
 
@@ -111,7 +104,7 @@ class Service:
         deadline = loop.time() + self.settings.drain_timeout_s
         left = 0
         if self._server is not None and self._app is not None:
-            self._server.accept_waiting(self._sockets)
+            self._server.accept_waiting()
             self._server.stop()
             # Every answer from here on is its connection's last.
             self._server.conn_params.no_keep_alive = True
@@ -137,19 +130,6 @@ class Service:
             await self._store.close()
         if self._mongod is not None:
             await self._mongod.stop()
-
-    def _bind(self) -> list[socket.socket]:
-        """Take the address before anything else: a taken port is the commonest mistake."""
-        host, port = self.settings.host, self.settings.port
-        try:
-            sockets = bind_sockets(port, host, backlog=1024)
-        except OSError as error:
-            raise PortTaken(
-                f"cannot listen on {host}:{port}: {error.strerror}; "
-                "stop what uses it, or choose another with --port (0 picks a free one)"
-            ) from error
-        self.port = sockets[0].getsockname()[1]
-        return sockets
 
     async def _open_store(self, store: MongoStore) -> None:
         """Open the store, waiting for a database that is still starting."""
@@ -225,30 +205,3 @@ class Service:
             due = loop.time() + _LAG_EVERY_S
             await asyncio.sleep(_LAG_EVERY_S)
             self._http_metrics.loop_lag.set(max(loop.time() - due, 0))
-
-
-class _Server(HTTPServer):
-    """Tornado's server, which also tells how many connections are open."""
-
-    def initialize(self, *args: object, **kwargs: object) -> None:
-        self.open_connections = 0
-        super().initialize(*args, **kwargs)  # type: ignore[arg-type]
-
-    def accept_waiting(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept the connections that the kernel holds ready: closing would reset them."""
-        for listening in sockets:
-            while True:
-                try:
-                    connection, address = listening.accept()
-                except OSError:
-                    # Nothing waits, or it has gone while it waited.
-                    break
-                self.handle_stream(IOStream(connection, _STREAM_BUFFER_BYTES), address)
-
-    def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
-        self.open_connections += 1
-        super().handle_stream(stream, address)
-
-    def on_close(self, server_conn: object) -> None:
-        self.open_connections -= 1
-        super().on_close(server_conn)

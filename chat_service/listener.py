@@ -1,0 +1,139 @@
+"""The listening socket, and how connections are taken from it.
+
+Several processes may share one socket. Each takes a few connections in a turn of its loop, so
+that none of them takes all of a burst, and one that is stopped keeps none waiting. Used by
+`chat_service.service`; `chat_service.supervisor` binds for all its processes.
+"""
+
+import asyncio
+import errno
+import resource
+import socket
+from collections.abc import Iterable
+
+import structlog
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+from tornado.netutil import bind_sockets
+
+log = structlog.get_logger(__name__)
+
+#: Connections taken in one turn of the loop.
+_AT_ONCE = 8
+#: Without a free descriptor, nothing is accepted for so long, in seconds.
+_REST_S = 0.1
+#: Descriptors that connections leave free, for the database, the logs and the metrics.
+_SPARE_DESCRIPTORS = 64
+#: The most that is read ahead of one connection, in bytes.
+STREAM_BUFFER_BYTES = 1 << 20
+_BACKLOG = 1024
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class PortTaken(Exception):
+    """Raised when the address to listen on cannot be had."""
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Take an address before anything else: a taken port is the commonest mistake.
+
+    Raises `PortTaken`.
+    """
+    try:
+        return bind_sockets(port, host, backlog=_BACKLOG)
+    except OSError as error:
+        raise PortTaken(
+            f"cannot listen on {host}:{port}: {error.strerror}; "
+            "stop what uses it, or choose another with --port (0 picks a free one)"
+        ) from error
+
+
+def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
+    """The listening sockets that the supervisor has passed on."""
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    for each in sockets:
+        each.setblocking(False)
+    return sockets
+
+
+class Listener(HTTPServer):
+    """Tornado's server, which takes connections fairly, and only as many as it can hold."""
+
+    def initialize(self, *args: object, **kwargs: object) -> None:
+        self.open_connections = 0
+        self._connections_max = _raise_descriptor_limit() - _SPARE_DESCRIPTORS
+        self._resting: asyncio.TimerHandle | None = None
+        super().initialize(*args, **kwargs)  # type: ignore[arg-type]
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for listening in sockets:
+            self._sockets[listening.fileno()] = listening
+            self._handlers[listening.fileno()] = lambda: None
+        self._listen()
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self._pause()
+        super().stop()
+
+    def accept_waiting(self) -> None:
+        """Accept the connections that the kernel holds ready: closing would reset them."""
+        for listening in self._sockets.values():
+            while self._accept(listening):
+                pass
+
+    def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
+        self.open_connections += 1
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        self.open_connections -= 1
+        super().on_close(server_conn)
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._resting = None
+        for listening in self._sockets.values():
+            loop.add_reader(listening, self._accept_some, listening)
+
+    def _pause(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+            return
+        loop = asyncio.get_running_loop()
+        for listening in self._sockets.values():
+            loop.remove_reader(listening)
+
+    def _accept_some(self, listening: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._accept(listening):
+                return
+
+    def _accept(self, listening: socket.socket) -> bool:
+        """Take one connection; False where none waits or none can be taken now."""
+        if self.open_connections >= self._connections_max:
+            return self._rest("too many connections are open")
+        try:
+            connection, address = listening.accept()
+        except OSError as error:
+            # Otherwise nothing waits, or it has gone while it waited.
+            return error.errno in _EXHAUSTED and self._rest(str(error))
+        self.handle_stream(IOStream(connection, STREAM_BUFFER_BYTES), address)
+        return True
+
+    def _rest(self, reason: str) -> bool:
+        """Accept nothing for a while: the kernel would call again at once, and in vain."""
+        if self._resting is None and not self._stopped:
+            log.warning("no connection is accepted for a while", reason=reason)
+            self._pause()
+            self._resting = asyncio.get_running_loop().call_later(_REST_S, self._listen)
+        return False
+
+
+def _raise_descriptor_limit() -> int:
+    """Use as many descriptors as this process may have; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard > 0 else 1 << 20
