@@ -19,8 +19,9 @@ import structlog
 import uvloop
 
 from chat_service import __version__
-from chat_service.listener import PortTaken
+from chat_service.listener import PortTaken, inherited
 from chat_service.service import Service
+from chat_service.supervisor import READY, ProcessFailed, Supervisor
 from config import Settings, SettingsError, load_settings
 from config.load import describe
 from config.log import configure_logging
@@ -59,8 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "healthcheck":
         return _healthcheck(settings)
     configure_logging(settings.log_level, settings.log_format)
+    server: Service | Supervisor
+    if options.command == "process":
+        server = Service(settings, inherited(map(int, options.sockets.split(","))))
+    elif settings.processes == 1:
+        server = Service(settings)
+    else:
+        words = sys.argv[1:] if arguments is None else arguments
+        server = Supervisor(settings, words[words.index("serve") + 1 :])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(_serve(server, is_member=options.command == "process"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--port", help="port to listen on, 0 picks one (8080)")
     common.add_argument("--mongo-uri", metavar="URI", help="a MongoDB replica set; none: private")
     common.add_argument("--data-dir", metavar="DIR", help="data of the private mongod (./data)")
+    common.add_argument("--processes", metavar="N", help="processes, 0 for one per core (1)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     epilog = "Every setting of README.md can be given as CHAT_<NAME> in the environment."
     for name, text in (
@@ -81,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         ("mongo-uri", "print the connection string of the database in use"),
     ):
         commands.add_parser(name, parents=[common], help=text, description=text, epilog=epilog)
+    # What `chat_service.supervisor` starts; no command for people.
+    member = commands.add_parser("process", parents=[common])
+    member.add_argument("--sockets", required=True)
     return parser
 
 
@@ -89,24 +102,32 @@ def _config_file(named: str | None, environ: Mapping[str, str]) -> Path | None:
     return Path(name) if name else None
 
 
-async def _serve(settings: Settings) -> int:
-    """Serve until the first signal, then drain; a second signal stops at once."""
+async def _serve(server: Service | Supervisor, is_member: bool) -> int:
+    """Serve until the first signal, then drain; a second signal stops at once.
+
+    A member of a supervisor's processes drains when its standard input ends, too.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    starting = asyncio.current_task()
-    assert starting is not None
 
     def on_signal() -> None:
         if stopping.is_set():
             # What was acknowledged is on disk, and a private mongod dies with its parent.
+            if isinstance(server, Supervisor):
+                server.abort()
             os._exit(EXIT_SECOND_SIGNAL)
+        stopping.set()
+
+    def on_orphaned() -> None:
+        loop.remove_reader(sys.stdin)
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    service = Service(settings)
+    if is_member:
+        loop.add_reader(sys.stdin, on_orphaned)
     try:
-        started = asyncio.create_task(service.start())
+        started = asyncio.create_task(server.start())
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
@@ -114,18 +135,29 @@ async def _serve(settings: Settings) -> int:
             await asyncio.gather(started, return_exceptions=True)
             return EXIT_OK
         started.result()
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        print(f"listening on http://{host}:{service.port}", flush=True)  # noqa: T201
-        log.info("started", version=__version__, port=service.port, pid=os.getpid())
+        if isinstance(server, Supervisor):
+            loop.add_signal_handler(signal.SIGHUP, server.roll)
+        _announce(server, is_member)
         await stopped
         log.info("stopping")
-        await service.drain()
+        await server.drain()
         return EXIT_OK
+    except ProcessFailed as error:
+        return error.code
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         _say(str(error) if not isinstance(error, StoreUnavailable) else _unreachable(error))
         return _exit_code(error)
     finally:
-        await service.stop()
+        await server.stop()
+
+
+def _announce(server: Service | Supervisor, is_member: bool) -> None:
+    settings = server.settings
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    line = READY.decode() if is_member else f"listening on http://{host}:{server.port}\n"
+    sys.stdout.write(line)
+    sys.stdout.flush()
+    log.info("started", version=__version__, port=server.port, pid=os.getpid())
 
 
 def _exit_code(error: Exception) -> int:

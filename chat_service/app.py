@@ -70,15 +70,21 @@ class App(HTTPServerConnectionDelegate):
     ) -> None:
         self.max_body_bytes, self.write_timeout_s, self.allowed_hosts = limits
         self.on_undelivered = on_undelivered
-        # The requests of which something has arrived and that are not answered yet.
+        #: Requests whose head has arrived.
+        self.requests = 0
+        # Those of which something has arrived and that are not answered yet.
         self._open: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._routes = [(route.path.split("/")[1:], route) for route in routes]
         self._metrics = metrics
         self._request_log = request_log
         self._id_prefix = secrets.token_hex(6)
-        self._requests = 0
-        metrics.open.set_function(lambda: len(self._open))
+        self._ids_made = 0
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._open)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> Exchange:
         """Called by Tornado for each request on a connection."""
@@ -86,6 +92,7 @@ class App(HTTPServerConnectionDelegate):
 
     def exchange_opened(self, exchange: Exchange) -> None:
         """A request's head has arrived."""
+        self.requests += 1
         self._open.add(exchange)
         self._idle.clear()
 
@@ -107,8 +114,8 @@ class App(HTTPServerConnectionDelegate):
 
     def next_request_id(self) -> str:
         """An id that no other request has, over all processes."""
-        self._requests += 1
-        return f"{self._id_prefix}-{self._requests:x}"
+        self._ids_made += 1
+        return f"{self._id_prefix}-{self._ids_made:x}"
 
     def resolve(self, method: str, path: str, headers: Mapping[str, str]) -> Resolved:
         """The handler of a request. Raises a `Problem`: 404, 405, or 403 for one nobody meant."""

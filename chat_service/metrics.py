@@ -25,15 +25,30 @@ class HttpMetrics:
             registry=registry,
         )
         self.open = Gauge(
-            "chat_http_requests_open", "Requests not answered yet.", registry=registry
+            "chat_http_requests_open",
+            "Requests not answered yet.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
-        self.connections = Gauge("chat_http_connections", "Open connections.", registry=registry)
+        self.connections = Gauge(
+            "chat_http_connections",
+            "Open connections.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "chat_event_loop_lag_seconds",
             "How much later than asked the loop last woke up.",
+            multiprocess_mode="livemax",
             registry=registry,
         )
-        info = Gauge("chat_build_info", "The version that runs.", ["version"], registry=registry)
+        info = Gauge(
+            "chat_build_info",
+            "The version that runs.",
+            ["version"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         info.labels(__version__).set(1)
         # `labels()` takes a lock and builds a key: done once for each combination.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

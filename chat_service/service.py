@@ -6,9 +6,10 @@ import socket
 from collections.abc import Sequence
 
 import structlog
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from chat_service.app import App, AppLimits, make_routes
+from chat_service.exposition import Exposition
 from chat_service.handlers.health import HealthHandlers, Readiness
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.listener import STREAM_BUFFER_BYTES, Listener, bind
@@ -42,8 +43,7 @@ class Service:
         self.port = 0
         self._is_accepting = False
         self._registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
+        self._exposition = Exposition(self._registry)
         self._worker_metrics = WorkerMetrics(self._registry)
         self._http_metrics = HttpMetrics(self._registry)
         self._clock = DatabaseClock()
@@ -86,10 +86,9 @@ class Service:
             max_body_size=1 << 62,
             max_buffer_size=STREAM_BUFFER_BYTES,
         )
-        server = self._server
-        self._http_metrics.connections.set_function(lambda: server.open_connections)
         self._server.add_sockets(sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
+        self._sample()
         self._is_accepting = True
 
     async def drain(self) -> bool:
@@ -108,11 +107,20 @@ class Service:
             self._server.stop()
             # Every answer from here on is its connection's last.
             self._server.conn_params.no_keep_alive = True
-            await asyncio.sleep(_SETTLE_S)
-            left = await self._app.idle(deadline - loop.time())
+            left = await self._settle(self._app, deadline)
         is_empty = self._pool is None or await self._pool.drain(max(deadline - loop.time(), 0.1))
         log.info("drained", unanswered=left, in_time=is_empty and not left)
         return is_empty and not left
+
+    async def _settle(self, app: App, deadline: float) -> int:
+        """Wait until nothing is open and nobody has asked for a while; how much is left then."""
+        loop = asyncio.get_running_loop()
+        while True:
+            answered = app.requests
+            await asyncio.sleep(_SETTLE_S)
+            left = await app.idle(max(deadline - loop.time(), 0))
+            if app.requests == answered or loop.time() > deadline:
+                return left
 
     async def stop(self) -> None:
         """Stop every part, the database last. Complete on return; safe twice."""
@@ -185,7 +193,7 @@ class Service:
         )
         on_undelivered = self._worker_metrics.undelivered.inc
         inbox = InboxHandlers(pool, rules, on_undelivered)
-        health = HealthHandlers(self._readiness, self._registry)
+        health = HealthHandlers(self._readiness, self._metrics_text)
         routes = make_routes(inbox, health)
         return App(routes, limits, self._http_metrics, request_log, on_undelivered)
 
@@ -205,3 +213,15 @@ class Service:
             due = loop.time() + _LAG_EVERY_S
             await asyncio.sleep(_LAG_EVERY_S)
             self._http_metrics.loop_lag.set(max(loop.time() - due, 0))
+            self._sample()
+
+    def _sample(self) -> None:
+        """Set the gauges: those of other processes are read from files, at any time."""
+        if self._server is not None and self._app is not None and self._pool is not None:
+            self._http_metrics.connections.set(self._server.open_connections)
+            self._http_metrics.open.set(self._app.open_requests)
+            self._pool.sample()
+
+    async def _metrics_text(self) -> bytes:
+        self._sample()
+        return await self._exposition.text()

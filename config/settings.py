@@ -22,6 +22,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Where it listens
     host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port; 0 picks a free one.")] = 8080
+    processes: Annotated[
+        int, Meta(ge=0, le=64, description="Processes behind one socket; 0: one per core.")
+    ] = 1
     allowed_hosts: Annotated[
         tuple[str, ...],
         Meta(description="`Host` names that are answered, without port; none named: all."),

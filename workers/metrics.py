@@ -87,17 +87,20 @@ class WorkerMetrics:
         self.clock_offset = Gauge(
             "chat_clock_offset_seconds",
             "The database's clock minus this machine's.",
+            multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.queued = Gauge(
             "chat_shard_queue_requests",
             "Requests that wait in a shard's queue.",
             ["shard"],
+            multiprocess_mode="livesum",
             registry=registry,
         )
         self.queued_bytes = Gauge(
             "chat_shard_queue_bytes",
             "Bytes of text that wait in a shard's queue.",
             ["shard"],
+            multiprocess_mode="livesum",
             registry=registry,
         )

@@ -63,9 +63,6 @@ class WorkerPool:
         self._shards = [Shard(queue, store, clock, limits.batch, metrics) for queue in self._queues]
         self._workers: list[asyncio.Task[None]] = []
         self._chores: list[asyncio.Task[None]] = []
-        for number, queue in enumerate(self._queues):
-            metrics.queued.labels(str(number)).set_function(queue.qsize)
-            metrics.queued_bytes.labels(str(number)).set_function(queue.waiting_bytes)
 
     async def start(self) -> None:
         """Start the workers. The store must be open."""
@@ -110,6 +107,13 @@ class WorkerPool:
     def count(self, username: str) -> asyncio.Future[int]:
         """Count an inbox's unread messages. Raises `Overloaded` or `Draining` at once."""
         return self._submit(Count(username))
+
+    def sample(self) -> None:
+        """Set the gauges of the queues and the clock."""
+        for number, queue in enumerate(self._queues):
+            self._metrics.queued.labels(str(number)).set(queue.qsize())
+            self._metrics.queued_bytes.labels(str(number)).set(queue.waiting_bytes())
+        self._metrics.clock_offset.set(self._clock.offset_ms / 1000)
 
     def now_ms(self) -> int:
         """The database's time, as messages are stamped and expired with."""
@@ -187,4 +191,3 @@ class WorkerPool:
 
     async def _follow_clock(self) -> None:
         await self._store.measure_clock()
-        self._metrics.clock_offset.set(self._clock.offset_ms / 1000)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from chat_service.message import Part, Request, Response
 
@@ -23,10 +23,12 @@ class HealthHandlers:
     """The handlers at the top level."""
 
     def __init__(
-        self, check: Callable[[], Awaitable[Readiness]], registry: CollectorRegistry
+        self,
+        check: Callable[[], Awaitable[Readiness]],
+        metrics_text: Callable[[], Awaitable[bytes]],
     ) -> None:
         self._check = check
-        self._registry = registry
+        self._metrics_text = metrics_text
 
     async def live(self, request: Request) -> Response:
         """GET /livez: 200 as long as the loop turns; asks nothing of anybody."""
@@ -40,6 +42,6 @@ class HealthHandlers:
         return Response(200 if is_ready else 503, _HEADERS, Part(msgspec.json.encode(document), 0))
 
     async def metrics(self, request: Request) -> Response:
-        """GET /metrics: the Prometheus exposition of this process."""
+        """GET /metrics: the Prometheus exposition, of all processes together."""
         headers = {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
-        return Response(200, headers, Part(generate_latest(self._registry), 0))
+        return Response(200, headers, Part(await self._metrics_text(), 0))

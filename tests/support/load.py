@@ -12,6 +12,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._buffer = b""
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        #: Whether it can carry no further request.
+        self.closed = False
         self._transport: asyncio.Transport
 
     @classmethod
@@ -45,6 +47,8 @@ class Connection(asyncio.Protocol):
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Send a request as it is; the status and body of its answer."""
+        if self.closed:
+            raise ConnectionResetError("closed by the service")
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answer
@@ -61,9 +65,11 @@ class Connection(asyncio.Protocol):
         body = _body(head.lower(), rest)
         if body is not None and self._answer is not None:
             self._buffer = b""
+            self.closed = self.closed or b"\r\nconnection: close" in head.lower()
             self._answer.set_result((int(head[9:12]), body))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("closed by the service"))
 

@@ -1,6 +1,7 @@
 """The service as a process of its own: started, signalled and killed like the real thing."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,7 +21,14 @@ class Server:
             *(sys.executable, "-P", "-m", "chat_service", "serve"),
             *("--port", str(port), *arguments),
         ]
-        self.environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **environ}
+        mark = secrets.token_hex(8)
+        self._mark = f"TEST_SERVER={mark}".encode()
+        self.environ = {
+            **os.environ,
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "TEST_SERVER": mark,
+            **environ,
+        }
         self.process: subprocess.Popen[str]
         self.base = ""
 
@@ -47,6 +55,20 @@ class Server:
     def errors(self) -> str:
         """What it has written to stderr."""
         return self.log.read_text(encoding="utf-8")
+
+    def members(self) -> list[int]:
+        """The processes that its supervisor runs and that serve, or will, or did until now."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    environ = (entry / "environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if b"process" in words and self._mark in environ:
+                    found.append(int(entry.name))
+        return sorted(found)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

@@ -14,7 +14,7 @@ FORBIDDEN = {
     "chat_service": ("pymongo", "motor", "bson"),
 }
 #: Only these may hold the settings; everything else is given plain arguments.
-COMPOSITION = {"chat_service/__main__.py", "chat_service/service.py"}
+COMPOSITION = {f"chat_service/{name}.py" for name in ("__main__", "service", "supervisor")}
 
 
 def imports(package: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,234 @@
+"""Several processes of the service behind one listening socket: started, watched, replaced.
+
+The supervisor binds the socket and every process inherits it, so that one that is stopped or
+dead keeps no connection waiting that it has not taken. Each is a fresh `python -m chat_service
+process`: nothing is forked from a running loop. It says `ready` on its standard output, and
+drains when its standard input ends, which is how it learns that the supervisor is gone.
+
+The supervisor owns the private mongod. Made by `chat_service.__main__` for `--processes`.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from chat_service.exposition import DIRECTORY_VARIABLE, DeadProcesses
+from chat_service.listener import bind
+from config import Settings
+from workers.store.embedded import EmbeddedMongod
+
+log = structlog.get_logger(__name__)
+
+#: What a process writes to its standard output once it takes requests.
+READY = b"ready\n"
+#: Pause before a dead process is started again, in seconds: doubled each time up to the last,
+#: and back to the first for one that has lived so long.
+_RESTART_AFTER_S = (0.05, 2.0)
+#: A process that has not ended so long after its own time to drain is killed, in seconds.
+_OVERTIME_S = 5.0
+
+
+class ProcessFailed(Exception):
+    """Raised when a process ended before it was ready; `code` is its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a process ended with {code} before it was ready; it has said why")
+        self.code = code
+
+
+class Supervisor:
+    """All processes of one server. `start`, then `drain`, then `stop`, as `Service`."""
+
+    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
+        """`arguments` are those of the command line: every process reads them itself."""
+        self.settings = settings
+        self.port = 0
+        self._arguments = arguments
+        self._count = settings.processes or len(os.sched_getaffinity(0))
+        self._sockets: list[socket.socket] = []
+        self._environ = dict(os.environ)
+        if not settings.log_username_key:
+            # One random key for all, so that an inbox has one name in all their logs.
+            self._environ["CHAT_LOG_USERNAME_KEY"] = secrets.token_hex(16)
+        self._mongod = (
+            None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
+        )
+        self._directory: Path | None = None
+        self._dead: DeadProcesses
+        self._members: list[_Member] = []
+        self._roll: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the database and every process, the first one alone: it makes the indexes.
+
+        Raises `PortTaken`, `workers.store.embedded.EmbeddedError` or `ProcessFailed`; call
+        `stop` then.
+        """
+        self._sockets = bind(self.settings.host, self.settings.port)
+        self.port = self._sockets[0].getsockname()[1]
+        if self._mongod is not None:
+            self._environ["CHAT_MONGO_URI"] = await self._mongod.start()
+        self._directory = Path(tempfile.mkdtemp(prefix="chat-metrics-"))
+        self._environ[DIRECTORY_VARIABLE] = str(self._directory)
+        self._dead = DeadProcesses(self._directory)
+        self._members = [_Member(self) for _ in range(self._count)]
+        await self._members[0].start()
+        await asyncio.gather(*(member.start() for member in self._members[1:]))
+
+    def roll(self) -> None:
+        """Replace every process, one after the other, each only once its successor is ready."""
+        if self._roll is None or self._roll.done():
+            self._roll = asyncio.create_task(self._replace_all(), name="rolling restart")
+
+    async def drain(self) -> bool:
+        """Have every process finish what it has accepted. False where one had to be killed."""
+        if self._roll is not None:
+            self._roll.cancel()
+            await asyncio.gather(self._roll, return_exceptions=True)
+        # The last process to close the socket takes what still waits in it.
+        for each in self._sockets:
+            each.close()
+        return all(await asyncio.gather(*(member.stop() for member in self._members)))
+
+    async def stop(self) -> None:
+        """End every process, then the database. Complete on return; safe twice."""
+        for each in self._sockets:
+            each.close()
+        self.abort()
+        await asyncio.gather(*(member.stop() for member in self._members))
+        if self._mongod is not None:
+            await self._mongod.stop()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def abort(self) -> None:
+        """Kill every process at once: what they have acknowledged is on disk."""
+        for member in self._members:
+            member.kill()
+
+    async def launch(self) -> asyncio.subprocess.Process:
+        """Start one process and wait until it takes requests. Raises `ProcessFailed`."""
+        descriptors = [each.fileno() for each in self._sockets]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "chat_service", "process"),
+            *("--sockets", ",".join(map(str, descriptors)), *self._arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=self._environ,
+            pass_fds=descriptors,
+            # Ctrl-C reaches the whole group; the supervisor passes on what is meant for all.
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            if await process.stdout.readline() != READY:
+                raise ProcessFailed(await process.wait())
+        except BaseException:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            raise
+        return process
+
+    async def end(self, process: asyncio.subprocess.Process) -> bool:
+        """Have one process drain and end. False where it had to be killed."""
+        if process.returncode is None:
+            process.terminate()
+        in_time = True
+        try:
+            settings = self.settings
+            async with asyncio.timeout(
+                settings.drain_delay_s + settings.drain_timeout_s + _OVERTIME_S
+            ):
+                await process.wait()
+        except TimeoutError:
+            in_time = False
+            process.kill()
+            await process.wait()
+        self._dead.bury(process.pid)
+        return in_time
+
+    def died(self, process: asyncio.subprocess.Process, pause_s: float) -> None:
+        """Take note of a process that ended by itself."""
+        log.error("a process died", pid=process.pid, code=process.returncode, pause_s=pause_s)
+        self._dead.bury(process.pid)
+        self._dead.restarted()
+
+    async def _replace_all(self) -> None:
+        log.info("rolling restart")
+        for member in self._members:
+            try:
+                await member.replace()
+            except (ProcessFailed, OSError) as error:
+                log.error(
+                    "the rolling restart has ended: the old processes stay", reason=str(error)
+                )
+                return
+        log.info("rolling restart done")
+
+
+class _Member:
+    """One of the processes: whichever runs in its place now."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it, and keep it running from then on."""
+        self._process = await self._supervisor.launch()
+        self._keeper = asyncio.create_task(self._keep(), name="keeper")
+
+    async def replace(self) -> None:
+        """Start a successor, and have the old process end once that is ready."""
+        successor = await self._supervisor.launch()
+        old, self._process = self._process, successor
+        if self._keeper is not None:
+            self._keeper.cancel()
+        self._keeper = asyncio.create_task(self._keep(), name="keeper")
+        if old is not None:
+            await self._supervisor.end(old)
+
+    async def stop(self) -> bool:
+        """Have it drain and end; False where it had to be killed. Safe twice."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        process, self._process = self._process, None
+        return process is None or await self._supervisor.end(process)
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+
+    async def _keep(self) -> None:
+        """Start it again whenever it dies."""
+        pause, longest = _RESTART_AFTER_S
+        loop = asyncio.get_running_loop()
+        while True:
+            assert self._process is not None
+            began = loop.time()
+            await self._process.wait()
+            if loop.time() - began > longest:
+                pause = _RESTART_AFTER_S[0]
+            self._supervisor.died(self._process, pause)
+            while True:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, longest)
+                try:
+                    self._process = await self._supervisor.launch()
+                    break
+                except (ProcessFailed, OSError) as error:
+                    log.error("a process did not come back", reason=str(error))

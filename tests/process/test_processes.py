@@ -1,0 +1,175 @@
+"""Several processes behind one socket: one service to its users, whatever happens to a process."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import ChatClient
+from tests.support.load import Connection
+from tests.support.server import Server, wait_for_no_mongod
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory of its own."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def server(tmp_path: Path, data_dir: Path) -> Iterator[Server]:
+    """Two processes over one private mongod."""
+    with Server(tmp_path, "--processes", "2", "--data-dir", str(data_dir)) as started:
+        yield started
+
+
+class Load:
+    """Clients that post and read without pause, each its own inbox, and check every answer."""
+
+    def __init__(self, server: Server, clients: int = 16) -> None:
+        self._port = int(server.base.rpartition(":")[2])
+        self._tasks = [asyncio.create_task(self._run(f"load-{n}")) for n in range(clients)]
+        self._is_over = False
+        self.rounds = 0
+
+    async def more(self, rounds: int) -> None:
+        """Wait until so many more rounds are done."""
+        goal = self.rounds + rounds
+
+        async def is_reached() -> bool:
+            return self.rounds >= goal or any(task.done() for task in self._tasks)
+
+        await eventually(is_reached, 30)
+
+    async def end(self) -> None:
+        """Stop the clients; raises what one of them met."""
+        self._is_over = True
+        await asyncio.gather(*self._tasks)
+
+    async def _run(self, name: str) -> None:
+        connection: Connection | None = None
+        while not self._is_over:
+            for step in ("post", "read"):
+                if connection is None or connection.closed:
+                    connection = await Connection.open(self._port)
+                if step == "post":
+                    message_id = await connection.post(name, "x")
+                else:
+                    messages = await connection.read(name)
+                    assert messages == [{"text": "x", "id": message_id}]
+            self.rounds += 1
+        if connection is not None:
+            connection.close()
+
+
+async def test_all_processes_serve_one_inbox_and_count_together(server: Server) -> None:
+    chat = ChatClient(server.base)
+    ids = await asyncio.gather(*(chat.post("bob", "x") for _ in range(200)))
+    answers = await asyncio.gather(*(chat.read("bob") for _ in range(50)))
+    assert sorted(message.id for answer in answers for message in answer) == sorted(ids)
+    for _ in range(5):
+        assert await chat.metric("chat_messages_accepted_total") == 200
+        assert await chat.metric("chat_messages_read_total") == 200
+    assert len(server.members()) == 2
+    chat.close()
+
+
+async def test_a_killed_process_is_replaced_and_what_it_counted_stays_counted(
+    server: Server,
+) -> None:
+    chat = ChatClient(server.base)
+    for number in range(3):
+        await chat.post("bob", str(number), 3600)
+        killed = server.members()[0]
+        os.kill(killed, signal.SIGKILL)
+
+        async def is_replaced(killed: int = killed) -> bool:
+            return killed not in server.members() and len(server.members()) == 2
+
+        await eventually(is_replaced)
+        chat.close()
+        chat = ChatClient(server.base)
+
+    async def all_restarts_are_counted() -> bool:
+        return await chat.metric("chat_process_restarts_total") == 3
+
+    await eventually(all_restarts_are_counted)
+    assert await chat.metric("chat_messages_accepted_total") == 3
+    assert await chat.texts("bob") == ["0", "1", "2"]
+    chat.close()
+
+
+async def test_while_one_process_hangs_the_others_serve_every_new_connection(
+    server: Server,
+) -> None:
+    os.kill(server.members()[0], signal.SIGSTOP)
+    try:
+        for _ in range(20):
+            chat = ChatClient(server.base)
+            await chat.post("bob", "x")
+            chat.close()
+    finally:
+        for pid in server.members():
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_rolling_restart_under_load_fails_no_request(server: Server) -> None:
+    load = Load(server)
+    await load.more(50)
+    for _ in range(2):
+        before = server.members()
+        server.signal(signal.SIGHUP)
+
+        async def all_are_new(before: list[int] = before) -> bool:
+            members = server.members()
+            return len(members) == 2 and not set(members) & set(before)
+
+        await eventually(all_are_new, 30)
+        await load.more(50)
+    await load.end()
+
+
+async def test_sigterm_drains_every_process_and_stops_the_mongod(
+    server: Server, data_dir: Path
+) -> None:
+    chat = ChatClient(server.base)
+    await chat.post("bob", "kept", 3600)
+    chat.close()
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert server.members() == []
+    wait_for_no_mongod(data_dir)
+    server.start()
+    chat = ChatClient(server.base)
+    assert await chat.texts("bob") == ["kept"]
+    chat.close()
+
+
+async def test_nothing_outlives_a_supervisor_that_was_killed(
+    server: Server, data_dir: Path
+) -> None:
+    assert len(server.members()) == 2
+    server.signal(signal.SIGKILL)
+    server.wait()
+    wait_for_no_mongod(data_dir)
+
+    async def all_are_gone() -> bool:
+        return not server.members()
+
+    await eventually(all_are_gone, 20)
+
+
+def test_what_keeps_the_first_process_from_starting_is_said_once(tmp_path: Path) -> None:
+    server = Server(
+        tmp_path,
+        *("--processes", "3", "--mongo-uri", "mongodb://127.0.0.1:1/?directConnection=true"),
+        CHAT_MONGO_WAIT_S="0",
+    )
+    with pytest.raises(AssertionError, match="did not start"):
+        server.start()
+    assert server.process.returncode == 4
+    assert server.errors().count("the database was not reached") == 1
