@@ -137,4 +137,7 @@ def of_service_error(error: ServiceError, effect: str) -> Problem:
     detail = (
         f"it is not known whether anything was {effect}" if happened else f"nothing was {effect}"
     )
-    return Problem(503, kind, title, detail, headers={"Retry-After": "1"}, more={effect: happened})
+    more: dict[str, Any] = {effect: happened}
+    if isinstance(error, OutcomeUnknown) and error.message_id is not None:
+        more["id"] = error.message_id
+    return Problem(503, kind, title, detail, headers={"Retry-After": "1"}, more=more)

@@ -170,7 +170,12 @@ class Service:
         limits = PoolLimits(
             settings.shards,
             QueueLimits(settings.queue_max, settings.queue_max_bytes, settings.inbox_queue_max),
-            ShardLimits(settings.batch_max, settings.batch_max_bytes, settings.slice_max),
+            ShardLimits(
+                settings.batch_max,
+                settings.batch_max_bytes,
+                settings.slice_max,
+                settings.deadline_s,
+            ),
             settings.deadline_s,
         )
         return WorkerPool(store, self._clock, limits, self._worker_metrics)

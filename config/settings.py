@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     purge_grace_s: Annotated[
         int,
         Meta(ge=60, le=86400, description="Kept on disk so long after expiry, for lost replies."),
-    ] = 120
+    ] = 300
 
     # The engine
     shards: Annotated[int, Meta(ge=1, le=64, description="Shard workers in the process.")] = 2

@@ -1,6 +1,7 @@
 """What is asked of a shard, and what it gives back: small frozen values.
 
-Made by `workers.pool`, carried by `workers.ticket`, carried out by `workers.shard`.
+Made by `workers.pool`, carried by `workers.ticket`, carried out by `workers.shard`; a `Claim` is
+what a shard makes of a batch of reads.
 Times are milliseconds of the database's clock since 1970, sizes bytes of UTF-8.
 """
 
@@ -54,6 +55,19 @@ class Slice(Struct, frozen=True, gc=False):
 
     messages: tuple[Message, ...]
     more: bool
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """One attempt to take messages, under a token that no other attempt has.
+
+    It never takes effect after `until_ms`, however late it reaches the database.
+    """
+
+    token: str
+    usernames: tuple[str, ...]
+    ids: tuple[str, ...]
+    at_ms: int
+    until_ms: int
 
 
 Outcome: TypeAlias = str | Slice | int

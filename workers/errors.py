@@ -42,4 +42,11 @@ class Rejected(NotExecuted):
 
 
 class OutcomeUnknown(ServiceError):
-    """Raised when a write may or may not have been applied."""
+    """Raised when a write may or may not have been applied.
+
+    `message_id` is the id that a message has if it was stored, or None.
+    """
+
+    def __init__(self, reason: str, message_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.message_id = message_id

@@ -20,7 +20,7 @@ class WorkerMetrics:
             "chat_messages_accepted_total", "Messages stored and acknowledged.", registry=registry
         )
         self.read = Counter(
-            "chat_messages_read_total", "Messages claimed by a read.", registry=registry
+            "chat_messages_read_total", "Messages given to a read.", registry=registry
         )
         self.expired = Counter(
             "chat_messages_expired_unread_total",
@@ -29,7 +29,18 @@ class WorkerMetrics:
         )
         self.undelivered = Counter(
             "chat_messages_undelivered_total",
-            "Messages claimed by a read whose client could no longer be answered.",
+            "Messages given to a read whose client did not take the answer.",
+            registry=registry,
+        )
+        self.released = Counter(
+            "chat_messages_released_total",
+            "Messages made unread again, since the read that claimed them was not answered.",
+            registry=registry,
+        )
+        self.database_away = Gauge(
+            "chat_database_away",
+            "1 while requests are refused because the database is away.",
+            multiprocess_mode="livemax",
             registry=registry,
         )
         self.unknown = Counter(

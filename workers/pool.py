@@ -5,18 +5,19 @@ everything after that happens in the shards. The pool owns every task of the eng
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
 
+from workers.breaker import Breaker
 from workers.clock import DatabaseClock
 from workers.commands import Command, Count, Outcome, Post, Read, Slice
-from workers.errors import Draining, NotExecuted, Overloaded, ServiceError
+from workers.errors import Draining, NotExecuted, Overloaded, ServiceError, StoreUnavailable
 from workers.ids import IdSource
 from workers.metrics import WorkerMetrics
 from workers.queue import QueueLimits, ShardQueue
+from workers.releases import Releases
 from workers.routing import shard_of
 from workers.shard import Shard, ShardLimits
 from workers.store.base import Store
@@ -31,8 +32,19 @@ WATCH_EVERY_S = 0.05
 #: How often expired messages are marked, and the database's clock is compared, in seconds.
 EXPIRE_EVERY_S = 2.0
 CLOCK_EVERY_S = 10.0
+#: How often a database that is away is asked for, and claims that came to nobody are given
+#: back, in seconds.
+PROBE_EVERY_S = 0.2
+RELEASE_EVERY_S = 0.25
 #: Pause before a dead worker is started again, in seconds: doubled each time up to the last.
 RESTART_AFTER_S = (0.05, 2.0)
+
+
+_REASONS: Mapping[type[NotExecuted], str] = {
+    Overloaded: "overloaded",
+    Draining: "draining",
+    StoreUnavailable: "unavailable",
+}
 
 
 class PoolLimits(NamedTuple):
@@ -59,8 +71,13 @@ class WorkerPool:
         self._limits = limits
         self._metrics = metrics
         self._ids = IdSource()
+        self._breaker = Breaker(metrics)
+        self._releases = Releases(store, clock, metrics)
         self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
-        self._shards = [Shard(queue, store, clock, limits.batch, metrics) for queue in self._queues]
+        self._shards = [
+            Shard(queue, store, clock, limits.batch, metrics, self._breaker, self._releases)
+            for queue in self._queues
+        ]
         self._workers: list[asyncio.Task[None]] = []
         self._chores: list[asyncio.Task[None]] = []
 
@@ -74,6 +91,10 @@ class WorkerPool:
         self._chores = [
             asyncio.create_task(self._every(WATCH_EVERY_S, self._watch), name="watch"),
             asyncio.create_task(self._every(EXPIRE_EVERY_S, self._expire), name="expire"),
+            asyncio.create_task(self._every(PROBE_EVERY_S, self._probe), name="probe"),
+            asyncio.create_task(
+                self._every(RELEASE_EVERY_S, self._releases.carry_out), name="release"
+            ),
             asyncio.create_task(self._every(CLOCK_EVERY_S, self._follow_clock), name="clock"),
         ]
 
@@ -125,8 +146,10 @@ class WorkerPool:
             queue.close()
         if not self._workers:
             return True
+        deadline = self._loop.time() + timeout_s
         _, left = await asyncio.wait(self._workers, timeout=timeout_s)
-        return not left
+        is_released = await self._releases.drain(max(deadline - self._loop.time(), 0))
+        return not left and is_released
 
     async def stop(self) -> None:
         """End every task, answering what is still open. Complete on return; safe twice."""
@@ -144,14 +167,14 @@ class WorkerPool:
                 ticket.fail(Draining("the service stopped"))
 
     def _submit(self, command: Command) -> asyncio.Future[T]:
-        now = time.monotonic()
+        now = self._loop.time()
         future: asyncio.Future[Outcome] = self._loop.create_future()
         queue = self._queues[shard_of(command.username, len(self._queues))]
         try:
+            self._breaker.refuse_if_open()
             queue.put_or_refuse(Ticket(command, now, now + self._limits.deadline_s, future))
         except NotExecuted as refusal:
-            reason = "overloaded" if isinstance(refusal, Overloaded) else "draining"
-            self._metrics.refused.labels(reason).inc()
+            self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
             raise
         return cast(asyncio.Future[T], future)
 
@@ -182,9 +205,14 @@ class WorkerPool:
             await asyncio.sleep(seconds)
 
     async def _watch(self) -> None:
-        now = time.monotonic()
+        now = self._loop.time()
         for shard in self._shards:
             shard.expire(now)
+
+    async def _probe(self) -> None:
+        if self._breaker.is_open:
+            await self._store.ping()
+            self._breaker.close()
 
     async def _expire(self) -> None:
         self._metrics.expired.inc(await self._store.expire(self._clock.now_ms()))

@@ -7,18 +7,20 @@ request. `workers.pool` owns the queue and restarts a worker that dies.
 """
 
 import asyncio
-import time
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import structlog
 
 from workers.batch import Share, lookups, plan, share_out
+from workers.breaker import Breaker
 from workers.clock import DatabaseClock
-from workers.commands import Post, Slice
-from workers.errors import Expired, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.commands import Claim, Post, Slice
+from workers.errors import Expired, NotExecuted, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
+from workers.releases import Releases
 from workers.store.base import Store
 from workers.ticket import Ticket
 
@@ -33,11 +35,15 @@ ROUNDS = 4
 
 
 class ShardLimits(NamedTuple):
-    """Bounds of one batch: requests, bytes of text, and messages found by one search."""
+    """Bounds of one batch: requests, bytes of text, messages found by one search.
+
+    `claim_s` is the time in which a claim may take effect, in seconds.
+    """
 
     requests: int
     bytes: int
     slice: int
+    claim_s: float
 
 
 class Shard:
@@ -50,12 +56,16 @@ class Shard:
         clock: DatabaseClock,
         limits: ShardLimits,
         metrics: WorkerMetrics,
+        breaker: Breaker,
+        releases: Releases,
     ) -> None:
         self._queue = queue
         self._store = store
         self._clock = clock
         self._limits = limits
         self._metrics = metrics
+        self._breaker = breaker
+        self._releases = releases
         # Every ticket taken from the queue is in one of these until it is settled.
         self._carried: list[Ticket] = []
         self._in_flight: list[Ticket] = []
@@ -72,12 +82,11 @@ class Shard:
             for ticket in self._carried:
                 ticket.fail(StoreUnavailable("the worker stopped"))
             for ticket in self._in_flight:
-                if ticket.fail(OutcomeUnknown("the worker stopped")):
-                    self._count_unknown(ticket)
+                self._fail(ticket, OutcomeUnknown("the worker stopped"))
             self._carried, self._in_flight = [], []
 
     def expire(self, now: float) -> None:
-        """Answer what is past its deadline, waiting or in flight. `now` is monotonic time."""
+        """Answer what is past its deadline, waiting or in flight. `now` is the loop's time."""
         expired = self._queue.expire(now)
         for ticket in self._carried:
             if ticket.deadline <= now:
@@ -85,8 +94,8 @@ class Shard:
         if expired:
             self._metrics.refused.labels("expired").inc(expired)
         for ticket in self._in_flight:
-            if ticket.deadline <= now and ticket.fail(OutcomeUnknown("the database is slow")):
-                self._count_unknown(ticket)
+            if ticket.deadline <= now:
+                self._fail(ticket, OutcomeUnknown("the database is slow"))
 
     async def _take(self) -> list[Ticket]:
         if not self._carried:
@@ -101,7 +110,7 @@ class Shard:
         batch = plan(tickets)
         self._carried = batch.carried
         self._in_flight = [*batch.posts, *batch.reads, *batch.counts]
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - tickets[0].entered)
         self._metrics.batch_requests.observe(len(tickets))
         work = []
@@ -115,25 +124,27 @@ class Shard:
         self._in_flight = []
 
     async def _guarded(
-        self, work: Callable[[list[Ticket]], Awaitable[None]], tickets: list[Ticket]
+        self,
+        work: Callable[[list[Ticket]], Awaitable[ServiceError | None]],
+        tickets: list[Ticket],
     ) -> None:
         """Do one part of a batch; what it raises is the answer of its open tickets."""
         failure: ServiceError
         try:
-            await work(tickets)
+            self._breaker.observe(await work(tickets))
             return
         except ServiceError as error:
             failure = error
+            self._breaker.observe(error)
         except Exception as error:
             # A bug, or an error that the store does not know. The other parts go on.
             log.exception("a part of a batch failed", requests=len(tickets))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         for ticket in tickets:
-            if ticket.fail(failure) and isinstance(failure, OutcomeUnknown):
-                self._count_unknown(ticket)
+            self._fail(ticket, failure)
 
-    async def _insert(self, tickets: list[Ticket]) -> None:
-        """Store the posts of a batch, and answer each."""
+    async def _insert(self, tickets: list[Ticket]) -> ServiceError | None:
+        """Store the posts of a batch, and answer each. Gives back what all of them met."""
         self._metrics.batch_posts.observe(len(tickets))
         posts = [ticket.command for ticket in tickets if isinstance(ticket.command, Post)]
         errors = await self._store.insert(posts)
@@ -142,8 +153,9 @@ class Shard:
         for ticket, post, error in zip(tickets, posts, errors, strict=True):
             if error is None:
                 ticket.resolve(post.id)
-            elif ticket.fail(error) and isinstance(error, OutcomeUnknown):
-                self._count_unknown(ticket)
+            else:
+                self._fail(ticket, error)
+        return None if None in errors else errors[-1]
 
     async def _read(self, tickets: list[Ticket]) -> None:
         """Serve the reads of a batch in rounds; what needs more goes first in the next one."""
@@ -173,18 +185,29 @@ class Shard:
             if not found.get(share.ticket.command.username):
                 share.ticket.resolve(Slice((), share.more))
         if claimed:
-            again += await self._claim(claimed, now_ms)
+            again += await self._claim(claimed)
         return again
 
-    async def _claim(self, shares: list[Share], now_ms: int) -> list[Ticket]:
+    async def _claim(self, shares: list[Share]) -> list[Ticket]:
         """Claim the shares and answer their reads; gives back those that must try again."""
-        ids = [message.id for share in shares for message in share.messages]
-        usernames = list({share.ticket.command.username for share in shares if share.messages})
-        owned = await self._store.claim(usernames, ids, now_ms)
-        self._metrics.read.inc(len(owned))
-        lost_some = len(owned) < len(ids)
+        now_ms = self._clock.now_ms()
+        claim = Claim(
+            secrets.token_hex(16),
+            tuple({share.ticket.command.username for share in shares}),
+            tuple(message.id for share in shares for message in share.messages),
+            now_ms,
+            now_ms + int(self._limits.claim_s * 1000),
+        )
+        try:
+            owned, is_final = await self._store.claim(claim)
+        except NotExecuted:
+            raise
+        except BaseException:
+            self._releases.add(claim, claim.ids, is_final=False)
+            raise
+        lost_some = len(owned) < len(claim.ids)
         if lost_some:
-            self._metrics.claim_conflicts.inc(len(ids) - len(owned))
+            self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
         again: list[Ticket] = []
         for ticket, messages, more in shares:
             mine = messages
@@ -192,8 +215,10 @@ class Shard:
                 mine = tuple(message for message in messages if message.id in owned)
             if messages and not mine and more:
                 again.append(ticket)
-            elif not ticket.resolve(Slice(mine, more)):
-                self._metrics.undelivered.inc(len(mine))
+            elif ticket.resolve(Slice(mine, more)):
+                self._metrics.read.inc(len(mine))
+            elif mine:
+                self._releases.add(claim, [message.id for message in mine], is_final)
         return again
 
     async def _count(self, tickets: list[Ticket]) -> None:
@@ -203,8 +228,14 @@ class Shard:
         for ticket in tickets:
             ticket.resolve(counts.get(ticket.command.username, 0))
 
-    def _count_unknown(self, ticket: Ticket) -> None:
-        self._metrics.unknown.labels(type(ticket.command).__name__.lower()).inc()
+    def _fail(self, ticket: Ticket, error: ServiceError) -> None:
+        """Answer a ticket with an error; one whose outcome is unknown is counted."""
+        command = ticket.command
+        is_unknown = isinstance(error, OutcomeUnknown)
+        if is_unknown and isinstance(command, Post):
+            error = OutcomeUnknown(str(error), command.id)
+        if ticket.fail(error) and is_unknown:
+            self._metrics.unknown.labels(type(command).__name__.lower()).inc()
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:

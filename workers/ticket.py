@@ -18,7 +18,7 @@ class Ticket:
         self, command: Command, entered: float, deadline: float, future: asyncio.Future[Outcome]
     ) -> None:
         self.command = command
-        #: Monotonic time at which it was accepted, and by which it must be settled.
+        #: The loop's time at which it was accepted, and by which it must be settled.
         self.entered = entered
         self.deadline = deadline
         self.future = future

@@ -34,7 +34,7 @@ async def test_a_client_that_left_before_its_turn_consumes_nothing(
         await service.stop()
 
 
-async def test_what_was_claimed_for_a_client_that_left_is_counted(
+async def test_what_was_claimed_for_a_client_that_left_is_unread_again(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
@@ -48,8 +48,13 @@ async def test_what_was_claimed_for_a_client_that_left_is_counted(
         writer.transport.abort()
         await eventually(lambda: only_this_request_is_open(chat))
         proxy.release()
-        assert await chat.read("bob") == []
-        assert await chat.metric("chat_messages_undelivered_total") == 1
+
+        async def is_released() -> bool:
+            return await chat.metric("chat_messages_released_total") == 1
+
+        await eventually(is_released)
+        assert await chat.texts("bob") == ["x"]
+        assert await chat.metric("chat_messages_read_total") == 1
         await service.stop()
 
 

@@ -8,7 +8,7 @@ from tornado.ioloop import IOLoop
 
 from tests.conftest import DRIVERS
 from tests.store.conftest import MakePost
-from tests.support.stores import MemoryStore
+from tests.support.stores import MemoryStore, new_claim
 from workers.clock import DatabaseClock
 from workers.store.base import Store
 
@@ -80,7 +80,9 @@ async def test_a_search_for_more_than_a_reply_holds_says_that_it_is_not_complete
     for _ in range(10):
         found = await any_store.find_unread(["bob"], 1000, clock.now_ms())
         ids = [message.id for message in found.messages.get("bob", ())]
-        claimed += len(await any_store.claim(["bob"], ids, clock.now_ms())) if ids else 0
+        if ids:
+            claim = new_claim(["bob"], ids, clock.now_ms())
+            claimed += len((await any_store.claim(claim)).ids)
         if found.complete:
             break
     assert claimed == 42
@@ -93,8 +95,10 @@ async def test_of_all_claims_of_a_message_one_gets_it(
     await any_store.insert(posts)
     ids = [post.id for post in posts]
     now_ms = clock.now_ms()
-    claims = await asyncio.gather(*(any_store.claim(["bob"], ids, now_ms) for _ in range(8)))
-    assert sorted(each for claim in claims for each in claim) == ids
+    claims = await asyncio.gather(
+        *(any_store.claim(new_claim(["bob"], ids, now_ms)) for _ in range(8))
+    )
+    assert sorted(each for claim in claims for each in claim.ids) == ids
     assert (await any_store.find_unread(["bob"], 100, now_ms)).messages == {}
 
 
@@ -108,3 +112,18 @@ async def test_at_its_timeout_a_message_is_still_there_and_past_it_gone(
     assert await any_store.count_unread(["bob"], at) == {"bob": 1}
     assert (await any_store.find_unread(["bob"], 10, past)).messages == {}
     assert await any_store.count_unread(["bob"], past) == {}
+
+
+async def test_what_a_claim_took_and_gives_back_is_unread_again(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    mine, theirs = [new_post() for _ in range(3)], [new_post() for _ in range(2)]
+    await any_store.insert([*mine, *theirs])
+    ids = [post.id for post in (*mine, *theirs)]
+    await any_store.claim(new_claim(["bob"], ids[3:], clock.now_ms()))
+    claim = new_claim(["bob"], ids, clock.now_ms())
+    assert (await any_store.claim(claim)).ids == set(ids[:3])
+    assert await any_store.release(claim, ids) == 3
+    assert await any_store.release(claim, ids) == 0
+    found = await any_store.find_unread(["bob"], 10, clock.now_ms())
+    assert [message.id for message in found.messages["bob"]] == ids[:3]

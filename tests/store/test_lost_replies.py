@@ -1,5 +1,6 @@
 """Commands that mongod carried out and whose reply never came: resolved, not guessed."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost
 from tests.support.proxy import MongoProxy
+from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.mongo import MongoStore
@@ -74,7 +76,7 @@ async def test_a_claim_whose_reply_is_lost_is_found_by_its_token(
         await store.insert(posts)
         ids = [post.id for post in posts]
         proxy.lose_reply["update"] = losses
-        assert await store.claim(["bob"], ids, clock.now_ms()) == set(ids)
+        assert await store.claim(new_claim(["bob"], ids, clock.now_ms())) == (set(ids), False)
         assert proxy.sent["update"] == losses + 1
         assert registry.get_sample_value("chat_claims_resolved_total") == 1
 
@@ -87,9 +89,9 @@ async def test_a_lost_claim_takes_nothing_from_the_node_that_was_faster(
         posts = [new_post() for _ in range(20)]
         await store.insert(posts)
         ids = [post.id for post in posts]
-        theirs = await rival.claim(["bob"], ids[:7], clock.now_ms())
+        theirs = (await rival.claim(new_claim(["bob"], ids[:7], clock.now_ms()))).ids
         proxy.lose_reply["update"] = 1
-        mine = await store.claim(["bob"], ids, clock.now_ms())
+        mine = (await store.claim(new_claim(["bob"], ids, clock.now_ms()))).ids
         assert mine | theirs == set(ids)
         assert not mine & theirs
 
@@ -102,7 +104,7 @@ async def test_a_claim_that_is_never_confirmed_is_said_to_be_unknown(
         await store.insert([post])
         proxy.lose_reply["update"] = 1000
         with pytest.raises(OutcomeUnknown):
-            await store.claim(["bob"], [post.id], clock.now_ms())
+            await store.claim(new_claim(["bob"], [post.id], clock.now_ms()))
 
 
 async def test_a_claim_that_was_never_sent_claims_nothing(
@@ -116,8 +118,38 @@ async def test_a_claim_that_was_never_sent_claims_nothing(
         await store.insert([post])
         proxy.cut_before["update"] = 1000
         with pytest.raises(OutcomeUnknown):
-            await lost.claim(["bob"], [post.id], clock.now_ms())
+            await lost.claim(new_claim(["bob"], [post.id], clock.now_ms()))
     assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
+
+
+async def test_a_claim_that_was_given_up_takes_nothing_however_late_it_arrives(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, store: MongoStore
+) -> None:
+    async with behind_proxy() as (late, proxy):
+        post = new_post()
+        await store.insert([post])
+        claim = new_claim(["bob"], [post.id], clock.now_ms(), valid_s=0.3)
+        proxy.hold.add("update")
+        claiming = asyncio.create_task(late.claim(claim))
+        await proxy.held.wait()
+        while clock.now_ms() <= claim.until_ms:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        assert await store.release(claim, claim.ids) == 0
+        proxy.release()
+        assert (await claiming).ids == set()
+        assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
+
+
+async def test_what_was_given_back_and_then_expires_is_counted_as_expired(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post = new_post(timeout_s=1)
+    await store.insert([post])
+    claim = new_claim(["bob"], [post.id], clock.now_ms())
+    await store.claim(claim)
+    assert await store.expire(post.expires_ms + 2000) == 0
+    await store.release(claim, claim.ids)
+    assert await store.expire(post.expires_ms + 2000) == 1
 
 
 async def test_a_search_whose_reply_is_lost_is_repeated(

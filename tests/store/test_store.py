@@ -8,6 +8,7 @@ from tornado.ioloop import IOLoop
 
 from tests.conftest import DRIVERS, OpenStore
 from tests.store.conftest import MakePost, Messages
+from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
 from workers.errors import Rejected
 from workers.store.mongo import MongoStore
@@ -43,7 +44,7 @@ async def test_a_claim_says_who_has_it_and_frees_its_place(
     assert (before["expires_at"] - before["created_at"]).total_seconds() == 86400
     assert (before["purge_at"] - before["expires_at"]).total_seconds() == 120
     now_ms = clock.now_ms()
-    await store.claim(["bob"], [post.id], now_ms)
+    await store.claim(new_claim(["bob"], [post.id], now_ms))
     after = mongo.find_one()
     assert after is not None
     assert "unread" not in after
@@ -58,7 +59,7 @@ async def test_expired_messages_are_marked_once_over_all_nodes(
     one, other = await open_store(node="one"), await open_store(node="other")
     expired = [new_post(timeout_s=5, age_s=10) for _ in range(6)]
     await one.insert([*expired, new_post(), new_post(timeout_s=5, age_s=5.1)])
-    await one.claim(["bob"], [expired[0].id], expired[0].expires_ms)
+    await one.claim(new_claim(["bob"], [expired[0].id], expired[0].expires_ms))
     marked = await asyncio.gather(one.expire(clock.now_ms()), other.expire(clock.now_ms()))
     assert sum(marked) == 5
     assert mongo.count_documents({"expired": True}) == 5
@@ -71,13 +72,13 @@ async def test_reads_and_claims_use_the_indexes(
 ) -> None:
     history = [new_post() for _ in range(300)]
     await store.insert(history)
-    await store.claim(["bob"], [post.id for post in history], clock.now_ms())
+    await store.claim(new_claim(["bob"], [post.id for post in history], clock.now_ms()))
     await store.insert([new_post(), new_post("eve")])
     database = mongo.database
     database.command("profile", 2)
     found = await store.find_unread(["bob", "eve"], 100, clock.now_ms())
     ids = [message.id for messages in found.messages.values() for message in messages]
-    await store.claim(["bob", "eve"], ids, clock.now_ms())
+    await store.claim(new_claim(["bob", "eve"], ids, clock.now_ms()))
     await store.expire(clock.now_ms() + 200_000)
     database.command("profile", 0)
     profile = database["system.profile"].find({"ns": mongo.full_name}).to_list()

@@ -1,13 +1,23 @@
 """Small stores that keep the contract of `workers.store.base`, for tests of the engine."""
 
 import asyncio
+import secrets
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from workers.commands import Message, Post
-from workers.errors import ServiceError
-from workers.store.base import Found
+from workers.commands import Claim, Message, Post
+from workers.errors import ServiceError, StoreUnavailable
+from workers.store.base import Claimed, Found
+
+
+def new_claim(
+    usernames: Sequence[str], ids: Sequence[str], at_ms: int, valid_s: float = 5.0
+) -> Claim:
+    """A claim as a shard makes one, with a token of its own."""
+    until_ms = int((time.time() + valid_s) * 1000)
+    return Claim(secrets.token_hex(16), tuple(usernames), tuple(ids), at_ms, until_ms)
 
 
 @dataclass
@@ -15,8 +25,9 @@ class MemoryStore:
     """The contract on a dictionary. Counts the calls of each kind."""
 
     posts: dict[str, Post] = field(default_factory=dict)
-    claimed: set[str] = field(default_factory=set)
+    claimed: dict[str, str] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
+    away: bool = False
 
     async def insert(self, posts: Sequence[Post]) -> list[ServiceError | None]:
         self.calls["insert"] += 1
@@ -37,12 +48,20 @@ class MemoryStore:
         last = unread[limit - 1].username
         return Found(messages, {username for username in usernames if username < last})
 
-    async def claim(self, usernames: Sequence[str], ids: Sequence[str], now_ms: int) -> set[str]:
+    async def claim(self, claim: Claim) -> Claimed:
         self.calls["claim"] += 1
         await asyncio.sleep(0)
-        owned = set(ids) - self.claimed
-        self.claimed |= owned
-        return owned
+        owned = {each for each in claim.ids if self.claimed.get(each, claim.token) == claim.token}
+        self.claimed.update(dict.fromkeys(owned, claim.token))
+        return Claimed(owned, is_final=True)
+
+    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
+        self.calls["release"] += 1
+        await asyncio.sleep(0)
+        mine = [each for each in ids if self.claimed.get(each) == claim.token]
+        for each in mine:
+            del self.claimed[each]
+        return len(mine)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         self.calls["count"] += 1
@@ -56,7 +75,8 @@ class MemoryStore:
         pass
 
     async def ping(self) -> None:
-        pass
+        if self.away:
+            raise StoreUnavailable("away")
 
     def _unread(self, usernames: Collection[str], now_ms: int) -> list[Post]:
         unread = (
@@ -100,9 +120,9 @@ class GateStore(MemoryStore):
         await self._pass("find")
         return await super().find_unread(usernames, limit, now_ms)
 
-    async def claim(self, usernames: Sequence[str], ids: Sequence[str], now_ms: int) -> set[str]:
+    async def claim(self, claim: Claim) -> Claimed:
         await self._pass("claim")
-        return await super().claim(usernames, ids, now_ms)
+        return await super().claim(claim)
 
 
 @dataclass
@@ -121,7 +141,7 @@ class FailingStore(MemoryStore):
             raise failure
         return await super().find_unread(usernames, limit, now_ms)
 
-    async def claim(self, usernames: Sequence[str], ids: Sequence[str], now_ms: int) -> set[str]:
+    async def claim(self, claim: Claim) -> Claimed:
         if failure := self.failures.get("claim"):
             raise failure
-        return await super().claim(usernames, ids, now_ms)
+        return await super().claim(claim)

@@ -16,7 +16,7 @@ from workers.store.base import Store
 MakePool: TypeAlias = Callable[..., Awaitable[WorkerPool]]
 
 WIDE_QUEUE = QueueLimits(1000, 1 << 20, 1000)
-SMALL_SLICES = ShardLimits(100, 1 << 20, 50)
+SMALL_SLICES = ShardLimits(100, 1 << 20, 50, 5.0)
 
 
 @pytest.fixture

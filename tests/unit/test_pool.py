@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.support.stores import FailingStore, GateStore, MemoryStore
+from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
 from workers.commands import Slice
 from workers.errors import (
@@ -62,7 +63,7 @@ async def test_a_read_finds_the_post_that_came_before_it(make_pool: MakePool) ->
 
 
 async def test_reads_at_once_share_no_message(make_pool: MakePool) -> None:
-    pool = await make_pool(MemoryStore(), batch=ShardLimits(100, 1 << 20, 5))
+    pool = await make_pool(MemoryStore(), batch=ShardLimits(100, 1 << 20, 5, 5.0))
     ids = [await post(pool, "bob") for _ in range(23)]
     reads = await asyncio.gather(*(pool.read("bob", 3) for _ in range(9)))
     got = [message.id for read in reads for message in read.messages]
@@ -70,7 +71,7 @@ async def test_reads_at_once_share_no_message(make_pool: MakePool) -> None:
 
 
 async def test_inboxes_that_are_deeper_than_a_slice_hide_no_other(make_pool: MakePool) -> None:
-    pool = await make_pool(MemoryStore(), batch=ShardLimits(500, 1 << 20, 5))
+    pool = await make_pool(MemoryStore(), batch=ShardLimits(500, 1 << 20, 5, 5.0))
     names = [f"user-{number}" for number in range(20)]
     await asyncio.gather(*(post(pool, name) for name in names for _ in range(12)))
     reads = await asyncio.gather(*(pool.read(name) for name in names))
@@ -102,18 +103,60 @@ async def test_a_reader_that_left_before_the_claim_consumes_nothing(make_pool: M
     assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
 
 
-async def test_what_is_claimed_for_a_reader_that_left_is_counted(
+async def test_what_is_claimed_for_a_reader_that_left_is_unread_again(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
     store = GateStore(shut={"claim"})
     pool = await make_pool(store)
-    await post(pool, "bob")
+    message_id = await post(pool, "bob")
     read = pool.read("bob")
     await store.reached()
     read.cancel()
     store.open()
-    await pool.read("bob")
-    assert registry.get_sample_value("chat_messages_undelivered_total") == 1
+
+    async def is_released() -> bool:
+        return registry.get_sample_value("chat_messages_released_total") == 1
+
+    await eventually(is_released)
+    assert registry.get_sample_value("chat_messages_read_total") == 0
+    assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
+
+
+async def test_while_the_database_is_away_requests_are_refused_at_once_until_it_is_back(
+    make_pool: MakePool, registry: CollectorRegistry
+) -> None:
+    store = FailingStore(failures={"find": StoreUnavailable("no primary")})
+    store.away = True
+    pool = await make_pool(store)
+    with pytest.raises(StoreUnavailable, match="no primary"):
+        await pool.read("bob")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="is away"):
+            pool.read("bob")
+    assert store.calls["find"] == 0
+    assert registry.get_sample_value("chat_database_away") == 1
+    store.failures.clear()
+    store.away = False
+
+    async def is_back() -> bool:
+        return registry.get_sample_value("chat_database_away") == 0
+
+    await eventually(is_back)
+    await post(pool, "bob")
+    assert len((await pool.read("bob")).messages) == 1
+
+
+async def test_answers_that_fail_now_and_then_do_not_count_as_a_database_that_is_away(
+    make_pool: MakePool,
+) -> None:
+    store = FailingStore()
+    pool = await make_pool(store)
+    for _ in range(5):
+        store.failures["find"] = OutcomeUnknown("interrupted")
+        with pytest.raises(OutcomeUnknown, match="interrupted"):
+            await pool.read("bob")
+        store.failures.clear()
+        await pool.read("bob")
 
 
 async def test_a_full_queue_refuses_at_once(make_pool: MakePool) -> None:

@@ -8,7 +8,7 @@ and nothing else that a caller should handle.
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from workers.commands import Message, Post
+from workers.commands import Claim, Message, Post
 from workers.errors import ServiceError
 
 
@@ -22,6 +22,13 @@ class Found(NamedTuple):
 
     messages: Mapping[str, Sequence[Message]]
     complete: Collection[str]
+
+
+class Claimed(NamedTuple):
+    """The ids that a claim got, and whether no copy of it can still take effect."""
+
+    ids: set[str]
+    is_final: bool
 
 
 class Store(Protocol):
@@ -39,12 +46,19 @@ class Store(Protocol):
         """At most `limit` messages of these inboxes that are unread and not expired."""
         ...
 
-    async def claim(self, usernames: Sequence[str], ids: Sequence[str], now_ms: int) -> set[str]:
-        """Take these messages for the caller alone; the ids of those that it got.
+    async def claim(self, claim: Claim) -> Claimed:
+        """Take these messages for the caller alone.
 
         Atomic for each message: of all claims of it, over all processes, one gets it. When this
         returns, the claim is durable on a majority. Where it raises `OutcomeUnknown`, some may
-        be claimed, and nobody else will get those.
+        be claimed, or become so until the claim's time is over; `release` gives those back.
+        """
+        ...
+
+    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
+        """Make messages unread again that this claim took and nobody got; how many there were.
+
+        For ids of a claim that is final, or whose time is over. Safe to repeat.
         """
         ...
 
@@ -61,5 +75,5 @@ class Store(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Raise `StoreUnavailable` where a write would find no primary."""
+        """Raise `StoreUnavailable` where a write would find no primary with a majority."""
         ...

@@ -7,11 +7,12 @@ A claim is `findOneAndUpdate`'s guarantee for a whole batch: the filter of the u
 very field that the update removes, so that of two nodes one gets each message. It carries a
 token of its own. A lost reply is resolved, not guessed: the update is sent again, which claims
 what the first one did not and waits for a majority; what carries the token then is ours. An
-update that still runs on a lost connection can only add the same token.
+update that still runs on a lost connection can only add the same token, and does so before the
+claim's time is over, by the database's clock. After that `release` gives back what was claimed and
+came to nobody.
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,10 +33,10 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 
 from workers.clock import DatabaseClock
-from workers.commands import Message, Post
+from workers.commands import Claim, Message, Post
 from workers.errors import OutcomeUnknown, Rejected, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
-from workers.store.base import Found
+from workers.store.base import Claimed, Found
 from workers.store.driver import Client, Document, Driver, aggregate, close_client, open_client
 from workers.store.schema import COLLECTION, INBOX_INDEX, PURGE_INDEX, ensure_indexes
 
@@ -46,6 +47,8 @@ REPLY_CHARS_MAX = 2 << 20
 DOCUMENT_BYTES_MAX = 16 << 20
 #: Pause before an operation whose reply was lost is repeated, in seconds.
 REPEAT_AFTER_S = 0.05
+#: Longest time for the answer to "are you there", in seconds.
+PING_S = 1.0
 #: Sweeps leave alone what expired less than this ago: clocks of nodes may differ a little.
 EXPIRE_MARGIN_MS = 1000
 
@@ -87,6 +90,8 @@ class MongoStore:
         self._expired_upto_ms = 0
         self._client: Client | None = None
         self._messages: AsyncCollection[Document]
+        self._linearizable: AsyncCollection[Document]
+        self._inboxes: AsyncCollection[Document]
 
     async def open(self) -> None:
         """Connect, check the deployment and make the indexes.
@@ -106,6 +111,7 @@ class MongoStore:
                     "--replSet and run rs.initiate() once"
                 )
             await ensure_indexes(self._messages)
+        self._linearizable = self._messages.with_options(read_concern=ReadConcern("linearizable"))
         await self.measure_clock()
 
     async def close(self) -> None:
@@ -179,7 +185,8 @@ class MongoStore:
             # In the order of the index, so there is no sort. A negative limit asks for one reply
             # and an end, so that no cursor is left behind; without a batch size of its own that
             # reply would end after 101.
-            documents = await self._messages.find(
+            # "Nothing there" is an answer too, and must not come from a primary that was deposed.
+            documents = await self._inboxes.find(
                 {
                     "username": _one_of(usernames),
                     "unread": True,
@@ -203,28 +210,32 @@ class MongoStore:
         last = documents[-1]["username"]
         return Found(messages, {username for username in usernames if username < last})
 
-    async def claim(self, usernames: Sequence[str], ids: Sequence[str], now_ms: int) -> set[str]:
+    async def claim(self, claim: Claim) -> Claimed:
         """See `workers.store.base.Store.claim`."""
-        token = secrets.token_hex(16)
-        selection = {"username": _one_of(usernames), "_id": {"$in": list(ids)}}
+        selection = {"username": _one_of(claim.usernames), "_id": {"$in": claim.ids}}
+        # By the database's own clock: a claim that lay in the buffers of a frozen mongod, or of
+        # a cut connection, must not come into force after it was given up.
+        in_time = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
         change = {
             "$unset": {"unread": ""},
-            "$set": {"claim": {"token": token, "at": DatetimeMS(now_ms), "by": self._node}},
-            "$min": {"purge_at": DatetimeMS(now_ms + self._claimed_grace_ms)},
+            "$set": {
+                "claim": {"token": claim.token, "at": DatetimeMS(claim.at_ms), "by": self._node}
+            },
+            "$min": {"purge_at": DatetimeMS(claim.at_ms + self._claimed_grace_ms)},
         }
         sent_before = False
         with self._operation("claim") as deadline:
             while True:
                 try:
                     result = await self._messages.update_many(
-                        {**selection, "unread": True}, change, hint="_id_"
+                        {**selection, "unread": True, **in_time}, change, hint="_id_"
                     )
-                    if not sent_before and result.modified_count == len(ids):
-                        return set(ids)
-                    owned = await self._claimed(selection, token)
+                    if not sent_before and result.modified_count == len(claim.ids):
+                        return Claimed(set(claim.ids), is_final=True)
+                    owned = await self._claimed(selection, claim.token)
                     if sent_before:
                         self._metrics.claims_resolved.inc()
-                    return owned
+                    return Claimed(owned, is_final=not sent_before)
                 except PyMongoError as error:
                     failure = _write_failure(error)
                     if not sent_before and isinstance(failure, StoreUnavailable):
@@ -232,6 +243,34 @@ class MongoStore:
                     if not await _may_repeat(deadline):
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
                     sent_before = True
+
+    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
+        """See `workers.store.base.Store.release`."""
+        with self._operation("release"):
+            try:
+                result = await self._messages.update_many(
+                    {
+                        "username": _one_of(claim.usernames),
+                        "_id": {"$in": list(ids)},
+                        "claim.token": claim.token,
+                    },
+                    # A pipeline, since the purge time is that of an unread message again.
+                    [
+                        {
+                            "$set": {
+                                "unread": True,
+                                "purge_at": {"$add": ["$expires_at", self._unread_grace_ms]},
+                            }
+                        },
+                        {"$unset": "claim"},
+                    ],
+                    hint="_id_",
+                )
+            except PyMongoError as error:
+                raise _write_failure(error) from error
+        # They had not expired when they were claimed: `expire` looks again from there.
+        self._expired_upto_ms = min(self._expired_upto_ms, claim.at_ms)
+        return result.modified_count
 
     async def _claimed(self, selection: Document, token: str) -> set[str]:
         majority = self._messages.with_options(read_concern=ReadConcern("majority"))
@@ -292,14 +331,19 @@ class MongoStore:
             sent_ms = self._clock.local_ms()
             hello = await self._client.admin.command("hello")
             received_ms = self._clock.local_ms()
+        # Where another could have become primary without the one we ask knowing of it yet.
+        has_peers = len(hello.get("hosts", ())) != 1
+        self._inboxes = self._linearizable if has_peers else self._messages
         database_ms = hello["localTime"].timestamp() * 1000
         self._clock.observe(sent_ms, database_ms, received_ms)
 
     async def ping(self) -> None:
-        """See `workers.store.base.Store.ping`."""
-        assert self._client is not None
-        with self._operation("ping"), _read_errors(), pymongo.timeout(1):
-            await self._client.admin.command("ping")
+        """See `workers.store.base.Store.ping`.
+
+        A linearizable read: the primary answers once a majority has confirmed that it is one.
+        """
+        with self._operation("ping"), _read_errors(), pymongo.timeout(PING_S):
+            await self._linearizable.find_one({"_id": ""}, projection={"_id": 1})
 
     def _document(self, post: Post) -> Document:
         return {

@@ -1,0 +1,45 @@
+"""The engine under every fault that a store may have: schedules by hypothesis, and by seed."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.faults.simulation import USERS, Schedule, Step, run, run_seeds, schedule_of
+
+KINDS = ["post", "read", "read few", "leave", "count", "kill", "failover", "away", "skew"]
+STEPS = st.builds(
+    Step,
+    st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.4]),
+    st.sampled_from(KINDS),
+    st.sampled_from(USERS),
+    st.integers(0, 1),
+    st.integers(0, 9),
+)
+SCHEDULES = st.builds(
+    Schedule,
+    st.lists(STEPS, max_size=30).map(tuple),
+    st.sampled_from([0.0, 0.1, 0.4]),
+    st.integers(0, 1 << 32),
+)
+
+
+@given(schedule=SCHEDULES)
+@settings(max_examples=300, deadline=None)
+def test_an_inbox_keeps_its_promises_whatever_happens_in_whatever_order(
+    schedule: Schedule,
+) -> None:
+    assert run(schedule).violations == []
+
+
+def test_many_seeds_break_no_promise_and_reach_every_outcome() -> None:
+    total, failed = run_seeds(range(1000))
+    assert failed == []
+    for outcome in ("ok", "refused", "unknown", "cut"):
+        assert total[f"posts {outcome}"]
+        assert total[f"reads {outcome}"]
+    for fate in ("read", "expired", "recovered", "undelivered"):
+        assert total[fate]
+
+
+def test_a_seed_gives_the_same_run_each_time() -> None:
+    for seed in range(20):
+        assert run(schedule_of(seed)) == run(schedule_of(seed))

@@ -1,0 +1,50 @@
+"""The breaker: while the database is away, requests are refused at once instead of waiting.
+
+The shards tell it how their operations end, the pool asks it before it takes a request, and
+probes the database while it is open.
+"""
+
+import structlog
+
+from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.metrics import WorkerMetrics
+
+log = structlog.get_logger(__name__)
+
+#: Operations in a row without an answer after which the database counts as away.
+FAILURES = 3
+
+
+class Breaker:
+    """Closed while the database answers. Opens by itself; the pool closes it."""
+
+    def __init__(self, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
+        self._failures = 0
+        self.is_open = False
+
+    def observe(self, outcome: ServiceError | None) -> None:
+        """Take note of how an operation ended; None for one that was answered."""
+        if not isinstance(outcome, StoreUnavailable | OutcomeUnknown):
+            self._failures = 0
+            return
+        self._failures += 1
+        # No primary was found for seconds: there is nothing left to find out.
+        if not self.is_open and (
+            isinstance(outcome, StoreUnavailable) or self._failures >= FAILURES
+        ):
+            self.is_open = True
+            self._metrics.database_away.set(1)
+            log.error("the database is away; requests are refused", reason=str(outcome)[:200])
+
+    def refuse_if_open(self) -> None:
+        """Raise `StoreUnavailable` while the database is away."""
+        if self.is_open:
+            raise StoreUnavailable("the database is away")
+
+    def close(self) -> None:
+        """The database answers again."""
+        self._failures = 0
+        self.is_open = False
+        self._metrics.database_away.set(0)
+        log.info("the database is back")

@@ -1,0 +1,69 @@
+"""What was claimed for a read that came to nobody, and is to be made unread again.
+
+A shard adds what its reader did not wait for, and claims whose outcome it could not learn; the
+pool carries the releases out. No message in here was ever handed to a front end.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import structlog
+
+from workers.clock import DatabaseClock
+from workers.commands import Claim
+from workers.errors import ServiceError
+from workers.metrics import WorkerMetrics
+from workers.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+#: A claim counts as over so long after its time, for clocks that differ a little. In ms.
+MARGIN_MS = 1000
+_ASK_EVERY_S = 0.1
+
+
+class _Release(NamedTuple):
+    due_ms: int
+    claim: Claim
+    ids: Sequence[str]
+
+
+class Releases:
+    """The releases of one pool. Lost with the process: what it held then stays claimed."""
+
+    def __init__(self, store: Store, clock: DatabaseClock, metrics: WorkerMetrics) -> None:
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._waiting: list[_Release] = []
+
+    def add(self, claim: Claim, ids: Sequence[str], is_final: bool) -> None:
+        """Give these ids back; at once where no copy of the claim can still take effect."""
+        due_ms = 0 if is_final else claim.until_ms + MARGIN_MS
+        self._waiting.append(_Release(due_ms, claim, ids))
+
+    async def carry_out(self) -> None:
+        """Do what is due. Raises what the store raises; what is left is due again."""
+        now_ms = self._clock.now_ms()
+        for release in [each for each in self._waiting if each.due_ms <= now_ms]:
+            released = await self._store.release(release.claim, release.ids)
+            self._waiting.remove(release)
+            self._metrics.released.inc(released)
+            log.info("claimed messages are unread again", messages=released)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Carry out all of them; False where that took too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._waiting:
+                    try:
+                        await self.carry_out()
+                    except ServiceError as error:
+                        log.debug("a release was put off", reason=str(error))
+                    if self._waiting:
+                        await asyncio.sleep(_ASK_EVERY_S)
+        except TimeoutError:
+            messages = sum(len(release.ids) for release in self._waiting)
+            log.error("claims of unknown outcome could not be released", messages_at_most=messages)
+        return not self._waiting
