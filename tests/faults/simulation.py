@@ -298,7 +298,9 @@ class SimulatedStore:
             raise OutcomeUnknown("the connection broke")
         if fault == "late":
             # It lies in a buffer: given up here, and applied there some time after.
-            database.loop.call_later(rng.uniform(0, 5 * DEADLINE_S), apply, items)
+            database.loop.call_later(
+                rng.choice((0.2, 1, 3)) * rng.uniform(0, 2 * DEADLINE_S), apply, items
+            )
             await asyncio.sleep(rng.choice((0.01, 0.3)))
             raise OutcomeUnknown("no answer")
         apply(items[: rng.randint(0, len(items))] if fault == "part" else items)
