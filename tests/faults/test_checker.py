@@ -8,7 +8,7 @@ from tests.faults.bugs import BUGS, Bug, detect
 from tests.faults.checker import check
 from tests.faults.history import Got, History, Posted
 
-SCHEDULES = 1000
+SCHEDULES = 3000
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)

@@ -1,10 +1,11 @@
 """A proxy in front of mongod that can have a command applied and lose its reply.
 
 It understands enough of the wire protocol for that. Each fault is for one command name
-(`insert`, `update`, `find`, ...) and for so many times.
+(`insert`, `update`, `find`, ...), for so many times or with a chance.
 """
 
 import asyncio
+import random
 import struct
 from collections import Counter
 from pathlib import Path
@@ -28,6 +29,16 @@ class MongoProxy:
         self.lose_reply: Counter[str] = Counter()
         #: Commands that are cut off before they reach mongod, and how often.
         self.cut_before: Counter[str] = Counter()
+        #: Chances, for each command name: that its reply is lost, that it is cut off before it
+        #: reaches mongod, that its reply is cut off in the middle.
+        self.lose_rate: dict[str, float] = {}
+        self.cut_rate: dict[str, float] = {}
+        self.truncate_rate: dict[str, float] = {}
+        #: Seconds that every reply is late, at most.
+        self.delay_s = 0.0
+        #: Faults that came about.
+        self.faults = 0
+        self._rng = random.Random(0)
         #: Commands that are held until `release` is called.
         self.hold: set[str] = set()
         self.held = asyncio.Event()
@@ -63,6 +74,11 @@ class MongoProxy:
         self.hold.clear()
         self._released.set()
 
+    def _happens(self, rates: dict[str, float], command: str) -> bool:
+        happens = self._rng.random() < rates.get(command, 0.0)
+        self.faults += happens
+        return happens
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         connection = asyncio.create_task(self._serve(reader, writer))
@@ -79,6 +95,8 @@ class MongoProxy:
                 if self.cut_before[command] > 0:
                     self.cut_before[command] -= 1
                     return
+                if self._happens(self.cut_rate, command):
+                    return
                 if command in self.hold:
                     self.held.set()
                     await self._released.wait()
@@ -91,6 +109,13 @@ class MongoProxy:
                     if self.lose_reply[command] > 0:
                         self.lose_reply[command] -= 1
                         return
+                    if self._happens(self.lose_rate, command):
+                        return
+                    if self._happens(self.truncate_rate, command):
+                        back.write(reply[: self._rng.randrange(len(reply))])
+                        return
+                    if self.delay_s:
+                        await asyncio.sleep(self._rng.uniform(0, 2 * self.delay_s))
                     back.write(reply)
                     await back.drain()
                     if not _more_to_come(reply):

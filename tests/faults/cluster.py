@@ -1,0 +1,120 @@
+"""Three real mongods on loopback as one replica set, to be killed and paused one by one."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+
+from workers.store import tether
+from workers.store.embedded import find_mongod
+
+
+class ReplicaSet:
+    """Members with MongoDB's default election settings. Use as an async context."""
+
+    def __init__(self, folder: Path, members: int = 3) -> None:
+        self._folder = folder
+        self._ports = [_free_port() for _ in range(members)]
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self._ports)
+        self.uri = f"mongodb://{hosts}/?replicaSet=chaos"
+
+    async def __aenter__(self) -> "ReplicaSet":
+        for port in self._ports:
+            self.start(port)
+        members = [
+            {"_id": number, "host": f"127.0.0.1:{port}"} for number, port in enumerate(self._ports)
+        ]
+        client: AsyncMongoClient[Any] = AsyncMongoClient(
+            "127.0.0.1", self._ports[0], directConnection=True
+        )
+        while True:
+            try:
+                await client.admin.command("replSetInitiate", {"_id": "chaos", "members": members})
+                break
+            except PyMongoError:
+                await asyncio.sleep(0.1)
+        await client.close()
+        await self.primary()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+
+    def start(self, port: int) -> None:
+        """Start a member, or start it again."""
+        data = self._folder / f"member-{port}"
+        data.mkdir(mode=0o700, exist_ok=True)
+        self._processes[port] = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), find_mongod("")),
+                *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1"),
+                *("--replSet", "chaos", "--networkMessageCompressors", "disabled"),
+                *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256", "--nounixsocket"),
+                *("--logpath", str(data / "mongod.log"), "--logappend", "--quiet"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    async def primary(self) -> int:
+        """The port of the primary, once there is one with a majority."""
+        client: AsyncMongoClient[Any] = AsyncMongoClient(
+            self.uri, serverSelectionTimeoutMS=500, w="majority"
+        )
+        async with asyncio.timeout(90):
+            while True:
+                try:
+                    await client.chaos.probe.update_one({"_id": 0}, {"$inc": {"n": 1}}, upsert=True)
+                    address = await client.primary
+                    if address is not None:
+                        await client.close()
+                        return address[1]
+                except PyMongoError:
+                    await asyncio.sleep(0.05)
+
+    async def secondaries(self) -> list[int]:
+        """The ports of the others."""
+        primary = await self.primary()
+        return [port for port in self._ports if port != primary]
+
+    def kill(self, port: int) -> None:
+        """SIGKILL a member."""
+        self._processes[port].kill()
+        self._processes[port].wait()
+
+    def pause(self, port: int) -> None:
+        """SIGSTOP a member."""
+        self._processes[port].send_signal(signal.SIGSTOP)
+
+    def go_on(self, port: int) -> None:
+        """SIGCONT a member."""
+        self._processes[port].send_signal(signal.SIGCONT)
+
+    async def step_down(self) -> None:
+        """Have the primary step down, so that another is elected."""
+        client: AsyncMongoClient[Any] = AsyncMongoClient(self.uri)
+        try:
+            await client.admin.command({"replSetStepDown": 5, "force": True})
+        except PyMongoError:
+            # It may close the connection instead of answering.
+            pass
+        await client.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
