@@ -1,6 +1,7 @@
 """Three real mongods on loopback as one replica set, to be killed and paused one by one."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -105,11 +106,9 @@ class ReplicaSet:
     async def step_down(self) -> None:
         """Have the primary step down, so that another is elected."""
         client: AsyncMongoClient[Any] = AsyncMongoClient(self.uri)
-        try:
+        # It may close the connection instead of answering.
+        with contextlib.suppress(PyMongoError):
             await client.admin.command({"replSetStepDown": 5, "force": True})
-        except PyMongoError:
-            # It may close the connection instead of answering.
-            pass
         await client.close()
 
 
