@@ -16,6 +16,8 @@ from tests.support.load import Connection
 
 #: Longer than any request may take; who waits longer has no answer.
 GIVE_UP_S = 12.0
+#: Pause after a refusal, or where no connection could be had.
+BACK_OFF_S = 0.05
 
 
 class Answer(NamedTuple):
@@ -81,18 +83,20 @@ class Crowd:
         users: int = 200,
         pause_s: float = 0.0,
         lifetimes_s: tuple[int, ...] = (3600,),
+        prefix: str = "user",
     ) -> None:
         self._port = port
-        self._users = [f"user-{number}" for number in range(users)]
+        self._users = [f"{prefix}-{number}" for number in range(users)]
         self._pause_s = pause_s
         self._lifetimes_s = lifetimes_s
         self._clients = clients
         self._tasks: list[asyncio.Task[None]] = []
         self._is_over = False
         self.history = History([], [], [])
-        #: When each answered request began and how long it took, by its status.
+        #: Every request that was sent, without its body.
         self.answers: list[Answer] = []
-        self.not_connected = 0
+        #: Moments at which no connection could be had.
+        self.not_connected: list[float] = []
 
     async def __aenter__(self) -> "Crowd":
         self._tasks = [asyncio.create_task(self._live(number)) for number in range(self._clients)]
@@ -142,13 +146,13 @@ class Crowd:
             user = self._users[0] if hot else rng.choice(self._users)
             if rng.random() < 0.55:
                 posted += 1
-                sent = await self._post(client, f"{number}", user, posted, rng)
+                is_served = await self._post(client, f"{number}", user, posted, rng)
             else:
-                sent = await self._read(client, user) is not None
-            if not sent:
-                self.not_connected += 1
-                await asyncio.sleep(0.02)
-            if self._pause_s:
+                got = await self._read(client, user)
+                is_served = got is not None and got.outcome == "ok"
+            if not is_served:
+                await asyncio.sleep(BACK_OFF_S)
+            elif self._pause_s:
                 await asyncio.sleep(rng.expovariate(1 / self._pause_s))
         client.close()
 
@@ -159,8 +163,9 @@ class Crowd:
         lifetime_s = rng.choice(self._lifetimes_s)
         answer = await client.ask(post_request(user, text, lifetime_s))
         if answer is None:
+            self.not_connected.append(time.monotonic())
             return False
-        self.answers.append(answer)
+        self.answers.append(answer._replace(body=b""))
         message_id = json.loads(answer.body)["id"] if answer.status == 201 else ""
         self.history.posts.append(
             Posted(
@@ -168,11 +173,12 @@ class Crowd:
                 *(answer.outcome, message_id),
             )
         )
-        return True
+        return answer.outcome == "ok"
 
     async def _read(self, client: Client, user: str) -> Got | None:
         answer = await client.ask(read_request(user))
         if answer is None:
+            self.not_connected.append(time.monotonic())
             return None
         self.answers.append(answer._replace(body=b""))
         messages = json.loads(answer.body) if answer.status == 200 else ()

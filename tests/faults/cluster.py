@@ -22,7 +22,7 @@ class ReplicaSet:
 
     def __init__(self, folder: Path, members: int = 3) -> None:
         self._folder = folder
-        self._ports = [_free_port() for _ in range(members)]
+        self._ports = [free_port() for _ in range(members)]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         hosts = ",".join(f"127.0.0.1:{port}" for port in self._ports)
         self.uri = f"mongodb://{hosts}/?replicaSet=chaos"
@@ -85,6 +85,18 @@ class ReplicaSet:
                 except PyMongoError:
                     await asyncio.sleep(0.05)
 
+    async def complete(self) -> None:
+        """Wait until every member is primary or an up-to-date secondary."""
+        client: AsyncMongoClient[Any] = AsyncMongoClient(self.uri)
+        async with asyncio.timeout(90):
+            while True:
+                with contextlib.suppress(PyMongoError):
+                    status = await client.admin.command("replSetGetStatus")
+                    if all(member["state"] in (1, 2) for member in status["members"]):
+                        break
+                await asyncio.sleep(0.1)
+        await client.close()
+
     async def secondaries(self) -> list[int]:
         """The ports of the others."""
         primary = await self.primary()
@@ -112,7 +124,8 @@ class ReplicaSet:
         await client.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

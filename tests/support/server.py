@@ -31,12 +31,14 @@ class Server:
         }
         self.process: subprocess.Popen[str]
         self.base = ""
+        #: Words before the command: what it is to be started by.
+        self.wrapper: tuple[str, ...] = ()
 
     def start(self) -> "Server":
         """Start it and wait until it says that it listens."""
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                self.command,
+                [*self.wrapper, *self.command],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self.environ,
@@ -51,6 +53,11 @@ class Server:
             raise AssertionError(f"it did not start: {line!r}\n{self.errors()}")
         self.base = line.removeprefix("listening on ").strip()
         return self
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.base.rpartition(":")[2])
 
     def errors(self) -> str:
         """What it has written to stderr."""

@@ -1,0 +1,231 @@
+"""Breaks a running service in every way there is a scenario for, and judges what its clients saw.
+
+usage: python -m tests.faults.chaos [--short] [--only NAME ...] [--report FILE]
+
+Run by `scripts/chaos`; `tests.faults.test_scenarios` runs the short form. Exits with 1 where a
+promise was broken. A goal for a figure that was missed is shown, and breaks no promise.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.faults.checker import Violation, check
+from tests.faults.clients import Answer, Crowd
+from tests.faults.scenarios import SCENARIOS, Scenario, small_disk
+from tests.faults.site import Goal, Site, can_mount
+
+#: Kinds of broken promises that the table shows; the others are in the last column.
+_KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
+#: Seconds after which a read that was answered `unknown` has given back what it took.
+_RELEASE_S = 8.0
+
+
+@dataclass
+class Row:
+    """What came of one scenario."""
+
+    name: str
+    title: str
+    times: int
+    counts: dict[str, int]
+    violations: list[Violation]
+    availability: float
+    p50_s: float
+    p99_s: float
+    memory_mib: float
+    seconds: float
+    firsts: list[float] = field(default_factory=list)
+    goals: list[Goal] = field(default_factory=list)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether every promise was kept."""
+        return not self.violations
+
+
+async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
+    """Put a service up, break it, put all up again, read every inbox, and judge."""
+    times = scenario.short if short else scenario.times
+    began = time.monotonic()
+    with ExitStack() as stack:
+        disk = stack.enter_context(small_disk(folder / "disk")) if scenario.needs_disk else folder
+        async with Site(
+            folder,
+            scenario.database,
+            processes=scenario.processes,
+            settings=scenario.settings,
+            wrappers=scenario.wrappers,
+            data_dir=disk / "data",
+        ) as site:
+            crowd = Crowd(
+                site.port,
+                clients=scenario.clients,
+                pause_s=scenario.pause_s,
+                lifetimes_s=scenario.lifetimes_s,
+            )
+            site.crowd = crowd
+            async with crowd:
+                await crowd.first_success(began)
+                # Warm: what is measured is not the first connections.
+                await asyncio.sleep(0.5)
+                await scenario.act(site, times)
+                await asyncio.sleep(0.5)
+            await site.settle(_RELEASE_S)
+            answered, ended = len(crowd.answers), time.monotonic()
+            await crowd.drain()
+            firsts, goals = site.firsts, site.goals
+    if scenario.first_s is not None and firsts:
+        goals.append(Goal("first success, p99", _percentile(firsts, 99), scenario.first_s, "s"))
+    return _judge(scenario, site, times, crowd.answers[:answered], began, ended)
+
+
+def _judge(
+    scenario: Scenario, site: Site, times: int, answers: list[Answer], began: float, ended: float
+) -> Row:
+    crowd = site.crowd
+    verdict = check(
+        crowd.history,
+        late_s=scenario.late_s,
+        longest_s=scenario.longest_s,
+        release_s=_RELEASE_S,
+    )
+    violations = verdict.violations
+    if site.must_answer_all:
+        failed = Counter(f"{a.status} {a.outcome}" for a in answers if a.outcome != "ok")
+        if crowd.not_connected:
+            failed["not connected"] = len(crowd.not_connected)
+        if failed:
+            violations.append(Violation("unanswered", str(dict(failed))))
+    served = [answer.ended - answer.began for answer in answers if answer.outcome == "ok"]
+    return Row(
+        name=scenario.name,
+        title=scenario.title,
+        times=times,
+        counts=dict(verdict.counts),
+        violations=violations,
+        availability=_availability(answers, crowd.not_connected),
+        p50_s=_percentile(served, 50),
+        p99_s=_percentile(served, 99),
+        memory_mib=site.memory_mib,
+        seconds=ended - began,
+        firsts=site.firsts,
+        goals=site.goals,
+    )
+
+
+def _availability(answers: list[Answer], not_connected: list[float]) -> float:
+    """The share of requests that were answered as asked: for each second, then their mean."""
+    good: Counter[int] = Counter()
+    tried: Counter[int] = Counter(int(moment) for moment in not_connected)
+    for answer in answers:
+        tried[int(answer.ended)] += 1
+        good[int(answer.ended)] += answer.outcome == "ok"
+    seconds = range(min(tried), max(tried) + 1)
+    return statistics.fmean(good[second] / max(tried[second], 1) for second in seconds)
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    """The nearest rank, so that of few values the 99th is the worst."""
+    ranked = sorted(values)
+    return ranked[math.ceil(len(ranked) * percent / 100) - 1] if ranked else math.nan
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a table in Markdown."""
+    heads = ("fault", "times", "accepted", "read", "recovered", "undelivered", *_KINDS, "other")
+    figures = ("served", "first success p50 / p99 / worst", "p50 / p99", "memory")
+    lines = [
+        "| " + " | ".join((*heads, *figures)) + " |",
+        "|---" + "|---:" * (len(heads) + len(figures) - 1) + "|",
+    ]
+    for row in rows:
+        kinds = Counter(violation.kind for violation in row.violations)
+        firsts = [f"{_percentile(row.firsts, percent):.2f}" for percent in (50, 99, 100)]
+        cells = (
+            *(row.title, f"{row.times}"),
+            *(str(row.counts.get(key, 0)) for key in ("posts ok", *heads[3:6])),
+            *(str(kinds.pop(kind, 0)) for kind in _KINDS),
+            *(str(kinds.total()), f"{row.availability:.2%}"),
+            " / ".join(firsts) + " s" if row.firsts else "",
+            f"{row.p50_s * 1000:.0f} / {row.p99_s * 1000:.0f} ms",
+            f"{row.memory_mib:.0f} MiB",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def summary(rows: list[Row]) -> str:
+    """The sums over all rows, and the goals."""
+    total: Counter[str] = Counter()
+    for row in rows:
+        total.update(row.counts)
+    broken = Counter(violation.kind for row in rows for violation in row.violations)
+    accepted = max(total["posts ok"], 1)
+    lines = [
+        f"{total['posts ok']} messages accepted, {total['read']} read, {total['expired']} expired, "
+        f"{total['recovered']} read though their post was not answered, {total['undelivered']} "
+        f"taken by a read whose answer did not arrive; {sum(row.seconds for row in rows):.0f} s.",
+        f"Broken promises: {dict(broken) or 'none'}; of none in {accepted} follows, with 95% "
+        f"confidence, a rate below {3 / accepted:.1e}.",
+        "",
+        *(f"- {row.title}: {goal}" for row in rows for goal in row.goals),
+    ]
+    for row in rows:
+        lines += [f"- BROKEN {row.title}: {it.kind}: {it.what}"[:500] for it in row.violations[:5]]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the scenarios that were asked for; a row for each as it comes, the table at the end."""
+    parser = argparse.ArgumentParser("scripts/chaos", description="Break a service.")
+    parser.add_argument("--short", action="store_true", help="each fault a few times: minutes")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        choices=(names := [it.name for it in SCENARIOS]),
+        help=f"this one, may be repeated: {', '.join(names)}",
+    )
+    parser.add_argument("--report", type=Path, help="a file for the table; beside it, all as JSON")
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    for scenario in SCENARIOS:
+        if arguments.only and scenario.name not in arguments.only:
+            continue
+        if scenario.needs_disk and not can_mount():
+            print(f"{scenario.name}: left out, it needs the right to mount", flush=True)
+            continue
+        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+            rows.append(asyncio.run(run(scenario, Path(folder), short=arguments.short)))
+        gc.collect()
+        row = rows[-1]
+        verdict = "kept" if row.is_kept else "BROKEN"
+        print(f"{row.name}: {verdict} in {row.seconds:.0f} s", flush=True)
+        print(f"  {row.counts} {row.availability:.2%}", flush=True)
+        for line in (*row.goals, *row.violations[:5]):
+            print(f"  {line}"[:400], flush=True)
+        if arguments.report:
+            _write(arguments.report, rows)
+    print(table(rows), summary(rows), sep="\n\n")
+    return 0 if all(row.is_kept for row in rows) else 1
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    path.write_text(f"{table(rows)}\n\n{summary(rows)}\n", encoding="utf-8")
+    facts = json.dumps([asdict(row) for row in rows], indent=1)
+    path.with_suffix(".json").write_text(facts, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Clients that ask too much: too many, too slow, too fast, or gone before their answer.
+
+Scenarios of `tests.faults.scenarios`. The crowd of the site is the honest traffic beside them.
+"""
+
+import asyncio
+import socket
+import statistics
+import time
+from collections import Counter
+
+from tests.faults.clients import Answer, Client, Crowd, post_request, read_request
+from tests.faults.site import Goal, Site
+
+_SLOW = 2000
+_DESCRIPTORS = 256
+#: Slow readers, and what each asks for: so many messages of so many bytes.
+_READERS, _MESSAGES, _LARGE = 30, 100, 60_000
+_STARVED_S = 3.0
+
+
+async def slow_senders(site: Site, times: int) -> None:
+    """2,000 connections that send a byte of their head each second, for so many seconds."""
+    await asyncio.sleep(times)
+    before = _p99(site.crowd.answers)
+    senders = [await _open(site) for _ in range(_SLOW)]
+    began = time.monotonic()
+    head = f"GET /chat/slow HTTP/1.1\r\nHost: x\r\nX-Long: {'x' * 10_000}".encode()
+    for second in range(times):
+        turn = time.monotonic()
+        for position in range(0, _SLOW, 100):
+            for sender in senders[position : position + 100]:
+                await _send(sender, head[second : second + 1])
+            await asyncio.sleep(max(turn + position / _SLOW - time.monotonic(), 0))
+        await asyncio.sleep(max(turn + 1 - time.monotonic(), 0))
+    during = _p99(_since(site.crowd.answers, began))
+    for sender in senders:
+        sender.close()
+    site.goals.append(Goal("p99 beside them, to that before", during / before, 2, "times"))
+
+
+async def slow_readers(site: Site, times: int) -> None:
+    """30 readers of 6 MB each that take nothing of it; memory stays bounded."""
+    client = Client(site.port)
+    text = "x" * _LARGE
+    for number in range(_READERS):
+        for _ in range(_MESSAGES):
+            answer = await client.ask(post_request(f"large-{number}", text, 3600))
+            assert answer is not None
+            assert answer.status == 201
+    client.close()
+    site.memory_mib = 0
+    readers = []
+    for number in range(_READERS):
+        readers.append(await _open(site, receive_bytes=4096))
+        await _send(readers[-1], read_request(f"large-{number}"))
+    await asyncio.sleep(times)
+    for reader in readers:
+        reader.close()
+    site.goals.append(Goal("memory of a process", site.memory_mib, 300, "MiB"))
+
+
+async def descriptors(site: Site, times: int) -> None:
+    """Twice as many connections as there are descriptors: no spinning, and back at once."""
+    shares: list[float] = []
+    for _ in range(times):
+        await site.breathe()
+        idle = [await _open(site) for _ in range(2 * _DESCRIPTORS)]
+        began, used = time.monotonic(), _cpu_s(site)
+        answered = len(site.crowd.answers)
+        await asyncio.sleep(_STARVED_S)
+        served = len(site.crowd.answers) - answered
+        shares.append((_cpu_s(site) - used) / (time.monotonic() - began))
+        for connection in idle:
+            connection.close()
+        moment = time.monotonic()
+        fresh = Client(site.port)
+        answer = await fresh.ask(read_request("nobody"))
+        assert answer is not None
+        assert answer.status == 200
+        site.firsts.append(time.monotonic() - moment)
+        fresh.close()
+        assert served, "those who are connected are served"
+    site.goals.append(Goal("a new client is served after", max(site.firsts), 1, "s"))
+
+
+async def disconnects(site: Site, times: int) -> None:
+    """Clients that reset their connection after the head, in the body, before the answer."""
+    until = time.monotonic() + times
+    request = post_request("leaver", "x" * 100, 60)
+    ends = (request[:40], request[:-50], request, read_request("leaver"))
+    left = 0
+    while time.monotonic() < until:
+        for part in ends:
+            sender = await _open(site)
+            await _send(sender, part)
+            # Lingering for no time at all resets instead of closing.
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sender.close()
+            left += 1
+        await asyncio.sleep(0.005)
+    site.goals.append(Goal("memory of a process", site.memory_mib, 300, "MiB"))
+
+
+async def overload(site: Site, times: int) -> None:
+    """Three times what it can carry, for so many seconds each; then as before.
+
+    A slow wire and small batches make the service so slow that clients in Python can press it.
+    """
+    site.proxy.delay_s = 0.02
+    peak, _ = await _offered(site, times, rate=0)
+    accepted, answers = await _offered(site, times, rate=3 * peak)
+    refused = [answer for answer in answers if answer.status == 503]
+    statuses = Counter(answer.status for answer in answers)
+    assert len(refused) > len(answers) / 3, f"it was not overloaded: {statuses}"
+    site.goals += [
+        Goal("goodput lost to that at peak", 1 - accepted / peak, 0.1, ""),
+        Goal("p99 of refusals", _p99(refused), 0.05, "s"),
+        Goal("p99 of what was accepted", _p99([a for a in answers if a.status < 300]), 5, "s"),
+    ]
+    site.proxy.delay_s = 0
+    await site.healed(time.monotonic())
+
+
+async def _offered(site: Site, seconds: float, rate: float) -> tuple[float, list[Answer]]:
+    """Offer a rate of posts, or as much as is taken where it is 0; what came, in each second."""
+    if not rate:
+        # As many as fill the batches, and do not overflow the queues.
+        async with Crowd(site.port, clients=64, prefix="peak") as crowd:
+            await asyncio.sleep(seconds)
+        return len(crowd.answers) / seconds, crowd.answers
+    answers: list[Answer] = []
+    idle: list[Client] = []
+    asked: set[asyncio.Task[None]] = set()
+
+    async def ask(client: Client, number: int) -> None:
+        request = (post_request(f"flood-{number % 200}", "x", 3600), read_request("flood-0"))
+        answer = await client.ask(request[number % 2])
+        if answer is not None:
+            answers.append(answer)
+        idle.append(client)
+
+    began = time.monotonic()
+    number = 0
+    while (now := time.monotonic()) < began + seconds:
+        while number < (now - began) * rate:
+            client = idle.pop() if idle else Client(site.port)
+            task = asyncio.create_task(ask(client, number))
+            asked.add(task)
+            task.add_done_callback(asked.discard)
+            number += 1
+        await asyncio.sleep(0.002)
+    good = sum(answer.status in (200, 201) for answer in answers) / seconds
+    await asyncio.gather(*asked)
+    for client in idle:
+        client.close()
+    return good, answers
+
+
+def _since(answers: list[Answer], moment: float) -> list[Answer]:
+    return [answer for answer in answers if answer.began >= moment]
+
+
+def _p99(answers: list[Answer]) -> float:
+    return statistics.quantiles([answer.ended - answer.began for answer in answers], n=100)[-1]
+
+
+def _cpu_s(site: Site) -> float:
+    """Seconds of processor time that the server has used."""
+    path = f"/proc/{site.server.process.pid}/stat"
+    with open(path, encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+async def _open(site: Site, receive_bytes: int = 0) -> socket.socket:
+    connection = socket.socket()
+    if receive_bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", site.port()))
+    return connection
+
+
+async def _send(connection: socket.socket, data: bytes) -> None:
+    try:
+        await asyncio.get_running_loop().sock_sendall(connection, data)
+    except (BrokenPipeError, ConnectionResetError):
+        # The service has had enough of it.
+        return
