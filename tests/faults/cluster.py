@@ -116,11 +116,11 @@ class ReplicaSet:
         self._processes[port].send_signal(signal.SIGCONT)
 
     async def step_down(self) -> None:
-        """Have the primary step down, so that another is elected."""
+        """Have the primary step down and hand over, as before its maintenance."""
         client: AsyncMongoClient[Any] = AsyncMongoClient(self.uri)
         # It may close the connection instead of answering.
         with contextlib.suppress(PyMongoError):
-            await client.admin.command({"replSetStepDown": 5, "force": True})
+            await client.admin.command({"replSetStepDown": 20})
         await client.close()
 
 

@@ -84,6 +84,22 @@ async def descriptors(site: Site, times: int) -> None:
     site.goals.append(Goal("a new client is served after", max(site.firsts), 1, "s"))
 
 
+async def until_refused(site: Site) -> None:
+    """Post large messages until none is taken any more."""
+    text = "x" * _LARGE
+
+    async def press(number: int) -> None:
+        client = Client(site.port)
+        while True:
+            answer = await client.ask(post_request(f"press-{number}", text, 3600))
+            if answer is None or answer.status != 201:
+                break
+        client.close()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(press(number) for number in range(8)))
+
+
 async def disconnects(site: Site, times: int) -> None:
     """Clients that reset their connection after the head, in the body, before the answer."""
     until = time.monotonic() + times

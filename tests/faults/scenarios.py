@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,10 +150,10 @@ async def primary_killed(site: Site, times: int) -> None:
 async def primary_steps_down(site: Site, times: int) -> None:
     """The primary steps down, as in maintenance."""
     for _ in range(times):
+        await site.cluster.complete()
         await site.breathe(1, 2)
-        moment = time.monotonic()
         await site.cluster.step_down()
-        await site.healed(moment)
+        await site.healed(time.monotonic())
 
 
 async def primary_stopped(site: Site, times: int) -> None:
@@ -210,17 +210,16 @@ async def slow_wire(site: Site, times: int) -> None:
 
 
 async def full_disk(site: Site, times: int) -> None:
-    """The disk of the mongod fills up, and has room again."""
+    """The disk of the mongod fills up until nothing more can be stored, and has room again."""
     filler = site.data_dir.parent / "filler"
     for _ in range(times):
         await site.breathe()
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 20))
-            except OSError:
-                pass
-        await asyncio.sleep(4)
+        with filler.open("wb") as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 20))
+        # What the mongod has set aside already is used up first.
+        await floods.until_refused(site)
+        await asyncio.sleep(2)
         filler.unlink()
         await site.healed(time.monotonic())
 
@@ -246,7 +245,7 @@ def wrong_clock(seconds: float) -> tuple[str, ...]:
         "import runpy, sys, time\n"
         f"right = time.time\ntime.time = lambda: right() + {seconds}\n"
         # What follows is the command: python -P -m chat_service ...
-        "del sys.argv[1:4]\n"
+        "del sys.argv[1:5]\n"
         "runpy.run_module('chat_service', run_name='__main__', alter_sys=True)",
     )
 
@@ -297,9 +296,10 @@ SCENARIOS = (
         first_s=PRIMARY_S,
     ),
     Scenario(
+        # No goal: after the election, MongoDB's other secondary still waits for the stopped one
+        # to send it what happened, and no majority has anything until it gives up.
         *("stopped-primary", "SIGSTOP of the primary of three", primary_stopped, 10, 1),
         database="replicas",
-        first_s=PRIMARY_S,
     ),
     Scenario(
         *("no-majority", "SIGSTOP of both secondaries for 6 s", no_majority, 10, 1),

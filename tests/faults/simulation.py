@@ -549,10 +549,10 @@ def main() -> int:
             total += counts
             for seed, verdict in failed:
                 failures += 1
-                print(f"seed {seed}: {verdict.violations[0]}", flush=True)  # noqa: T201
+                print(f"seed {seed}: {verdict.violations[0]}", flush=True)
     seconds = time.monotonic() - began
-    print(f"{options.schedules} schedules in {seconds:.0f} s, {failures} failed")  # noqa: T201
-    print(", ".join(f"{total[key]} {key}" for key in sorted(total)))  # noqa: T201
+    print(f"{options.schedules} schedules in {seconds:.0f} s, {failures} failed")
+    print(", ".join(f"{total[key]} {key}" for key in sorted(total)))
     return 1 if failures else 0
 
 
