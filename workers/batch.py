@@ -14,6 +14,9 @@ from typing import NamedTuple
 from workers.commands import Count, Message, Post, Read
 from workers.ticket import Ticket
 
+#: Code points of text that one read is given at once: what a slow reader holds in memory.
+SHARE_CHARS_MAX = 256 << 10
+
 
 class Batch(NamedTuple):
     """What one round of a shard carries out, each list in order of arrival."""
@@ -92,7 +95,8 @@ def share_out(
 
     `found` holds an inbox's unread messages, oldest first; `complete` names the inboxes of
     which that is all there is. A read that came away empty from an inbox that is not known to
-    be exhausted must be tried again: an empty answer would be false.
+    be exhausted must be tried again: an empty answer would be false. No share is longer than
+    `SHARE_CHARS_MAX`, or one message.
     """
     dealt: dict[str, int] = {}
     shares: list[Share] = []
@@ -103,6 +107,7 @@ def share_out(
         messages = found.get(command.username, ())
         start = dealt.get(command.username, 0)
         end = len(messages) if command.limit is None else start + command.limit
+        end = start + _fitting(messages[start:end])
         share = tuple(messages[start:end])
         exhausted = command.username in complete and start + len(share) >= len(messages)
         if command.upto is not None:
@@ -115,3 +120,13 @@ def share_out(
         else:
             again.append(ticket)
     return shares, again
+
+
+def _fitting(messages: Sequence[Message]) -> int:
+    """How many of these are one share."""
+    chars = 0
+    for count, message in enumerate(messages):
+        chars += len(message.text)
+        if chars > SHARE_CHARS_MAX and count:
+            return count
+    return len(messages)

@@ -13,6 +13,8 @@ from workers.ids import last_id_of
 from workers.pool import WorkerPool
 
 _HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+#: A long read goes on with slices of at least so many messages, where they fit into one.
+_SEARCH_MIN = 16
 #: A long read that is refused a slice asks again so often, after so many seconds.
 _RETRIES, _RETRY_AFTER_S = 40, 0.1
 
@@ -68,13 +70,16 @@ class InboxHandlers:
                 limit -= count
             if not current.more or limit == 0:
                 break
-            following = await self._claim_patiently(username, limit, upto)
+            # Large messages fill a slice soon: do not search for a thousand to take a few.
+            wanted = max(2 * count, _SEARCH_MIN)
+            wanted = wanted if limit is None else min(wanted, limit)
+            following = await self._claim_patiently(username, wanted, upto)
             if following is None:
                 break
             current = following
         yield Part(b"]" if separator == b"," else b"[]", 0)
 
-    async def _claim_patiently(self, username: str, limit: int | None, upto: str) -> Slice | None:
+    async def _claim_patiently(self, username: str, limit: int, upto: str) -> Slice | None:
         """The next slice; None where the service stays too busy: the rest is still unread."""
         for _ in range(_RETRIES):
             try:

@@ -55,6 +55,18 @@ async def test_a_long_inbox_is_read_whole_in_one_request(
     assert await chat.read("bob") == []
 
 
+async def test_an_inbox_of_large_messages_is_read_whole_and_in_order(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service())
+    sent = [f"{number}{'x' * 60_000}" for number in range(40)]
+    for text in [*sent, *"small"]:
+        await chat.post("bob", text)
+    assert await chat.texts("bob", "?limit=9") == sent[:9]
+    assert await chat.texts("bob") == [*sent[9:], *"small"]
+    assert await chat.read("bob") == []
+
+
 async def test_a_limit_beyond_a_slice_is_kept_too(
     start_service: StartService, connect: Connect
 ) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from itertools import count
 
-from workers.batch import Lookup, lookups, plan, share_out
+from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out
 from workers.commands import Command, Count, Message, Outcome, Post, Read
 from workers.ticket import Ticket
 
@@ -73,6 +73,16 @@ def test_the_earlier_read_gets_the_older_messages() -> None:
     shares, again = share_out([first, second, third], {"a": messages("1", "2", "3")}, {"a"})
     assert [[each.id for each in share.messages] for share in shares] == [["1", "2"], ["3"], []]
     assert [share.more for share in shares] == [True, False, False]
+    assert again == []
+
+
+def test_large_messages_are_dealt_in_shares_that_fit_into_memory() -> None:
+    half = "x" * (SHARE_CHARS_MAX // 2)
+    found = [Message(half, "1"), Message(half, "2"), Message(half * 3, "3"), Message("x", "4")]
+    shares, again = share_out([read("a") for _ in range(4)], {"a": found}, {"a"})
+    ids = [[each.id for each in share.messages] for share in shares]
+    assert ids == [["1", "2"], ["3"], ["4"], []]
+    assert [share.more for share in shares] == [True, True, False, False]
     assert again == []
 
 
