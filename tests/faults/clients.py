@@ -83,10 +83,9 @@ class Crowd:
         users: int = 200,
         pause_s: float = 0.0,
         lifetimes_s: tuple[int, ...] = (3600,),
-        prefix: str = "user",
     ) -> None:
         self._port = port
-        self._users = [f"{prefix}-{number}" for number in range(users)]
+        self._users = [f"user-{number}" for number in range(users)]
         self._pause_s = pause_s
         self._lifetimes_s = lifetimes_s
         self._clients = clients
