@@ -200,6 +200,8 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="a file for the table; beside it, all as JSON")
     arguments = parser.parse_args()
     rows: list[Row] = []
+    # A history of millions of requests has no cycles, and would be searched for them in vain.
+    gc.disable()
     for scenario in SCENARIOS:
         if arguments.only and scenario.name not in arguments.only:
             continue

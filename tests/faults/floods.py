@@ -43,14 +43,7 @@ async def slow_senders(site: Site, times: int) -> None:
 
 async def slow_readers(site: Site, times: int) -> None:
     """30 readers of 6 MB each that take nothing of it; memory stays bounded."""
-    client = Client(site.port)
-    text = "x" * _LARGE
-    for number in range(_READERS):
-        for _ in range(_MESSAGES):
-            answer = await client.ask(post_request(f"large-{number}", text, 3600))
-            assert answer is not None
-            assert answer.status == 201
-    client.close()
+    await asyncio.gather(*(_fill(site, f"large-{number}") for number in range(_READERS)))
     site.memory_mib = 0
     readers = []
     for number in range(_READERS):
@@ -60,6 +53,15 @@ async def slow_readers(site: Site, times: int) -> None:
     for reader in readers:
         reader.close()
     site.goals.append(Goal("memory of a process", site.memory_mib, 300, "MiB"))
+
+
+async def _fill(site: Site, user: str) -> None:
+    client = Client(site.port)
+    for _ in range(_MESSAGES):
+        answer = await client.ask(post_request(user, "x" * _LARGE, 3600))
+        assert answer is not None
+        assert answer.status == 201
+    client.close()
 
 
 async def descriptors(site: Site, times: int) -> None:

@@ -263,7 +263,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 SCENARIOS = (
-    Scenario("soak", "nothing is broken", nothing, 300, 3),
+    Scenario("soak", "nothing is broken", nothing, 900, 3),
     Scenario("process", "SIGKILL of one process of two", one_process, 60, 2, first_s=PROCESS_S),
     Scenario("processes", "SIGKILL of both processes", all_processes, 40, 2, first_s=PROCESS_S),
     Scenario(

@@ -1,4 +1,4 @@
-"""Each fault in short: the promises hold, and the fault did come about. `scripts/chaos` has more."""
+"""Each fault in short: the promises hold. `scripts/chaos` has more of each."""
 
 import asyncio
 from pathlib import Path
