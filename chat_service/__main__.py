@@ -105,13 +105,14 @@ def _config_file(named: str | None, environ: Mapping[str, str]) -> Path | None:
 async def _serve(server: Service | Supervisor, is_member: bool) -> int:
     """Serve until the first signal, then drain; a second signal stops at once.
 
-    A member of a supervisor's processes drains when its standard input ends, too.
+    A member of a supervisor's processes drains when its standard input ends, too. It is asked to
+    by all who may (a service manager signals the whole group), and ended only by its supervisor.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        if stopping.is_set():
+        if stopping.is_set() and not is_member:
             # What was acknowledged is on disk, and a private mongod dies with its parent.
             if isinstance(server, Supervisor):
                 server.abort()

@@ -6,8 +6,10 @@ has counted stays counted.
 """
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from operator import add
 from pathlib import Path
@@ -54,7 +56,16 @@ def _of_all(directory: Path) -> bytes:
     MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
     PlatformCollector(registry=registry)
     registry.register(_Processes(directory))
-    return generate_latest(registry)
+    with _locked(directory, fcntl.LOCK_SH):
+        return generate_latest(registry)
+
+
+@contextmanager
+def _locked(directory: Path, how: int) -> Iterator[None]:
+    """Files are moved from the living to the dead while nobody reads them."""
+    with (directory / "lock").open("a", encoding="ascii") as file:
+        fcntl.flock(file, how)
+        yield
 
 
 class _Processes:
@@ -89,19 +100,22 @@ class DeadProcesses:
 
     def restarted(self) -> None:
         """Count one process that died and was started again."""
-        name = "chat_process_restarts_total"
-        key = mmap_key(name, name, [], [], "Server processes that died and were started again.")
+        name = "chat_process_restarts"
+        key = mmap_key(
+            name, f"{name}_total", [], [], "Server processes that died and were started again."
+        )
         self._add("counter", {key: 1.0})
 
     def bury(self, pid: int) -> None:
         """Add up what a process counted, and forget its gauges. Its files are gone then."""
-        for kind in _ADDITIVE:
-            path = self._directory / f"{kind}_{pid}.db"
-            if path.exists():
-                values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
-                self._add(kind, {key: value for key, value, _, _ in values})
-                path.unlink()
-        mark_process_dead(pid, str(self._directory))  # type: ignore[no-untyped-call]
+        with _locked(self._directory, fcntl.LOCK_EX):
+            mark_process_dead(pid, str(self._directory))  # type: ignore[no-untyped-call]
+            for kind in _ADDITIVE:
+                path = self._directory / f"{kind}_{pid}.db"
+                if path.exists():
+                    values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
+                    path.unlink()
+                    self._add(kind, {key: value for key, value, _, _ in values})
 
     def _add(self, kind: str, values: dict[str, float]) -> None:
         file = MmapedDict(str(self._directory / f"{kind}_{_DEAD}.db"))  # type: ignore[no-untyped-call]

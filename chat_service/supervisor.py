@@ -65,6 +65,8 @@ class Supervisor:
         self._directory: Path | None = None
         self._dead: DeadProcesses
         self._members: list[_Member] = []
+        self._endings: dict[asyncio.Task[None], asyncio.subprocess.Process] = {}
+        self._has_killed = False
         self._roll: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -77,7 +79,9 @@ class Supervisor:
         self.port = self._sockets[0].getsockname()[1]
         if self._mongod is not None:
             self._environ["CHAT_MONGO_URI"] = await self._mongod.start()
-        self._directory = Path(tempfile.mkdtemp(prefix="chat-metrics-"))
+        # In memory where that can be had: a full disk must not stop who counts.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self._directory = Path(tempfile.mkdtemp(prefix="chat-metrics-", dir=memory))
         self._environ[DIRECTORY_VARIABLE] = str(self._directory)
         self._dead = DeadProcesses(self._directory)
         self._members = [_Member(self) for _ in range(self._count)]
@@ -97,7 +101,9 @@ class Supervisor:
         # The last process to close the socket takes what still waits in it.
         for each in self._sockets:
             each.close()
-        return all(await asyncio.gather(*(member.stop() for member in self._members)))
+        await asyncio.gather(*(member.stop() for member in self._members))
+        await asyncio.gather(*self._endings)
+        return not self._has_killed
 
     async def stop(self) -> None:
         """End every process, then the database. Complete on return; safe twice."""
@@ -105,6 +111,7 @@ class Supervisor:
             each.close()
         self.abort()
         await asyncio.gather(*(member.stop() for member in self._members))
+        await asyncio.gather(*self._endings)
         if self._mongod is not None:
             await self._mongod.stop()
         if self._directory is not None:
@@ -114,6 +121,9 @@ class Supervisor:
         """Kill every process at once: what they have acknowledged is on disk."""
         for member in self._members:
             member.kill()
+        for process in self._endings.values():
+            if process.returncode is None:
+                process.kill()
 
     async def launch(self) -> asyncio.subprocess.Process:
         """Start one process and wait until it takes requests. Raises `ProcessFailed`."""
@@ -136,14 +146,20 @@ class Supervisor:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+            self._bury(process)
             raise
         return process
 
-    async def end(self, process: asyncio.subprocess.Process) -> bool:
-        """Have one process drain and end. False where it had to be killed."""
+    async def end(self, process: asyncio.subprocess.Process) -> None:
+        """Have one process drain and end. Whoever stops waiting for that leaves it to `drain`."""
+        ending = asyncio.create_task(self._end(process), name="ending")
+        self._endings[ending] = process
+        ending.add_done_callback(self._endings.pop)
+        await asyncio.shield(ending)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
             process.terminate()
-        in_time = True
         try:
             settings = self.settings
             async with asyncio.timeout(
@@ -151,17 +167,23 @@ class Supervisor:
             ):
                 await process.wait()
         except TimeoutError:
-            in_time = False
+            self._has_killed = True
             process.kill()
             await process.wait()
-        self._dead.bury(process.pid)
-        return in_time
+        self._bury(process)
 
     def died(self, process: asyncio.subprocess.Process, pause_s: float) -> None:
         """Take note of a process that ended by itself."""
         log.error("a process died", pid=process.pid, code=process.returncode, pause_s=pause_s)
-        self._dead.bury(process.pid)
+        self._bury(process)
         self._dead.restarted()
+
+    def _bury(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            self._dead.bury(process.pid)
+        except Exception:
+            # A file that a killed process left half written must not keep it from being replaced.
+            log.exception("what a process has counted is lost", pid=process.pid)
 
     async def _replace_all(self) -> None:
         log.info("rolling restart")
@@ -199,14 +221,15 @@ class _Member:
         if old is not None:
             await self._supervisor.end(old)
 
-    async def stop(self) -> bool:
-        """Have it drain and end; False where it had to be killed. Safe twice."""
+    async def stop(self) -> None:
+        """Have it drain and end. Safe twice."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
         process, self._process = self._process, None
-        return process is None or await self._supervisor.end(process)
+        if process is not None:
+            await self._supervisor.end(process)
 
     def kill(self) -> None:
         """Kill it at once."""

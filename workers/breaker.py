@@ -29,10 +29,8 @@ class Breaker:
             self._failures = 0
             return
         self._failures += 1
-        # No primary was found for seconds: there is nothing left to find out.
-        if not self.is_open and (
-            isinstance(outcome, StoreUnavailable) or self._failures >= FAILURES
-        ):
+        is_away = isinstance(outcome, StoreUnavailable) and outcome.is_away
+        if not self.is_open and (is_away or self._failures >= FAILURES):
             self.is_open = True
             self._metrics.database_away.set(1)
             log.error("the database is away; requests are refused", reason=str(outcome)[:200])

@@ -34,7 +34,14 @@ class Expired(NotExecuted):
 
 
 class StoreUnavailable(NotExecuted):
-    """Raised when the database was not reached, or refused, before anything was applied."""
+    """Raised when the database was not reached, or refused, before anything was applied.
+
+    `is_away` where no primary was found for as long as was allowed: others will find none either.
+    """
+
+    def __init__(self, reason: str, *, is_away: bool = False) -> None:
+        super().__init__(reason)
+        self.is_away = is_away
 
 
 class Rejected(NotExecuted):

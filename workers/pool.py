@@ -200,7 +200,10 @@ class WorkerPool:
                 await chore()
             except ServiceError as error:
                 log.debug("a chore was put off", chore=chore.__name__, reason=str(error))
-            except Exception:
+            except BaseException:
+                # As in `_supervise`.
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
                 log.exception("a chore failed", chore=chore.__name__)
             await asyncio.sleep(seconds)
 

@@ -24,7 +24,8 @@ _ASK_EVERY_S = 0.1
 
 
 class _Release(NamedTuple):
-    due_ms: int
+    #: In seconds of the event loop's clock, which no correction of the time of day moves.
+    due: float
     claim: Claim
     ids: Sequence[str]
 
@@ -37,20 +38,25 @@ class Releases:
         self._clock = clock
         self._metrics = metrics
         self._waiting: list[_Release] = []
+        self._turn = asyncio.Lock()
 
     def add(self, claim: Claim, ids: Sequence[str], is_final: bool) -> None:
         """Give these ids back; at once where no copy of the claim can still take effect."""
-        due_ms = 0 if is_final else claim.until_ms + MARGIN_MS
-        self._waiting.append(_Release(due_ms, claim, ids))
+        due = asyncio.get_running_loop().time()
+        if not is_final:
+            due += max(claim.until_ms + MARGIN_MS - self._clock.now_ms(), 0) / 1000
+        self._waiting.append(_Release(due, claim, ids))
 
     async def carry_out(self) -> None:
         """Do what is due. Raises what the store raises; what is left is due again."""
-        now_ms = self._clock.now_ms()
-        for release in [each for each in self._waiting if each.due_ms <= now_ms]:
-            released = await self._store.release(release.claim, release.ids)
-            self._waiting.remove(release)
-            self._metrics.released.inc(released)
-            log.info("claimed messages are unread again", messages=released)
+        now = asyncio.get_running_loop().time()
+        # One at a time: a drain asks for it while the chore may be at it.
+        async with self._turn:
+            for release in [each for each in self._waiting if each.due <= now]:
+                released = await self._store.release(release.claim, release.ids)
+                self._waiting.remove(release)
+                self._metrics.released.inc(released)
+                log.info("claimed messages are unread again", messages=released)
 
     async def drain(self, timeout_s: float) -> bool:
         """Carry out all of them; False where that took too long."""

@@ -208,12 +208,16 @@ class Shard:
         lost_some = len(owned) < len(claim.ids)
         if lost_some:
             self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
+            if not is_final:
+                # A copy that is still on its way may yet take what others give back.
+                self._releases.add(claim, [i for i in claim.ids if i not in owned], is_final)
         again: list[Ticket] = []
         for ticket, messages, more in shares:
             mine = messages
             if lost_some:
                 mine = tuple(message for message in messages if message.id in owned)
-            if messages and not mine and more:
+            if messages and not mine:
+                # Others took them, or the claim came too late: what is there has to be asked.
                 again.append(ticket)
             elif ticket.resolve(Slice(mine, more)):
                 self._metrics.read.inc(len(mine))

@@ -27,8 +27,6 @@ from tests.faults.site import Goal, Site, can_mount
 
 #: Kinds of broken promises that the table shows; the others are in the last column.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
-#: Seconds after which a read that was answered `unknown` has given back what it took.
-_RELEASE_S = 8.0
 
 
 @dataclass
@@ -81,7 +79,7 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
                 await asyncio.sleep(0.5)
                 await scenario.act(site, times)
                 await asyncio.sleep(0.5)
-            await site.settle(_RELEASE_S)
+            await site.settle(scenario.release_s)
             answered, ended = len(crowd.answers), time.monotonic()
             await crowd.drain()
             firsts, goals = site.firsts, site.goals
@@ -98,9 +96,12 @@ def _judge(
         crowd.history,
         late_s=scenario.late_s,
         longest_s=scenario.longest_s,
-        release_s=_RELEASE_S,
+        release_s=scenario.release_s,
     )
-    violations = verdict.violations
+    violations = [*verdict.violations, *site.broken]
+    wrong = Counter(a.status for a in answers if a.status not in (0, 200, 201, 503))
+    if wrong:
+        violations.append(Violation("answered", f"with {dict(wrong)}"))
     if site.must_answer_all:
         failed = Counter(f"{a.status} {a.outcome}" for a in answers if a.outcome != "ok")
         if crowd.not_connected:

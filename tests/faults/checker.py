@@ -152,10 +152,18 @@ class _Checker:
                 )
                 missed = _first_between(reads, ends, post.ended, until)
                 if missed is not None and not any(
-                    silent.began < missed.ended and silent.ended >= post.began
+                    silent.began < missed.ended
+                    and silent.ended >= post.began
+                    and self._may_hold(silent, missed, taker)
                     for silent in self._silent[missed.user]
                 ):
                     yield Violation("missed", f"{post}: not in {missed}, but in {taker}")
+
+    def _may_hold(self, silent: Got, missed: Got, taker: Got | None) -> bool:
+        """Whether a read without messages may have kept from another what was read at last."""
+        if taker is None and self._may_have_kept(silent):
+            return True
+        return missed.began <= silent.ended + self._release_s
 
     def _complete_reads(self) -> Iterator[list[Got]]:
         by_user: dict[str, list[Got]] = defaultdict(list)

@@ -69,12 +69,11 @@ async def descriptors(site: Site, times: int) -> None:
     shares: list[float] = []
     for _ in range(times):
         await site.breathe()
+        before = await _share(site)
         idle = [await _open(site) for _ in range(2 * _DESCRIPTORS)]
-        began, used = time.monotonic(), _cpu_s(site)
         answered = len(site.crowd.answers)
-        await asyncio.sleep(_STARVED_S)
+        shares.append(await _share(site) / before)
         served = len(site.crowd.answers) - answered
-        shares.append((_cpu_s(site) - used) / (time.monotonic() - began))
         for connection in idle:
             connection.close()
         moment = time.monotonic()
@@ -86,6 +85,7 @@ async def descriptors(site: Site, times: int) -> None:
         fresh.close()
         assert served, "those who are connected are served"
     site.goals.append(Goal("a new client is served after", max(site.firsts), 1, "s"))
+    site.goals.append(Goal("processor time, to that before", max(shares), 1.5, "times"))
 
 
 async def until_refused(site: Site) -> None:
@@ -204,6 +204,13 @@ def _since(answers: list[Answer], moment: float) -> list[Answer]:
 
 def _p99(answers: list[Answer]) -> float:
     return statistics.quantiles([answer.ended - answer.began for answer in answers], n=100)[-1]
+
+
+async def _share(site: Site) -> float:
+    """Seconds of processor time that the server uses in a second."""
+    began, used = time.monotonic(), _cpu_s(site)
+    await asyncio.sleep(_STARVED_S)
+    return (_cpu_s(site) - used) / (time.monotonic() - began)
 
 
 def _cpu_s(site: Site) -> float:

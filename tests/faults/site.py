@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from tests.faults.checker import Violation
 from tests.faults.clients import Crowd
 from tests.faults.cluster import ReplicaSet, free_port
 from tests.support.proxy import MongoProxy
@@ -73,6 +74,8 @@ class Site:
         self.goals: list[Goal] = []
         #: Highest resident memory of any server process, in MiB.
         self.memory_mib = 0.0
+        #: Promises of the scenario's own that were broken.
+        self.broken: list[Violation] = []
         #: Whether each request must have got its answer, and every connection been made.
         self.must_answer_all = False
 
@@ -141,6 +144,11 @@ class Site:
     def mongod(self) -> int:
         """The process of the only mongod."""
         return mongods_on(self.data_dir)[0]
+
+    def require(self, is_kept: bool, what: str) -> None:
+        """Note a broken promise where it is not kept."""
+        if not is_kept:
+            self.broken.append(Violation("required", what))
 
     async def settle(self, seconds: float) -> None:
         """Wait until nothing is under way that a server may still give back."""

@@ -149,6 +149,33 @@ async def test_sigterm_drains_every_process_and_stops_the_mongod(
     chat.close()
 
 
+async def test_sigterm_in_the_middle_of_a_rolling_restart_ends_the_old_processes_too(
+    server: Server,
+) -> None:
+    before = server.members()
+    server.signal(signal.SIGHUP)
+
+    async def there_is_a_successor() -> bool:
+        return bool(set(server.members()) - set(before))
+
+    await eventually(there_is_a_successor, 20)
+    server.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(server.wait) == 0
+    assert server.members() == []
+
+
+async def test_a_manager_that_signals_the_whole_group_gets_a_drain_all_the_same(
+    server: Server,
+) -> None:
+    load = Load(server)
+    await load.more(50)
+    for pid in (*server.members(), server.process.pid):
+        os.kill(pid, signal.SIGTERM)
+    assert await asyncio.to_thread(server.wait) == 0
+    with pytest.raises(ConnectionRefusedError):
+        await load.end()
+
+
 async def test_nothing_outlives_a_supervisor_that_was_killed(
     server: Server, data_dir: Path
 ) -> None:

@@ -107,6 +107,20 @@ async def test_a_claim_that_is_never_confirmed_is_said_to_be_unknown(
             await store.claim(new_claim(["bob"], [post.id], clock.now_ms()))
 
 
+async def test_a_claim_that_took_effect_is_not_said_to_be_refused_when_the_database_then_goes(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, store: MongoStore
+) -> None:
+    async with behind_proxy(timeout_s=0.5) as (first, proxy):
+        theirs, mine = new_post(), new_post()
+        await first.insert([theirs, mine])
+        await store.claim(new_claim(["bob"], [theirs.id], clock.now_ms()))
+        # Some are another's, so it asks which are its own; by then nobody is there.
+        proxy.cut_before.update({"find": 1000, "hello": 1000})
+        with pytest.raises(OutcomeUnknown):
+            await first.claim(new_claim(["bob"], [theirs.id, mine.id], clock.now_ms()))
+    assert await store.count_unread(["bob"], clock.now_ms()) == {}
+
+
 async def test_a_claim_that_was_never_sent_claims_nothing(
     behind_proxy: Any,
     new_post: MakePost,

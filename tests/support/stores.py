@@ -102,6 +102,12 @@ class GateStore(MemoryStore):
         self.shut.clear()
         self._gate.set()
 
+    def open_once(self) -> None:
+        """Let the calls that wait go on, and none of the later ones."""
+        self._held.clear()
+        self._gate.set()
+        self._gate = asyncio.Event()
+
     async def reached(self) -> None:
         """Wait until a call is held."""
         async with asyncio.timeout(5):
@@ -123,6 +129,21 @@ class GateStore(MemoryStore):
     async def claim(self, claim: Claim) -> Claimed:
         await self._pass("claim")
         return await super().claim(claim)
+
+    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
+        await self._pass("release")
+        return await super().release(claim, ids)
+
+
+@dataclass
+class LateStore(MemoryStore):
+    """Claims nothing the first time, as where the claim's time was over when it arrived."""
+
+    async def claim(self, claim: Claim) -> Claimed:
+        if self.calls["claim"]:
+            return await super().claim(claim)
+        self.calls["claim"] += 1
+        return Claimed(set(), is_final=True)
 
 
 @dataclass

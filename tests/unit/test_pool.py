@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.support.stores import FailingStore, GateStore, MemoryStore
+from tests.support.stores import FailingStore, GateStore, LateStore, MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
 from workers.commands import Slice
@@ -122,10 +122,46 @@ async def test_what_is_claimed_for_a_reader_that_left_is_unread_again(
     assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
 
 
+async def test_a_drain_waits_for_a_release_that_is_under_way(make_pool: MakePool) -> None:
+    store = GateStore(shut={"claim"})
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    read = pool.read("bob")
+    await store.reached()
+    read.cancel()
+    store.shut.add("release")
+    store.shut.discard("claim")
+    store.open_once()
+    await store.reached()
+    draining = asyncio.create_task(pool.drain(5))
+    await asyncio.sleep(0.05)
+    store.open()
+    assert await draining
+    assert store.calls["release"] == 1
+    assert not store.claimed
+
+
+async def test_a_claim_that_came_too_late_does_not_make_an_inbox_look_empty(
+    make_pool: MakePool,
+) -> None:
+    store = LateStore()
+    pool = await make_pool(store)
+    message_id = await post(pool, "bob")
+    assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
+
+
+async def test_one_read_that_fails_does_not_have_all_others_refused(make_pool: MakePool) -> None:
+    store = FailingStore(failures={"find": StoreUnavailable("interrupted")})
+    pool = await make_pool(store)
+    with pytest.raises(StoreUnavailable, match="interrupted"):
+        await pool.read("bob")
+    await post(pool, "bob")
+
+
 async def test_while_the_database_is_away_requests_are_refused_at_once_until_it_is_back(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
-    store = FailingStore(failures={"find": StoreUnavailable("no primary")})
+    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_away=True)})
     store.away = True
     pool = await make_pool(store)
     with pytest.raises(StoreUnavailable, match="no primary"):

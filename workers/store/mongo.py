@@ -28,7 +28,6 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
-    WaitQueueTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
 
@@ -223,26 +222,31 @@ class MongoStore:
             },
             "$min": {"purge_at": DatetimeMS(claim.at_ms + self._claimed_grace_ms)},
         }
-        sent_before = False
+        # Whether it may have taken effect, and whether a copy of it may still be on its way.
+        was_sent, is_final = False, True
         with self._operation("claim") as deadline:
             while True:
+                is_answered = False
                 try:
                     result = await self._messages.update_many(
                         {**selection, "unread": True, **in_time}, change, hint="_id_"
                     )
-                    if not sent_before and result.modified_count == len(claim.ids):
+                    is_answered = True
+                    if not was_sent and result.modified_count == len(claim.ids):
                         return Claimed(set(claim.ids), is_final=True)
+                    was_sent = True
                     owned = await self._claimed(selection, claim.token)
-                    if sent_before:
+                    if not is_final:
                         self._metrics.claims_resolved.inc()
-                    return Claimed(owned, is_final=not sent_before)
+                    return Claimed(owned, is_final)
                 except PyMongoError as error:
                     failure = _write_failure(error)
-                    if not sent_before and isinstance(failure, StoreUnavailable):
+                    if not was_sent and isinstance(failure, StoreUnavailable):
                         raise failure from error
                     if not await _may_repeat(deadline):
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
-                    sent_before = True
+                    was_sent = True
+                    is_final = is_final and is_answered
 
     async def release(self, claim: Claim, ids: Sequence[str]) -> int:
         """See `workers.store.base.Store.release`."""
@@ -304,14 +308,14 @@ class MongoStore:
         Goes through the purge index, from where the last call ended: unread messages lie there
         a full grace behind their expiry, and claimed ones do not.
         """
-        upto_ms = now_ms - EXPIRE_MARGIN_MS
+        from_ms, upto_ms = self._expired_upto_ms, now_ms - EXPIRE_MARGIN_MS
         with self._operation("expire"):
             try:
                 result = await self._messages.update_many(
                     {
                         "unread": True,
                         "purge_at": {
-                            "$gte": DatetimeMS(self._expired_upto_ms + self._unread_grace_ms),
+                            "$gte": DatetimeMS(from_ms + self._unread_grace_ms),
                             "$lt": DatetimeMS(upto_ms + self._unread_grace_ms),
                         },
                     },
@@ -320,7 +324,9 @@ class MongoStore:
                 )
             except PyMongoError as error:
                 raise _write_failure(error) from error
-        self._expired_upto_ms = upto_ms
+        # A release may have set it back meanwhile.
+        if self._expired_upto_ms == from_ms:
+            self._expired_upto_ms = upto_ms
         return result.modified_count
 
     async def measure_clock(self) -> None:
@@ -382,13 +388,19 @@ def _read_errors() -> Iterator[None]:
             raise StoreMisconfigured(f"the database refuses this user: {error}") from error
         raise StoreUnavailable(f"the database did not answer: {error}") from error
     except PyMongoError as error:
-        raise StoreUnavailable(f"the database did not answer: {error}") from error
+        is_away = isinstance(error, ServerSelectionTimeoutError)
+        reason = f"the database did not answer: {error}"
+        raise StoreUnavailable(reason, is_away=is_away) from error
 
 
 def _write_failure(error: PyMongoError) -> ServiceError:
-    """What a failed write means: not sent, or not known."""
-    if isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError):
-        return StoreUnavailable(f"the database was not reached: {error}")
+    """What a failed write means: not sent, or not known.
+
+    A driver that repeats a write and finds no server raises what it met before. One that finds
+    no free connection (WaitQueueTimeoutError) does not, and may have sent the write already.
+    """
+    if isinstance(error, ServerSelectionTimeoutError):
+        return StoreUnavailable(f"the database was not reached: {error}", is_away=True)
     return OutcomeUnknown(f"the database's answer was lost: {error}")
 
 
