@@ -44,9 +44,15 @@ def test_what_a_broken_read_may_have_taken_is_undelivered_and_not_lost() -> None
 
 def test_an_unknown_read_excuses_nothing_unless_its_server_was_killed_after_it() -> None:
     requests = (post("a", 0), got(2, outcome="unknown"), got(12))
-    assert kinds(*requests) == {"lost"}
-    assert kinds(*requests, kills=[1]) == {"lost"}
+    assert kinds(*requests) == {"lost", "missed"}
+    assert kinds(*requests, kills=[1]) == {"lost", "missed"}
     assert kinds(*requests, kills=[4]) == set()
+
+
+def test_what_an_unknown_read_took_has_to_be_back_in_time() -> None:
+    requests = (post("a", 0), got(2, outcome="unknown"))
+    assert kinds(*requests, got(7), got(9, "a")) == set()
+    assert kinds(*requests, got(9), got(11, "a")) == {"missed"}
 
 
 def test_a_message_that_expired_unread_is_not_lost_unless_a_read_had_to_hold_it() -> None:
