@@ -107,8 +107,8 @@ class WorkerPool:
         """Store a message of `size` bytes for `timeout_s` seconds from now.
 
         The future gives its id once it is durable on a majority, or raises a `ServiceError`.
-        Raises `Overloaded` or `Draining` at once. Cancelling the future before its turn has
-        come leaves nothing behind.
+        Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. Cancelling the future
+        before its turn has come leaves nothing behind.
         """
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
@@ -120,13 +120,13 @@ class WorkerPool:
     ) -> asyncio.Future[Slice]:
         """Claim an inbox's unread messages, as `workers.commands.Read` says.
 
-        Raises `Overloaded` or `Draining` at once. Cancelling the future before the claim has
-        been sent claims nothing; after it, the messages count as undelivered.
+        Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. Cancelling the future
+        before the claim has been sent claims nothing; what was claimed by then is given back.
         """
         return self._submit(Read(username, limit, upto))
 
     def count(self, username: str) -> asyncio.Future[int]:
-        """Count an inbox's unread messages. Raises `Overloaded` or `Draining` at once."""
+        """Count an inbox's unread messages. Raises as `read` does."""
         return self._submit(Count(username))
 
     def sample(self) -> None:
