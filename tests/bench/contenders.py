@@ -1,0 +1,99 @@
+"""The services that `scripts/bench` compares, as processes of their own on one mongod."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from config.settings import PROJECT_ROOT
+from tests.bench.generator import Load, Measured
+from tests.faults.cluster import free_port
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Sample(NamedTuple):
+    """One run of the generator, and the processor time in seconds that it cost others."""
+
+    measured: Measured
+    server_s: float
+    database_s: float
+
+
+class Contender:
+    """One service. Use as an async context; `load` presses it."""
+
+    def __init__(
+        self, name: str, mongod: int, command: Sequence[str], environ: Mapping[str, str]
+    ) -> None:
+        """`command` goes behind `python -P -m`; PORT in it is replaced by a free port."""
+        self.name = name
+        self.port = free_port()
+        self._mongod = mongod
+        self._command = [str(self.port) if word == "PORT" else word for word in command]
+        self._environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **environ}
+        self._process: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> "Contender":
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", *self._command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=self._environ,
+        )
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        assert line, f"{self.name} did not start"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.terminate()
+        await self._process.wait()
+
+    def processes(self) -> list[int]:
+        """Its processes, a supervisor's children included."""
+        pids = [self._process.pid]
+        for pid in pids:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (task / "children").read_text(encoding="ascii").split())
+        return pids
+
+    def memory(self) -> int:
+        """Bytes of resident memory of all its processes."""
+        return sum(
+            int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+            for pid in self.processes()
+        )
+
+    async def load(self, load: Load) -> Sample:
+        """Run the generator against it."""
+        load = msgspec.structs.replace(load, port=self.port)
+        generator = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "tests.bench.generator"),
+            msgspec.json.encode(load).decode(),
+            env=self._environ,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        # What it costs to warm up is not counted, nor what it costs to end.
+        await asyncio.sleep(load.warm_up_s + 0.5)
+        before = self._used_s()
+        await asyncio.sleep(load.seconds - 1)
+        after = self._used_s()
+        output, _ = await generator.communicate()
+        assert generator.returncode == 0, f"{self.name}: the generator failed"
+        measured = msgspec.json.decode(output, type=Measured)
+        share = load.seconds / (load.seconds - 1)
+        return Sample(measured, *((b - a) * share for a, b in zip(before, after, strict=True)))
+
+    def _used_s(self) -> tuple[float, float]:
+        return sum(map(_processor_s, self.processes())), _processor_s(self._mongod)
+
+
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
