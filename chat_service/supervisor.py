@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 READY = b"ready\n"
 #: Pause before a dead process is started again, in seconds: doubled each time up to the last,
 #: and back to the first for one that has lived so long.
-_RESTART_AFTER_S = (0.05, 2.0)
+_RESTART_AFTER_S = (0.05, 1.0)
 #: A process that has not ended so long after its own time to drain is killed, in seconds.
 _OVERTIME_S = 5.0
 
