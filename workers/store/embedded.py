@@ -29,8 +29,9 @@ log = structlog.get_logger(__name__)
 
 #: Seconds: for a mongod to become primary, to stop, and for another's remains to go away.
 START_S, STOP_S, LOCK_S = 60.0, 15.0, 20.0
-#: Pause before a dead mongod is started again, in seconds: doubled each time up to the last.
-RESTART_AFTER_S = (0.1, 5.0)
+#: Pause before a dead mongod is started again, in seconds: doubled each time up to the last, and
+#: back to the first for one that has lived so long.
+RESTART_AFTER_S = (0.1, 2.0)
 #: A unix socket's path has at most 107 bytes; mongod wants some for itself.
 _SOCKET_PATH_MAX = 100
 _LOG_BYTES_MAX = 16 << 20
