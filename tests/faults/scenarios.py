@@ -314,7 +314,7 @@ SCENARIOS = (
     Scenario(
         # No goal: after the election, MongoDB's other secondary still waits for the stopped one
         # to send it what happened, and no majority has anything until it gives up.
-        *("stopped-primary", "SIGSTOP of the primary of three", primary_stopped, 10, 1),
+        *("stopped-primary", "SIGSTOP of the primary of three", primary_stopped, 3, 1),
         database="replicas",
         release_s=30,
     ),
