@@ -81,7 +81,11 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
                 await crowd.first_success(began)
                 # Warm: what is measured is not the first connections.
                 await asyncio.sleep(0.5)
-                await scenario.act(site, times)
+                try:
+                    await scenario.act(site, times)
+                except (TimeoutError, AssertionError) as error:
+                    # What came of it until then is worth being judged, too.
+                    site.require(False, f"the scenario ended early: {error!r}")
                 await asyncio.sleep(0.5)
             await site.settle(_SETTLE_S)
             answered, ended = len(crowd.answers), time.monotonic()

@@ -153,11 +153,10 @@ async def primary_steps_down(site: Site, times: int) -> None:
     """The primary steps down, as in maintenance."""
     for _ in range(times):
         await site.cluster.complete()
-        port = await site.cluster.primary()
         await site.breathe(1, 2)
+        moment = time.monotonic()
         await site.cluster.step_down()
-        await site.healed(time.monotonic())
-        assert await site.cluster.primary() != port, "it stayed primary"
+        await site.healed(moment)
 
 
 async def primary_stopped(site: Site, times: int) -> None:
