@@ -137,8 +137,8 @@ class ReplicaSet:
         """SIGCONT a member."""
         self._processes[port].send_signal(signal.SIGCONT)
 
-    async def step_down(self) -> None:
-        """Have the primary step down and hand over, as before its maintenance."""
+    async def step_down(self) -> float:
+        """Have the primary step down and hand over, as before its maintenance; when it did."""
         before = await self.primary()
         client: AsyncMongoClient[Any] = AsyncMongoClient(self.uri)
         async with asyncio.timeout(90):
@@ -146,7 +146,9 @@ class ReplicaSet:
                 # It may close the connection, or find nobody who has all that it has.
                 with contextlib.suppress(PyMongoError):
                     await client.admin.command({"replSetStepDown": 20})
+                moment = time.monotonic()
         await client.close()
+        return moment
 
 
 def free_port() -> int:

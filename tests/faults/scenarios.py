@@ -154,9 +154,7 @@ async def primary_steps_down(site: Site, times: int) -> None:
     for _ in range(times):
         await site.cluster.complete()
         await site.breathe(1, 2)
-        moment = time.monotonic()
-        await site.cluster.step_down()
-        await site.healed(moment)
+        await site.healed(await site.cluster.step_down())
 
 
 async def primary_stopped(site: Site, times: int) -> None:
