@@ -139,13 +139,24 @@ async def stopped_mongod(site: Site, times: int) -> None:
 
 async def primary_killed(site: Site, times: int) -> None:
     """SIGKILL the primary of three, and start it again once another serves."""
+    await _without_primary(site, times, site.cluster.kill, site.cluster.start)
+
+
+async def primary_stopped(site: Site, times: int) -> None:
+    """SIGSTOP the primary until another is elected; it comes back and finds itself deposed."""
+    await _without_primary(site, times, site.cluster.pause, site.cluster.go_on)
+
+
+async def _without_primary(
+    site: Site, times: int, take: Callable[[int], None], give_back: Callable[[int], None]
+) -> None:
     for _ in range(times):
         port = await site.cluster.primary()
         await site.breathe()
         moment = time.monotonic()
-        site.cluster.kill(port)
+        take(port)
         await site.healed(moment)
-        site.cluster.start(port)
+        give_back(port)
         await site.cluster.complete()
 
 
@@ -155,18 +166,6 @@ async def primary_steps_down(site: Site, times: int) -> None:
         await site.cluster.complete()
         await site.breathe(1, 2)
         await site.healed(await site.cluster.step_down())
-
-
-async def primary_stopped(site: Site, times: int) -> None:
-    """SIGSTOP the primary until another is elected; it comes back and finds itself deposed."""
-    for _ in range(times):
-        port = await site.cluster.primary()
-        await site.breathe()
-        moment = time.monotonic()
-        site.cluster.pause(port)
-        await site.healed(moment)
-        site.cluster.go_on(port)
-        await site.cluster.complete()
 
 
 async def no_majority(site: Site, times: int) -> None:

@@ -86,8 +86,7 @@ class Site:
                 self.servers.append(server)
                 stack.callback(self._end, server)
                 await asyncio.to_thread(server.start)
-            watch = asyncio.create_task(self._watch_memory())
-            stack.callback(watch.cancel)
+            stack.push_async_callback(_end_task, asyncio.create_task(self._watch_memory()))
             self._stack = stack.pop_all()
         return self
 
@@ -198,6 +197,13 @@ class Site:
                 for pid in (server.process.pid, *server.members()):
                     self.memory_mib = max(self.memory_mib, _resident(pid) / (1 << 20))
             await asyncio.sleep(0.5)
+
+
+async def _end_task(task: asyncio.Task[None]) -> None:
+    """End a task; raises what it died of before."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _resident(pid: int) -> int:
