@@ -149,17 +149,33 @@ async def test_sigterm_drains_every_process_and_stops_the_mongod(
     chat.close()
 
 
-async def test_sigterm_in_the_middle_of_a_rolling_restart_ends_the_old_processes_too(
+async def test_sigterm_in_a_rolling_restart_waits_for_the_process_that_is_on_its_way_out(
     server: Server,
 ) -> None:
-    before = server.members()
+    first, second = server.members()
+    body = b'{"text": "x", "username": "bob"}'
+    head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    # While the other stands still, it is the first that takes this request.
+    os.kill(second, signal.SIGSTOP)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(head + body[:9])
+    await asyncio.sleep(0.5)
+    os.kill(second, signal.SIGCONT)
     server.signal(signal.SIGHUP)
 
-    async def there_is_a_successor() -> bool:
-        return bool(set(server.members()) - set(before))
+    async def first_is_told_to_end() -> bool:
+        return '"stopping"' in server.errors()
 
-    await eventually(there_is_a_successor, 20)
+    await eventually(first_is_told_to_end, 20)
     server.signal(signal.SIGTERM)
+
+    async def others_are_gone() -> bool:
+        return server.members() == [first]
+
+    await eventually(others_are_gone, 20)
+    writer.write(body[9:])
+    assert (await reader.read()).startswith(b"HTTP/1.1 201")
+    writer.close()
     assert await asyncio.to_thread(server.wait) == 0
     assert server.members() == []
 

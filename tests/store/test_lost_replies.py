@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from pymongo.errors import ServerSelectionTimeoutError
 
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost
@@ -108,16 +109,23 @@ async def test_a_claim_that_is_never_confirmed_is_said_to_be_unknown(
 
 
 async def test_a_claim_that_took_effect_is_not_said_to_be_refused_when_the_database_then_goes(
-    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, store: MongoStore
+    open_store: OpenStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    store: MongoStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with behind_proxy(timeout_s=0.5) as (first, proxy):
-        theirs, mine = new_post(), new_post()
-        await first.insert([theirs, mine])
-        await store.claim(new_claim(["bob"], [theirs.id], clock.now_ms()))
-        # Some are another's, so it asks which are its own; by then nobody is there.
-        proxy.cut_before.update({"find": 1000, "hello": 1000})
-        with pytest.raises(OutcomeUnknown):
-            await first.claim(new_claim(["bob"], [theirs.id, mine.id], clock.now_ms()))
+    async def finds_no_server(*_: object) -> set[str]:
+        raise ServerSelectionTimeoutError("nobody there")
+
+    first = await open_store(timeout_s=0.5)
+    theirs, mine = new_post(), new_post()
+    await first.insert([theirs, mine])
+    await store.claim(new_claim(["bob"], [theirs.id], clock.now_ms()))
+    # Some are another's, so it asks which are its own; by then nobody is there.
+    monkeypatch.setattr(first, "_claimed", finds_no_server)
+    with pytest.raises(OutcomeUnknown):
+        await first.claim(new_claim(["bob"], [theirs.id, mine.id], clock.now_ms()))
     assert await store.count_unread(["bob"], clock.now_ms()) == {}
 
 
