@@ -176,7 +176,11 @@ class Supervisor:
         """Take note of a process that ended by itself."""
         log.error("a process died", pid=process.pid, code=process.returncode, pause_s=pause_s)
         self._bury(process)
+
+    async def launch_again(self) -> asyncio.subprocess.Process:
+        """As `launch`, for a process that died; counted, also where this one dies on its way."""
         self._dead.restarted()
+        return await self.launch()
 
     def _bury(self, process: asyncio.subprocess.Process) -> None:
         try:
@@ -251,7 +255,7 @@ class _Member:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, longest)
                 try:
-                    self._process = await self._supervisor.launch()
+                    self._process = await self._supervisor.launch_again()
                     break
                 except (ProcessFailed, OSError) as error:
                     log.error("a process did not come back", reason=str(error))

@@ -103,6 +103,28 @@ async def test_a_killed_process_is_replaced_and_what_it_counted_stays_counted(
     chat.close()
 
 
+async def test_a_process_that_is_killed_before_it_serves_is_replaced_and_counted_too(
+    server: Server,
+) -> None:
+    before = server.members()
+    os.kill(before[0], signal.SIGKILL)
+
+    async def has_successor() -> bool:
+        return len(set(server.members()) - set(before)) == 1
+
+    await eventually(has_successor)
+    (successor,) = set(server.members()) - set(before)
+    os.kill(successor, signal.SIGKILL)
+    chat = ChatClient(server.base)
+
+    async def both_are_counted() -> bool:
+        restarts = await chat.metric("chat_process_restarts_total")
+        return restarts == 2 and len(server.members()) == 2
+
+    await eventually(both_are_counted)
+    chat.close()
+
+
 async def test_while_one_process_hangs_the_others_serve_every_new_connection(
     server: Server,
 ) -> None:
