@@ -72,8 +72,8 @@ class App(HTTPServerConnectionDelegate):
         self.on_undelivered = on_undelivered
         #: Requests whose head has arrived.
         self.requests = 0
-        # Those of which something has arrived and that are not answered yet.
-        self._open: set[Exchange] = set()
+        # Whoever serves one of which something has arrived and that is not answered yet.
+        self._open: set[object] = set()
         self._idle = asyncio.Event()
         self._routes = [(route.path.split("/")[1:], route) for route in routes]
         self._metrics = metrics
@@ -90,15 +90,15 @@ class App(HTTPServerConnectionDelegate):
         """Called by Tornado for each request on a connection."""
         return Exchange(self, cast(HTTP1Connection, request_conn))
 
-    def exchange_opened(self, exchange: Exchange) -> None:
-        """A request's head has arrived."""
+    def request_opened(self, server: object) -> None:
+        """A request's head has arrived, and `server` serves it."""
         self.requests += 1
-        self._open.add(exchange)
+        self._open.add(server)
         self._idle.clear()
 
-    def exchange_closed(self, exchange: Exchange) -> None:
-        """A request has been answered, or nobody waits for its answer. Harmless twice."""
-        self._open.discard(exchange)
+    def request_closed(self, server: object) -> None:
+        """It has been answered, or nobody waits for its answer. Harmless twice."""
+        self._open.discard(server)
         if not self._open:
             self._idle.set()
 
@@ -136,11 +136,9 @@ class App(HTTPServerConnectionDelegate):
         raise not_found()
 
     def account(
-        self, request_id: str, method: str, resolved: Resolved | None, status: int, seconds: float
+        self, request_id: str, method: str, route: str, inbox: str, status: int, seconds: float
     ) -> None:
-        """Count and log one answered request."""
-        route = resolved.route if resolved is not None else "none"
-        inbox = resolved.parameter if resolved is not None else ""
+        """Count and log one answered request. `inbox` is the path's segment as sent, or empty."""
         method = method if method in _METHODS else "other"
         self._metrics.answered(method, route, status, seconds)
         self._request_log.write(request_id, method, route, inbox, status, seconds)

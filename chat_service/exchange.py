@@ -22,17 +22,11 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from chat_service.message import Part, Request, Response
-from chat_service.problems import (
-    CONTENT_TYPE,
-    Problem,
-    bad_request,
-    encoded_body,
-    internal_error,
-    of_service_error,
-    too_large,
-    wrong_host,
-)
+from chat_service.guard import refuse_other_hosts
+from chat_service.heads import request_id_of
+from chat_service.message import CLIENT_GONE, Part, Request, Response
+from chat_service.problems import Problem, answer_to, bad_request, encoded_body, too_large
+from chat_service.resumed import Resumed
 from workers.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -43,15 +37,10 @@ log = structlog.get_logger(__name__)
 #: Of a body that is refused unread, so many bytes are still taken in and thrown away: closing
 #: at once would reset the connection, and the client might never see why.
 DISCARD_MAX = 4 << 20
-#: The status under which a request is counted whose client did not wait for its answer.
-CLIENT_GONE = 499
 
 _TARGET = re.compile(r"[\x21-\x7e]+")
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
-_HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
-_PORT = re.compile(r":\d*$")
 _LENGTH = re.compile(r"0*([0-9]+)")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 
 
 class Exchange(HTTPMessageDelegate):
@@ -62,6 +51,9 @@ class Exchange(HTTPMessageDelegate):
     def __init__(self, app: "App", connection: HTTP1Connection) -> None:
         self._app = app
         self._connection = connection
+        stream = connection.stream
+        # A request that came here from the direct way, perhaps with its answer.
+        self._handover = stream.take_handover() if isinstance(stream, Resumed) else None
         self._began = 0.0
         self._id = ""
         self._method = ""
@@ -80,12 +72,12 @@ class Exchange(HTTPMessageDelegate):
     ) -> None:
         """Decide what can be decided from the head."""
         self._began = time.perf_counter()
-        self._app.exchange_opened(self)
+        self._app.request_opened(self)
+        if self._handover is not None:
+            self._app.request_closed(self._handover.server)
         self._headers = headers
         self._method = cast(RequestStartLine, start_line).method
-        given = headers.get("X-Request-ID")
-        is_sensible = given is not None and _REQUEST_ID.fullmatch(given)
-        self._id = cast(str, given) if is_sensible else self._app.next_request_id()
+        self._id = request_id_of(headers) or self._app.next_request_id()
         try:
             self._check_head(cast(RequestStartLine, start_line))
         except Problem as problem:
@@ -117,7 +109,7 @@ class Exchange(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         """The client went away before its request was whole."""
-        self._app.exchange_closed(self)
+        self._app.request_closed(self)
 
     # What follows from it.
 
@@ -137,20 +129,15 @@ class Exchange(HTTPMessageDelegate):
             raise encoded_body()
 
     def _check_host(self, host: str | None, version: str) -> None:
-        if host is None:
-            if version != "HTTP/1.0":
-                raise bad_request("there is no Host")
-        elif not _HOST.fullmatch(host):
-            raise bad_request("the Host is not one host's name")
-        allowed = self._app.allowed_hosts
-        if allowed and _PORT.sub("", host or "").lower() not in allowed:
-            raise wrong_host()
+        if host is None and version != "HTTP/1.0":
+            raise bad_request("there is no Host")
+        refuse_other_hosts(host or "", self._app.allowed_hosts)
 
     def _refuse_body(self, will_close: bool) -> None:
         """Answer 413 before the body is read whole; what still comes of it is thrown away."""
         self._is_discarding = True
-        self._app.exchange_closed(self)
-        response = self._of_problem(too_large("the body", self._app.max_body_bytes))
+        self._app.request_closed(self)
+        response = answer_to(too_large("the body", self._app.max_body_bytes), self._id)
         headers = self._all_headers(response)
         if will_close:
             headers["Connection"] = "close"
@@ -176,22 +163,18 @@ class Exchange(HTTPMessageDelegate):
     async def _handle(self) -> Response:
         """The handler's answer, or the problem that it met."""
         if self._refusal is not None:
-            return self._of_problem(self._refusal)
+            return answer_to(self._refusal, self._id)
+        if self._handover is not None and self._handover.answer is not None:
+            answer, self._handover = self._handover.answer, None
+            return answer
         assert self._resolved is not None
         route, parameter, handler = self._resolved
         body = b"".join(self._chunks)
         request = Request(self._id, self._method, parameter, self._query, self._headers, body)
         try:
             return await handler(request)
-        except Problem as problem:
-            return self._of_problem(problem)
-        except ServiceError as error:
-            log.debug("not served", id=self._id, kind=type(error).__name__, reason=str(error))
-            effect = "stored" if route == "/chat" else "claimed"
-            return self._of_problem(of_service_error(error, effect))
-        except Exception:
-            log.exception("a handler failed", id=self._id, route=route)
-            return self._of_problem(internal_error())
+        except Exception as error:
+            return answer_to(error, self._id, route)
 
     async def _write(self, response: Response) -> bool:
         """Write the answer; False where the client did not take it."""
@@ -252,13 +235,12 @@ class Exchange(HTTPMessageDelegate):
         headers["X-Content-Type-Options"] = "nosniff"
         return headers
 
-    def _of_problem(self, problem: Problem) -> Response:
-        headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
-        return Response(problem.status, headers, Part(problem.body(self._id), 0))
-
     def _account(self, status: int) -> None:
         seconds = time.perf_counter() - self._began
-        self._app.account(self._id, self._method, self._resolved, status, seconds)
+        route = inbox = ""
+        if self._resolved is not None:
+            route, inbox, _ = self._resolved
+        self._app.account(self._id, self._method, route or "none", inbox, status, seconds)
 
     def _on_gone(self) -> None:
         """The client closed its connection: what was not sent to the database never will be."""
@@ -266,7 +248,10 @@ class Exchange(HTTPMessageDelegate):
             self._task.cancel()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._app.exchange_closed(self)
+        self._app.request_closed(self)
+        if self._handover is not None:
+            # It has gone before the answer that came with it was taken.
+            self._app.on_undelivered(self._handover.messages)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an exchange failed", id=self._id, exc_info=error)
             self._connection.close()

@@ -1,13 +1,17 @@
 """Keeps requests from consuming or writing that no person or program meant to make.
 
 A browser's prefetch, and a request that some other site's page made a browser send, look like
-any GET. They say what they are, and are refused before anything is touched.
+any GET. They say what they are, and are refused before anything is touched. So is a request that
+was meant for another host.
 """
 
+import re
 from collections.abc import Mapping
 
-from chat_service.problems import refused_origin
+from chat_service.problems import bad_request, refused_origin, wrong_host
 
+_HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
+_PORT = re.compile(r":\d*$")
 _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz", "X-Purpose")
 
 
@@ -19,3 +23,14 @@ def refuse_the_unasked(headers: Mapping[str, str]) -> None:
         announced = headers.get(name, "").lower()
         if "prefetch" in announced or "preview" in announced:
             raise refused_origin("a prefetch reads nothing here; ask again when it is wanted")
+
+
+def refuse_other_hosts(host: str, allowed: frozenset[str]) -> None:
+    """Raise a 400 problem for what is no host, a 421 for one that is not allowed.
+
+    With no host named as allowed, all are.
+    """
+    if not _HOST.fullmatch(host):
+        raise bad_request("the Host is not one host's name")
+    if allowed and _PORT.sub("", host).lower() not in allowed:
+        raise wrong_host()

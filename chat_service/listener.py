@@ -1,8 +1,10 @@
 """The listening socket, and how connections are taken from it.
 
 Several processes may share one socket. Each takes a few connections in a turn of its loop, so
-that none of them takes all of a burst, and one that is stopped keeps none waiting. Used by
-`chat_service.service`; `chat_service.supervisor` binds for all its processes.
+that none of them takes all of a burst, and one that is stopped keeps none waiting. A connection
+begins on the direct way (`chat_service.direct`), and comes to Tornado with its first request that
+is not plain. Used by `chat_service.service`; `chat_service.supervisor` binds for all its
+processes.
 """
 
 import asyncio
@@ -13,8 +15,11 @@ from collections.abc import Iterable
 
 import structlog
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
+from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
+
+from chat_service.direct import Direct
+from chat_service.resumed import Handover, Resumed
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +31,8 @@ _REST_S = 0.1
 _SPARE_DESCRIPTORS = 64
 #: The most that is read ahead of one connection, in bytes.
 STREAM_BUFFER_BYTES = 1 << 20
+#: How often connections are looked through for those that have kept still, in seconds.
+_SWEEP_EVERY_S = 1.0
 _BACKLOG = 1024
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -59,22 +66,40 @@ def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
 class Listener(HTTPServer):
     """Tornado's server, which takes connections fairly, and only as many as it can hold."""
 
-    def initialize(self, *args: object, **kwargs: object) -> None:
+    def initialize(  # type: ignore[override]
+        self, app: HTTPServerConnectionDelegate, direct: Direct, **limits: object
+    ) -> None:
         self.open_connections = 0
         self._connections_max = _raise_descriptor_limit() - _SPARE_DESCRIPTORS
         self._resting: asyncio.TimerHandle | None = None
-        super().initialize(*args, **kwargs)  # type: ignore[arg-type]
+        self._direct = direct
+        direct.on_handover = self._take_over
+        direct.on_closed = self._on_closed
+        self._sweep: asyncio.TimerHandle | None = None
+        super().initialize(app, **limits)  # type: ignore[arg-type]
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for listening in sockets:
             self._sockets[listening.fileno()] = listening
             self._handlers[listening.fileno()] = lambda: None
         self._listen()
+        self._sweep_again()
 
     def stop(self) -> None:
         if not self._stopped:
             self._pause()
         super().stop()
+
+    def end_keep_alive(self) -> None:
+        """Every answer from here on is its connection's last."""
+        self._direct.is_ending = True
+        self.conn_params.no_keep_alive = True
+
+    async def close_all_connections(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._direct.close()
+        await super().close_all_connections()
 
     def accept_waiting(self) -> None:
         """Accept the connections that the kernel holds ready: closing would reset them."""
@@ -82,13 +107,19 @@ class Listener(HTTPServer):
             while self._accept(listening):
                 pass
 
-    def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
-        self.open_connections += 1
-        super().handle_stream(stream, address)
-
     def on_close(self, server_conn: object) -> None:
-        self.open_connections -= 1
+        self._on_closed()
         super().on_close(server_conn)
+
+    def _on_closed(self) -> None:
+        self.open_connections -= 1
+
+    def _take_over(self, handover: Handover) -> None:
+        self.handle_stream(Resumed(handover, STREAM_BUFFER_BYTES), handover.address)
+
+    def _sweep_again(self) -> None:
+        self._direct.sweep()
+        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep_again)
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -119,7 +150,8 @@ class Listener(HTTPServer):
         except OSError as error:
             # Otherwise nothing waits, or it has gone while it waited.
             return error.errno in _EXHAUSTED and self._rest(str(error))
-        self.handle_stream(IOStream(connection, STREAM_BUFFER_BYTES), address)
+        self.open_connections += 1
+        self._direct.connect(connection, address)
         return True
 
     def _rest(self, reason: str) -> bool:

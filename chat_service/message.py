@@ -5,6 +5,10 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+#: The status under which a request is counted whose client did not wait for its answer.
+CLIENT_GONE = 499
+JSON_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+
 
 class Request(Struct, frozen=True):
     """A whole request. `parameter` is the path's variable segment, still percent-encoded."""

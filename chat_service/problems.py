@@ -1,15 +1,19 @@
 """Errors as `application/problem+json` (RFC 9457): what a client reads when something is wrong.
 
-Handlers raise `Problem`; `chat_service.exchange` answers with it, and turns everything else that
-a handler raises into one. docs/api.md lists them.
+Handlers raise `Problem`; `answer_to` makes an answer of it, and of everything else that a handler
+raises. docs/api.md lists them.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import structlog
 
+from chat_service.message import Part, Response
 from workers.errors import Draining, NotExecuted, OutcomeUnknown, Overloaded, Rejected, ServiceError
+
+log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -141,3 +145,17 @@ def of_service_error(error: ServiceError, effect: str) -> Problem:
     if isinstance(error, OutcomeUnknown) and error.message_id is not None:
         more["id"] = error.message_id
     return Problem(503, kind, title, detail, headers={"Retry-After": "1"}, more=more)
+
+
+def answer_to(error: Exception, request_id: str, route: str = "") -> Response:
+    """The answer to a request that met an error. What nobody expected is logged whole."""
+    if isinstance(error, Problem):
+        problem = error
+    elif isinstance(error, ServiceError):
+        log.debug("not served", id=request_id, kind=type(error).__name__, reason=str(error))
+        problem = of_service_error(error, "stored" if route == "/chat" else "claimed")
+    else:
+        log.error("a handler failed", id=request_id, route=route, exc_info=error)
+        problem = internal_error()
+    headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
+    return Response(problem.status, headers, Part(problem.body(request_id), 0))

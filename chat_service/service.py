@@ -9,9 +9,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from chat_service.app import App, AppLimits, make_routes
+from chat_service.direct import Direct
 from chat_service.exposition import Exposition
 from chat_service.handlers.health import HealthHandlers, Readiness
 from chat_service.handlers.inbox import InboxHandlers
+from chat_service.heads import Heads
 from chat_service.listener import STREAM_BUFFER_BYTES, Listener, bind
 from chat_service.metrics import HttpMetrics
 from chat_service.request_log import RequestLog
@@ -76,9 +78,11 @@ class Service:
             for each in sockets:
                 each.close()
             raise
-        self._app = self._make_app(self._pool)
+        inbox = self._make_inbox(self._pool)
+        self._app = self._make_app(inbox)
         self._server = Listener(
             self._app,
+            self._make_direct(self._app, inbox),
             max_header_size=settings.max_header_bytes,
             idle_connection_timeout=settings.idle_timeout_s,
             body_timeout=settings.body_timeout_s,
@@ -105,8 +109,7 @@ class Service:
         if self._server is not None and self._app is not None:
             self._server.accept_waiting()
             self._server.stop()
-            # Every answer from here on is its connection's last.
-            self._server.conn_params.no_keep_alive = True
+            self._server.end_keep_alive()
             left = await self._settle(self._app, deadline)
         is_empty = self._pool is None or await self._pool.drain(max(deadline - loop.time(), 0.1))
         log.info("drained", unanswered=left, in_time=is_empty and not left)
@@ -180,7 +183,7 @@ class Service:
         )
         return WorkerPool(store, self._clock, limits, self._worker_metrics)
 
-    def _make_app(self, pool: WorkerPool) -> App:
+    def _make_inbox(self, pool: WorkerPool) -> InboxHandlers:
         settings = self.settings
         rules = Rules(
             settings.max_username_chars,
@@ -188,6 +191,21 @@ class Service:
             settings.default_timeout_s,
             settings.max_timeout_s,
         )
+        return InboxHandlers(pool, rules, self._worker_metrics.undelivered.inc)
+
+    def _make_direct(self, app: App, inbox: InboxHandlers) -> Direct:
+        settings = self.settings
+        heads = Heads(app.max_body_bytes, app.allowed_hosts)
+        return Direct(
+            app,
+            inbox,
+            heads,
+            header_max=settings.max_header_bytes,
+            idle_timeout_s=settings.idle_timeout_s,
+        )
+
+    def _make_app(self, inbox: InboxHandlers) -> App:
+        settings = self.settings
         limits = AppLimits(
             settings.max_body_bytes,
             settings.write_timeout_s,
@@ -196,10 +214,9 @@ class Service:
         request_log = RequestLog(
             settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
         )
-        on_undelivered = self._worker_metrics.undelivered.inc
-        inbox = InboxHandlers(pool, rules, on_undelivered)
         health = HealthHandlers(self._readiness, self._metrics_text)
         routes = make_routes(inbox, health)
+        on_undelivered = self._worker_metrics.undelivered.inc
         return App(routes, limits, self._http_metrics, request_log, on_undelivered)
 
     async def _readiness(self) -> Readiness:

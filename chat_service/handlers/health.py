@@ -6,9 +6,7 @@ from typing import NamedTuple
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from chat_service.message import Part, Request, Response
-
-_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+from chat_service.message import JSON_HEADERS, Part, Request, Response
 
 
 class Readiness(NamedTuple):
@@ -32,14 +30,16 @@ class HealthHandlers:
 
     async def live(self, request: Request) -> Response:
         """GET /livez: 200 as long as the loop turns; asks nothing of anybody."""
-        return Response(200, _HEADERS, Part(b'{"status":"ok"}', 0))
+        return Response(200, JSON_HEADERS, Part(b'{"status":"ok"}', 0))
 
     async def ready(self, request: Request) -> Response:
         """GET /readyz: 200 where requests can be served, else 503, and which part cannot."""
         readiness = await self._check()
         is_ready = all(readiness)
         document = {"status": "ok" if is_ready else "unavailable", **readiness._asdict()}
-        return Response(200 if is_ready else 503, _HEADERS, Part(msgspec.json.encode(document), 0))
+        return Response(
+            200 if is_ready else 503, JSON_HEADERS, Part(msgspec.json.encode(document), 0)
+        )
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics: the Prometheus exposition, of all processes together."""

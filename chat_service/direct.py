@@ -1,0 +1,383 @@
+"""The direct way: the two requests that are nearly all of them, straight between socket and pool.
+
+`POST /chat` and `GET /chat/:username`, plain and whole, cost a third of what they do on Tornado's
+connections, with its coroutines, streams and header objects. A connection begins here. With its
+first request that is anything else (another route, a query, a body in chunks or in many pieces, a
+head that is malformed or refused) it is handed over to Tornado, with what was read of that
+request, and stays there: one place decides what an unusual request gets.
+
+    idle ──whole request──► busy ──answer──► idle
+     │  └──part of a body──► half ──rest──► busy
+     └─────────── anything else ───────────► Tornado's
+
+The rules for a request are not here: `chat_service.heads` has those for a head, the handlers all
+others. Made by `chat_service.listener` for each connection that it takes.
+"""
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping
+from http.client import responses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+from chat_service.handlers.inbox import InboxHandlers
+from chat_service.heads import Heads
+from chat_service.message import CLIENT_GONE, JSON_HEADERS, Part, Response
+from chat_service.problems import answer_to
+from chat_service.resumed import Handover
+from workers.commands import Slice
+
+if TYPE_CHECKING:
+    from chat_service.app import App
+
+log = structlog.get_logger(__name__)
+
+#: The most that is read of a connection at once, and kept while it waits for an answer.
+_READ_BYTES = 64 << 10
+#: A body that is not whole after so many seconds goes to Tornado, which bounds its time.
+_HALF_S = 1.0
+
+# Usernames are left in which nothing has to be decided: RFC 3986's characters of a segment.
+_REQUEST_LINE = re.compile(
+    rb"(?:POST /chat|GET /chat/([A-Za-z0-9._~%!$&'()*+,;=:@-]+)) HTTP/1\.1\r\n"
+)
+# One for all: what is in it is copied before the next connection reads.
+_buffer = memoryview(bytearray(_READ_BYTES))
+
+
+class _Request(NamedTuple):
+    """A request that is being served: for its answer and its accounting."""
+
+    method: str
+    route: str
+    parameter: str
+    id: str
+    raw: bytes
+    began: float
+
+
+class Direct:
+    """The connections of a process that are on the direct way."""
+
+    def __init__(
+        self,
+        app: "App",
+        inbox: InboxHandlers,
+        heads: Heads,
+        *,
+        header_max: int,
+        idle_timeout_s: float,
+    ) -> None:
+        self.app = app
+        self.inbox = inbox
+        self.heads = heads
+        self.header_max = header_max
+        self.loop = asyncio.get_running_loop()
+        #: Whether every answer is its connection's last.
+        self.is_ending = False
+        #: Called with a connection that goes to Tornado, and when one is closed.
+        self.on_handover: Callable[[Handover], None]
+        self.on_closed: Callable[[], None]
+        self._idle_timeout_s = idle_timeout_s
+        self._connections: set[DirectConnection] = set()
+
+    def connect(self, sock: socket.socket, address: tuple[object, ...]) -> None:
+        """Serve a new connection."""
+        self._connections.add(DirectConnection(self, sock, address))
+
+    def forget(self, connection: "DirectConnection") -> None:
+        """It is closed or handed over."""
+        self._connections.discard(connection)
+
+    def sweep(self) -> None:
+        """Close or hand over those that have kept still for too long."""
+        now = self.loop.time()
+        for connection in [*self._connections]:
+            connection.expire(now, self._idle_timeout_s)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in [*self._connections]:
+            connection.close()
+
+
+class DirectConnection:
+    """One connection. Serves one request at a time, in the order in which they arrive."""
+
+    __slots__ = (
+        "_address",
+        "_direct",
+        "_future",
+        "_held",
+        "_is_half",
+        "_is_last",
+        "_is_paused",
+        "_messages",
+        "_patience",
+        "_request",
+        "_since",
+        "_socket",
+        "_status",
+        "_unsent",
+    )
+
+    def __init__(self, direct: Direct, sock: socket.socket, address: tuple[object, ...]) -> None:
+        self._direct = direct
+        self._socket: socket.socket | None = sock
+        self._address = address
+        #: What was read and is not handled yet; whether that is a request without its end.
+        self._held = b""
+        self._is_half = False
+        self._is_paused = False
+        self._since = direct.loop.time()
+        self._request: _Request | None = None
+        self._future: asyncio.Future[Any] | None = None
+        # The answer on its way: its status, the claimed messages in it, what is left of it.
+        self._status = 0
+        self._messages = 0
+        self._is_last = False
+        self._unsent: memoryview | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        # An answer is one write: waiting for more to send would only delay it.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        direct.loop.add_reader(sock, self._on_readable)
+
+    def expire(self, now: float, idle_s: float) -> None:
+        """Close it where it has been idle for too long; a half request is not waited for here."""
+        if self._request is not None:
+            return
+        if self._is_half:
+            if now - self._since > _HALF_S:
+                self._hand_over(self._held)
+        elif now - self._since > idle_s:
+            self.close()
+
+    def close(self) -> None:
+        """Close it. What it waited for is given up, what it did not take is counted. Safe twice."""
+        if self._socket is None:
+            return
+        self._let_go().close()
+        app = self._direct.app
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._messages:
+            app.on_undelivered(self._messages)
+        if self._future is not None:
+            self._future.cancel()
+        if self._request is not None:
+            self._account(CLIENT_GONE)
+        app.request_closed(self)
+        self._direct.on_closed()
+
+    def _on_readable(self) -> None:
+        assert self._socket is not None
+        try:
+            count = self._socket.recv_into(_buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
+            return
+        data = bytes(_buffer[:count])
+        if self._held:
+            data = self._held + data
+        if self._request is None:
+            self._begin(data)
+            return
+        # Sent before the answer to what came before: it has to wait, and not to grow.
+        self._held = data
+        if len(data) > _READ_BYTES:
+            self._is_paused = True
+            self._direct.loop.remove_reader(self._socket)
+
+    def _begin(self, data: bytes) -> None:
+        """Serve the first request of `data`, or see that somebody does."""
+        direct = self._direct
+        line = _REQUEST_LINE.match(data)
+        # From the request line's own CR LF on, for a head that has no more lines.
+        end = data.find(b"\r\n\r\n", line.end() - 2) + 4 if line is not None else 0
+        head = None
+        if line is not None and 4 <= end <= direct.header_max:
+            head = direct.heads.plain(data[line.end() : end])
+        if line is None or head is None:
+            self._hand_over(data)
+            return
+        if len(data) < end + head.length:
+            self._wait_for_the_rest(data)
+            return
+        if not self._is_half:
+            direct.app.request_opened(self)
+        self._is_half = False
+        self._held = data[end + head.length :]
+        request_id = head.request_id or direct.app.next_request_id()
+        raw, began = data[: end + head.length], time.perf_counter()
+        segment = line[1]
+        if segment is None:
+            request = _Request("POST", "/chat", "", request_id, raw, began)
+        else:
+            name = segment.decode("ascii")
+            request = _Request("GET", "/chat/:username", name, request_id, raw, began)
+        self._request = request
+        try:
+            if segment is None:
+                self._future = direct.inbox.begin_post(raw[end:])
+            else:
+                self._future = direct.inbox.begin_read(request.parameter, "")
+        except Exception as error:
+            self._answer(answer_to(error, request_id, request.route))
+        else:
+            self._future.add_done_callback(self._on_outcome)
+
+    def _wait_for_the_rest(self, data: bytes) -> None:
+        """The body of a request comes in two pieces, as many clients send it; not in more."""
+        if self._is_half:
+            self._hand_over(data)
+            return
+        self._held = data
+        self._is_half = True
+        self._since = self._direct.loop.time()
+        self._direct.app.request_opened(self)
+
+    def _on_outcome(self, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            return
+        error, inbox = future.exception(), self._direct.inbox
+        if self._socket is None:
+            # It was closed in the very turn of the loop in which the outcome came.
+            if error is None and isinstance(outcome := future.result(), Slice):
+                self._direct.app.on_undelivered(len(outcome.messages))
+            return
+        request, self._future = self._request, None
+        assert request is not None
+        if error is not None:
+            assert isinstance(error, Exception)
+            self._answer(answer_to(error, request.id, request.route))
+        elif isinstance(outcome := future.result(), Slice):
+            answer = inbox.have_read(request.parameter, "", outcome)
+            if isinstance(answer.body, Part):
+                self._answer(answer)
+            else:
+                # In many parts: Tornado writes those.
+                self._hand_over(request.raw + self._held, answer, len(outcome.messages))
+        else:
+            self._answer(inbox.posted(outcome))
+
+    def _answer(self, response: Response) -> None:
+        request, sock = self._request, self._socket
+        assert isinstance(response.body, Part)
+        assert request is not None
+        assert sock is not None
+        body, self._messages = response.body
+        self._status = response.status
+        self._is_last = self._direct.is_ending
+        data = b"%b%b\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n%b\r\n%b" % (
+            _start_of(response),
+            request.id.encode("ascii"),
+            len(body),
+            b"Connection: close\r\n" if self._is_last else b"",
+            body,
+        )
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent == len(data):
+            self._answered()
+            return
+        # A reader that is slow, or takes nothing.
+        loop = self._direct.loop
+        self._unsent = memoryview(data)[sent:]
+        self._patience = loop.call_later(self._direct.app.write_timeout_s, self.close)
+        loop.add_writer(sock, self._on_writable)
+
+    def _on_writable(self) -> None:
+        assert self._socket is not None
+        assert self._unsent is not None
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        if not self._unsent:
+            self._unsent = None
+            self._direct.loop.remove_writer(self._socket)
+            assert self._patience is not None
+            self._patience.cancel()
+            self._answered()
+
+    def _answered(self) -> None:
+        """The kernel has all of the answer: the connection is free for the next request."""
+        loop = self._direct.loop
+        self._account(self._status)
+        self._direct.app.request_closed(self)
+        self._request, self._messages = None, 0
+        if self._is_last:
+            self.close()
+            return
+        self._since = loop.time()
+        if self._is_paused:
+            assert self._socket is not None
+            self._is_paused = False
+            loop.add_reader(self._socket, self._on_readable)
+        if self._held:
+            loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Serve what was sent before the last answer."""
+        if self._socket is not None and self._request is None and self._held and not self._is_half:
+            self._begin(self._held)
+
+    def _hand_over(self, held: bytes, answer: Response | None = None, messages: int = 0) -> None:
+        """Have Tornado serve this connection from here on."""
+        is_open = self._is_half or self._request is not None
+        sock = self._let_go()
+        self._direct.on_handover(
+            Handover(sock, self._address, held, answer, messages, self if is_open else None)
+        )
+
+    def _let_go(self) -> socket.socket:
+        """Take the socket away from the loop and from this object."""
+        sock, self._socket = self._socket, None
+        assert sock is not None
+        loop = self._direct.loop
+        if not self._is_paused:
+            loop.remove_reader(sock)
+        if self._unsent is not None:
+            loop.remove_writer(sock)
+        self._direct.forget(self)
+        return sock
+
+    def _account(self, status: int) -> None:
+        assert self._request is not None
+        method, route, parameter, request_id, _, began = self._request
+        seconds = time.perf_counter() - began
+        self._direct.app.account(request_id, method, route, parameter, status, seconds)
+
+
+def _head(status: int, headers: Mapping[str, str]) -> bytes:
+    """An answer's head up to the value of its request id."""
+    lines = [f"HTTP/1.1 {status} {responses[status]}"]
+    lines += (f"{name}: {value}" for name, value in headers.items())
+    # Tornado's spelling of the name.
+    return "\r\n".join((*lines, "X-Request-Id: ")).encode("latin1")
+
+
+_USUAL = {status: _head(status, JSON_HEADERS) for status in (200, 201)}
+
+
+def _start_of(response: Response) -> bytes:
+    if response.headers is JSON_HEADERS:
+        return _USUAL[response.status]
+    return _head(response.status, response.headers)

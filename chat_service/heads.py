@@ -1,0 +1,82 @@
+"""Which heads of requests are plain, told by Tornado's parser, and remembered.
+
+A client's requests differ in their first line and little else: the lines behind it are mostly
+those of the request before, to the byte. So each distinct block of header lines is parsed and
+checked once. `chat_service.direct` asks; whatever is not plain goes the long way, which refuses
+or handles it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from tornado.httputil import HTTPHeaders, HTTPInputError
+
+from chat_service.guard import refuse_other_hosts, refuse_the_unasked
+from chat_service.problems import Problem
+
+#: Blocks remembered, and the longest of them in bytes: a client that never sends the same one
+#: twice costs so much memory, and no more.
+_REMEMBERED_MAX, _REMEMBERED_BYTES_MAX = 1024, 1024
+#: Headers that say how a message is framed or coded, or ask for more than an answer.
+_UNUSUAL = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade", "Trailer", "TE")
+_LENGTH = re.compile(r"[0-9]{1,9}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
+
+
+class Head(NamedTuple):
+    """What a plain request's header lines say: the body's bytes, and the id it brought, or ''."""
+
+    length: int
+    request_id: str
+
+
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """The id that a request brings, or '' where it brings none that is sensible."""
+    given = headers.get("X-Request-ID")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else ""
+
+
+class Heads:
+    """Tells plain blocks of header lines from others."""
+
+    def __init__(self, length_max: int, allowed_hosts: frozenset[str]) -> None:
+        """`length_max` bounds the body of a plain request, in bytes."""
+        self._length_max = length_max
+        self._allowed_hosts = allowed_hosts
+        self._remembered: dict[bytes, Head | None] = {}
+
+    def plain(self, block: bytes) -> Head | None:
+        """The head of these header lines, or None where they are not plain.
+
+        `block` begins behind the request line's CR LF and ends with the empty line.
+        """
+        try:
+            return self._remembered[block]
+        except KeyError:
+            head = self._parse(block)
+        has_id = head is not None and head.request_id
+        if len(block) <= _REMEMBERED_BYTES_MAX and not has_id:
+            if len(self._remembered) >= _REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[block] = head
+        return head
+
+    def _parse(self, block: bytes) -> Head | None:
+        # Tornado takes a bare LF for the end of a line, and two for the end of the head.
+        if block.count(b"\n") != block.count(b"\r\n"):
+            return None
+        try:
+            headers = HTTPHeaders.parse(block[:-2].decode("latin1"))
+            if "Host" not in headers or any(name in headers for name in _UNUSUAL):
+                return None
+            refuse_other_hosts(headers["Host"], self._allowed_hosts)
+            refuse_the_unasked(headers)
+        except (HTTPInputError, Problem):
+            return None
+        if headers.get("Connection", "keep-alive").lower() != "keep-alive":
+            return None
+        length = headers.get("Content-Length", "0")
+        if not _LENGTH.fullmatch(length) or int(length) > self._length_max:
+            return None
+        return Head(int(length), request_id_of(headers))

@@ -1,0 +1,50 @@
+"""A connection on its way from `chat_service.direct` to Tornado, with what was read of it.
+
+`chat_service.listener` makes it, Tornado reads it, `chat_service.exchange` asks whether its first
+request has been answered by the handler already.
+"""
+
+import socket
+from typing import NamedTuple
+
+from tornado.iostream import IOStream
+
+from chat_service.message import Response
+
+
+class Handover(NamedTuple):
+    """A connection of which `held` was read: the rest of all it sent from its next request on.
+
+    Where that request was handled already, `answer` is its answer, and `messages` says how many
+    claimed ones are ready in it. `server` is who had it counted as open, or None.
+    """
+
+    socket: socket.socket
+    address: tuple[object, ...]
+    held: bytes
+    answer: Response | None
+    messages: int
+    server: object | None
+
+
+class Resumed(IOStream):
+    """A stream whose first bytes have been read before."""
+
+    def __init__(self, handover: Handover, buffer_max: int) -> None:
+        self.handover: Handover | None = handover
+        self._held = handover.held
+        super().__init__(handover.socket, buffer_max)
+
+    def take_handover(self) -> Handover | None:
+        """What came with the connection, once."""
+        handover, self.handover = self.handover, None
+        return handover
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """Tornado's hook for reading: what is held comes first."""
+        if not self._held:
+            return super().read_from_fd(buf)
+        count = min(len(buf), len(self._held))
+        buf[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count
