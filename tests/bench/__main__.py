@@ -1,79 +1,82 @@
-"""Measures the service against a bare Tornado app and a naive one. Run by `scripts/bench`.
-
-usage: python -m tests.bench [--only NAME] [--rounds 5] [--seconds 6] [--report FILE]
-"""
+"""Measures the service against a bare Tornado app and a naive one. Run by `scripts/bench`."""
 
 import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from tests.bench.measurements import MEASUREMENTS, Bench, Row
+from tests.bench.measurements import MEASUREMENTS, Bench, Progress, Results, Scale
+from tests.bench.report import machine, tables, write_document
 from tests.support.server import mongods_on
 from workers.store.embedded import EmbeddedMongod
 
-_HEADS = (
-    "load",
-    "service",
-    "connections",
-    "requests/s",
-    "p50",
-    "p99",
-    "CPU",
-    "mongod CPU",
-    "errors",
-)
+FULL = Scale(rounds=5, seconds=6, rate_seconds=60, messages=5_000_000)
+SHORT = Scale(rounds=1, seconds=1, rate_seconds=2, messages=20_000)
 
 
-def table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
-    lines = [f"| {' | '.join(_HEADS)} |", "|---|---|" + "---:|" * (len(_HEADS) - 2)]
-    lines += [
-        f"| {row.what} | {row.name} | {row.connections} | {row.rate:.0f} | {row.p50_ms:.1f} ms "
-        f"| {row.p99_ms:.1f} ms | {row.server_us:.0f} µs | {row.database_us:.0f} µs "
-        f"| {row.errors} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
-
-
-async def measure(names: list[str], rounds: int, seconds: float) -> list[Row]:
+async def measure(names: Sequence[str], scale: Scale, on: Progress) -> Results:
     """Start a mongod and take the measurements of these names."""
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         data_dir = Path(folder) / "data"
         mongod = EmbeddedMongod(data_dir, "")
         uri = await mongod.start()
         try:
-            bench = Bench(uri, mongods_on(data_dir)[0], rounds, seconds, _show)
+            bench = Bench(uri, mongods_on(data_dir)[0], scale, on)
             for name in names:
-                rows += await MEASUREMENTS[name](bench)
+                await MEASUREMENTS[name](bench)
         finally:
             await mongod.stop()
-    return rows
+    return bench.results
 
 
-def _show(what: str) -> None:
-    sys.stderr.write(f"\r\x1b[K{what}" if sys.stderr.isatty() else f"{what}\n")
-    sys.stderr.flush()
+class _Bar:
+    """A progress bar on a terminal, lines elsewhere."""
+
+    _WIDTH = 24
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if self._is_terminal:
+            filled = self._WIDTH * done // of
+            bar = "█" * filled + "·" * (self._WIDTH - filled)
+            sys.stderr.write(f"\r\x1b[K{bar} {done:,} of {of:,}  {what}")
+        elif of < 1000:
+            sys.stderr.write(f"{done + 1} of {of}  {what}\n")
+        sys.stderr.flush()
 
 
 def main() -> int:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser("scripts/bench")
+    """Measure, print the tables, and write what is asked for."""
+    parser = argparse.ArgumentParser(
+        "scripts/bench",
+        description="Measures the service against a bare Tornado app and a naive one.",
+        epilog=f"In full about 25 minutes. Measurements: {', '.join(MEASUREMENTS)}.",
+    )
     parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--report", type=Path, help="a file for all figures, as JSON")
+    parser.add_argument("--short", action="store_true", help="a look at everything, in 2 minutes")
+    parser.add_argument("--rounds", type=int, help=f"rounds of each run ({FULL.rounds})")
+    parser.add_argument("--seconds", type=float, help=f"seconds of a run ({FULL.seconds})")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write all figures, as JSON")
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE", help="renew the figures and plots of a document"
+    )
     options = parser.parse_args()
-    names = options.only or list(MEASUREMENTS)
-    rows = asyncio.run(measure(names, options.rounds, options.seconds))
+    scale = SHORT if options.short else FULL
+    scale = scale._replace(
+        rounds=options.rounds or scale.rounds, seconds=options.seconds or scale.seconds
+    )
+    results = asyncio.run(measure(options.only or list(MEASUREMENTS), scale, _Bar()))
     if options.report:
-        options.report.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
-    print("\n" + table(rows))
+        options.report.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    if options.document:
+        write_document(options.document, results, scale)
+    print(f"\n{machine(scale)}\n\n{tables(results)}")
     return 0
 
 

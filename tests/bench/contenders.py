@@ -10,15 +10,18 @@ from typing import NamedTuple
 import msgspec
 
 from config.settings import PROJECT_ROOT
+from tests.bench import wrk
 from tests.bench.generator import Load, Measured
 from tests.faults.cluster import free_port
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+#: Our own generator starts within this time, in seconds.
+_START_S = 0.5
 
 
 class Sample(NamedTuple):
-    """One run of the generator, and the processor time in seconds that it cost others."""
+    """One run of a load, and the processor time in seconds that a request cost others."""
 
     measured: Measured
     server_s: float
@@ -71,27 +74,42 @@ class Contender:
         )
 
     async def load(self, load: Load) -> Sample:
-        """Run the generator against it."""
+        """Press it. What it costs to warm up is not counted."""
         load = msgspec.structs.replace(load, port=self.port)
+        if load.rate or not wrk.is_installed():
+            return await self._load_by_ours(load)
+        await wrk.press(load, load.warm_up_s)
+        before = self._used_s()
+        measured = await wrk.press(load, load.seconds)
+        return _sample(measured, before, self._used_s(), measured.requests)
+
+    async def _load_by_ours(self, load: Load) -> Sample:
         generator = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "tests.bench.generator"),
             msgspec.json.encode(load).decode(),
             env=self._environ,
             stdout=asyncio.subprocess.PIPE,
         )
-        # What it costs to warm up is not counted, nor what it costs to end.
-        await asyncio.sleep(load.warm_up_s + 0.5)
+        # The middle of its run, which neither its start nor its end is part of.
+        await asyncio.sleep(_START_S + load.warm_up_s)
         before = self._used_s()
-        await asyncio.sleep(load.seconds - 1)
+        seconds = max(load.seconds - 2 * _START_S, load.seconds / 2)
+        await asyncio.sleep(seconds)
         after = self._used_s()
         output, _ = await generator.communicate()
         assert generator.returncode == 0, f"{self.name}: the generator failed"
         measured = msgspec.json.decode(output, type=Measured)
-        share = load.seconds / (load.seconds - 1)
-        return Sample(measured, *((b - a) * share for a, b in zip(before, after, strict=True)))
+        return _sample(measured, before, after, measured.rate * seconds)
 
     def _used_s(self) -> tuple[float, float]:
         return sum(map(_processor_s, self.processes())), _processor_s(self._mongod)
+
+
+def _sample(
+    measured: Measured, before: tuple[float, float], after: tuple[float, float], requests: float
+) -> Sample:
+    server_s, database_s = ((b - a) / requests for a, b in zip(before, after, strict=True))
+    return Sample(measured, server_s, database_s)
 
 
 def _processor_s(pid: int) -> float:

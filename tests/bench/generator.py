@@ -1,4 +1,4 @@
-"""Presses one service and says what it did: the load generator of `scripts/bench`.
+"""Presses one service and says what it did: a load generator for `scripts/bench`.
 
 A process of its own, `python -m tests.bench.generator '{"port": ...}'`, so that what it costs is
 not taken from the service's core and does not show in its processor time. Prints one JSON object.
@@ -10,6 +10,7 @@ which the request was due, so that a stall counts for all that it held up.
 
 import asyncio
 import gc
+import itertools
 import json
 import math
 import random
@@ -17,13 +18,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import msgspec
 import uvloop
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What to send. `posts` is their share; `rate` is in requests a second, 0 for a closed loop."""
+    """What to send. `posts` is their share; `rate` is in requests a second, 0 for a closed loop.
+
+    The users are taken at random, or in turn.
+    """
 
     port: int
     connections: int
@@ -35,6 +40,7 @@ class Load(msgspec.Struct, frozen=True):
     text_bytes: int = 32
     rate: float = 0.0
     seed: int = 0
+    in_turn: bool = False
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -62,8 +68,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's are not of asyncio's class.
+        self._transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes, due: float) -> None:
         """Send a request that was due at a moment."""
@@ -101,7 +107,7 @@ class _Connection(asyncio.Protocol):
 
 
 def requests(load: Load) -> Iterator[bytes]:
-    """Requests without end, over the users at random, half of them posts or as is wanted."""
+    """Requests without end, over the users at random or in turn."""
     rng = random.Random(load.seed)
     text = "x" * load.text_bytes
     posts, reads = [], []
@@ -111,9 +117,9 @@ def requests(load: Load) -> Iterator[bytes]:
         head = "POST /chat HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         posts.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         reads.append(f"GET /chat/{user} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
-    while True:
+    for number in itertools.count():
         kind = posts if rng.random() < load.posts else reads
-        yield kind[int(rng.random() * load.users)]
+        yield kind[number % load.users if load.in_turn else int(rng.random() * load.users)]
 
 
 async def run(load: Load) -> Measured:

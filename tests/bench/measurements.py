@@ -1,150 +1,258 @@
 """What `scripts/bench` measures: contenders against each other, in alternating rounds.
 
 Each function gives rows for the table. Figures of one machine and run are compared with each
-other only; a row is the median of its rounds.
+other only, round by round; a row shows the medians of its rounds.
 """
 
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import NamedTuple, Protocol
 
 import msgspec
 
+from tests.bench import stored
 from tests.bench.contenders import Contender, Sample
 from tests.bench.generator import Load
 
-#: Told of each run as it is done.
-Progress = Callable[[str], None]
+#: After each run, so that what the mongod has put off is not paid for by the next, in seconds.
+_PAUSE_S = 0.3
+
+SERVICE, MOTOR, BARE, NAIVE = (
+    "the service",
+    "the service on Motor",
+    "a bare Tornado app",
+    "one call per request",
+)
 
 
-class Row(msgspec.Struct, frozen=True):
-    """Medians of one contender under one load. Times in milliseconds, processor time in µs."""
+class Round(msgspec.Struct, frozen=True):
+    """One contender in one round: rate in requests/s, latencies in ms, processor time in µs."""
 
-    what: str
-    name: str
-    connections: int
     rate: float
     p50_ms: float
     p99_ms: float
     server_us: float
     database_us: float
     errors: int
-    rates: list[float]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """All rounds of one contender under one load."""
+
+    what: str
+    name: str
+    connections: int
+    rounds: list[Round]
+
+    def median(self, figure: Callable[[Round], float]) -> float:
+        """The median of a figure over the rounds."""
+        return statistics.median(map(figure, self.rounds))
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What idle connections cost: bytes of a contender's memory for each."""
+
+    name: str
+    connections: int
+    bytes_each: float
+
+
+class Results(msgspec.Struct):
+    """All that a run has measured."""
+
+    rows: list[Row] = []
+    memory: list[Memory] = []
+
+
+class Progress(Protocol):
+    """Is told of a part of a measurement: what it is, how much is done, and of how much."""
+
+    def __call__(self, what: str, done: int, of: int) -> None: ...
+
+
+class Scale(NamedTuple):
+    """How long all of it takes: rounds, seconds of a run, of a run at a rate, messages stored."""
+
+    rounds: int
+    seconds: float
+    rate_seconds: float
+    messages: int
 
 
 class Bench:
     """A mongod and how to measure on it."""
 
-    def __init__(self, uri: str, mongod: int, rounds: int, seconds: float, on: Progress) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, mongod: int, scale: Scale, on: Progress) -> None:
+        self.uri = uri
+        self.scale = scale
+        self.on = on
+        self.results = Results()
         self._mongod = mongod
-        self._rounds = rounds
-        self._seconds = seconds
-        self._on = on
 
-    def service(self, name: str = "service", database: str = "bench", **settings: str) -> Contender:
+    def service(self, name: str = SERVICE, database: str = "bench", **settings: str) -> Contender:
         """The service itself, with everything switched on."""
         environ = {f"CHAT_{key.upper()}": value for key, value in settings.items()}
-        environ |= {"CHAT_MONGO_URI": self._uri, "CHAT_MONGO_DATABASE": database}
+        environ |= {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": database}
         return Contender(name, self._mongod, ("chat_service", "serve", "--port", "PORT"), environ)
 
     def bare(self) -> Contender:
         """A Tornado app that stores nothing."""
-        return self._app("bare Tornado app", "bare", "PORT")
+        return self._app(BARE, "bare", "PORT")
 
     def naive(self) -> Contender:
         """A Tornado app that calls the database for each request."""
-        return self._app("one call per request", "naive", "PORT", self._uri)
+        return self._app(NAIVE, "naive", "PORT", self.uri)
 
     def _app(self, name: str, *arguments: str) -> Contender:
         return Contender(name, self._mongod, ("tests.bench.apps", *arguments), {})
 
     async def side_by_side(
-        self, what: str, contenders: Sequence[Contender], load: Load
-    ) -> list[Row]:
+        self,
+        what: str,
+        contenders: Sequence[Contender],
+        load: Load,
+        *,
+        rounds: int | None = None,
+        before_each: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Alternate between the contenders, round by round."""
-        samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
+        rounds = rounds or self.scale.rounds
+        samples: dict[str, list[Round]] = {contender.name: [] for contender in contenders}
         async with AsyncExitStack() as stack:
             for contender in contenders:
                 await stack.enter_async_context(contender)
-            for number in range(self._rounds):
-                for contender in contenders:
-                    self._on(f"{what}: {contender.name}, {number + 1} of {self._rounds}")
-                    wanted = msgspec.structs.replace(load, seconds=self._seconds, seed=number)
-                    samples[contender.name].append(await contender.load(wanted))
-                    # What the mongod has put off should not be paid for by the next one.
-                    await asyncio.sleep(0.3)
-        return [_row(what, name, load, its) for name, its in samples.items()]
+            for number in range(rounds * len(contenders)):
+                contender = contenders[number % len(contenders)]
+                self.on(f"{what}: {contender.name}", number, rounds * len(contenders))
+                if before_each is not None:
+                    await before_each()
+                wanted = msgspec.structs.replace(
+                    load, seconds=load.seconds or self.scale.seconds, seed=number
+                )
+                samples[contender.name].append(_round(await contender.load(wanted)))
+                await asyncio.sleep(_PAUSE_S)
+        self.results.rows += [
+            Row(what, name, load.connections, its) for name, its in samples.items()
+        ]
 
 
-def _row(what: str, name: str, load: Load, samples: list[Sample]) -> Row:
-    def median(figure: Callable[[Sample], float]) -> float:
-        return statistics.median(map(figure, samples))
-
-    return Row(
-        *(what, name, load.connections),
-        median(lambda it: it.measured.rate),
-        median(lambda it: it.measured.p50 * 1e3),
-        median(lambda it: it.measured.p99 * 1e3),
-        median(lambda it: it.server_s / it.measured.requests * 1e6),
-        median(lambda it: it.database_s / it.measured.requests * 1e6),
-        sum(it.measured.errors for it in samples),
-        [it.measured.rate for it in samples],
+def _round(sample: Sample) -> Round:
+    measured = sample.measured
+    return Round(
+        *(measured.rate, measured.p50 * 1e3, measured.p99 * 1e3),
+        *(sample.server_s * 1e6, sample.database_s * 1e6, measured.errors),
     )
 
 
-async def against_others(bench: Bench) -> list[Row]:
-    """The figures that the goals are about: half posts, half reads, 1,000 users."""
-    rows = []
+MIXED = "half posts, half reads"
+
+
+async def against_others(bench: Bench) -> None:
+    """Half posts, half reads over 1,000 inboxes: against apps that do less, and on both drivers."""
     for connections in (64, 256):
         contenders = [
             bench.service(),
-            bench.service("service on Motor", mongo_driver="motor"),
+            bench.service(MOTOR, mongo_driver="motor"),
             bench.bare(),
             bench.naive(),
         ]
-        load = Load(0, connections, 0)
-        rows += await bench.side_by_side("half posts, half reads", contenders, load)
-    return rows
+        await bench.side_by_side(MIXED, contenders, Load(0, connections, 0))
 
 
-async def kinds_of_requests(bench: Bench) -> list[Row]:
-    """Posts alone, reads alone, polls of empty inboxes, one hot inbox, large texts."""
+async def kinds_of_requests(bench: Bench) -> None:
+    """Posts alone, full inboxes, empty ones, one hot inbox, large texts."""
     loads = {
         "posts alone": Load(0, 256, 0, posts=1.0),
-        "reads alone": Load(0, 256, 0, posts=0.0),
         "polls of empty inboxes": Load(0, 256, 0, posts=0.0, prefix="empty"),
         "one hot inbox": Load(0, 256, 0, users=1),
         "texts of 16 KiB": Load(0, 64, 0, text_bytes=16384),
     }
-    return [
-        row
-        for what, load in loads.items()
-        for row in await bench.side_by_side(what, [bench.service(), bench.bare()], load)
+    for what, load in loads.items():
+        await bench.side_by_side(what, [bench.service(), bench.bare()], load)
+
+
+async def reads_alone(bench: Bench) -> None:
+    """Reads of inboxes that hold a message each, every one read once."""
+    users = int(40_000 * bench.scale.seconds)
+    contenders = [bench.service(), bench.bare()]
+
+    async def fill() -> None:
+        await stored.drop(bench.uri, "bench")
+        await stored.store(bench.uri, "bench", "full", users, 1, lambda count: None)
+
+    load = Load(0, 256, 0, warm_up_s=0, posts=0.0, users=users, prefix="full", in_turn=True)
+    await bench.side_by_side("reads of full inboxes", contenders, load, before_each=fill)
+
+
+RATES = (10, 1000)
+
+
+def at(rate: int) -> str:
+    """The name of an open loop's load."""
+    return f"{rate:,} a second, half posts, half reads"
+
+
+async def at_a_rate(bench: Bench) -> None:
+    """Open loop: requests at their moments, whatever becomes of earlier ones."""
+    for rate in RATES:
+        load = Load(0, 64, bench.scale.rate_seconds, rate=rate)
+        await bench.side_by_side(at(rate), [bench.service(), bench.bare()], load, rounds=1)
+
+
+FULL, EMPTY = "the service, messages stored", "the service, none stored"
+
+
+async def many_stored(bench: Bench) -> None:
+    """With 5 million unread messages of other inboxes in the collection, against none."""
+    messages = bench.scale.messages
+    users = max(messages // 10, 1)
+    await stored.store(
+        *(bench.uri, "bench_full", "stored", users, 10),
+        lambda count: bench.on("storing messages", count, messages),
+    )
+    contenders = [
+        bench.service(FULL, database="bench_full"),
+        bench.service(EMPTY, database="bench_empty"),
     ]
+    await bench.side_by_side(f"{messages:,} stored", contenders, Load(0, 256, 0))
+    await stored.drop(bench.uri, "bench_full")
 
 
-async def at_a_rate(bench: Bench) -> list[Row]:
-    """Open loop, 10 and 1,000 requests in a second."""
-    return [
-        row
-        for rate in (10, 1000)
-        for row in await bench.side_by_side(
-            f"{rate} a second", [bench.service(), bench.bare()], Load(0, 64, 0, rate=rate)
-        )
-    ]
+async def idle_connections(bench: Bench) -> None:
+    """Memory of connections that have been served and keep still."""
+    count = 2000
+    for number, contender in enumerate((bench.service(), bench.bare())):
+        async with contender:
+            bench.on(f"{count:,} idle connections: {contender.name}", number, 2)
+            await contender.load(Load(0, 64, 1))
+            before = contender.memory()
+            async with AsyncExitStack() as stack:
+                for user in range(count):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", contender.port)
+                    stack.callback(writer.close)
+                    writer.write(f"GET /chat/idle-{user} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+                    await reader.readuntil(b"\r\n\r\n")
+                each = (contender.memory() - before) / count
+            bench.results.memory.append(Memory(contender.name, count, each))
 
 
-async def several_processes(bench: Bench) -> list[Row]:
+async def several_processes(bench: Bench) -> None:
     """One process and two."""
-    contenders = [bench.service("1 process"), bench.service("2 processes", processes="2")]
-    return await bench.side_by_side("processes", contenders, Load(0, 256, 0))
+    contenders = [
+        bench.service("1 process"),
+        bench.service("2 processes", processes="2"),
+    ]
+    await bench.side_by_side("processes", contenders, Load(0, 256, 0))
 
 
-MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
+MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "others": against_others,
     "kinds": kinds_of_requests,
+    "reads": reads_alone,
     "rate": at_a_rate,
+    "stored": many_stored,
+    "memory": idle_connections,
     "processes": several_processes,
 }

@@ -1,0 +1,108 @@
+"""The goals for the service's speed, and what a run says of them."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from tests.bench.measurements import (
+    BARE,
+    EMPTY,
+    FULL,
+    MIXED,
+    NAIVE,
+    RATES,
+    SERVICE,
+    Results,
+    Round,
+    Row,
+    at,
+)
+
+
+class Goal(NamedTuple):
+    """A figure, its bound, and whether it was met."""
+
+    what: str
+    wanted: str
+    measured: str
+    is_met: bool
+
+
+def goals(results: Results) -> list[Goal]:
+    """What this run says of every goal that it has measured."""
+    return [goal for check in (_mixed, _rates, _stored, _memory) for goal in check(results)]
+
+
+def _mixed(results: Results) -> Iterator[Goal]:
+    for connections, least in ((256, 1.3), (64, 1.0)):
+        service, bare = _rows(results, MIXED, SERVICE, BARE, connections)
+        if service and bare:
+            what = f"requests/s against a bare Tornado app, {connections} connections"
+            yield _at_least(what, least, _ratio(service, bare, lambda it: it.rate))
+    service, naive = _rows(results, MIXED, SERVICE, NAIVE, 256)
+    if service and naive:
+        what = "requests/s against one call per request, 256 connections"
+        yield _at_least(what, 5, _ratio(service, naive, lambda it: it.rate))
+        what = "MongoDB's processor time per request against the same"
+        yield _at_most(what, 0.1, _ratio(service, naive, lambda it: it.database_us))
+    service, bare = _rows(results, MIXED, SERVICE, BARE, 256)
+    if service and bare:
+        what = "p99 against the bare app's, 256 connections"
+        yield _at_most(what, 1.0, _ratio(service, bare, lambda it: it.p99_ms))
+
+
+def _rates(results: Results) -> Iterator[Goal]:
+    for rate in RATES:
+        service, bare = _rows(results, at(rate), SERVICE, BARE, 64)
+        if service and bare:
+            errors = sum(it.errors for it in service.rounds)
+            more = service.median(lambda it: it.p99_ms) - bare.median(lambda it: it.p99_ms)
+            yield Goal(
+                f"open loop at {rate:,}/s: errors, and p99 over that of the bare app",
+                "0, at most 25 ms",
+                f"{errors}, {more:.1f} ms",
+                errors == 0 and more <= 25,
+            )
+
+
+def _stored(results: Results) -> Iterator[Goal]:
+    for row in results.rows:
+        if row.name == FULL:
+            _, empty = _rows(results, row.what, FULL, EMPTY, row.connections)
+            if empty:
+                what = f"requests/s with {row.what}, against an empty database"
+                yield _at_least(what, 0.95, _ratio(row, empty, lambda it: it.rate))
+
+
+def _memory(results: Results) -> Iterator[Goal]:
+    for memory in results.memory:
+        if memory.name == SERVICE:
+            kib = memory.bytes_each / 1024
+            yield Goal(
+                "memory of an idle connection", "at most 20 KiB", f"{kib:.1f} KiB", kib <= 20
+            )
+
+
+def _rows(
+    results: Results, what: str, first: str, second: str, connections: int
+) -> tuple[Row | None, Row | None]:
+    def row(name: str) -> Row | None:
+        wanted = (what, name, connections)
+        its = (it for it in results.rows if (it.what, it.name, it.connections) == wanted)
+        return next(its, None)
+
+    return row(first), row(second)
+
+
+def _ratio(one: Row, other: Row, figure: Callable[[Round], float]) -> float:
+    """The median of the ratios of a figure, round by round."""
+    pairs = zip(one.rounds, other.rounds, strict=True)
+    return statistics.median(figure(a) / max(figure(b), 1e-9) for a, b in pairs)
+
+
+def _at_least(what: str, bound: float, ratio: float) -> Goal:
+    return Goal(what, f"at least {bound:g} times", f"{ratio:.2f} times", ratio >= bound)
+
+
+def _at_most(what: str, bound: float, ratio: float) -> Goal:
+    return Goal(what, f"at most {bound:g} times", f"{ratio:.2f} times", ratio <= bound)

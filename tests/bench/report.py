@@ -1,0 +1,70 @@
+"""The results as tables, and docs/performance.md's section of figures with its plots."""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+from tests.bench import wrk
+from tests.bench.goals import goals
+from tests.bench.measurements import Results, Scale
+
+_HEADS = ("load", "service", "conn.", "requests/s", "p50", "p99", "CPU", "MongoDB CPU", "errors")
+_SECTION = re.compile(r"(<!-- figures: begin -->\n).*?(<!-- figures: end -->)", re.DOTALL)
+
+
+def tables(results: Results) -> str:
+    """The goals and all figures, in Markdown."""
+    lines = ["| goal | wanted | measured | |", "|---|---|---|---|"]
+    lines += [
+        f"| {goal.what} | {goal.wanted} | {goal.measured} | {'met' if goal.is_met else 'MISSED'} |"
+        for goal in goals(results)
+    ]
+    lines += ["", f"| {' | '.join(_HEADS)} |", "|---|---|" + "---:|" * (len(_HEADS) - 2)]
+    for row in results.rows:
+        rate, p50, p99 = (
+            row.median(lambda it: it.rate),
+            row.median(lambda it: it.p50_ms),
+            row.median(lambda it: it.p99_ms),
+        )
+        server, database = (
+            row.median(lambda it: it.server_us),
+            row.median(lambda it: it.database_us),
+        )
+        errors = sum(it.errors for it in row.rounds)
+        lines.append(
+            f"| {row.what} | {row.name} | {row.connections} | {rate:,.0f} | {p50:.1f} ms "
+            f"| {p99:.1f} ms | {server:.0f} µs | {database:.0f} µs | {errors} |"
+        )
+    if results.memory:
+        lines += ["", "| idle connections | service | memory of each |", "|---:|---|---:|"]
+        lines += [
+            f"| {memory.connections:,} | {memory.name} | {memory.bytes_each / 1024:.1f} KiB |"
+            for memory in results.memory
+        ]
+    return "\n".join(lines)
+
+
+def machine(scale: Scale) -> str:
+    """What it was measured on and how long, in a sentence."""
+    presser = "wrk" if wrk.is_installed() else "the generator in tests/bench"
+    return (
+        f"On {os.cpu_count()} cores that the service, MongoDB and the load share, Python "
+        f"{platform.python_version()}, the load from {presser}; medians of {scale.rounds} "
+        f"alternating rounds of {scale.seconds:g} s. CPU is processor time per request."
+    )
+
+
+def write_document(document: Path, results: Results, scale: Scale) -> None:
+    """Put the tables and newly drawn plots into the document, where its marks are."""
+    from tests.bench.plots import draw
+
+    pictures = draw(results, document.parent / document.stem)
+    images = "\n".join(
+        f"![{title}]({path.relative_to(document.parent)})\n" for title, path in pictures.items()
+    )
+    section = f"{machine(scale)}\n\n{tables(results)}\n\n{images}"
+    text = document.read_text(encoding="utf-8")
+    replaced, count = _SECTION.subn(lambda match: f"{match[1]}{section}{match[2]}", text)
+    assert count == 1, f"{document} has no section of figures"
+    document.write_text(replaced, encoding="utf-8")
