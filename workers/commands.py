@@ -2,10 +2,11 @@
 
 Made by `workers.pool`, carried by `workers.ticket`, carried out by `workers.shard`; a `Claim` is
 what a shard makes of a batch of reads.
-Times are milliseconds of the database's clock since 1970, sizes bytes of UTF-8.
+Times are milliseconds of the database's clock since 1970; a command's `size` is what it has a queue
+hold, in bytes of UTF-8.
 """
 
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from msgspec import Struct
 
@@ -36,6 +37,8 @@ class Read(Struct, frozen=True, gc=False):
     names the moment it began, so that it ends however fast others post.
     """
 
+    size: ClassVar[int] = 0
+
     username: str
     limit: int | None = None
     upto: str | None = None
@@ -43,6 +46,8 @@ class Read(Struct, frozen=True, gc=False):
 
 class Count(Struct, frozen=True, gc=False):
     """Count the unread messages of an inbox, claiming none. Gives back an int."""
+
+    size: ClassVar[int] = 0
 
     username: str
 

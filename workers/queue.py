@@ -5,10 +5,9 @@ The bound per inbox keeps one hot name from filling the queue that it shares wit
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from typing import NamedTuple
 
-from workers.commands import Post
 from workers.errors import Draining, Expired, Overloaded
 from workers.ticket import Ticket
 
@@ -35,14 +34,15 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
 
     def _init(self, maxsize: int) -> None:
         self._queue: deque[Ticket | None] = deque()
-        self._per_inbox: Counter[str] = Counter()
+        self._per_inbox: dict[str, int] = {}
         self._bytes = 0
 
     def _put(self, item: Ticket | None) -> None:
         self._queue.append(item)
         if item is not None:
-            self._per_inbox[item.command.username] += 1
-            self._bytes += _size(item)
+            username = item.command.username
+            self._per_inbox[username] = self._per_inbox.get(username, 0) + 1
+            self._bytes += item.command.size
 
     def _get(self) -> Ticket | None:
         item = self._queue.popleft()
@@ -52,7 +52,7 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
                 self._per_inbox[username] -= 1
             else:
                 del self._per_inbox[username]
-            self._bytes -= _size(item)
+            self._bytes -= item.command.size
         return item
 
     def waiting_bytes(self) -> int:
@@ -63,10 +63,9 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
         """Add a ticket at the end. Raises `Overloaded` or `Draining` and adds nothing."""
         if self._closed:
             raise Draining("the service is stopping")
-        # Not `self._per_inbox[...]`: for an absent key Counter calls back into Python.
         if self._per_inbox.get(ticket.command.username, 0) >= self._limits.tickets_per_inbox:
             raise Overloaded("too many requests wait for this inbox")
-        if self._bytes + _size(ticket) > self._limits.bytes:
+        if self._bytes + ticket.command.size > self._limits.bytes:
             raise Overloaded("too many bytes wait to be stored")
         try:
             self.put_nowait(ticket)
@@ -83,14 +82,14 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
         first = await self.get()
         if first is None:
             return []
-        return [first, *self.take_nowait(tickets_max - 1, bytes_max - _size(first))]
+        return [first, *self.take_nowait(tickets_max - 1, bytes_max - first.command.size)]
 
     def take_nowait(self, tickets_max: int, bytes_max: int) -> list[Ticket]:
         """What waits now, up to the bounds, in order of arrival."""
         taken: list[Ticket] = []
         while self._queue and len(taken) < tickets_max:
             head = self._queue[0]
-            if head is None or (bytes_max := bytes_max - _size(head)) < 0:
+            if head is None or (bytes_max := bytes_max - head.command.size) < 0:
                 break
             self.get_nowait()
             taken.append(head)
@@ -113,7 +112,3 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
             self._closed = True
             if self.empty():
                 self.put_nowait(None)
-
-
-def _size(ticket: Ticket) -> int:
-    return ticket.command.size if isinstance(ticket.command, Post) else 0

@@ -1,0 +1,110 @@
+"""What a request costs, in counts that need no clock: commands to the database, calls of functions.
+
+A guard: what makes every request dearer fails here, on any machine. `scripts/bench` has the times.
+"""
+
+import asyncio
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from tests.conftest import Connect, StartService
+from tests.support.proxy import MongoProxy
+from tests.support.raw import get, message, post
+from tests.support.waiting import eventually
+from workers.queue import ShardQueue
+
+CLIENTS = 100
+#: Calls of Python functions and of built-in ones for a request, in the thread of the loop.
+CALLS_MAX = 250
+
+
+class Crowd(threading.Thread):
+    """Clients that all send one request, then all wait for its answer; not in the loop's thread."""
+
+    def __init__(self, port: int, requests: list[bytes]) -> None:
+        super().__init__()
+        self.statuses: list[bytes] = []
+        self._requests = requests
+        self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in requests]
+
+    def run(self) -> None:
+        for sock, request in zip(self._sockets, self._requests, strict=True):
+            sock.sendall(request)
+        self.statuses = [sock.recv(65536).split(b" ")[1] for sock in self._sockets]
+
+    def close(self) -> None:
+        """Close all connections."""
+        for sock in self._sockets:
+            sock.close()
+
+
+class Calls:
+    """Counts the calls that this thread makes, and those that put a request in a queue."""
+
+    def __init__(self) -> None:
+        self.all = 0
+        self.queued = 0
+
+    def __enter__(self) -> "Calls":
+        self._before = sys.getprofile()
+        sys.setprofile(self._on_event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self._before)
+
+    def _on_event(self, frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            self.all += 1
+            self.queued += frame.f_code is ShardQueue.put_or_refuse.__code__
+        elif event == "c_call":
+            self.all += 1
+
+
+async def test_a_hundred_waiting_requests_cost_three_commands_and_few_calls(
+    start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
+) -> None:
+    requests = [
+        *(post(message(f"writer-{number}", "x")) for number in range(CLIENTS // 2)),
+        *(get(f"/chat/reader-{number}".encode()) for number in range(CLIENTS // 2)),
+    ]
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        service = await start_service(mongo_uri=proxy.uri, shards=1)
+        chat = connect(service)
+        for number in range(CLIENTS // 2):
+            await chat.post(f"reader-{number}", "x")
+        # Each way of a request is taken once before it is counted.
+        assert await chat.texts("reader-0") == ["x"]
+        await chat.post("reader-0", "x")
+        proxy.hold.add("insert")
+        early = asyncio.create_task(chat.post("early", "x"))
+        await proxy.held.wait()
+        before = proxy.sent.copy()
+        crowd = Crowd(service.port, requests)
+
+        async def all_are_connected() -> bool:
+            return await chat.metric("chat_http_connections") >= CLIENTS
+
+        await eventually(all_are_connected)
+        with Calls() as calls:
+            crowd.start()
+
+            async def all_wait() -> bool:
+                return calls.queued == CLIENTS
+
+            await eventually(all_wait)
+            proxy.release()
+            await early
+            await asyncio.to_thread(crowd.join)
+        crowd.close()
+        assert sorted(crowd.statuses) == [b"200"] * 50 + [b"201"] * 50
+        commands = proxy.sent - before
+        assert commands["insert"] == 2
+        assert commands["find"] == 1
+        # The claim, and perhaps the mark on what has expired.
+        assert commands["update"] <= 2
+        assert calls.all / CLIENTS <= CALLS_MAX
+        await service.stop()
