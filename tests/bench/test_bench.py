@@ -1,0 +1,23 @@
+"""scripts/bench in short: it measures everything that it says, and meets no error."""
+
+import pytest
+
+from tests.bench.__main__ import SHORT, measure
+from tests.bench.goals import goals
+from tests.bench.report import tables
+
+
+@pytest.mark.bench
+async def test_every_goal_gets_a_figure_and_no_request_fails() -> None:
+    seen: list[str] = []
+    names = ["others", "rate", "stored", "memory"]
+    results = await measure(names, SHORT, lambda what, done, of: seen.append(what))
+    assert all(it.rate > 0 for row in results.rows for it in row.rounds)
+    # An app that asks the database once for each request may well fail under this load.
+    assert {row.name for row in results.rows if any(it.errors for it in row.rounds)} <= {
+        "one call per request"
+    }
+    found = goals(results)
+    assert len(found) == 9
+    assert all(goal.what in tables(results) for goal in found)
+    assert len(seen) > len(results.rows)
