@@ -86,11 +86,12 @@ class _Connection(asyncio.Protocol):
                 return
             head = data[:end].lower()
             start = head.find(b"content-length: ")
-            if start < 0:
-                raise SystemExit(f"an answer without a length: {head!r}")
             stop = head.find(b"\r", start)
-            self._wanted = end + 4 + int(head[start + 16 : stop if stop > 0 else end])
-        if len(data) < self._wanted:
+            length = data[start + 16 : stop if stop > 0 else end] if start >= 0 else b""
+            self._wanted = end + 4 + int(length) if length else 0
+        # A body in chunks ends with an empty one.
+        is_whole = len(data) >= self._wanted if self._wanted else data.endswith(b"0\r\n\r\n")
+        if not is_whole:
             self._buffer = data
             return
         is_good = data.startswith((b"HTTP/1.1 200", b"HTTP/1.1 201"))
