@@ -247,6 +247,16 @@ async def several_processes(bench: Bench) -> None:
     await bench.side_by_side("processes", contenders, Load(0, 256, 0))
 
 
+async def numbers_of_shards(bench: Bench) -> None:
+    """One shard, two and four in the process."""
+    for connections in (64, 256):
+        contenders = [
+            bench.service(f"{shards} shard{'s' * (shards > 1)}", shards=str(shards))
+            for shards in (1, 2, 4)
+        ]
+        await bench.side_by_side("shards", contenders, Load(0, connections, 0))
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "others": against_others,
     "kinds": kinds_of_requests,
@@ -255,4 +265,5 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "stored": many_stored,
     "memory": idle_connections,
     "processes": several_processes,
+    "shards": numbers_of_shards,
 }
