@@ -123,8 +123,10 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
         loop.remove_reader(sys.stdin)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
+    if isinstance(server, Supervisor):
+        loop.add_signal_handler(signal.SIGHUP, server.roll)
     if is_member:
         loop.add_reader(sys.stdin, on_orphaned)
     try:
@@ -136,8 +138,6 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
             await asyncio.gather(started, return_exceptions=True)
             return EXIT_OK
         started.result()
-        if isinstance(server, Supervisor):
-            loop.add_signal_handler(signal.SIGHUP, server.roll)
         _announce(server, is_member)
         await stopped
         log.info("stopping")

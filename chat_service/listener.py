@@ -49,10 +49,14 @@ def bind(host: str, port: int) -> list[socket.socket]:
     try:
         return bind_sockets(port, host, backlog=_BACKLOG)
     except OSError as error:
-        raise PortTaken(
-            f"cannot listen on {host}:{port}: {error.strerror}; "
+        advice = (
             "stop what uses it, or choose another with --port (0 picks a free one)"
-        ) from error
+            if error.errno == errno.EADDRINUSE
+            else "--host must be an address of this machine"
+            if error.errno != errno.EACCES
+            else "choose a --port from 1024 on"
+        )
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; {advice}") from error
 
 
 def inherited(descriptors: Iterable[int]) -> list[socket.socket]:

@@ -142,6 +142,8 @@ def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
 
 def _loosely(body: bytes) -> tuple[Any, Any, Any]:
     """The three fields whatever their types, for a body that did not decode strictly."""
+    if not body.strip():
+        raise not_json("the body is empty")
     try:
         body.decode()
         fields = _decode_raw(body)

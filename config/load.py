@@ -46,9 +46,9 @@ def load_settings(
     for name, value, source in sources:
         try:
             values[name] = _convert(name, value)
-        except (msgspec.ValidationError, ValueError) as error:
-            shown = "" if name in SECRETS else f" (given: {value!r})"
-            problems.append(f"{source}: {_lower_first(str(error))}{shown}")
+        except (msgspec.ValidationError, ValueError):
+            shown = "" if name in SECRETS else f", not {value!r}"
+            problems.append(f"{source}: must be {in_words(name)}{shown}")
     if not problems:
         problems += _contradictions(Settings(**values))
     if problems:
@@ -60,6 +60,22 @@ def plain_type(name: str) -> Any:
     """A setting's type without its bounds."""
     kind = _FIELDS[name].type
     return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+
+
+def in_words(name: str) -> str:
+    """What a setting may be, bounds included."""
+    kind = plain_type(name)
+    if get_origin(kind) is tuple:
+        return "comma-separated list"
+    if choices := get_args(kind):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    meta = _FIELDS[name].type.__metadata__[0]
+    word = {int: "integer", float: "number", str: "text", Path: "path"}[kind]
+    if meta.gt is not None:
+        word += f" above {meta.gt}"
+    elif meta.ge is not None:
+        word += f" from {meta.ge}"
+    return f"{word} to {meta.le}" if meta.le is not None else word
 
 
 def describe(settings: Settings) -> dict[str, Any]:
@@ -136,7 +152,3 @@ def _contradictions(settings: Settings) -> list[str]:
     if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
         problems.append("mongo_uri: starts with neither mongodb:// nor mongodb+srv://")
     return problems
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

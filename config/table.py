@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import msgspec
 
-from config.load import plain_type
+from config.load import in_words
 from config.settings import PROJECT_ROOT, Settings
 
 _BEGIN, _END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
@@ -18,7 +18,7 @@ def markdown_table() -> str:
     for field in msgspec.structs.fields(Settings):
         meta = field.type.__metadata__[0]
         rows.append(
-            f"| `{field.name}` | {_value(field.name, meta)} | {_default(field.default)} "
+            f"| `{field.name}` | {in_words(field.name)} | {_default(field.default)} "
             f"| {meta.description} |"
         )
     return "\n".join(rows) + "\n"
@@ -30,20 +30,6 @@ def refresh(readme: Path) -> None:
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     readme.write_text(before + _BEGIN + markdown_table() + _END + after, encoding="utf-8")
-
-
-def _value(name: str, meta: msgspec.Meta) -> str:
-    kind: Any = plain_type(name)
-    if get_origin(kind) is tuple:
-        return "comma-separated list"
-    if choices := get_args(kind):
-        return ", ".join(f"`{choice}`" for choice in choices)
-    word = {int: "integer", float: "number", str: "text", Path: "path"}[kind]
-    if meta.gt is not None:
-        word += f" above {meta.gt}"
-    elif meta.ge is not None:
-        word += f" from {meta.ge}"
-    return f"{word} to {meta.le}" if meta.le is not None else word
 
 
 def _default(value: Any) -> str:

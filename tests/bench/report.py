@@ -6,18 +6,20 @@ import re
 from pathlib import Path
 
 from tests.bench import wrk
-from tests.bench.goals import goals
+from tests.bench.goals import Goal, goals
 from tests.bench.measurements import Results, Scale
 
+#: Shorter runs of a load, in seconds over all rounds, are a look and no judgement.
+_JUDGED_FROM_S = 10
 _HEADS = ("load", "service", "conn.", "requests/s", "p50", "p99", "CPU", "MongoDB CPU", "errors")
 _SECTION = re.compile(r"(<!-- figures: begin -->\n).*?(<!-- figures: end -->)", re.DOTALL)
 
 
-def tables(results: Results) -> str:
+def tables(results: Results, scale: Scale) -> str:
     """The goals and all figures, in Markdown."""
     lines = ["| goal | wanted | measured | |", "|---|---|---|---|"]
     lines += [
-        f"| {goal.what} | {goal.wanted} | {goal.measured} | {'met' if goal.is_met else 'MISSED'} |"
+        f"| {goal.what} | {goal.wanted} | {goal.measured} | {_verdict(goal, scale)} |"
         for goal in goals(results)
     ]
     lines += ["", f"| {' | '.join(_HEADS)} |", "|---|---|" + "---:|" * (len(_HEADS) - 2)]
@@ -45,6 +47,12 @@ def tables(results: Results) -> str:
     return "\n".join(lines)
 
 
+def _verdict(goal: Goal, scale: Scale) -> str:
+    if scale.rounds * scale.seconds < _JUDGED_FROM_S:
+        return "too short to say"
+    return "met" if goal.is_met else "MISSED"
+
+
 def machine(scale: Scale) -> str:
     """What it was measured on and how long, in a sentence."""
     presser = "wrk" if wrk.is_installed() else "the generator in tests/bench"
@@ -63,7 +71,7 @@ def write_document(document: Path, results: Results, scale: Scale) -> None:
     images = "\n".join(
         f"![{title}]({path.relative_to(document.parent)})\n" for title, path in pictures.items()
     )
-    section = f"{machine(scale)}\n\n{tables(results)}\n\n{images}"
+    section = f"{machine(scale)}\n\n{tables(results, scale)}\n\n{images}"
     text = document.read_text(encoding="utf-8")
     replaced, count = _SECTION.subn(lambda match: f"{match[1]}{section}{match[2]}", text)
     assert count == 1, f"{document} has no section of figures"

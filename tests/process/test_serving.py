@@ -85,8 +85,9 @@ async def test_a_server_killed_under_load_has_kept_every_acknowledged_message(
                 assert await chat.read(name) == []
 
 
-async def test_ctrl_c_reaches_the_group_and_still_nothing_accepted_is_lost(
-    tmp_path: Path, data_dir: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+async def test_ctrl_c_or_a_lost_terminal_reach_the_group_and_nothing_accepted_is_lost(
+    tmp_path: Path, data_dir: Path, number: signal.Signals
 ) -> None:
     with Server(tmp_path, "--data-dir", str(data_dir)) as server:
         chat = ChatClient(server.base)
@@ -105,7 +106,7 @@ async def test_ctrl_c_reaches_the_group_and_still_nothing_accepted_is_lost(
             return len(answered) >= 200
 
         await eventually(is_busy)
-        os.killpg(server.process.pid, signal.SIGINT)
+        os.killpg(server.process.pid, number)
         await asyncio.gather(*posting)
         assert server.wait() == 0
         server.start()
@@ -209,7 +210,7 @@ def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
         server.start()
     assert server.wait() == 2
     said = server.errors()
-    assert "--port: expected `int`" in said
+    assert "--port: must be integer" in said
     assert "CHAT_SHARDS" in said
     assert "CHAT_NO_SUCH: there is no setting" in said
 
