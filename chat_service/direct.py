@@ -6,15 +6,19 @@ first request that is anything else (another route, a query, a body in chunks or
 head that is malformed or refused) it is handed over to Tornado, with what was read of that
 request, and stays there: one place decides what an unusual request gets.
 
-    idle ──whole request──► busy ──answer──► idle
-     │  └──part of a body──► half ──rest──► busy
-     └─────────── anything else ───────────► Tornado's
+    idle ──whole request──► busy ──outcome──► answering ──all sent──► idle, or closed in a drain
+     │  └─head, part of body─► half ──rest──► busy
+     │                          └──a second later──┐  └──a read in many slices──┐
+     └──anything else──────────────────────────────┴────────────────────────────┴──► Tornado's
+
+What comes while it is busy waits, up to a bound, behind which the connection is not read from.
 
 The rules for a request are not here: `chat_service.heads` has those for a head, the handlers all
 others. Made by `chat_service.listener` for each connection that it takes.
 """
 
 import asyncio
+import functools
 import re
 import socket
 import time
@@ -28,7 +32,7 @@ from chat_service.handlers.inbox import InboxHandlers
 from chat_service.heads import Heads
 from chat_service.message import CLIENT_GONE, JSON_HEADERS, Part, Response
 from chat_service.problems import answer_to
-from chat_service.resumed import Handover
+from chat_service.resumed import Answered, Handover
 from workers.commands import Slice
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 #: The most that is read of a connection at once, and kept while it waits for an answer.
 _READ_BYTES = 64 << 10
-#: A body that is not whole after so many seconds goes to Tornado, which bounds its time.
+#: A body that is not whole after so many seconds goes to Tornado, which then bounds its time.
 _HALF_S = 1.0
 
 # Usernames are left in which nothing has to be decided: RFC 3986's characters of a segment.
@@ -47,6 +51,20 @@ _REQUEST_LINE = re.compile(
 )
 # One for all: what is in it is copied before the next connection reads.
 _buffer = memoryview(bytearray(_READ_BYTES))
+
+
+def _or_close(callback: Callable[..., None]) -> Callable[..., None]:
+    """A callback of the loop: a bug in it ends its connection, and is logged."""
+
+    @functools.wraps(callback)
+    def guarded(self: "DirectConnection", *arguments: object) -> None:
+        try:
+            callback(self, *arguments)
+        except Exception:
+            log.exception("a connection failed")
+            self.close()
+
+    return guarded
 
 
 class _Request(NamedTuple):
@@ -148,7 +166,7 @@ class DirectConnection:
         direct.loop.add_reader(sock, self._on_readable)
 
     def expire(self, now: float, idle_s: float) -> None:
-        """Close it where it has been idle for too long; a half request is not waited for here."""
+        """Close it where it has been idle for too long; hand over a request that stays half."""
         if self._request is not None:
             return
         if self._is_half:
@@ -162,23 +180,23 @@ class DirectConnection:
         if self._socket is None:
             return
         self._let_go().close()
-        app = self._direct.app
+        self._direct.on_closed()
+        self._direct.app.request_closed(self)
         if self._patience is not None:
             self._patience.cancel()
-        if self._messages:
-            app.on_undelivered(self._messages)
         if self._future is not None:
             self._future.cancel()
+        if self._messages:
+            self._direct.app.on_undelivered(self._messages)
         if self._request is not None:
-            self._account(CLIENT_GONE)
-        app.request_closed(self)
-        self._direct.on_closed()
+            self._account(self._request, CLIENT_GONE)
 
+    @_or_close
     def _on_readable(self) -> None:
         assert self._socket is not None
         try:
             count = self._socket.recv_into(_buffer)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return
         except OSError:
             count = 0
@@ -236,15 +254,17 @@ class DirectConnection:
             self._future.add_done_callback(self._on_outcome)
 
     def _wait_for_the_rest(self, data: bytes) -> None:
-        """The body of a request comes in two pieces, as many clients send it; not in more."""
-        if self._is_half:
+        """Many clients send the body behind the head, and a network cuts both as it likes."""
+        if len(data) > _READ_BYTES:
             self._hand_over(data)
             return
         self._held = data
-        self._is_half = True
-        self._since = self._direct.loop.time()
-        self._direct.app.request_opened(self)
+        if not self._is_half:
+            self._is_half = True
+            self._since = self._direct.loop.time()
+            self._direct.app.request_opened(self)
 
+    @_or_close
     def _on_outcome(self, future: asyncio.Future[Any]) -> None:
         if future.cancelled():
             return
@@ -264,8 +284,11 @@ class DirectConnection:
             if isinstance(answer.body, Part):
                 self._answer(answer)
             else:
-                # In many parts: Tornado writes those.
-                self._hand_over(request.raw + self._held, answer, len(outcome.messages))
+                # In many parts: Tornado writes those. It reads the head again, which was plain.
+                self._hand_over(
+                    request.raw + self._held,
+                    Answered(answer, len(outcome.messages), request.id, request.began),
+                )
         else:
             self._answer(inbox.posted(outcome))
 
@@ -286,7 +309,7 @@ class DirectConnection:
         )
         try:
             sent = sock.send(data)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             sent = 0
         except OSError:
             self.close()
@@ -300,12 +323,13 @@ class DirectConnection:
         self._patience = loop.call_later(self._direct.app.write_timeout_s, self.close)
         loop.add_writer(sock, self._on_writable)
 
+    @_or_close
     def _on_writable(self) -> None:
         assert self._socket is not None
         assert self._unsent is not None
         try:
             self._unsent = self._unsent[self._socket.send(self._unsent) :]
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return
         except OSError:
             self.close()
@@ -320,32 +344,31 @@ class DirectConnection:
     def _answered(self) -> None:
         """The kernel has all of the answer: the connection is free for the next request."""
         loop = self._direct.loop
-        self._account(self._status)
+        request, self._request, self._messages = self._request, None, 0
+        assert request is not None
         self._direct.app.request_closed(self)
-        self._request, self._messages = None, 0
         if self._is_last:
             self.close()
-            return
-        self._since = loop.time()
-        if self._is_paused:
-            assert self._socket is not None
-            self._is_paused = False
-            loop.add_reader(self._socket, self._on_readable)
-        if self._held:
-            loop.call_soon(self._go_on)
+        else:
+            self._since = loop.time()
+            if self._is_paused:
+                assert self._socket is not None
+                self._is_paused = False
+                loop.add_reader(self._socket, self._on_readable)
+            if self._held:
+                loop.call_soon(self._go_on)
+        self._account(request, self._status)
 
+    @_or_close
     def _go_on(self) -> None:
         """Serve what was sent before the last answer."""
         if self._socket is not None and self._request is None and self._held and not self._is_half:
             self._begin(self._held)
 
-    def _hand_over(self, held: bytes, answer: Response | None = None, messages: int = 0) -> None:
+    def _hand_over(self, held: bytes, answered: Answered | None = None) -> None:
         """Have Tornado serve this connection from here on."""
-        is_open = self._is_half or self._request is not None
-        sock = self._let_go()
-        self._direct.on_handover(
-            Handover(sock, self._address, held, answer, messages, self if is_open else None)
-        )
+        server = self if self._is_half or self._request is not None else None
+        self._direct.on_handover(Handover(self._let_go(), self._address, held, answered, server))
 
     def _let_go(self) -> socket.socket:
         """Take the socket away from the loop and from this object."""
@@ -359,9 +382,8 @@ class DirectConnection:
         self._direct.forget(self)
         return sock
 
-    def _account(self, status: int) -> None:
-        assert self._request is not None
-        method, route, parameter, request_id, _, began = self._request
+    def _account(self, request: _Request, status: int) -> None:
+        method, route, parameter, request_id, _, began = request
         seconds = time.perf_counter() - began
         self._direct.app.account(request_id, method, route, parameter, status, seconds)
 

@@ -26,7 +26,7 @@ from chat_service.guard import refuse_other_hosts
 from chat_service.heads import request_id_of
 from chat_service.message import CLIENT_GONE, Part, Request, Response
 from chat_service.problems import Problem, answer_to, bad_request, encoded_body, too_large
-from chat_service.resumed import Resumed
+from chat_service.resumed import Answered, Resumed
 from workers.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Exchange(HTTPMessageDelegate):
         stream = connection.stream
         # A request that came here from the direct way, perhaps with its answer.
         self._handover = stream.take_handover() if isinstance(stream, Resumed) else None
+        self._answered: Answered | None = None
         self._began = 0.0
         self._id = ""
         self._method = ""
@@ -75,9 +76,13 @@ class Exchange(HTTPMessageDelegate):
         self._app.request_opened(self)
         if self._handover is not None:
             self._app.request_closed(self._handover.server)
+            self._answered, self._handover = self._handover.answered, None
         self._headers = headers
         self._method = cast(RequestStartLine, start_line).method
-        self._id = request_id_of(headers) or self._app.next_request_id()
+        if self._answered is not None:
+            self._id, self._began = self._answered.id, self._answered.began
+        else:
+            self._id = request_id_of(headers) or self._app.next_request_id()
         try:
             self._check_head(cast(RequestStartLine, start_line))
         except Problem as problem:
@@ -110,6 +115,7 @@ class Exchange(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         """The client went away before its request was whole."""
         self._app.request_closed(self)
+        self._give_up_answer()
 
     # What follows from it.
 
@@ -164,9 +170,9 @@ class Exchange(HTTPMessageDelegate):
         """The handler's answer, or the problem that it met."""
         if self._refusal is not None:
             return answer_to(self._refusal, self._id)
-        if self._handover is not None and self._handover.answer is not None:
-            answer, self._handover = self._handover.answer, None
-            return answer
+        if self._answered is not None:
+            response, self._answered = self._answered.response, None
+            return response
         assert self._resolved is not None
         route, parameter, handler = self._resolved
         body = b"".join(self._chunks)
@@ -242,6 +248,12 @@ class Exchange(HTTPMessageDelegate):
             route, inbox, _ = self._resolved
         self._app.account(self._id, self._method, route or "none", inbox, status, seconds)
 
+    def _give_up_answer(self) -> None:
+        """Count what is in an answer that came with the request, and was never written."""
+        if self._answered is not None:
+            self._app.on_undelivered(self._answered.messages)
+            self._answered = None
+
     def _on_gone(self) -> None:
         """The client closed its connection: what was not sent to the database never will be."""
         if self._task is not None:
@@ -249,9 +261,7 @@ class Exchange(HTTPMessageDelegate):
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._app.request_closed(self)
-        if self._handover is not None:
-            # It has gone before the answer that came with it was taken.
-            self._app.on_undelivered(self._handover.messages)
+        self._give_up_answer()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an exchange failed", id=self._id, exc_info=error)
             self._connection.close()

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 from tornado.httpserver import HTTPServer
@@ -71,8 +71,13 @@ class Listener(HTTPServer):
     """Tornado's server, which takes connections fairly, and only as many as it can hold."""
 
     def initialize(  # type: ignore[override]
-        self, app: HTTPServerConnectionDelegate, direct: Direct, **limits: object
+        self,
+        app: HTTPServerConnectionDelegate,
+        direct: Direct,
+        on_handover: Callable[[], None],
+        **limits: object,
     ) -> None:
+        self._on_handover = on_handover
         self.open_connections = 0
         self._connections_max = _raise_descriptor_limit() - _SPARE_DESCRIPTORS
         self._resting: asyncio.TimerHandle | None = None
@@ -119,11 +124,12 @@ class Listener(HTTPServer):
         self.open_connections -= 1
 
     def _take_over(self, handover: Handover) -> None:
+        self._on_handover()
         self.handle_stream(Resumed(handover, STREAM_BUFFER_BYTES), handover.address)
 
     def _sweep_again(self) -> None:
-        self._direct.sweep()
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep_again)
+        self._direct.sweep()
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -154,8 +160,14 @@ class Listener(HTTPServer):
         except OSError as error:
             # Otherwise nothing waits, or it has gone while it waited.
             return error.errno in _EXHAUSTED and self._rest(str(error))
-        self.open_connections += 1
-        self._direct.connect(connection, address)
+        try:
+            self._direct.connect(connection, address)
+        except OSError as error:
+            # It was gone before it was served.
+            log.debug("a connection was not taken", reason=str(error))
+            connection.close()
+        else:
+            self.open_connections += 1
         return True
 
     def _rest(self, reason: str) -> bool:

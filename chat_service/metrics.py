@@ -36,6 +36,11 @@ class HttpMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.handovers = Counter(
+            "chat_http_handovers_total",
+            "Connections handed over to Tornado with their first request that was not plain.",
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "chat_event_loop_lag_seconds",
             "How much later than asked the loop last woke up.",

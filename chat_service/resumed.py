@@ -12,18 +12,28 @@ from tornado.iostream import IOStream
 from chat_service.message import Response
 
 
-class Handover(NamedTuple):
-    """A connection of which `held` was read: the rest of all it sent from its next request on.
+class Answered(NamedTuple):
+    """A request that was handled already: its answer, and the claimed messages ready in it.
 
-    Where that request was handled already, `answer` is its answer, and `messages` says how many
-    claimed ones are ready in it. `server` is who had it counted as open, or None.
+    With the id that it was given, and when it began, in seconds of `time.perf_counter`.
+    """
+
+    response: Response
+    messages: int
+    id: str
+    began: float
+
+
+class Handover(NamedTuple):
+    """A connection of which `held` was read: its next request, whole or in part, and what follows.
+
+    `answered` is there where that request was handled; `server` is who had it counted as open.
     """
 
     socket: socket.socket
     address: tuple[object, ...]
     held: bytes
-    answer: Response | None
-    messages: int
+    answered: Answered | None
     server: object | None
 
 
@@ -31,13 +41,13 @@ class Resumed(IOStream):
     """A stream whose first bytes have been read before."""
 
     def __init__(self, handover: Handover, buffer_max: int) -> None:
-        self.handover: Handover | None = handover
+        self._handover: Handover | None = handover
         self._held = handover.held
         super().__init__(handover.socket, buffer_max)
 
     def take_handover(self) -> Handover | None:
         """What came with the connection, once."""
-        handover, self.handover = self.handover, None
+        handover, self._handover = self._handover, None
         return handover
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:

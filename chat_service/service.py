@@ -83,6 +83,7 @@ class Service:
         self._server = Listener(
             self._app,
             self._make_direct(self._app, inbox),
+            self._http_metrics.handovers.inc,
             max_header_size=settings.max_header_bytes,
             idle_connection_timeout=settings.idle_timeout_s,
             body_timeout=settings.body_timeout_s,

@@ -3,16 +3,20 @@
 import argparse
 import asyncio
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from tests.bench.measurements import MEASUREMENTS, Bench, Progress, Results, Scale
+from tests.bench.measurements import (
+    MEASUREMENTS,
+    Bench,
+    Progress,
+    Results,
+    Scale,
+    started_mongod,
+)
 from tests.bench.report import machine, tables, write_document
-from tests.support.server import mongods_on
-from workers.store.embedded import EmbeddedMongod
 
 FULL = Scale(rounds=5, seconds=4, rate_seconds=60, messages=5_000_000)
 SHORT = Scale(rounds=1, seconds=1, rate_seconds=2, messages=20_000)
@@ -20,16 +24,10 @@ SHORT = Scale(rounds=1, seconds=1, rate_seconds=2, messages=20_000)
 
 async def measure(names: Sequence[str], scale: Scale, on: Progress) -> Results:
     """Start a mongod and take the measurements of these names."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        data_dir = Path(folder) / "data"
-        mongod = EmbeddedMongod(data_dir, "")
-        uri = await mongod.start()
-        try:
-            bench = Bench(uri, mongods_on(data_dir)[0], scale, on)
-            for name in names:
-                await MEASUREMENTS[name](bench)
-        finally:
-            await mongod.stop()
+    async with started_mongod() as (uri, mongod):
+        bench = Bench(uri, mongod, scale, on)
+        for name in names:
+            await MEASUREMENTS[name](bench)
     return bench.results
 
 

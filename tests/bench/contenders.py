@@ -11,13 +11,11 @@ import msgspec
 
 from config.settings import PROJECT_ROOT
 from tests.bench import wrk
-from tests.bench.generator import Load, Measured
+from tests.bench.generator import READY, Load, Measured
 from tests.faults.cluster import free_port
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-#: Our own generator starts within this time, in seconds.
-_START_S = 0.5
 
 
 class Sample(NamedTuple):
@@ -78,7 +76,8 @@ class Contender:
         load = msgspec.structs.replace(load, port=self.port)
         if load.rate or not wrk.is_installed():
             return await self._load_by_ours(load)
-        await wrk.press(load, load.warm_up_s)
+        if load.warm_up_s:
+            await wrk.press(load, load.warm_up_s)
         before = self._used_s()
         measured = await wrk.press(load, load.seconds)
         return _sample(measured, before, self._used_s(), measured.requests)
@@ -90,10 +89,12 @@ class Contender:
             env=self._environ,
             stdout=asyncio.subprocess.PIPE,
         )
-        # The middle of its run, which neither its start nor its end is part of.
-        await asyncio.sleep(_START_S + load.warm_up_s)
+        assert generator.stdout is not None
+        assert await generator.stdout.readline() == READY, f"{self.name}: the generator failed"
+        # The middle of its run.
+        await asyncio.sleep(load.warm_up_s + load.seconds / 8)
         before = self._used_s()
-        seconds = max(load.seconds - 2 * _START_S, load.seconds / 2)
+        seconds = load.seconds * 3 / 4
         await asyncio.sleep(seconds)
         after = self._used_s()
         output, _ = await generator.communicate()

@@ -23,6 +23,9 @@ from typing import cast
 import msgspec
 import uvloop
 
+#: What is printed once all connections are there and the load begins; its result follows.
+READY = b"ready\n"
+
 
 class Load(msgspec.Struct, frozen=True):
     """What to send. `posts` is their share; `rate` is in requests a second, 0 for a closed loop.
@@ -157,6 +160,8 @@ async def run(load: Load) -> Measured:
     gc.collect()
     gc.freeze()
     gc.disable()
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     began = clock()
     start = began + load.warm_up_s
     end = start + load.seconds

@@ -6,8 +6,10 @@ other only, round by round; a row shows the medians of its rounds.
 
 import asyncio
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -15,6 +17,8 @@ import msgspec
 from tests.bench import stored
 from tests.bench.contenders import Contender, Sample
 from tests.bench.generator import Load
+from tests.support.server import mongods_on
+from workers.store.embedded import EmbeddedMongod
 
 #: After each run, so that what the mongod has put off is not paid for by the next, in seconds.
 _PAUSE_S = 0.3
@@ -138,6 +142,19 @@ class Bench:
         ]
 
 
+@asynccontextmanager
+async def started_mongod() -> AsyncIterator[tuple[str, int]]:
+    """A mongod on a directory that goes with it: its connection string and process."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        data_dir = Path(folder) / "data"
+        mongod = EmbeddedMongod(data_dir, "")
+        uri = await mongod.start()
+        try:
+            yield uri, mongods_on(data_dir)[0]
+        finally:
+            await mongod.stop()
+
+
 def _round(sample: Sample) -> Round:
     measured = sample.measured
     return Round(
@@ -208,16 +225,18 @@ async def many_stored(bench: Bench) -> None:
     """With 5 million unread messages of other inboxes in the collection, against none."""
     messages = bench.scale.messages
     users = max(messages // 10, 1)
-    await stored.store(
-        *(bench.uri, "bench_full", "stored", users, 10),
-        lambda count: bench.on("storing messages", count, messages),
-    )
-    contenders = [
-        bench.service(FULL, database="bench_full"),
-        bench.service(EMPTY, database="bench_empty"),
-    ]
-    await bench.side_by_side(f"{messages:,} stored", contenders, Load(0, 256, 0))
-    await stored.drop(bench.uri, "bench_full")
+    # A mongod for each, or the empty one would share what the full one keeps busy.
+    async with (
+        started_mongod() as (full_uri, full_mongod),
+        started_mongod() as (empty_uri, empty_mongod),
+    ):
+        await stored.store(
+            *(full_uri, "bench", "stored", users, 10),
+            lambda count: bench.on("storing messages", count, messages),
+        )
+        full = Bench(full_uri, full_mongod, bench.scale, bench.on).service(FULL)
+        empty = Bench(empty_uri, empty_mongod, bench.scale, bench.on).service(EMPTY)
+        await bench.side_by_side(f"{messages:,} stored", [full, empty], Load(0, 256, 0))
 
 
 async def idle_connections(bench: Bench) -> None:

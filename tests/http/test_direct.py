@@ -3,14 +3,17 @@
 import asyncio
 import re
 import socket
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from chat_service.heads import Heads
+from chat_service.metrics import HttpMetrics
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
+from tests.support.proxy import MongoProxy
 from tests.support.raw import HOST, accepted, get, message, post, texts_of, unharmed
 from tests.support.waiting import eventually
 
@@ -56,6 +59,61 @@ async def test_both_ways_give_the_same_answers_to_the_byte(
                 answers.append(await raw_answers(service, each))
             direct, tornados = answers
             assert direct == tornados
+
+
+async def test_plain_requests_stay_on_the_direct_way_and_others_do_not(
+    service: Service, chat: ChatClient, subtests: pytest.Subtests
+) -> None:
+    unusual = {"a query": get(b"/chat/eve?x=y"), "another route": get(b"/livez")}
+    for promise, sent in {**PLAIN, **unusual}.items():
+        with subtests.test(promise):
+            before = await chat.metric("chat_http_handovers_total")
+            async with unharmed(service) as wire:
+                connection = await wire.connect()
+                await connection.ask(sent)
+                # This question is handed over itself, whichever client asks it.
+                after = await chat.metric("chat_http_handovers_total")
+                assert after - before == 1 + (promise in unusual)
+
+
+async def test_a_long_read_is_timed_from_its_head_though_tornado_writes_it(
+    start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        service = await start_service(mongo_uri=proxy.uri, slice_max=5)
+        chat = connect(service)
+        for number in range(12):
+            await chat.post("bob", str(number))
+        before = await chat.metric("chat_http_request_duration_seconds_sum")
+        proxy.hold.add("find")
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(get(b"/chat/bob", b"X-Request-ID: long-1"))
+        await proxy.held.wait()
+        held_for_s = 0.5
+        await asyncio.sleep(held_for_s)
+        proxy.release()
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"X-Request-Id: long-1" in head
+        assert b"Transfer-Encoding: chunked" in head
+        assert (await reader.readuntil(b"0\r\n\r\n")).count(b'"id"') == 12
+        writer.close()
+        assert await chat.metric("chat_http_request_duration_seconds_sum") - before >= held_for_s
+        await service.stop()
+
+
+async def test_a_bug_in_an_answer_closes_its_connection_and_leaves_nothing_open(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    with monkeypatch.context() as patched:
+        patched.setattr(HttpMetrics, "answered", fails)
+        writer.write(get(b"/chat/bob"))
+        assert (await reader.read()).endswith(b"[]")
+    writer.close()
+    assert await chat.metric("chat_http_requests_open") == 1
 
 
 async def test_a_connection_goes_on_at_tornado_with_its_first_unusual_request(
@@ -138,7 +196,11 @@ async def test_half_a_body_is_given_up_when_its_time_is_over(
     writer.close()
     chat = connect(service)
     assert await chat.read("bob") == []
-    assert await chat.metric("chat_http_requests_open") == 1
+
+    async def only_this_is_open() -> bool:
+        return await chat.metric("chat_http_requests_open") == 1
+
+    await eventually(only_this_is_open)
 
 
 async def test_an_idle_connection_is_closed(start_service: StartService) -> None:
@@ -172,7 +234,7 @@ async def stuck_reader(service: Service, chat: ChatClient) -> tuple[socket.socke
 async def test_a_reader_that_takes_nothing_of_a_short_answer_is_cut_off(
     start_service: StartService, connect: Connect
 ) -> None:
-    service = await start_service(write_timeout_s=0.5)
+    service = await start_service(write_timeout_s=2)
     chat = connect(service)
     sock, asked = await stuck_reader(service, chat)
 
@@ -192,10 +254,12 @@ async def test_a_reader_that_is_slow_gets_all_of_its_answers(
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
     received = b""
-    while received.count(b"x" * 60_000) < asked:
-        received += await loop.sock_recv(sock, 1 << 20)
     await loop.sock_sendall(sock, get(b"/chat/bob"))
-    assert (await loop.sock_recv(sock, 1 << 20)).endswith(b"[]")
+    while not received.endswith(b"\r\n\r\n[]"):
+        chunk = await loop.sock_recv(sock, 1 << 20)
+        assert chunk, "closed"
+        received += chunk
+    assert received.count(b"x" * 60_000) == asked
     assert await chat.metric("chat_messages_undelivered_total") == 0
     sock.close()
 
