@@ -5,6 +5,7 @@ other only, round by round; a row shows the medians of its rounds.
 """
 
 import asyncio
+import re
 import statistics
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -123,6 +124,9 @@ class Bench:
     ) -> None:
         """Alternate between the contenders, round by round."""
         rounds = rounds or self.scale.rounds
+        if not load.prefix:
+            # Inboxes of its own: none that another load has left full.
+            load = msgspec.structs.replace(load, prefix="-".join(re.findall(r"[a-z0-9]+", what)))
         samples: dict[str, list[Round]] = {contender.name: [] for contender in contenders}
         async with AsyncExitStack() as stack:
             for contender in contenders:
@@ -182,7 +186,7 @@ async def kinds_of_requests(bench: Bench) -> None:
     """Posts alone, full inboxes, empty ones, one hot inbox, large texts."""
     loads = {
         "posts alone": Load(0, 256, 0, posts=1.0),
-        "polls of empty inboxes": Load(0, 256, 0, posts=0.0, prefix="empty"),
+        "polls of empty inboxes": Load(0, 256, 0, posts=0.0),
         "one hot inbox": Load(0, 256, 0, users=1),
         "texts of 16 KiB": Load(0, 64, 0, text_bytes=16384),
     }
@@ -245,7 +249,7 @@ async def idle_connections(bench: Bench) -> None:
     for number, contender in enumerate((bench.service(), bench.bare())):
         async with contender:
             bench.on(f"{count:,} idle connections: {contender.name}", number, 2)
-            await contender.load(Load(0, 64, 1))
+            await contender.load(Load(0, 64, 1, prefix="idle"))
             before = contender.memory()
             async with AsyncExitStack() as stack:
                 for user in range(count):

@@ -169,6 +169,8 @@ class EmbeddedMongod:
             *("--networkMessageCompressors", "disabled"),
             *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "512"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # Nobody reads the past: without this, every claim leaves its old version for 5 minutes.
+            *("--setParameter", "minSnapshotHistoryWindowInSeconds=0"),
             *("--logpath", str(log_file), "--logappend", "--quiet"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
