@@ -280,6 +280,8 @@ class DirectConnection:
             assert isinstance(error, Exception)
             self._answer(answer_to(error, request.id, request.route))
         elif isinstance(outcome := future.result(), Slice):
+            # From here on they are lost with the connection, and counted.
+            self._messages = len(outcome.messages)
             answer = inbox.have_read(request.parameter, "", outcome)
             if isinstance(answer.body, Part):
                 self._answer(answer)

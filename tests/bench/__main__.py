@@ -54,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "scripts/bench",
         description="Measures the service against a bare Tornado app and a naive one.",
-        epilog="In full about 25 minutes. docs/performance.md explains what is compared. "
+        epilog="In full about 20 minutes. docs/performance.md explains what is compared. "
         f"Measurements: {', '.join(MEASUREMENTS)}.",
     )
     parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), metavar="NAME")

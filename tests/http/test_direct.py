@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from chat_service.handlers.inbox import InboxHandlers
 from chat_service.heads import Heads
 from chat_service.metrics import HttpMetrics
 from chat_service.service import Service
@@ -113,6 +114,23 @@ async def test_a_bug_in_an_answer_closes_its_connection_and_leaves_nothing_open(
         writer.write(get(b"/chat/bob"))
         assert (await reader.read()).endswith(b"[]")
     writer.close()
+    assert await chat.metric("chat_http_requests_open") == 1
+
+
+async def test_what_was_claimed_for_an_answer_that_fails_is_counted(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    await chat.post("bob", "x")
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    with monkeypatch.context() as patched:
+        patched.setattr(InboxHandlers, "have_read", fails)
+        writer.write(get(b"/chat/bob"))
+        assert await reader.read() == b""
+    writer.close()
+    assert await chat.metric("chat_messages_undelivered_total") == 1
     assert await chat.metric("chat_http_requests_open") == 1
 
 
