@@ -26,8 +26,8 @@ from config import Settings, SettingsError, load_settings
 from config.load import describe
 from config.log import configure_logging
 from workers.errors import StoreUnavailable
+from workers.store.database import StoreMisconfigured
 from workers.store.embedded import DataDirectoryUnusable, EmbeddedError, socket_path, uri_of
-from workers.store.mongo import StoreMisconfigured
 from workers.store.schema import IndexMismatch
 
 log = structlog.get_logger(__name__)

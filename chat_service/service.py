@@ -25,6 +25,7 @@ from workers.metrics import WorkerMetrics
 from workers.pool import PoolLimits, WorkerPool
 from workers.queue import QueueLimits
 from workers.shard import ShardLimits
+from workers.store.database import StoreOptions
 from workers.store.embedded import EmbeddedMongod
 from workers.store.mongo import MongoStore
 
@@ -158,16 +159,15 @@ class Service:
 
     def _make_store(self, uri: str) -> MongoStore:
         settings = self.settings
-        return MongoStore(
-            uri,
+        options = StoreOptions(
             driver=settings.mongo_driver,
             database=settings.mongo_database,
             timeout_s=settings.mongo_timeout_s,
             purge_grace_s=settings.purge_grace_s,
+            receipt_keep_s=settings.receipt_keep_s,
             node=f"{socket.gethostname()}/{os.getpid()}",
-            clock=self._clock,
-            metrics=self._worker_metrics,
         )
+        return MongoStore(uri, options, self._clock, self._worker_metrics)
 
     def _make_pool(self, store: MongoStore) -> WorkerPool:
         settings = self.settings
@@ -181,6 +181,7 @@ class Service:
                 settings.deadline_s,
             ),
             settings.deadline_s,
+            settings.waiters_max,
         )
         return WorkerPool(store, self._clock, limits, self._worker_metrics)
 

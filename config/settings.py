@@ -71,9 +71,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_timeout_s: Annotated[int, Meta(ge=1, le=3650 * 86400, description="Longest life.")] = (
         30 * 86400
     )
+    receipt_keep_s: Annotated[
+        int,
+        Meta(ge=60, le=30 * 86400, description="A message's fate can be asked for so long."),
+    ] = 86400
     purge_grace_s: Annotated[
         int,
-        Meta(ge=60, le=86400, description="Kept on disk so long after expiry, for lost replies."),
+        Meta(ge=200, le=86400, description="Kept on disk so long after expiry, for lost replies."),
     ] = 300
 
     # The engine
@@ -95,6 +99,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deadline_s: Annotated[
         float, Meta(gt=0, le=60, description="Every request is answered within this.")
     ] = 5.0
+
+    # Waiting, leases and batches
+    max_wait_s: Annotated[
+        float, Meta(ge=0, le=55, description="Longest wait for a first message.")
+    ] = 25.0
+    waiters_max: Annotated[
+        int, Meta(ge=0, description="Requests and streams that wait for a message.")
+    ] = 20000
+    max_lease_s: Annotated[float, Meta(ge=1, le=86400, description="Longest lease.")] = 3600.0
+    max_batch_messages: Annotated[
+        int, Meta(ge=1, le=1000, description="Messages in one POST /chat/batch.")
+    ] = 500
+    max_batch_bytes: Annotated[
+        int, Meta(ge=64, le=16 << 20, description="Longest body of POST /chat/batch.")
+    ] = 4 << 20
 
     # Connections
     max_header_bytes: Annotated[

@@ -17,6 +17,7 @@ from tests.support.client import ChatClient
 from tests.support.mongod import running_mongod
 from workers.clock import DatabaseClock
 from workers.metrics import WorkerMetrics
+from workers.store.database import StoreOptions
 from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 
@@ -144,16 +145,15 @@ def open_store(
     stores: list[MongoStore] = []
 
     async def make(uri: str = mongo_uri, timeout_s: float = 4.0, node: str = "test") -> MongoStore:
-        store = MongoStore(
-            uri,
+        options = StoreOptions(
             driver=driver,
             database=database,
             timeout_s=timeout_s,
-            purge_grace_s=120,
+            purge_grace_s=200,
+            receipt_keep_s=3600,
             node=node,
-            clock=clock,
-            metrics=metrics,
         )
+        store = MongoStore(uri, options, clock, metrics)
         stores.append(store)
         await store.open()
         return store

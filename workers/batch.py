@@ -11,7 +11,7 @@ earlier gets the older messages.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from workers.commands import Count, Message, Post, Read
+from workers.commands import Count, Post, Read, Unread
 from workers.ticket import Ticket
 
 #: Code points of text that one read is given at once: what a slow reader holds in memory.
@@ -24,12 +24,13 @@ class Batch(NamedTuple):
     posts: list[Ticket]
     reads: list[Ticket]
     counts: list[Ticket]
+    errands: list[Ticket]
     carried: list[Ticket]
 
 
 def plan(tickets: Iterable[Ticket]) -> Batch:
     """Sort the open tickets by kind; carry over the reads that stand behind a post."""
-    batch = Batch([], [], [], [])
+    batch = Batch([], [], [], [], [])
     posted: set[str] = set()
     for ticket in tickets:
         if not ticket.is_open:
@@ -38,11 +39,13 @@ def plan(tickets: Iterable[Ticket]) -> Batch:
         if isinstance(command, Post):
             posted.add(command.username)
             batch.posts.append(ticket)
+        elif not isinstance(command, Read | Count):
+            batch.errands.append(ticket)
         elif command.username in posted:
             batch.carried.append(ticket)
         elif isinstance(command, Read):
             batch.reads.append(ticket)
-        elif isinstance(command, Count):
+        else:
             batch.counts.append(ticket)
     return batch
 
@@ -82,13 +85,13 @@ class Share(NamedTuple):
     """What one read is to claim; `more` where unread messages may be left behind it."""
 
     ticket: Ticket
-    messages: tuple[Message, ...]
+    messages: tuple[Unread, ...]
     more: bool
 
 
 def share_out(
     reads: Sequence[Ticket],
-    found: Mapping[str, Sequence[Message]],
+    found: Mapping[str, Sequence[Unread]],
     complete: Collection[str],
 ) -> tuple[list[Share], list[Ticket]]:
     """Deal the messages found to the reads, in order of arrival: the shares, and who goes on.
@@ -112,7 +115,7 @@ def share_out(
         exhausted = command.username in complete and start + len(share) >= len(messages)
         if command.upto is not None:
             upto = command.upto
-            share = tuple(message for message in share if message.id <= upto)
+            share = tuple(unread for unread in share if unread.message.id <= upto)
             exhausted = exhausted or start + len(share) < min(end, len(messages))
         dealt[command.username] = start + len(share)
         if share or exhausted:
@@ -122,11 +125,11 @@ def share_out(
     return shares, again
 
 
-def _fitting(messages: Sequence[Message]) -> int:
+def _fitting(messages: Sequence[Unread]) -> int:
     """How many of these are one share."""
     chars = 0
-    for count, message in enumerate(messages):
-        chars += len(message.text)
+    for count, unread in enumerate(messages):
+        chars += len(unread.message.text)
         if chars > SHARE_CHARS_MAX and count:
             return count
     return len(messages)

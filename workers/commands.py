@@ -3,10 +3,13 @@
 Made by `workers.pool`, carried by `workers.ticket`, carried out by `workers.shard`; a `Claim` is
 what a shard makes of a batch of reads.
 Times are milliseconds of the database's clock since 1970; a command's `size` is what it has a queue
-hold, in bytes of UTF-8.
+hold, in bytes of UTF-8. Its `username` is the inbox by which it finds its shard.
+
+A lease's `token` is its name, a dot and a number: a stream has one lease with many numbers, in the
+order of its deliveries; any other has the number 0 (`delivery`).
 """
 
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -18,8 +21,25 @@ class Message(Struct, frozen=True, gc=False):
     id: str
 
 
+class Unread(Struct, frozen=True, gc=False):
+    """A message that was found unread, and when it expires."""
+
+    message: Message
+    expires_ms: int
+
+
+class Key(Struct, frozen=True, gc=False):
+    """The idempotency key of a post, and what it was first used for, both hashed."""
+
+    hash: str
+    body: str
+
+
 class Post(Struct, frozen=True, gc=False):
-    """Store one message. Gives back its id."""
+    """Store one message. Gives back its id, or for one with a key a `Stored`.
+
+    `receipt` is the hash of the sender's receipt, or empty.
+    """
 
     id: str
     username: str
@@ -27,6 +47,15 @@ class Post(Struct, frozen=True, gc=False):
     size: int
     created_ms: int
     expires_ms: int
+    key: Key | None = None
+    receipt: str = ""
+
+
+class Lease(Struct, frozen=True, gc=False):
+    """The lease under which a read takes messages: its token, and how long it lasts."""
+
+    token: str
+    ttl_ms: int
 
 
 class Read(Struct, frozen=True, gc=False):
@@ -35,6 +64,8 @@ class Read(Struct, frozen=True, gc=False):
     `limit` is the most that may be claimed, or None for no limit of the reader's own.
     `upto` is the greatest id that may be claimed, or None: a read that goes on slice by slice
     names the moment it began, so that it ends however fast others post.
+    `wait_s` is how long a first message is waited for, in seconds.
+    With a `lease` they are taken on loan; with a `key` (hashed) a repeat gets the same again.
     """
 
     size: ClassVar[int] = 0
@@ -42,6 +73,9 @@ class Read(Struct, frozen=True, gc=False):
     username: str
     limit: int | None = None
     upto: str | None = None
+    wait_s: float = 0.0
+    lease: Lease | None = None
+    key: str = ""
 
 
 class Count(Struct, frozen=True, gc=False):
@@ -52,7 +86,75 @@ class Count(Struct, frozen=True, gc=False):
     username: str
 
 
-Command: TypeAlias = Post | Read | Count
+class Acknowledge(Struct, frozen=True, gc=False):
+    """Mark as read what a lease holds, or these ids of it. Gives back how many are."""
+
+    size: ClassVar[int] = 0
+
+    username: str
+    lease: str
+    ids: tuple[str, ...] | None = None
+
+
+class Release(Struct, frozen=True, gc=False):
+    """End a lease of all its messages, or of these: unread again. Gives back how many."""
+
+    size: ClassVar[int] = 0
+
+    username: str
+    lease: str
+    ids: tuple[str, ...] | None = None
+
+
+class Extend(Struct, frozen=True, gc=False):
+    """Have a lease end `ttl_ms` from now. Gives back how many messages it holds."""
+
+    size: ClassVar[int] = 0
+
+    username: str
+    lease: str
+    ttl_ms: int
+
+
+class Resume(Struct, frozen=True, gc=False):
+    """Mark as read what a stream delivered up to and with `last`. Gives back how many are."""
+
+    size: ClassVar[int] = 0
+
+    username: str
+    last: str
+
+
+class Track(Struct, frozen=True, gc=False):
+    """Tell what became of a message. Gives back a `Fate`; None where the receipt is not its own.
+
+    `receipt` is hashed.
+    """
+
+    size: ClassVar[int] = 0
+
+    id: str
+    receipt: str
+
+    @property
+    def username(self) -> str:
+        """What it is routed by: nobody says whose inbox the message is in."""
+        return self.id
+
+
+class Revoke(Track, frozen=True, gc=False):
+    """Take back a message while it is unread. Gives back its `Fate`, or None, as `Track`."""
+
+
+Errand: TypeAlias = Acknowledge | Release | Extend | Resume | Track | Revoke
+Command: TypeAlias = Post | Read | Count | Errand
+
+
+class Stored(Struct, frozen=True, gc=False):
+    """The outcome of a post with a key: the message's id, and whether it was there already."""
+
+    id: str
+    is_repeated: bool
 
 
 class Slice(Struct, frozen=True, gc=False):
@@ -62,10 +164,21 @@ class Slice(Struct, frozen=True, gc=False):
     more: bool
 
 
+Status: TypeAlias = Literal["pending", "leased", "read", "expired", "revoked"]
+
+
+class Fate(Struct, frozen=True, gc=False):
+    """What became of a message, and when; None while it is pending or leased."""
+
+    status: Status
+    at_ms: int | None
+
+
 class Claim(Struct, frozen=True, gc=False):
     """One attempt to take messages, under a token that no other attempt has.
 
     It never takes effect after `until_ms`, however late it reaches the database.
+    With `lease_ms` it takes them on loan until then at most; a `key` marks them for repeats.
     """
 
     token: str
@@ -73,6 +186,22 @@ class Claim(Struct, frozen=True, gc=False):
     ids: tuple[str, ...]
     at_ms: int
     until_ms: int
+    lease_ms: int | None = None
+    key: str = ""
 
 
-Outcome: TypeAlias = str | Slice | int
+class KeyedBatch(Struct, frozen=True, gc=False):
+    """What a read with a key was given: decided once, for all repeats until `until_ms`."""
+
+    key: str
+    username: str
+    ids: tuple[str, ...]
+    until_ms: int
+
+
+Outcome: TypeAlias = str | Stored | Slice | int | Fate | None
+
+
+def delivery(lease: str, number: int = 0) -> str:
+    """The token of a lease's delivery of this number; tokens of a lease sort by it."""
+    return f"{lease}.{number:010d}"

@@ -6,7 +6,9 @@
     │   ├── Draining         the service is stopping
     │   ├── Expired          the deadline passed before its turn came
     │   ├── StoreUnavailable the database was not reached
-    │   └── Rejected         the database cannot hold this message
+    │   ├── Rejected         the database cannot hold this message
+    │   ├── KeyInFlight      a request with this idempotency key is not answered yet
+    │   └── KeyReused        its idempotency key was used for something else
     └── OutcomeUnknown       it was sent to the database, and the answer is not known
 
 The two branches are the promise "nothing false": a caller may repeat a `NotExecuted` freely.
@@ -46,6 +48,14 @@ class StoreUnavailable(NotExecuted):
 
 class Rejected(NotExecuted):
     """Raised when one message cannot be stored, whatever is tried."""
+
+
+class KeyInFlight(NotExecuted):
+    """Raised when a request with the same idempotency key is not answered yet."""
+
+
+class KeyReused(NotExecuted):
+    """Raised when a post's idempotency key came with another message before."""
 
 
 class OutcomeUnknown(ServiceError):

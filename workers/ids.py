@@ -39,3 +39,8 @@ class IdSource:
 def last_id_of(now_ms: int) -> str:
     """An id that no message made up to and including `now_ms` exceeds."""
     return f"{now_ms:012x}" + "f" * 20
+
+
+def created_ms_of(message_id: str) -> int:
+    """When the message of this id was made."""
+    return int(message_id[:12], 16)

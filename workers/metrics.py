@@ -3,7 +3,14 @@
 No label ever holds a username, a message's id or any other thing of which there are many.
 """
 
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Mapping, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from workers.commands import Unread
+from workers.ids import created_ms_of
 
 # Each counter would otherwise have a second series with the time it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -25,6 +32,51 @@ class WorkerMetrics:
         self.expired = Counter(
             "chat_messages_expired_unread_total",
             "Messages that expired before anyone read them.",
+            registry=registry,
+        )
+        self.revoked = Counter(
+            "chat_messages_revoked_total",
+            "Messages that their senders took back unread.",
+            registry=registry,
+        )
+        #: How messages end, and how they begin: accepted = read + expired + revoked + pending.
+        self.fates: Mapping[str, Counter] = {
+            "accepted": self.accepted,
+            "read": self.read,
+            "expired": self.expired,
+            "revoked": self.revoked,
+        }
+        self.pending = Gauge(
+            "chat_messages_pending",
+            "Messages of all processes neither read, expired nor revoked, when last counted.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.leased = Counter(
+            "chat_messages_leased_total", "Messages given on loan.", registry=registry
+        )
+        self.lease_ends = Counter(
+            "chat_lease_messages_total",
+            "Messages on loan by how that ended.",
+            ["end"],
+            registry=registry,
+        )
+        self.waiters = Gauge(
+            "chat_waiters",
+            "Requests and streams that wait for a message.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._time_to_read = SizedHistogram(
+            "chat_message_time_to_read_seconds",
+            "Age of messages when they are given to a reader.",
+            buckets=(0.005, 0.02, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 43200, 86400),
+            registry=registry,
+        )
+        self._life_left = SizedHistogram(
+            "chat_message_life_left_ratio",
+            "Share of their life that messages have left when they are given to a reader.",
+            buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0),
             registry=registry,
         )
         self.undelivered = Counter(
@@ -115,3 +167,30 @@ class WorkerMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+
+    def acknowledged(self, messages: int) -> None:
+        """Count messages that were on loan and are read now."""
+        self.read.inc(messages)
+        self.lease_ends.labels("acknowledged").inc(messages)
+
+    def given(self, now_ms: int, messages: Sequence[Unread]) -> None:
+        """Take note of how old messages are that a reader is given."""
+        ages, lefts = [], []
+        for message_id, expires_ms in ((each.message.id, each.expires_ms) for each in messages):
+            created_ms = created_ms_of(message_id)
+            ages.append((now_ms - created_ms) / 1000)
+            lefts.append(min((expires_ms - now_ms) / max(expires_ms - created_ms, 1), 1.0))
+        self._time_to_read.observe_all(ages)
+        self._life_left.observe_all(lefts)
+
+
+class SizedHistogram(Histogram):
+    """A histogram that takes many values at once: one by one they cost more than to be read."""
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count all of these."""
+        self._sum.inc(sum(values))
+        for bound, count in Counts(
+            bisect_left(self._upper_bounds, each) for each in values
+        ).items():
+            self._buckets[bound].inc(count)

@@ -5,15 +5,40 @@ everything after that happens in the shards. The pool owns every task of the eng
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
 
 from workers.breaker import Breaker
 from workers.clock import DatabaseClock
-from workers.commands import Command, Count, Outcome, Post, Read, Slice
-from workers.errors import Draining, NotExecuted, Overloaded, ServiceError, StoreUnavailable
+from workers.commands import (
+    Acknowledge,
+    Command,
+    Count,
+    Extend,
+    Fate,
+    Key,
+    Lease,
+    Outcome,
+    Post,
+    Read,
+    Release,
+    Resume,
+    Revoke,
+    Slice,
+    Stored,
+    Track,
+)
+from workers.errors import (
+    Draining,
+    KeyInFlight,
+    NotExecuted,
+    Overloaded,
+    ServiceError,
+    StoreUnavailable,
+)
 from workers.ids import IdSource
 from workers.metrics import WorkerMetrics
 from workers.queue import QueueLimits, ShardQueue
@@ -22,6 +47,7 @@ from workers.routing import shard_of
 from workers.shard import Shard, ShardLimits
 from workers.store.base import Store
 from workers.ticket import Ticket
+from workers.waiting import Waiters
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +62,18 @@ CLOCK_EVERY_S = 10.0
 #: back, in seconds.
 PROBE_EVERY_S = 0.2
 RELEASE_EVERY_S = 0.25
+#: How often leases that ran out are looked for, and what became of writes that were not answered,
+#: in seconds.
+LEASES_EVERY_S = 0.25
+RECKON_EVERY_S = 1.0
+#: How often messages are looked for that somebody waits for, while the database tells of arrivals
+#: by itself, and while it does not. In seconds.
+LOOK_EVERY_S = (5.0, 1.0)
+_LOOK_AT_ONCE = 1000
+#: The database is no longer asked to tell of arrivals when nobody has waited for so long.
+LISTEN_ON_S = 10.0
+#: Pending messages are counted so often at most, and so that it takes a hundredth of the time.
+PENDING_EVERY_S, PENDING_SHARE = 10.0, 100
 #: Pause before a dead worker is started again, in seconds: doubled each time up to the last.
 RESTART_AFTER_S = (0.05, 2.0)
 
@@ -48,12 +86,15 @@ _REASONS: Mapping[type[NotExecuted], str] = {
 
 
 class PoolLimits(NamedTuple):
-    """Shards in the pool, the bounds of each one's queue and batches, seconds for a request."""
+    """Shards in the pool, the bounds of each one's queue and batches, seconds for a request, and
+    how many reads may wait for a message.
+    """
 
     shards: int
     queue: QueueLimits
     batch: ShardLimits
     deadline_s: float
+    waiters: int
 
 
 class WorkerPool:
@@ -72,12 +113,19 @@ class WorkerPool:
         self._metrics = metrics
         self._ids = IdSource()
         self._breaker = Breaker(metrics)
-        self._releases = Releases(store, clock, metrics)
+        self._waiters = Waiters(limits.waiters, self._readmit, metrics)
+        self._releases = Releases(store, clock, metrics, self._waiters)
         self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
         self._shards = [
-            Shard(queue, store, clock, limits.batch, metrics, self._breaker, self._releases)
+            Shard(
+                *(queue, store, clock, limits.batch, metrics),
+                *(self._breaker, self._releases, self._waiters),
+            )
             for queue in self._queues
         ]
+        # Hashes of the idempotency keys of requests that are not answered yet.
+        self._keys: set[str] = set()
+        self._is_told = False
         self._workers: list[asyncio.Task[None]] = []
         self._chores: list[asyncio.Task[None]] = []
 
@@ -96,6 +144,11 @@ class WorkerPool:
                 self._every(RELEASE_EVERY_S, self._releases.carry_out), name="release"
             ),
             asyncio.create_task(self._every(CLOCK_EVERY_S, self._follow_clock), name="clock"),
+            asyncio.create_task(self._every(LEASES_EVERY_S, self._end_leases), name="leases"),
+            asyncio.create_task(self._every(RECKON_EVERY_S, self._reckon), name="reckon"),
+            asyncio.create_task(self._every(LOOK_EVERY_S[1], self._look_now_and_then), name="look"),
+            asyncio.create_task(self._every(PROBE_EVERY_S, self._listen), name="listen"),
+            asyncio.create_task(self._every(PENDING_EVERY_S, self._count_pending), name="pending"),
         ]
 
     @property
@@ -103,31 +156,82 @@ class WorkerPool:
         """Whether every worker is running."""
         return bool(self._workers) and not any(worker.done() for worker in self._workers)
 
-    def post(self, username: str, text: str, size: int, timeout_s: int) -> asyncio.Future[str]:
+    @property
+    def is_ending(self) -> bool:
+        """Whether nobody waits for messages any more, because the service stops."""
+        return self._waiters.is_ending
+
+    def post(
+        self, username: str, text: str, size: int, timeout_s: int, receipt: str = ""
+    ) -> asyncio.Future[str]:
         """Store a message of `size` bytes for `timeout_s` seconds from now.
 
         The future gives its id once it is durable on a majority, or raises a `ServiceError`.
         Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. Cancelling the future
-        before its turn has come leaves nothing behind.
+        before its turn has come leaves nothing behind. `receipt` is the hash of what its sender
+        can ask for its fate with.
         """
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
-        return self._submit(Post(message_id, username, text, size, now_ms, expires_ms))
+        return self._submit(
+            Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
+        )
+
+    def post_once(
+        self, username: str, text: str, size: int, timeout_s: int, key: Key, receipt: str = ""
+    ) -> asyncio.Future[Stored]:
+        """As `post`, but once for all posts with this key, over all processes.
+
+        Raises `KeyInFlight` at once while another one with it is not answered in this process;
+        the future raises `KeyReused` where the key came with another message before.
+        """
+        now_ms = self._clock.now_ms()
+        message_id = self._ids.next(now_ms)
+        expires_ms = now_ms + timeout_s * 1000
+        post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
+        return self._in_flight(key.hash, lambda: self._submit(post))
 
     def read(
-        self, username: str, limit: int | None = None, upto: str | None = None
+        self,
+        username: str,
+        limit: int | None = None,
+        upto: str | None = None,
+        wait_s: float = 0.0,
+        lease: Lease | None = None,
     ) -> asyncio.Future[Slice]:
         """Claim an inbox's unread messages, as `workers.commands.Read` says.
 
         Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. Cancelling the future
         before the claim has been sent claims nothing; what was claimed by then is given back.
         """
-        return self._submit(Read(username, limit, upto))
+        return self._submit(Read(username, limit, upto, wait_s, lease), wait_s)
+
+    def read_again(
+        self, username: str, key: str, limit: int | None = None, wait_s: float = 0.0
+    ) -> asyncio.Future[Slice]:
+        """As `read`, but a repeat with this key, which is hashed, gets the same messages again.
+
+        Raises `KeyInFlight` at once while another one with it is not answered in this process.
+        What was claimed for a key is never given back.
+        """
+        read = Read(username, limit, None, wait_s, None, key)
+        return self._in_flight(key, lambda: self._submit(read, wait_s))
 
     def count(self, username: str) -> asyncio.Future[int]:
         """Count an inbox's unread messages. Raises as `read` does."""
         return self._submit(Count(username))
+
+    def settle(self, command: Acknowledge | Release | Extend | Resume) -> asyncio.Future[int]:
+        """Acknowledge, give back, or extend what is on loan: how many messages that holds for.
+
+        None are where the lease is unknown, over, or another inbox's. Raises as `read` does.
+        """
+        return self._submit(command)
+
+    def track(self, command: Track | Revoke) -> asyncio.Future[Fate | None]:
+        """Tell what became of a message, or revoke it, as the commands say. Raises as `read`."""
+        return self._submit(command)
 
     def sample(self) -> None:
         """Set the gauges of the queues and the clock."""
@@ -135,13 +239,19 @@ class WorkerPool:
             self._metrics.queued.labels(str(number)).set(queue.qsize())
             self._metrics.queued_bytes.labels(str(number)).set(queue.waiting_bytes())
         self._metrics.clock_offset.set(self._clock.offset_ms / 1000)
+        self._metrics.waiters.set(self._waiters.count)
 
     def now_ms(self) -> int:
         """The database's time, as messages are stamped and expired with."""
         return self._clock.now_ms()
 
+    def end_waits(self) -> None:
+        """Answer those that wait for a message with nothing; nobody waits from here on."""
+        self._waiters.end()
+
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and finish what waits; False where that took too long."""
+        self.end_waits()
         for queue in self._queues:
             queue.close()
         if not self._workers:
@@ -161,22 +271,43 @@ class WorkerPool:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.2)
         self._workers, self._chores = [], []
+        self.end_waits()
         for queue in self._queues:
             queue.close()
-            for ticket in queue.take_nowait(queue.maxsize, 1 << 62):
+            for ticket in queue.take_nowait(1 << 62, 1 << 62):
                 ticket.fail(Draining("the service stopped"))
 
-    def _submit(self, command: Command) -> asyncio.Future[T]:
+    def _submit(self, command: Command, wait_s: float = 0.0) -> asyncio.Future[T]:
         now = self._loop.time()
         future: asyncio.Future[Outcome] = self._loop.create_future()
         queue = self._queues[shard_of(command.username, len(self._queues))]
+        wait_until = now + wait_s if wait_s else 0.0
         try:
             self._breaker.refuse_if_open()
-            queue.put_or_refuse(Ticket(command, now, now + self._limits.deadline_s, future))
+            if wait_s:
+                self._waiters.refuse_if_full()
+            queue.put_or_refuse(
+                Ticket(command, now, now + self._limits.deadline_s, future, wait_until)
+            )
         except NotExecuted as refusal:
             self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
             raise
         return cast(asyncio.Future[T], future)
+
+    def _readmit(self, ticket: Ticket) -> None:
+        """Have a read that waited look again."""
+        ticket.entered = self._loop.time()
+        ticket.deadline = ticket.entered + self._limits.deadline_s
+        self._queues[shard_of(ticket.command.username, len(self._queues))].readmit(ticket)
+
+    def _in_flight(self, key: str, submit: Callable[[], asyncio.Future[T]]) -> asyncio.Future[T]:
+        """Have one request with a key at a time."""
+        if key in self._keys:
+            raise KeyInFlight("a request with this key is not answered yet")
+        future = submit()
+        self._keys.add(key)
+        future.add_done_callback(lambda _: self._keys.discard(key))
+        return future
 
     async def _supervise(self, shard: Shard) -> None:
         """Run a worker until its queue has ended, starting it again whenever it dies."""
@@ -218,7 +349,61 @@ class WorkerPool:
             self._breaker.close()
 
     async def _expire(self) -> None:
-        self._metrics.expired.inc(await self._store.expire(self._clock.now_ms()))
+        now_ms = self._clock.now_ms()
+        self._metrics.expired.inc(await self._store.expire(now_ms))
+        await self._store.retire(now_ms)
+
+    async def _end_leases(self) -> None:
+        ended = await self._store.end_leases(self._clock.now_ms())
+        self._metrics.lease_ends.labels("expired").inc(ended.returned + ended.expired)
+        self._metrics.expired.inc(ended.expired)
+        self._waiters.wake(ended.usernames)
+
+    async def _reckon(self) -> None:
+        """Count what was done and could not be told."""
+        for fate, messages in (await self._store.reckon()).items():
+            self._metrics.fates[fate].inc(messages)
+
+    async def _count_pending(self) -> None:
+        began = self._loop.time()
+        self._metrics.pending.set(await self._store.count_pending())
+        await asyncio.sleep((self._loop.time() - began) * PENDING_SHARE)
+
+    async def _listen(self) -> None:
+        """While anybody waits, have the database tell what arrives at other processes."""
+        await self._waiters.are_there.wait()
+        last_needed = self._loop.time()
+        telling = cast(AsyncGenerator[Collection[str] | None, None], self._store.arrivals())
+        async with aclosing(telling) as arrivals:
+            try:
+                async for usernames in arrivals:
+                    if usernames is None:
+                        self._waiters.notice_any()
+                        self._is_told = True
+                        await self._look()
+                    else:
+                        self._waiters.wake(usernames)
+                    now = self._loop.time()
+                    if self._waiters.count:
+                        last_needed = now
+                    elif now - last_needed > LISTEN_ON_S:
+                        return
+            finally:
+                self._is_told = False
+
+    async def _look_now_and_then(self) -> None:
+        """Whatever is told: nobody waits long for a message that is there."""
+        await self._waiters.are_there.wait()
+        await self._look()
+        if self._is_told:
+            await asyncio.sleep(LOOK_EVERY_S[0] - LOOK_EVERY_S[1])
+
+    async def _look(self) -> None:
+        """Wake those who wait for what is there."""
+        usernames = list(self._waiters.usernames())
+        for start in range(0, len(usernames), _LOOK_AT_ONCE):
+            some = usernames[start : start + _LOOK_AT_ONCE]
+            self._waiters.wake(await self._store.count_unread(some, self._clock.now_ms()))
 
     async def _follow_clock(self) -> None:
         await self._store.measure_clock()

@@ -30,7 +30,7 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
     def __init__(self, limits: QueueLimits) -> None:
         self._limits = limits
         self._closed = False
-        super().__init__(maxsize=limits.tickets)
+        super().__init__()
 
     def _init(self, maxsize: int) -> None:
         self._queue: deque[Ticket | None] = deque()
@@ -63,14 +63,20 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
         """Add a ticket at the end. Raises `Overloaded` or `Draining` and adds nothing."""
         if self._closed:
             raise Draining("the service is stopping")
+        if len(self._queue) >= self._limits.tickets:
+            raise Overloaded("too many requests wait")
         if self._per_inbox.get(ticket.command.username, 0) >= self._limits.tickets_per_inbox:
             raise Overloaded("too many requests wait for this inbox")
         if self._bytes + ticket.command.size > self._limits.bytes:
             raise Overloaded("too many bytes wait to be stored")
-        try:
+        self.put_nowait(ticket)
+
+    def readmit(self, ticket: Ticket) -> None:
+        """Add a ticket that was here before, and has waited for a message, whatever the bounds."""
+        if self._closed:
+            ticket.fail(Draining("the service is stopping"))
+        else:
             self.put_nowait(ticket)
-        except asyncio.QueueFull:
-            raise Overloaded("too many requests wait") from None
 
     async def take(self, tickets_max: int, bytes_max: int) -> list[Ticket]:
         """Wait for a ticket, then take what waits, up to the bounds, in order of arrival.

@@ -15,6 +15,7 @@ from workers.commands import Claim
 from workers.errors import ServiceError
 from workers.metrics import WorkerMetrics
 from workers.store.base import Store
+from workers.waiting import Waiters
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +34,11 @@ class _Release(NamedTuple):
 class Releases:
     """The releases of one pool. Lost with the process: what it held then stays claimed."""
 
-    def __init__(self, store: Store, clock: DatabaseClock, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, store: Store, clock: DatabaseClock, metrics: WorkerMetrics, waiters: Waiters
+    ) -> None:
         self._store = store
+        self._waiters = waiters
         self._clock = clock
         self._metrics = metrics
         self._waiting: list[_Release] = []
@@ -56,6 +60,7 @@ class Releases:
                 released = await self._store.release(release.claim, release.ids)
                 self._waiting.remove(release)
                 self._metrics.released.inc(released)
+                self._waiters.wake(release.claim.usernames)
                 log.info("claimed messages are unread again", messages=released)
 
     async def drain(self, timeout_s: float) -> bool:

@@ -8,7 +8,7 @@ request. `workers.pool` owns the queue and restarts a worker that dies.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -16,13 +16,30 @@ import structlog
 from workers.batch import Share, lookups, plan, share_out
 from workers.breaker import Breaker
 from workers.clock import DatabaseClock
-from workers.commands import Claim, Post, Slice
+from workers.commands import (
+    Acknowledge,
+    Claim,
+    Count,
+    Extend,
+    KeyedBatch,
+    Message,
+    Post,
+    Read,
+    Release,
+    Resume,
+    Revoke,
+    Slice,
+    Stored,
+    Track,
+    Unread,
+)
 from workers.errors import Expired, NotExecuted, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
 from workers.releases import Releases
 from workers.store.base import Store
 from workers.ticket import Ticket
+from workers.waiting import ANY, Waiters
 
 T = TypeVar("T")
 
@@ -32,6 +49,8 @@ log = structlog.get_logger(__name__)
 SINGLE_LOOKUPS = 4
 #: Rounds of search and claim in one batch; reads that need more go first in the next batch.
 ROUNDS = 4
+#: How long a read with a key can be repeated, in ms.
+KEY_WINDOW_MS = 60_000
 
 
 class ShardLimits(NamedTuple):
@@ -58,6 +77,7 @@ class Shard:
         metrics: WorkerMetrics,
         breaker: Breaker,
         releases: Releases,
+        waiters: Waiters,
     ) -> None:
         self._queue = queue
         self._store = store
@@ -66,6 +86,7 @@ class Shard:
         self._metrics = metrics
         self._breaker = breaker
         self._releases = releases
+        self._waiters = waiters
         # Every ticket taken from the queue is in one of these until it is settled.
         self._carried: list[Ticket] = []
         self._in_flight: list[Ticket] = []
@@ -109,7 +130,7 @@ class Shard:
         """Carry out one batch: posts, reads and counts at the same time."""
         batch = plan(tickets)
         self._carried = batch.carried
-        self._in_flight = [*batch.posts, *batch.reads, *batch.counts]
+        self._in_flight = [*batch.posts, *batch.reads, *batch.counts, *batch.errands]
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - tickets[0].entered)
         self._metrics.batch_requests.observe(len(tickets))
@@ -120,6 +141,8 @@ class Shard:
             work.append(self._guarded(self._read, batch.reads))
         if batch.counts:
             work.append(self._guarded(self._count, batch.counts))
+        # Each its own: what one of them meets is no other's answer.
+        work += (self._guarded(self._run_errand, [errand]) for errand in batch.errands)
         await asyncio.gather(*work)
         self._in_flight = []
 
@@ -147,30 +170,39 @@ class Shard:
         """Store the posts of a batch, and answer each. Gives back what all of them met."""
         self._metrics.batch_posts.observe(len(tickets))
         posts = [ticket.command for ticket in tickets if isinstance(ticket.command, Post)]
-        errors = await self._store.insert(posts)
-        self._metrics.accepted.inc(errors.count(None))
+        outcomes = await self._store.insert(posts)
+        self._metrics.accepted.inc(outcomes.count(None))
         # Resolve after the store has answered: a reply is a promise.
-        for ticket, post, error in zip(tickets, posts, errors, strict=True):
-            if error is None:
-                ticket.resolve(post.id)
+        failure: ServiceError | None = None
+        for ticket, post, outcome in zip(tickets, posts, outcomes, strict=True):
+            if outcome is None:
+                ticket.resolve(post.id if post.key is None else Stored(post.id, False))
+            elif isinstance(outcome, str):
+                ticket.resolve(Stored(outcome, True))
             else:
-                self._fail(ticket, error)
-        return None if None in errors else errors[-1]
+                failure = outcome
+                self._fail(ticket, outcome)
+        self._waiters.wake(post.username for post in posts)
+        return None if None in outcomes else failure
 
     async def _read(self, tickets: list[Ticket]) -> None:
         """Serve the reads of a batch in rounds; what needs more goes first in the next one."""
         self._metrics.batch_reads.observe(len(tickets))
-        for _ in range(ROUNDS):
-            tickets = await self._read_round(tickets)
-            if not tickets:
-                return
+        if any(isinstance(ticket.command, Read) and ticket.command.key for ticket in tickets):
+            tickets = await self._repeat(tickets)
+        with self._waiters.noticing() as noticed:
+            for _ in range(ROUNDS):
+                if not tickets:
+                    return
+                tickets = await self._read_round(tickets, noticed)
         self._carried = [*tickets, *self._carried]
         left = set(tickets)
         self._in_flight = [ticket for ticket in self._in_flight if ticket not in left]
 
-    async def _read_round(self, tickets: list[Ticket]) -> list[Ticket]:
+    async def _read_round(self, tickets: list[Ticket], noticed: set[str | None]) -> list[Ticket]:
         """Search, claim, answer; gives back the reads that are not answered yet."""
         now_ms = self._clock.now_ms()
+        noticed.clear()
         searches = lookups(tickets, self._limits.slice, SINGLE_LOOKUPS)
         results = await _all(
             self._store.find_unread(search.usernames, search.limit, now_ms) for search in searches
@@ -183,21 +215,66 @@ class Shard:
         for share in shares:
             # Nothing was found for anybody here, so no claim can make this answer false.
             if not found.get(share.ticket.command.username):
-                share.ticket.resolve(Slice((), share.more))
+                again += self._found_nothing(share, noticed)
         if claimed:
-            again += await self._claim(claimed)
+            results_of_claims = await _all(self._claims_of(claimed))
+            for share in [each for unanswered in results_of_claims for each in unanswered]:
+                if share.messages:
+                    # Others took them, or the claim came too late: it has to be asked again.
+                    again.append(share.ticket)
+                else:
+                    again += self._found_nothing(share, noticed)
         return again
 
-    async def _claim(self, shares: list[Share]) -> list[Ticket]:
-        """Claim the shares and answer their reads; gives back those that must try again."""
+    def _found_nothing(self, share: Share, noticed: set[str | None]) -> list[Ticket]:
+        """Answer a read that gets nothing, or have it wait; gives it back where it has to look
+        again at once, since something came meanwhile.
+        """
+        ticket = share.ticket
+        if ticket.wait_until and ticket.is_open:
+            if ticket.command.username in noticed or ANY in noticed:
+                return [ticket]
+            if self._waiters.park(ticket):
+                self._in_flight = [each for each in self._in_flight if each is not ticket]
+                return []
+        ticket.resolve(Slice((), share.more))
+        return []
+
+    def _claims_of(self, shares: list[Share]) -> Iterator[Awaitable[list[Share]]]:
+        """One claim for all plain reads; each lease, and each read with a key, has its own."""
+        plain: list[Share] = []
+        for share in shares:
+            command = share.ticket.command
+            assert isinstance(command, Read)
+            if not share.messages or (command.lease is None and not command.key):
+                plain.append(share)
+            elif command.key:
+                yield self._claim_for_key(share, command.key)
+            else:
+                yield self._claim([share])
+        if plain:
+            yield self._claim(plain)
+
+    def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
         now_ms = self._clock.now_ms()
-        claim = Claim(
-            secrets.token_hex(16),
+        command = shares[0].ticket.command
+        lease = command.lease if isinstance(command, Read) and shares[0].messages else None
+        return Claim(
+            secrets.token_hex(16) if lease is None else lease.token,
             tuple({share.ticket.command.username for share in shares}),
-            tuple(message.id for share in shares for message in share.messages),
+            tuple(ids),
             now_ms,
             now_ms + int(self._limits.claim_s * 1000),
+            None if lease is None else lease.ttl_ms,
+            key,
         )
+
+    async def _claim(self, shares: list[Share]) -> list[Share]:
+        """Claim the shares and answer their reads; gives back those that came to nothing."""
+        ids = [unread.message.id for share in shares for unread in share.messages]
+        if not ids:
+            return shares
+        claim = self._new_claim(shares, ids)
         try:
             owned, is_final = await self._store.claim(claim)
         except NotExecuted:
@@ -211,19 +288,99 @@ class Shard:
             if not is_final:
                 # A copy that is still on its way may yet take what others give back.
                 self._releases.add(claim, [i for i in claim.ids if i not in owned], is_final)
-        again: list[Ticket] = []
-        for ticket, messages, more in shares:
-            mine = messages
+        nothing: list[Share] = []
+        for share in shares:
+            mine = share.messages
             if lost_some:
-                mine = tuple(message for message in messages if message.id in owned)
-            if messages and not mine:
-                # Others took them, or the claim came too late: what is there has to be asked.
-                again.append(ticket)
-            elif ticket.resolve(Slice(mine, more)):
-                self._metrics.read.inc(len(mine))
-            elif mine:
-                self._releases.add(claim, [message.id for message in mine], is_final)
-        return again
+                mine = tuple(unread for unread in mine if unread.message.id in owned)
+            if not mine:
+                nothing.append(share)
+            elif share.ticket.resolve(Slice(_messages(mine), share.more)):
+                self._given(share, mine, claim)
+            else:
+                self._releases.add(claim, [unread.message.id for unread in mine], is_final)
+        return nothing
+
+    async def _claim_for_key(self, share: Share, key: str) -> list[Share]:
+        """Decide what a read with a key gets, then claim that; gives it back where it is nothing.
+
+        What is claimed for a key is never given back: it is there for who repeats the read.
+        """
+        ticket, now_ms = share.ticket, self._clock.now_ms()
+        ids = tuple(unread.message.id for unread in share.messages)
+        batch = KeyedBatch(key, ticket.command.username, ids, now_ms + KEY_WINDOW_MS)
+        batch = (await self._store.remember([batch], now_ms))[0]
+        return [] if await self._give_batch(ticket, batch, share.more) else [share]
+
+    async def _repeat(self, tickets: list[Ticket]) -> list[Ticket]:
+        """Answer the reads whose key was used before; gives back the others."""
+        keys = {
+            ticket.command.key: ticket
+            for ticket in tickets
+            if isinstance(ticket.command, Read) and ticket.command.key
+        }
+        batches = await self._store.recall(list(keys), self._clock.now_ms())
+        answered = {
+            ticket
+            for key, batch in batches.items()
+            if await self._give_batch(ticket := keys[key], batch, more=True)
+        }
+        return [ticket for ticket in tickets if ticket not in answered]
+
+    async def _give_batch(self, ticket: Ticket, batch: KeyedBatch, more: bool) -> bool:
+        """Claim a batch as far as it is unread, and answer with what is the key's of it.
+
+        False where that is nothing: all of it is others', or has expired.
+        """
+        share = Share(ticket, (), more)
+        claim = self._new_claim([share], batch.ids, batch.key)
+        owned = await self._store.claim(claim)
+        messages = await self._store.keyed_messages(batch, self._clock.now_ms())
+        self._metrics.read.inc(len(owned.ids))
+        if not messages:
+            await self._store.forget(batch)
+            return False
+        ticket.resolve(Slice(tuple(messages), more))
+        return True
+
+    def _given(self, share: Share, messages: Sequence[Unread], claim: Claim) -> None:
+        """Count what a read was given, and have the next that waits for the rest look."""
+        if claim.lease_ms is None:
+            self._metrics.read.inc(len(messages))
+        else:
+            self._metrics.leased.inc(len(messages))
+        self._metrics.given(claim.at_ms, messages)
+        if share.more:
+            self._waiters.wake((share.ticket.command.username,))
+
+    async def _run_errand(self, tickets: list[Ticket]) -> None:
+        """Carry out a command that is one call of the store."""
+        (ticket,) = tickets
+        now_ms, store, metrics = self._clock.now_ms(), self._store, self._metrics
+        match ticket.command:
+            case Acknowledge() as command:
+                settled = await store.acknowledge(command, now_ms)
+                metrics.acknowledged(settled.changed)
+                ticket.resolve(settled.messages)
+            case Release() as command:
+                settled = await store.return_lease(command, now_ms)
+                metrics.lease_ends.labels("released").inc(settled.changed)
+                self._waiters.wake((command.username,))
+                ticket.resolve(settled.messages)
+            case Extend() as command:
+                ticket.resolve(await store.extend(command, now_ms))
+            case Resume() as command:
+                settled = await store.resume(command, now_ms)
+                metrics.acknowledged(settled.changed)
+                ticket.resolve(settled.messages)
+            case Revoke() as command:
+                fate, changed = await store.revoke(command, now_ms)
+                metrics.revoked.inc(changed)
+                ticket.resolve(fate)
+            case Track() as command:
+                ticket.resolve(await store.track(command, now_ms))
+            case Post() | Read() | Count():
+                raise AssertionError("no errand")
 
     async def _count(self, tickets: list[Ticket]) -> None:
         """Answer the counts of a batch."""
@@ -240,6 +397,10 @@ class Shard:
             error = OutcomeUnknown(str(error), command.id)
         if ticket.fail(error) and is_unknown:
             self._metrics.unknown.labels(type(command).__name__.lower()).inc()
+
+
+def _messages(unread: Sequence[Unread]) -> tuple[Message, ...]:
+    return tuple([each.message for each in unread])
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:

@@ -12,16 +12,25 @@ class Ticket:
     sent to the database. A ticket is settled once: what comes later is ignored, and said so.
     """
 
-    __slots__ = ("command", "deadline", "entered", "future")
+    __slots__ = ("command", "deadline", "entered", "future", "timer", "wait_until")
 
     def __init__(
-        self, command: Command, entered: float, deadline: float, future: asyncio.Future[Outcome]
+        self,
+        command: Command,
+        entered: float,
+        deadline: float,
+        future: asyncio.Future[Outcome],
+        wait_until: float = 0.0,
     ) -> None:
         self.command = command
-        #: The loop's time at which it was accepted, and by which it must be settled.
+        #: The loop's time at which it was accepted, and by which it must be settled: those of its
+        #: last way through a shard, where it has waited for a message.
         self.entered = entered
         self.deadline = deadline
         self.future = future
+        #: The loop's time up to which a read waits for a message, and what ends that.
+        self.wait_until = wait_until
+        self.timer: asyncio.TimerHandle | None = None
 
     @property
     def is_open(self) -> bool:

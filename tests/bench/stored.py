@@ -32,7 +32,7 @@ async def store(
             await messages.insert_many(batch, ordered=False)
             stored += len(batch)
             on(stored)
-        await ensure_indexes(messages)
+        await ensure_indexes(client[database])
 
 
 async def drop(uri: str, database: str) -> None:

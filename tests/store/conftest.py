@@ -6,10 +6,14 @@ from typing import Any, TypeAlias
 import pytest
 from pymongo import MongoClient
 from pymongo.collection import Collection
+from tornado.ioloop import IOLoop
 
+from tests.conftest import OpenStore
+from tests.support.stores import MemoryStore
 from workers.clock import DatabaseClock
-from workers.commands import Post
+from workers.commands import Key, Post
 from workers.ids import IdSource
+from workers.store.base import Store
 
 MakePost: TypeAlias = Callable[..., Post]
 Messages: TypeAlias = Collection[dict[str, Any]]
@@ -21,14 +25,29 @@ def new_post(clock: DatabaseClock) -> MakePost:
     ids = IdSource()
 
     def make(
-        username: str = "bob", text: str = "hello", timeout_s: int = 60, age_s: float = 0
+        username: str = "bob",
+        text: str = "hello",
+        timeout_s: int = 60,
+        age_s: float = 0,
+        key: Key | None = None,
+        receipt: str = "",
     ) -> Post:
         created_ms = clock.now_ms() - int(age_s * 1000)
         message_id = ids.next(clock.now_ms())
         size = len(text.encode("utf-8", "replace"))
-        return Post(message_id, username, text, size, created_ms, created_ms + timeout_s * 1000)
+        expires_ms = created_ms + timeout_s * 1000
+        return Post(message_id, username, text, size, created_ms, expires_ms, key, receipt)
 
     return make
+
+
+@pytest.fixture(params=["mongo", "memory"])
+def any_store(request: pytest.FixtureRequest, io_loop: IOLoop, open_store: OpenStore) -> Store:
+    """The real store, and the small one that stands in for it in tests of the engine."""
+    if request.param == "memory":
+        return MemoryStore()
+    store: Store = io_loop.run_sync(open_store)
+    return store
 
 
 @pytest.fixture

@@ -1,31 +1,11 @@
 """What a store promises to the shards: one suite for the real one and for the tests' small one."""
 
 import asyncio
-from typing import cast
 
-import pytest
-from tornado.ioloop import IOLoop
-
-from tests.conftest import DRIVERS
 from tests.store.conftest import MakePost
-from tests.support.stores import MemoryStore, new_claim
+from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
 from workers.store.base import Store
-
-
-@pytest.fixture(params=[*DRIVERS, "memory"])
-def driver(request: pytest.FixtureRequest) -> str:
-    """The drivers, and none at all."""
-    return cast(str, request.param)
-
-
-@pytest.fixture
-def any_store(request: pytest.FixtureRequest, io_loop: IOLoop, driver: str) -> Store:
-    """The real store, and the small one that stands in for it in tests of the engine."""
-    if driver == "memory":
-        return MemoryStore()
-    store: Store = io_loop.run_sync(request.getfixturevalue("open_store"))
-    return store
 
 
 async def test_what_is_inserted_is_found_oldest_first(
@@ -35,7 +15,7 @@ async def test_what_is_inserted_is_found_oldest_first(
     assert await any_store.insert(posts[5:]) == [None] * 5
     assert await any_store.insert(posts[:5]) == [None] * 5
     found = await any_store.find_unread(["bob"], 100, clock.now_ms())
-    assert [message.text for message in found.messages["bob"]] == [str(n) for n in range(10)]
+    assert [each.message.text for each in found.messages["bob"]] == [str(n) for n in range(10)]
     assert set(found.complete) == {"bob"}
 
 
@@ -79,7 +59,7 @@ async def test_a_search_for_more_than_a_reply_holds_says_that_it_is_not_complete
     claimed = 0
     for _ in range(10):
         found = await any_store.find_unread(["bob"], 1000, clock.now_ms())
-        ids = [message.id for message in found.messages.get("bob", ())]
+        ids = [each.message.id for each in found.messages.get("bob", ())]
         if ids:
             claim = new_claim(["bob"], ids, clock.now_ms())
             claimed += len((await any_store.claim(claim)).ids)
@@ -126,4 +106,4 @@ async def test_what_a_claim_took_and_gives_back_is_unread_again(
     assert await any_store.release(claim, ids) == 3
     assert await any_store.release(claim, ids) == 0
     found = await any_store.find_unread(["bob"], 10, clock.now_ms())
-    assert [message.id for message in found.messages["bob"]] == ids[:3]
+    assert [each.message.id for each in found.messages["bob"]] == ids[:3]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import OpenStore
 from tests.store.conftest import Messages
-from workers.store.schema import INDEXES, IndexMismatch
+from workers.store.schema import COLLECTION, INDEXES, IndexMismatch
 
 
 async def test_the_indexes_are_made_and_opening_again_keeps_them(
@@ -15,7 +15,7 @@ async def test_the_indexes_are_made_and_opening_again_keeps_them(
     await open_store()
     await open_store()
     indexes = mongo.index_information()
-    assert indexes.keys() == {"_id_", *INDEXES}
+    assert indexes.keys() == {"_id_", *INDEXES[COLLECTION]}
     assert indexes["purge"]["expireAfterSeconds"] == 0
     assert indexes["unread_by_inbox"]["partialFilterExpression"] == {"unread": True}
 

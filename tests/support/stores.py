@@ -4,72 +4,132 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from workers.commands import Claim, Message, Post
-from workers.errors import ServiceError, StoreUnavailable
-from workers.store.base import Claimed, Found
+from tests.support.documents import Documents, found_of
+from workers.commands import (
+    Acknowledge,
+    Claim,
+    Extend,
+    Fate,
+    KeyedBatch,
+    Message,
+    Post,
+    Release,
+    Resume,
+    Revoke,
+    Track,
+)
+from workers.errors import StoreUnavailable
+from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled
 
 
 def new_claim(
-    usernames: Sequence[str], ids: Sequence[str], at_ms: int, valid_s: float = 5.0
+    usernames: Sequence[str],
+    ids: Sequence[str],
+    at_ms: int,
+    valid_s: float = 5.0,
+    lease_ms: int | None = None,
+    key: str = "",
 ) -> Claim:
     """A claim as a shard makes one, with a token of its own."""
     until_ms = int((time.time() + valid_s) * 1000)
-    return Claim(secrets.token_hex(16), tuple(usernames), tuple(ids), at_ms, until_ms)
+    token = secrets.token_hex(16)
+    token = token if lease_ms is None else f"{token}.0000000000"
+    return Claim(token, tuple(usernames), tuple(ids), at_ms, until_ms, lease_ms, key)
 
 
 @dataclass
 class MemoryStore:
     """The contract on a dictionary. Counts the calls of each kind."""
 
-    posts: dict[str, Post] = field(default_factory=dict)
-    claimed: dict[str, str] = field(default_factory=dict)
+    data: Documents = field(default_factory=Documents)
     calls: Counter[str] = field(default_factory=Counter)
     away: bool = False
+    #: What `arrivals` gives out, one after the other.
+    told: asyncio.Queue[Collection[str] | None] = field(default_factory=asyncio.Queue)
 
-    async def insert(self, posts: Sequence[Post]) -> list[ServiceError | None]:
-        self.calls["insert"] += 1
-        await asyncio.sleep(0)
-        for post in posts:
-            self.posts.setdefault(post.id, post)
-        return [None] * len(posts)
+    async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
+        await self._call("insert")
+        return self.data.insert(posts)
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
-        self.calls["find"] += 1
-        await asyncio.sleep(0)
-        unread = self._unread(usernames, now_ms)
-        messages: dict[str, list[Message]] = {}
-        for post in unread[:limit]:
-            messages.setdefault(post.username, []).append(Message(post.text, post.id))
-        if len(unread) < limit:
-            return Found(messages, set(usernames))
-        last = unread[limit - 1].username
-        return Found(messages, {username for username in usernames if username < last})
+        await self._call("find")
+        return found_of(self.data.unread(usernames, now_ms), usernames, limit)
 
     async def claim(self, claim: Claim) -> Claimed:
-        self.calls["claim"] += 1
-        await asyncio.sleep(0)
-        owned = {each for each in claim.ids if self.claimed.get(each, claim.token) == claim.token}
-        self.claimed.update(dict.fromkeys(owned, claim.token))
-        return Claimed(owned, is_final=True)
+        await self._call("claim")
+        self.data.claim(claim, claim.ids)
+        return Claimed(self.data.owned(claim), is_final=True)
 
     async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        self.calls["release"] += 1
-        await asyncio.sleep(0)
-        mine = [each for each in ids if self.claimed.get(each) == claim.token]
-        for each in mine:
-            del self.claimed[each]
-        return len(mine)
+        await self._call("release")
+        return self.data.release(claim, ids)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
-        self.calls["count"] += 1
-        await asyncio.sleep(0)
-        return Counter(post.username for post in self._unread(usernames, now_ms))
+        await self._call("count")
+        return Counter(post.username for post in self.data.unread(usernames, now_ms))
+
+    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+        await self._call("remember")
+        return [self.data.remember(batch, now_ms) for batch in batches]
+
+    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        await self._call("recall")
+        return self.data.recall(keys, now_ms)
+
+    async def forget(self, batch: KeyedBatch) -> None:
+        await self._call("forget")
+        self.data.forget(batch)
+
+    async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
+        await self._call("keyed messages")
+        return self.data.keyed_messages(batch, now_ms)
+
+    async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
+        await self._call("acknowledge")
+        return self.data.acknowledge(command, now_ms, secrets.token_hex(16))
+
+    async def return_lease(self, command: Release, now_ms: int) -> Settled:
+        await self._call("return lease")
+        return self.data.return_lease(command, now_ms)
+
+    async def extend(self, command: Extend, now_ms: int) -> int:
+        await self._call("extend")
+        return self.data.extend(command, now_ms)
+
+    async def resume(self, command: Resume, now_ms: int) -> Settled:
+        await self._call("resume")
+        return self.data.resume(command, now_ms, secrets.token_hex(16))
+
+    async def end_leases(self, now_ms: int) -> Ended:
+        return self.data.end_leases(now_ms)
+
+    async def track(self, command: Track, now_ms: int) -> Fate | None:
+        await self._call("track")
+        return self.data.track(command, now_ms)
+
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+        await self._call("revoke")
+        return self.data.revoke(command, now_ms)
+
+    async def reckon(self) -> Mapping[CountedFate, int]:
+        return {}
+
+    async def count_pending(self) -> int:
+        return self.data.pending()
 
     async def expire(self, now_ms: int) -> int:
-        return 0
+        return self.data.expire(now_ms)
+
+    async def retire(self, now_ms: int) -> None:
+        pass
+
+    async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
+        yield None
+        while True:
+            yield await self.told.get()
 
     async def measure_clock(self) -> None:
         pass
@@ -78,15 +138,9 @@ class MemoryStore:
         if self.away:
             raise StoreUnavailable("away")
 
-    def _unread(self, usernames: Collection[str], now_ms: int) -> list[Post]:
-        unread = (
-            post
-            for post in self.posts.values()
-            if post.username in usernames
-            and post.id not in self.claimed
-            and post.expires_ms >= now_ms
-        )
-        return sorted(unread, key=lambda post: (post.username, post.id))
+    async def _call(self, kind: str) -> None:
+        self.calls[kind] += 1
+        await asyncio.sleep(0)
 
 
 @dataclass
@@ -118,7 +172,7 @@ class GateStore(MemoryStore):
             self._held.set()
             await self._gate.wait()
 
-    async def insert(self, posts: Sequence[Post]) -> list[ServiceError | None]:
+    async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         await self._pass("insert")
         return await super().insert(posts)
 
@@ -152,7 +206,7 @@ class FailingStore(MemoryStore):
 
     failures: dict[str, BaseException] = field(default_factory=dict)
 
-    async def insert(self, posts: Sequence[Post]) -> list[ServiceError | None]:
+    async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         if failure := self.failures.get("insert"):
             raise failure
         return await super().insert(posts)

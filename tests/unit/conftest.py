@@ -31,8 +31,10 @@ def make_pool(io_loop: IOLoop, clock: DatabaseClock, metrics: WorkerMetrics) -> 
         queue: QueueLimits = WIDE_QUEUE,
         batch: ShardLimits = SMALL_SLICES,
         deadline_s: float = 5.0,
+        waiters: int = 1000,
     ) -> WorkerPool:
-        pool = WorkerPool(store, clock, PoolLimits(shards, queue, batch, deadline_s), metrics)
+        limits = PoolLimits(shards, queue, batch, deadline_s, waiters)
+        pool = WorkerPool(store, clock, limits, metrics)
         pools.append(pool)
         await pool.start()
         return pool

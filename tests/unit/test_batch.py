@@ -4,7 +4,7 @@ import asyncio
 from itertools import count
 
 from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out
-from workers.commands import Command, Count, Message, Outcome, Post, Read
+from workers.commands import Command, Count, Message, Outcome, Post, Read, Unread
 from workers.ticket import Ticket
 
 _numbers = count()
@@ -28,8 +28,8 @@ def read(username: str, limit: int | None = None, upto: str | None = None) -> Ti
     return ticket(Read(username, limit, upto))
 
 
-def messages(*ids: str) -> list[Message]:
-    return [Message("text of " + each, each) for each in ids]
+def messages(*ids: str) -> list[Unread]:
+    return [Unread(Message("text of " + each, each), 0) for each in ids]
 
 
 def test_a_batch_sorts_its_tickets_by_kind_in_order_of_arrival() -> None:
@@ -71,16 +71,21 @@ def test_only_so_many_inboxes_are_searched_alone_at_once() -> None:
 def test_the_earlier_read_gets_the_older_messages() -> None:
     first, second, third = read("a", 2), read("a", 2), read("a")
     shares, again = share_out([first, second, third], {"a": messages("1", "2", "3")}, {"a"})
-    assert [[each.id for each in share.messages] for share in shares] == [["1", "2"], ["3"], []]
+    assert [[each.message.id for each in share.messages] for share in shares] == [
+        ["1", "2"],
+        ["3"],
+        [],
+    ]
     assert [share.more for share in shares] == [True, False, False]
     assert again == []
 
 
 def test_large_messages_are_dealt_in_shares_that_fit_into_memory() -> None:
     half = "x" * (SHARE_CHARS_MAX // 2)
-    found = [Message(half, "1"), Message(half, "2"), Message(half * 3, "3"), Message("x", "4")]
+    texts = [half, half, half * 3, "x"]
+    found = [Unread(Message(text, str(n)), 0) for n, text in enumerate(texts, 1)]
     shares, again = share_out([read("a") for _ in range(4)], {"a": found}, {"a"})
-    ids = [[each.id for each in share.messages] for share in shares]
+    ids = [[each.message.id for each in share.messages] for share in shares]
     assert ids == [["1", "2"], ["3"], ["4"], []]
     assert [share.more for share in shares] == [True, True, False, False]
     assert again == []
@@ -104,6 +109,6 @@ def test_an_inbox_that_was_not_looked_at_is_tried_again() -> None:
 def test_a_read_that_goes_on_takes_nothing_newer_than_its_beginning() -> None:
     going_on = read("a", upto="2")
     shares, again = share_out([going_on], {"a": messages("1", "2", "3")}, set())
-    assert [each.id for each in shares[0].messages] == ["1", "2"]
+    assert [each.message.id for each in shares[0].messages] == ["1", "2"]
     assert not shares[0].more
     assert again == []

@@ -89,7 +89,7 @@ async def test_a_request_given_up_before_its_turn_leaves_nothing(make_pool: Make
     store.open()
     await first
     assert texts(await pool.read("bob")) == []
-    assert len(store.posts) == 1
+    assert len(store.data.documents) == 1
 
 
 async def test_a_reader_that_left_before_the_claim_consumes_nothing(make_pool: MakePool) -> None:
@@ -138,7 +138,7 @@ async def test_a_drain_waits_for_a_release_that_is_under_way(make_pool: MakePool
     store.open()
     assert await draining
     assert store.calls["release"] == 1
-    assert not store.claimed
+    assert not any(each.token for each in store.data.documents.values())
 
 
 async def test_a_claim_that_came_too_late_does_not_make_an_inbox_look_empty(
@@ -205,7 +205,7 @@ async def test_a_full_queue_refuses_at_once(make_pool: MakePool) -> None:
         post(pool, "d")
     store.open()
     await asyncio.gather(*waiting)
-    assert len(store.posts) == 3
+    assert len(store.data.documents) == 3
 
 
 async def test_what_waits_past_its_deadline_is_never_executed(make_pool: MakePool) -> None:
@@ -219,7 +219,7 @@ async def test_what_waits_past_its_deadline_is_never_executed(make_pool: MakePoo
     assert isinstance(answers[1], Expired)
     store.open()
     await post(pool, "c")
-    assert sorted(each.username for each in store.posts.values()) == ["a", "c"]
+    assert sorted(each.post.username for each in store.data.documents.values()) == ["a", "c"]
 
 
 async def test_a_read_carried_past_its_deadline_claims_nothing(make_pool: MakePool) -> None:

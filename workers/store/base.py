@@ -5,10 +5,23 @@ A method raises `StoreUnavailable` where it changed nothing, `OutcomeUnknown` wh
 and nothing else that a caller should handle.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from workers.commands import Claim, Message, Post
+from workers.commands import (
+    Acknowledge,
+    Claim,
+    Extend,
+    Fate,
+    KeyedBatch,
+    Message,
+    Post,
+    Release,
+    Resume,
+    Revoke,
+    Track,
+    Unread,
+)
 from workers.errors import ServiceError
 
 
@@ -20,7 +33,7 @@ class Found(NamedTuple):
     part, and those that are neither in `messages` nor in `complete` were not looked at.
     """
 
-    messages: Mapping[str, Sequence[Message]]
+    messages: Mapping[str, Sequence[Unread]]
     complete: Collection[str]
 
 
@@ -31,14 +44,40 @@ class Claimed(NamedTuple):
     is_final: bool
 
 
+class Settled(NamedTuple):
+    """The messages in the state that was asked for, and how many this call brought there."""
+
+    messages: int
+    changed: int
+
+
+class Ended(NamedTuple):
+    """Leases that ran out: the inboxes with messages that are unread again, how many messages
+    are, and how many had expired meanwhile.
+    """
+
+    usernames: Collection[str]
+    returned: int
+    expired: int
+
+
+#: What is counted of messages: accepted = read + expired + revoked + pending.
+CountedFate: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
+#: The id of the message that was first stored under a key, where a post repeats it.
+Repeated: TypeAlias = str
+#: None for a message that was stored, the id of the first for a repeat, or what went wrong.
+Insertion: TypeAlias = ServiceError | Repeated | None
+
+
 class Store(Protocol):
     """Persistence, a batch at a time. All times are milliseconds of the database's clock."""
 
-    async def insert(self, posts: Sequence[Post]) -> list[ServiceError | None]:
-        """Store messages; for each None once it is durable on a majority, or what went wrong.
+    async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
+        """Store messages; for each what became of it, once that is durable on a majority.
 
         One message that cannot be stored fails alone. A message that is there already counts
-        as stored: its id was made before the first try.
+        as stored: its id was made before the first try. Of the posts with one key, over all
+        processes, one is stored; the others are told its id, or `KeyReused`.
         """
         ...
 
@@ -52,6 +91,7 @@ class Store(Protocol):
         Atomic for each message: of all claims of it, over all processes, one gets it. When this
         returns, the claim is durable on a majority. Where it raises `OutcomeUnknown`, some may
         be claimed, or become so until the claim's time is over; `release` gives those back.
+        A message that is taken on loan is unread again when that is over, or expired.
         """
         ...
 
@@ -66,8 +106,75 @@ class Store(Protocol):
         """How many messages of these inboxes are unread and not expired."""
         ...
 
+    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+        """Decide what reads with a key get: for each the batch that holds, maybe another's."""
+        ...
+
+    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        """What was decided for these keys, as far as it holds."""
+        ...
+
+    async def forget(self, batch: KeyedBatch) -> None:
+        """Take back a decision that came to nothing. Safe to repeat."""
+        ...
+
+    async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
+        """The messages of a batch that are claimed for its key and not expired, oldest first."""
+        ...
+
+    async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
+        """Mark leased messages as read, as long as their lease lasts. Safe to repeat."""
+        ...
+
+    async def return_lease(self, command: Release, now_ms: int) -> Settled:
+        """End a lease before its time. Safe to repeat."""
+        ...
+
+    async def extend(self, command: Extend, now_ms: int) -> int:
+        """Change a lease's end; never past a message's own. How many messages it holds."""
+        ...
+
+    async def resume(self, command: Resume, now_ms: int) -> Settled:
+        """Mark as read what a stream delivered up to a message, and nobody took since."""
+        ...
+
+    async def end_leases(self, now_ms: int) -> Ended:
+        """Give back what was leased and not acknowledged in time."""
+        ...
+
+    async def track(self, command: Track, now_ms: int) -> Fate | None:
+        """What became of a message; None where there is none with this receipt."""
+        ...
+
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+        """Take back a message that is unread: its fate, and how many this call took back."""
+        ...
+
+    async def reckon(self) -> Mapping[CountedFate, int]:
+        """What writes that raised `OutcomeUnknown` have done after all, as far as that is certain.
+
+        Each message is told once. Not the claims that `release` gives back.
+        """
+        ...
+
+    async def count_pending(self) -> int:
+        """How many messages are neither read, nor expired, nor revoked. May take seconds."""
+        ...
+
     async def expire(self, now_ms: int) -> int:
         """Mark the unread messages that have expired; how many this call marked."""
+        ...
+
+    async def retire(self, now_ms: int) -> None:
+        """Take the text out of dead messages that are kept for their sender."""
+        ...
+
+    def arrivals(self) -> AsyncIterator[Collection[str] | None]:
+        """Inboxes that got a message, as it becomes durable, of whatever process.
+
+        None where something was missed: whoever waits has to look. That is always the first.
+        Ends by raising; the caller begins again.
+        """
         ...
 
     async def measure_clock(self) -> None:

@@ -10,6 +10,7 @@ import os
 from typing import Any, Literal, TypeAlias, cast
 
 from pymongo import AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 
 Document: TypeAlias = dict[str, Any]
@@ -54,6 +55,14 @@ async def aggregate(
         cursor = await cursor
     results: list[Document] = await cursor.to_list(None)
     return results
+
+
+async def start_session(client: Client) -> AsyncClientSession:
+    """A session of the client. PyMongo's `start_session` is a plain call, Motor's a coroutine."""
+    session: Any = client.start_session()
+    if inspect.isawaitable(session):
+        session = await session
+    return cast(AsyncClientSession, session)
 
 
 async def close_client(client: Client) -> None:

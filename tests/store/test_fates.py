@@ -1,0 +1,199 @@
+"""What a store promises of keys and receipts, be it the real one or the tests' small one."""
+
+import asyncio
+
+import pytest
+
+from tests.conftest import OpenStore
+from tests.store.conftest import MakePost, Messages
+from tests.support.stores import new_claim
+from workers.clock import DatabaseClock
+from workers.commands import Fate, Key, KeyedBatch, Revoke, Track
+from workers.errors import KeyReused
+from workers.store.base import Store
+from workers.store.mongo import MongoStore
+
+KEY = Key("hash of a key", "hash of a body")
+
+
+async def test_of_all_posts_with_a_key_one_is_stored_and_the_others_are_told_its_id(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    first = new_post(key=KEY)
+    assert await any_store.insert([first]) == [None]
+    repeats = await any_store.insert([new_post(key=KEY), new_post(), new_post(key=KEY)])
+    assert repeats == [first.id, None, first.id]
+    assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+
+
+async def test_of_twins_over_several_nodes_one_is_stored(
+    open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    stores = [await open_store(node=str(number)) for number in range(4)]
+    posts = [new_post(key=KEY) for _ in range(40)]
+    outcomes = await asyncio.gather(
+        *(stores[number % 4].insert([post]) for number, post in enumerate(posts))
+    )
+    stored = [post.id for post, (outcome,) in zip(posts, outcomes, strict=True) if outcome is None]
+    assert len(stored) == 1
+    assert {outcome for (outcome,) in outcomes if outcome is not None} == set(stored)
+    assert await stores[0].count_unread(["bob"], clock.now_ms()) == {"bob": 1}
+
+
+async def test_a_key_that_came_with_another_message_is_refused_alone(
+    any_store: Store, new_post: MakePost
+) -> None:
+    await any_store.insert([new_post(key=KEY)])
+    outcomes = await any_store.insert([new_post(key=Key(KEY.hash, "another")), new_post()])
+    assert isinstance(outcomes[0], KeyReused)
+    assert outcomes[1] is None
+
+
+async def test_a_key_is_known_after_its_message_was_read(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    first = new_post(key=KEY)
+    await any_store.insert([first])
+    await any_store.claim(new_claim(["bob"], [first.id], clock.now_ms()))
+    assert await any_store.insert([new_post(key=KEY)]) == [first.id]
+    assert await any_store.count_unread(["bob"], clock.now_ms()) == {}
+
+
+async def test_what_a_read_with_a_key_gets_is_decided_once(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts, now_ms = [new_post(), new_post()], clock.now_ms()
+    await any_store.insert(posts)
+    first = KeyedBatch("key", "bob", (posts[0].id,), now_ms + 1000)
+    second = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 1000)
+    assert await any_store.remember([first], now_ms) == [first]
+    assert await any_store.remember([second], now_ms) == [first]
+    assert await any_store.recall(["key", "unknown"], now_ms) == {"key": first}
+    # After its time, the key is as good as new.
+    assert await any_store.recall(["key"], now_ms + 1001) == {}
+    later = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 5000)
+    assert await any_store.remember([later], now_ms + 1001) == [later]
+    await any_store.forget(first)
+    assert await any_store.recall(["key"], now_ms + 1001) == {"key": later}
+    await any_store.forget(later)
+    assert await any_store.recall(["key"], now_ms + 1001) == {}
+
+
+async def test_the_messages_of_a_key_are_those_that_were_claimed_for_it_and_live(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    mine, theirs, short, now_ms = new_post(), new_post(), new_post(timeout_s=1), clock.now_ms()
+    await any_store.insert([mine, theirs, short])
+    await any_store.claim(new_claim(["bob"], [theirs.id], now_ms))
+    batch = KeyedBatch("key", "bob", (mine.id, theirs.id, short.id), now_ms + 60_000)
+    for _ in range(2):
+        await any_store.claim(new_claim(["bob"], batch.ids, now_ms, key="key"))
+        found = await any_store.keyed_messages(batch, now_ms)
+        assert [each.id for each in found] == [mine.id, short.id]
+    found = await any_store.keyed_messages(batch, short.expires_ms + 1)
+    assert [each.id for each in found] == [mine.id]
+
+
+async def test_a_sender_is_told_what_became_of_its_message(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(receipt="secret"), clock.now_ms()
+    await any_store.insert([post])
+    asked = Track(post.id, "secret")
+    assert await any_store.track(asked, now_ms) == Fate("pending", None)
+    assert await any_store.track(asked, post.expires_ms) == Fate("pending", None)
+    assert await any_store.track(asked, post.expires_ms + 1) == Fate("expired", post.expires_ms)
+    await any_store.claim(new_claim(["bob"], [post.id], now_ms, lease_ms=5000))
+    assert await any_store.track(asked, now_ms + 5000) == Fate("leased", None)
+    assert await any_store.track(asked, now_ms + 5001) == Fate("pending", None)
+    await any_store.end_leases(now_ms + 5001)
+    await any_store.claim(new_claim(["bob"], [post.id], now_ms + 6000))
+    assert await any_store.track(asked, now_ms + 7000) == Fate("read", now_ms + 6000)
+
+
+@pytest.mark.parametrize("receipt", ["another", ""])
+async def test_without_its_receipt_nobody_is_told_of_a_message(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock, receipt: str
+) -> None:
+    post, plain = new_post(receipt="secret"), new_post()
+    await any_store.insert([post, plain])
+    for message_id in (post.id, plain.id, "nonsense"):
+        assert await any_store.track(Track(message_id, receipt), clock.now_ms()) is None
+        assert await any_store.revoke(Revoke(message_id, receipt), clock.now_ms()) == (None, 0)
+    assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+
+
+async def test_a_repeated_post_gets_a_receipt_of_its_own(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    first = new_post(key=KEY, receipt="first")
+    await any_store.insert([first])
+    await any_store.insert([new_post(key=KEY, receipt="second")])
+    for receipt in ("first", "second"):
+        fate = await any_store.track(Track(first.id, receipt), clock.now_ms())
+        assert fate == Fate("pending", None)
+
+
+async def test_a_message_is_taken_back_while_it_is_unread_and_only_once(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(receipt="secret"), clock.now_ms()
+    await any_store.insert([post])
+    assert await any_store.revoke(Revoke(post.id, "secret"), now_ms) == (
+        Fate("revoked", now_ms),
+        1,
+    )
+    assert await any_store.revoke(Revoke(post.id, "secret"), now_ms + 5) == (
+        Fate("revoked", now_ms),
+        0,
+    )
+    assert (await any_store.find_unread(["bob"], 10, now_ms)).messages == {}
+    assert (await any_store.claim(new_claim(["bob"], [post.id], now_ms))).ids == set()
+
+
+async def test_what_is_read_on_loan_or_expired_is_not_taken_back(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    read, leased, dead = (new_post(receipt="secret") for _ in range(3))
+    now_ms = clock.now_ms()
+    await any_store.insert([read, leased, dead])
+    await any_store.claim(new_claim(["bob"], [read.id], now_ms))
+    await any_store.claim(new_claim(["bob"], [leased.id], now_ms, lease_ms=5000))
+    fates = [
+        await any_store.revoke(Revoke(read.id, "secret"), now_ms),
+        await any_store.revoke(Revoke(leased.id, "secret"), now_ms),
+        await any_store.revoke(Revoke(dead.id, "secret"), dead.expires_ms + 1),
+    ]
+    assert fates == [
+        (Fate("read", now_ms), 0),
+        (Fate("leased", None), 0),
+        (Fate("expired", dead.expires_ms), 0),
+    ]
+
+
+async def test_the_dead_are_kept_for_their_senders_without_their_text(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
+) -> None:
+    now_ms = clock.now_ms()
+    read, expired, keyed = new_post(receipt="a"), new_post(receipt="b"), new_post(key=KEY)
+    pending, plain = new_post(timeout_s=86400, receipt="c"), new_post()
+    await store.insert([read, expired, keyed, pending, plain])
+    await store.claim(new_claim(["bob"], [read.id, keyed.id, plain.id], now_ms))
+    # No claim makes the TTL index free what is kept.
+    assert mongo.count_documents({"kept": True, "purge_at": None}) == 4
+    assert await store.expire(expired.expires_ms + 2000) == 1
+    await store.retire(now_ms + 50_000)
+    assert mongo.count_documents({"kept": True, "text": {"$exists": True}}) == 4
+    await store.retire(now_ms + 400_000)
+    assert [each["_id"] for each in mongo.find({"kept": True})] == [pending.id]
+    for post in (read, expired, keyed):
+        document = mongo.find_one({"_id": post.id})
+        assert document is not None
+        assert "text" not in document
+        end = document["claim"]["at"] if "claim" in document else document["expires_at"]
+        assert (document["purge_at"] - end).total_seconds() == 3600
+    assert await store.track(Track(read.id, "a"), now_ms) == Fate("read", now_ms)
+    assert await store.track(Track(expired.id, "b"), now_ms + 400_000) == Fate(
+        "expired", expired.expires_ms
+    )
+    assert await store.insert([new_post(key=KEY)]) == [keyed.id]

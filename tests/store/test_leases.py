@@ -1,0 +1,160 @@
+"""What a store promises of messages on loan, be it the real one or the tests' small one."""
+
+from tests.store.conftest import MakePost
+from tests.support.stores import new_claim
+from workers.clock import DatabaseClock
+from workers.commands import (
+    Acknowledge,
+    Claim,
+    Extend,
+    Post,
+    Release,
+    Resume,
+    delivery,
+)
+from workers.store.base import Store
+
+LEASE_MS = 10_000
+
+
+async def lease(store: Store, posts: list[Post], now_ms: int, number: int = 0) -> Claim:
+    """Take messages on loan as the lease `ours`, or as a stream's delivery of this number."""
+    claim = new_claim(["bob"], [post.id for post in posts], now_ms, lease_ms=LEASE_MS)
+    claim = Claim(delivery("ours", number), *claim_fields(claim)[1:])
+    assert (await store.claim(claim)).ids == {post.id for post in posts}
+    return claim
+
+
+def claim_fields(claim: Claim) -> tuple[object, ...]:
+    return tuple(getattr(claim, name) for name in claim.__struct_fields__)
+
+
+async def unread(store: Store, now_ms: int) -> list[str]:
+    found = await store.find_unread(["bob"], 100, now_ms)
+    return [each.message.id for each in found.messages.get("bob", ())]
+
+
+async def test_what_is_on_loan_is_not_unread_and_comes_back_when_the_lease_is_over(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts, now_ms = [new_post(), new_post()], clock.now_ms()
+    await any_store.insert(posts)
+    await lease(any_store, posts, now_ms)
+    assert await unread(any_store, now_ms) == []
+    assert await any_store.count_pending() == 2
+    assert (await any_store.end_leases(now_ms + LEASE_MS)).returned == 0
+    ended = await any_store.end_leases(now_ms + LEASE_MS + 1)
+    assert (set(ended.usernames), ended.returned, ended.expired) == ({"bob"}, 2, 0)
+    assert await unread(any_store, now_ms) == [post.id for post in posts]
+
+
+async def test_an_acknowledged_message_is_read_and_a_repeat_says_so_again(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts, now_ms = [new_post(), new_post(), new_post()], clock.now_ms()
+    await any_store.insert(posts)
+    await lease(any_store, posts, now_ms)
+    some = Acknowledge("bob", "ours", (posts[0].id, posts[1].id))
+    assert await any_store.acknowledge(some, now_ms) == (2, 2)
+    assert await any_store.acknowledge(some, now_ms) == (2, 0)
+    assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (1, 1)
+    assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (3, 0)
+    await any_store.end_leases(now_ms + 2 * LEASE_MS)
+    assert await unread(any_store, now_ms) == []
+    assert await any_store.count_pending() == 0
+
+
+async def test_a_late_a_foreign_and_an_unknown_acknowledgement_are_nothing(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(), clock.now_ms()
+    await any_store.insert([post])
+    await lease(any_store, [post], now_ms)
+    for command in (Acknowledge("eve", "ours"), Acknowledge("bob", "another")):
+        assert await any_store.acknowledge(command, now_ms) == (0, 0)
+    late = Acknowledge("bob", "ours")
+    assert await any_store.acknowledge(late, now_ms + LEASE_MS + 1) == (0, 0)
+    await any_store.end_leases(now_ms + LEASE_MS + 1)
+    assert await any_store.acknowledge(late, now_ms) == (0, 0)
+    assert await unread(any_store, now_ms) == [post.id]
+
+
+async def test_a_lease_is_given_back_whole_or_in_part(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts, now_ms = [new_post(), new_post(), new_post()], clock.now_ms()
+    await any_store.insert(posts)
+    await lease(any_store, posts, now_ms)
+    assert await any_store.return_lease(Release("bob", "ours", (posts[2].id,)), now_ms) == (1, 1)
+    assert await unread(any_store, now_ms) == [posts[2].id]
+    assert await any_store.return_lease(Release("bob", "ours"), now_ms) == (2, 2)
+    assert await unread(any_store, now_ms) == [post.id for post in posts]
+    assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (0, 0)
+
+
+async def test_an_extended_lease_lasts_longer_but_not_past_the_messages_own_end(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    long, short, now_ms = new_post(), new_post(timeout_s=15), clock.now_ms()
+    await any_store.insert([long, short])
+    await lease(any_store, [long, short], now_ms)
+    assert await any_store.extend(Extend("bob", "ours", 3 * LEASE_MS), now_ms) == 2
+    assert (await any_store.end_leases(now_ms + LEASE_MS + 1)).returned == 0
+    ended = await any_store.end_leases(now_ms + 2 * LEASE_MS)
+    assert (ended.returned, ended.expired) == (0, 1)
+    assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms + 2 * LEASE_MS) == (1, 1)
+    assert await any_store.extend(Extend("bob", "ours", LEASE_MS), now_ms) == 0
+
+
+async def test_a_claim_on_loan_that_came_to_nobody_is_given_back(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(), clock.now_ms()
+    await any_store.insert([post])
+    claim = await lease(any_store, [post], now_ms)
+    assert await any_store.release(claim, claim.ids) == 1
+    assert await any_store.release(claim, claim.ids) == 0
+    assert await unread(any_store, now_ms) == [post.id]
+
+
+async def test_a_stream_that_comes_again_acknowledges_what_it_was_delivered_before(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    first, late, now_ms = new_post(), new_post(), clock.now_ms()
+    second = new_post()
+    await any_store.insert([first, second])
+    await lease(any_store, [first], now_ms, 1)
+    await lease(any_store, [second], now_ms, 2)
+    # Older by its id, and delivered behind the one that the stream names.
+    await any_store.insert([late])
+    await lease(any_store, [late], now_ms, 3)
+    # The stream has closed, and only the second delivery was seen to arrive.
+    await any_store.return_lease(Release("bob", "ours"), now_ms)
+    assert await any_store.resume(Resume("bob", second.id), now_ms) == (2, 2)
+    assert await unread(any_store, now_ms) == [late.id]
+
+
+async def test_a_stream_acknowledges_only_what_it_names_where_two_may_have_had_it(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    other, named, now_ms = new_post(), new_post(), clock.now_ms()
+    await any_store.insert([named])
+    await lease(any_store, [named], now_ms, 1)
+    await any_store.return_lease(Release("bob", "ours"), now_ms)
+    await any_store.insert([other])
+    claim = new_claim(["bob"], [other.id, named.id], now_ms, lease_ms=LEASE_MS)
+    await any_store.claim(claim)
+    assert await any_store.resume(Resume("bob", named.id), now_ms) == (1, 1)
+    await any_store.end_leases(now_ms + LEASE_MS + 1)
+    assert await unread(any_store, now_ms) == [other.id]
+
+
+async def test_a_stream_that_names_what_nobody_knows_acknowledges_nothing(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(), clock.now_ms()
+    await any_store.insert([post])
+    for last in ("nonsense", post.id):
+        assert await any_store.resume(Resume("bob", last), now_ms) == (0, 0)
+    await lease(any_store, [post], now_ms)
+    assert await any_store.resume(Resume("eve", post.id), now_ms) == (0, 0)

@@ -1,0 +1,309 @@
+"""The messages of a small database in memory, and what the store's operations do to them.
+
+Each method is one operation, applied at once, as `workers.store.base` promises it. Every change
+can be taken back, for a database that fails over. Used by the small stores of the tests and by
+the simulation.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.commands import (
+    Acknowledge,
+    Claim,
+    Extend,
+    Fate,
+    KeyedBatch,
+    Message,
+    Post,
+    Release,
+    Resume,
+    Revoke,
+    Track,
+    Unread,
+)
+from workers.errors import KeyReused
+from workers.store.base import Ended, Found, Insertion, Settled
+
+
+@dataclass
+class Stored:
+    """A document. `token` is that of the claim, `lease` that of the last lease."""
+
+    post: Post
+    unread: bool = True
+    token: str = ""
+    key: str = ""
+    claimed_ms: int = 0
+    lease: str = ""
+    until_ms: int | None = None
+    again: bool = False
+    expired: bool = False
+    revoked_ms: int | None = None
+    receipts: tuple[str, ...] = ()
+
+    @property
+    def is_pending(self) -> bool:
+        return self.unread or self.until_ms is not None
+
+
+@dataclass
+class Documents:
+    """Messages by id, and what reads with a key were given, by key."""
+
+    documents: dict[str, Stored] = field(default_factory=dict)
+    reads: dict[str, KeyedBatch] = field(default_factory=dict)
+    #: How to take back every change, oldest first.
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def insert(self, posts: Sequence[Post]) -> list[Insertion]:
+        """A document that is there stays as it is."""
+        return [self._insert(post) for post in posts]
+
+    def _insert(self, post: Post) -> Insertion:
+        if post.id in self.documents:
+            return None
+        for other in self.documents.values():
+            if post.key is not None and other.post.key is not None:
+                if other.post.key.hash != post.key.hash:
+                    continue
+                if other.post.key.body != post.key.body:
+                    return KeyReused("another body")
+                if post.receipt:
+                    self.change(other, receipts=(*other.receipts, post.receipt))
+                return other.post.id
+        stored = Stored(post, receipts=(post.receipt,) if post.receipt else ())
+        self.documents[post.id] = stored
+        self.undo.append(lambda: self._forget(post.id))
+        return None
+
+    def _forget(self, message_id: str) -> None:
+        del self.documents[message_id]
+
+    def unread(self, usernames: Collection[str], now_ms: int) -> list[Post]:
+        """What a search finds, in its order."""
+        found = (
+            stored.post
+            for stored in self.documents.values()
+            if stored.unread
+            and stored.post.username in usernames
+            and stored.post.expires_ms >= now_ms
+        )
+        return sorted(found, key=lambda post: (post.username, post.id))
+
+    def claim(self, claim: Claim, ids: Sequence[str]) -> None:
+        """Take these of the claim's messages."""
+        for stored in self.of(ids):
+            if not self.is_claimable(stored, claim):
+                continue
+            if claim.lease_ms is None:
+                self.change(
+                    stored,
+                    unread=False,
+                    token=claim.token,
+                    key=claim.key,
+                    claimed_ms=claim.at_ms,
+                )
+            else:
+                until_ms = min(claim.at_ms + claim.lease_ms, stored.post.expires_ms)
+                self.change(
+                    stored,
+                    unread=False,
+                    lease=claim.token,
+                    until_ms=until_ms,
+                    again=bool(stored.lease),
+                )
+
+    def is_claimable(self, stored: Stored, claim: Claim) -> bool:
+        """The filter of that."""
+        return stored.unread
+
+    def owned(self, claim: Claim) -> set[str]:
+        """What carries its token."""
+        return {
+            stored.post.id
+            for stored in self.of(claim.ids)
+            if claim.token == (stored.token if claim.lease_ms is None else stored.lease)
+        }
+
+    def release(self, claim: Claim, ids: Sequence[str]) -> int:
+        """Make unread what the claim took."""
+        mine = [
+            stored
+            for stored in self.of(ids)
+            if claim.token == stored.token
+            or (claim.token == stored.lease and stored.until_ms is not None)
+        ]
+        for stored in mine:
+            self.change(stored, unread=True, token="", until_ms=None)
+        return len(mine)
+
+    def remember(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
+        """The first decision for a key holds."""
+        holding = self.reads.get(batch.key)
+        if holding is None or holding.until_ms < now_ms:
+            before = holding
+            self.reads[batch.key] = holding = batch
+            self.undo.append(lambda: self._set_read(batch.key, before))
+        return holding
+
+    def _set_read(self, key: str, batch: KeyedBatch | None) -> None:
+        self.reads.pop(key, None)
+        if batch is not None:
+            self.reads[key] = batch
+
+    def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        return {
+            key: self.reads[key]
+            for key in keys
+            if key in self.reads and self.reads[key].until_ms >= now_ms
+        }
+
+    def forget(self, batch: KeyedBatch) -> None:
+        holding = self.reads.get(batch.key)
+        if holding is not None and holding.ids == batch.ids:
+            del self.reads[batch.key]
+            self.undo.append(lambda: self._set_read(batch.key, holding))
+
+    def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
+        return [
+            Message(stored.post.text, stored.post.id)
+            for stored in sorted(self.of(batch.ids), key=lambda stored: stored.post.id)
+            if stored.key == batch.key and stored.post.expires_ms >= now_ms
+        ]
+
+    def acknowledge(self, command: Acknowledge, now_ms: int, token: str) -> Settled:
+        leased = self._of_lease(command)
+        changed = self._read([each for each in leased if _lasts(each, now_ms)], now_ms, token)
+        if changed and (command.ids is None or changed == len(command.ids)):
+            return Settled(changed, changed)
+        return Settled(sum(bool(each.token) for each in leased), changed)
+
+    def return_lease(self, command: Release, now_ms: int) -> Settled:
+        leased = self._of_lease(command)
+        mine = [each for each in leased if _lasts(each, now_ms)]
+        for stored in mine:
+            self.change(stored, unread=True, until_ms=None)
+        return Settled(len(mine) or sum(each.unread for each in leased), len(mine))
+
+    def extend(self, command: Extend, now_ms: int) -> int:
+        leased = [each for each in self._of_lease(command) if _lasts(each, now_ms)]
+        for stored in leased:
+            until_ms = min(now_ms + command.ttl_ms, stored.post.expires_ms)
+            self.change(stored, until_ms=until_ms)
+        return len(leased)
+
+    def resume(self, command: Resume, now_ms: int, token: str) -> Settled:
+        last = self.documents.get(command.last)
+        if last is None or last.post.username != command.username or not last.lease:
+            return Settled(0, 0)
+        name = last.lease.partition(".")[0] + "."
+        mine = [
+            stored
+            for stored in self.documents.values()
+            if stored.post.username == command.username
+            and stored.is_pending
+            and stored.post.expires_ms >= now_ms
+            and (
+                stored is last
+                if last.again
+                else stored.lease.startswith(name)
+                and (stored.lease, stored.post.id) <= (last.lease, last.post.id)
+            )
+        ]
+        changed = self._read(mine, now_ms, token)
+        return Settled(changed, changed)
+
+    def end_leases(self, now_ms: int) -> Ended:
+        over = [
+            stored
+            for stored in self.documents.values()
+            if stored.until_ms is not None and stored.until_ms < now_ms
+        ]
+        expired = 0
+        for stored in over:
+            is_dead = stored.post.expires_ms < now_ms
+            expired += is_dead
+            self.change(stored, unread=not is_dead, expired=is_dead, until_ms=None)
+        return Ended({stored.post.username for stored in over}, len(over) - expired, expired)
+
+    def track(self, command: Track, now_ms: int) -> Fate | None:
+        stored = self.documents.get(command.id)
+        if stored is None or command.receipt not in stored.receipts:
+            return None
+        if stored.revoked_ms is not None:
+            return Fate("revoked", stored.revoked_ms)
+        if stored.token:
+            return Fate("read", stored.claimed_ms)
+        if stored.post.expires_ms < now_ms:
+            return Fate("expired", stored.post.expires_ms)
+        return Fate("leased" if _lasts(stored, now_ms) else "pending", None)
+
+    def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+        fate = self.track(command, now_ms)
+        stored = self.documents.get(command.id)
+        if fate is None or stored is None or not stored.unread or fate.status != "pending":
+            return fate, 0
+        self.change(stored, unread=False, revoked_ms=now_ms)
+        return Fate("revoked", now_ms), 1
+
+    def expire(self, now_ms: int) -> int:
+        dead = [
+            stored
+            for stored in self.documents.values()
+            if stored.unread and stored.post.expires_ms < now_ms
+        ]
+        for stored in dead:
+            self.change(stored, unread=False, expired=True)
+        return len(dead)
+
+    def pending(self) -> int:
+        return sum(stored.is_pending for stored in self.documents.values())
+
+    def of(self, ids: Sequence[str]) -> list[Stored]:
+        """Those that are there."""
+        return [self.documents[each] for each in ids if each in self.documents]
+
+    def change(self, stored: Stored, **fields: Any) -> None:
+        """Change a document, in a way that can be taken back."""
+        before = {name: getattr(stored, name) for name in fields}
+        for name, value in fields.items():
+            setattr(stored, name, value)
+
+        def take_back() -> None:
+            for name, value in before.items():
+                setattr(stored, name, value)
+
+        self.undo.append(take_back)
+
+    def _of_lease(self, command: Acknowledge | Release | Extend) -> list[Stored]:
+        ids = None if isinstance(command, Extend) else command.ids
+        return [
+            stored
+            for stored in self.documents.values()
+            if stored.post.username == command.username
+            and stored.lease.startswith(command.lease + ".")
+            and (ids is None or stored.post.id in ids)
+        ]
+
+    def _read(self, mine: Sequence[Stored], now_ms: int, token: str) -> int:
+        for stored in mine:
+            self.change(stored, unread=False, until_ms=None, token=token, claimed_ms=now_ms)
+        return len(mine)
+
+
+def found_of(unread: Sequence[Post], usernames: Sequence[str], limit: int) -> Found:
+    """The answer to a search that finds these."""
+    messages: dict[str, list[Unread]] = {}
+    for post in unread[:limit]:
+        found = Unread(Message(post.text, post.id), post.expires_ms)
+        messages.setdefault(post.username, []).append(found)
+    if len(unread) < limit:
+        return Found(messages, set(usernames))
+    last = unread[limit - 1].username
+    return Found(messages, {username for username in usernames if username < last})
+
+
+def _lasts(stored: Stored, now_ms: int) -> bool:
+    return stored.until_ms is not None and stored.until_ms >= now_ms

@@ -1,0 +1,229 @@
+"""The connection to MongoDB: opened and checked, each operation bounded in time, errors translated.
+
+What the parts of the store (`workers.store.mongo`) stand on. Only files of this package catch the
+driver's errors; they turn them into `workers.errors`. Every write is acknowledged by a majority
+and journaled before a method returns.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import pymongo
+from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.read_concern import ReadConcern
+
+from workers.clock import DatabaseClock
+from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.metrics import WorkerMetrics
+from workers.store.base import CountedFate
+from workers.store.driver import Client, Document, Driver, close_client, open_client
+from workers.store.schema import COLLECTION, READS, ensure_indexes
+
+T = TypeVar("T")
+
+#: Pause before an operation whose reply was lost is repeated, in seconds.
+REPEAT_AFTER_S = 0.05
+#: Longest time for the answer to "are you there", in seconds.
+PING_S = 1.0
+#: What was claimed is kept half as long as what expired, and no shorter than this: a read with
+#: a key can be repeated for a minute. In seconds.
+CLAIMED_GRACE_MIN_S = 90
+
+
+#: A write that was given up is applied no more so long after its time, in seconds.
+_SETTLED_AFTER_S = 1.0
+
+
+class StoreMisconfigured(Exception):
+    """Raised at start when the database cannot keep the promises."""
+
+
+class StoreOptions(NamedTuple):
+    """How the store connects and what it keeps: seconds for an operation, of grace for the dead,
+    and for which their senders can ask for them. `node` names this process in the documents.
+    """
+
+    driver: Driver
+    database: str
+    timeout_s: float
+    purge_grace_s: int
+    receipt_keep_s: int
+    node: str
+
+
+class Doubt(NamedTuple):
+    """A write that may have been applied after it was given up: what it would have made of
+    messages, how to find them, and from when on that is for good (`time.monotonic` seconds).
+    """
+
+    fate: CountedFate
+    selection: Document
+    hint: str
+    due: float
+
+
+class Database:
+    """Two collections of one database. Safe for concurrent use within one loop."""
+
+    def __init__(
+        self, uri: str, options: StoreOptions, clock: DatabaseClock, metrics: WorkerMetrics
+    ) -> None:
+        self._uri = uri
+        self._options = options
+        self._timeout_s = options.timeout_s
+        # Unread messages are kept a grace longer than they live, claimed ones half of it: no
+        # claimed message then lies where `expire` looks for unread ones.
+        self._unread_grace_ms = options.purge_grace_s * 1000
+        self._claimed_grace_ms = max(options.purge_grace_s // 2, CLAIMED_GRACE_MIN_S) * 1000
+        self._keep_ms = options.receipt_keep_s * 1000
+        self._node = options.node
+        self._clock = clock
+        self._metrics = metrics
+        self._expired_upto_ms = 0
+        self._doubts: list[Doubt] = []
+        self._client: Client | None = None
+        self._messages: AsyncCollection[Document]
+        self._majority: AsyncCollection[Document]
+        self._linearizable: AsyncCollection[Document]
+        self._inboxes: AsyncCollection[Document]
+        self._reads: AsyncCollection[Document]
+
+    async def open(self) -> None:
+        """Connect, check the deployment and make the indexes.
+
+        Raises `StoreUnavailable` where no primary answers in time, `StoreMisconfigured` or
+        `IndexMismatch` where it does but will not do. Safe to repeat.
+        """
+        if self._client is None:
+            self._client = open_client(self._options.driver, self._uri)
+        database = self._client[self._options.database]
+        # Times are compared as numbers: the way to a `datetime` and back costs more than all else.
+        codec: CodecOptions[Document] = CodecOptions(
+            datetime_conversion=DatetimeConversion.DATETIME_MS
+        )
+        self._messages = database.get_collection(COLLECTION, codec_options=codec)
+        self._majority = self._messages.with_options(read_concern=ReadConcern("majority"))
+        self._linearizable = self._messages.with_options(read_concern=ReadConcern("linearizable"))
+        self._reads = database.get_collection(
+            READS, codec_options=codec, read_concern=ReadConcern("majority")
+        )
+        with self._operation("open"), read_errors():
+            hello = await self._client.admin.command("hello")
+            if "setName" not in hello and hello.get("msg") != "isdbgrid":
+                raise StoreMisconfigured(
+                    "the database is a single mongod without a replica set, which can neither "
+                    "repeat a write safely nor confirm it on a majority; start it with "
+                    "--replSet and run rs.initiate() once"
+                )
+            await ensure_indexes(database)
+        await self.measure_clock()
+
+    async def close(self) -> None:
+        """Close the connections. Safe twice."""
+        if self._client is not None:
+            await close_client(self._client)
+            self._client = None
+
+    async def measure_clock(self) -> None:
+        """See `workers.store.base.Store.measure_clock`."""
+        assert self._client is not None
+        with self._operation("clock"), read_errors():
+            await self._client.admin.command("ping")
+            sent_ms = self._clock.local_ms()
+            hello = await self._client.admin.command("hello")
+            received_ms = self._clock.local_ms()
+        # Where another could have become primary without the one we ask knowing of it yet.
+        has_peers = len(hello.get("hosts", ())) != 1
+        self._inboxes = self._linearizable if has_peers else self._messages
+        database_ms = hello["localTime"].timestamp() * 1000
+        self._clock.observe(sent_ms, database_ms, received_ms)
+
+    async def ping(self) -> None:
+        """See `workers.store.base.Store.ping`.
+
+        A linearizable read: the primary answers once a majority has confirmed that it is one.
+        """
+        with self._operation("ping"), read_errors(), pymongo.timeout(PING_S):
+            await self._linearizable.find_one({"_id": ""}, projection={"_id": 1})
+
+    @contextmanager
+    def _operation(self, name: str) -> Iterator[float]:
+        """Bound an operation with all its repeats in time, and record how long it took.
+
+        Gives the deadline, in `time.monotonic` seconds. The bound is passed on to the database
+        (`maxTimeMS`), so that it does not go on with what nobody waits for.
+        """
+        began = time.monotonic()
+        try:
+            with pymongo.timeout(self._timeout_s):
+                yield began + self._timeout_s
+        finally:
+            seconds = time.monotonic() - began
+            self._metrics.store_seconds.labels(name).observe(seconds)
+
+    def _doubt(self, fate: CountedFate, selection: Document, hint: str = "_id_") -> None:
+        """Have `reckon` count later what a write without an answer has done after all."""
+        due = time.monotonic() + self._timeout_s + _SETTLED_AFTER_S
+        self._doubts.append(Doubt(fate, selection, hint, due))
+
+    async def _confirmed(self, name: str, write: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+        """Do a write that may be repeated, until it is answered: its result, and whether it was.
+
+        Raises `StoreUnavailable` where it was never sent, `OutcomeUnknown` where it may have been.
+        """
+        was_repeated = False
+        with self._operation(name) as deadline:
+            while True:
+                try:
+                    return await write(), was_repeated
+                except PyMongoError as error:
+                    failure = write_failure(error)
+                    if not was_repeated and isinstance(failure, StoreUnavailable):
+                        raise failure from error
+                    if not await may_repeat(deadline):
+                        raise OutcomeUnknown(f"the {name} was not confirmed: {error}") from error
+                    was_repeated = True
+
+
+@contextmanager
+def read_errors() -> Iterator[None]:
+    """Turn what a read meets into `StoreUnavailable`: a read changes nothing."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code in (13, 18):  # Unauthorized, AuthenticationFailed
+            raise StoreMisconfigured(f"the database refuses this user: {error}") from error
+        raise StoreUnavailable(f"the database did not answer: {error}") from error
+    except PyMongoError as error:
+        is_away = isinstance(error, ServerSelectionTimeoutError)
+        reason = f"the database did not answer: {error}"
+        raise StoreUnavailable(reason, is_away=is_away) from error
+
+
+def write_failure(error: PyMongoError) -> ServiceError:
+    """What a failed write means: not sent, or not known.
+
+    A driver that repeats a write and finds no server raises what it met before. One that finds
+    no free connection (WaitQueueTimeoutError) does not, and may have sent the write already.
+    """
+    if isinstance(error, ServerSelectionTimeoutError):
+        return StoreUnavailable(f"the database was not reached: {error}", is_away=True)
+    return OutcomeUnknown(f"the database's answer was lost: {error}")
+
+
+async def may_repeat(deadline: float) -> bool:
+    """Pause before a repeat; False where no time is left for one."""
+    if time.monotonic() + REPEAT_AFTER_S >= deadline:
+        return False
+    await asyncio.sleep(REPEAT_AFTER_S)
+    return True
+
+
+def one_of(usernames: Sequence[str]) -> Any:
+    """The condition that a field is one of these names."""
+    return usernames[0] if len(usernames) == 1 else {"$in": list(usernames)}

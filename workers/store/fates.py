@@ -1,0 +1,194 @@
+"""What becomes of messages in MongoDB: expired, told to their senders, taken back, forgotten.
+
+Kept messages, those with a receipt or an idempotency key, outlive their end for their senders:
+without their text (`retire`), and for a bounded time.
+"""
+
+import hmac
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from bson.datetime_ms import DatetimeMS
+from pymongo.errors import PyMongoError
+
+from workers.commands import Fate, Revoke, Track
+from workers.errors import OutcomeUnknown
+from workers.store.base import CountedFate
+from workers.store.database import Database, read_errors, write_failure
+from workers.store.driver import Document
+from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
+
+#: Sweeps leave alone what expired less than this ago: clocks of nodes may differ a little.
+EXPIRE_MARGIN_MS = 1000
+
+
+class Fates(Database):
+    """The part of `workers.store.base.Store` that is about the end of messages."""
+
+    async def track(self, command: Track, now_ms: int) -> Fate | None:
+        """See `workers.store.base.Store.track`."""
+        with self._operation("track"), read_errors():
+            document = await self._majority.find_one(
+                {"_id": command.id},
+                projection=dict.fromkeys(
+                    ("receipts", "unread", "lease", "claim", "revoked", "expires_at"), 1
+                ),
+            )
+        if document is None or not _has_receipt(document, command.receipt):
+            return None
+        return _fate_of(document, now_ms)
+
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+        """See `workers.store.base.Store.revoke`."""
+        fate = await self.track(command, now_ms)
+        if fate is None or fate.status != "pending":
+            return fate, 0
+
+        async def write() -> int:
+            result = await self._messages.update_one(
+                {
+                    "_id": command.id,
+                    "receipts": command.receipt,
+                    "unread": True,
+                    "expires_at": {"$gte": DatetimeMS(now_ms)},
+                },
+                {
+                    "$set": {
+                        "revoked": DatetimeMS(now_ms),
+                        "purge_at": DatetimeMS(now_ms + self._keep_ms),
+                    },
+                    "$unset": {"unread": "", "text": "", "kept": ""},
+                },
+            )
+            return result.modified_count
+
+        try:
+            changed, _ = await self._confirmed("revoke", write)
+        except OutcomeUnknown:
+            self._doubt("revoked", {"_id": command.id, "revoked": DatetimeMS(now_ms)})
+            raise
+        if changed:
+            return Fate("revoked", now_ms), 1
+        # Somebody was faster, or the first of two tries was applied.
+        fate = await self.track(command, now_ms)
+        is_ours = fate is not None and fate == Fate("revoked", now_ms)
+        return fate, int(is_ours)
+
+    async def reckon(self) -> Mapping[CountedFate, int]:
+        """See `workers.store.base.Store.reckon`."""
+        counts: Counter[CountedFate] = Counter()
+        now = time.monotonic()
+        for doubt in [each for each in self._doubts if each.due <= now]:
+            with self._operation("reckon"), read_errors():
+                counts[doubt.fate] += await self._majority.count_documents(
+                    doubt.selection, hint=doubt.hint
+                )
+            self._doubts.remove(doubt)
+        return counts
+
+    async def count_pending(self) -> int:
+        """See `workers.store.base.Store.count_pending`."""
+        with read_errors():
+            unread = await self._messages.count_documents({"unread": True}, hint=INBOX_INDEX)
+            leased = await self._messages.count_documents(
+                {"lease.until": {"$exists": True}}, hint=LEASE_END_INDEX
+            )
+        return unread + leased
+
+    async def expire(self, now_ms: int) -> int:
+        """See `workers.store.base.Store.expire`.
+
+        Goes through the purge index, from where the last call ended: unread messages lie there
+        a full grace behind their expiry, and claimed ones do not. Those that are kept have an
+        index of their own.
+        """
+        from_ms, upto_ms = self._expired_upto_ms, now_ms - EXPIRE_MARGIN_MS
+        grace_ms = self._unread_grace_ms
+        expired = await self._mark_expired(
+            {
+                "purge_at": {
+                    "$gte": DatetimeMS(from_ms + grace_ms),
+                    "$lt": DatetimeMS(upto_ms + grace_ms),
+                }
+            },
+            PURGE_INDEX,
+        )
+        expired += await self._mark_expired(
+            {
+                "kept": True,
+                "claim.at": None,
+                "expires_at": {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(upto_ms)},
+            },
+            KEPT_INDEX,
+        )
+        # A release may have set it back meanwhile.
+        if self._expired_upto_ms == from_ms:
+            self._expired_upto_ms = upto_ms
+        return expired
+
+    async def retire(self, now_ms: int) -> None:
+        """See `workers.store.base.Store.retire`."""
+        claimed_ms, expired_ms = now_ms - self._claimed_grace_ms, now_ms - self._unread_grace_ms
+        with self._operation("retire"):
+            try:
+                await self._messages.update_many(
+                    # A range of times: null, of what is not claimed, is in none.
+                    {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
+                    self._retirement("$claim.at"),
+                    hint=KEPT_INDEX,
+                )
+                await self._messages.update_many(
+                    {
+                        "kept": True,
+                        "claim.at": None,
+                        "expires_at": {"$lt": DatetimeMS(expired_ms)},
+                        # Only what was counted before.
+                        "expired": {"$exists": True},
+                    },
+                    self._retirement("$expires_at"),
+                    hint=KEPT_INDEX,
+                )
+            except PyMongoError as error:
+                raise write_failure(error) from error
+
+    def _retirement(self, end: str) -> list[Document]:
+        return [
+            {"$set": {"purge_at": {"$add": [end, self._keep_ms]}}},
+            {"$unset": ["text", "kept"]},
+        ]
+
+    async def _mark_expired(self, selection: Document, hint: str) -> int:
+        mark = secrets.token_hex(4)
+        with self._operation("expire"):
+            try:
+                result = await self._messages.update_many(
+                    {"unread": True, **selection},
+                    {"$unset": {"unread": ""}, "$set": {"expired": mark}},
+                    hint=hint,
+                )
+            except PyMongoError as error:
+                self._doubt("expired", {**selection, "expired": mark}, hint)
+                raise write_failure(error) from error
+        return result.modified_count
+
+
+def _has_receipt(document: Document, receipt: str) -> bool:
+    """Whether a document has this receipt; compares all it has, in constant time each."""
+    found = False
+    for each in document.get("receipts", ()):
+        found |= hmac.compare_digest(each, receipt)
+    return found
+
+
+def _fate_of(document: Document, now_ms: int) -> Fate:
+    if "revoked" in document:
+        return Fate("revoked", int(document["revoked"]))
+    if "claim" in document:
+        return Fate("read", int(document["claim"]["at"]))
+    expires_ms = int(document["expires_at"])
+    if expires_ms < now_ms:
+        return Fate("expired", expires_ms)
+    until = document.get("lease", {}).get("until")
+    return Fate("leased" if until is not None and int(until) >= now_ms else "pending", None)

@@ -1,0 +1,183 @@
+"""Leases in MongoDB: acknowledged, given back, extended, resumed by a stream, and run out.
+
+A message on loan has `lease: {token, at, by, until}` and is not unread. Without `until` the lease
+is over, and its token says who had the message last: an acknowledgement that is repeated, and a
+stream that comes again, are known by it.
+"""
+
+import secrets
+from typing import Any
+
+from bson.datetime_ms import DatetimeMS
+from pymongo.errors import PyMongoError
+
+from workers.commands import Acknowledge, Extend, Release, Resume
+from workers.errors import OutcomeUnknown
+from workers.store.base import Ended, Settled
+from workers.store.database import Database, read_errors, write_failure
+from workers.store.driver import Document
+from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX
+
+#: Messages looked at in one sweep; the next one comes soon.
+_SWEEP_MAX = 5000
+#: A message whose life ended less than this ago becomes unread for `expire` to find: clocks of
+#: nodes may differ a little. In ms.
+_MARGIN_MS = 1000
+
+
+class Leases(Database):
+    """The part of `workers.store.base.Store` that is about leases."""
+
+    async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
+        """See `workers.store.base.Store.acknowledge`."""
+        selection, hint = _of_lease(command)
+        changed = await self._read({**selection, **_lasts(now_ms)}, hint, now_ms)
+        messages = changed
+        if not changed or (command.ids is not None and changed < len(command.ids)):
+            # What it held and is read: acknowledged before.
+            with self._operation("lease"), read_errors():
+                messages = await self._majority.count_documents(
+                    {**selection, "claim": {"$exists": True}}, hint=hint
+                )
+        return Settled(messages, changed)
+
+    async def return_lease(self, command: Release, now_ms: int) -> Settled:
+        """See `workers.store.base.Store.return_lease`."""
+        selection, hint = _of_lease(command)
+
+        async def write() -> int:
+            result = await self._messages.update_many(
+                {**selection, **_lasts(now_ms)},
+                {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
+                hint=hint,
+            )
+            return result.modified_count
+
+        changed, was_repeated = await self._confirmed("lease", write)
+        self._expire_from(now_ms)
+        messages = changed
+        if was_repeated or not changed:
+            with self._operation("lease"), read_errors():
+                messages = await self._majority.count_documents(
+                    {**selection, "unread": True}, hint=hint
+                )
+        return Settled(messages, messages if was_repeated else changed)
+
+    async def extend(self, command: Extend, now_ms: int) -> int:
+        """See `workers.store.base.Store.extend`."""
+        selection, hint = _of_lease(command)
+        end = {"$min": [DatetimeMS(now_ms + command.ttl_ms), "$expires_at"]}
+
+        async def write() -> int:
+            result = await self._messages.update_many(
+                {**selection, **_lasts(now_ms)}, [{"$set": {"lease.until": end}}], hint=hint
+            )
+            return result.matched_count
+
+        return (await self._confirmed("lease", write))[0]
+
+    async def resume(self, command: Resume, now_ms: int) -> Settled:
+        """See `workers.store.base.Store.resume`.
+
+        What was delivered more than once was so to two streams, and nobody knows which of them
+        comes again: then only the very message it names is its for certain.
+        """
+        with self._operation("lease"), read_errors():
+            last = await self._messages.find_one(
+                {"_id": command.last, "username": command.username}, projection={"lease": 1}
+            )
+        if last is None or "lease" not in last:
+            return Settled(0, 0)
+        selection: Document = {
+            "username": command.username,
+            "$or": [{"unread": True}, {"lease.until": {"$exists": True}}],
+            "expires_at": {"$gte": DatetimeMS(now_ms)},
+        }
+        token = last["lease"]["token"]
+        if last["lease"]["again"]:
+            selection |= {"_id": command.last, "lease.token": token}
+            hint = "_id_"
+        else:
+            first = token.partition(".")[0] + "."
+            # In the order of delivery, which is not that of the ids.
+            upto = [{"lease.token": {"$lt": token}}, {"_id": {"$lte": command.last}}]
+            selection |= {"lease.token": {"$gte": first, "$lte": token}, "$and": [{"$or": upto}]}
+            hint = LEASE_INDEX
+        changed = await self._read(selection, hint, now_ms)
+        return Settled(changed, changed)
+
+    async def end_leases(self, now_ms: int) -> Ended:
+        """See `workers.store.base.Store.end_leases`."""
+        over: Document = {"lease.until": {"$lt": DatetimeMS(now_ms)}}
+        with self._operation("lease end"), read_errors():
+            documents = await self._messages.find(
+                over, projection={"username": 1}, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
+            ).to_list(None)
+        if not documents:
+            return Ended((), 0, 0)
+        over["_id"] = {"$in": [document["_id"] for document in documents]}
+        dead = DatetimeMS(now_ms - _MARGIN_MS)
+        with self._operation("lease end"):
+            try:
+                expired = await self._messages.update_many(
+                    {**over, "expires_at": {"$lt": dead}},
+                    {"$set": {"expired": self._node}, "$unset": {"lease.until": ""}},
+                    hint="_id_",
+                )
+                returned = await self._messages.update_many(
+                    {**over, "expires_at": {"$gte": dead}},
+                    {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
+                    hint="_id_",
+                )
+            except PyMongoError as error:
+                raise write_failure(error) from error
+        if returned.modified_count:
+            self._expire_from(now_ms)
+        usernames = {document["username"] for document in documents}
+        return Ended(usernames, returned.modified_count, expired.modified_count)
+
+    async def _read(self, selection: Document, hint: str, now_ms: int) -> int:
+        """Mark messages as read by a claim of its own; how many it took, exactly."""
+        token = secrets.token_hex(16)
+        change: Document = {
+            "$set": {"claim": {"token": token, "at": DatetimeMS(now_ms), "by": self._node}},
+            "$unset": {"unread": "", "lease.until": ""},
+            "$min": {"purge_at": DatetimeMS(now_ms + self._claimed_grace_ms)},
+        }
+
+        async def write() -> int:
+            return (await self._messages.update_many(selection, change, hint=hint)).modified_count
+
+        mine = {"username": selection["username"], "claim.token": token}
+        mine |= {field: selection[field] for field in ("lease.token", "_id") if field in selection}
+        try:
+            changed, was_repeated = await self._confirmed("lease", write)
+        except OutcomeUnknown:
+            self._doubt("read", mine, hint)
+            raise
+        if was_repeated:
+            with self._operation("lease"), read_errors():
+                changed = await self._majority.count_documents(mine, hint=hint)
+        return changed
+
+    def _expire_from(self, now_ms: int) -> None:
+        """Have `expire` look at what has become unread again, also where it has been before."""
+        self._expired_upto_ms = min(self._expired_upto_ms, now_ms - _MARGIN_MS)
+
+
+def _of_lease(command: Acknowledge | Release | Extend) -> tuple[dict[str, Any], str]:
+    """The messages of a lease, or those of them that are named, and the index to find them by."""
+    selection: dict[str, Any] = {
+        "username": command.username,
+        # All numbers of it: the slash follows the dot.
+        "lease.token": {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"},
+    }
+    if isinstance(command, Extend) or command.ids is None:
+        return selection, LEASE_INDEX
+    selection["_id"] = {"$in": list(command.ids)}
+    return selection, "_id_"
+
+
+def _lasts(now_ms: int) -> dict[str, Any]:
+    """The condition that the lease is not over, and with it that the message lives."""
+    return {"lease.until": {"$gte": DatetimeMS(now_ms)}}

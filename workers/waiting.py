@@ -1,0 +1,132 @@
+"""Reads that wait for a first message: parked here, woken when one may have come.
+
+A wake-up only has a read try again; the database decides what is there. Per inbox they are woken
+one at a time, so that a message costs one search however many wait for it: who gets one and
+leaves some has the next one woken.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from workers.commands import Outcome, Slice
+from workers.errors import Overloaded
+from workers.metrics import WorkerMetrics
+from workers.ticket import Ticket
+
+#: In a notebook: that something was missed, so that any inbox may have got a message.
+ANY = None
+
+
+class Waiters:
+    """The parked reads of a pool."""
+
+    def __init__(
+        self, most: int, readmit: Callable[[Ticket], None], metrics: WorkerMetrics
+    ) -> None:
+        """`most` may be parked at once; `readmit` puts one back into its shard's queue."""
+        self._most = most
+        self._readmit = readmit
+        self._metrics = metrics
+        # Dictionaries for their order.
+        self._parked: dict[str, dict[Ticket, None]] = {}
+        self._count = 0
+        self._notebooks: list[set[str | None]] = []
+        self._is_ending = False
+        #: Set while any is parked.
+        self.are_there = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        """How many are parked."""
+        return self._count
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nobody waits any more, because the service stops."""
+        return self._is_ending
+
+    def usernames(self) -> Collection[str]:
+        """The inboxes that are waited for."""
+        return list(self._parked)
+
+    def refuse_if_full(self) -> None:
+        """Raise `Overloaded` where no more can be parked."""
+        if self._count >= self._most:
+            raise Overloaded("too many requests wait for messages")
+
+    @contextmanager
+    def noticing(self) -> Iterator[set[str | None]]:
+        """Notes the inboxes that are woken meanwhile.
+
+        For a search: a message that comes after it began, and before its read is parked, would
+        be missed otherwise.
+        """
+        noticed: set[str | None] = set()
+        self._notebooks.append(noticed)
+        try:
+            yield noticed
+        finally:
+            self._notebooks = [each for each in self._notebooks if each is not noticed]
+
+    def park(self, ticket: Ticket) -> bool:
+        """Have a read wait; False where its time is over, or nobody waits any more."""
+        loop = asyncio.get_running_loop()
+        if self._is_ending or ticket.wait_until <= loop.time():
+            return False
+        if ticket.timer is None:
+            ticket.timer = loop.call_at(ticket.wait_until, self._give_up, ticket)
+            ticket.future.add_done_callback(partial(self._leave, ticket))
+        self._parked.setdefault(ticket.command.username, {})[ticket] = None
+        self._count += 1
+        self.are_there.set()
+        return True
+
+    def wake(self, usernames: Iterable[str]) -> None:
+        """Messages may have come into these inboxes."""
+        if not self._count and not self._notebooks:
+            return
+        for username in usernames:
+            for notebook in self._notebooks:
+                notebook.add(username)
+            if username in self._parked:
+                ticket = next(iter(self._parked[username]))
+                self._unpark(ticket)
+                self._readmit(ticket)
+
+    def notice_any(self) -> None:
+        """Messages may have come into any inbox, as far as reads in flight are concerned."""
+        for notebook in self._notebooks:
+            notebook.add(ANY)
+
+    def end(self) -> None:
+        """Answer all of them with nothing; nobody is parked from here on."""
+        self._is_ending = True
+        for tickets in [*self._parked.values()]:
+            for ticket in [*tickets]:
+                self._give_up(ticket)
+
+    def _unpark(self, ticket: Ticket) -> bool:
+        username = ticket.command.username
+        tickets = self._parked.get(username)
+        if tickets is None or ticket not in tickets:
+            return False
+        del tickets[ticket]
+        if not tickets:
+            del self._parked[username]
+        self._count -= 1
+        if not self._count:
+            self.are_there.clear()
+        return True
+
+    def _give_up(self, ticket: Ticket) -> None:
+        # One that is in its shard just now is answered there.
+        if self._unpark(ticket):
+            ticket.resolve(Slice((), False))
+
+    def _leave(self, ticket: Ticket, _: "asyncio.Future[Outcome]") -> None:
+        """It is answered, or its client has gone."""
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        self._unpark(ticket)
