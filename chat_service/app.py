@@ -10,39 +10,74 @@ from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
 
 from chat_service.exchange import Exchange
 from chat_service.guard import refuse_the_unasked
+from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.health import HealthHandlers
 from chat_service.handlers.inbox import InboxHandlers
-from chat_service.message import Part, Request, Response
+from chat_service.handlers.leases import LeaseHandlers
+from chat_service.handlers.messages import MessageHandlers
+from chat_service.handlers.stream import StreamHandlers
+from chat_service.message import Part, Request, Response, Takeover
 from chat_service.metrics import HttpMetrics
 from chat_service.problems import method_not_allowed, not_found
 from chat_service.request_log import RequestLog
 
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+Handler: TypeAlias = Callable[[Request], Awaitable[Response | Takeover]]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class Route(NamedTuple):
-    """A path, with at most one `:parameter`, and the handler of each method."""
+    """A path, with at most one `:parameter`, and the handler of each method.
+
+    `max_body_bytes` where its bodies may be longer than others.
+    """
 
     path: str
     methods: Mapping[str, Handler]
+    max_body_bytes: int = 0
 
 
 class Resolved(NamedTuple):
-    """The route of a request, its path's variable segment as sent, and its handler."""
+    """The route of a request, its path's variable segment as sent, its handler, and how long its
+    body may be.
+    """
 
     route: str
     parameter: str
     handler: Handler
+    max_body_bytes: int
 
 
-def make_routes(inbox: InboxHandlers, health: HealthHandlers) -> Sequence[Route]:
-    """Every resource of the service. A username is one whole segment; no name is reserved."""
+class Handlers(NamedTuple):
+    """Those of every part of the API."""
+
+    inbox: InboxHandlers
+    batch: BatchHandlers
+    leases: LeaseHandlers
+    stream: StreamHandlers
+    messages: MessageHandlers
+    health: HealthHandlers
+
+
+def make_routes(handlers: Handlers, max_batch_bytes: int) -> Sequence[Route]:
+    """Every resource of the service. A username is one whole segment; no name is reserved.
+
+    Of routes that fit a path, the first counts that has the method: `/chat/batch` is posted to as
+    itself and read as the inbox of that name.
+    """
+    inbox, batch, leases, stream, messages, health = handlers
     return (
         Route("/chat", {"POST": inbox.post}),
+        Route("/chat/batch", {"POST": batch.post}, max_batch_bytes),
         Route("/chat/:username", {"GET": inbox.read, "HEAD": inbox.count}),
         Route("/chat/:username/read", {"POST": inbox.read}),
+        Route("/chat/:username/lease", {"POST": leases.take}),
+        Route("/chat/:username/ack", {"POST": leases.acknowledge}),
+        Route("/chat/:username/release", {"POST": leases.release}),
+        Route("/chat/:username/extend", {"POST": leases.extend}),
+        Route("/chat/:username/stream", {"GET": stream.stream}),
+        Route("/messages/:id", {"DELETE": messages.revoke}),
+        Route("/messages/:id/status", {"GET": messages.status}),
         Route("/livez", {"GET": health.live, "HEAD": health.live}),
         Route("/readyz", {"GET": health.ready, "HEAD": health.ready}),
         Route("/metrics", {"GET": health.metrics}),
@@ -72,6 +107,8 @@ class App(HTTPServerConnectionDelegate):
         self.on_undelivered = on_undelivered
         #: Requests whose head has arrived.
         self.requests = 0
+        #: Told of a connection that is HTTP's no more (1), and of its end (-1).
+        self.on_takeover: Callable[[int], None] = lambda _: None
         # Whoever serves one of which something has arrived and that is not answered yet.
         self._open: set[object] = set()
         self._idle = asyncio.Event()
@@ -122,6 +159,7 @@ class App(HTTPServerConnectionDelegate):
         root, *segments = path.split("/")
         if root:
             raise not_found()
+        fitting: list[Route] = []
         for pattern, route in self._routes:
             if len(pattern) != len(segments):
                 continue
@@ -132,8 +170,22 @@ class App(HTTPServerConnectionDelegate):
                 elif wanted != segment:
                     break
             else:
-                return self._resolve_method(route, method, parameter, headers)
-        raise not_found()
+                if (handler := route.methods.get(method)) is not None:
+                    if route.path.startswith(("/chat", "/messages")):
+                        refuse_the_unasked(headers)
+                    max_body_bytes = route.max_body_bytes or self.max_body_bytes
+                    return Resolved(route.path, parameter, handler, max_body_bytes)
+                fitting.append(route)
+        if not fitting:
+            raise not_found()
+        allowed = ", ".join((*(name for route in fitting for name in route.methods), "OPTIONS"))
+        if method != "OPTIONS":
+            raise method_not_allowed(allowed)
+
+        async def options(request: Request) -> Response:
+            return Response(204, {"Allow": allowed, "Cache-Control": "no-store"}, Part(b"", 0))
+
+        return Resolved(fitting[-1].path, "", options, self.max_body_bytes)
 
     def account(
         self, request_id: str, method: str, route: str, inbox: str, status: int, seconds: float
@@ -142,20 +194,3 @@ class App(HTTPServerConnectionDelegate):
         method = method if method in _METHODS else "other"
         self._metrics.answered(method, route, status, seconds)
         self._request_log.write(request_id, method, route, inbox, status, seconds)
-
-    def _resolve_method(
-        self, route: Route, method: str, parameter: str, headers: Mapping[str, str]
-    ) -> Resolved:
-        handler = route.methods.get(method)
-        if handler is not None:
-            if route.path.startswith("/chat"):
-                refuse_the_unasked(headers)
-            return Resolved(route.path, parameter, handler)
-        allowed = ", ".join((*route.methods, "OPTIONS"))
-        if method != "OPTIONS":
-            raise method_not_allowed(allowed)
-
-        async def options(request: Request) -> Response:
-            return Response(204, {"Allow": allowed, "Cache-Control": "no-store"}, Part(b"", 0))
-
-        return Resolved(route.path, parameter, options)

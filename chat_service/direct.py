@@ -45,9 +45,10 @@ _READ_BYTES = 64 << 10
 #: A body that is not whole after so many seconds goes to Tornado, which then bounds its time.
 _HALF_S = 1.0
 
-# Usernames are left in which nothing has to be decided: RFC 3986's characters of a segment.
+# Usernames and queries are left in which nothing has to be decided: RFC 3986's characters.
 _REQUEST_LINE = re.compile(
-    rb"(?:POST /chat|GET /chat/([A-Za-z0-9._~%!$&'()*+,;=:@-]+)) HTTP/1\.1\r\n"
+    rb"(?:POST /chat|GET /chat/([A-Za-z0-9._~%!$&'()*+,;=:@-]+)"
+    rb"(?:\?([A-Za-z0-9._~%!$&'()*+,;=:@/?-]*))?) HTTP/1\.1\r\n"
 )
 # One for all: what is in it is copied before the next connection reads.
 _buffer = memoryview(bytearray(_READ_BYTES))
@@ -73,6 +74,7 @@ class _Request(NamedTuple):
     method: str
     route: str
     parameter: str
+    query: str
     id: str
     raw: bytes
     began: float
@@ -238,16 +240,16 @@ class DirectConnection:
         raw, began = data[: end + head.length], time.perf_counter()
         segment = line[1]
         if segment is None:
-            request = _Request("POST", "/chat", "", request_id, raw, began)
+            request = _Request("POST", "/chat", "", "", request_id, raw, began)
         else:
-            name = segment.decode("ascii")
-            request = _Request("GET", "/chat/:username", name, request_id, raw, began)
+            name, query = segment.decode("ascii"), (line[2] or b"").decode("ascii")
+            request = _Request("GET", "/chat/:username", name, query, request_id, raw, began)
         self._request = request
         try:
             if segment is None:
                 self._future = direct.inbox.begin_post(raw[end:])
             else:
-                self._future = direct.inbox.begin_read(request.parameter, "")
+                self._future = direct.inbox.begin_read(request.parameter, request.query)
         except Exception as error:
             self._answer(answer_to(error, request_id, request.route))
         else:
@@ -282,7 +284,7 @@ class DirectConnection:
         elif isinstance(outcome := future.result(), Slice):
             # From here on they are lost with the connection, and counted.
             self._messages = len(outcome.messages)
-            answer = inbox.have_read(request.parameter, "", outcome)
+            answer = inbox.have_read(request.parameter, request.query, outcome)
             if isinstance(answer.body, Part):
                 self._answer(answer)
             else:
@@ -385,7 +387,7 @@ class DirectConnection:
         return sock
 
     def _account(self, request: _Request, status: int) -> None:
-        method, route, parameter, request_id, _, began = request
+        method, route, parameter, _, request_id, _, began = request
         seconds = time.perf_counter() - began
         self._direct.app.account(request_id, method, route, parameter, status, seconds)
 

@@ -24,7 +24,7 @@ from tornado.httputil import (
 
 from chat_service.guard import refuse_other_hosts
 from chat_service.heads import request_id_of
-from chat_service.message import CLIENT_GONE, Part, Request, Response
+from chat_service.message import CLIENT_GONE, Part, Request, Response, Takeover
 from chat_service.problems import Problem, answer_to, bad_request, encoded_body, too_large
 from chat_service.resumed import Answered, Resumed
 from workers.errors import ServiceError
@@ -88,7 +88,7 @@ class Exchange(HTTPMessageDelegate):
         except Problem as problem:
             self._refusal = problem
         declared = _declared_length(headers)
-        if declared > self._app.max_body_bytes:
+        if declared > self._max_body_bytes:
             self._refuse_body(will_close=declared > DISCARD_MAX or "Expect" in headers)
 
     def data_received(self, chunk: bytes) -> None:
@@ -97,7 +97,7 @@ class Exchange(HTTPMessageDelegate):
         if self._is_discarding:
             if self._size > DISCARD_MAX:
                 self._connection.finish()
-        elif self._size > self._app.max_body_bytes:
+        elif self._size > self._max_body_bytes:
             self._chunks.clear()
             self._refuse_body(will_close=False)
         else:
@@ -118,6 +118,11 @@ class Exchange(HTTPMessageDelegate):
         self._give_up_answer()
 
     # What follows from it.
+
+    @property
+    def _max_body_bytes(self) -> int:
+        resolved = self._resolved
+        return self._app.max_body_bytes if resolved is None else resolved.max_body_bytes
 
     def _check_head(self, start_line: RequestStartLine) -> None:
         target = start_line.path
@@ -143,7 +148,7 @@ class Exchange(HTTPMessageDelegate):
         """Answer 413 before the body is read whole; what still comes of it is thrown away."""
         self._is_discarding = True
         self._app.request_closed(self)
-        response = answer_to(too_large("the body", self._app.max_body_bytes), self._id)
+        response = answer_to(too_large("the body", self._max_body_bytes), self._id)
         headers = self._all_headers(response)
         if will_close:
             headers["Connection"] = "close"
@@ -161,12 +166,25 @@ class Exchange(HTTPMessageDelegate):
         status = CLIENT_GONE
         try:
             response = await self._handle()
-            if await self._write(response):
+            if isinstance(response, Takeover):
+                status = response.status
+                await self._hand_out(response)
+            elif await self._write(response):
                 status = response.status
         finally:
             self._account(status)
 
-    async def _handle(self) -> Response:
+    async def _hand_out(self, takeover: Takeover) -> None:
+        """Give the connection to what goes on with it in another protocol."""
+        stream = self._connection.detach()
+        self._app.on_takeover(1)
+        try:
+            await takeover.serve(stream)
+        finally:
+            stream.close()
+            self._app.on_takeover(-1)
+
+    async def _handle(self) -> Response | Takeover:
         """The handler's answer, or the problem that it met."""
         if self._refusal is not None:
             return answer_to(self._refusal, self._id)
@@ -174,7 +192,7 @@ class Exchange(HTTPMessageDelegate):
             response, self._answered = self._answered.response, None
             return response
         assert self._resolved is not None
-        route, parameter, handler = self._resolved
+        route, parameter, handler, _ = self._resolved
         body = b"".join(self._chunks)
         request = Request(self._id, self._method, parameter, self._query, self._headers, body)
         try:
@@ -245,7 +263,7 @@ class Exchange(HTTPMessageDelegate):
         seconds = time.perf_counter() - self._began
         route = inbox = ""
         if self._resolved is not None:
-            route, inbox, _ = self._resolved
+            route, inbox, _, _ = self._resolved
         self._app.account(self._id, self._method, route or "none", inbox, status, seconds)
 
     def _give_up_answer(self) -> None:

@@ -25,6 +25,18 @@ def refuse_the_unasked(headers: Mapping[str, str]) -> None:
             raise refused_origin("a prefetch reads nothing here; ask again when it is wanted")
 
 
+def refuse_other_origins(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
+    """Raise a 403 problem for a request of a page that is neither ours nor named as allowed.
+
+    Browsers name the page's origin, and open a WebSocket wherever a page asks them to.
+    """
+    origin = headers.get("Origin")
+    if origin is None or origin in allowed:
+        return
+    if origin.partition("://")[2] != headers.get("Host", ""):
+        raise refused_origin(f"pages of {origin[:128]!a} read nothing here")
+
+
 def refuse_other_hosts(host: str, allowed: frozenset[str]) -> None:
     """Raise a 400 problem for what is no host, a 421 for one that is not allowed.
 

@@ -19,7 +19,10 @@ from chat_service.problems import Problem
 #: twice costs so much memory, and no more.
 _REMEMBERED_MAX, _REMEMBERED_BYTES_MAX = 1024, 1024
 #: Headers that say how a message is framed or coded, or ask for more than an answer.
-_UNUSUAL = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade", "Trailer", "TE")
+_UNUSUAL = (
+    *("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade", "Trailer", "TE"),
+    *("Idempotency-Key", "Prefer"),
+)
 _LENGTH = re.compile(r"[0-9]{1,9}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 

@@ -116,6 +116,10 @@ class Listener(HTTPServer):
             while self._accept(listening):
                 pass
 
+    def count_connections(self, difference: int) -> None:
+        """Count a connection that is HTTP's no more, but open; or no longer."""
+        self.open_connections += difference
+
     def on_close(self, server_conn: object) -> None:
         self._on_closed()
         super().on_close(server_conn)

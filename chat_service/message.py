@@ -1,9 +1,10 @@
-"""A request and a response, as handlers see them: plain values, no Tornado."""
+"""A request and a response, as handlers see them: plain values."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
+from tornado.iostream import IOStream
 
 #: The status under which a request is counted whose client did not wait for its answer.
 CLIENT_GONE = 499
@@ -38,3 +39,13 @@ class Response(Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: Part | AsyncIterator[Part]
+
+
+class Takeover(Struct, frozen=True):
+    """The answer to a request after which its connection speaks something else than HTTP.
+
+    `serve` is given the connection's stream, and closes it in the end.
+    """
+
+    status: int
+    serve: Callable[[IOStream], Awaitable[None]]

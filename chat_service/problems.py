@@ -11,11 +11,30 @@ import msgspec
 import structlog
 
 from chat_service.message import Part, Response
-from workers.errors import Draining, NotExecuted, OutcomeUnknown, Overloaded, Rejected, ServiceError
+from workers.errors import (
+    Draining,
+    KeyInFlight,
+    KeyReused,
+    NotExecuted,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    ServiceError,
+)
 
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
+#: What the requests of a route do to messages, where that is not claiming them.
+_EFFECTS = {
+    "/chat": "stored",
+    "/chat/batch": "stored",
+    "/chat/:username/ack": "changed",
+    "/chat/:username/release": "changed",
+    "/chat/:username/extend": "changed",
+    "/messages/:id": "changed",
+    "/messages/:id/status": "changed",
+}
 
 
 class FieldError(NamedTuple):
@@ -114,6 +133,25 @@ def wrong_host() -> Problem:
     return Problem(421, "wrong-host", "The request is misdirected", detail)
 
 
+def lease_over() -> Problem:
+    """410: a lease that is unknown, over or another inbox's."""
+    detail = "no message of this inbox is on loan under this lease any more"
+    return Problem(410, "lease-over", "The lease is over", detail)
+
+
+def no_such_message() -> Problem:
+    """404: no message with this id and this receipt, as far as anybody remembers."""
+    detail = "there is no message of this id with this receipt, or it was too long ago"
+    return Problem(404, "not-found", "There is nothing here", detail)
+
+
+def too_late(status: str) -> Problem:
+    """409: a message that cannot be taken back any more."""
+    return Problem(
+        409, "too-late", "It is too late", f"the message is {status}", more={"status": status}
+    )
+
+
 def internal_error() -> Problem:
     """500: a bug. The log has it under the request's id."""
     detail = "an unexpected error; the server's log holds it under this request's id"
@@ -123,10 +161,17 @@ def internal_error() -> Problem:
 def of_service_error(error: ServiceError, effect: str) -> Problem:
     """503, saying what became of the request; 400 for a message that can never be stored.
 
-    `effect` is the word for what the request would have done: "stored" or "claimed".
+    `effect` is the word for what the request would have done: "stored", "claimed" or "changed".
     """
     if isinstance(error, Rejected):
         return invalid(FieldError("text", str(error)))
+    if isinstance(error, KeyReused):
+        detail = "this Idempotency-Key came with another message before; nothing was stored"
+        return Problem(422, "key-reused", "The key was used before", detail)
+    if isinstance(error, KeyInFlight):
+        detail = "a request with this Idempotency-Key is not answered yet; ask again"
+        title, again = "The same request is being served", {"Retry-After": "1"}
+        return Problem(409, "key-in-flight", title, detail, headers=again)
     happened: str | bool
     if isinstance(error, OutcomeUnknown):
         title, kind, happened = "The outcome is not known", "outcome-unknown", "unknown"
@@ -153,7 +198,7 @@ def answer_to(error: Exception, request_id: str, route: str = "") -> Response:
         problem = error
     elif isinstance(error, ServiceError):
         log.debug("not served", id=request_id, kind=type(error).__name__, reason=str(error))
-        problem = of_service_error(error, "stored" if route == "/chat" else "claimed")
+        problem = of_service_error(error, _EFFECTS.get(route, "claimed"))
     else:
         log.error("a handler failed", id=request_id, route=route, exc_info=error)
         problem = internal_error()

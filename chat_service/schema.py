@@ -5,16 +5,18 @@ Called by the handlers. Raises `chat_service.problems.Problem` that names the fi
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from chat_service.problems import FieldError, Problem, invalid, not_json, too_large
+from chat_service.problems import FieldError, invalid, not_json, too_large
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_QUERY_FIELDS_MAX = 100
+_LEASE = re.compile(r"[0-9a-f]{1,64}")
 _BEYOND_BOUNDS = object()
+#: Ids in one request about a lease.
+IDS_MAX = 5000
 
 
 class Rules(NamedTuple):
@@ -47,7 +49,16 @@ class _RawBody(msgspec.Struct):
     timeout: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class LeaseBody(msgspec.Struct, gc=False):
+    """What is asked about a lease: all of it, or some ids; for so many seconds."""
+
+    lease: str
+    ids: list[str] | None = None
+    ttl: float | None = None
+
+
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_lease = msgspec.json.Decoder(LeaseBody).decode
 _decode_raw = msgspec.json.Decoder(_RawBody).decode
 
 
@@ -80,6 +91,25 @@ def new_message(body: bytes, rules: Rules) -> NewMessage:
     return NewMessage(username, text, size, int(timeout))
 
 
+def lease_of(body: bytes) -> LeaseBody:
+    """The lease that a request's body is about."""
+    try:
+        asked = _decode_lease(body)
+    except msgspec.ValidationError as error:
+        # "... - at `$.ids[0]`"
+        rule, _, field = str(error).partition(" - at `$.")
+        missing = re.search("required field `(.*)`", rule)
+        name = missing[1] if missing else re.split(r"[`\[]", field)[0] or "body"
+        raise invalid(FieldError(name, rule[0].lower() + rule[1:])) from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise not_json(str(error)) from None
+    if not _LEASE.fullmatch(asked.lease):
+        raise invalid(FieldError("lease", "must be the lease of an answer"))
+    if asked.ids is not None and len(asked.ids) > IDS_MAX:
+        raise invalid(FieldError("ids", f"may be at most {IDS_MAX}"))
+    return asked
+
+
 def username_in_path(segment: str, rules: Rules) -> str:
     """The username that a path segment names, percent-decoded once."""
     if "%" in segment:
@@ -92,29 +122,6 @@ def username_in_path(segment: str, rules: Rules) -> str:
     if reason := _username_fault(segment, rules.username_chars):
         raise invalid(FieldError("username", reason))
     return segment
-
-
-def read_limit(query: str) -> int | None:
-    """The `limit` in a query string, or None. Fields that are not known are ignored."""
-    if not query:
-        return None
-    try:
-        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
-    except ValueError:
-        raise _query_too_long() from None
-    limits = [value for name, value in fields if name == "limit"]
-    if not limits:
-        return None
-    limit = limits[0]
-    if len(limits) > 1 or not limit.isascii() or not limit.isdigit() or not 1 <= len(limit) <= 9:
-        raise invalid(FieldError("limit", "must be one integer from 1 to 999999999"))
-    if int(limit) == 0:
-        raise invalid(FieldError("limit", "must be one integer from 1 to 999999999"))
-    return int(limit)
-
-
-def _query_too_long() -> Problem:
-    return invalid(FieldError("query", f"may have at most {_QUERY_FIELDS_MAX} fields"))
 
 
 def _username_fault(username: Any, chars_max: int) -> str | None:

@@ -8,14 +8,19 @@ from collections.abc import Sequence
 import structlog
 from prometheus_client import CollectorRegistry
 
-from chat_service.app import App, AppLimits, make_routes
+from chat_service.app import App, AppLimits, Handlers, make_routes
 from chat_service.direct import Direct
 from chat_service.exposition import Exposition
+from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.health import HealthHandlers, Readiness
 from chat_service.handlers.inbox import InboxHandlers
+from chat_service.handlers.leases import LeaseHandlers
+from chat_service.handlers.messages import MessageHandlers
+from chat_service.handlers.stream import StreamHandlers
 from chat_service.heads import Heads
 from chat_service.listener import STREAM_BUFFER_BYTES, Listener, bind
 from chat_service.metrics import HttpMetrics
+from chat_service.parameters import Waits
 from chat_service.request_log import RequestLog
 from chat_service.schema import Rules
 from config import Settings
@@ -79,11 +84,11 @@ class Service:
             for each in sockets:
                 each.close()
             raise
-        inbox = self._make_inbox(self._pool)
-        self._app = self._make_app(inbox)
+        handlers = self._make_handlers(self._pool)
+        self._app = self._make_app(handlers)
         self._server = Listener(
             self._app,
-            self._make_direct(self._app, inbox),
+            self._make_direct(self._app, handlers.inbox),
             self._http_metrics.handovers.inc,
             max_header_size=settings.max_header_bytes,
             idle_connection_timeout=settings.idle_timeout_s,
@@ -92,6 +97,7 @@ class Service:
             max_body_size=1 << 62,
             max_buffer_size=STREAM_BUFFER_BYTES,
         )
+        self._app.on_takeover = self._server.count_connections
         self._server.add_sockets(sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._sample()
@@ -112,6 +118,8 @@ class Service:
             self._server.accept_waiting()
             self._server.stop()
             self._server.end_keep_alive()
+            if self._pool is not None:
+                self._pool.end_waits()
             left = await self._settle(self._app, deadline)
         is_empty = self._pool is None or await self._pool.drain(max(deadline - loop.time(), 0.1))
         log.info("drained", unanswered=left, in_time=is_empty and not left)
@@ -185,7 +193,7 @@ class Service:
         )
         return WorkerPool(store, self._clock, limits, self._worker_metrics)
 
-    def _make_inbox(self, pool: WorkerPool) -> InboxHandlers:
+    def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings
         rules = Rules(
             settings.max_username_chars,
@@ -193,7 +201,16 @@ class Service:
             settings.default_timeout_s,
             settings.max_timeout_s,
         )
-        return InboxHandlers(pool, rules, self._worker_metrics.undelivered.inc)
+        waits = Waits(settings.max_wait_s, settings.max_lease_s)
+        origins = frozenset(settings.allowed_origins)
+        return Handlers(
+            InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
+            BatchHandlers(pool, rules, settings.max_batch_messages),
+            LeaseHandlers(pool, rules, waits),
+            StreamHandlers(pool, rules, origins, settings.write_timeout_s),
+            MessageHandlers(pool),
+            HealthHandlers(self._readiness, self._metrics_text),
+        )
 
     def _make_direct(self, app: App, inbox: InboxHandlers) -> Direct:
         settings = self.settings
@@ -206,7 +223,7 @@ class Service:
             idle_timeout_s=settings.idle_timeout_s,
         )
 
-    def _make_app(self, inbox: InboxHandlers) -> App:
+    def _make_app(self, handlers: Handlers) -> App:
         settings = self.settings
         limits = AppLimits(
             settings.max_body_bytes,
@@ -216,8 +233,7 @@ class Service:
         request_log = RequestLog(
             settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
         )
-        health = HealthHandlers(self._readiness, self._metrics_text)
-        routes = make_routes(inbox, health)
+        routes = make_routes(handlers, settings.max_batch_bytes)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(routes, limits, self._http_metrics, request_log, on_undelivered)
 

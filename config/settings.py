@@ -30,6 +30,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="`Host` names that are answered, without port; none named: all."),
     ] = ()
 
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins of other sites' pages that may open a stream."),
+    ] = ()
+
     # The database
     mongo_uri: Annotated[
         str,

@@ -1,13 +1,25 @@
 """Posting to an inbox, reading it, counting it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
+from msgspec.structs import astuple
 
+from chat_service.handlers.messages import receipt_hash
 from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.schema import Rules, new_message, read_limit, username_in_path
-from workers.commands import Slice
+from chat_service.parameters import (
+    READ_KEY_MIN,
+    ReadOptions,
+    Waits,
+    hash_of,
+    idempotency_key,
+    preferences,
+    read_options,
+)
+from chat_service.schema import Rules, new_message, username_in_path
+from workers.commands import Key, Slice
 from workers.errors import NotExecuted
 from workers.ids import last_id_of
 from workers.pool import WorkerPool
@@ -24,44 +36,94 @@ class InboxHandlers:
     """The handlers under /chat."""
 
     def __init__(
-        self, pool: WorkerPool, rules: Rules, on_undelivered: Callable[[int], None]
+        self,
+        pool: WorkerPool,
+        rules: Rules,
+        waits: Waits,
+        on_undelivered: Callable[[int], None],
     ) -> None:
         self._pool = pool
         self._rules = rules
+        self._waits = waits
         self._on_undelivered = on_undelivered
 
     async def post(self, request: Request) -> Response:
-        """POST /chat: store a message; 201 once it is durable on a majority."""
-        return self.posted(await self.begin_post(request.body))
+        """POST /chat: store a message; 201 once it is durable on a majority.
+
+        With an `Idempotency-Key`, once for all repeats; with `Prefer: receipt`, with a receipt.
+        """
+        prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
+        given = idempotency_key(request.headers)
+        if given is None and not prefers_receipt:
+            return self.posted(await self.begin_post(request.body))
+        new = new_message(request.body, self._rules)
+        headers = dict(JSON_HEADERS)
+        hashed = ""
+        if prefers_receipt:
+            receipt = secrets.token_urlsafe(24)
+            hashed = receipt_hash(receipt)
+            headers |= {"X-Receipt": receipt, "Preference-Applied": "receipt"}
+        if given is None:
+            message_id = await self._pool.post(*new, hashed)
+        else:
+            key = Key(hash_of("post", given), hash_of(new.username, new.text, str(new.timeout_s)))
+            message_id, is_repeated = astuple(await self._pool.post_once(*new, key, hashed))
+            if is_repeated:
+                headers["Idempotent-Replayed"] = "true"
+        return self.posted(message_id, headers)
 
     def begin_post(self, body: bytes) -> asyncio.Future[str]:
-        """Hand a post to the pool: the message's id once it is stored. Raises what is wrong."""
+        """Hand a plain post to the pool: its message's id once stored. Raises what is wrong."""
         new = new_message(body, self._rules)
         return self._pool.post(new.username, new.text, new.size, new.timeout_s)
 
-    def posted(self, message_id: str) -> Response:
+    def posted(self, message_id: str, headers: Mapping[str, str] = JSON_HEADERS) -> Response:
         """The answer to a post."""
-        return Response(201, JSON_HEADERS, Part(b'{"id":"%b"}' % message_id.encode(), 0))
+        return Response(201, headers, Part(b'{"id":"%b"}' % message_id.encode(), 0))
 
     async def read(self, request: Request) -> Response:
-        """GET /chat/:username, POST /chat/:username/read: claim what is unread, oldest first."""
-        first = await self._claim(self.begin_read(request.parameter, request.query))
-        return self.have_read(request.parameter, request.query, first)
+        """GET /chat/:username, POST /chat/:username/read: claim what is unread, oldest first.
+
+        With an `Idempotency-Key`, a repeat gets the same again.
+        """
+        prefer = request.headers.get("Prefer", "")
+        options = read_options(request.query, self._waits, prefer)
+        username = username_in_path(request.parameter, self._rules)
+        key = idempotency_key(request.headers, READ_KEY_MIN)
+        if key is not None:
+            hashed = hash_of("read", username, key)
+            again = await self._pool.read_again(username, hashed, options.limit, options.wait_s)
+            headers = _read_headers(options, bool(prefer))
+            if again.more:
+                headers = {**headers, "X-More": "true"}
+            # A repeat gets it back, so that it is not lost with the answer.
+            return Response(200, headers, Part(_encode(again.messages), 0))
+        first = await self._claim(self._pool.read(username, options.limit, wait_s=options.wait_s))
+        return self._have_read(username, options, first, bool(prefer))
 
     def begin_read(self, parameter: str, query: str) -> asyncio.Future[Slice]:
-        """Hand a read to the pool: its first slice. Raises what is wrong."""
+        """Hand a plain read to the pool: its first slice. Raises what is wrong."""
         username = username_in_path(parameter, self._rules)
-        return self._pool.read(username, read_limit(query))
+        if not query:
+            return self._pool.read(username)
+        options = read_options(query, self._waits)
+        return self._pool.read(username, options.limit, wait_s=options.wait_s)
 
     def have_read(self, parameter: str, query: str, first: Slice) -> Response:
-        """The answer to a read of which this is the first slice."""
+        """The answer to a plain read of which this is the first slice."""
+        options = read_options(query, self._waits)
+        return self._have_read(username_in_path(parameter, self._rules), options, first, False)
+
+    def _have_read(
+        self, username: str, options: ReadOptions, first: Slice, is_preferred: bool
+    ) -> Response:
         count = len(first.messages)
-        if first.more and count != (limit := read_limit(query)):
+        headers = _read_headers(options, is_preferred)
+        if first.more and count != options.limit:
             # A long inbox is read up to this moment, slice by slice, however fast others post.
             upto = last_id_of(self._pool.now_ms())
-            username = username_in_path(parameter, self._rules)
-            return Response(200, JSON_HEADERS, self._slices(first, username, limit, upto))
-        return Response(200, JSON_HEADERS, Part(_encode(first.messages), count))
+            return Response(200, headers, self._slices(first, username, options.limit, upto))
+        return Response(200, headers, Part(_encode(first.messages), count))
 
     async def count(self, request: Request) -> Response:
         """HEAD /chat/:username: how many messages are unread, claiming none."""
@@ -110,3 +172,10 @@ class InboxHandlers:
             if not claim.cancelled() and claim.done() and claim.exception() is None:
                 self._on_undelivered(len(claim.result().messages))
             raise
+
+
+def _read_headers(options: ReadOptions, is_preferred: bool) -> Mapping[str, str]:
+    """An answer's headers: with the wait that held, where it is not the one asked for."""
+    if options.is_clamped or (is_preferred and options.wait_s):
+        return {**JSON_HEADERS, "Preference-Applied": f"wait={options.wait_s:g}"}
+    return JSON_HEADERS

@@ -1,5 +1,7 @@
 """What a store promises of messages on loan, be it the real one or the tests' small one."""
 
+from msgspec.structs import replace
+
 from tests.store.conftest import MakePost
 from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
@@ -20,13 +22,9 @@ LEASE_MS = 10_000
 async def lease(store: Store, posts: list[Post], now_ms: int, number: int = 0) -> Claim:
     """Take messages on loan as the lease `ours`, or as a stream's delivery of this number."""
     claim = new_claim(["bob"], [post.id for post in posts], now_ms, lease_ms=LEASE_MS)
-    claim = Claim(delivery("ours", number), *claim_fields(claim)[1:])
+    claim = replace(claim, token=delivery("ours", number))
     assert (await store.claim(claim)).ids == {post.id for post in posts}
     return claim
-
-
-def claim_fields(claim: Claim) -> tuple[object, ...]:
-    return tuple(getattr(claim, name) for name in claim.__struct_fields__)
 
 
 async def unread(store: Store, now_ms: int) -> list[str]:

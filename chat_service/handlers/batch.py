@@ -1,0 +1,99 @@
+"""Many messages in one request, with an answer for each."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from chat_service.handlers.messages import receipt_hash
+from chat_service.message import JSON_HEADERS, Part, Request, Response
+from chat_service.parameters import hash_of, idempotency_key, preferences
+from chat_service.problems import (
+    FieldError,
+    Problem,
+    answer_to,
+    invalid,
+    not_json,
+)
+from chat_service.schema import Rules, new_message
+from workers.commands import Key, Stored
+from workers.pool import WorkerPool
+
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Posting(NamedTuple):
+    """How the messages of one request are posted: its key if it can be repeated, its receipts."""
+
+    key: str | None
+    has_receipts: bool
+
+
+class BatchHandlers:
+    """The handler of POST /chat/batch."""
+
+    def __init__(self, pool: WorkerPool, rules: Rules, messages_max: int) -> None:
+        self._pool = pool
+        self._rules = rules
+        self._messages_max = messages_max
+
+    async def post(self, request: Request) -> Response:
+        """POST /chat/batch: store each message; one that cannot be is alone in that."""
+        bodies = _split(request.body, request.headers.get("Content-Type", ""))
+        if len(bodies) > self._messages_max:
+            raise invalid(FieldError("body", f"may have at most {self._messages_max} messages"))
+        prefer = preferences(request.headers.get("Prefer", ""))
+        posting = Posting(idempotency_key(request.headers), prefer.receipt)
+        # Handed over before the first is awaited: in order, and into the same batches.
+        begun = [self._begin(body, number, posting) for number, body in enumerate(bodies)]
+        results = await asyncio.gather(*(self._result(each, request.id) for each in begun))
+        return Response(200, JSON_HEADERS, Part(msgspec.json.encode({"results": results}), 0))
+
+    def _begin(
+        self, body: bytes, number: int, posting: Posting
+    ) -> tuple[Awaitable[str | Stored], str] | Exception:
+        """Hand one message over: its outcome and its receipt, or what is wrong with it."""
+        receipt = secrets.token_urlsafe(24) if posting.has_receipts else ""
+        hashed = receipt_hash(receipt) if receipt else ""
+        try:
+            new = new_message(body, self._rules)
+            if posting.key is None:
+                return self._pool.post(*new, hashed), receipt
+            fingerprint = hash_of(new.username, new.text, str(new.timeout_s))
+            key = Key(hash_of("batch", posting.key, str(number)), fingerprint)
+            return self._pool.post_once(*new, key, hashed), receipt
+        except Exception as error:
+            return error
+
+    async def _result(
+        self, begun: tuple[Awaitable[str | Stored], str] | Exception, request_id: str
+    ) -> dict[str, Any]:
+        try:
+            if isinstance(begun, Exception):
+                raise begun
+            outcome, receipt = await begun[0], begun[1]
+        except Exception as error:
+            problem = answer_to(error, request_id, "/chat/batch")
+            assert isinstance(problem.body, Part)
+            return {"error": msgspec.Raw(problem.body.body)}
+        result = {"id": outcome if isinstance(outcome, str) else outcome.id}
+        return {**result, "receipt": receipt} if receipt else result
+
+
+def _split(body: bytes, content_type: str) -> list[bytes]:
+    """The messages of a JSON array, or of lines with an object each (NDJSON)."""
+    if b"\n" in body and not body.lstrip().startswith(b"["):
+        return [line for line in body.split(b"\n") if line.strip()]
+    if "ndjson" in content_type.lower():
+        return [body] if body.strip() else []
+    try:
+        return [bytes(raw) for raw in _decode_array(body)]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass
+    raise _not_a_batch()
+
+
+def _not_a_batch() -> Problem:
+    return not_json("the body must be a JSON array of messages, or one message on each line")

@@ -1,0 +1,81 @@
+"""Messages on loan: taken, acknowledged, given back, held longer."""
+
+import secrets
+
+import msgspec
+
+from chat_service.message import JSON_HEADERS, Part, Request, Response
+from chat_service.parameters import Waits, read_options
+from chat_service.problems import FieldError, invalid, lease_over
+from chat_service.schema import LeaseBody, Rules, lease_of, username_in_path
+from workers.commands import Acknowledge, Extend, Lease, Release, delivery
+from workers.pool import WorkerPool
+
+#: A lease lasts so long unless its taker says otherwise, in seconds.
+TTL_S = 30.0
+
+
+class LeaseHandlers:
+    """The handlers of leases under /chat/:username."""
+
+    def __init__(self, pool: WorkerPool, rules: Rules, waits: Waits) -> None:
+        self._pool = pool
+        self._rules = rules
+        self._waits = waits
+
+    async def take(self, request: Request) -> Response:
+        """POST /chat/:username/lease: what is unread, until the lease is over or acknowledged."""
+        username = username_in_path(request.parameter, self._rules)
+        prefer = request.headers.get("Prefer", "")
+        limit, wait_s, _, asked_s = read_options(request.query, self._waits, prefer)
+        ttl_s = min(TTL_S, self._waits.lease_max_s) if asked_s is None else asked_s
+        lease = secrets.token_hex(16)
+        terms = Lease(delivery(lease), int(ttl_s * 1000))
+        taken = await self._pool.read(username, limit, wait_s=wait_s, lease=terms)
+        # Nothing of it is lost with the answer: it is unread again when the lease is over.
+        return _answer(
+            {
+                "lease": lease if taken.messages else None,
+                "ttl": ttl_s,
+                "messages": taken.messages,
+            },
+            more=taken.more,
+        )
+
+    async def acknowledge(self, request: Request) -> Response:
+        """POST /chat/:username/ack: mark as read what a lease holds, or some of it."""
+        username, asked = self._asked(request)
+        ids = None if asked.ids is None else tuple(asked.ids)
+        messages = await self._pool.settle(Acknowledge(username, asked.lease, ids))
+        return _answer({"acknowledged": _some(messages, asked)})
+
+    async def release(self, request: Request) -> Response:
+        """POST /chat/:username/release: make it unread again, at once."""
+        username, asked = self._asked(request)
+        ids = None if asked.ids is None else tuple(asked.ids)
+        messages = await self._pool.settle(Release(username, asked.lease, ids))
+        return _answer({"released": _some(messages, asked)})
+
+    async def extend(self, request: Request) -> Response:
+        """POST /chat/:username/extend: have the lease end `ttl` seconds from now."""
+        username, asked = self._asked(request)
+        if asked.ttl is None or not asked.ttl > 0:
+            raise invalid(FieldError("ttl", "is required and must be more than 0 seconds"))
+        ttl_s = min(asked.ttl, self._waits.lease_max_s)
+        _some(await self._pool.settle(Extend(username, asked.lease, int(ttl_s * 1000))), asked)
+        return _answer({"ttl": ttl_s})
+
+    def _asked(self, request: Request) -> tuple[str, LeaseBody]:
+        return username_in_path(request.parameter, self._rules), lease_of(request.body)
+
+
+def _some(messages: int, asked: LeaseBody) -> int:
+    # Nothing was asked of a lease by naming no message of it.
+    if not messages and asked.ids != []:
+        raise lease_over()
+    return messages
+
+
+def _answer(document: dict[str, object], more: bool = False) -> Response:
+    headers = {**JSON_HEADERS, "X-More": "true"} if more else JSON_HEADERS
+    return Response(200, headers, Part(msgspec.json.encode(document), 0))

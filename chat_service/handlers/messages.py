@@ -1,0 +1,46 @@
+"""What senders do with their receipts: ask what became of a message, take it back."""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from chat_service.message import JSON_HEADERS, Part, Request, Response
+from chat_service.parameters import hash_of
+from chat_service.problems import no_such_message, too_late
+from workers.commands import Revoke, Track
+from workers.pool import WorkerPool
+
+
+class MessageHandlers:
+    """The handlers under /messages/:id."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+
+    async def status(self, request: Request) -> Response:
+        """GET /messages/:id/status: pending, leased, read, expired or revoked, and when."""
+        command = Track(request.parameter, _receipt_of(request))
+        fate = await self._pool.track(command)
+        if fate is None:
+            raise no_such_message()
+        at = None if fate.at_ms is None else datetime.fromtimestamp(fate.at_ms / 1000, UTC)
+        document = {"id": request.parameter, "status": fate.status, "at": at}
+        return Response(200, JSON_HEADERS, Part(msgspec.json.encode(document), 0))
+
+    async def revoke(self, request: Request) -> Response:
+        """DELETE /messages/:id: take it back while it is unread; the same again for a repeat."""
+        fate = await self._pool.track(Revoke(request.parameter, _receipt_of(request)))
+        if fate is None:
+            raise no_such_message()
+        if fate.status != "revoked":
+            raise too_late(fate.status)
+        return Response(204, {"Cache-Control": "no-store"}, Part(b"", 0))
+
+
+def receipt_hash(receipt: str) -> str:
+    """What is stored of a receipt."""
+    return hash_of("receipt", receipt)
+
+
+def _receipt_of(request: Request) -> str:
+    return receipt_hash(request.headers.get("X-Receipt", ""))

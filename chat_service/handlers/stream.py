@@ -1,0 +1,73 @@
+"""GET /chat/:username/stream: Server-Sent Events, or a WebSocket where the client asks for one."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from chat_service.guard import refuse_other_origins
+from chat_service.leased_stream import LeasedStream
+from chat_service.message import Part, Request, Response, Takeover
+from chat_service.schema import Rules, username_in_path
+from chat_service.websocket import accept
+from workers.pool import WorkerPool
+
+#: A client that stays connected for so long after an event was written has it. In seconds.
+ACKNOWLEDGED_AFTER_S = 10.0
+#: A comment is sent when nothing else was for so long, in seconds: proxies close what is silent.
+KEEP_ALIVE_S = 15.0
+_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    # nginx would hold events back until its buffer is full.
+    "X-Accel-Buffering": "no",
+}
+#: How long a client waits before it comes again, in ms, and by what it can acknowledge.
+_BEGINNING = b'retry: 1000\n\nevent: open\ndata: {"lease":"%b"}\n\n'
+
+_encode = msgspec.json.Encoder().encode
+
+
+class StreamHandlers:
+    """The handler of streams."""
+
+    def __init__(
+        self, pool: WorkerPool, rules: Rules, allowed_origins: frozenset[str], write_s: float
+    ) -> None:
+        self._pool = pool
+        self._rules = rules
+        self._allowed_origins = allowed_origins
+        self._write_s = write_s
+
+    async def stream(self, request: Request) -> Response | Takeover:
+        """Deliver what is unread and what comes, each message as a lease."""
+        username = username_in_path(request.parameter, self._rules)
+        refuse_other_origins(request.headers, self._allowed_origins)
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            stream = LeasedStream(self._pool, username)
+            return accept(request.headers, stream, self._write_s)
+        last = request.headers.get("Last-Event-ID", "")
+        return Response(200, _HEADERS, self._events(LeasedStream(self._pool, username), last))
+
+    async def _events(self, stream: LeasedStream, last: str) -> AsyncIterator[Part]:
+        # No message of a part is lost with it: counted are those that would be.
+        try:
+            yield Part(_BEGINNING % stream.lease.encode(), 0)
+            if last:
+                await stream.resume(last)
+            while not stream.is_ending:
+                messages = await stream.next(KEEP_ALIVE_S)
+                if not messages:
+                    yield Part(b": keep-alive\n\n", 0)
+                    continue
+                # JSON has no line ends of its own.
+                yield Part(
+                    b"".join(
+                        b"id: %b\nevent: message\ndata: %b\n\n" % (each.id.encode(), _encode(each))
+                        for each in messages
+                    ),
+                    0,
+                )
+                # Asked for more: the kernel has taken these.
+                stream.acknowledge_later(ACKNOWLEDGED_AFTER_S, [each.id for each in messages])
+        finally:
+            await stream.close()

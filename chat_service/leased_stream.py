@@ -1,0 +1,144 @@
+"""One consumer's deliveries, each of them a lease: what both kinds of stream have in common.
+
+Streams are wake-ups, storage is the truth: a consumer that connects is given all that is unread,
+then waits for more. What it was delivered stays its own until it acknowledges it; what it did
+not acknowledge is unread again when its connection closes, or when the lease is over because
+nobody saw it close. Used by `chat_service.handlers.stream` and
+`chat_service.websocket`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from workers.commands import (
+    Acknowledge,
+    Extend,
+    Lease,
+    Message,
+    Release,
+    Resume,
+    delivery,
+)
+from workers.errors import ServiceError
+from workers.pool import WorkerPool
+
+log = structlog.get_logger(__name__)
+
+#: How long messages stay on loan to a stream whose end nobody saw, in seconds.
+LEASE_S = 30.0
+#: Pause before a refused command is tried again, in seconds, and how often.
+_AGAIN_AFTER_S, _TRIES = 0.5, 10
+
+
+class LeasedStream:
+    """The deliveries of one stream of one inbox. For one task, but for `acknowledge`."""
+
+    def __init__(self, pool: WorkerPool, username: str) -> None:
+        self._pool = pool
+        self._username = username
+        #: The lease under which everything is delivered.
+        self.lease = secrets.token_hex(16)
+        self._deliveries = 0
+        # In order of delivery.
+        self._unsettled: dict[str, None] = {}
+        self._timers: list[asyncio.TimerHandle] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def unsettled(self) -> int:
+        """Messages that were delivered and are not acknowledged."""
+        return len(self._unsettled)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the service stops."""
+        return self._pool.is_ending
+
+    async def resume(self, last: str) -> None:
+        """Acknowledge what an earlier stream delivered up to and with this message."""
+        await self._patiently(lambda: self._pool.settle(Resume(self._username, last)))
+
+    async def next(self, wait_s: float) -> Sequence[Message]:
+        """What is unread, oldest first; waits for it for so long, and gives nothing then."""
+        self._deliveries += 1
+        terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
+        while True:
+            try:
+                given = await self._pool.read(self._username, wait_s=wait_s, lease=terms)
+                break
+            except ServiceError as error:
+                # The consumer need not know; what may be on loan comes back by itself.
+                if self.is_ending:
+                    return ()
+                log.debug("a stream has to try again", reason=str(error))
+            await asyncio.sleep(_AGAIN_AFTER_S)
+        self._unsettled.update(dict.fromkeys(message.id for message in given.messages))
+        return given.messages
+
+    async def acknowledge(self, ids: Sequence[str]) -> bool:
+        """Mark delivered messages as read; False where they are no longer this stream's."""
+        mine = tuple(each for each in ids if each in self._unsettled)
+        for each in mine:
+            del self._unsettled[each]
+        if not mine:
+            return False
+        command = Acknowledge(self._username, self.lease, mine)
+        return await self._patiently(lambda: self._pool.settle(command)) == len(mine)
+
+    async def acknowledge_upto(self, message_id: str) -> bool:
+        """Mark as read all that was delivered up to and with this message."""
+        if message_id not in self._unsettled:
+            return False
+        upto = list(self._unsettled)
+        return await self.acknowledge(upto[: upto.index(message_id) + 1])
+
+    def acknowledge_later(self, after_s: float, ids: Sequence[str]) -> None:
+        """Mark these as read some seconds from now, unless the stream has been closed by then."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._timers = [timer for timer in self._timers if timer.when() > now]
+        self._timers.append(loop.call_later(after_s, self._acknowledge_now, ids))
+
+    async def hold(self) -> None:
+        """Have what is not acknowledged stay on loan for longer."""
+        command = Extend(self._username, self.lease, int(LEASE_S * 1000))
+        await self._patiently(lambda: self._pool.settle(command))
+
+    async def close(self) -> None:
+        """Give back what is not acknowledged. Raises nothing."""
+        for timer in self._timers:
+            timer.cancel()
+        # Those that have begun go to their end: they are short.
+        await asyncio.gather(*self._tasks)
+        if self._unsettled:
+            command = Release(self._username, self.lease, tuple(self._unsettled))
+            try:
+                await self._patiently(lambda: self._pool.settle(command))
+            except ServiceError as error:
+                # It comes back by itself when the lease is over.
+                log.warning("a stream's messages were not given back", reason=str(error))
+
+    def _acknowledge_now(self, ids: Sequence[str]) -> None:
+        task = asyncio.create_task(self._acknowledge_or_log(ids))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _acknowledge_or_log(self, ids: Sequence[str]) -> None:
+        try:
+            await self.acknowledge(ids)
+        except ServiceError as error:
+            # It is given again when the lease is over.
+            log.warning("a stream's messages could not be acknowledged", reason=str(error))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[int]]) -> int:
+        """Settle something, trying again for a while: each of these is safe to repeat."""
+        for _ in range(_TRIES):
+            try:
+                return await ask()
+            except ServiceError as error:
+                log.debug("a stream has to try again", reason=str(error))
+            await asyncio.sleep(_AGAIN_AFTER_S)
+        return await ask()

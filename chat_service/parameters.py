@@ -1,0 +1,135 @@
+"""What a request says beside its path and its body: the rules for queries and for our headers.
+
+Called by the handlers. Raises `chat_service.problems.Problem` that names the parameter and the
+rule. Parameters that are not known are ignored.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from chat_service.problems import FieldError, invalid
+
+#: A key by which a read can be repeated must not be guessed: so many characters hold 128 bits.
+READ_KEY_MIN = 22
+_FIELDS_MAX = 100
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+
+
+class Waits(NamedTuple):
+    """The bounds of what can be asked for, in seconds: of a wait, and of a lease."""
+
+    wait_max_s: float
+    lease_max_s: float
+
+
+class ReadOptions(NamedTuple):
+    """How a read is wanted: at most `limit` messages, waiting `wait_s` seconds for the first.
+
+    `is_clamped` where a longer wait was asked for.
+    """
+
+    limit: int | None
+    wait_s: float
+    is_clamped: bool
+    ttl_s: float | None
+
+
+_PLAIN = ReadOptions(None, 0.0, False, None)
+
+
+class Preferences(NamedTuple):
+    """The `Prefer` header (RFC 7240), as far as it is known: a wait in seconds, a receipt."""
+
+    wait: str | None
+    receipt: bool
+
+
+def read_options(query: str, waits: Waits, prefer: str = "") -> ReadOptions:
+    """The options in a query string; the wait may come from a `Prefer` header instead."""
+    if not query and not prefer:
+        return _PLAIN
+    limits, waited, ttls = _fields(query, "limit", "wait", "ttl")
+    if waited is None and prefer:
+        waited = preferences(prefer).wait
+    wait_s = 0.0 if waited is None else seconds("wait", waited)
+    ttl_s = None if ttls is None else seconds("ttl", ttls)
+    if ttl_s is not None and not ttl_s:
+        raise invalid(FieldError("ttl", "must be more than 0 seconds"))
+    return ReadOptions(
+        None if limits is None else _limit(limits),
+        min(wait_s, waits.wait_max_s),
+        wait_s > waits.wait_max_s,
+        None if ttl_s is None else min(ttl_s, waits.lease_max_s),
+    )
+
+
+def seconds(name: str, value: str) -> float:
+    """A number of seconds, decimals allowed."""
+    if not _SECONDS.fullmatch(value):
+        raise invalid(FieldError(name, "must be one number of seconds, such as 2.5"))
+    return float(value)
+
+
+def preferences(prefer: str) -> Preferences:
+    """The preferences in a `Prefer` header; what is not understood is no preference."""
+    wait, receipt = None, False
+    for preference in prefer.split(","):
+        name, _, value = (part.strip() for part in preference.partition("="))
+        if name.lower() == "wait" and wait is None:
+            wait = value.strip('"')
+        elif name.lower() == "receipt":
+            receipt = True
+    return Preferences(wait if wait is not None and _SECONDS.fullmatch(wait) else None, receipt)
+
+
+def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | None:
+    """The key of a request that can be repeated, or None. Bare, or a quoted string."""
+    given = headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    quoted = _QUOTED.fullmatch(given)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted is not None else given
+    if not _KEY.fullmatch(key.replace(" ", "_")):
+        rule = "must have 1 to 255 characters of printable ASCII"
+        raise invalid(FieldError("Idempotency-Key", rule))
+    if len(key) < length_min:
+        rule = f"must have at least {length_min} characters here: 128 random bits, a UUID will do"
+        raise invalid(FieldError("Idempotency-Key", rule))
+    return key
+
+
+def hash_of(*parts: str) -> str:
+    """The hash under which a key or a receipt is stored, for what it is used for."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(b"%d:" % len(encoded))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def _fields(query: str, *names: str) -> list[str | None]:
+    """The values of these parameters in a query string; None for those that are not there."""
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_FIELDS_MAX)
+    except ValueError:
+        rule = f"may have at most {_FIELDS_MAX} fields"
+        raise invalid(FieldError("query", rule)) from None
+    found: list[str | None] = []
+    for name in names:
+        values = [value for field, value in fields if field == name]
+        if len(values) > 1:
+            raise invalid(FieldError(name, "must be there once"))
+        found.append(values[0] if values else None)
+    return found
+
+
+def _limit(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or not int(value):
+        raise invalid(FieldError("limit", "must be one integer from 1 to 999999999"))
+    return int(value)

@@ -1,0 +1,196 @@
+"""A stream as a WebSocket: every message is acknowledged by its receiver, or comes again.
+
+    server: {"type": "message", "id", "text"}      client: {"type": "ack", "id"}, cumulative
+
+The protocol is the `websockets` package's, which has no input or output of its own; this moves
+bytes between it and Tornado's stream. Made by `chat_service.handlers.stream`, run by
+`chat_service.exchange` once the head has been read.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+import structlog
+from tornado.iostream import IOStream, StreamClosedError
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from chat_service.leased_stream import LEASE_S, LeasedStream
+from chat_service.message import Takeover
+from chat_service.problems import bad_request
+from workers.errors import ServiceError
+
+log = structlog.get_logger(__name__)
+
+#: The longest message that a client may send, in bytes: an acknowledgement is short.
+MESSAGE_MAX = 16 << 10
+#: A ping is sent so often, and leases are held, in seconds; a client that has sent nothing over so
+#: many of them is gone.
+BEAT_S, SILENT_BEATS_MAX = LEASE_S / 3, 3
+#: Messages that may wait for their acknowledgement before no more are delivered.
+UNSETTLED_MAX = 1000
+#: How long the other side is waited for after a close frame, in seconds.
+_CLOSE_S = 1.0
+_READ_BYTES = 64 << 10
+#: How long a message is waited for in one go, in seconds.
+_WAIT_S = 60.0
+#: How a connection ends that nobody is to blame for.
+_ENDS = (StreamClosedError, TimeoutError)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Ack(msgspec.Struct, tag_field="type", tag="ack"):
+    id: str
+
+
+class _Message(msgspec.Struct, tag_field="type", tag="message"):
+    id: str
+    text: str
+
+
+class _Refusal(msgspec.Struct, tag_field="type", tag="error"):
+    detail: str
+
+
+_decode = msgspec.json.Decoder(_Ack).decode
+
+
+def accept(headers: Mapping[str, str], stream: LeasedStream, write_s: float) -> Takeover:
+    """Answer a handshake. Raises a `Problem` for one that is none."""
+    protocol = ServerProtocol(max_size=MESSAGE_MAX)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin1"))
+    (request,) = protocol.events_received() or (None,)
+    if not isinstance(request, Request):
+        raise bad_request("this is no WebSocket handshake")
+    response = protocol.accept(request)
+    if response.status_code != 101:
+        raise bad_request(f"this is no WebSocket handshake: {protocol.handshake_exc}")
+    protocol.send_response(response)
+    return Takeover(101, lambda transport: _Socket(transport, protocol, stream, write_s).run())
+
+
+class _Socket:
+    """One open WebSocket."""
+
+    def __init__(
+        self,
+        transport: IOStream,
+        protocol: ServerProtocol,
+        stream: LeasedStream,
+        write_s: float,
+    ) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._stream = stream
+        self._write_s = write_s
+        self._fragments: list[bytes] = []
+        self._silent_beats = 0
+        self._has_room = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve it until either side ends it. What was not acknowledged is unread again then."""
+        receiving = asyncio.create_task(self._receive())
+        others = [asyncio.create_task(work()) for work in (self._deliver, self._keep_alive)]
+        try:
+            await asyncio.wait((receiving, *others), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+            await self._stream.close()
+            await self._close(receiving)
+            for result in await asyncio.gather(receiving, *others, return_exceptions=True):
+                if isinstance(result, Exception) and not isinstance(result, _ENDS):
+                    log.error("a WebSocket failed", exc_info=result)
+
+    async def _receive(self) -> None:
+        while not self._protocol.close_expected():
+            data = await self._transport.read_bytes(_READ_BYTES, partial=True)
+            self._silent_beats = 0
+            self._protocol.receive_data(data)
+            for event in self._protocol.events_received():
+                assert isinstance(event, Frame)
+                await self._handle(event)
+            await self._flush()
+
+    async def _handle(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.BINARY:
+            self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text")
+        elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
+            self._fragments.append(bytes(frame.data))
+            if frame.fin:
+                message, self._fragments = b"".join(self._fragments), []
+                await self._take(message)
+
+    async def _take(self, message: bytes) -> None:
+        """An acknowledgement, or what is said to be none."""
+        try:
+            message.decode()
+            ack = _decode(message)
+        except UnicodeDecodeError:
+            self._protocol.fail(CloseCode.INVALID_DATA, "it is not UTF-8")
+            return
+        except (msgspec.DecodeError, RecursionError):
+            self._refuse('only {"type": "ack", "id": "..."} is understood')
+            return
+        try:
+            is_known = await self._stream.acknowledge_upto(ack.id)
+        except ServiceError as error:
+            log.warning("an acknowledgement failed", reason=str(error))
+            is_known = False
+        if not is_known:
+            # Acknowledged before, perhaps, or its lease was over: then it comes again.
+            self._refuse(f"{ack.id[:64]} is not, or not all up to it was, on loan to this stream")
+        if self._stream.unsettled < UNSETTLED_MAX:
+            self._has_room.set()
+
+    def _refuse(self, detail: str) -> None:
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_text(_encode(_Refusal(detail)))
+
+    async def _deliver(self) -> None:
+        while not self._stream.is_ending:
+            messages = await self._stream.next(_WAIT_S)
+            for message in messages:
+                self._protocol.send_text(_encode(_Message(message.id, message.text)))
+            await self._flush()
+            while self._stream.unsettled >= UNSETTLED_MAX:
+                self._has_room.clear()
+                await self._has_room.wait()
+
+    async def _keep_alive(self) -> None:
+        """Hold the leases of what the client works on, and see that there is a client."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            if self._stream.unsettled:
+                await self._stream.hold()
+            if self._silent_beats >= SILENT_BEATS_MAX:
+                self._protocol.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
+                return
+            self._silent_beats += 1
+            self._protocol.send_ping(b"")
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Write what the protocol has to send. Raises where the client takes nothing for long."""
+        data = b"".join(self._protocol.data_to_send())
+        if data:
+            async with asyncio.timeout(self._write_s):
+                await self._transport.write(data)
+
+    async def _close(self, receiving: "asyncio.Task[None]") -> None:
+        """Close in order where the other side takes part in it, and in any case."""
+        if self._protocol.state is State.OPEN:
+            is_ending = self._stream.is_ending
+            code = CloseCode.GOING_AWAY if is_ending else CloseCode.INTERNAL_ERROR
+            self._protocol.send_close(code, "the service stops; connect again" if is_ending else "")
+        with suppress(*_ENDS):
+            await self._flush()
+            await asyncio.wait((receiving,), timeout=_CLOSE_S)
+        self._transport.close()
