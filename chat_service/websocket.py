@@ -110,6 +110,8 @@ class _Socket:
                     log.error("a WebSocket failed", exc_info=result)
 
     async def _receive(self) -> None:
+        # The handshake's answer.
+        await self._flush()
         while not self._protocol.close_expected():
             data = await self._transport.read_bytes(_READ_BYTES, partial=True)
             self._silent_beats = 0

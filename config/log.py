@@ -35,7 +35,8 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None
     root.setLevel(level.upper())
     # A client that sends rubbish is counted and answered; it is not news for an operator.
     logging.getLogger("tornado.general").setLevel(logging.WARNING)
-    logging.getLogger("pymongo").setLevel(logging.WARNING)
+    for name in ("pymongo", "websockets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -4,6 +4,8 @@ Filled by the clients of `tests.faults.simulation` and `tests.faults.clients`, j
 `tests.faults.checker`. Times are seconds of one clock.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 #: ok: answered. refused: the answer says that nothing was done, or a 4xx. unknown: the answer
@@ -12,7 +14,10 @@ Outcome: TypeAlias = Literal["ok", "refused", "unknown", "cut"]
 
 
 class Posted(NamedTuple):
-    """One POST. Its text is one that no other has; `sender` posts one after the other."""
+    """One POST. Its text is one that no other has, but for repeats with the same `key`.
+
+    `sender` posts one after the other; `receipt` is what it asked for the message's fate with.
+    """
 
     sender: str
     user: str
@@ -22,10 +27,16 @@ class Posted(NamedTuple):
     ended: float
     outcome: Outcome
     id: str = ""
+    key: str = ""
+    receipt: str = ""
 
 
 class Got(NamedTuple):
-    """One read, with what it returned as (id, text). `is_all`: it had no limit."""
+    """One read, with what it returned as (id, text). `is_all`: it had no limit.
+
+    It waited up to `wait_s` for a first message. With a `lease`, the token, it took them on loan
+    for `ttl_s`; with a `key` it may be repeated.
+    """
 
     user: str
     began: float
@@ -33,14 +44,56 @@ class Got(NamedTuple):
     outcome: Outcome
     messages: tuple[tuple[str, str], ...] = ()
     is_all: bool = True
+    wait_s: float = 0.0
+    lease: str = ""
+    ttl_s: float = 0.0
+    key: str = ""
 
 
-class History(NamedTuple):
+class Settlement(NamedTuple):
+    """What a consumer did with what it has on loan: all of the lease, or these ids.
+
+    `lease` is its name. A resume names the `last` message of the stream with that lease.
+    `count` is the answer.
+    """
+
+    what: Literal["acknowledge", "release", "extend", "resume"]
+    user: str
+    lease: str
+    began: float
+    ended: float
+    outcome: Outcome
+    count: int
+    ids: tuple[str, ...] | None = None
+    ttl_s: float = 0.0
+    last: str = ""
+
+
+class Inquiry(NamedTuple):
+    """A sender that asked what became of its message, or took it back. `status` is the answer."""
+
+    what: Literal["track", "revoke"]
+    id: str
+    receipt: str
+    began: float
+    ended: float
+    outcome: Outcome
+    status: str | None
+
+
+@dataclass
+class History:
     """All requests of a run; it ends with reads of every inbox that are all answered.
 
-    `kills` are the moments at which a server was killed, with what it had in mind.
+    `kills` are the moments at which a server was killed, with what it had in mind. In `faults`,
+    from one moment to another, anything may take its time. `sums` are what the servers counted
+    of all messages at the end, where that must add up.
     """
 
     posts: list[Posted]
     reads: list[Got]
     kills: list[float]
+    settlements: list[Settlement] = field(default_factory=list)
+    inquiries: list[Inquiry] = field(default_factory=list)
+    faults: list[tuple[float, float]] = field(default_factory=list)
+    sums: Mapping[str, int] | None = None

@@ -29,7 +29,9 @@ from workers.store.base import Ended, Found, Insertion, Settled
 
 @dataclass
 class Stored:
-    """A document. `token` is that of the claim, `lease` that of the last lease."""
+    """A document. `token` is that of the claim, `lease` that of the last lease; `acknowledged`
+    where that lease ended so. `mark` is that of the call that expired or revoked it.
+    """
 
     post: Post
     unread: bool = True
@@ -39,7 +41,9 @@ class Stored:
     lease: str = ""
     until_ms: int | None = None
     again: bool = False
+    acknowledged: bool = False
     expired: bool = False
+    mark: str = ""
     revoked_ms: int | None = None
     receipts: tuple[str, ...] = ()
 
@@ -54,7 +58,7 @@ class Documents:
 
     documents: dict[str, Stored] = field(default_factory=dict)
     reads: dict[str, KeyedBatch] = field(default_factory=dict)
-    #: How to take back every change, oldest first.
+    #: How to take back every change, oldest first; called once more, it is made again.
     undo: list[Callable[[], None]] = field(default_factory=list)
 
     def insert(self, posts: Sequence[Post]) -> list[Insertion]:
@@ -75,11 +79,13 @@ class Documents:
                 return other.post.id
         stored = Stored(post, receipts=(post.receipt,) if post.receipt else ())
         self.documents[post.id] = stored
-        self.undo.append(lambda: self._forget(post.id))
-        return None
 
-    def _forget(self, message_id: str) -> None:
-        del self.documents[message_id]
+        def undo() -> None:
+            if self.documents.pop(post.id, None) is None:
+                self.documents[post.id] = stored
+
+        self.undo.append(undo)
+        return None
 
     def unread(self, usernames: Collection[str], now_ms: int) -> list[Post]:
         """What a search finds, in its order."""
@@ -136,22 +142,27 @@ class Documents:
             or (claim.token == stored.lease and stored.until_ms is not None)
         ]
         for stored in mine:
-            self.change(stored, unread=True, token="", until_ms=None)
+            self.change(stored, unread=True, token="", key="", until_ms=None)
         return len(mine)
 
     def remember(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
         """The first decision for a key holds."""
         holding = self.reads.get(batch.key)
         if holding is None or holding.until_ms < now_ms:
-            before = holding
-            self.reads[batch.key] = holding = batch
-            self.undo.append(lambda: self._set_read(batch.key, before))
+            self._set_read(batch.key, holding := batch)
         return holding
 
     def _set_read(self, key: str, batch: KeyedBatch | None) -> None:
-        self.reads.pop(key, None)
-        if batch is not None:
-            self.reads[key] = batch
+        other = batch
+
+        def swap() -> None:
+            nonlocal other
+            other, before = self.reads.pop(key, None), other
+            if before is not None:
+                self.reads[key] = before
+
+        swap()
+        self.undo.append(swap)
 
     def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         return {
@@ -163,8 +174,7 @@ class Documents:
     def forget(self, batch: KeyedBatch) -> None:
         holding = self.reads.get(batch.key)
         if holding is not None and holding.ids == batch.ids:
-            del self.reads[batch.key]
-            self.undo.append(lambda: self._set_read(batch.key, holding))
+            self._set_read(batch.key, None)
 
     def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         return [
@@ -178,7 +188,7 @@ class Documents:
         changed = self._read([each for each in leased if _lasts(each, now_ms)], now_ms, token)
         if changed and (command.ids is None or changed == len(command.ids)):
             return Settled(changed, changed)
-        return Settled(sum(bool(each.token) for each in leased), changed)
+        return Settled(sum(each.acknowledged for each in leased), changed)
 
     def return_lease(self, command: Release, now_ms: int) -> Settled:
         leased = self._of_lease(command)
@@ -215,7 +225,7 @@ class Documents:
         changed = self._read(mine, now_ms, token)
         return Settled(changed, changed)
 
-    def end_leases(self, now_ms: int) -> Ended:
+    def end_leases(self, now_ms: int, mark: str = "") -> Ended:
         over = [
             stored
             for stored in self.documents.values()
@@ -225,7 +235,8 @@ class Documents:
         for stored in over:
             is_dead = stored.post.expires_ms < now_ms
             expired += is_dead
-            self.change(stored, unread=not is_dead, expired=is_dead, until_ms=None)
+            end = {"expired": True, "mark": mark} if is_dead else {"unread": True}
+            self.change(stored, until_ms=None, **end)
         return Ended({stored.post.username for stored in over}, len(over) - expired, expired)
 
     def track(self, command: Track, now_ms: int) -> Fate | None:
@@ -240,22 +251,24 @@ class Documents:
             return Fate("expired", stored.post.expires_ms)
         return Fate("leased" if _lasts(stored, now_ms) else "pending", None)
 
-    def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+    def revoke(
+        self, command: Revoke, now_ms: int, mark: str = ""
+    ) -> tuple[Fate | None, int]:
         fate = self.track(command, now_ms)
         stored = self.documents.get(command.id)
         if fate is None or stored is None or not stored.unread or fate.status != "pending":
             return fate, 0
-        self.change(stored, unread=False, revoked_ms=now_ms)
+        self.change(stored, unread=False, revoked_ms=now_ms, mark=mark)
         return Fate("revoked", now_ms), 1
 
-    def expire(self, now_ms: int) -> int:
+    def expire(self, now_ms: int, mark: str = "") -> int:
         dead = [
             stored
             for stored in self.documents.values()
             if stored.unread and stored.post.expires_ms < now_ms
         ]
         for stored in dead:
-            self.change(stored, unread=False, expired=True)
+            self.change(stored, unread=False, expired=True, mark=mark)
         return len(dead)
 
     def pending(self) -> int:
@@ -267,15 +280,16 @@ class Documents:
 
     def change(self, stored: Stored, **fields: Any) -> None:
         """Change a document, in a way that can be taken back."""
-        before = {name: getattr(stored, name) for name in fields}
-        for name, value in fields.items():
-            setattr(stored, name, value)
+        other = fields
 
-        def take_back() -> None:
-            for name, value in before.items():
+        def swap() -> None:
+            nonlocal other
+            other, values = {name: getattr(stored, name) for name in other}, other
+            for name, value in values.items():
                 setattr(stored, name, value)
 
-        self.undo.append(take_back)
+        swap()
+        self.undo.append(swap)
 
     def _of_lease(self, command: Acknowledge | Release | Extend) -> list[Stored]:
         ids = None if isinstance(command, Extend) else command.ids
@@ -289,7 +303,14 @@ class Documents:
 
     def _read(self, mine: Sequence[Stored], now_ms: int, token: str) -> int:
         for stored in mine:
-            self.change(stored, unread=False, until_ms=None, token=token, claimed_ms=now_ms)
+            self.change(
+                stored,
+                unread=False,
+                until_ms=None,
+                token=token,
+                claimed_ms=now_ms,
+                acknowledged=True,
+            )
         return len(mine)
 
 

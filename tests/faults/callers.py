@@ -1,0 +1,389 @@
+"""The clients of the simulation: each does what a step asks, and writes down what it saw.
+
+They do what real ones do: leave, repeat a request with its key where the answer was not good,
+die with messages on loan, and come again.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from tests.faults.history import Got, History, Inquiry, Outcome, Posted, Settlement
+from workers.commands import (
+    Acknowledge,
+    Extend,
+    Key,
+    Lease,
+    Release,
+    Resume,
+    Revoke,
+    Slice,
+    Track,
+    delivery,
+)
+from workers.errors import NotExecuted, OutcomeUnknown
+from workers.pool import WorkerPool
+
+T = TypeVar("T")
+
+#: Why a request is cancelled where its node dies.
+KILLED = "killed"
+#: Lives of messages in a schedule, in seconds: gone within it, at its end, or after it.
+LIFETIMES_S = (1, 3, 600)
+#: How long leases last, and reads wait, in seconds.
+_LEASES_S = (0.3, 1.0, 2.5)
+_WAITS_S = (0.3, 1.0, 2.5)
+#: The most times that a request with a key is sent.
+_REPEATS = 4
+
+
+class Process(Protocol):
+    """A node, as its clients know it."""
+
+    number: int
+    skew_s: float
+    pool: WorkerPool
+    #: Those that are not answered, for when it is killed.
+    requests: set[asyncio.Future[Any]]
+
+
+class _Receipt(NamedTuple):
+    id: str
+    receipt: str
+
+
+class Callers:
+    """All clients of one run."""
+
+    #: Whether a stream whose read failed goes on under the same lease.
+    keeps_lease = False
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        rng: random.Random,
+        nodes: Sequence[Process],
+        history: History,
+    ) -> None:
+        self._loop = loop
+        self._rng = rng
+        self._nodes = nodes
+        self._history = history
+        self._texts = 0
+        # A sender is one client that waits for each answer: one at a time for each user.
+        self._senders: set[str] = set()
+        self._receipts: list[_Receipt] = []
+        self._keys: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, what: str, node: Process, user: str, number: int) -> None:
+        """Have a client do something."""
+        limit = 1 + number % 3
+        client: Coroutine[Any, Any, Any]
+        match what:
+            case "post":
+                client = self._post(node, user, number)
+            case "post once":
+                client = self._post_once(node, user, number)
+            case "read":
+                client = self.read(node, user)
+            case "read few":
+                client = self.read(node, user, limit)
+            case "leave":
+                client = self.read(node, user, leaves_after_s=number / 300)
+            case "wait":
+                client = self.read(node, user, wait_s=_WAITS_S[number % 3])
+            case "wait few":
+                client = self.read(node, user, limit, wait_s=_WAITS_S[number % 3])
+            case "wait leave":
+                client = self.read(node, user, wait_s=2.5, leaves_after_s=number / 6)
+            case "read once":
+                client = self._read_once(node, user, number)
+            case "lease":
+                client = self._borrow(node, user, number)
+            case "stream":
+                client = self._stream(node, user, number)
+            case "track" | "revoke":
+                client = self._inquire(node, what == "revoke", number)
+            case _:
+                client = _asked(node, lambda: node.pool.count(user))
+        task = self._loop.create_task(client)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """Who still waits now waits for ever, and the checker says so."""
+        for endless in self._tasks:
+            endless.cancel()
+        await asyncio.gather(*self._tasks)
+
+    def _new_text(self) -> str:
+        self._texts += 1
+        return f"t{self._texts}"
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._rng.choice((0.01, 0.1, 0.4)))
+
+    def _other(self, node: Process) -> Process:
+        """The same node again, or the other."""
+        return self._nodes[node.number ^ self._rng.randrange(2)]
+
+    async def _post(self, node: Process, user: str, number: int) -> None:
+        text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
+        receipt = f"r-{text}" if number % 2 else ""
+        began = self._loop.time()
+        # Through one node with one clock: nothing orders the clocks of two.
+        sender = f"{user}-{number % 2}-{node.number}-{node.skew_s}"
+        if sender in self._senders:
+            sender = text
+        self._senders.add(sender)
+        outcome, answer, unknown_id = await _asked(
+            node, lambda: node.pool.post(user, text, len(text), lifetime_s, receipt)
+        )
+        self._senders.discard(sender)
+        self._posted(
+            Posted(
+                *(sender, user, text, lifetime_s, began, self._loop.time()),
+                *(outcome, answer or "", "", receipt),
+            ),
+            unknown_id,
+        )
+
+    async def _post_once(self, node: Process, user: str, number: int) -> None:
+        """Post with a key; a few come with the key of another, and must be refused."""
+        text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
+        key = self._rng.choice(self._keys) if number == 8 and self._keys else f"k-{text}"
+        self._keys.append(key)
+
+        async def attempt(node: Process, number: int) -> Outcome:
+            receipt = f"r-{text}-{number}" if number % 2 else ""
+            began = self._loop.time()
+            outcome, answer, unknown_id = await _asked(
+                node,
+                lambda: node.pool.post_once(
+                    user, text, len(text), lifetime_s, Key(key, text), receipt
+                ),
+            )
+            self._posted(
+                Posted(
+                    *(text, user, text, lifetime_s, began, self._loop.time()),
+                    *(outcome, answer.id if answer else "", key, receipt),
+                ),
+                unknown_id,
+            )
+            return outcome
+
+        await self._repeat(node, number, attempt)
+
+    def _posted(self, post: Posted, unknown_id: str | None) -> None:
+        self._history.posts.append(post)
+        if post.receipt and (post.id or unknown_id):
+            self._receipts.append(_Receipt(post.id or unknown_id or "", post.receipt))
+
+    async def _repeat(
+        self, node: Process, number: int, attempt: Callable[[Process, int], Awaitable[Outcome]]
+    ) -> None:
+        """Do something with a key until it is answered, and at times once more."""
+        if number == 9:
+            # Two at once, as where a client does not wait for the answer.
+            twins = [attempt(each, position) for position, each in enumerate(self._nodes)]
+            await asyncio.gather(*twins)
+        for repeat in range(_REPEATS):
+            outcome = await attempt(node, repeat + number)
+            if outcome == "ok" and (number % 3 or repeat):
+                return
+            if outcome != "ok" and self._rng.random() < 0.1:
+                # It gives up.
+                return
+            await self._pause()
+            node = self._other(node)
+
+    async def read(
+        self,
+        node: Process,
+        user: str,
+        limit: int | None = None,
+        wait_s: float = 0.0,
+        leaves_after_s: float | None = None,
+        lease: Lease | None = None,
+        key: str = "",
+    ) -> Got:
+        """One read, whose client may leave before it is answered."""
+        began = self._loop.time()
+
+        def ask() -> "asyncio.Future[Slice]":
+            if key:
+                request = node.pool.read_again(user, key, limit, wait_s)
+            else:
+                request = node.pool.read(user, limit, None, wait_s, lease)
+            if leaves_after_s is not None:
+                self._loop.call_later(leaves_after_s, request.cancel)
+            return request
+
+        outcome, answer, _ = await _asked(node, ask)
+        got = Got(
+            *(user, began, self._loop.time(), outcome),
+            tuple((each.id, each.text) for each in answer.messages) if answer else (),
+            limit is None and not key and answer is not None and not answer.more,
+            wait_s,
+            lease.token if lease else "",
+            lease.ttl_ms / 1000 if lease else 0.0,
+            key,
+        )
+        self._history.reads.append(got)
+        return got
+
+    async def _read_once(self, node: Process, user: str, number: int) -> None:
+        key = self._rng.randbytes(8).hex()
+        limit = 1 + number % 3 if number % 2 else None
+        wait_s = 1.0 if number == 5 else 0.0
+
+        async def attempt(node: Process, repeat: int) -> Outcome:
+            leaves_after_s = 0.005 if number == 6 and repeat == number else None
+            got = await self.read(
+                node, user, limit, wait_s=wait_s, leaves_after_s=leaves_after_s, key=key
+            )
+            return got.outcome
+
+        await self._repeat(node, number, attempt)
+
+    async def _borrow(self, node: Process, user: str, number: int) -> None:
+        """Take messages on loan, and settle that: all or some, in time or too late, or never."""
+        name, ttl_s = self._rng.randbytes(8).hex(), self._rng.choice(_LEASES_S)
+        limit = 3 if number % 2 else None
+        terms = Lease(delivery(name), int(ttl_s * 1000))
+        got = await self.read(node, user, limit, wait_s=(number == 4) * 1.0, lease=terms)
+        if not got.messages:
+            return
+        ids = tuple(message_id for message_id, _ in got.messages)
+        some = ids[: self._rng.randint(1, len(ids))]
+        works_s = ttl_s * self._rng.choice((0.1, 0.6, 1.0, 1.5))
+        await asyncio.sleep(works_s)
+        node = self._other(node)
+        match number:
+            case 0 | 1 | 2:
+                await self._settle_surely(node, "acknowledge", user, name)
+            case 3 | 4:
+                await self._settle_surely(node, "acknowledge", user, name, some)
+            case 5:
+                await self._settle(node, "release", user, name, some)
+                await self._settle_surely(node, "acknowledge", user, name)
+            case 6:
+                await self._settle(node, "extend", user, name, ttl_s=self._rng.choice(_LEASES_S))
+                await asyncio.sleep(works_s)
+                await self._settle_surely(node, "acknowledge", user, name)
+            case 7:
+                await self._settle_surely(node, "release", user, name)
+            case _:
+                # It died.
+                pass
+
+    async def _settle_surely(
+        self, node: Process, what: str, user: str, name: str, ids: tuple[str, ...] | None = None
+    ) -> None:
+        """Until it is answered, and at times once more."""
+        for _ in range(_REPEATS):
+            settled = await self._settle(node, what, user, name, ids)
+            if settled.outcome == "ok" and self._rng.random() < 0.7:
+                return
+            await self._pause()
+            node = self._other(node)
+
+    async def _settle(
+        self,
+        node: Process,
+        what: str,
+        user: str,
+        name: str,
+        ids: tuple[str, ...] | None = None,
+        ttl_s: float = 0.0,
+        last: str = "",
+    ) -> Settlement:
+        command: Acknowledge | Release | Extend | Resume
+        match what:
+            case "acknowledge":
+                command = Acknowledge(user, name, ids)
+            case "release":
+                command = Release(user, name, ids)
+            case "extend":
+                command = Extend(user, name, int(ttl_s * 1000))
+            case _:
+                command = Resume(user, last)
+        began = self._loop.time()
+        outcome, count, _ = await _asked(node, lambda: node.pool.settle(command))
+        settlement = Settlement(
+            *(what, user, name, began, self._loop.time(), outcome),  # type: ignore[arg-type]
+            *(count or 0, ids, ttl_s, last),
+        )
+        self._history.settlements.append(settlement)
+        return settlement
+
+    async def _stream(self, node: Process, user: str, number: int) -> None:
+        """Deliveries under one lease, up to the end of its connection; then it comes again."""
+        rng, ttl_s, last, name = self._rng, 1.0, "", ""
+        for _ in range(2 + number % 2):
+            if last:
+                await self._settle(node, "resume", user, name, last=last)
+            name, last = rng.randbytes(8).hex(), ""
+            for each in range(1, 2 + number % 4):
+                limit = 2 if number % 2 else None
+                terms = Lease(delivery(name, each), int(ttl_s * 1000))
+                got = await self.read(node, user, limit, wait_s=0.5, lease=terms)
+                if got.outcome != "ok" and self.keeps_lease:
+                    got = await self.read(node, user, limit, wait_s=0.5, lease=terms)
+                if got.outcome != "ok":
+                    # Under a lease of which it does not know all, nothing more is delivered.
+                    break
+                ids = [message_id for message_id, _ in got.messages]
+                if ids and rng.random() < 0.3:
+                    await self._settle(node, "acknowledge", user, name, (ids[0],))
+                if ids:
+                    # Not all of a delivery may have reached the consumer.
+                    last = ids[-1] if rng.random() < 0.7 else rng.choice(ids)
+                    if last != ids[-1]:
+                        break
+                if rng.random() < 0.3:
+                    await self._settle(node, "extend", user, name, ttl_s=ttl_s)
+            if number == 7:
+                await self._settle(node, "release", user, name)
+            await asyncio.sleep(rng.choice((0.02, 0.3, 1.2)))
+            node = self._other(node)
+
+    async def _inquire(self, node: Process, revokes: bool, number: int) -> None:
+        if not self._receipts:
+            return
+        known = self._rng.choice(self._receipts[-6:])
+        receipt = "a guess" if number == 0 else known.receipt
+        command = Revoke(known.id, receipt) if revokes else Track(known.id, receipt)
+        began = self._loop.time()
+        outcome, fate, _ = await _asked(node, lambda: node.pool.track(command))
+        self._history.inquiries.append(
+            Inquiry(
+                "revoke" if revokes else "track",
+                *(known.id, receipt, began, self._loop.time(), outcome),
+                fate.status if fate is not None else None,
+            )
+        )
+
+
+async def _asked(
+    node: Process, ask: Callable[[], "asyncio.Future[T]"]
+) -> tuple[Outcome, T | None, str | None]:
+    """What a client sees of one request, and the id in an answer that says `unknown`."""
+    try:
+        request = ask()
+    except NotExecuted:
+        return "refused", None, None
+    node.requests.add(request)
+    try:
+        return "ok", await request, None
+    except NotExecuted:
+        return "refused", None, None
+    except OutcomeUnknown as error:
+        return "unknown", None, error.message_id
+    except asyncio.CancelledError as error:
+        # A client that left: the engine gives back what it had for it.
+        return ("cut" if error.args == (KILLED,) else "unknown"), None, None
+    finally:
+        node.requests.discard(request)
