@@ -7,6 +7,8 @@ strictly increase, also when the clock steps back, and two processes never make 
 import os
 from collections.abc import Callable
 
+#: Digits of an id that are its time.
+TIME_DIGITS = 12
 _SEQUENCE_MAX = 0xFFFF
 #: Random bytes that are fetched at once: a system call for each id was 4% of the service's time.
 _RANDOM_BYTES = 8 * 256
@@ -39,8 +41,3 @@ class IdSource:
 def last_id_of(now_ms: int) -> str:
     """An id that no message made up to and including `now_ms` exceeds."""
     return f"{now_ms:012x}" + "f" * 20
-
-
-def created_ms_of(message_id: str) -> int:
-    """When the message of this id was made."""
-    return int(message_id[:12], 16)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from workers.commands import Unread
-from workers.ids import created_ms_of
+from workers.ids import TIME_DIGITS
 
 # Each counter would otherwise have a second series with the time it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -174,14 +174,13 @@ class WorkerMetrics:
         self.lease_ends.labels("acknowledged").inc(messages)
 
     def given(self, now_ms: int, messages: Sequence[Unread]) -> None:
-        """Take note of how old messages are that a reader is given."""
-        ages, lefts = [], []
-        for message_id, expires_ms in ((each.message.id, each.expires_ms) for each in messages):
-            created_ms = created_ms_of(message_id)
-            ages.append((now_ms - created_ms) / 1000)
-            lefts.append(min((expires_ms - now_ms) / max(expires_ms - created_ms, 1), 1.0))
-        self._time_to_read.observe_all(ages)
-        self._life_left.observe_all(lefts)
+        """Take note of how old messages are that readers are given."""
+        # The time in an id, without a call for each: this is done for every message.
+        made = [int(each.message.id[:TIME_DIGITS], 16) for each in messages]
+        lives = [(each.expires_ms, ms) for each, ms in zip(messages, made, strict=True)]
+        self._time_to_read.observe_all([(now_ms - ms) / 1000 for ms in made])
+        # One that is given at its very end, by a clock that is a little off, has 0 left.
+        self._life_left.observe_all([(end - now_ms) / (end - ms or 1) for end, ms in lives])
 
 
 class SizedHistogram(Histogram):
@@ -189,8 +188,7 @@ class SizedHistogram(Histogram):
 
     def observe_all(self, values: Sequence[float]) -> None:
         """Count all of these."""
+        bounds = self._upper_bounds
         self._sum.inc(sum(values))
-        for bound, count in Counts(
-            bisect_left(self._upper_bounds, each) for each in values
-        ).items():
+        for bound, count in Counts([bisect_left(bounds, each) for each in values]).items():
             self._buckets[bound].inc(count)

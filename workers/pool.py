@@ -55,8 +55,10 @@ T = TypeVar("T", bound=Outcome)
 
 #: How often requests past their deadline are looked for, in seconds; the most they overstay.
 WATCH_EVERY_S = 0.05
-#: How often expired messages are marked, and the database's clock is compared, in seconds.
+#: How often expired messages are marked, the dead lose their text, and the database's clock is
+#: compared, in seconds.
 EXPIRE_EVERY_S = 2.0
+RETIRE_EVERY_S = 20.0
 CLOCK_EVERY_S = 10.0
 #: How often a database that is away is asked for, and claims that came to nobody are given
 #: back, in seconds.
@@ -144,6 +146,7 @@ class WorkerPool:
                 self._every(RELEASE_EVERY_S, self._releases.carry_out), name="release"
             ),
             asyncio.create_task(self._every(CLOCK_EVERY_S, self._follow_clock), name="clock"),
+            asyncio.create_task(self._every(RETIRE_EVERY_S, self._retire), name="retire"),
             asyncio.create_task(self._every(LEASES_EVERY_S, self._end_leases), name="leases"),
             asyncio.create_task(self._every(RECKON_EVERY_S, self._reckon), name="reckon"),
             asyncio.create_task(self._every(LOOK_EVERY_S[1], self._look_now_and_then), name="look"),
@@ -349,9 +352,10 @@ class WorkerPool:
             self._breaker.close()
 
     async def _expire(self) -> None:
-        now_ms = self._clock.now_ms()
-        self._metrics.expired.inc(await self._store.expire(now_ms))
-        await self._store.retire(now_ms)
+        self._metrics.expired.inc(await self._store.expire(self._clock.now_ms()))
+
+    async def _retire(self) -> None:
+        await self._store.retire(self._clock.now_ms())
 
     async def _end_leases(self) -> None:
         ended = await self._store.end_leases(self._clock.now_ms())

@@ -289,6 +289,7 @@ class Shard:
                 # A copy that is still on its way may yet take what others give back.
                 self._releases.add(claim, [i for i in claim.ids if i not in owned], is_final)
         nothing: list[Share] = []
+        given: list[Unread] = []
         for share in shares:
             mine = share.messages
             if lost_some:
@@ -296,9 +297,16 @@ class Shard:
             if not mine:
                 nothing.append(share)
             elif share.ticket.resolve(Slice(_messages(mine), share.more)):
-                self._given(share, mine, claim)
+                given += mine
+                if share.more:
+                    # Somebody may be waiting for the rest.
+                    self._waiters.wake((share.ticket.command.username,))
             else:
                 self._releases.add(claim, [unread.message.id for unread in mine], is_final)
+        if given:
+            counter = self._metrics.read if claim.lease_ms is None else self._metrics.leased
+            counter.inc(len(given))
+            self._metrics.given(claim.at_ms, given)
         return nothing
 
     async def _claim_for_key(self, share: Share, key: str) -> list[Share]:
@@ -342,16 +350,6 @@ class Shard:
             return False
         ticket.resolve(Slice(tuple(messages), more))
         return True
-
-    def _given(self, share: Share, messages: Sequence[Unread], claim: Claim) -> None:
-        """Count what a read was given, and have the next that waits for the rest look."""
-        if claim.lease_ms is None:
-            self._metrics.read.inc(len(messages))
-        else:
-            self._metrics.leased.inc(len(messages))
-        self._metrics.given(claim.at_ms, messages)
-        if share.more:
-            self._waiters.wake((share.ticket.command.username,))
 
     async def _run_errand(self, tickets: list[Ticket]) -> None:
         """Carry out a command that is one call of the store."""

@@ -112,11 +112,13 @@ class Callers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def end(self) -> None:
-        """Who still waits now waits for ever, and the checker says so."""
+    async def end(self, longest_s: float) -> None:
+        """Wait for all. Who still waits then waits for ever, and the checker says so."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=longest_s)
         for endless in self._tasks:
             endless.cancel()
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _new_text(self) -> str:
         self._texts += 1

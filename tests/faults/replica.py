@@ -34,9 +34,10 @@ R = TypeVar("R")
 
 EPOCH_S = 1_800_000_000.0
 #: A command given up comes into force this much later at most, in seconds.
-LATE_MAX_S = 4.0
+LATE_MAX_S = 3.0
 _LATES_S = (0.2, 1, LATE_MAX_S)
-_HANG_MAX_S = 2.0
+#: The longest that a command hangs before it is given up, in seconds.
+HANG_MAX_S = 1.5
 #: The most times that a write is sent.
 _TRIES = 3
 #: How long the database holds a question for arrivals open, in seconds.
@@ -400,7 +401,7 @@ class SimulatedStore:
         result = apply(items[: rng.randint(0, len(items))] if fault == "part" else items)
         position, term = database.position, database.term
         if fault == "hang":
-            await asyncio.sleep(rng.uniform(0, _HANG_MAX_S))
+            await asyncio.sleep(rng.uniform(0, HANG_MAX_S))
             raise OutcomeUnknown("no answer")
         await self._return()
         if database.term != term:

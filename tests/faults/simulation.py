@@ -23,7 +23,14 @@ from prometheus_client import CollectorRegistry
 from tests.faults.callers import KILLED, Callers
 from tests.faults.checker import Verdict, check
 from tests.faults.history import History
-from tests.faults.replica import EPOCH_S, LATE_MAX_S, Database, SimulatedStore, VirtualLoop
+from tests.faults.replica import (
+    EPOCH_S,
+    HANG_MAX_S,
+    LATE_MAX_S,
+    Database,
+    SimulatedStore,
+    VirtualLoop,
+)
 from workers.clock import DatabaseClock
 from workers.ids import IdSource
 from workers.metrics import WorkerMetrics
@@ -37,8 +44,10 @@ DEADLINE_S = 1.0
 SKEW_S = 0.05
 #: How long after a failover or a kill anything may take its time, in seconds.
 _RECOVERY_S = 2.0
+#: No client takes longer than this, whatever it does. In seconds.
+_LONGEST_S = 60.0
 #: From when on nothing fails until all is certain: what came late, and the chores after it.
-_HEAL_S = LATE_MAX_S + 1.5
+_HEAL_S = HANG_MAX_S + LATE_MAX_S + 1.5
 
 
 class Step(NamedTuple):
@@ -128,13 +137,18 @@ class Node:
 
     async def kill(self) -> None:
         """End it as SIGKILL does: nobody gets an answer, and nothing is put in order."""
-        requests, self.requests = self.requests, set()
-        for request in requests:
-            request.cancel(KILLED)
+        self._cut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Who came meanwhile gets no answer either.
+        self._cut()
         await self.start()
+
+    def _cut(self) -> None:
+        requests, self.requests = self.requests, set()
+        for request in requests:
+            request.cancel(KILLED)
 
     async def stop(self) -> None:
         await self.pool.stop()
@@ -164,9 +178,7 @@ class World:
         for step in self._schedule.steps:
             await asyncio.sleep(step.after_s)
             await self._do(step)
-        # The longest that a client takes from there.
-        await asyncio.sleep(8 * DEADLINE_S)
-        await self.callers.end()
+        await self.callers.end(_LONGEST_S)
         if self._schedule.fault_rate:
             self._disturb(0.0, self.loop.time())
         self.database.fault_rate = self.database.away_until = 0.0

@@ -42,6 +42,11 @@ PLAIN: Final = {
     "a body that is no JSON": post(b"{"),
     "a message without a text": post(b'{"username": "eve"}'),
     "a body on a read": get(b"/chat/eve", b"Content-Length: 2") + b"{}",
+    "a limit": get(b"/chat/eve?limit=1"),
+    "a limit that is none": get(b"/chat/eve?limit=0"),
+    "a wait": get(b"/chat/eve?wait=0.01"),
+    "a wait for nothing": get(b"/chat/nobody?wait=0.01"),
+    "a query that nobody knows": get(b"/chat/eve?x=%y&"),
     "an id of its own": get(b"/chat/eve", b"X-Request-ID: order-66"),
     "a connection that is kept": get(b"/chat/eve", b"Connection: Keep-Alive"),
 }
@@ -65,7 +70,11 @@ async def test_both_ways_give_the_same_answers_to_the_byte(
 async def test_plain_requests_stay_on_the_direct_way_and_others_do_not(
     service: Service, chat: ChatClient, subtests: pytest.Subtests
 ) -> None:
-    unusual = {"a query": get(b"/chat/eve?x=y"), "another route": get(b"/livez")}
+    unusual = {
+        "another route": get(b"/livez"),
+        "a key": get(b"/chat/eve", b"Idempotency-Key: " + b"k" * 22),
+        "a preference": get(b"/chat/eve", b"Prefer: wait=0"),
+    }
     for promise, sent in {**PLAIN, **unusual}.items():
         with subtests.test(promise):
             before = await chat.metric("chat_http_handovers_total")

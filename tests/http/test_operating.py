@@ -64,7 +64,7 @@ async def test_an_outcome_that_is_not_known_is_said_to_be_unknown(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
-        service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=0.3)
+        service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=1.0)
         chat = connect(service)
         await chat.post("bob", "x")
         proxy.lose_reply.update({"update": 1000, "insert": 1000})

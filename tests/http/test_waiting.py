@@ -1,0 +1,153 @@
+"""Reads that wait for a first message: answered when it is there, and by nobody else's loss."""
+
+import asyncio
+import json
+from urllib.parse import quote
+
+import pytest
+
+from chat_service.service import Service
+from tests.conftest import Connect, StartService
+from tests.support.client import ChatClient
+from tests.support.raw import HOST, get
+from tests.support.waiting import eventually
+
+
+async def waiting(chat: ChatClient, number: int = 1) -> None:
+    """Wait until so many requests wait for messages."""
+
+    async def wait() -> bool:
+        return await chat.metric("chat_waiters") == number
+
+    await eventually(wait)
+
+
+@pytest.mark.parametrize("asked", ["?wait=20", "?wait=20&limit=1", "?limit=5&wait=20.5"])
+async def test_a_read_that_waits_is_answered_when_a_message_comes(
+    chat: ChatClient, asked: str
+) -> None:
+    read = asyncio.create_task(chat.texts("bob", asked))
+    await waiting(chat)
+    await chat.post("eve", "not for bob")
+    await chat.post("bob", "hello")
+    assert await read == ["hello"]
+    assert await chat.texts("bob") == []
+
+
+async def test_a_preference_waits_as_well_and_is_said_to_be_applied(chat: ChatClient) -> None:
+    asked = chat.request("POST", "/chat/bob/read", b"", Prefer="wait=20, receipt")
+    read = asyncio.create_task(asked)
+    await waiting(chat)
+    await chat.post("bob", "hello")
+    answer = await read
+    assert [each["text"] for each in json.loads(answer.body)] == ["hello"]
+    assert answer.headers["Preference-Applied"] == "wait=20"
+
+
+async def test_a_read_waits_no_longer_than_it_asked_for_nor_than_is_allowed(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service(max_wait_s=0.1))
+    assert await chat.texts("bob", "?wait=0.05") == []
+    answer = await chat.request("GET", "/chat/bob?wait=3600")
+    assert json.loads(answer.body) == []
+    assert answer.headers["Preference-Applied"] == "wait=0.1"
+
+
+@pytest.mark.parametrize("wait", ["-1", "abc", "", "1e9", "NaN", "inf", "1,5", "\u0661", "9" * 10])
+async def test_a_wait_that_is_no_number_of_seconds_is_refused(chat: ChatClient, wait: str) -> None:
+    await chat.post("bob", "still here")
+    answer = await chat.request("GET", "/chat/bob?wait=" + quote(wait))
+    assert answer.code == 400
+    assert json.loads(answer.body)["errors"][0]["field"] == "wait"
+    twice = await chat.request("GET", "/chat/bob?wait=1&wait=2")
+    assert twice.code == 400
+    assert await chat.texts("bob") == ["still here"]
+
+
+async def test_of_many_that_wait_one_gets_the_message_and_the_others_go_on_waiting(
+    chat: ChatClient,
+) -> None:
+    left = {asyncio.create_task(chat.texts("bob", "?wait=20")) for _ in range(20)}
+    await waiting(chat, 20)
+    for number in range(20):
+        await chat.post("bob", str(number))
+        answered, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        assert [await read for read in answered] == [[str(number)]]
+        await waiting(chat, 19 - number)
+
+
+async def test_what_one_leaves_another_that_waits_gets(chat: ChatClient) -> None:
+    reads = [asyncio.create_task(chat.texts("bob", "?wait=20&limit=1")) for _ in range(3)]
+    await waiting(chat, 3)
+    body = json.dumps([{"text": str(n), "username": "bob"} for n in range(3)])
+    assert (await chat.request("POST", "/chat/batch", body.encode())).code == 200
+    assert sorted([text for read in reads for text in await read]) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("headers", [(), (b"Prefer: wait=20",)])
+async def test_a_client_that_has_gone_while_it_waited_takes_nothing(
+    service: Service, chat: ChatClient, headers: tuple[bytes, ...]
+) -> None:
+    # Both ways of a request.
+    target = b"/chat/bob" if headers else b"/chat/bob?wait=20"
+    _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(get(target, *headers))
+    await waiting(chat)
+    writer.transport.abort()
+    await waiting(chat, 0)
+    await chat.post("bob", "hello")
+    assert await chat.texts("bob") == ["hello"]
+    assert await chat.metric("chat_messages_undelivered_total") == 0
+
+
+async def test_a_message_that_another_node_stores_is_given_to_who_waits_here(
+    start_service: StartService, connect: Connect
+) -> None:
+    here, there = connect(await start_service()), connect(await start_service())
+    for number in range(20):
+        read = asyncio.create_task(here.texts("bob", "?wait=20"))
+        await waiting(here)
+        await there.post("bob", str(number))
+        assert await read == [str(number)]
+
+
+async def test_a_message_whose_lease_another_node_ends_is_given_to_who_waits_here(
+    start_service: StartService, connect: Connect
+) -> None:
+    here, there = connect(await start_service()), connect(await start_service())
+    await there.post("bob", "hello")
+    lease = json.loads((await there.request("POST", "/chat/bob/lease", b"")).body)["lease"]
+    read = asyncio.create_task(here.texts("bob", "?wait=20"))
+    await waiting(here)
+    body = json.dumps({"lease": lease}).encode()
+    assert (await there.request("POST", "/chat/bob/release", body)).code == 200
+    assert await read == ["hello"]
+
+
+async def test_a_service_that_stops_answers_those_that_wait(
+    start_service: StartService, connect: Connect
+) -> None:
+    service = await start_service()
+    chat = connect(service)
+    reads = [asyncio.create_task(chat.texts(f"user-{n}", "?wait=20")) for n in range(10)]
+    await waiting(chat, 10)
+    _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(b"GET /chat/slow?wait=20 HTTP/1.1\r\n" + HOST + b"\r\n\r\n")
+    await waiting(chat, 11)
+    assert await service.drain()
+    assert [await read for read in reads] == [[]] * 10
+    writer.close()
+
+
+async def test_no_more_wait_than_may(start_service: StartService, connect: Connect) -> None:
+    chat = connect(await start_service(waiters_max=2))
+    reads = [asyncio.create_task(chat.texts("bob", "?wait=20")) for _ in range(2)]
+    await waiting(chat, 2)
+    answer = await chat.request("GET", "/chat/bob?wait=20")
+    assert (answer.code, json.loads(answer.body)["claimed"]) == (503, False)
+    assert await chat.texts("bob") == []
+    for number in range(2):
+        await chat.post("bob", str(number))
+        await waiting(chat, 1 - number)
+    assert sorted([text for read in reads for text in await read]) == ["0", "1"]
