@@ -22,7 +22,7 @@ from workers.commands import (
     Resume,
     delivery,
 )
-from workers.errors import ServiceError
+from workers.errors import Draining, ServiceError
 from workers.pool import WorkerPool
 
 log = structlog.get_logger(__name__)
@@ -119,7 +119,7 @@ class LeasedStream:
                 await self._patiently(lambda: self._pool.settle(command))
             except ServiceError as error:
                 # It comes back by itself when the lease is over.
-                log.warning("a stream's messages were not given back", reason=str(error))
+                log.info("a stream's messages were not given back", reason=str(error))
 
     def _acknowledge_now(self, ids: Sequence[str]) -> None:
         task = asyncio.create_task(self._acknowledge_or_log(ids))
@@ -138,6 +138,8 @@ class LeasedStream:
         for _ in range(_TRIES):
             try:
                 return await ask()
+            except Draining:
+                raise
             except ServiceError as error:
                 log.debug("a stream has to try again", reason=str(error))
             await asyncio.sleep(_AGAIN_AFTER_S)

@@ -94,7 +94,8 @@ def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | No
         return None
     quoted = _QUOTED.fullmatch(given)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted is not None else given
-    if not _KEY.fullmatch(key.replace(" ", "_")):
+    is_open = quoted is None and given.startswith('"')
+    if is_open or not _KEY.fullmatch(key.replace(" ", "_")):
         rule = "must have 1 to 255 characters of printable ASCII"
         raise invalid(FieldError("Idempotency-Key", rule))
     if len(key) < length_min:

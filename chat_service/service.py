@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 _KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
 #: A connection that has just been answered may be about to send again: this long is waited.
 _SETTLE_S = 0.05
+#: What a connection that is closed leaves to be done takes no longer, in seconds.
+_SETTLE_MAX_S = 1.0
 
 
 class Service:
@@ -147,6 +149,9 @@ class Service:
             await self._pool.stop()
         if self._server is not None:
             await self._server.close_all_connections()
+        if self._app is not None:
+            # Those that served them have seen it.
+            await self._app.idle(_SETTLE_MAX_S)
         if self._store is not None:
             await self._store.close()
         if self._mongod is not None:

@@ -61,6 +61,8 @@ class WorkerMetrics:
             ["end"],
             registry=registry,
         )
+        for end in ("acknowledged", "released", "expired"):
+            self.lease_ends.labels(end)
         self.waiters = Gauge(
             "chat_waiters",
             "Requests and streams that wait for a message.",
@@ -122,6 +124,8 @@ class WorkerMetrics:
             ["reason"],
             registry=registry,
         )
+        for reason in ("overloaded", "draining", "unavailable", "expired"):
+            self.refused.labels(reason)
         self.restarts = Counter(
             "chat_worker_restarts_total", "Shard workers started again.", registry=registry
         )

@@ -56,6 +56,8 @@ class StreamHandlers:
                 await stream.resume(last)
             while not stream.is_ending:
                 messages = await stream.next(KEEP_ALIVE_S)
+                if not messages and stream.is_ending:
+                    break
                 if not messages:
                     yield Part(b": keep-alive\n\n", 0)
                     continue

@@ -251,9 +251,7 @@ class Documents:
             return Fate("expired", stored.post.expires_ms)
         return Fate("leased" if _lasts(stored, now_ms) else "pending", None)
 
-    def revoke(
-        self, command: Revoke, now_ms: int, mark: str = ""
-    ) -> tuple[Fate | None, int]:
+    def revoke(self, command: Revoke, now_ms: int, mark: str = "") -> tuple[Fate | None, int]:
         fate = self.track(command, now_ms)
         stored = self.documents.get(command.id)
         if fate is None or stored is None or not stored.unread or fate.status != "pending":

@@ -1,0 +1,224 @@
+"""Server-Sent Events: what was not seen to arrive comes again, and nothing else does."""
+
+import asyncio
+import json
+
+import pytest
+
+from chat_service.handlers import stream as stream_handler
+from chat_service.service import Service
+from tests.conftest import Connect, StartService
+from tests.support.client import ChatClient
+from tests.support.events import EventStream
+from tests.support.raw import get, unharmed
+from tests.support.waiting import eventually
+
+
+async def nothing_streams(chat: ChatClient) -> None:
+    """Wait until the service has seen every stream close."""
+
+    async def closed() -> bool:
+        return await chat.metric("chat_waiters") == 0
+
+    await eventually(closed)
+
+
+async def acknowledged(chat: ChatClient) -> float:
+    answer = await chat.request("GET", "/metrics")
+    name = b'chat_lease_messages_total{end="acknowledged"} '
+    (line,) = (line for line in answer.body.splitlines() if line.startswith(name))
+    return float(line[len(name) :])
+
+
+async def test_a_stream_gives_what_is_there_and_what_comes(
+    service: Service, chat: ChatClient
+) -> None:
+    await chat.post("bob", "zero")
+    await chat.post("bob", "one\r\nevent: message\n\n\u2028")
+    async with EventStream(service.port) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        assert stream.headers["Cache-Control"] == "no-store"
+        assert await stream.texts(2) == ["zero", "one\r\nevent: message\n\n\u2028"]
+        for number in range(5):
+            await chat.post("bob", str(number))
+            assert await stream.texts(1) == [str(number)]
+        # On loan to it, and nobody else's.
+        assert await chat.texts("bob") == []
+
+
+async def test_what_a_stream_did_not_acknowledge_is_unread_at_once_when_it_closes(
+    service: Service, chat: ChatClient
+) -> None:
+    await chat.post("bob", "hello")
+    async with EventStream(service.port) as stream:
+        assert await stream.texts(1) == ["hello"]
+    assert await chat.texts("bob", "?wait=10") == ["hello"]
+    assert await chat.metric("chat_messages_undelivered_total") == 0
+
+
+async def test_a_stream_that_comes_again_acknowledges_what_it_has_seen(
+    service: Service, chat: ChatClient
+) -> None:
+    for text in ("one", "two", "three"):
+        await chat.post("bob", text)
+    async with EventStream(service.port) as stream:
+        first, second = await stream.next(), await stream.next()
+        stream.cut()
+    async with EventStream(service.port, last_event_id=second.id) as stream:
+        assert await stream.texts(1) == ["three"]
+        await chat.post("bob", "four")
+        assert await stream.texts(1) == ["four"]
+    assert await acknowledged(chat) == 2
+    assert first.id < second.id
+
+
+async def test_a_stream_acknowledges_when_it_comes_again_before_its_end_was_seen(
+    start_service: StartService, connect: Connect
+) -> None:
+    here, there = await start_service(), await start_service()
+    chat = connect(here)
+    for text in ("one", "two"):
+        await chat.post("bob", text)
+    # The first connection hangs half open.
+    async with EventStream(here.port) as hanging:
+        first = await hanging.next()
+        async with EventStream(there.port, last_event_id=first.id) as stream:
+
+            async def resumed() -> bool:
+                return await acknowledged(connect(there)) == 1
+
+            await eventually(resumed)
+            hanging.cut()
+            assert await stream.texts(1) == ["two"]
+
+
+async def test_what_stays_with_an_open_stream_counts_as_read_after_a_while(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_handler, "ACKNOWLEDGED_AFTER_S", 0.1)
+    await chat.post("bob", "hello")
+    async with EventStream(service.port) as stream:
+        assert await stream.texts(1) == ["hello"]
+
+        async def read() -> bool:
+            return await acknowledged(chat) == 1
+
+        await eventually(read)
+    # It never comes again with what it has seen, and does not see it again for that.
+    async with EventStream(service.port) as stream:
+        await chat.post("bob", "new")
+        assert await stream.texts(1) == ["new"]
+
+
+async def test_a_streams_messages_are_acknowledged_by_its_lease(
+    service: Service, chat: ChatClient
+) -> None:
+    await chat.post("bob", "one")
+    async with EventStream(service.port) as stream:
+        await stream.texts(1)
+        await chat.post("bob", "two")
+        second = await stream.next()
+        body = json.dumps({"lease": stream.lease, "ids": [second.id]}).encode()
+        answer = await chat.request("POST", "/chat/bob/ack", body)
+        assert json.loads(answer.body) == {"acknowledged": 1}
+    assert await chat.texts("bob", "?wait=10") == ["one"]
+
+
+async def test_streams_of_one_inbox_share_its_messages(service: Service, chat: ChatClient) -> None:
+    async with EventStream(service.port) as one, EventStream(service.port) as other:
+        texts = []
+        reads = {asyncio.create_task(stream.next()): stream for stream in (one, other)}
+        for number in range(20):
+            await chat.post("bob", str(number))
+            done, _ = await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+            for read in done:
+                stream = reads.pop(read)
+                texts.append(read.result().data["text"])
+                reads[asyncio.create_task(stream.next())] = stream
+        for read in reads:
+            read.cancel()
+        assert texts == [str(number) for number in range(20)]
+
+
+async def test_a_silent_stream_says_that_it_is_there(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_handler, "KEEP_ALIVE_S", 0.05)
+    async with EventStream(service.port) as stream:
+        assert [(await stream.next()).name for _ in range(3)] == ["comment"] * 3
+        await chat.post("bob", "hello")
+        while (event := await stream.next()).name == "comment":
+            pass
+        assert event.data["text"] == "hello"
+
+
+@pytest.mark.parametrize("last", ["nonsense", "0" * 32, "$gt", "x" * 5000, "é"])
+async def test_a_last_event_that_nobody_knows_is_ignored(
+    service: Service, chat: ChatClient, last: str
+) -> None:
+    await chat.post("bob", "hello")
+    async with EventStream(service.port, last_event_id=last) as stream:
+        assert await stream.texts(1) == ["hello"]
+
+
+async def test_a_service_that_stops_ends_its_streams_and_keeps_what_they_have_not_seen(
+    start_service: StartService, connect: Connect
+) -> None:
+    service, other = await start_service(), await start_service()
+    await connect(service).post("bob", "hello")
+    async with EventStream(service.port) as stream:
+        assert await stream.texts(1) == ["hello"]
+        assert await service.drain()
+        with pytest.raises(asyncio.IncompleteReadError):
+            await stream.next()
+    await service.stop()
+    assert await connect(other).texts("bob") == ["hello"]
+
+
+async def test_a_stream_is_had_by_old_clients_too(service: Service, chat: ChatClient) -> None:
+    await chat.post("bob", "hello")
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(b"GET /chat/bob/stream HTTP/1.0\r\n\r\n")
+    assert b" 200 " in await reader.readline()
+    assert b"chunked" not in await reader.readuntil(b"\r\n\r\n")
+    await reader.readuntil(b'"text":"hello"')
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Sec-Purpose: prefetch", b"Sec-Fetch-Site: cross-site", b"Origin: http://evil.test"],
+)
+async def test_a_stream_that_nobody_meant_to_open_is_refused(
+    service: Service, chat: ChatClient, header: bytes
+) -> None:
+    await chat.post("bob", "hello")
+    async with unharmed(service) as wire:
+        answer = await (await wire.connect()).ask(get(b"/chat/bob/stream", header))
+        assert answer.status == 403
+    await nothing_streams(chat)
+    assert await chat.texts("bob") == ["hello"]
+
+
+async def test_a_hundred_streams_that_are_cut_lose_nothing(
+    service: Service, chat: ChatClient
+) -> None:
+    received: set[str] = set()
+    for number in range(100):
+        await chat.post("bob", str(number))
+    for number in range(30):
+        async with EventStream(service.port) as stream:
+            # In the middle of what it is sent.
+            event = await stream.next()
+            if number % 3:
+                body = json.dumps({"lease": stream.lease, "ids": [event.id]}).encode()
+                answer = await chat.request("POST", "/chat/bob/ack", body)
+                assert json.loads(answer.body) == {"acknowledged": 1}
+                received.add(event.data["text"])
+    assert len(received) == 20
+    await nothing_streams(chat)
+    rest: list[str] = []
+    while texts := await chat.texts("bob", "?wait=0.5"):
+        rest += texts
+    assert sorted(received.union(rest), key=int) == [str(number) for number in range(100)]
+    assert not received.intersection(rest)

@@ -1,0 +1,213 @@
+"""Streams as WebSockets, with a client that was written by others."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
+
+from chat_service import websocket
+from chat_service.service import Service
+from tests.conftest import Connect, StartService
+from tests.support.client import ChatClient
+from tests.support.raw import get, unharmed
+from tests.support.waiting import eventually
+
+
+@asynccontextmanager
+async def stream(
+    service: Service, username: str = "bob", **options: object
+) -> AsyncIterator[ClientConnection]:
+    """A WebSocket of an inbox."""
+    url = f"ws://127.0.0.1:{service.port}/chat/{username}/stream"
+    async with connect(url, **options) as socket:  # type: ignore[arg-type]
+        yield socket
+
+
+async def message(socket: ClientConnection) -> dict[str, str]:
+    received: dict[str, str] = json.loads(await socket.recv())
+    assert received["type"] == "message"
+    return received
+
+
+async def acknowledge(socket: ClientConnection, message_id: str) -> None:
+    await socket.send(json.dumps({"type": "ack", "id": message_id}))
+
+
+async def closed(socket: ClientConnection) -> int | None:
+    """The code with which the server closes it."""
+    await socket.wait_closed()
+    return socket.close_code
+
+
+async def test_what_is_acknowledged_is_read_and_what_is_not_comes_again_at_once(
+    service: Service, chat: ChatClient
+) -> None:
+    async with stream(service) as socket:
+        for text in ("one", "two", "three"):
+            await chat.post("bob", text)
+        received = [await message(socket) for _ in range(3)]
+        assert [each["text"] for each in received] == ["one", "two", "three"]
+        # Cumulative: the first is read as well.
+        await acknowledge(socket, received[1]["id"])
+        assert await chat.texts("bob") == []
+    async with stream(service) as socket:
+        assert (await message(socket))["text"] == "three"
+    assert await chat.texts("bob", "?wait=10") == ["three"]
+
+
+async def test_what_is_not_acknowledged_stays_on_loan_as_long_as_the_socket_is_open(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat_service.leased_stream.LEASE_S", 0.6)
+    monkeypatch.setattr(websocket, "BEAT_S", 0.1)
+    await chat.post("bob", "hello")
+    async with stream(service) as socket:
+        received = await message(socket)
+        assert await chat.texts("bob", "?wait=2") == []
+        await acknowledge(socket, received["id"])
+
+        async def read() -> bool:
+            return await chat.metric("chat_messages_read_total") == 1
+
+        await eventually(read)
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "x", "[]", "7", '{"type": "ack"}', '{"type": "nack", "id": "x"}', '{"id": 1}']
+)
+async def test_what_is_no_acknowledgement_is_said_to_be_none(
+    service: Service, chat: ChatClient, sent: str
+) -> None:
+    async with stream(service) as socket:
+        await socket.send(sent)
+        assert json.loads(await socket.recv())["type"] == "error"
+        await acknowledge(socket, "of nothing")
+        assert json.loads(await socket.recv())["type"] == "error"
+        await chat.post("bob", "still open")
+        assert (await message(socket))["text"] == "still open"
+
+
+async def test_frames_that_break_the_rules_close_it_with_the_code_that_says_so(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    def raw(opcode: Opcode, data: bytes, fin: bool = True) -> Frame:
+        return Frame(opcode, data, fin)
+
+    cases: dict[str, tuple[int, list[Frame]]] = {
+        "a long frame": (1009, [raw(Opcode.TEXT, b"x" * 20_000)]),
+        "long fragments": (
+            1009,
+            [raw(Opcode.TEXT, b"x" * 9000, False), raw(Opcode.CONT, b"x" * 9000, False)],
+        ),
+        "no UTF-8": (1007, [raw(Opcode.TEXT, b"\xff\xfe")]),
+        "a binary frame": (1003, [raw(Opcode.BINARY, b"\x00")]),
+        "a fragment of nothing": (1002, [raw(Opcode.CONT, b"x")]),
+    }
+    for promise, (code, frames) in cases.items():
+        with subtests.test(promise):
+            async with stream(service) as socket:
+                for frame in frames:
+                    data = frame.serialize(mask=True)
+                    socket.transport.write(data)
+                assert await closed(socket) == code
+
+
+async def test_an_acknowledgement_may_come_in_fragments(service: Service, chat: ChatClient) -> None:
+    await chat.post("bob", "hello")
+    async with stream(service) as socket:
+        received = await message(socket)
+        text = json.dumps({"type": "ack", "id": received["id"]})
+        await socket.send([text[:5], text[5:9], text[9:]])
+
+        async def read() -> bool:
+            return await chat.metric("chat_messages_read_total") == 1
+
+        await eventually(read)
+
+
+async def test_a_client_that_answers_no_ping_is_gone(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "BEAT_S", 0.05)
+    await chat.post("bob", "hello")
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        await connection.send(
+            get(
+                b"/chat/bob/stream",
+                *(b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13"),
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            )
+        )
+        # It reads nothing and says nothing, and the message is somebody else's soon.
+        assert await chat.texts("bob", "?wait=10") == ["hello"]
+        await connection.close()
+
+
+async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "UNSETTLED_MAX", 2)
+    async with stream(service) as socket:
+        for text in ("one", "two"):
+            await chat.post("bob", text)
+        await message(socket)
+        second = await message(socket)
+        await chat.post("bob", "three")
+        assert await chat.texts("bob") == ["three"]
+        await chat.post("bob", "four")
+        await acknowledge(socket, second["id"])
+        assert (await message(socket))["text"] == "four"
+
+
+async def test_a_service_that_stops_says_so(start_service: StartService, connect: Connect) -> None:
+    service, other = await start_service(), await start_service()
+    await connect(service).post("bob", "hello")
+    async with stream(service) as socket:
+        await message(socket)
+        draining = asyncio.create_task(service.drain())
+        assert await closed(socket) == 1001
+        assert await draining
+    await service.stop()
+    assert await connect(other).texts("bob") == ["hello"]
+
+
+async def test_pages_of_other_sites_open_none(
+    start_service: StartService, connect: Connect
+) -> None:
+    service = await start_service(allowed_origins=("https://friend.test",))
+    host = f"127.0.0.1:{service.port}"
+    for origin in (f"http://{host}", "https://friend.test"):
+        async with stream(service, origin=origin) as socket:
+            await socket.close()
+    for origin in ("http://evil.test", "https://friend.test.evil", "null"):
+        with pytest.raises(InvalidStatus) as refused:
+            async with stream(service, origin=origin):
+                pass
+        assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (b"Upgrade: websocket",),
+        (b"Upgrade: websocket", b"Connection: Upgrade"),
+        (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Key: x"),
+        (
+            *(b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 8"),
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ),
+    ],
+)
+async def test_a_handshake_that_is_none_is_refused(
+    service: Service, headers: tuple[bytes, ...]
+) -> None:
+    async with unharmed(service) as wire:
+        answer = await (await wire.connect()).ask(get(b"/chat/bob/stream", *headers))
+        assert answer.status == 400
+        assert answer.document["type"].endswith("bad-request")
