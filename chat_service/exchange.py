@@ -195,6 +195,9 @@ class Exchange(HTTPMessageDelegate):
         route, parameter, handler, _ = self._resolved
         body = b"".join(self._chunks)
         request = Request(self._id, self._method, parameter, self._query, self._headers, body)
+        # The answer may take long: nobody needs them while it does.
+        del self._headers
+        self._chunks.clear()
         try:
             return await handler(request)
         except Exception as error:

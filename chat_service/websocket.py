@@ -92,20 +92,25 @@ class _Socket:
         self._fragments: list[bytes] = []
         self._silent_beats = 0
         self._has_room = asyncio.Event()
+        self._next_beat: asyncio.TimerHandle
+        self._holding: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve it until either side ends it. What was not acknowledged is unread again then."""
         receiving = asyncio.create_task(self._receive())
-        others = [asyncio.create_task(work()) for work in (self._deliver, self._keep_alive)]
+        delivering = asyncio.create_task(self._deliver())
+        self._beat_later()
         try:
-            await asyncio.wait((receiving, *others), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((receiving, delivering), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others)
+            self._next_beat.cancel()
+            delivering.cancel()
+            await asyncio.wait((delivering,))
+            if self._holding is not None:
+                await asyncio.wait((self._holding,))
             await self._stream.close()
             await self._close(receiving)
-            for result in await asyncio.gather(receiving, *others, return_exceptions=True):
+            for result in await asyncio.gather(receiving, delivering, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, _ENDS):
                     log.error("a WebSocket failed", exc_info=result)
 
@@ -166,18 +171,29 @@ class _Socket:
                 self._has_room.clear()
                 await self._has_room.wait()
 
-    async def _keep_alive(self) -> None:
+    def _beat_later(self) -> None:
+        self._next_beat = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
         """Hold the leases of what the client works on, and see that there is a client."""
-        while True:
-            await asyncio.sleep(BEAT_S)
-            if self._stream.unsettled:
-                await self._stream.hold()
-            if self._silent_beats >= SILENT_BEATS_MAX:
-                self._protocol.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
-                return
-            self._silent_beats += 1
+        if self._silent_beats >= SILENT_BEATS_MAX:
+            self._protocol.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
+            self._transport.write(b"".join(self._protocol.data_to_send()))
+            self._transport.close()
+            return
+        self._silent_beats += 1
+        if self._stream.unsettled and (self._holding is None or self._holding.done()):
+            self._holding = asyncio.create_task(self._hold())
+        if self._protocol.state is State.OPEN and not self._transport.closed():
             self._protocol.send_ping(b"")
-            await self._flush()
+            self._transport.write(b"".join(self._protocol.data_to_send()))
+        self._beat_later()
+
+    async def _hold(self) -> None:
+        try:
+            await self._stream.hold()
+        except ServiceError as error:
+            log.warning("leases were not extended; they may come again", reason=str(error))
 
     async def _flush(self) -> None:
         """Write what the protocol has to send. Raises where the client takes nothing for long."""

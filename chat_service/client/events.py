@@ -72,4 +72,6 @@ class EventParser:
     def _dispatch(self) -> Event | None:
         kind, data = self._type, self._data
         self._type, self._data = "", []
-        return Event(kind or "message", "\n".join(data), self._last_event_id) if any(data) or len(data) > 1 else None
+        if not data:
+            return None
+        return Event(kind or "message", "\n".join(data), self._last_event_id)

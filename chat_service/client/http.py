@@ -94,11 +94,13 @@ class Http:
         for number in range(tries or self.tries):
             if number:
                 await asyncio.sleep(pause_s(number, retry_after_s))
-                if loop.time() > give_up_at:
-                    break
-            began = loop.time()
             try:
-                answer = await self._once(request)
+                async with self._free:
+                    began = loop.time()
+                    # Too late for a repeat: it would be another request.
+                    if began > give_up_at:
+                        break
+                    answer = await self._once(request)
             except NotAnswered as error:
                 reason, retry_after_s, may_be_done = str(error), 0.0, error.is_sent
             else:
@@ -113,21 +115,20 @@ class Http:
                 is_unclear = True
                 give_up_at = min(give_up_at, began + request.within_s)
         # What only looks has no outcome.
-        changes = request.method == "POST" or request.method == "DELETE"
+        changes = request.method in ("POST", "DELETE")
         raise giving_up(reason, is_unclear and changes, request.key)
 
     async def _once(self, request: Request) -> Answer:
-        async with self._free:
-            return await fetch(
-                HTTPRequest(
-                    self.base_url + request.path,
-                    request.method,
-                    request.headers,
-                    request.body,
-                    connect_timeout=CONNECT_S,
-                    request_timeout=request.wait_s + _ANSWER_S,
-                )
+        return await fetch(
+            HTTPRequest(
+                self.base_url + request.path,
+                request.method,
+                dict(request.headers),
+                request.body,
+                connect_timeout=CONNECT_S,
+                request_timeout=request.wait_s + _ANSWER_S,
             )
+        )
 
 
 async def fetch(request: HTTPRequest) -> Answer:

@@ -123,7 +123,8 @@ async def test_only_the_lease_of_this_inbox_counts(chat: ChatClient, what: str) 
 async def test_a_bad_field_is_named(
     chat: ChatClient, what: str, fields: dict[str, object], field: str
 ) -> None:
-    code, problem = await ask(chat, what, **fields)
+    answer = await chat.request("POST", f"/chat/bob/{what}", json.dumps(fields).encode())
+    code, problem = answer.code, json.loads(answer.body)
     assert (code, problem["errors"][0]["field"]) == (400, field)
 
 

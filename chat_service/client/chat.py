@@ -1,0 +1,319 @@
+"""The client itself: everything that a user of the service can ask of it.
+
+Times are in seconds. What every method may raise besides what it says: `ProblemError` where the
+service refuses, `ServiceUnavailable` where it could not be asked; both of
+`chat_service.client.errors`.
+"""
+
+import asyncio
+import json
+import secrets
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+from chat_service.client.errors import ChatError, ProblemError, giving_up, problem_in
+from chat_service.client.http import Answer, Http, Request, pause_s
+from chat_service.client.lease import Lease
+from chat_service.client.message import Message, messages_of
+from chat_service.client.stream import Stream
+
+#: What a read was given is known by its key for a minute; a repeat must arrive before. In seconds.
+_REPEAT_WITHIN_S = 45.0
+#: One request of a longer wait waits so long, in seconds: less than the service allows.
+_WAIT_S = 20.0
+#: The service takes so much in one batch.
+_BATCH_MESSAGES, _BATCH_BYTES = 500, 4 << 20
+_LEASE_S = 30.0
+_BETWEEN = b",\n"
+
+
+class Posted(NamedTuple):
+    """A message that is stored. `receipt` is there where one was asked for."""
+
+    id: str
+    receipt: str | None = None
+
+
+class Draft(NamedTuple):
+    """A message to be posted; it lives for `timeout_s`, or as long as the service thinks."""
+
+    username: str
+    text: str
+    timeout_s: int | None = None
+
+    def body(self) -> bytes:
+        """What is posted for it."""
+        fields: dict[str, Any] = {"text": self.text, "username": self.username}
+        if self.timeout_s is not None:
+            fields["timeout"] = self.timeout_s
+        return json.dumps(fields).encode()
+
+
+Fate: TypeAlias = Literal["pending", "leased", "read", "expired", "revoked"]
+
+
+class Status(NamedTuple):
+    """What became of a message, and when, once it has come to its end."""
+
+    status: Fate
+    at: datetime | None
+
+
+class ChatClient:
+    """A client of one service; an async context manager.
+
+    What is safe to repeat is asked `tries` times, with growing random pauses. It has at most
+    `connections` requests open at the same time, streams not counted: long waits hold one each.
+    """
+
+    def __init__(self, base_url: str, *, tries: int = 8, connections: int = 64) -> None:
+        self._http = Http(base_url, tries, connections)
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+    async def __aenter__(self) -> "ChatClient":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close its streams. What else is open goes to its end."""
+        await asyncio.gather(*(stream.aclose() for stream in list(self._streams)))
+
+    async def post(
+        self,
+        username: str,
+        text: str,
+        timeout_s: int | None = None,
+        *,
+        key: str | None = None,
+        receipt: bool = False,
+    ) -> Posted:
+        """Store a message, once: with `key`, once for all posts with it.
+
+        With `receipt` it comes back with what `status` and `revoke` ask for. Raises
+        `OutcomeUnknown` where it may be stored; its key, used again, settles it. Cancelled, it may
+        be stored or not: name a key where that matters.
+        """
+        key = key or _new_key()
+        headers = _post_headers(key, receipt)
+        body = Draft(username, text, timeout_s).body()
+        answer = await self._http.ask(Request("POST", "/chat", body, headers, key=key))
+        return Posted(str(answer.document()["id"]), answer.headers.get("X-Receipt"))
+
+    async def post_many(
+        self,
+        drafts: Iterable[Draft | tuple[str, str] | tuple[str, str, int | None]],
+        *,
+        key: str | None = None,
+        receipt: bool = False,
+    ) -> list[Posted | ChatError]:
+        """Store many messages; for each in its place that it is stored, or why it is not.
+
+        They go in batches, in order, each message once: with `key`, once for all calls with it and
+        the same drafts. Raises nothing: an error is that of its message, `OutcomeUnknown` and
+        `ServiceUnavailable` included. Cancelled, any of them may be stored: name a key where that
+        matters.
+        """
+        key = key or _new_key()
+        results: list[Posted | ChatError] = []
+        for number, bodies in enumerate(_batches([Draft(*each).body() for each in drafts])):
+            try:
+                results += await self._post_batch(bodies, key, number, receipt)
+            except ChatError as error:
+                results += [error] * len(bodies)
+        return results
+
+    async def read(
+        self,
+        username: str,
+        limit: int | None = None,
+        wait_s: float = 0.0,
+        *,
+        key: str | None = None,
+    ) -> list[Message]:
+        """Take what is unread, oldest first: about 1000 messages at most, then read again.
+
+        With `wait_s` the service waits so long for a first one, 25 s at most. An answer that is
+        lost loses nothing: the read has a key, and is repeated with it. Raises `OutcomeUnknown`
+        where that did not help; what was taken stays with its `key` for a minute, and is given to
+        a read that names it. So it does when cancelled: name a key of 22 characters or more that
+        nobody can guess where that matters.
+        """
+        key = key or _new_key()
+        request = Request(
+            "POST",
+            f"{_inbox(username)}/read{_query(limit=limit, wait=wait_s)}",
+            b"",
+            {"Idempotency-Key": key},
+            wait_s,
+            _REPEAT_WITHIN_S,
+            key,
+        )
+        return messages_of((await self._http.ask(request)).document())
+
+    async def wait(
+        self, username: str, timeout_s: float, limit: int | None = None
+    ) -> list[Message]:
+        """Read as soon as there is a message; nothing when the time is over. `math.inf` is long.
+
+        Asks again and again, each time as `read` does, which see for what it raises and for what
+        becomes of it when cancelled.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        early = 0
+        while True:
+            began = loop.time()
+            wait_s = min(max(deadline - began, 0.0), _WAIT_S)
+            messages = await self.read(username, limit, wait_s)
+            now = loop.time()
+            if messages or now >= deadline:
+                return messages
+            # A service that stops, or that lets nobody wait, has nothing to say at once.
+            early = early + 1 if now - began < wait_s / 2 else 0
+            if early:
+                await asyncio.sleep(min(pause_s(early), deadline - now))
+
+    async def count(self, username: str) -> int:
+        """How many messages are unread. Changes nothing."""
+        answer = await self._http.ask(Request("HEAD", _inbox(username)))
+        return int(answer.headers["X-Unread-Count"])
+
+    async def lease(
+        self,
+        username: str,
+        ttl_s: float = _LEASE_S,
+        limit: int | None = None,
+        wait_s: float = 0.0,
+    ) -> Lease:
+        """Take what is unread on loan for `ttl_s`: it is unread again unless acknowledged by then.
+
+        Waits for a first message as `read` does; the lease may hold none. An answer that is lost,
+        or a cancellation, leaves messages on loan until the lease is over, so they come later.
+        Raises `OutcomeUnknown` where that may be so and the tries are used up.
+        """
+        inbox = _inbox(username)
+        path = f"{inbox}/lease{_query(ttl=ttl_s, limit=limit, wait=wait_s)}"
+        answer = await self._http.ask(Request("POST", path, b"", wait_s=wait_s))
+        taken = answer.document()
+        return Lease(
+            self._http,
+            inbox,
+            taken["lease"],
+            float(taken["ttl"]),
+            messages_of(taken["messages"]),
+            answer.headers.get("X-More") == "true",
+        )
+
+    def stream(self, username: str) -> Stream:
+        """What is unread and what comes, for an `async for`, over restarts of the service.
+
+        The service takes for read what it wrote 10 s ago to a connection that is still open,
+        handled or not. For work that takes longer and has to be done, use `lease`.
+        """
+        stream = Stream(self._http, _inbox(username))
+        self._streams.add(stream)
+        return stream
+
+    async def status(self, message_id: str, receipt: str) -> Status:
+        """What became of a message. `ProblemError` 404 where the receipt is not its own."""
+        path = f"/messages/{quote(message_id, safe='')}/status"
+        answer = await self._http.ask(Request("GET", path, headers={"X-Receipt": receipt}))
+        fate = answer.document()
+        at = fate["at"]
+        return Status(fate["status"], None if at is None else datetime.fromisoformat(at))
+
+    async def revoke(self, message_id: str, receipt: str) -> bool:
+        """Take back a message that is unread; False where it is read, on loan or expired.
+
+        `ProblemError` 404 where the receipt is not its own. Raises `OutcomeUnknown`; may be
+        repeated then, and when cancelled.
+        """
+        path = f"/messages/{quote(message_id, safe='')}"
+        try:
+            await self._http.ask(Request("DELETE", path, headers={"X-Receipt": receipt}))
+        except ProblemError as problem:
+            if problem.kind != "too-late":
+                raise
+            return False
+        return True
+
+    async def _post_batch(
+        self, bodies: Sequence[bytes], key: str, number: int, receipt: bool
+    ) -> list[Posted | ChatError]:
+        body = b"[" + _BETWEEN.join(bodies) + b"]"
+        headers = _post_headers(f"{key}.{number}", receipt)
+        request = Request("POST", "/chat/batch", body, headers, key=key)
+        tried = 0
+        while True:
+            tried += 1
+            results = _results(await self._http.ask(request))
+            if tried == self._http.tries or not any(_is_passing(each) for each in results):
+                return [_final(each, key) for each in results]
+            # The whole batch again: what is stored by now is not stored twice.
+            await asyncio.sleep(pause_s(tried, 1.0))
+
+
+def _results(answer: Answer) -> list[Posted | ChatError]:
+    return [
+        problem_in(each["error"]) if "error" in each else Posted(each["id"], each.get("receipt"))
+        for each in answer.document()["results"]
+    ]
+
+
+def _is_passing(result: Posted | ChatError) -> bool:
+    return isinstance(result, ProblemError) and result.is_passing
+
+
+def _final(result: Posted | ChatError, key: str) -> Posted | ChatError:
+    """A result after the last try."""
+    if isinstance(result, ProblemError) and result.is_passing:
+        return giving_up(str(result), result.is_unclear, key)
+    return result
+
+
+def _batches(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """As few batches as the service takes."""
+    batch: list[bytes] = []
+    size = 2
+    for body in bodies:
+        size += len(body) + len(_BETWEEN)
+        if batch and (size > _BATCH_BYTES or len(batch) == _BATCH_MESSAGES):
+            yield batch
+            batch, size = [], 2 + len(body) + len(_BETWEEN)
+        batch.append(body)
+    if batch:
+        yield batch
+
+
+def _post_headers(key: str, receipt: bool) -> dict[str, str]:
+    headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+    return headers | {"Prefer": "receipt"} if receipt else headers
+
+
+def _inbox(username: str) -> str:
+    return f"/chat/{quote(username, safe='')}"
+
+
+def _query(**parameters: float | None) -> str:
+    """A query string of those that are not None; seconds as the service reads them."""
+    fields = [
+        f"{name}={value if isinstance(value, int) else format(value, '.3f')}"
+        for name, value in parameters.items()
+        if value is not None
+    ]
+    return "?" + "&".join(fields) if fields else ""
+
+
+def _new_key() -> str:
+    return secrets.token_urlsafe(24)

@@ -1,0 +1,108 @@
+"""Messages on loan: what `ChatClient.lease` gives its caller."""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from chat_service.client.errors import ChatError, LeaseOver
+from chat_service.client.http import Http, Request
+from chat_service.client.message import Message
+
+
+class Lease:
+    """Some messages of one inbox, which nobody else is given until the lease is over.
+
+    As an async context manager it acknowledges what it still holds when the block is left, and
+    gives it back when the block raises or is cancelled. One without messages may be used like any
+    other, and asks nothing of the service.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        inbox: str,
+        name: str | None,
+        ttl_s: float,
+        messages: list[Message],
+        more: bool,
+    ) -> None:
+        """`inbox` is its path."""
+        self._http = http
+        self._inbox = inbox
+        self._name = name
+        # What was neither acknowledged nor given back, in order.
+        self._held = dict.fromkeys(message.id for message in messages)
+        #: How long it lasts from when it was taken or extended, in seconds.
+        self.ttl_s = ttl_s
+        #: What is on loan, oldest first.
+        self.messages = messages
+        #: Whether more was unread than one lease holds.
+        self.more = more
+
+    async def acknowledge(self, ids: Iterable[str] | None = None) -> int:
+        """Mark these messages, or all that it still holds, as read; how many are.
+
+        Fewer than were named where some have expired. Raises `LeaseOver` where none is on loan any
+        more, `OutcomeUnknown` or `ServiceUnavailable`; may be repeated then, and when cancelled.
+        """
+        return await self._settle("ack", "acknowledged", ids)
+
+    async def release(self, ids: Iterable[str] | None = None) -> int:
+        """Make these, or all that it still holds, unread again at once; how many it was.
+
+        0 where the lease is over anyway. Raises `OutcomeUnknown` or `ServiceUnavailable`; the
+        messages are unread again then when the lease is over, and so when it is cancelled.
+        """
+        return await self._release(ids)
+
+    async def extend(self, ttl_s: float) -> float:
+        """Have it end so many seconds from now; how many the service grants.
+
+        Raises `LeaseOver`, `OutcomeUnknown`, `ServiceUnavailable` or `ProblemError`; may be
+        repeated then, and when cancelled.
+        """
+        if self._name is not None:
+            self.ttl_s = float((await self._post("extend", {"ttl": ttl_s}))["ttl"])
+        return self.ttl_s
+
+    async def __aenter__(self) -> "Lease":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.acknowledge()
+            return
+        # Without it they are unread again when the lease is over.
+        with suppress(ChatError):
+            # Once: whoever left in a hurry shall not wait for a service that is away.
+            await self._release(tries=1)
+
+    async def _release(self, ids: Iterable[str] | None = None, tries: int | None = None) -> int:
+        try:
+            return await self._settle("release", "released", ids, tries)
+        except LeaseOver:
+            # What was asked for is so; perhaps by a try whose answer was lost.
+            return 0
+
+    async def _settle(
+        self, what: str, counted: str, ids: Iterable[str] | None, tries: int | None = None
+    ) -> int:
+        named = list(self._held if ids is None else ids)
+        if self._name is None or not named:
+            return 0
+        count = int((await self._post(what, {"ids": named}, tries))[counted])
+        for each in named:
+            self._held.pop(each, None)
+        return count
+
+    async def _post(self, what: str, more: dict[str, Any], tries: int | None = None) -> Any:
+        body = json.dumps({"lease": self._name, **more}).encode()
+        answer = await self._http.ask(Request("POST", f"{self._inbox}/{what}", body), tries)
+        return answer.document()
