@@ -1,0 +1,127 @@
+"""Leases, keys and receipts when mongod's reply is lost: each is done once, and counted once."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import OpenStore
+from tests.store.conftest import MakePost
+from tests.support.proxy import MongoProxy
+from tests.support.stores import new_claim
+from tests.support.waiting import eventually
+from workers.clock import DatabaseClock
+from workers.commands import (
+    Acknowledge,
+    Claim,
+    Extend,
+    Fate,
+    Key,
+    KeyedBatch,
+    Post,
+    Release,
+    Resume,
+    Revoke,
+    Track,
+)
+from workers.errors import OutcomeUnknown
+from workers.store.mongo import MongoStore
+
+
+async def leased(store: MongoStore, posts: list[Post], now_ms: int) -> Claim:
+    await store.insert(posts)
+    claim = new_claim(["bob"], [post.id for post in posts], now_ms, lease_ms=60_000)
+    assert (await store.claim(claim)).ids == set(claim.ids)
+    return claim
+
+
+def lease_of(claim: Claim) -> str:
+    return claim.token.partition(".")[0]
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+async def test_settling_a_lease_whose_reply_is_lost_is_done_once(
+    mongo_uri: str,
+    tmp_path: Path,
+    open_store: OpenStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    losses: int,
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        store = await open_store(uri=proxy.uri)
+        posts, now_ms = [new_post() for _ in range(5)], clock.now_ms()
+        await store.insert(posts)
+        proxy.lose_reply["update"] = losses
+        claim = new_claim(["bob"], [post.id for post in posts], now_ms, lease_ms=60_000)
+        assert await store.claim(claim) == (set(claim.ids), False)
+        lease = lease_of(claim)
+        proxy.lose_reply["update"] = losses
+        assert await store.extend(Extend("bob", lease, 90_000), now_ms) == 5
+        proxy.lose_reply["update"] = losses
+        two = (posts[0].id, posts[1].id)
+        assert await store.acknowledge(Acknowledge("bob", lease, two), now_ms) == (2, 2)
+        proxy.lose_reply["update"] = losses
+        assert await store.resume(Resume("bob", posts[2].id), now_ms) == (1, 1)
+        proxy.lose_reply["update"] = losses
+        assert await store.return_lease(Release("bob", lease), now_ms) == (2, 2)
+        assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+        await store.close()
+
+
+async def test_a_key_and_a_receipt_survive_lost_replies(
+    mongo_uri: str, tmp_path: Path, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        store = await open_store(uri=proxy.uri)
+        now_ms = clock.now_ms()
+        post = new_post(key=Key("k", "b"), receipt="r")
+        proxy.lose_reply["insert"] = 2
+        assert await store.insert([post]) == [None]
+        proxy.lose_reply["insert"] = 2
+        assert await store.insert([new_post(key=Key("k", "b"))]) == [post.id]
+        batch = KeyedBatch("key", "bob", (post.id,), now_ms + 60_000)
+        proxy.lose_reply["insert"] = 2
+        assert await store.remember([batch], now_ms) == [batch]
+        proxy.lose_reply["update"] = 2
+        assert await store.revoke(Revoke(post.id, "r"), now_ms) == (Fate("revoked", now_ms), 1)
+        assert await store.track(Track(post.id, "r"), now_ms) == Fate("revoked", now_ms)
+        await store.close()
+
+
+async def test_what_is_never_confirmed_is_reckoned_up_later(
+    mongo_uri: str, tmp_path: Path, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        store = await open_store(uri=proxy.uri, timeout_s=0.5)
+        now_ms = clock.now_ms()
+        plain, keyed, revoked, dead = new_post(), new_post(), new_post(receipt="r"), new_post()
+        claim = await leased(store, [plain], now_ms)
+        await store.insert([keyed, revoked, dead])
+        proxy.lose_reply.update({"insert": 1000, "update": 1000})
+        lost = [new_post() for _ in range(3)]
+        errors = await store.insert(lost)
+        assert [type(error) for error in errors] == [OutcomeUnknown] * 3
+        for attempt in (
+            store.acknowledge(Acknowledge("bob", lease_of(claim)), now_ms),
+            store.claim(new_claim(["bob"], [keyed.id], now_ms, key="key")),
+            store.revoke(Revoke(revoked.id, "r"), now_ms),
+        ):
+            with pytest.raises(OutcomeUnknown):
+                await attempt
+        with pytest.raises(OutcomeUnknown):
+            await store.expire(dead.expires_ms + 2000)
+        proxy.lose_reply.clear()
+        counts: dict[str, int] = {}
+
+        async def all_told() -> bool:
+            for fate, messages in (await store.reckon()).items():
+                counts[fate] = counts.get(fate, 0) + messages
+            return not store._doubts
+
+        await eventually(all_told)
+        # The expiry took the three that were stored without a word, too.
+        assert counts == {"accepted": 3, "read": 2, "revoked": 1, "expired": 4}
+        assert await store.reckon() == {}
+        await asyncio.sleep(0)
+        await store.close()
