@@ -1,0 +1,1 @@
+"""Clients that nobody here wrote: curl, a browser, and proxies in between."""

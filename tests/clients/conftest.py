@@ -1,0 +1,110 @@
+"""Starts what the clients' tests need: the service as a process, proxies, a browser.
+
+They are Debian's packages curl, nginx-light, haproxy and chromium. One that is missing fails.
+"""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from tests.support.client import ChatClient
+from tests.support.server import Server
+
+#: Starts a proxy from the text of its configuration, in which `{port}` is where it listens and
+#: `{server}` where the service does; gives the port.
+StartProxy: TypeAlias = Callable[[str, str], int]
+OpenPage: TypeAlias = Callable[[str], None]
+
+_CHROMIUM = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder need more than Python: tox has an environment for them."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("clients")
+
+
+@pytest.fixture
+def server(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[Server]:
+    """The service, as its users start it."""
+    with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
+        yield running
+
+
+@pytest.fixture
+def chat(io_loop: IOLoop, server: Server) -> Iterator[ChatClient]:
+    """A client of that service, past every proxy."""
+    client = ChatClient(server.base)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start_proxy(server: Server, tmp_path: Path) -> Iterator[StartProxy]:
+    """Starts nginx or haproxy in front of the service; stops it at the end."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(program: str, configuration: str) -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        file = tmp_path / f"{program}.conf"
+        text = configuration.replace("{port}", str(port))
+        text = text.replace("{server}", f"127.0.0.1:{server.port}").replace(
+            "{folder}", str(tmp_path)
+        )
+        file.write_text(text, encoding="utf-8")
+        command = {
+            "nginx": ["nginx", "-e", "stderr", "-p", str(tmp_path), "-c", str(file)],
+            "haproxy": ["haproxy", "-db", "-f", str(file)],
+        }[program]
+        command[0] = shutil.which(command[0], path="/usr/sbin:/usr/bin:/usr/local/sbin") or program
+        with (tmp_path / "proxy.log").open("wb") as log:
+            running.append(subprocess.Popen(command, stderr=log))
+        _await_port(port)
+        return port
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def open_page(tmp_path: Path) -> Iterator[OpenPage]:
+    """Opens a page in a headless Chromium; closes it at the end."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(url: str) -> None:
+        with (tmp_path / "chromium.log").open("wb") as log:
+            profile = f"--user-data-dir={tmp_path / 'profile'}"
+            command = ["chromium", *_CHROMIUM, profile, "--remote-debugging-port=0", url]
+            running.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "the proxy does not listen"
+            time.sleep(0.05)

@@ -1,0 +1,92 @@
+"""curl, as in docs/api.md."""
+
+import asyncio
+import json
+
+from tests.support.client import ChatClient
+from tests.support.server import Server
+from tests.support.waiting import eventually
+
+
+async def curl(*arguments: str) -> str:
+    """What curl prints; it must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sS", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return output.decode()
+
+
+async def test_curl_waits_for_a_message(server: Server, chat: ChatClient) -> None:
+    read = asyncio.create_task(curl(f"{server.base}/chat/bob?wait=20"))
+
+    async def waits() -> bool:
+        return await chat.metric("chat_waiters") == 1
+
+    await eventually(waits)
+    await curl("-d", '{"text": "hello", "username": "bob"}', f"{server.base}/chat")
+    assert json.loads(await read)[0]["text"] == "hello"
+
+
+async def test_curl_that_is_killed_while_it_waits_takes_nothing(
+    server: Server, chat: ChatClient
+) -> None:
+    process = await asyncio.create_subprocess_exec("curl", "-s", f"{server.base}/chat/bob?wait=20")
+
+    async def waits(number: int) -> bool:
+        return await chat.metric("chat_waiters") == number
+
+    await eventually(lambda: waits(1))
+    process.kill()
+    await process.wait()
+    await eventually(lambda: waits(0))
+    await chat.post("bob", "hello")
+    assert await chat.texts("bob") == ["hello"]
+
+
+async def test_curl_repeats_a_post_and_a_read_by_their_keys(server: Server) -> None:
+    key = ("-H", "Idempotency-Key: 5d0f6a52-6cd4-4a0e-9a53-2ab1a34f3a1c")
+    posts = [
+        await curl(*key, "-d", '{"text": "pay 10", "username": "bob"}', f"{server.base}/chat")
+        for _ in range(2)
+    ]
+    assert posts[0] == posts[1]
+    reads = [await curl(*key, f"{server.base}/chat/bob") for _ in range(2)]
+    assert reads[0] == reads[1]
+    assert json.loads(reads[0])[0]["text"] == "pay 10"
+    assert await curl(f"{server.base}/chat/bob") == "[]"
+
+
+async def test_curl_leases_and_acknowledges(server: Server) -> None:
+    await curl("-d", '{"text": "hello", "username": "bob"}', f"{server.base}/chat")
+    taken = json.loads(await curl("-X", "POST", f"{server.base}/chat/bob/lease?ttl=30"))
+    lease = json.dumps({"lease": taken["lease"]})
+    acknowledged = await curl("-d", lease, f"{server.base}/chat/bob/ack")
+    assert acknowledged == '{"acknowledged":1}'
+
+
+async def test_curl_shows_a_stream_and_what_it_showed_comes_again_when_it_is_killed(
+    server: Server, chat: ChatClient
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sN", f"{server.base}/chat/bob/stream", stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await chat.post("bob", "hello")
+    await process.stdout.readuntil(b'data: {"text":"hello"')
+    process.kill()
+    await process.communicate()
+    assert await chat.texts("bob", "?wait=10") == ["hello"]
+
+
+async def test_curl_sends_many_and_takes_one_back(server: Server, chat: ChatClient) -> None:
+    messages = '[{"text": "a", "username": "bob"}, {"text": "b"}, {"text": "c", "username": "bob"}]'
+    answer = await curl("-H", "Prefer: receipt", "-d", messages, f"{server.base}/chat/batch")
+    first, bad, _ = json.loads(answer)["results"]
+    assert bad["error"]["status"] == 400
+    receipt = ("-H", f"X-Receipt: {first['receipt']}")
+    asked = json.loads(await curl(*receipt, f"{server.base}/messages/{first['id']}/status"))
+    assert (asked["status"], asked["at"]) == ("pending", None)
+    await curl("-X", "DELETE", *receipt, f"{server.base}/messages/{first['id']}")
+    assert await chat.texts("bob") == ["c"]

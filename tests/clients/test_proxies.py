@@ -1,0 +1,117 @@
+"""nginx and haproxy between client and service, as they come but for what is said here."""
+
+import asyncio
+import json
+
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.clients.conftest import StartProxy
+from tests.support.client import ChatClient
+from tests.support.events import EventStream
+from tests.support.waiting import eventually
+
+NGINX = """
+daemon off;
+user root;
+pid {folder}/nginx.pid;
+events {}
+http {
+    access_log off;
+    server {
+        listen 127.0.0.1:{port};
+        location / {
+            proxy_pass http://{server};
+        }
+    }
+}
+"""
+#: What nginx needs to be told for any WebSocket.
+NGINX_UPGRADES = NGINX.replace(
+    "proxy_pass",
+    "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+    'proxy_set_header Connection "upgrade"; proxy_set_header Host $http_host; proxy_pass',
+)
+#: What haproxy needs to be told to tell of a client that has gone while it waited.
+HAPROXY = """
+defaults
+    mode http
+    option abortonclose
+    timeout connect 5s
+    timeout client 50s
+    timeout server 50s
+listen chat
+    bind 127.0.0.1:{port}
+    server chat {server}
+"""
+PROXIES = pytest.mark.parametrize(
+    ("program", "configuration"), [("nginx", NGINX), ("haproxy", HAPROXY)]
+)
+
+
+async def waiting(chat: ChatClient, number: int) -> None:
+    async def wait() -> bool:
+        return await chat.metric("chat_waiters") == number
+
+    await eventually(wait)
+
+
+@PROXIES
+async def test_a_read_waits_through_a_proxy(
+    chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
+) -> None:
+    through = ChatClient(f"http://127.0.0.1:{start_proxy(program, configuration)}")
+    read = asyncio.create_task(through.texts("bob", "?wait=20"))
+    await waiting(chat, 1)
+    await through.post("bob", "hello")
+    assert await read == ["hello"]
+    through.close()
+
+
+@PROXIES
+async def test_a_client_that_leaves_its_proxy_takes_nothing(
+    chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
+) -> None:
+    port = start_proxy(program, configuration)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /chat/bob?wait=20 HTTP/1.1\r\nHost: x\r\n\r\n")
+    await waiting(chat, 1)
+    writer.transport.abort()
+    await waiting(chat, 0)
+    await chat.post("bob", "hello")
+    assert await chat.texts("bob") == ["hello"]
+
+
+@PROXIES
+async def test_events_come_through_a_proxy_one_by_one_and_its_clients_end_is_seen(
+    chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
+) -> None:
+    port = start_proxy(program, configuration)
+    async with EventStream(port) as stream:
+        for number in range(5):
+            await chat.post("bob", str(number))
+            assert await stream.texts(1) == [str(number)]
+    assert await chat.texts("bob", "?wait=10") == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("program", "configuration"), [("nginx", NGINX_UPGRADES), ("haproxy", HAPROXY)]
+)
+async def test_a_websocket_goes_through_a_proxy(
+    chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
+) -> None:
+    port = start_proxy(program, configuration)
+    origin = f"http://127.0.0.1:{port}"
+    url = f"ws://127.0.0.1:{port}/chat/bob/stream"
+    async with connect(url, origin=origin) as socket:  # type: ignore[arg-type]
+        for text in ("one", "two"):
+            await chat.post("bob", text)
+        first, second = [json.loads(await socket.recv()) for _ in range(2)]
+        assert (first["text"], second["text"]) == ("one", "two")
+        await socket.send(json.dumps({"type": "ack", "id": first["id"]}))
+
+        async def read() -> bool:
+            return await chat.metric("chat_messages_read_total") == 1
+
+        await eventually(read)
+    assert await chat.texts("bob", "?wait=10") == ["two"]
