@@ -61,7 +61,7 @@ async def test_an_event_source_gets_what_comes_and_comes_again_after_a_restart(
     await page.tells("open")
     await chat.post("bob", "after")
     await page.tells("after true")
-    assert page.told == []
+    assert set(page.told) <= {"open", "error 0"}
     # Its Last-Event-ID has acknowledged what it had, though the server that leased it was killed.
     path = f"/messages/{json.loads(sent.body)['id']}/status"
     answer = await chat.request("GET", path, X_Receipt=sent.headers["X-Receipt"])
