@@ -148,7 +148,7 @@ def no_such_message() -> Problem:
 def too_late(status: str) -> Problem:
     """409: a message that cannot be taken back any more."""
     return Problem(
-        409, "too-late", "It is too late", f"the message is {status}", more={"status": status}
+        409, "too-late", "It is too late", f"the message is {status}", more={"fate": status}
     )
 
 

@@ -70,7 +70,7 @@ class ChatClient:
     `connections` requests open at the same time, streams not counted: long waits hold one each.
     """
 
-    def __init__(self, base_url: str, *, tries: int = 8, connections: int = 64) -> None:
+    def __init__(self, base_url: str, *, tries: int = 10, connections: int = 64) -> None:
         self._http = Http(base_url, tries, connections)
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
@@ -266,7 +266,9 @@ class ChatClient:
 
 def _results(answer: Answer) -> list[Posted | ChatError]:
     return [
-        problem_in(each["error"]) if "error" in each else Posted(each["id"], each.get("receipt"))
+        problem_in(each["error"], each["error"]["status"])
+        if "error" in each
+        else Posted(each["id"], each.get("receipt"))
         for each in answer.document()["results"]
     ]
 
@@ -297,7 +299,7 @@ def _batches(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _post_headers(key: str, receipt: bool) -> dict[str, str]:
-    headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+    headers = {"Idempotency-Key": key}
     return headers | {"Prefer": "receipt"} if receipt else headers
 
 

@@ -85,11 +85,11 @@ def problem_of(status: int, body: bytes) -> ProblemError:
     return problem_in(document if isinstance(document, dict) else {}, status)
 
 
-def problem_in(document: Mapping[str, Any], status: int = 0) -> ProblemError:
-    """The problem of a document; `status` is what counts where it names none."""
+def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
+    """The problem of a document, as an answer of this status."""
     kind = str(document.get("type", "")).rpartition(":")[2]
     return (LeaseOver if kind == "lease-over" else ProblemError)(
-        int(document.get("status", status)),
+        status,
         kind,
         str(document.get("title", "")),
         str(document.get("detail", "")),

@@ -22,7 +22,7 @@ from chat_service.client.errors import ChatError, giving_up, problem_of
 #: An answer is waited for so long, beyond what the request itself asks to wait, in seconds.
 _ANSWER_S, CONNECT_S = 15.0, 10.0
 #: The pause between two tries is at most so long: doubled each time up to the last. In seconds.
-_PAUSE_S, _PAUSE_MAX_S = 0.1, 5.0
+_PAUSE_S, _PAUSE_MAX_S, _DOUBLINGS = 0.1, 5.0, 6
 #: The service may ask for a pause of so many seconds; nobody waits for longer.
 _RETRY_AFTER_MAX_S = 30.0
 _HEADERS: Mapping[str, str] = {}
@@ -119,11 +119,14 @@ class Http:
         raise giving_up(reason, is_unclear and changes, request.key)
 
     async def _once(self, request: Request) -> Answer:
+        headers = dict(request.headers)
+        if request.body:
+            headers["Content-Type"] = "application/json"
         return await fetch(
             HTTPRequest(
                 self.base_url + request.path,
                 request.method,
-                dict(request.headers),
+                headers,
                 request.body,
                 connect_timeout=CONNECT_S,
                 request_timeout=request.wait_s + _ANSWER_S,
@@ -181,4 +184,5 @@ class _Dialer(TCPClient):
 
 def pause_s(number: int, retry_after_s: float = 0.0) -> float:
     """Seconds until try `number`, from 1 on; random, so that many clients do not come at once."""
-    return retry_after_s + random.uniform(0, min(_PAUSE_S * 2**number, _PAUSE_MAX_S))
+    longest = min(_PAUSE_S * 2 ** min(number - 1, _DOUBLINGS), _PAUSE_MAX_S)
+    return retry_after_s + random.uniform(0, longest)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SILENCE_S = 45.0
 #: The first pause before connecting again, until the service has said how long; it doubles up to
 #: the last one. In seconds.
-_RETRY_S, _RETRY_MAX_S = 1.0, 30.0
+_RETRY_S, _RETRY_MAX_S, _DOUBLINGS = 0.2, 30.0, 8
 #: So many ids are known as handled: what comes again does so soon.
 _HANDLED_MAX = 10_000
 #: An acknowledgement is tried so often: without it the message comes again, and is known then.
@@ -40,9 +40,9 @@ _TYPE = "text/event-stream"
 class Stream(AsyncIterator[Message]):
     """The messages of one inbox, as they come. For one consumer.
 
-    A message is acknowledged when the next one is asked for. One whose consumer asked for no more
-    is unread again once the stream is closed, and one that was asked for after it never comes
-    twice. Closed by `aclose`, by leaving its context, or when nobody holds it any more.
+    A message counts as handled, and is acknowledged, when the next one is asked for; the stream
+    gives none twice that was handled. The last one, if its consumer stops there, is unread again
+    when the stream is closed: by `aclose`, by leaving its context, or when nobody holds it.
     """
 
     def __init__(self, http: Http, inbox: str) -> None:
@@ -65,7 +65,8 @@ class Stream(AsyncIterator[Message]):
         """Acknowledge what was given last and give the next message, waiting as long as it takes.
 
         Connects again by itself, for as long as the service is away. Raises `ProblemError` where
-        the service refuses for good. Cancelling it loses nothing: ask again.
+        the service refuses for good, and `StopAsyncIteration` once closed. Cancelling it loses
+        nothing, and the stream goes on: ask again.
         """
         await self.acknowledge()
         while not self._closed.is_set():
@@ -85,7 +86,10 @@ class Stream(AsyncIterator[Message]):
         raise StopAsyncIteration
 
     async def acknowledge(self) -> None:
-        """Acknowledge the message that was given last, for who is about to ask for no more."""
+        """Acknowledge the message that was given last, without asking for another one.
+
+        For a consumer that stops there; before the stream is closed. Raises nothing.
+        """
         if self._given is not None:
             self._remember(self._given.message.id)
             await self._settle(self._given)
@@ -135,7 +139,8 @@ class Stream(AsyncIterator[Message]):
             self._closed.set()
             raise
         self._failures = 0 if connection.was_open else self._failures + 1
-        pause_s = min(self._retry_s * 2**self._failures, max(self._retry_s, _RETRY_MAX_S))
+        doubled_s = self._retry_s * 2 ** min(max(self._failures - 1, 0), _DOUBLINGS)
+        pause_s = min(doubled_s, max(self._retry_s, _RETRY_MAX_S))
         pause_s = max(pause_s, retry_after_s) * random.uniform(1, 1.5)
         self._connect_at = asyncio.get_running_loop().time() + pause_s
         log.info("a stream ended; it is begun again in %.1f s", pause_s)

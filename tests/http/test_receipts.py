@@ -67,7 +67,7 @@ async def test_it_is_too_late_to_take_back_what_was_read(chat: ChatClient) -> No
     assert await chat.texts("bob") == ["hello"]
     answer = await chat.request("DELETE", f"/messages/{message_id}", X_Receipt=receipt)
     problem = json.loads(answer.body)
-    assert (answer.code, problem["status"]) == (409, "read")
+    assert (answer.code, problem["status"], problem["fate"]) == (409, 409, "read")
     assert await status(chat, message_id, receipt) == ("read", True)
 
 

@@ -77,6 +77,18 @@ async def test_a_late_a_foreign_and_an_unknown_acknowledgement_are_nothing(
     assert await unread(any_store, now_ms) == [post.id]
 
 
+async def test_what_another_read_after_the_lease_is_not_what_it_acknowledged(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(), clock.now_ms()
+    await any_store.insert([post])
+    await lease(any_store, [post], now_ms)
+    await any_store.end_leases(now_ms + LEASE_MS + 1)
+    await any_store.claim(new_claim(["bob"], [post.id], now_ms))
+    for ids in (None, (post.id,)):
+        assert await any_store.acknowledge(Acknowledge("bob", "ours", ids), now_ms) == (0, 0)
+
+
 async def test_a_lease_is_given_back_whole_or_in_part(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:

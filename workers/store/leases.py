@@ -37,7 +37,7 @@ class Leases(Database):
             # What it held and is read: acknowledged before.
             with self._operation("lease"), read_errors():
                 messages = await self._majority.count_documents(
-                    {**selection, "claim": {"$exists": True}}, hint=hint
+                    {**selection, "claim.acknowledged": True}, hint=hint
                 )
         return Settled(messages, changed)
 
@@ -139,8 +139,9 @@ class Leases(Database):
     async def _read(self, selection: Document, hint: str, now_ms: int) -> int:
         """Mark messages as read by a claim of its own; how many it took, exactly."""
         token = secrets.token_hex(16)
+        claim = {"token": token, "at": DatetimeMS(now_ms), "by": self._node, "acknowledged": True}
         change: Document = {
-            "$set": {"claim": {"token": token, "at": DatetimeMS(now_ms), "by": self._node}},
+            "$set": {"claim": claim},
             "$unset": {"unread": "", "lease.until": ""},
             "$min": {"purge_at": DatetimeMS(now_ms + self._claimed_grace_ms)},
         }
