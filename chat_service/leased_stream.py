@@ -10,6 +10,7 @@ nobody saw it close. Used by `chat_service.handlers.stream` and
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -39,11 +40,11 @@ class LeasedStream:
     def __init__(self, pool: WorkerPool, username: str) -> None:
         self._pool = pool
         self._username = username
-        #: The lease under which everything is delivered.
+        #: The lease under which everything is delivered from now on.
         self.lease = secrets.token_hex(16)
         self._deliveries = 0
-        # In order of delivery.
-        self._unsettled: dict[str, None] = {}
+        # Messages with their lease, in order of delivery.
+        self._unsettled: dict[str, str] = {}
         self._timers: list[asyncio.TimerHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,10 +63,14 @@ class LeasedStream:
         await self._patiently(lambda: self._pool.settle(Resume(self._username, last)))
 
     async def next(self, wait_s: float) -> Sequence[Message]:
-        """What is unread, oldest first; waits for it for so long, and gives nothing then."""
-        self._deliveries += 1
-        terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
+        """What is unread, oldest first; waits for it for so long, and gives nothing then.
+
+        After a failure it goes on under another lease: what the first one may have taken is given
+        back, and must not be taken for what is delivered from then on.
+        """
         while True:
+            self._deliveries += 1
+            terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
             try:
                 given = await self._pool.read(self._username, wait_s=wait_s, lease=terms)
                 break
@@ -74,19 +79,19 @@ class LeasedStream:
                 if self.is_ending:
                     return ()
                 log.debug("a stream has to try again", reason=str(error))
+            self.lease, self._deliveries = secrets.token_hex(16), 0
             await asyncio.sleep(_AGAIN_AFTER_S)
-        self._unsettled.update(dict.fromkeys(message.id for message in given.messages))
+        self._unsettled.update((message.id, self.lease) for message in given.messages)
         return given.messages
 
     async def acknowledge(self, ids: Sequence[str]) -> bool:
         """Mark delivered messages as read; False where they are no longer this stream's."""
-        mine = tuple(each for each in ids if each in self._unsettled)
-        for each in mine:
-            del self._unsettled[each]
-        if not mine:
-            return False
-        command = Acknowledge(self._username, self.lease, mine)
-        return await self._patiently(lambda: self._pool.settle(command)) == len(mine)
+        mine = self._take(ids)
+        read = 0
+        for lease, its in mine.items():
+            command = Acknowledge(self._username, lease, its)
+            read += await self._patiently(partial(self._pool.settle, command))
+        return bool(mine) and read == sum(map(len, mine.values()))
 
     async def acknowledge_upto(self, message_id: str) -> bool:
         """Mark as read all that was delivered up to and with this message."""
@@ -104,8 +109,9 @@ class LeasedStream:
 
     async def hold(self) -> None:
         """Have what is not acknowledged stay on loan for longer."""
-        command = Extend(self._username, self.lease, int(LEASE_S * 1000))
-        await self._patiently(lambda: self._pool.settle(command))
+        for lease in set(self._unsettled.values()):
+            command = Extend(self._username, lease, int(LEASE_S * 1000))
+            await self._patiently(partial(self._pool.settle, command))
 
     async def close(self) -> None:
         """Give back what is not acknowledged. Raises nothing."""
@@ -113,13 +119,22 @@ class LeasedStream:
             timer.cancel()
         # Those that have begun go to their end: they are short.
         await asyncio.gather(*self._tasks)
-        if self._unsettled:
-            command = Release(self._username, self.lease, tuple(self._unsettled))
+        for lease, its in self._take(list(self._unsettled)).items():
+            command = Release(self._username, lease, its)
             try:
-                await self._patiently(lambda: self._pool.settle(command))
+                await self._patiently(partial(self._pool.settle, command))
             except ServiceError as error:
                 # It comes back by itself when the lease is over.
                 log.info("a stream's messages were not given back", reason=str(error))
+
+    def _take(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Those of these that are not settled, by their lease. They count as settled from now."""
+        by_lease: dict[str, tuple[str, ...]] = {}
+        for each in ids:
+            lease = self._unsettled.pop(each, None)
+            if lease is not None:
+                by_lease[lease] = (*by_lease.get(lease, ()), each)
+        return by_lease
 
     def _acknowledge_now(self, ids: Sequence[str]) -> None:
         task = asyncio.create_task(self._acknowledge_or_log(ids))

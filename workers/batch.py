@@ -102,6 +102,9 @@ def share_out(
     `SHARE_CHARS_MAX`, or one message.
     """
     dealt: dict[str, int] = {}
+    # Inboxes of which a share may come to nothing though its messages stay unread: what a read
+    # with a key gets may have been decided elsewhere.
+    unsure: set[str] = set()
     shares: list[Share] = []
     again: list[Ticket] = []
     for ticket in reads:
@@ -113,11 +116,14 @@ def share_out(
         end = start + _fitting(messages[start:end])
         share = tuple(messages[start:end])
         exhausted = command.username in complete and start + len(share) >= len(messages)
+        exhausted = exhausted and command.username not in unsure
         if command.upto is not None:
             upto = command.upto
             share = tuple(unread for unread in share if unread.message.id <= upto)
             exhausted = exhausted or start + len(share) < min(end, len(messages))
         dealt[command.username] = start + len(share)
+        if command.key and share:
+            unsure.add(command.username)
         if share or exhausted:
             shares.append(Share(ticket, share, not exhausted))
         else:

@@ -7,22 +7,19 @@ request. `workers.pool` owns the queue and restarts a worker that dies.
 """
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import structlog
 
 from workers.batch import Share, lookups, plan, share_out
 from workers.breaker import Breaker
+from workers.claims import Claims
 from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
-    Claim,
     Count,
     Extend,
-    KeyedBatch,
-    Message,
     Post,
     Read,
     Release,
@@ -31,9 +28,8 @@ from workers.commands import (
     Slice,
     Stored,
     Track,
-    Unread,
 )
-from workers.errors import Expired, NotExecuted, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.errors import Expired, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
 from workers.releases import Releases
@@ -49,8 +45,6 @@ log = structlog.get_logger(__name__)
 SINGLE_LOOKUPS = 4
 #: Rounds of search and claim in one batch; reads that need more go first in the next batch.
 ROUNDS = 4
-#: How long a read with a key can be repeated, in ms.
-KEY_WINDOW_MS = 60_000
 
 
 class ShardLimits(NamedTuple):
@@ -85,8 +79,8 @@ class Shard:
         self._limits = limits
         self._metrics = metrics
         self._breaker = breaker
-        self._releases = releases
         self._waiters = waiters
+        self._claims = Claims(store, clock, limits.claim_s, metrics, releases, waiters)
         # Every ticket taken from the queue is in one of these until it is settled.
         self._carried: list[Ticket] = []
         self._in_flight: list[Ticket] = []
@@ -185,22 +179,32 @@ class Shard:
         self._waiters.wake(post.username for post in posts)
         return None if None in outcomes else failure
 
-    async def _read(self, tickets: list[Ticket]) -> None:
-        """Serve the reads of a batch in rounds; what needs more goes first in the next one."""
+    async def _read(self, tickets: list[Ticket]) -> ServiceError | None:
+        """Serve the reads of a batch in rounds; what needs more goes first in the next one.
+
+        Gives back what a claim met, where one failed.
+        """
         self._metrics.batch_reads.observe(len(tickets))
-        if any(isinstance(ticket.command, Read) and ticket.command.key for ticket in tickets):
-            tickets = await self._repeat(tickets)
+        others, failed = await self._claims.repeat(tickets)
+        failure: ServiceError | None = None
+        for share, failure in failed:
+            self._fail(share.ticket, failure)
+        tickets = [share.ticket for share in others]
         with self._waiters.noticing() as noticed:
             for _ in range(ROUNDS):
                 if not tickets:
-                    return
-                tickets = await self._read_round(tickets, noticed)
+                    return failure
+                tickets, met = await self._read_round(tickets, noticed)
+                failure = met or failure
         self._carried = [*tickets, *self._carried]
         left = set(tickets)
         self._in_flight = [ticket for ticket in self._in_flight if ticket not in left]
+        return failure
 
-    async def _read_round(self, tickets: list[Ticket], noticed: set[str | None]) -> list[Ticket]:
-        """Search, claim, answer; gives back the reads that are not answered yet."""
+    async def _read_round(
+        self, tickets: list[Ticket], noticed: set[str | None]
+    ) -> tuple[list[Ticket], ServiceError | None]:
+        """Search, claim, answer; gives back the reads not answered yet, and what a claim met."""
         now_ms = self._clock.now_ms()
         noticed.clear()
         searches = lookups(tickets, self._limits.slice, SINGLE_LOOKUPS)
@@ -212,19 +216,23 @@ class Shard:
         # Asked again just before the claim: whoever has gone by now has consumed nothing.
         shares, again = share_out([t for t in tickets if t.is_open], found, complete)
         claimed = [share for share in shares if found.get(share.ticket.command.username)]
-        for share in shares:
-            # Nothing was found for anybody here, so no claim can make this answer false.
-            if not found.get(share.ticket.command.username):
-                again += self._found_nothing(share, noticed)
+        nothing = [share for share in shares if not found.get(share.ticket.command.username)]
+        failure: ServiceError | None = None
         if claimed:
-            results_of_claims = await _all(self._claims_of(claimed))
-            for share in [each for unanswered in results_of_claims for each in unanswered]:
-                if share.messages:
+            unclaimed, failed = await self._claims.make(claimed)
+            for share, failure in failed:
+                self._fail(share.ticket, failure)
+            unsure = {share.ticket.command.username for share, _ in failed}
+            for share in unclaimed:
+                if share.messages or share.ticket.command.username in unsure:
                     # Others took them, or the claim came too late: it has to be asked again.
                     again.append(share.ticket)
                 else:
-                    again += self._found_nothing(share, noticed)
-        return again
+                    nothing.append(share)
+        for share in nothing:
+            # Nothing was found for it, and no claim that failed can make this answer false.
+            again += self._found_nothing(share, noticed)
+        return again, failure
 
     def _found_nothing(self, share: Share, noticed: set[str | None]) -> list[Ticket]:
         """Answer a read that gets nothing, or have it wait; gives it back where it has to look
@@ -239,117 +247,6 @@ class Shard:
                 return []
         ticket.resolve(Slice((), share.more))
         return []
-
-    def _claims_of(self, shares: list[Share]) -> Iterator[Awaitable[list[Share]]]:
-        """One claim for all plain reads; each lease, and each read with a key, has its own."""
-        plain: list[Share] = []
-        for share in shares:
-            command = share.ticket.command
-            assert isinstance(command, Read)
-            if not share.messages or (command.lease is None and not command.key):
-                plain.append(share)
-            elif command.key:
-                yield self._claim_for_key(share, command.key)
-            else:
-                yield self._claim([share])
-        if plain:
-            yield self._claim(plain)
-
-    def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
-        now_ms = self._clock.now_ms()
-        command = shares[0].ticket.command
-        lease = command.lease if isinstance(command, Read) and shares[0].messages else None
-        return Claim(
-            secrets.token_hex(16) if lease is None else lease.token,
-            tuple({share.ticket.command.username for share in shares}),
-            tuple(ids),
-            now_ms,
-            now_ms + int(self._limits.claim_s * 1000),
-            None if lease is None else lease.ttl_ms,
-            key,
-        )
-
-    async def _claim(self, shares: list[Share]) -> list[Share]:
-        """Claim the shares and answer their reads; gives back those that came to nothing."""
-        ids = [unread.message.id for share in shares for unread in share.messages]
-        if not ids:
-            return shares
-        claim = self._new_claim(shares, ids)
-        try:
-            owned, is_final = await self._store.claim(claim)
-        except NotExecuted:
-            raise
-        except BaseException:
-            self._releases.add(claim, claim.ids, is_final=False)
-            raise
-        lost_some = len(owned) < len(claim.ids)
-        if lost_some:
-            self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
-            if not is_final:
-                # A copy that is still on its way may yet take what others give back.
-                self._releases.add(claim, [i for i in claim.ids if i not in owned], is_final)
-        nothing: list[Share] = []
-        given: list[Unread] = []
-        for share in shares:
-            mine = share.messages
-            if lost_some:
-                mine = tuple(unread for unread in mine if unread.message.id in owned)
-            if not mine:
-                nothing.append(share)
-            elif share.ticket.resolve(Slice(_messages(mine), share.more)):
-                given += mine
-                if share.more:
-                    # Somebody may be waiting for the rest.
-                    self._waiters.wake((share.ticket.command.username,))
-            else:
-                self._releases.add(claim, [unread.message.id for unread in mine], is_final)
-        if given:
-            counter = self._metrics.read if claim.lease_ms is None else self._metrics.leased
-            counter.inc(len(given))
-            self._metrics.given(claim.at_ms, given)
-        return nothing
-
-    async def _claim_for_key(self, share: Share, key: str) -> list[Share]:
-        """Decide what a read with a key gets, then claim that; gives it back where it is nothing.
-
-        What is claimed for a key is never given back: it is there for who repeats the read.
-        """
-        ticket, now_ms = share.ticket, self._clock.now_ms()
-        ids = tuple(unread.message.id for unread in share.messages)
-        batch = KeyedBatch(key, ticket.command.username, ids, now_ms + KEY_WINDOW_MS)
-        batch = (await self._store.remember([batch], now_ms))[0]
-        return [] if await self._give_batch(ticket, batch, share.more) else [share]
-
-    async def _repeat(self, tickets: list[Ticket]) -> list[Ticket]:
-        """Answer the reads whose key was used before; gives back the others."""
-        keys = {
-            ticket.command.key: ticket
-            for ticket in tickets
-            if isinstance(ticket.command, Read) and ticket.command.key
-        }
-        batches = await self._store.recall(list(keys), self._clock.now_ms())
-        answered = {
-            ticket
-            for key, batch in batches.items()
-            if await self._give_batch(ticket := keys[key], batch, more=True)
-        }
-        return [ticket for ticket in tickets if ticket not in answered]
-
-    async def _give_batch(self, ticket: Ticket, batch: KeyedBatch, more: bool) -> bool:
-        """Claim a batch as far as it is unread, and answer with what is the key's of it.
-
-        False where that is nothing: all of it is others', or has expired.
-        """
-        share = Share(ticket, (), more)
-        claim = self._new_claim([share], batch.ids, batch.key)
-        owned = await self._store.claim(claim)
-        messages = await self._store.keyed_messages(batch, self._clock.now_ms())
-        self._metrics.read.inc(len(owned.ids))
-        if not messages:
-            await self._store.forget(batch)
-            return False
-        ticket.resolve(Slice(tuple(messages), more))
-        return True
 
     async def _run_errand(self, tickets: list[Ticket]) -> None:
         """Carry out a command that is one call of the store."""
@@ -395,10 +292,6 @@ class Shard:
             error = OutcomeUnknown(str(error), command.id)
         if ticket.fail(error) and is_unknown:
             self._metrics.unknown.labels(type(command).__name__.lower()).inc()
-
-
-def _messages(unread: Sequence[Unread]) -> tuple[Message, ...]:
-    return tuple([each.message for each in unread])
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:

@@ -121,7 +121,9 @@ class Waiters:
         return True
 
     def _give_up(self, ticket: Ticket) -> None:
-        # One that is in its shard just now is answered there.
+        # One that is in its shard just now is answered there, and not parked again: its timer,
+        # which may fire a moment early, is spent.
+        ticket.wait_until = 0.0
         if self._unpark(ticket):
             ticket.resolve(Slice((), False))
 

@@ -21,8 +21,8 @@ _HEADERS = {
     # nginx would hold events back until its buffer is full.
     "X-Accel-Buffering": "no",
 }
-#: How long a client waits before it comes again, in ms, and by what it can acknowledge.
-_BEGINNING = b'retry: 1000\n\nevent: open\ndata: {"lease":"%b"}\n\n'
+#: How long a client waits before it comes again, in ms.
+_RETRY = b"retry: 1000\n\n"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -51,7 +51,8 @@ class StreamHandlers:
     async def _events(self, stream: LeasedStream, last: str) -> AsyncIterator[Part]:
         # No message of a part is lost with it: counted are those that would be.
         try:
-            yield Part(_BEGINNING % stream.lease.encode(), 0)
+            lease = stream.lease
+            yield Part(_RETRY + _opened(lease), 0)
             if last:
                 await stream.resume(last)
             while not stream.is_ending:
@@ -61,15 +62,21 @@ class StreamHandlers:
                 if not messages:
                     yield Part(b": keep-alive\n\n", 0)
                     continue
+                # The lease changes where the database was away meanwhile.
+                opened = _opened(stream.lease) if stream.lease != lease else b""
+                lease = stream.lease
                 # JSON has no line ends of its own.
-                yield Part(
-                    b"".join(
-                        b"id: %b\nevent: message\ndata: %b\n\n" % (each.id.encode(), _encode(each))
-                        for each in messages
-                    ),
-                    0,
-                )
+                events = [
+                    b"id: %b\nevent: message\ndata: %b\n\n" % (each.id.encode(), _encode(each))
+                    for each in messages
+                ]
+                yield Part(opened + b"".join(events), 0)
                 # Asked for more: the kernel has taken these.
                 stream.acknowledge_later(ACKNOWLEDGED_AFTER_S, [each.id for each in messages])
         finally:
             await stream.close()
+
+
+def _opened(lease: str) -> bytes:
+    """The event that says by what the messages behind it can be acknowledged."""
+    return b'event: open\ndata: {"lease":"%b"}\n\n' % lease.encode()

@@ -12,11 +12,11 @@ from tests.bench.measurements import (
     MEASUREMENTS,
     Bench,
     Progress,
-    Results,
     Scale,
     started_mongod,
 )
 from tests.bench.report import machine, tables, write_document
+from tests.bench.results import Results
 
 FULL = Scale(rounds=5, seconds=4, rate_seconds=60, messages=5_000_000)
 SHORT = Scale(rounds=1, seconds=1, rate_seconds=2, messages=20_000)

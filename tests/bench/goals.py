@@ -11,12 +11,12 @@ from tests.bench.measurements import (
     MIXED,
     NAIVE,
     RATES,
+    SAME_NODE,
     SERVICE,
-    Results,
-    Round,
-    Row,
     at,
 )
+from tests.bench.results import Results, Round, Row
+from tests.bench.waiting import WAYS
 
 
 class Goal(NamedTuple):
@@ -30,7 +30,9 @@ class Goal(NamedTuple):
 
 def goals(results: Results) -> list[Goal]:
     """What this run says of every goal that it has measured."""
-    return [goal for check in (_mixed, _rates, _stored, _memory) for goal in check(results)]
+    return [
+        goal for check in (_mixed, _rates, _stored, _memory, _waking) for goal in check(results)
+    ]
 
 
 def _mixed(results: Results) -> Iterator[Goal]:
@@ -76,11 +78,21 @@ def _stored(results: Results) -> Iterator[Goal]:
 
 def _memory(results: Results) -> Iterator[Goal]:
     for memory in results.memory:
-        if memory.name == SERVICE:
+        if memory.name == SERVICE or memory.name in WAYS:
+            what = "an idle connection" if memory.name == SERVICE else memory.name
             kib = memory.bytes_each / 1024
-            yield Goal(
-                "memory of an idle connection", "at most 20 KiB", f"{kib:.1f} KiB", kib <= 20
-            )
+            yield Goal(f"memory of {what}", "at most 20 KiB", f"{kib:.1f} KiB", kib <= 20)
+
+
+def _waking(results: Results) -> Iterator[Goal]:
+    for waking in results.waking:
+        bound = 50 if waking.name == SAME_NODE else 250
+        yield Goal(
+            f"a read that waits is answered after a message {waking.name}, the slowest",
+            f"at most {bound} ms",
+            f"{waking.max_ms:.1f} ms",
+            waking.max_ms <= bound,
+        )
 
 
 def _rows(

@@ -6,7 +6,6 @@ other only, round by round; a row shows the medians of its rounds.
 
 import asyncio
 import re
-import statistics
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +17,8 @@ import msgspec
 from tests.bench import stored
 from tests.bench.contenders import Contender, Sample
 from tests.bench.generator import Load
+from tests.bench.results import Memory, Results, Round, Row
+from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
 from tests.support.server import mongods_on
 from workers.store.embedded import EmbeddedMongod
 
@@ -30,45 +31,6 @@ SERVICE, MOTOR, BARE, NAIVE = (
     "a bare Tornado app",
     "one call per request",
 )
-
-
-class Round(msgspec.Struct, frozen=True):
-    """One contender in one round: rate in requests/s, latencies in ms, processor time in µs."""
-
-    rate: float
-    p50_ms: float
-    p99_ms: float
-    server_us: float
-    database_us: float
-    errors: int
-
-
-class Row(msgspec.Struct, frozen=True):
-    """All rounds of one contender under one load."""
-
-    what: str
-    name: str
-    connections: int
-    rounds: list[Round]
-
-    def median(self, figure: Callable[[Round], float]) -> float:
-        """The median of a figure over the rounds."""
-        return statistics.median(map(figure, self.rounds))
-
-
-class Memory(msgspec.Struct, frozen=True):
-    """What idle connections cost: bytes of a contender's memory for each."""
-
-    name: str
-    connections: int
-    bytes_each: float
-
-
-class Results(msgspec.Struct):
-    """All that a run has measured."""
-
-    rows: list[Row] = []
-    memory: list[Memory] = []
 
 
 class Progress(Protocol):
@@ -168,6 +130,7 @@ def _round(sample: Sample) -> Round:
 
 
 MIXED = "half posts, half reads"
+WAITING = "half posts, half reads, with an open stream"
 
 
 async def against_others(bench: Bench) -> None:
@@ -261,6 +224,36 @@ async def idle_connections(bench: Bench) -> None:
             bench.results.memory.append(Memory(contender.name, count, each))
 
 
+WAITED, NOT_WAITED = "the service, somebody waits", "the service, nobody waits"
+SAME_NODE, OTHER_NODE = "through the same process", "through another node"
+
+
+async def waits(bench: Bench) -> None:
+    """Reads that wait and streams: their memory, how soon they are woken, what they cost others."""
+    is_full = bench.scale.messages > PARKED * 10
+    for number, way in enumerate(WAYS):
+        async with bench.service() as contender:
+            bench.on(f"memory of {way}", number, len(WAYS))
+            count = PARKED if is_full else 500
+            bench.results.memory.append(await memory_of(contender, way, count))
+    messages = 1000 if is_full else 50
+    async with bench.service() as here, bench.service() as there:
+        for name, port in ((SAME_NODE, here.port), (OTHER_NODE, there.port)):
+            bench.on(f"woken by a message {name}", 0, 1)
+            bench.results.waking.append(await wakes(name, here.port, port, messages))
+    # While anybody waits, every process reads the database's change stream.
+    waited, not_waited = bench.service(WAITED), bench.service(NOT_WAITED)
+    async with AsyncExitStack() as stack:
+
+        async def somebody_waits() -> None:
+            await stack.aclose()
+            await stack.enter_async_context(waiting(waited.port, "an event stream", 1))
+
+        await bench.side_by_side(
+            WAITING, [waited, not_waited], Load(0, 256, 0), before_each=somebody_waits
+        )
+
+
 async def several_processes(bench: Bench) -> None:
     """One process and two."""
     contenders = [
@@ -287,6 +280,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "rate": at_a_rate,
     "stored": many_stored,
     "memory": idle_connections,
+    "waits": waits,
     "processes": several_processes,
     "shards": numbers_of_shards,
 }

@@ -9,7 +9,8 @@ matplotlib.use("svg")
 
 from matplotlib import pyplot
 
-from tests.bench.measurements import MIXED, Results, Round, Row
+from tests.bench.measurements import MIXED
+from tests.bench.results import Results, Round, Row
 
 #: Equal figures give equal files.
 pyplot.rcParams.update({"svg.hashsalt": "bench", "font.size": 9, "axes.axisbelow": True})

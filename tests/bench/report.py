@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.bench import wrk
 from tests.bench.goals import Goal, goals
-from tests.bench.measurements import Results, Scale
+from tests.bench.measurements import Scale
+from tests.bench.results import Results
 
 #: Shorter runs of a load, in seconds over all rounds, are a look and no judgement.
 _JUDGED_FROM_S = 10
@@ -39,10 +40,25 @@ def tables(results: Results, scale: Scale) -> str:
             f"| {p99:.1f} ms | {server:.0f} µs | {database:.0f} µs | {errors} |"
         )
     if results.memory:
-        lines += ["", "| idle connections | service | memory of each |", "|---:|---|---:|"]
+        lines += [
+            "",
+            "| connections | idle, or what they are | memory of each |",
+            "|---:|---|---:|",
+        ]
         lines += [
             f"| {memory.connections:,} | {memory.name} | {memory.bytes_each / 1024:.1f} KiB |"
             for memory in results.memory
+        ]
+    if results.waking:
+        lines += [
+            "",
+            "| woken by a message | messages | p50 | p99 | slowest |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        lines += [
+            f"| {it.name} | {it.messages:,} | {it.p50_ms:.1f} ms | {it.p99_ms:.1f} ms "
+            f"| {it.max_ms:.1f} ms |"
+            for it in results.waking
         ]
     return "\n".join(lines)
 

@@ -13,19 +13,21 @@ from tests.faults.history import Got, History, Inquiry, Outcome, Posted, Settlem
 from workers.commands import (
     Acknowledge,
     Extend,
+    Fate,
     Key,
     Lease,
     Release,
     Resume,
     Revoke,
     Slice,
+    Stored,
     Track,
     delivery,
 )
 from workers.errors import NotExecuted, OutcomeUnknown
 from workers.pool import WorkerPool
 
-T = TypeVar("T")
+T = TypeVar("T", str, Stored, Slice, int, Fate | None)
 
 #: Why a request is cancelled where its node dies.
 KILLED = "killed"
@@ -33,7 +35,7 @@ KILLED = "killed"
 LIFETIMES_S = (1, 3, 600)
 #: How long leases last, and reads wait, in seconds.
 _LEASES_S = (0.3, 1.0, 2.5)
-_WAITS_S = (0.3, 1.0, 2.5)
+_WAITS_S = (0.3, 2.5, 2.5)
 #: The most times that a request with a key is sent.
 _REPEATS = 4
 
@@ -44,8 +46,8 @@ class Process(Protocol):
     number: int
     skew_s: float
     pool: WorkerPool
-    #: Those that are not answered, for when it is killed.
-    requests: set[asyncio.Future[Any]]
+    #: Those that are not answered, for when it is killed. A dictionary for its order.
+    requests: dict[asyncio.Future[Any], None]
 
 
 class _Receipt(NamedTuple):
@@ -75,7 +77,7 @@ class Callers:
         self._senders: set[str] = set()
         self._receipts: list[_Receipt] = []
         self._keys: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, what: str, node: Process, user: str, number: int) -> None:
         """Have a client do something."""
@@ -140,9 +142,11 @@ class Callers:
         if sender in self._senders:
             sender = text
         self._senders.add(sender)
-        outcome, answer, unknown_id = await _asked(
-            node, lambda: node.pool.post(user, text, len(text), lifetime_s, receipt)
-        )
+
+        def ask() -> "asyncio.Future[str]":
+            return node.pool.post(user, text, len(text), lifetime_s, receipt)
+
+        outcome, answer, unknown_id = await _asked(node, ask)
         self._senders.discard(sender)
         self._posted(
             Posted(
@@ -161,12 +165,13 @@ class Callers:
         async def attempt(node: Process, number: int) -> Outcome:
             receipt = f"r-{text}-{number}" if number % 2 else ""
             began = self._loop.time()
-            outcome, answer, unknown_id = await _asked(
-                node,
-                lambda: node.pool.post_once(
+
+            def ask() -> "asyncio.Future[Stored]":
+                return node.pool.post_once(
                     user, text, len(text), lifetime_s, Key(key, text), receipt
-                ),
-            )
+                )
+
+            outcome, answer, unknown_id = await _asked(node, ask)
             self._posted(
                 Posted(
                     *(text, user, text, lifetime_s, began, self._loop.time()),
@@ -313,7 +318,11 @@ class Callers:
             case _:
                 command = Resume(user, last)
         began = self._loop.time()
-        outcome, count, _ = await _asked(node, lambda: node.pool.settle(command))
+
+        def ask() -> "asyncio.Future[int]":
+            return node.pool.settle(command)
+
+        outcome, count, _ = await _asked(node, ask)
         settlement = Settlement(
             *(what, user, name, began, self._loop.time(), outcome),  # type: ignore[arg-type]
             *(count or 0, ids, ttl_s, last),
@@ -323,7 +332,8 @@ class Callers:
 
     async def _stream(self, node: Process, user: str, number: int) -> None:
         """Deliveries under one lease, up to the end of its connection; then it comes again."""
-        rng, ttl_s, last, name = self._rng, 1.0, "", ""
+        rng, last, name = self._rng, "", ""
+        ttl_s = rng.choice((1.0, 4.0))
         for _ in range(2 + number % 2):
             if last:
                 await self._settle(node, "resume", user, name, last=last)
@@ -331,9 +341,9 @@ class Callers:
             for each in range(1, 2 + number % 4):
                 limit = 2 if number % 2 else None
                 terms = Lease(delivery(name, each), int(ttl_s * 1000))
-                got = await self.read(node, user, limit, wait_s=0.5, lease=terms)
+                got = await self.read(node, user, limit, wait_s=0.3, lease=terms)
                 if got.outcome != "ok" and self.keeps_lease:
-                    got = await self.read(node, user, limit, wait_s=0.5, lease=terms)
+                    got = await self.read(node, user, limit, wait_s=0.3, lease=terms)
                 if got.outcome != "ok":
                     # Under a lease of which it does not know all, nothing more is delivered.
                     break
@@ -377,7 +387,7 @@ async def _asked(
         request = ask()
     except NotExecuted:
         return "refused", None, None
-    node.requests.add(request)
+    node.requests[request] = None
     try:
         return "ok", await request, None
     except NotExecuted:
@@ -388,4 +398,4 @@ async def _asked(
         # A client that left: the engine gives back what it had for it.
         return ("cut" if error.args == (KILLED,) else "unknown"), None, None
     finally:
-        node.requests.discard(request)
+        node.requests.pop(request, None)

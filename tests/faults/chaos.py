@@ -107,7 +107,7 @@ def _judge(
         release_s=scenario.release_s,
     )
     violations = [*verdict.violations, *site.broken]
-    wrong = Counter(a.status for a in answers if a.status not in (0, 200, 201, 503))
+    wrong = Counter(a.status for a in answers if a.status not in (0, 200, 201, 409, 410, 503))
     if wrong:
         violations.append(Violation("answered", f"with {dict(wrong)}"))
     if site.must_answer_all:

@@ -8,16 +8,24 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from tests.faults.history import Got, History, Outcome, Posted
+from tests.faults.history import Got, History, Outcome, Posted, Settlement
 from tests.support.load import Connection
 
 #: Longer than any request may take; who waits longer has no answer.
 GIVE_UP_S = 12.0
+#: Leases last so long, and what has a key is repeated for so long at most, in seconds.
+LEASE_S, REPEAT_S = 2.0, 40.0
 #: Pause after a refusal, or where no connection could be had.
 BACK_OFF_S = 0.05
+
+
+#: What clients do, and how often.
+_SHARES = {"post": 45, "post once": 10, "read": 28, "read once": 9, "lease": 8}
+#: How an answer of 503 names what the request would have done.
+_EFFECTS = ("stored", "claimed", "changed")
 
 
 class Answer(NamedTuple):
@@ -60,16 +68,23 @@ class Client:
             self._connection.close()
 
 
-def post_request(user: str, text: str, lifetime_s: int) -> bytes:
+def post_request(user: str, text: str, lifetime_s: int, key: str = "") -> bytes:
     """A POST as it goes over the wire."""
-    body = json.dumps({"text": text, "username": user, "timeout": lifetime_s}).encode()
-    head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    fields = {"text": text, "username": user, "timeout": lifetime_s}
+    return _request("POST /chat", fields, key)
 
 
-def read_request(user: str) -> bytes:
+def read_request(user: str, key: str = "") -> bytes:
     """A read as it goes over the wire."""
-    return f"GET /chat/{user} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    header = f"Idempotency-Key: {key}\r\n" if key else ""
+    return f"GET /chat/{user} HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode()
+
+
+def _request(what: str, fields: object, key: str = "") -> bytes:
+    body = json.dumps(fields).encode()
+    header = f"Idempotency-Key: {key}\r\n" if key else ""
+    head = f"{what} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 class Crowd:
@@ -122,7 +137,11 @@ class Crowd:
                 await asyncio.sleep(0.005)
 
     async def drain(self, within_s: float = 30.0) -> None:
-        """Read every inbox until it is empty; each of these reads must be answered."""
+        """Read every inbox until it is empty; each of these reads must be answered.
+
+        Not before every lease is over: what is on loan is in no inbox.
+        """
+        await asyncio.sleep(LEASE_S + 1)
         client = Client(self._port)
         deadline = time.monotonic() + within_s
         for user in self._users:
@@ -143,12 +162,20 @@ class Crowd:
             # The first inbox is everybody's; the others have a few writers and readers each.
             hot = rng.random() < 0.1
             user = self._users[0] if hot else rng.choice(self._users)
-            if rng.random() < 0.55:
-                posted += 1
-                is_served = await self._post(client, f"{number}", user, posted, rng)
-            else:
-                got = await self._read(client, user)
-                is_served = got is not None and got.outcome == "ok"
+            what = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
+            posted += "post" in what
+            match what:
+                case "post":
+                    is_served = await self._post(client, f"{number}", user, posted, rng)
+                case "post once":
+                    is_served = await self._post_once(client, f"{number}", user, posted, rng)
+                case "read":
+                    got = await self._read(client, user)
+                    is_served = got is not None and got.outcome == "ok"
+                case "read once":
+                    is_served = await self._read_once(client, user, rng)
+                case _:
+                    is_served = await self._borrow(client, user, rng)
             if not is_served:
                 await asyncio.sleep(BACK_OFF_S)
             elif self._pause_s:
@@ -156,37 +183,135 @@ class Crowd:
         client.close()
 
     async def _post(
-        self, client: Client, sender: str, user: str, number: int, rng: random.Random
+        self,
+        client: Client,
+        sender: str,
+        user: str,
+        number: int,
+        rng: random.Random,
+        key: str = "",
+        lifetime_s: int = 0,
     ) -> bool:
         text = f"{sender}.{number}"
-        lifetime_s = rng.choice(self._lifetimes_s)
-        answer = await client.ask(post_request(user, text, lifetime_s))
+        lifetime_s = lifetime_s or rng.choice(self._lifetimes_s)
+        answer = await self._ask(client, post_request(user, text, lifetime_s, key))
         if answer is None:
-            self.not_connected.append(time.monotonic())
             return False
-        self.answers.append(answer._replace(body=b""))
         message_id = json.loads(answer.body)["id"] if answer.status == 201 else ""
         self.history.posts.append(
             Posted(
                 *(sender, user, text, lifetime_s, answer.began, answer.ended),
-                *(answer.outcome, message_id),
+                *(answer.outcome, message_id, key),
             )
         )
         return answer.outcome == "ok"
 
-    async def _read(self, client: Client, user: str) -> Got | None:
-        answer = await client.ask(read_request(user))
+    async def _post_once(
+        self, client: Client, sender: str, user: str, number: int, rng: random.Random
+    ) -> bool:
+        """Post with a key, until it is answered; at times once more."""
+        key, lifetime_s = f"{sender}.{number}", rng.choice(self._lifetimes_s)
+        # A sender of its own: a repeat may come after what the client sent behind it.
+        return await self._repeat(
+            lambda: self._post(client, f"{sender}.once", user, number, rng, key, lifetime_s), rng
+        )
+
+    async def _read(self, client: Client, user: str, key: str = "") -> Got | None:
+        answer = await self._ask(client, read_request(user, key))
         if answer is None:
-            self.not_connected.append(time.monotonic())
             return None
-        self.answers.append(answer._replace(body=b""))
         messages = json.loads(answer.body) if answer.status == 200 else ()
+        return self._got(user, answer, messages, is_all=not key, key=key)
+
+    async def _read_once(self, client: Client, user: str, rng: random.Random) -> bool:
+        """Read with a key, until it is answered; at times once more."""
+        key = f"{rng.getrandbits(160):040x}"
+
+        async def read() -> bool:
+            got = await self._read(client, user, key)
+            return got is not None and got.outcome == "ok"
+
+        return await self._repeat(read, rng)
+
+    async def _repeat(self, attempt: Callable[[], Awaitable[bool]], rng: random.Random) -> bool:
+        give_up_at = time.monotonic() + REPEAT_S
+        while not await attempt():
+            if time.monotonic() > give_up_at:
+                return False
+            await asyncio.sleep(BACK_OFF_S)
+        if rng.random() < 0.1:
+            await attempt()
+        return True
+
+    async def _borrow(self, client: Client, user: str, rng: random.Random) -> bool:
+        """Take messages on loan, and acknowledge all or some of them, or nothing."""
+        answer = await self._ask(client, _request(f"POST /chat/{user}/lease?ttl={LEASE_S}", {}))
+        if answer is None:
+            return False
+        taken = json.loads(answer.body) if answer.status == 200 else {"messages": ()}
+        # Of a lease without an answer nobody knows the name.
+        name = taken.get("lease") or f"{rng.getrandbits(64):x}"
+        self._got(user, answer, taken["messages"], is_all=False, lease=f"{name}.0")
+        if answer.outcome != "ok" or not taken["messages"]:
+            return answer.outcome == "ok"
+        ids = tuple(message["id"] for message in taken["messages"])
+        end = rng.random()
+        if end < 0.2:
+            # It dies.
+            return True
+        some = ids[: rng.randint(1, len(ids))] if end < 0.4 else None
+        for _ in range(3):
+            if await self._acknowledge(client, user, name, some):
+                return True
+            await asyncio.sleep(BACK_OFF_S)
+        return False
+
+    async def _acknowledge(
+        self, client: Client, user: str, lease: str, ids: tuple[str, ...] | None
+    ) -> bool:
+        fields: dict[str, object] = {"lease": lease}
+        if ids is not None:
+            fields["ids"] = ids
+        answer = await self._ask(client, _request(f"POST /chat/{user}/ack", fields))
+        if answer is None:
+            return False
+        # The lease is over: that is an answer, too.
+        outcome: Outcome = "ok" if answer.status == 410 else answer.outcome
+        messages = json.loads(answer.body)["acknowledged"] if answer.status == 200 else 0
+        self.history.settlements.append(
+            Settlement(
+                *("acknowledge", user, lease, answer.began, answer.ended, outcome, messages, ids)
+            )
+        )
+        return outcome == "ok"
+
+    def _got(
+        self,
+        user: str,
+        answer: Answer,
+        messages: Sequence[dict[str, str]],
+        is_all: bool,
+        key: str = "",
+        lease: str = "",
+    ) -> Got:
         got = Got(
             *(user, answer.began, answer.ended, answer.outcome),
             tuple((message["id"], message["text"]) for message in messages),
+            is_all=is_all,
+            lease=lease,
+            ttl_s=LEASE_S if lease else 0.0,
+            key=key,
         )
         self.history.reads.append(got)
         return got
+
+    async def _ask(self, client: Client, request: bytes) -> Answer | None:
+        answer = await client.ask(request)
+        if answer is None:
+            self.not_connected.append(time.monotonic())
+        else:
+            self.answers.append(answer._replace(body=b""))
+        return answer
 
 
 def _outcome(status: int, body: bytes) -> Outcome:
@@ -194,6 +319,6 @@ def _outcome(status: int, body: bytes) -> Outcome:
         return "ok"
     if status == 503:
         problem = json.loads(body)
-        happened = problem["stored"] if "stored" in problem else problem["claimed"]
+        (happened,) = (problem[name] for name in _EFFECTS if name in problem)
         return "unknown" if happened == "unknown" else "refused"
     return "refused"

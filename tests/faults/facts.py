@@ -129,9 +129,9 @@ class Loans:
         """Ids of messages that streams acknowledged for certain as they came again, and when."""
         for settlements in self._settlements.values():
             for each in settlements:
-                if each.what == "resume" and each.outcome == "ok" and each.count:
+                if each.what == "resume" and each.outcome == "ok" and each.messages:
                     ids = self.concerned(each)
-                    if each.count >= len(ids):
+                    if each.messages >= len(ids):
                         yield from ((message_id, each.ended) for message_id in ids)
 
     def maybe_resumed(self, settlement: Settlement) -> set[str]:
@@ -140,9 +140,7 @@ class Loans:
             message_id
             for settlements in self._settlements.values()
             for each in settlements
-            if each.what == "resume"
-            and each.began < settlement.ended
-            and each.outcome != "refused"
+            if each.what == "resume" and each.began < settlement.ended and each.outcome != "refused"
             for message_id in self.concerned(each)
         }
 
@@ -161,6 +159,8 @@ class Loans:
         """What became of one message of a delivery."""
         free_from = earliest(read, self._longest_s) + read.ttl_s
         over_upto = read.ended + read.ttl_s
+        # One that was not answered may come into force after those that follow it.
+        unknown_end = math.inf
         is_read = may_be_read = False
         for each in self._settlements[name_of(read.lease)]:
             concerned = self.concerned(each)
@@ -168,21 +168,23 @@ class Loans:
                 continue
             if each.outcome == "refused":
                 continue
-            is_whole = each.outcome == "ok" and each.count >= len(concerned)
+            is_whole = each.outcome == "ok" and each.messages >= len(concerned)
             match each.what:
                 case "acknowledge":
                     is_read = is_read or is_whole
-                    may_be_read = may_be_read or each.outcome != "ok" or each.count > 0
+                    may_be_read = may_be_read or each.outcome != "ok" or each.messages > 0
                 case "resume":
-                    may_be_read = may_be_read or each.outcome != "ok" or each.count > 0
+                    may_be_read = may_be_read or each.outcome != "ok" or each.messages > 0
                 case "release":
                     free_from = min(free_from, each.began)
                 case "extend":
                     end = each.began + each.ttl_s
                     free_from = end if is_whole else min(free_from, end)
-                    if each.outcome != "ok" or each.count:
+                    if each.outcome != "ok":
+                        unknown_end = min(unknown_end, end)
+                    if each.outcome != "ok" or each.messages:
                         over_upto = max(over_upto, each.ended + each.ttl_s)
-        held_upto = min(free_from, message.dies_from)
+        held_upto = min(free_from, unknown_end, message.dies_from)
         return Loan(
             read,
             math.inf if is_read else held_upto,

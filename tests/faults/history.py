@@ -54,7 +54,7 @@ class Settlement(NamedTuple):
     """What a consumer did with what it has on loan: all of the lease, or these ids.
 
     `lease` is its name. A resume names the `last` message of the stream with that lease.
-    `count` is the answer.
+    `messages` is the answer: how many.
     """
 
     what: Literal["acknowledge", "release", "extend", "resume"]
@@ -63,7 +63,7 @@ class Settlement(NamedTuple):
     began: float
     ended: float
     outcome: Outcome
-    count: int
+    messages: int
     ids: tuple[str, ...] | None = None
     ttl_s: float = 0.0
     last: str = ""

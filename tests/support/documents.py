@@ -135,12 +135,19 @@ class Documents:
 
     def release(self, claim: Claim, ids: Sequence[str]) -> int:
         """Make unread what the claim took."""
-        mine = [
-            stored
-            for stored in self.of(ids)
-            if claim.token == stored.token
-            or (claim.token == stored.lease and stored.until_ms is not None)
-        ]
+        if claim.key and not claim.token:
+            mine = [
+                stored
+                for stored in self.of(ids)
+                if stored.key == claim.key and stored.claimed_ms < claim.at_ms
+            ]
+        else:
+            mine = [
+                stored
+                for stored in self.of(ids)
+                if claim.token == stored.token
+                or (claim.token == stored.lease and stored.until_ms is not None)
+            ]
         for stored in mine:
             self.change(stored, unread=True, token="", key="", until_ms=None)
         return len(mine)
@@ -237,7 +244,8 @@ class Documents:
             expired += is_dead
             end = {"expired": True, "mark": mark} if is_dead else {"unread": True}
             self.change(stored, until_ms=None, **end)
-        return Ended({stored.post.username for stored in over}, len(over) - expired, expired)
+        usernames = list(dict.fromkeys(stored.post.username for stored in over))
+        return Ended(usernames, len(over) - expired, expired)
 
     def track(self, command: Track, now_ms: int) -> Fate | None:
         stored = self.documents.get(command.id)

@@ -98,7 +98,8 @@ class Store(Protocol):
     async def release(self, claim: Claim, ids: Sequence[str]) -> int:
         """Make messages unread again that this claim took and nobody got; how many there were.
 
-        For ids of a claim that is final, or whose time is over. Safe to repeat.
+        For ids of a claim that is final, or whose time is over. Without a token, those of all
+        claims for its key before it. Safe to repeat.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
@@ -165,6 +166,15 @@ class Database:
         finally:
             seconds = time.monotonic() - began
             self._metrics.store_seconds.labels(name).observe(seconds)
+
+    def _in_time(self, now_ms: int) -> Document:
+        """The condition that a write that was sent at `now_ms` is not late.
+
+        By the database's own clock: one that lay in the buffers of a frozen mongod, or of a cut
+        connection, must not come into force after it was given up.
+        """
+        until_ms = now_ms + int(self._timeout_s * 1000)
+        return {"$expr": {"$lt": ["$$NOW", DatetimeMS(until_ms)]}}
 
     def _doubt(self, fate: CountedFate, selection: Document, hint: str = "_id_") -> None:
         """Have `reckon` count later what a write without an answer has done after all."""

@@ -10,15 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+import structlog
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
 
 from workers.commands import Fate, Revoke, Track
-from workers.errors import OutcomeUnknown
+from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store.base import CountedFate
 from workers.store.database import Database, read_errors, write_failure
 from workers.store.driver import Document
 from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
+
+log = structlog.get_logger(__name__)
 
 #: Sweeps leave alone what expired less than this ago: clocks of nodes may differ a little.
 EXPIRE_MARGIN_MS = 1000
@@ -53,6 +56,7 @@ class Fates(Database):
                     "receipts": command.receipt,
                     "unread": True,
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
+                    **self._in_time(now_ms),
                 },
                 {
                     "$set": {
@@ -64,27 +68,39 @@ class Fates(Database):
             )
             return result.modified_count
 
+        mine = {"_id": command.id, "revoked": DatetimeMS(now_ms)}
         try:
-            changed, _ = await self._confirmed("revoke", write)
+            changed, was_repeated = await self._confirmed("revoke", write)
         except OutcomeUnknown:
-            self._doubt("revoked", {"_id": command.id, "revoked": DatetimeMS(now_ms)})
+            self._doubt("revoked", mine)
             raise
         if changed:
             return Fate("revoked", now_ms), 1
-        # Somebody was faster, or the first of two tries was applied.
-        fate = await self.track(command, now_ms)
-        is_ours = fate is not None and fate == Fate("revoked", now_ms)
-        return fate, int(is_ours)
+        # Somebody was faster; or the first of several tries was applied, or still may be.
+        try:
+            fate = await self.track(command, now_ms)
+        except StoreUnavailable as error:
+            if not was_repeated:
+                raise
+            self._doubt("revoked", mine)
+            raise OutcomeUnknown(str(error)) from error
+        if was_repeated:
+            self._doubt("revoked", mine)
+        return fate, 0
 
     async def reckon(self) -> Mapping[CountedFate, int]:
         """See `workers.store.base.Store.reckon`."""
         counts: Counter[CountedFate] = Counter()
         now = time.monotonic()
         for doubt in [each for each in self._doubts if each.due <= now]:
-            with self._operation("reckon"), read_errors():
-                counts[doubt.fate] += await self._majority.count_documents(
-                    doubt.selection, hint=doubt.hint
-                )
+            try:
+                with self._operation("reckon"), read_errors():
+                    counts[doubt.fate] += await self._majority.count_documents(
+                        doubt.selection, hint=doubt.hint
+                    )
+            except StoreUnavailable:
+                # What was told of the others is not told again.
+                break
             self._doubts.remove(doubt)
         return counts
 
@@ -106,23 +122,20 @@ class Fates(Database):
         """
         from_ms, upto_ms = self._expired_upto_ms, now_ms - EXPIRE_MARGIN_MS
         grace_ms = self._unread_grace_ms
-        expired = await self._mark_expired(
-            {
-                "purge_at": {
-                    "$gte": DatetimeMS(from_ms + grace_ms),
-                    "$lt": DatetimeMS(upto_ms + grace_ms),
-                }
-            },
-            PURGE_INDEX,
-        )
-        expired += await self._mark_expired(
-            {
-                "kept": True,
-                "claim.at": None,
-                "expires_at": {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(upto_ms)},
-            },
-            KEPT_INDEX,
-        )
+        purged = {
+            "$gte": DatetimeMS(from_ms + grace_ms),
+            "$lt": DatetimeMS(upto_ms + grace_ms),
+        }
+        kept = {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(upto_ms)}
+        expired = await self._mark_expired({"purge_at": purged}, PURGE_INDEX)
+        try:
+            expired += await self._mark_expired(
+                {"kept": True, "claim.at": None, "expires_at": kept}, KEPT_INDEX
+            )
+        except ServiceError as error:
+            # The next call looks at all of it again; what this one marked is told now.
+            log.debug("a sweep was put off", reason=str(error))
+            return expired
         # A release may have set it back meanwhile.
         if self._expired_upto_ms == from_ms:
             self._expired_upto_ms = upto_ms

@@ -11,10 +11,13 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError
 
 from workers.commands import KeyedBatch, Message
+from workers.errors import StoreUnavailable
 from workers.store.database import Database, read_errors
 from workers.store.driver import Document
 
 _DUPLICATE_KEY = 11000
+#: Times that something is decided before it is given up.
+_DECISIONS_MAX = 5
 
 
 class KeyedReads(Database):
@@ -48,9 +51,13 @@ class KeyedReads(Database):
                 if codes != {_DUPLICATE_KEY} or details.get("writeConcernErrors"):
                     raise
 
-        await self._confirmed("remember", write)
-        holding = await self.recall([batch.key for batch in batches], now_ms)
-        return [holding.get(batch.key, batch) for batch in batches]
+        for _ in range(_DECISIONS_MAX):
+            await self._confirmed("remember", write)
+            holding = await self.recall([batch.key for batch in batches], now_ms)
+            # One that was there, and was forgotten before it was looked at, is decided again.
+            if all(batch.key in holding for batch in batches):
+                return [holding[batch.key] for batch in batches]
+        raise StoreUnavailable("what a key gets is decided and forgotten all the time")
 
     async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         """See `workers.store.base.Store.recall`."""

@@ -12,7 +12,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
 
 from workers.commands import Acknowledge, Extend, Release, Resume
-from workers.errors import OutcomeUnknown
+from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
 from workers.store.database import Database, read_errors, write_failure
 from workers.store.driver import Document
@@ -32,14 +32,10 @@ class Leases(Database):
         """See `workers.store.base.Store.acknowledge`."""
         selection, hint = _of_lease(command)
         changed = await self._read({**selection, **_lasts(now_ms)}, hint, now_ms)
-        messages = changed
-        if not changed or (command.ids is not None and changed < len(command.ids)):
-            # What it held and is read: acknowledged before.
-            with self._operation("lease"), read_errors():
-                messages = await self._majority.count_documents(
-                    {**selection, "claim.acknowledged": True}, hint=hint
-                )
-        return Settled(messages, changed)
+        if changed and (command.ids is None or changed == len(command.ids)):
+            return Settled(changed, changed)
+        # What it held and is read: acknowledged before.
+        return await self._and_before({**selection, "claim.acknowledged": True}, hint, changed)
 
     async def return_lease(self, command: Release, now_ms: int) -> Settled:
         """See `workers.store.base.Store.return_lease`."""
@@ -47,7 +43,7 @@ class Leases(Database):
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_lasts(now_ms)},
+                {**selection, **_lasts(now_ms), **self._in_time(now_ms)},
                 {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
                 hint=hint,
             )
@@ -55,13 +51,10 @@ class Leases(Database):
 
         changed, was_repeated = await self._confirmed("lease", write)
         self._expire_from(now_ms)
-        messages = changed
-        if was_repeated or not changed:
-            with self._operation("lease"), read_errors():
-                messages = await self._majority.count_documents(
-                    {**selection, "unread": True}, hint=hint
-                )
-        return Settled(messages, messages if was_repeated else changed)
+        if changed and not was_repeated:
+            return Settled(changed, changed)
+        returned = await self._and_before({**selection, "unread": True}, hint, changed)
+        return Settled(returned.messages, returned.messages) if was_repeated else returned
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
@@ -70,7 +63,9 @@ class Leases(Database):
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_lasts(now_ms)}, [{"$set": {"lease.until": end}}], hint=hint
+                {**selection, **_lasts(now_ms), **self._in_time(now_ms)},
+                [{"$set": {"lease.until": end}}],
+                hint=hint,
             )
             return result.matched_count
 
@@ -116,14 +111,9 @@ class Leases(Database):
         if not documents:
             return Ended((), 0, 0)
         over["_id"] = {"$in": [document["_id"] for document in documents]}
-        dead = DatetimeMS(now_ms - _MARGIN_MS)
+        dead, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
         with self._operation("lease end"):
             try:
-                expired = await self._messages.update_many(
-                    {**over, "expires_at": {"$lt": dead}},
-                    {"$set": {"expired": self._node}, "$unset": {"lease.until": ""}},
-                    hint="_id_",
-                )
                 returned = await self._messages.update_many(
                     {**over, "expires_at": {"$gte": dead}},
                     {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
@@ -131,10 +121,20 @@ class Leases(Database):
                 )
             except PyMongoError as error:
                 raise write_failure(error) from error
-        if returned.modified_count:
-            self._expire_from(now_ms)
+            if returned.modified_count:
+                self._expire_from(now_ms)
+            try:
+                expired = await self._messages.update_many(
+                    {**over, "expires_at": {"$lt": dead}},
+                    {"$set": {"expired": mark}, "$unset": {"lease.until": ""}},
+                    hint="_id_",
+                )
+                expired_count = expired.modified_count
+            except PyMongoError:
+                self._doubt("expired", {"_id": over["_id"], "expired": mark})
+                expired_count = 0
         usernames = {document["username"] for document in documents}
-        return Ended(usernames, returned.modified_count, expired.modified_count)
+        return Ended(usernames, returned.modified_count, expired_count)
 
     async def _read(self, selection: Document, hint: str, now_ms: int) -> int:
         """Mark messages as read by a claim of its own; how many it took, exactly."""
@@ -147,7 +147,10 @@ class Leases(Database):
         }
 
         async def write() -> int:
-            return (await self._messages.update_many(selection, change, hint=hint)).modified_count
+            result = await self._messages.update_many(
+                {**selection, **self._in_time(now_ms)}, change, hint=hint
+            )
+            return result.modified_count
 
         mine = {"username": selection["username"], "claim.token": token}
         mine |= {field: selection[field] for field in ("lease.token", "_id") if field in selection}
@@ -156,10 +159,25 @@ class Leases(Database):
         except OutcomeUnknown:
             self._doubt("read", mine, hint)
             raise
-        if was_repeated:
+        if not was_repeated:
+            return changed
+        try:
             with self._operation("lease"), read_errors():
-                changed = await self._majority.count_documents(mine, hint=hint)
-        return changed
+                return await self._majority.count_documents(mine, hint=hint)
+        except StoreUnavailable as error:
+            self._doubt("read", mine, hint)
+            raise OutcomeUnknown(str(error)) from error
+
+    async def _and_before(self, selection: Document, hint: str, changed: int) -> Settled:
+        """What a command changed, with what is so already. At least that, where nobody answers."""
+        try:
+            with self._operation("lease"), read_errors():
+                messages = await self._majority.count_documents(selection, hint=hint)
+        except StoreUnavailable:
+            if not changed:
+                raise
+            messages = changed
+        return Settled(messages, changed)
 
     def _expire_from(self, now_ms: int) -> None:
         """Have `expire` look at what has become unread again, also where it has been before."""

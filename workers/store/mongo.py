@@ -235,6 +235,9 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
             # As any lease that ends; the sweep does the same where this is not answered.
             unread: Document = {"$set": {"unread": True}, "$unset": {"lease.until": ""}}
             selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
+        elif claim.key and not claim.token:
+            # Any claim for the key that was made before this.
+            selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
         else:
             selection["claim.token"] = claim.token
         with self._operation("release"):

@@ -1,0 +1,223 @@
+"""From what a search found to what reads are given: the claims of one round of a shard.
+
+Plain reads share one claim. Each lease has its own, under its own token, and each read with a key,
+whose messages are decided before anything is claimed. Made and called by `workers.shard`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from workers.batch import Share
+from workers.clock import DatabaseClock
+from workers.commands import Claim, KeyedBatch, Read, Slice, Unread
+from workers.errors import NotExecuted, OutcomeUnknown, ServiceError
+from workers.metrics import WorkerMetrics
+from workers.releases import Releases
+from workers.store.base import Store
+from workers.ticket import Ticket
+from workers.waiting import Waiters
+
+log = structlog.get_logger(__name__)
+
+#: How long a read with a key can be repeated, in ms.
+KEY_WINDOW_MS = 60_000
+
+
+class Unanswered(NamedTuple):
+    """Reads that a round of claims has not answered: those that came to nothing, since others were
+    faster or there was nothing for them, and those whose claim failed.
+    """
+
+    shares: list[Share]
+    failed: list[tuple[Share, ServiceError]]
+
+
+class Claims:
+    """Makes claims, and answers the reads that got something."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: DatabaseClock,
+        claim_s: float,
+        metrics: WorkerMetrics,
+        releases: Releases,
+        waiters: Waiters,
+    ) -> None:
+        """A claim may take effect for `claim_s` seconds."""
+        self._store = store
+        self._clock = clock
+        self._claim_ms = int(claim_s * 1000)
+        self._metrics = metrics
+        self._releases = releases
+        self._waiters = waiters
+
+    async def make(self, shares: Sequence[Share]) -> Unanswered:
+        """Claim what was dealt, all at the same time. What one claim meets is no other's answer."""
+        results = await asyncio.gather(*self._of(shares))
+        return Unanswered(
+            [share for result in results for share in result.shares],
+            [failure for result in results for failure in result.failed],
+        )
+
+    async def repeat(self, tickets: Sequence[Ticket]) -> Unanswered:
+        """Answer the reads whose key was used before; gives back the others."""
+        keys = {
+            ticket.command.key: ticket
+            for ticket in tickets
+            if isinstance(ticket.command, Read) and ticket.command.key and ticket.is_open
+        }
+        unanswered = [Share(ticket, (), more=True) for ticket in tickets]
+        if not keys:
+            return Unanswered(unanswered, [])
+        batches = await self._store.recall(list(keys), self._clock.now_ms())
+        repeated = {keys[key]: batch for key, batch in batches.items()}
+        results = await asyncio.gather(
+            *(
+                self._guarded([share], self._give_again(share, repeated[share.ticket]))
+                for share in unanswered
+                if share.ticket in repeated
+            )
+        )
+        return Unanswered(
+            [share for share in unanswered if share.ticket not in repeated]
+            + [share for result in results for share in result.shares],
+            [failure for result in results for failure in result.failed],
+        )
+
+    def _of(self, shares: Sequence[Share]) -> Iterator[Awaitable[Unanswered]]:
+        plain: list[Share] = []
+        for share in shares:
+            command = share.ticket.command
+            assert isinstance(command, Read)
+            if not share.messages or (command.lease is None and not command.key):
+                plain.append(share)
+            elif command.key:
+                yield self._guarded([share], self._claim_for_key(share, command.key))
+            else:
+                yield self._guarded([share], self._claim([share]))
+        if plain:
+            yield self._guarded(plain, self._claim(plain))
+
+    async def _guarded(self, shares: list[Share], claiming: Awaitable[list[Share]]) -> Unanswered:
+        failure: ServiceError
+        try:
+            return Unanswered(await claiming, [])
+        except ServiceError as error:
+            failure = error
+        except Exception as error:
+            # A bug, or an error that the store does not know. The other claims go on.
+            log.exception("a claim failed", reads=len(shares))
+            failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
+        return Unanswered([], [(share, failure) for share in shares])
+
+    async def _claim(self, shares: list[Share]) -> list[Share]:
+        """Claim the shares and answer their reads; gives back those that came to nothing."""
+        ids = [unread.message.id for share in shares for unread in share.messages]
+        if not ids:
+            return shares
+        claim = self._new_claim(shares, ids)
+        try:
+            owned, is_final = await self._store.claim(claim)
+        except NotExecuted:
+            raise
+        except BaseException:
+            self._releases.add(claim, claim.ids, is_final=False)
+            raise
+        lost_some = len(owned) < len(claim.ids)
+        if lost_some:
+            self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
+            if not is_final:
+                # A copy that is still on its way may yet take what others give back.
+                self._releases.add(claim, [i for i in claim.ids if i not in owned], is_final)
+                if not owned and claim.lease_ms is not None:
+                    # Another claim under this lease could not be told from that copy.
+                    raise OutcomeUnknown("others were faster, or the claim is still on its way")
+        nothing: list[Share] = []
+        given: list[Unread] = []
+        for share in shares:
+            mine = share.messages
+            if lost_some:
+                mine = tuple(unread for unread in mine if unread.message.id in owned)
+            if not mine:
+                nothing.append(share)
+            elif share.ticket.resolve(Slice(tuple([each.message for each in mine]), share.more)):
+                given += mine
+                if share.more:
+                    # Somebody may be waiting for the rest.
+                    self._waiters.wake((share.ticket.command.username,))
+            else:
+                self._releases.add(claim, [unread.message.id for unread in mine], is_final)
+        if given:
+            counter = self._metrics.read if claim.lease_ms is None else self._metrics.leased
+            counter.inc(len(given))
+            self._metrics.given(claim.at_ms, given)
+        return nothing
+
+    async def _claim_for_key(self, share: Share, key: str) -> list[Share]:
+        """Decide what a read with a key gets, then claim that; gives it back where it is nothing.
+
+        What is claimed for a key is never given back: it is there for who repeats the read.
+        """
+        ticket, now_ms = share.ticket, self._clock.now_ms()
+        ids = tuple(unread.message.id for unread in share.messages)
+        batch = KeyedBatch(key, ticket.command.username, ids, now_ms + KEY_WINDOW_MS)
+        batch = (await self._store.remember([batch], now_ms))[0]
+        return await self._give_again(share, batch)
+
+    async def _give_again(self, share: Share, batch: KeyedBatch) -> list[Share]:
+        return [] if await self._give_batch(share.ticket, batch, share.more) else [share]
+
+    async def _give_batch(self, ticket: Ticket, batch: KeyedBatch, more: bool) -> bool:
+        """Claim a batch as far as it is unread, and answer with what is the key's of it.
+
+        False where that is nothing: all of it is others', or has expired.
+        """
+        claim = self._new_claim([Share(ticket, (), more)], batch.ids, batch.key)
+        owned = (await self._store.claim(claim)).ids
+        self._metrics.read.inc(len(owned))
+        try:
+            messages = await self._store.keyed_messages(batch, self._clock.now_ms())
+        except NotExecuted as error:
+            # The claim was.
+            raise OutcomeUnknown(str(error)) from error
+        if not messages:
+            await self._forget(batch)
+            return False
+        ticket.resolve(Slice(tuple(messages), more))
+        return True
+
+    async def _forget(self, batch: KeyedBatch) -> None:
+        """Have the key's next read decide anew.
+
+        A claim for it that was not answered may still be on its way, from whatever process. What
+        it takes after this is nobody's, and given back.
+        """
+        expired = {message.id for message in await self._store.keyed_messages(batch, 0)}
+        ids = tuple(each for each in batch.ids if each not in expired)
+        await self._store.forget(batch)
+        now_ms = self._clock.now_ms()
+        late = Claim(
+            *("", (batch.username,), ids, now_ms, now_ms + self._claim_ms),
+            key=batch.key,
+        )
+        if ids:
+            self._releases.add(late, ids, is_final=False)
+
+    def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
+        now_ms = self._clock.now_ms()
+        command = shares[0].ticket.command
+        lease = command.lease if isinstance(command, Read) and shares[0].messages else None
+        return Claim(
+            secrets.token_hex(16) if lease is None else lease.token,
+            tuple({share.ticket.command.username for share in shares}),
+            tuple(ids),
+            now_ms,
+            now_ms + self._claim_ms,
+            None if lease is None else lease.ttl_ms,
+            key,
+        )
