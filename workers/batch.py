@@ -102,8 +102,8 @@ def share_out(
     `SHARE_CHARS_MAX`, or one message.
     """
     dealt: dict[str, int] = {}
-    # Inboxes of which a share may come to nothing though its messages stay unread: what a read
-    # with a key gets may have been decided elsewhere.
+    # Inboxes of which a share may come to nothing though its messages stay unread: a lease has a
+    # claim of its own, which may fail alone, and what a key gets may be decided elsewhere.
     unsure: set[str] = set()
     shares: list[Share] = []
     again: list[Ticket] = []
@@ -122,7 +122,7 @@ def share_out(
             share = tuple(unread for unread in share if unread.message.id <= upto)
             exhausted = exhausted or start + len(share) < min(end, len(messages))
         dealt[command.username] = start + len(share)
-        if command.key and share:
+        if share and (command.key or command.lease is not None):
             unsure.add(command.username)
         if share or exhausted:
             shares.append(Share(ticket, share, not exhausted))

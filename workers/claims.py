@@ -6,7 +6,8 @@ whose messages are decided before anything is claimed. Made and called by `worke
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -78,7 +79,7 @@ class Claims:
         repeated = {keys[key]: batch for key, batch in batches.items()}
         results = await asyncio.gather(
             *(
-                self._guarded([share], self._give_again(share, repeated[share.ticket]))
+                self._guarded([share], partial(self._give_again, share, repeated[share.ticket]))
                 for share in unanswered
                 if share.ticket in repeated
             )
@@ -97,16 +98,18 @@ class Claims:
             if not share.messages or (command.lease is None and not command.key):
                 plain.append(share)
             elif command.key:
-                yield self._guarded([share], self._claim_for_key(share, command.key))
+                yield self._guarded([share], partial(self._claim_for_key, share, command.key))
             else:
-                yield self._guarded([share], self._claim([share]))
+                yield self._guarded([share], partial(self._claim, [share]))
         if plain:
-            yield self._guarded(plain, self._claim(plain))
+            yield self._guarded(plain, partial(self._claim, plain))
 
-    async def _guarded(self, shares: list[Share], claiming: Awaitable[list[Share]]) -> Unanswered:
+    async def _guarded(
+        self, shares: list[Share], claiming: Callable[[], Awaitable[list[Share]]]
+    ) -> Unanswered:
         failure: ServiceError
         try:
-            return Unanswered(await claiming, [])
+            return Unanswered(await claiming(), [])
         except ServiceError as error:
             failure = error
         except Exception as error:
@@ -195,18 +198,18 @@ class Claims:
         """Have the key's next read decide anew.
 
         A claim for it that was not answered may still be on its way, from whatever process. What
-        it takes after this is nobody's, and given back.
+        it takes after this is nobody's, and given back, unless the batch holds after all.
         """
         expired = {message.id for message in await self._store.keyed_messages(batch, 0)}
-        ids = tuple(each for each in batch.ids if each not in expired)
-        await self._store.forget(batch)
         now_ms = self._clock.now_ms()
         late = Claim(
-            *("", (batch.username,), ids, now_ms, now_ms + self._claim_ms),
+            *("", (batch.username,), batch.ids, now_ms, now_ms + self._claim_ms),
             key=batch.key,
         )
+        ids = [each for each in batch.ids if each not in expired]
         if ids:
             self._releases.add(late, ids, is_final=False)
+        await self._store.forget(batch)
 
     def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
         now_ms = self._clock.now_ms()

@@ -57,11 +57,22 @@ class Releases:
         # One at a time: a drain asks for it while the chore may be at it.
         async with self._turn:
             for release in [each for each in self._waiting if each.due <= now]:
-                released = await self._store.release(release.claim, release.ids)
+                released = 0
+                if not await self._holds(release.claim):
+                    released = await self._store.release(release.claim, release.ids)
                 self._waiting.remove(release)
+                if not released:
+                    continue
                 self._metrics.released.inc(released)
                 self._waiters.wake(release.claim.usernames)
                 log.info("claimed messages are unread again", messages=released)
+
+    async def _holds(self, claim: Claim) -> bool:
+        """Whether what a key got holds, though it was to be forgotten: nobody knew for certain."""
+        if claim.token:
+            return False
+        holding = await self._store.recall([claim.key], self._clock.now_ms())
+        return claim.key in holding and holding[claim.key].ids == claim.ids
 
     async def drain(self, timeout_s: float) -> bool:
         """Carry out all of them; False where that took too long."""

@@ -17,7 +17,7 @@ from tests.support.load import Connection
 #: Longer than any request may take; who waits longer has no answer.
 GIVE_UP_S = 12.0
 #: Leases last so long, and what has a key is repeated for so long at most, in seconds.
-LEASE_S, REPEAT_S = 2.0, 40.0
+LEASE_S, REPEAT_S = 1.0, 40.0
 #: Pause after a refusal, or where no connection could be had.
 BACK_OFF_S = 0.05
 

@@ -97,7 +97,8 @@ class Evidence:
         if read.lease:
             return False
         if read.key:
-            return self._answered.get(read.key, -math.inf) < read.began
+            # A twin that was sent before this one ended may have been answered before it took any.
+            return self._answered.get(read.key, -math.inf) < read.ended
         return read.outcome == "cut" or any(
             read.began <= killed <= read.ended + self._release_s for killed in self._history.kills
         )
