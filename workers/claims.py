@@ -181,18 +181,26 @@ class Claims:
         False where that is nothing: all of it is others', or has expired.
         """
         claim = self._new_claim([Share(ticket, (), more)], batch.ids, batch.key)
-        owned = (await self._store.claim(claim)).ids
-        self._metrics.read.inc(len(owned))
+        owned, is_final = await self._store.claim(claim)
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
-        except NotExecuted as error:
-            # The claim was.
+            is_given = bool(messages) and await self._store.give(batch)
+        except ServiceError as error:
+            # What it took is the key's all the same: for who repeats the read.
+            self._metrics.read.inc(len(owned))
             raise OutcomeUnknown(str(error)) from error
-        if not messages:
+        if is_given:
+            self._metrics.read.inc(len(owned))
+            ticket.resolve(Slice(tuple(messages), more))
+            return True
+        if messages:
+            # Another had forgotten it: nobody is given these for the key.
+            self._releases.add(claim, list(owned), is_final)
+        else:
+            # Others were faster, or it has expired on the way.
+            self._metrics.read.inc(len(owned))
             await self._forget(batch)
-            return False
-        ticket.resolve(Slice(tuple(messages), more))
-        return True
+        return False
 
     async def _forget(self, batch: KeyedBatch) -> None:
         """Have the key's next read decide anew.

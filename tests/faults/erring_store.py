@@ -122,6 +122,9 @@ class SimulatedStore:
     async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         return await self._seen(lambda: self._database.recall(keys, now_ms))
 
+    async def give(self, batch: KeyedBatch) -> bool:
+        return (await self._once(lambda: self._database.give(batch)))[0]
+
     async def forget(self, batch: KeyedBatch) -> None:
         await self._once(lambda: self._database.forget(batch))
 

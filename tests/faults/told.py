@@ -45,9 +45,11 @@ class Told(Evidence):
         )
         match inquiry.status:
             case "pending":
+                # By the first end of its lease: by one clock it is over, by another acknowledged.
                 is_lent = any(
                     loan.read.ended < inquiry.began
-                    and loan.free_from - self._late_s > inquiry.ended
+                    and min(loan.free_from, loan.read.began + loan.read.ttl_s) - self._late_s
+                    > inquiry.ended
                     for loan in self._lent[sent.text]
                 )
                 return not was_dead and not was_taken and not is_lent

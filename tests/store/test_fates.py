@@ -77,6 +77,13 @@ async def test_what_a_read_with_a_key_gets_is_decided_once(
     assert await any_store.recall(["key"], now_ms + 1001) == {"key": later}
     await any_store.forget(later)
     assert await any_store.recall(["key"], now_ms + 1001) == {}
+    # What was given is not forgotten, and what was forgotten is not given.
+    assert not await any_store.give(later)
+    assert await any_store.remember([first], now_ms) == [first]
+    assert await any_store.give(first)
+    await any_store.forget(first)
+    assert await any_store.recall(["key"], now_ms) == {"key": first}
+    assert await any_store.give(first)
 
 
 async def test_the_messages_of_a_key_are_those_that_were_claimed_for_it_and_live(

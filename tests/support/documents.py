@@ -7,7 +7,7 @@ the simulation.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from workers.commands import (
     Acknowledge,
@@ -52,12 +52,19 @@ class Stored:
         return self.unread or self.until_ms is not None
 
 
+class Decision(NamedTuple):
+    """What a read with a key is given, and whether anybody may have been."""
+
+    batch: KeyedBatch
+    is_given: bool
+
+
 @dataclass
 class Documents:
     """Messages by id, and what reads with a key were given, by key."""
 
     documents: dict[str, Stored] = field(default_factory=dict)
-    reads: dict[str, KeyedBatch] = field(default_factory=dict)
+    reads: dict[str, Decision] = field(default_factory=dict)
     #: How to take back every change, oldest first; called once more, it is made again.
     undo: list[Callable[[], None]] = field(default_factory=list)
 
@@ -155,12 +162,12 @@ class Documents:
     def remember(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
         """The first decision for a key holds."""
         holding = self.reads.get(batch.key)
-        if holding is None or holding.until_ms < now_ms:
-            self._set_read(batch.key, holding := batch)
-        return holding
+        if holding is None or holding.batch.until_ms < now_ms:
+            self._set_read(batch.key, holding := Decision(batch, is_given=False))
+        return holding.batch
 
-    def _set_read(self, key: str, batch: KeyedBatch | None) -> None:
-        other = batch
+    def _set_read(self, key: str, decision: Decision | None) -> None:
+        other = decision
 
         def swap() -> None:
             nonlocal other
@@ -173,14 +180,22 @@ class Documents:
 
     def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         return {
-            key: self.reads[key]
+            key: self.reads[key].batch
             for key in keys
-            if key in self.reads and self.reads[key].until_ms >= now_ms
+            if key in self.reads and self.reads[key].batch.until_ms >= now_ms
         }
+
+    def give(self, batch: KeyedBatch) -> bool:
+        holding = self.reads.get(batch.key)
+        if holding is None or holding.batch.ids != batch.ids:
+            return False
+        if not holding.is_given:
+            self._set_read(batch.key, holding._replace(is_given=True))
+        return True
 
     def forget(self, batch: KeyedBatch) -> None:
         holding = self.reads.get(batch.key)
-        if holding is not None and holding.ids == batch.ids:
+        if holding is not None and holding.batch.ids == batch.ids and not holding.is_given:
             self._set_read(batch.key, None)
 
     def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:

@@ -79,6 +79,10 @@ class MemoryStore:
         await self._call("recall")
         return self.data.recall(keys, now_ms)
 
+    async def give(self, batch: KeyedBatch) -> bool:
+        await self._call("give")
+        return self.data.give(batch)
+
     async def forget(self, batch: KeyedBatch) -> None:
         await self._call("forget")
         self.data.forget(batch)

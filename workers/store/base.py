@@ -115,8 +115,15 @@ class Store(Protocol):
         """What was decided for these keys, as far as it holds."""
         ...
 
+    async def give(self, batch: KeyedBatch) -> bool:
+        """Have a decision hold for good, before anybody is answered; False where it is forgotten.
+
+        Safe to repeat.
+        """
+        ...
+
     async def forget(self, batch: KeyedBatch) -> None:
-        """Take back a decision that came to nothing. Safe to repeat."""
+        """Take back a decision that came to nothing, unless it was given. Safe to repeat."""
         ...
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:

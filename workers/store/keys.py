@@ -2,10 +2,12 @@
 
 The decision is a document whose `_id` is the key's hash, inserted before anything is claimed: of
 two that decide at once, in two processes, one wins. The claims of all of them then mark the same
-messages with the key.
+messages with the key. Before the first of them answers, it marks the decision as given; one that
+came to nothing is forgotten, which it cannot be once it is given, nor given once it is forgotten.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError
@@ -35,29 +37,33 @@ class KeyedReads(Database):
             for batch in batches
         ]
 
-        async def write() -> None:
-            # What was decided long ago holds no more, though it is not freed yet.
-            await self._reads.delete_many(
-                {
-                    "_id": {"$in": [batch.key for batch in batches]},
-                    "until": {"$lt": DatetimeMS(now_ms)},
-                }
-            )
+        async def write() -> bool:
+            """Whether all of them are new."""
             try:
                 await self._reads.insert_many(documents, ordered=False)
+                return True
             except BulkWriteError as error:
                 details = error.details or {}
                 codes = {each["code"] for each in details.get("writeErrors", ())}
                 if codes != {_DUPLICATE_KEY} or details.get("writeConcernErrors"):
                     raise
+                return False
 
+        keys = [batch.key for batch in batches]
         for _ in range(_DECISIONS_MAX):
-            await self._confirmed("remember", write)
-            holding = await self.recall([batch.key for batch in batches], now_ms)
-            # One that was there, and was forgotten before it was looked at, is decided again.
-            if all(batch.key in holding for batch in batches):
-                return [holding[batch.key] for batch in batches]
+            if (await self._confirmed("remember", write))[0]:
+                return list(batches)
+            holding = await self.recall(keys, now_ms)
+            if all(key in holding for key in keys):
+                return [holding[key] for key in keys]
+            # One was forgotten before it was looked at, or has not held for long: decided again.
+            await self._confirmed("remember", partial(self._clear, keys, now_ms))
         raise StoreUnavailable("what a key gets is decided and forgotten all the time")
+
+    async def _clear(self, keys: Sequence[str], now_ms: int) -> None:
+        """Free what holds no more, though the TTL index has not freed it yet."""
+        over = {"_id": {"$in": list(keys)}, "until": {"$lt": DatetimeMS(now_ms)}}
+        await self._reads.delete_many(over)
 
     async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         """See `workers.store.base.Store.recall`."""
@@ -72,11 +78,22 @@ class KeyedReads(Database):
             for each in documents
         }
 
+    async def give(self, batch: KeyedBatch) -> bool:
+        """See `workers.store.base.Store.give`."""
+
+        async def write() -> bool:
+            its = {"_id": batch.key, "ids": list(batch.ids)}
+            result = await self._reads.update_one(its, {"$set": {"given": True}})
+            return result.matched_count == 1
+
+        return (await self._confirmed("give", write))[0]
+
     async def forget(self, batch: KeyedBatch) -> None:
         """See `workers.store.base.Store.forget`."""
 
         async def write() -> None:
-            await self._reads.delete_one({"_id": batch.key, "ids": list(batch.ids)})
+            its: Document = {"_id": batch.key, "ids": list(batch.ids), "given": None}
+            await self._reads.delete_one(its)
 
         await self._confirmed("forget", write)
 
