@@ -1,7 +1,6 @@
 """Receipts: the sender is told what became of its message, and may take it back in time."""
 
 import json
-import secrets
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -71,7 +70,7 @@ async def test_it_is_too_late_to_take_back_what_was_read(chat: ChatClient) -> No
     assert await status(chat, message_id, receipt) == ("read", True)
 
 
-@pytest.mark.parametrize("receipt", ["", "x", secrets.token_urlsafe(24), "é", "a" * 7000])
+@pytest.mark.parametrize("receipt", ["", "x", "j-iOMu8EJEX_m97UQ9dU4LHPBk7Gz8wz", "é", "a" * 7000])
 async def test_without_its_receipt_a_message_is_not_there(chat: ChatClient, receipt: str) -> None:
     message_id, _ = await send(chat)
     plain = await chat.post("bob", "without a receipt")
