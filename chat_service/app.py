@@ -29,12 +29,14 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Route(NamedTuple):
     """A path, with at most one `:parameter`, and the handler of each method.
 
-    `max_body_bytes` where its bodies may be longer than others.
+    `max_body_bytes` where its bodies may be longer than others, `allowed_origins` where pages of
+    other sites may use it.
     """
 
     path: str
     methods: Mapping[str, Handler]
     max_body_bytes: int = 0
+    allowed_origins: frozenset[str] = frozenset()
 
 
 class Resolved(NamedTuple):
@@ -59,7 +61,9 @@ class Handlers(NamedTuple):
     health: HealthHandlers
 
 
-def make_routes(handlers: Handlers, max_batch_bytes: int) -> Sequence[Route]:
+def make_routes(
+    handlers: Handlers, max_batch_bytes: int, allowed_origins: frozenset[str]
+) -> Sequence[Route]:
     """Every resource of the service. A username is one whole segment; no name is reserved.
 
     Of routes that fit a path, the first counts that has the method: `/chat/batch` is posted to as
@@ -75,7 +79,7 @@ def make_routes(handlers: Handlers, max_batch_bytes: int) -> Sequence[Route]:
         Route("/chat/:username/ack", {"POST": leases.acknowledge}),
         Route("/chat/:username/release", {"POST": leases.release}),
         Route("/chat/:username/extend", {"POST": leases.extend}),
-        Route("/chat/:username/stream", {"GET": stream.stream}),
+        Route("/chat/:username/stream", {"GET": stream.stream}, 0, allowed_origins),
         Route("/messages/:id", {"DELETE": messages.revoke}),
         Route("/messages/:id/status", {"GET": messages.status}),
         Route("/livez", {"GET": health.live, "HEAD": health.live}),
@@ -172,7 +176,7 @@ class App(HTTPServerConnectionDelegate):
             else:
                 if (handler := route.methods.get(method)) is not None:
                     if route.path.startswith(("/chat", "/messages")):
-                        refuse_the_unasked(headers)
+                        refuse_the_unasked(headers, route.allowed_origins)
                     max_body_bytes = route.max_body_bytes or self.max_body_bytes
                     return Resolved(route.path, parameter, handler, max_body_bytes)
                 fitting.append(route)

@@ -31,6 +31,7 @@ import structlog
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.heads import Heads
 from chat_service.message import CLIENT_GONE, JSON_HEADERS, Part, Response
+from chat_service.parameters import WAITING, is_waiting
 from chat_service.problems import answer_to
 from chat_service.resumed import Answered, Handover
 from workers.commands import Slice
@@ -387,7 +388,9 @@ class DirectConnection:
         return sock
 
     def _account(self, request: _Request, status: int) -> None:
-        method, route, parameter, _, request_id, _, began = request
+        method, route, parameter, query, request_id, _, began = request
+        if is_waiting(query):
+            route += WAITING
         seconds = time.perf_counter() - began
         self._direct.app.account(request_id, method, route, parameter, status, seconds)
 

@@ -25,6 +25,7 @@ from tornado.httputil import (
 from chat_service.guard import refuse_other_hosts
 from chat_service.heads import request_id_of
 from chat_service.message import CLIENT_GONE, Part, Request, Response, Takeover
+from chat_service.parameters import WAITING, is_waiting
 from chat_service.problems import Problem, answer_to, bad_request, encoded_body, too_large
 from chat_service.resumed import Answered, Resumed
 from workers.errors import ServiceError
@@ -58,6 +59,7 @@ class Exchange(HTTPMessageDelegate):
         self._began = 0.0
         self._id = ""
         self._method = ""
+        self._is_old = False
         self._query = ""
         self._resolved: Resolved | None = None
         self._refusal: Problem | None = None
@@ -79,6 +81,7 @@ class Exchange(HTTPMessageDelegate):
             self._answered, self._handover = self._handover.answered, None
         self._headers = headers
         self._method = cast(RequestStartLine, start_line).method
+        self._is_old = cast(RequestStartLine, start_line).version == "HTTP/1.0"
         if self._answered is not None:
             self._id, self._began = self._answered.id, self._answered.began
         else:
@@ -235,6 +238,9 @@ class Exchange(HTTPMessageDelegate):
                 self._connection.close()
                 return False
         self._connection.finish()
+        if self._is_old:
+            # Without chunks or a length, its end is the connection's, whatever else was asked for.
+            self._connection.close()
         return True
 
     async def _is_delivered(self, written: "asyncio.Future[None]", messages: int) -> bool:
@@ -267,6 +273,10 @@ class Exchange(HTTPMessageDelegate):
         route = inbox = ""
         if self._resolved is not None:
             route, inbox, _, _ = self._resolved
+            if not route.startswith("/chat"):
+                inbox = ""
+            if is_waiting(self._query):
+                route += WAITING
         self._app.account(self._id, self._method, route or "none", inbox, status, seconds)
 
     def _give_up_answer(self) -> None:

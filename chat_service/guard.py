@@ -15,9 +15,16 @@ _PORT = re.compile(r":\d*$")
 _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz", "X-Purpose")
 
 
-def refuse_the_unasked(headers: Mapping[str, str]) -> None:
-    """Raise a 403 problem for a prefetch or a cross-site browser request."""
-    if headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site":
+_NONE: frozenset[str] = frozenset()
+
+
+def refuse_the_unasked(headers: Mapping[str, str], allowed: frozenset[str] = _NONE) -> None:
+    """Raise a 403 problem for a prefetch or a cross-site browser request.
+
+    Pages of an origin that is `allowed` may send the latter.
+    """
+    is_cross_site = headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site"
+    if is_cross_site and headers.get("Origin") not in allowed:
         raise refused_origin("a cross-site browser request reads and writes nothing here")
     for name in _PREFETCH_HEADERS:
         announced = headers.get(name, "").lower()

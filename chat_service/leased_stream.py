@@ -21,6 +21,7 @@ from workers.commands import (
     Message,
     Release,
     Resume,
+    Slice,
     delivery,
 )
 from workers.errors import Draining, ServiceError
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 #: How long messages stay on loan to a stream whose end nobody saw, in seconds.
 LEASE_S = 30.0
+#: Messages that may wait for their acknowledgement before no more are delivered, and how many are
+#: settled at once. One delivery may go beyond the former.
+UNSETTLED_MAX, _AT_ONCE = 1000, 1000
 #: Pause before a refused command is tried again, in seconds, and how often.
 _AGAIN_AFTER_S, _TRIES = 0.5, 10
 
@@ -65,33 +69,45 @@ class LeasedStream:
     async def next(self, wait_s: float) -> Sequence[Message]:
         """What is unread, oldest first; waits for it for so long, and gives nothing then.
 
-        After a failure it goes on under another lease: what the first one may have taken is given
-        back, and must not be taken for what is delivered from then on.
+        Nor while too much is not acknowledged. After a failure it goes on under another lease: what
+        the first one may have taken is given back, and must not be taken for what is delivered
+        from then on.
         """
-        while True:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while not self.is_ending and (left_s := deadline - loop.time()) > 0:
+            if len(self._unsettled) >= UNSETTLED_MAX:
+                await asyncio.sleep(min(_AGAIN_AFTER_S, left_s))
+                continue
             self._deliveries += 1
             terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
             try:
-                given = await self._pool.read(self._username, wait_s=wait_s, lease=terms)
-                break
+                reading = self._pool.read(self._username, wait_s=left_s, lease=terms)
+                return await self._delivered(reading)
             except ServiceError as error:
                 # The consumer need not know; what may be on loan comes back by itself.
-                if self.is_ending:
-                    return ()
                 log.debug("a stream has to try again", reason=str(error))
             self.lease, self._deliveries = secrets.token_hex(16), 0
             await asyncio.sleep(_AGAIN_AFTER_S)
-        self._unsettled.update((message.id, self.lease) for message in given.messages)
-        return given.messages
+        return ()
+
+    async def _delivered(self, reading: "asyncio.Future[Slice]") -> Sequence[Message]:
+        """What a read took, noted as this stream's also where nobody waits for it any more."""
+        try:
+            return (await reading).messages
+        finally:
+            if reading.done() and not reading.cancelled() and reading.exception() is None:
+                given = reading.result().messages
+                self._unsettled.update((message.id, self.lease) for message in given)
 
     async def acknowledge(self, ids: Sequence[str]) -> bool:
         """Mark delivered messages as read; False where they are no longer this stream's."""
         mine = self._take(ids)
         read = 0
-        for lease, its in mine.items():
+        for lease, its in mine:
             command = Acknowledge(self._username, lease, its)
             read += await self._patiently(partial(self._pool.settle, command))
-        return bool(mine) and read == sum(map(len, mine.values()))
+        return bool(mine) and read == sum(len(its) for _, its in mine)
 
     async def acknowledge_upto(self, message_id: str) -> bool:
         """Mark as read all that was delivered up to and with this message."""
@@ -119,7 +135,7 @@ class LeasedStream:
             timer.cancel()
         # Those that have begun go to their end: they are short.
         await asyncio.gather(*self._tasks)
-        for lease, its in self._take(list(self._unsettled)).items():
+        for lease, its in self._take(list(self._unsettled)):
             command = Release(self._username, lease, its)
             try:
                 await self._patiently(partial(self._pool.settle, command))
@@ -127,14 +143,20 @@ class LeasedStream:
                 # It comes back by itself when the lease is over.
                 log.info("a stream's messages were not given back", reason=str(error))
 
-    def _take(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Those of these that are not settled, by their lease. They count as settled from now."""
-        by_lease: dict[str, tuple[str, ...]] = {}
+    def _take(self, ids: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+        """Those of these that are not settled, by their lease, some at a time. They count as
+        settled from now on.
+        """
+        by_lease: dict[str, list[str]] = {}
         for each in ids:
             lease = self._unsettled.pop(each, None)
             if lease is not None:
-                by_lease[lease] = (*by_lease.get(lease, ()), each)
-        return by_lease
+                by_lease.setdefault(lease, []).append(each)
+        return [
+            (lease, tuple(its[start : start + _AT_ONCE]))
+            for lease, its in by_lease.items()
+            for start in range(0, len(its), _AT_ONCE)
+        ]
 
     def _acknowledge_now(self, ids: Sequence[str]) -> None:
         task = asyncio.create_task(self._acknowledge_or_log(ids))

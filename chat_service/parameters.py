@@ -14,6 +14,8 @@ from chat_service.problems import FieldError, invalid
 
 #: A key by which a read can be repeated must not be guessed: so many characters hold 128 bits.
 READ_KEY_MIN = 22
+#: The shortest lease, in seconds.
+TTL_MIN_S = 0.01
 _FIELDS_MAX = 100
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -36,10 +38,20 @@ class ReadOptions(NamedTuple):
     limit: int | None
     wait_s: float
     is_clamped: bool
-    ttl_s: float | None
+    is_preferred: bool = False
+    ttl_s: float | None = None
+
+    def headers(self) -> Mapping[str, str]:
+        """What an answer says of it: the wait that held, where it is not the one asked for."""
+        if self.is_clamped or self.is_preferred:
+            return {"Preference-Applied": f"wait={self.wait_s:g}"}
+        return {}
 
 
-_PLAIN = ReadOptions(None, 0.0, False, None)
+_PLAIN = ReadOptions(None, 0.0, False)
+#: What requests that wait have behind their route where they are counted: how long they take says
+#: nothing about the service.
+WAITING = "?wait"
 
 
 class Preferences(NamedTuple):
@@ -49,23 +61,30 @@ class Preferences(NamedTuple):
     receipt: bool
 
 
-def read_options(query: str, waits: Waits, prefer: str = "") -> ReadOptions:
+def read_options(query: str, waits: Waits, prefer: str = "", is_lease: bool = False) -> ReadOptions:
     """The options in a query string; the wait may come from a `Prefer` header instead."""
     if not query and not prefer:
         return _PLAIN
     limits, waited, ttls = _fields(query, "limit", "wait", "ttl")
-    if waited is None and prefer:
-        waited = preferences(prefer).wait
+    preferred = preferences(prefer).wait if waited is None and prefer else None
+    if preferred is not None:
+        waited = preferred
     wait_s = 0.0 if waited is None else seconds("wait", waited)
-    ttl_s = None if ttls is None else seconds("ttl", ttls)
-    if ttl_s is not None and not ttl_s:
-        raise invalid(FieldError("ttl", "must be more than 0 seconds"))
+    ttl_s = None
+    if is_lease and ttls is not None and (ttl_s := seconds("ttl", ttls)) < TTL_MIN_S:
+        raise invalid(FieldError("ttl", f"must be at least {TTL_MIN_S} seconds"))
     return ReadOptions(
         None if limits is None else _limit(limits),
         min(wait_s, waits.wait_max_s),
         wait_s > waits.wait_max_s,
+        preferred is not None,
         None if ttl_s is None else min(ttl_s, waits.lease_max_s),
     )
+
+
+def is_waiting(query: str) -> bool:
+    """Whether a request with this query waits."""
+    return "wait=" in query and query.startswith(("wait=", "limit=", "ttl="))
 
 
 def seconds(name: str, value: str) -> float:
@@ -79,6 +98,8 @@ def preferences(prefer: str) -> Preferences:
     """The preferences in a `Prefer` header; what is not understood is no preference."""
     wait, receipt = None, False
     for preference in prefer.split(","):
+        # What comes behind a semicolon is about the preference.
+        preference = preference.partition(";")[0]
         name, _, value = (part.strip() for part in preference.partition("="))
         if name.lower() == "wait" and wait is None:
             wait = value.strip('"')

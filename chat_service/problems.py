@@ -20,6 +20,7 @@ from workers.errors import (
     Overloaded,
     Rejected,
     ServiceError,
+    StoreUnavailable,
 )
 
 log = structlog.get_logger(__name__)
@@ -96,6 +97,12 @@ def not_json(detail: str) -> Problem:
 def bad_request(detail: str) -> Problem:
     """400: the request itself, its path or its head, is malformed."""
     return Problem(400, "bad-request", "The request is malformed", detail)
+
+
+def no_handshake(detail: str) -> Problem:
+    """400: an upgrade to a WebSocket that is none, with the version that is spoken."""
+    title, version = "The request is malformed", {"Sec-WebSocket-Version": "13"}
+    return Problem(400, "bad-request", title, detail, headers=version)
 
 
 def not_found() -> Problem:
@@ -198,6 +205,9 @@ def answer_to(error: Exception, request_id: str, route: str = "") -> Response:
         problem = error
     elif isinstance(error, ServiceError):
         log.debug("not served", id=request_id, kind=type(error).__name__, reason=str(error))
+        if route == "/messages/:id/status" and isinstance(error, OutcomeUnknown):
+            # It only looks.
+            error = StoreUnavailable(str(error))
         problem = of_service_error(error, _EFFECTS.get(route, "claimed"))
     else:
         log.error("a handler failed", id=request_id, route=route, exc_info=error)

@@ -238,7 +238,8 @@ class Service:
         request_log = RequestLog(
             settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
         )
-        routes = make_routes(handlers, settings.max_batch_bytes)
+        origins = frozenset(settings.allowed_origins)
+        routes = make_routes(handlers, settings.max_batch_bytes, origins)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(routes, limits, self._http_metrics, request_log, on_undelivered)
 

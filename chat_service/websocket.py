@@ -21,7 +21,7 @@ from websockets.server import ServerProtocol
 
 from chat_service.leased_stream import LEASE_S, LeasedStream
 from chat_service.message import Takeover
-from chat_service.problems import bad_request
+from chat_service.problems import bad_request, no_handshake
 from workers.errors import ServiceError
 
 log = structlog.get_logger(__name__)
@@ -31,8 +31,8 @@ MESSAGE_MAX = 16 << 10
 #: A ping is sent so often, and leases are held, in seconds; a client that has sent nothing over so
 #: many of them is gone.
 BEAT_S, SILENT_BEATS_MAX = LEASE_S / 3, 3
-#: Messages that may wait for their acknowledgement before no more are delivered.
-UNSETTLED_MAX = 1000
+#: Frames of one message.
+_FRAGMENTS_MAX = 1000
 #: How long the other side is waited for after a close frame, in seconds.
 _CLOSE_S = 1.0
 _READ_BYTES = 64 << 10
@@ -60,7 +60,9 @@ class _Refusal(msgspec.Struct, tag_field="type", tag="error"):
 _decode = msgspec.json.Decoder(_Ack).decode
 
 
-def accept(headers: Mapping[str, str], stream: LeasedStream, write_s: float) -> Takeover:
+def accept(
+    request_id: str, headers: Mapping[str, str], stream: LeasedStream, write_s: float
+) -> Takeover:
     """Answer a handshake. Raises a `Problem` for one that is none."""
     protocol = ServerProtocol(max_size=MESSAGE_MAX)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -70,7 +72,8 @@ def accept(headers: Mapping[str, str], stream: LeasedStream, write_s: float) -> 
         raise bad_request("this is no WebSocket handshake")
     response = protocol.accept(request)
     if response.status_code != 101:
-        raise bad_request(f"this is no WebSocket handshake: {protocol.handshake_exc}")
+        raise no_handshake(f"this is no WebSocket handshake: {protocol.handshake_exc}")
+    response.headers["X-Request-Id"] = request_id
     protocol.send_response(response)
     return Takeover(101, lambda transport: _Socket(transport, protocol, stream, write_s).run())
 
@@ -91,7 +94,6 @@ class _Socket:
         self._write_s = write_s
         self._fragments: list[bytes] = []
         self._silent_beats = 0
-        self._has_room = asyncio.Event()
         self._next_beat: asyncio.TimerHandle
         self._holding: asyncio.Task[None] | None = None
 
@@ -131,7 +133,9 @@ class _Socket:
             self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text")
         elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
             self._fragments.append(bytes(frame.data))
-            if frame.fin:
+            if len(self._fragments) > _FRAGMENTS_MAX:
+                self._protocol.fail(CloseCode.MESSAGE_TOO_BIG, "it has too many fragments")
+            elif frame.fin:
                 message, self._fragments = b"".join(self._fragments), []
                 await self._take(message)
 
@@ -154,8 +158,6 @@ class _Socket:
         if not is_known:
             # Acknowledged before, perhaps, or its lease was over: then it comes again.
             self._refuse(f"{ack.id[:64]} is not, or not all up to it was, on loan to this stream")
-        if self._stream.unsettled < UNSETTLED_MAX:
-            self._has_room.set()
 
     def _refuse(self, detail: str) -> None:
         if self._protocol.state is State.OPEN:
@@ -167,9 +169,6 @@ class _Socket:
             for message in messages:
                 self._protocol.send_text(_encode(_Message(message.id, message.text)))
             await self._flush()
-            while self._stream.unsettled >= UNSETTLED_MAX:
-                self._has_room.clear()
-                await self._has_room.wait()
 
     def _beat_later(self) -> None:
         self._next_beat = asyncio.get_running_loop().call_later(BEAT_S, self._beat)

@@ -168,19 +168,20 @@ class Claims:
         """
         ticket, now_ms = share.ticket, self._clock.now_ms()
         ids = tuple(unread.message.id for unread in share.messages)
-        batch = KeyedBatch(key, ticket.command.username, ids, now_ms + KEY_WINDOW_MS)
+        until_ms = now_ms + KEY_WINDOW_MS
+        batch = KeyedBatch(key, ticket.command.username, ids, until_ms, share.more)
         batch = (await self._store.remember([batch], now_ms))[0]
         return await self._give_again(share, batch)
 
     async def _give_again(self, share: Share, batch: KeyedBatch) -> list[Share]:
-        return [] if await self._give_batch(share.ticket, batch, share.more) else [share]
+        return [] if await self._give_batch(share.ticket, batch) else [share]
 
-    async def _give_batch(self, ticket: Ticket, batch: KeyedBatch, more: bool) -> bool:
+    async def _give_batch(self, ticket: Ticket, batch: KeyedBatch) -> bool:
         """Claim a batch as far as it is unread, and answer with what is the key's of it.
 
         False where that is nothing: all of it is others', or has expired.
         """
-        claim = self._new_claim([Share(ticket, (), more)], batch.ids, batch.key)
+        claim = self._new_claim([Share(ticket, (), batch.more)], batch.ids, batch.key)
         owned, is_final = await self._store.claim(claim)
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
@@ -191,7 +192,7 @@ class Claims:
             raise OutcomeUnknown(str(error)) from error
         if is_given:
             self._metrics.read.inc(len(owned))
-            ticket.resolve(Slice(tuple(messages), more))
+            ticket.resolve(Slice(tuple(messages), batch.more))
             return True
         if messages:
             # Another had forgotten it: nobody is given these for the key.

@@ -191,12 +191,16 @@ class Claim(Struct, frozen=True, gc=False):
 
 
 class KeyedBatch(Struct, frozen=True, gc=False):
-    """What a read with a key was given: decided once, for all repeats until `until_ms`."""
+    """What a read with a key was given: decided once, for all repeats until `until_ms`.
+
+    `more` where messages were left unread then.
+    """
 
     key: str
     username: str
     ids: tuple[str, ...]
     until_ms: int
+    more: bool = False
 
 
 Outcome: TypeAlias = str | Stored | Slice | int | Fate | None

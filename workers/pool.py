@@ -115,7 +115,7 @@ class WorkerPool:
         self._metrics = metrics
         self._ids = IdSource()
         self._breaker = Breaker(metrics)
-        self._waiters = Waiters(limits.waiters, self._readmit, metrics)
+        self._waiters = Waiters(limits.waiters, self._readmit)
         self._releases = Releases(store, clock, metrics, self._waiters)
         self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
         self._shards = [
@@ -163,6 +163,10 @@ class WorkerPool:
     def is_ending(self) -> bool:
         """Whether nobody waits for messages any more, because the service stops."""
         return self._waiters.is_ending
+
+    def refuse_wait_if_full(self) -> None:
+        """Raise `Overloaded` where no more reads may wait for a message."""
+        self._waiters.refuse_if_full()
 
     def post(
         self, username: str, text: str, size: int, timeout_s: int, receipt: str = ""
@@ -287,8 +291,6 @@ class WorkerPool:
         wait_until = now + wait_s if wait_s else 0.0
         try:
             self._breaker.refuse_if_open()
-            if wait_s:
-                self._waiters.refuse_if_full()
             queue.put_or_refuse(
                 Ticket(command, now, now + self._limits.deadline_s, future, wait_until)
             )

@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 SINGLE_LOOKUPS = 4
 #: Rounds of search and claim in one batch; reads that need more go first in the next batch.
 ROUNDS = 4
+#: Errands of one shard that are on their way at the same time.
+ERRANDS_MAX = 64
 
 
 class ShardLimits(NamedTuple):
@@ -84,6 +86,7 @@ class Shard:
         # Every ticket taken from the queue is in one of these until it is settled.
         self._carried: list[Ticket] = []
         self._in_flight: list[Ticket] = []
+        self._errands: dict[asyncio.Task[None], Ticket] = {}
 
     async def run(self) -> None:
         """Serve batches until the queue is closed and empty.
@@ -93,7 +96,11 @@ class Shard:
         try:
             while tickets := await self._take():
                 await self._commit(tickets)
+            await asyncio.gather(*self._errands)
         finally:
+            for errand, ticket in self._errands.items():
+                errand.cancel()
+                self._fail(ticket, OutcomeUnknown("the worker stopped"))
             for ticket in self._carried:
                 ticket.fail(StoreUnavailable("the worker stopped"))
             for ticket in self._in_flight:
@@ -108,7 +115,7 @@ class Shard:
                 expired += ticket.fail(Expired("waited too long for its turn"))
         if expired:
             self._metrics.refused.labels("expired").inc(expired)
-        for ticket in self._in_flight:
+        for ticket in (*self._in_flight, *self._errands.values()):
             if ticket.deadline <= now:
                 self._fail(ticket, OutcomeUnknown("the database is slow"))
 
@@ -124,7 +131,7 @@ class Shard:
         """Carry out one batch: posts, reads and counts at the same time."""
         batch = plan(tickets)
         self._carried = batch.carried
-        self._in_flight = [*batch.posts, *batch.reads, *batch.counts, *batch.errands]
+        self._in_flight = [*batch.posts, *batch.reads, *batch.counts]
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - tickets[0].entered)
         self._metrics.batch_requests.observe(len(tickets))
@@ -135,8 +142,8 @@ class Shard:
             work.append(self._guarded(self._read, batch.reads))
         if batch.counts:
             work.append(self._guarded(self._count, batch.counts))
-        # Each its own: what one of them meets is no other's answer.
-        work += (self._guarded(self._run_errand, [errand]) for errand in batch.errands)
+        for ticket in batch.errands:
+            await self._start_errand(ticket)
         await asyncio.gather(*work)
         self._in_flight = []
 
@@ -157,8 +164,19 @@ class Shard:
             # A bug, or an error that the store does not know. The other parts go on.
             log.exception("a part of a batch failed", requests=len(tickets))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
+        # One that waits for a message by now has met nothing.
+        in_flight = {*self._in_flight, *self._errands.values()}
         for ticket in tickets:
-            self._fail(ticket, failure)
+            if ticket in in_flight:
+                self._fail(ticket, failure)
+
+    async def _start_errand(self, ticket: Ticket) -> None:
+        """Have an errand go on beside the batches, which a slow one shall not hold up."""
+        while len(self._errands) >= ERRANDS_MAX:
+            await asyncio.wait(self._errands, return_when=asyncio.FIRST_COMPLETED)
+        errand = asyncio.create_task(self._guarded(self._run_errand, [ticket]))
+        self._errands[errand] = ticket
+        errand.add_done_callback(self._errands.pop)
 
     async def _insert(self, tickets: list[Ticket]) -> ServiceError | None:
         """Store the posts of a batch, and answer each. Gives back what all of them met."""

@@ -12,9 +12,10 @@ from functools import partial
 
 from workers.commands import Outcome, Slice
 from workers.errors import Overloaded
-from workers.metrics import WorkerMetrics
 from workers.ticket import Ticket
 
+#: Where a read that was woken has failed, the next one is woken after so long, in seconds.
+_AFTER_FAILURE_S = 0.5
 #: In a notebook: that something was missed, so that any inbox may have got a message.
 ANY = None
 
@@ -22,13 +23,10 @@ ANY = None
 class Waiters:
     """The parked reads of a pool."""
 
-    def __init__(
-        self, most: int, readmit: Callable[[Ticket], None], metrics: WorkerMetrics
-    ) -> None:
+    def __init__(self, most: int, readmit: Callable[[Ticket], None]) -> None:
         """`most` may be parked at once; `readmit` puts one back into its shard's queue."""
         self._most = most
         self._readmit = readmit
-        self._metrics = metrics
         # Dictionaries for their order.
         self._parked: dict[str, dict[Ticket, None]] = {}
         self._count = 0
@@ -71,10 +69,13 @@ class Waiters:
             self._notebooks = [each for each in self._notebooks if each is not noticed]
 
     def park(self, ticket: Ticket) -> bool:
-        """Have a read wait; False where its time is over, or nobody waits any more."""
+        """Have a read wait, or refuse it; False where its time is over, or the service stops."""
         loop = asyncio.get_running_loop()
         if self._is_ending or ticket.wait_until <= loop.time():
             return False
+        if self._count >= self._most:
+            ticket.fail(Overloaded("too many requests wait for messages"))
+            return True
         if ticket.timer is None:
             ticket.timer = loop.call_at(ticket.wait_until, self._give_up, ticket)
             ticket.future.add_done_callback(partial(self._leave, ticket))
@@ -127,8 +128,15 @@ class Waiters:
         if self._unpark(ticket):
             ticket.resolve(Slice((), False))
 
-    def _leave(self, ticket: Ticket, _: "asyncio.Future[Outcome]") -> None:
+    def _leave(self, ticket: Ticket, future: "asyncio.Future[Outcome]") -> None:
         """It is answered, or its client has gone."""
         if ticket.timer is not None:
             ticket.timer.cancel()
-        self._unpark(ticket)
+        if self._unpark(ticket) or self._is_ending:
+            return
+        # What it was woken for may still be there, for the next one.
+        if future.cancelled():
+            self.wake((ticket.command.username,))
+        elif future.exception() is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_AFTER_FAILURE_S, self.wake, (ticket.command.username,))

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -21,8 +21,6 @@ from chat_service.schema import Rules, new_message
 from workers.commands import Key, Stored
 from workers.pool import WorkerPool
 
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-
 
 class Posting(NamedTuple):
     """How the messages of one request are posted: its key if it can be repeated, its receipts."""
@@ -38,18 +36,44 @@ class BatchHandlers:
         self._pool = pool
         self._rules = rules
         self._messages_max = messages_max
+        # One that is longer is not taken apart, to find out how much longer.
+        bounded = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=messages_max)]
+        self._decode = msgspec.json.Decoder(bounded).decode
 
     async def post(self, request: Request) -> Response:
         """POST /chat/batch: store each message; one that cannot be is alone in that."""
-        bodies = _split(request.body, request.headers.get("Content-Type", ""))
-        if len(bodies) > self._messages_max:
-            raise invalid(FieldError("body", f"may have at most {self._messages_max} messages"))
+        bodies = self._split(request.body, request.headers.get("Content-Type", ""))
         prefer = preferences(request.headers.get("Prefer", ""))
         posting = Posting(idempotency_key(request.headers), prefer.receipt)
         # Handed over before the first is awaited: in order, and into the same batches.
         begun = [self._begin(body, number, posting) for number, body in enumerate(bodies)]
         results = await asyncio.gather(*(self._result(each, request.id) for each in begun))
-        return Response(200, JSON_HEADERS, Part(msgspec.json.encode({"results": results}), 0))
+        headers = dict(JSON_HEADERS)
+        if posting.has_receipts:
+            headers["Preference-Applied"] = "receipt"
+        return Response(200, headers, Part(msgspec.json.encode({"results": results}), 0))
+
+    def _split(self, body: bytes, content_type: str) -> list[bytes]:
+        """The messages of a JSON array, or of lines with an object each (NDJSON)."""
+        if not body.lstrip().startswith(b"["):
+            lines = [line for line in body.split(b"\n", 2 * self._messages_max) if line.strip()]
+            if not lines or (len(lines) == 1 and "ndjson" not in content_type.lower()):
+                raise _not_a_batch()
+            if not lines[0].rstrip().endswith(b"}"):
+                # An object over several lines is one message, and no batch.
+                raise _not_a_batch()
+            if len(lines) > self._messages_max:
+                raise self._too_many()
+            return lines
+        try:
+            return [bytes(raw) for raw in self._decode(body)]
+        except msgspec.ValidationError:
+            raise self._too_many() from None
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise _not_a_batch() from None
+
+    def _too_many(self) -> Problem:
+        return invalid(FieldError("body", f"may have at most {self._messages_max} messages"))
 
     def _begin(
         self, body: bytes, number: int, posting: Posting
@@ -80,19 +104,6 @@ class BatchHandlers:
             return {"error": msgspec.Raw(problem.body.body)}
         result = {"id": outcome if isinstance(outcome, str) else outcome.id}
         return {**result, "receipt": receipt} if receipt else result
-
-
-def _split(body: bytes, content_type: str) -> list[bytes]:
-    """The messages of a JSON array, or of lines with an object each (NDJSON)."""
-    if b"\n" in body and not body.lstrip().startswith(b"["):
-        return [line for line in body.split(b"\n") if line.strip()]
-    if "ndjson" in content_type.lower():
-        return [body] if body.strip() else []
-    try:
-        return [bytes(raw) for raw in _decode_array(body)]
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        pass
-    raise _not_a_batch()
 
 
 def _not_a_batch() -> Problem:

@@ -93,13 +93,13 @@ class InboxHandlers:
         if key is not None:
             hashed = hash_of("read", username, key)
             again = await self._pool.read_again(username, hashed, options.limit, options.wait_s)
-            headers = _read_headers(options, bool(prefer))
+            headers = {**JSON_HEADERS, **options.headers()}
             if again.more:
-                headers = {**headers, "X-More": "true"}
+                headers["X-More"] = "true"
             # A repeat gets it back, so that it is not lost with the answer.
             return Response(200, headers, Part(_encode(again.messages), 0))
         first = await self._claim(self._pool.read(username, options.limit, wait_s=options.wait_s))
-        return self._have_read(username, options, first, bool(prefer))
+        return self._have_read(username, options, first)
 
     def begin_read(self, parameter: str, query: str) -> asyncio.Future[Slice]:
         """Hand a plain read to the pool: its first slice. Raises what is wrong."""
@@ -112,13 +112,12 @@ class InboxHandlers:
     def have_read(self, parameter: str, query: str, first: Slice) -> Response:
         """The answer to a plain read of which this is the first slice."""
         options = read_options(query, self._waits)
-        return self._have_read(username_in_path(parameter, self._rules), options, first, False)
+        return self._have_read(username_in_path(parameter, self._rules), options, first)
 
-    def _have_read(
-        self, username: str, options: ReadOptions, first: Slice, is_preferred: bool
-    ) -> Response:
+    def _have_read(self, username: str, options: ReadOptions, first: Slice) -> Response:
         count = len(first.messages)
-        headers = _read_headers(options, is_preferred)
+        said = options.headers()
+        headers = {**JSON_HEADERS, **said} if said else JSON_HEADERS
         if first.more and count != options.limit:
             # A long inbox is read up to this moment, slice by slice, however fast others post.
             upto = last_id_of(self._pool.now_ms())
@@ -172,10 +171,3 @@ class InboxHandlers:
             if not claim.cancelled() and claim.done() and claim.exception() is None:
                 self._on_undelivered(len(claim.result().messages))
             raise
-
-
-def _read_headers(options: ReadOptions, is_preferred: bool) -> Mapping[str, str]:
-    """An answer's headers: with the wait that held, where it is not the one asked for."""
-    if options.is_clamped or (is_preferred and options.wait_s):
-        return {**JSON_HEADERS, "Preference-Applied": f"wait={options.wait_s:g}"}
-    return JSON_HEADERS

@@ -1,11 +1,12 @@
 """Messages on loan: taken, acknowledged, given back, held longer."""
 
 import secrets
+from collections.abc import Mapping
 
 import msgspec
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import Waits, read_options
+from chat_service.parameters import TTL_MIN_S, Waits, read_options
 from chat_service.problems import FieldError, invalid, lease_over
 from chat_service.schema import LeaseBody, Rules, lease_of, username_in_path
 from workers.commands import Acknowledge, Extend, Lease, Release, delivery
@@ -27,11 +28,11 @@ class LeaseHandlers:
         """POST /chat/:username/lease: what is unread, until the lease is over or acknowledged."""
         username = username_in_path(request.parameter, self._rules)
         prefer = request.headers.get("Prefer", "")
-        limit, wait_s, _, asked_s = read_options(request.query, self._waits, prefer)
-        ttl_s = min(TTL_S, self._waits.lease_max_s) if asked_s is None else asked_s
+        options = read_options(request.query, self._waits, prefer, is_lease=True)
+        ttl_s = options.ttl_s or min(TTL_S, self._waits.lease_max_s)
         lease = secrets.token_hex(16)
         terms = Lease(delivery(lease), int(ttl_s * 1000))
-        taken = await self._pool.read(username, limit, wait_s=wait_s, lease=terms)
+        taken = await self._pool.read(username, options.limit, wait_s=options.wait_s, lease=terms)
         # Nothing of it is lost with the answer: it is unread again when the lease is over.
         return _answer(
             {
@@ -39,7 +40,7 @@ class LeaseHandlers:
                 "ttl": ttl_s,
                 "messages": taken.messages,
             },
-            more=taken.more,
+            {**options.headers(), **({"X-More": "true"} if taken.more else {})},
         )
 
     async def acknowledge(self, request: Request) -> Response:
@@ -59,8 +60,9 @@ class LeaseHandlers:
     async def extend(self, request: Request) -> Response:
         """POST /chat/:username/extend: have the lease end `ttl` seconds from now."""
         username, asked = self._asked(request)
-        if asked.ttl is None or not asked.ttl > 0:
-            raise invalid(FieldError("ttl", "is required and must be more than 0 seconds"))
+        if asked.ttl is None or not asked.ttl >= TTL_MIN_S:
+            rule = f"is required and must be at least {TTL_MIN_S} seconds"
+            raise invalid(FieldError("ttl", rule))
         ttl_s = min(asked.ttl, self._waits.lease_max_s)
         _some(await self._pool.settle(Extend(username, asked.lease, int(ttl_s * 1000))), asked)
         return _answer({"ttl": ttl_s})
@@ -76,6 +78,6 @@ def _some(messages: int, asked: LeaseBody) -> int:
     return messages
 
 
-def _answer(document: dict[str, object], more: bool = False) -> Response:
-    headers = {**JSON_HEADERS, "X-More": "true"} if more else JSON_HEADERS
+def _answer(document: dict[str, object], more: Mapping[str, str] | None = None) -> Response:
+    headers = {**JSON_HEADERS, **more} if more else JSON_HEADERS
     return Response(200, headers, Part(msgspec.json.encode(document), 0))

@@ -1,6 +1,7 @@
 """What senders do with their receipts: ask what became of a message, take it back."""
 
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 import msgspec
 
@@ -19,17 +20,17 @@ class MessageHandlers:
 
     async def status(self, request: Request) -> Response:
         """GET /messages/:id/status: pending, leased, read, expired or revoked, and when."""
-        command = Track(request.parameter, _receipt_of(request))
-        fate = await self._pool.track(command)
+        message_id = unquote(request.parameter)
+        fate = await self._pool.track(Track(message_id, _receipt_of(request)))
         if fate is None:
             raise no_such_message()
         at = None if fate.at_ms is None else datetime.fromtimestamp(fate.at_ms / 1000, UTC)
-        document = {"id": request.parameter, "status": fate.status, "at": at}
+        document = {"id": message_id, "status": fate.status, "at": at}
         return Response(200, JSON_HEADERS, Part(msgspec.json.encode(document), 0))
 
     async def revoke(self, request: Request) -> Response:
         """DELETE /messages/:id: take it back while it is unread; the same again for a repeat."""
-        fate = await self._pool.track(Revoke(request.parameter, _receipt_of(request)))
+        fate = await self._pool.track(Revoke(unquote(request.parameter), _receipt_of(request)))
         if fate is None:
             raise no_such_message()
         if fate.status != "revoked":

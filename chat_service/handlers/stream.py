@@ -1,11 +1,12 @@
 """GET /chat/:username/stream: Server-Sent Events, or a WebSocket where the client asks for one."""
 
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
 
 from chat_service.guard import refuse_other_origins
-from chat_service.leased_stream import LeasedStream
+from chat_service.leased_stream import LEASE_S, LeasedStream
 from chat_service.message import Part, Request, Response, Takeover
 from chat_service.schema import Rules, username_in_path
 from chat_service.websocket import accept
@@ -42,11 +43,16 @@ class StreamHandlers:
         """Deliver what is unread and what comes, each message as a lease."""
         username = username_in_path(request.parameter, self._rules)
         refuse_other_origins(request.headers, self._allowed_origins)
+        # Before the head is out: an open stream that is refused its wait can only be silent.
+        self._pool.refuse_wait_if_full()
         if request.headers.get("Upgrade", "").lower() == "websocket":
             stream = LeasedStream(self._pool, username)
-            return accept(request.headers, stream, self._write_s)
+            return accept(request.id, request.headers, stream, self._write_s)
         last = request.headers.get("Last-Event-ID", "")
-        return Response(200, _HEADERS, self._events(LeasedStream(self._pool, username), last))
+        headers = dict(_HEADERS)
+        if (origin := request.headers.get("Origin")) in self._allowed_origins:
+            headers |= {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
+        return Response(200, headers, self._events(LeasedStream(self._pool, username), last))
 
     async def _events(self, stream: LeasedStream, last: str) -> AsyncIterator[Part]:
         # No message of a part is lost with it: counted are those that would be.
@@ -70,8 +76,12 @@ class StreamHandlers:
                     b"id: %b\nevent: message\ndata: %b\n\n" % (each.id.encode(), _encode(each))
                     for each in messages
                 ]
+                began = time.monotonic()
                 yield Part(opened + b"".join(events), 0)
                 # Asked for more: the kernel has taken these.
+                if time.monotonic() - began > LEASE_S / 4:
+                    # It was slow, and their lease has gone on meanwhile.
+                    await stream.hold()
                 stream.acknowledge_later(ACKNOWLEDGED_AFTER_S, [each.id for each in messages])
         finally:
             await stream.close()

@@ -383,9 +383,7 @@ class GivesAKeyedBatchBack(_Patched):
     def patches(self) -> Iterator[None]:
         give = Claims._give_batch
 
-        async def give_or_release(
-            self: Claims, ticket: Ticket, batch: KeyedBatch, more: bool
-        ) -> bool:
+        async def give_or_release(self: Claims, ticket: Ticket, batch: KeyedBatch) -> bool:
             claims: list[Claim] = []
             new_claim = self._new_claim
 
@@ -395,7 +393,7 @@ class GivesAKeyedBatchBack(_Patched):
 
             try:
                 with mock.patch.object(self, "_new_claim", noted):
-                    return await give(self, ticket, batch, more)
+                    return await give(self, ticket, batch)
             except OutcomeUnknown:
                 for claim in claims:
                     self._releases.add(claim, claim.ids, is_final=False)

@@ -39,7 +39,7 @@ async def test_one_bad_message_fails_alone_and_says_why(chat: ChatClient) -> Non
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n"])
 async def test_messages_may_come_on_lines(chat: ChatClient, end: str) -> None:
-    body = "\n".join(json.dumps(message(text)) for text in ("one", "two")) + end
+    body = end + "\n".join(json.dumps(message(text)) for text in ("one", "two")) + end
     answer = await chat.request("POST", "/chat/batch", body.encode())
     assert len(json.loads(answer.body)["results"]) == 2
     alone = json.dumps(message("three")).encode()
@@ -49,7 +49,16 @@ async def test_messages_may_come_on_lines(chat: ChatClient, end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"text":"x","username":"bob"}', b"7", b"[1", b"\xff"]
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"text":"x","username":"bob"}',
+        b"7",
+        b"[1",
+        b"\xff",
+        b'{\n"text": "x",\n"username": "bob"\n}',
+    ],
 )
 async def test_a_body_that_is_no_batch_is_refused_whole(chat: ChatClient, body: bytes) -> None:
     answer = await chat.request("POST", "/chat/batch", body)

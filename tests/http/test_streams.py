@@ -175,6 +175,48 @@ async def test_a_service_that_stops_ends_its_streams_and_keeps_what_they_have_no
     assert await connect(other).texts("bob") == ["hello"]
 
 
+async def test_a_long_answer_to_an_old_client_ends_with_its_connection(
+    start_service: StartService, connect: Connect
+) -> None:
+    service = await start_service(slice_max=5)
+    chat = connect(service)
+    for number in range(12):
+        await chat.post("bob", str(number))
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(b"GET /chat/bob HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    answer = await reader.read()
+    assert len(json.loads(answer.partition(b"\r\n\r\n")[2])) == 12
+    writer.close()
+
+
+async def test_a_stream_that_may_not_wait_is_refused_before_it_is_open(
+    start_service: StartService, connect: Connect
+) -> None:
+    service = await start_service(waiters_max=1)
+    async with EventStream(service.port):
+
+        async def waits() -> bool:
+            return await connect(service).metric("chat_waiters") == 1
+
+        await eventually(waits)
+        async with EventStream(service.port) as stream:
+            assert stream.status == 503
+
+
+async def test_a_stream_that_is_not_acknowledged_gets_no_more_than_it_may_hold(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", 3)
+    monkeypatch.setattr(stream_handler, "KEEP_ALIVE_S", 0.2)
+    async with EventStream(service.port) as stream:
+        for number in range(3):
+            await chat.post("bob", str(number))
+        assert await stream.texts(3) == ["0", "1", "2"]
+        await chat.post("bob", "3")
+        assert (await stream.next()).name == "comment"
+        assert await chat.texts("bob") == ["3"]
+
+
 async def test_a_stream_is_had_by_old_clients_too(service: Service, chat: ChatClient) -> None:
     await chat.post("bob", "hello")
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)

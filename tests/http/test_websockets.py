@@ -152,7 +152,7 @@ async def test_a_client_that_answers_no_ping_is_gone(
 async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "UNSETTLED_MAX", 2)
+    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", 2)
     async with stream(service) as socket:
         for text in ("one", "two"):
             await chat.post("bob", text)
@@ -165,7 +165,11 @@ async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
         assert (await message(socket))["text"] == "four"
 
 
-async def test_a_service_that_stops_says_so(start_service: StartService, connect: Connect) -> None:
+@pytest.mark.parametrize("most", [1, 1000], ids=["full", "with room"])
+async def test_a_service_that_stops_says_so(
+    start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", most)
     service, other = await start_service(), await start_service()
     await connect(service).post("bob", "hello")
     async with stream(service) as socket:
@@ -183,7 +187,9 @@ async def test_pages_of_other_sites_open_none(
     service = await start_service(allowed_origins=("https://friend.test",))
     host = f"127.0.0.1:{service.port}"
     for origin in (f"http://{host}", "https://friend.test"):
-        async with stream(service, origin=origin) as socket:
+        # As browsers say of a page of another site.
+        headers = {"Sec-Fetch-Site": "same-origin" if host in origin else "cross-site"}
+        async with stream(service, origin=origin, additional_headers=headers) as socket:
             await socket.close()
     for origin in ("http://evil.test", "https://friend.test.evil", "null"):
         with pytest.raises(InvalidStatus) as refused:

@@ -158,6 +158,18 @@ async def test_a_message_is_taken_back_while_it_is_unread_and_only_once(
     assert (await any_store.claim(new_claim(["bob"], [post.id], now_ms))).ids == set()
 
 
+async def test_a_message_is_taken_back_when_its_lease_is_over_though_nobody_gave_it_back(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(receipt="secret"), clock.now_ms()
+    await any_store.insert([post])
+    await any_store.claim(new_claim(["bob"], [post.id], now_ms - 6000, lease_ms=5000))
+    fate, changed = await any_store.revoke(Revoke(post.id, "secret"), now_ms)
+    assert (fate, changed) == (Fate("revoked", now_ms), 1)
+    assert (await any_store.end_leases(now_ms)).returned == 0
+    assert await any_store.count_pending() == 0
+
+
 async def test_what_is_read_on_loan_or_expired_is_not_taken_back(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:

@@ -130,7 +130,7 @@ class Documents:
 
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
         """The filter of that."""
-        return stored.unread
+        return stored.unread and (not claim.key or stored.post.expires_ms >= claim.at_ms)
 
     def owned(self, claim: Claim) -> set[str]:
         """What carries its token."""
@@ -277,9 +277,10 @@ class Documents:
     def revoke(self, command: Revoke, now_ms: int, mark: str = "") -> tuple[Fate | None, int]:
         fate = self.track(command, now_ms)
         stored = self.documents.get(command.id)
-        if fate is None or stored is None or not stored.unread or fate.status != "pending":
+        if fate is None or stored is None or fate.status != "pending":
             return fate, 0
-        self.change(stored, unread=False, revoked_ms=now_ms, mark=mark)
+        # Perhaps its lease was over, and it was not given back yet.
+        self.change(stored, unread=False, until_ms=None, revoked_ms=now_ms, mark=mark)
         return Fate("revoked", now_ms), 1
 
     def expire(self, now_ms: int, mark: str = "") -> int:

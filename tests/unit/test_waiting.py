@@ -138,6 +138,22 @@ async def test_one_that_has_left_is_passed_over(make_pool: MakePool) -> None:
     assert texts(await stays) == ["hello"]
 
 
+async def test_one_that_leaves_when_it_has_been_woken_has_the_next_one_woken(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "LOOK_EVERY_S", (1000.0, 1000.0))
+    store = GateStore()
+    pool = await make_pool(store)
+    first, second = pool.read("bob", wait_s=20), pool.read("bob", wait_s=20)
+    await parked(store)
+    store.shut.add("find")
+    await pool.post("bob", "hello", 5, 60)
+    await store.reached()
+    first.cancel()
+    store.open()
+    assert texts(await second) == ["hello"]
+
+
 async def test_the_end_of_a_wait_is_an_empty_answer_and_leaves_nothing_behind(
     make_pool: MakePool,
 ) -> None:
@@ -155,7 +171,10 @@ async def test_no_more_may_wait_than_is_allowed(make_pool: MakePool) -> None:
     first = pool.read("bob", wait_s=20)
     await parked(store)
     with pytest.raises(Overloaded):
-        pool.read("eve", wait_s=20)
+        await pool.read("eve", wait_s=20)
+    # What is there need not be waited for.
+    await store.insert([message(7, "eve")])
+    assert texts(await pool.read("eve", wait_s=20)) == ["7"]
     assert texts(await pool.read("eve")) == []
     pool.end_waits()
     assert texts(await first) == []

@@ -69,14 +69,13 @@ class Arrivals(Database):
                             )
                     if reply["cursor"]["id"] == 0:
                         raise StoreUnavailable("the change stream ended")
-                    names = set()
-                    for event in reply["cursor"]["nextBatch"]:
-                        document = event.get("fullDocument")
-                        if document is None:
-                            yield None
-                        else:
-                            names.add(document["username"])
-                    yield names
+                    documents = [
+                        event.get("fullDocument") for event in reply["cursor"]["nextBatch"]
+                    ]
+                    yield {document["username"] for document in documents if document is not None}
+                    if None in documents:
+                        # However many they were: who waits looks once.
+                        yield None
             except TimeoutError as error:
                 raise StoreUnavailable("the change stream is not answered") from error
             finally:

@@ -85,7 +85,8 @@ class Database:
         self._node = options.node
         self._clock = clock
         self._metrics = metrics
-        self._expired_upto_ms = 0
+        # Up to when what has expired is marked, and how often that was set back.
+        self._expired_upto_ms = self._expiry_generation = 0
         self._doubts: list[Doubt] = []
         self._client: Client | None = None
         self._messages: AsyncCollection[Document]
@@ -166,6 +167,11 @@ class Database:
         finally:
             seconds = time.monotonic() - began
             self._metrics.store_seconds.labels(name).observe(seconds)
+
+    def _expire_from(self, at_ms: int) -> None:
+        """Have `expire` look at what becomes unread again, also where it has been before."""
+        self._expired_upto_ms = min(self._expired_upto_ms, at_ms)
+        self._expiry_generation += 1
 
     def _in_time(self, now_ms: int) -> Document:
         """The condition that a write that was sent at `now_ms` is not late.

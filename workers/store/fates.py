@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+import pymongo
 import structlog
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 #: Sweeps leave alone what expired less than this ago: clocks of nodes may differ a little.
 EXPIRE_MARGIN_MS = 1000
+#: Longest time to count what is pending, in seconds.
+_COUNT_S = 60.0
 
 
 class Fates(Database):
@@ -54,7 +57,8 @@ class Fates(Database):
                 {
                     "_id": command.id,
                     "receipts": command.receipt,
-                    "unread": True,
+                    # On loan no more, though it has not been given back yet.
+                    "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
                     **self._in_time(now_ms),
                 },
@@ -63,7 +67,7 @@ class Fates(Database):
                         "revoked": DatetimeMS(now_ms),
                         "purge_at": DatetimeMS(now_ms + self._keep_ms),
                     },
-                    "$unset": {"unread": "", "text": "", "kept": ""},
+                    "$unset": {"unread": "", "text": "", "kept": "", "lease.until": ""},
                 },
             )
             return result.modified_count
@@ -86,6 +90,9 @@ class Fates(Database):
             raise OutcomeUnknown(str(error)) from error
         if was_repeated:
             self._doubt("revoked", mine)
+        if fate is not None and fate.status == "pending":
+            # It was late, or somebody had it for a moment.
+            raise (OutcomeUnknown if was_repeated else StoreUnavailable)("ask again")
         return fate, 0
 
     async def reckon(self) -> Mapping[CountedFate, int]:
@@ -106,11 +113,10 @@ class Fates(Database):
 
     async def count_pending(self) -> int:
         """See `workers.store.base.Store.count_pending`."""
-        with read_errors():
-            unread = await self._messages.count_documents({"unread": True}, hint=INBOX_INDEX)
-            leased = await self._messages.count_documents(
-                {"lease.until": {"$exists": True}}, hint=LEASE_END_INDEX
-            )
+        with read_errors(), pymongo.timeout(_COUNT_S):
+            # All that the indexes hold, and no document is looked at.
+            unread = await self._messages.count_documents({}, hint=INBOX_INDEX)
+            leased = await self._messages.count_documents({}, hint=LEASE_END_INDEX)
         return unread + leased
 
     async def expire(self, now_ms: int) -> int:
@@ -127,6 +133,7 @@ class Fates(Database):
             "$lt": DatetimeMS(upto_ms + grace_ms),
         }
         kept = {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(upto_ms)}
+        generation = self._expiry_generation
         expired = await self._mark_expired({"purge_at": purged}, PURGE_INDEX)
         try:
             expired += await self._mark_expired(
@@ -136,8 +143,8 @@ class Fates(Database):
             # The next call looks at all of it again; what this one marked is told now.
             log.debug("a sweep was put off", reason=str(error))
             return expired
-        # A release may have set it back meanwhile.
-        if self._expired_upto_ms == from_ms:
+        # Something may have become unread behind it meanwhile.
+        if self._expiry_generation == generation:
             self._expired_upto_ms = upto_ms
         return expired
 

@@ -33,6 +33,7 @@ class KeyedReads(Database):
                 "username": batch.username,
                 "ids": list(batch.ids),
                 "until": DatetimeMS(batch.until_ms),
+                "more": batch.more,
             }
             for batch in batches
         ]
@@ -73,7 +74,8 @@ class KeyedReads(Database):
             ).to_list(None)
         return {
             each["_id"]: KeyedBatch(
-                each["_id"], each["username"], tuple(each["ids"]), int(each["until"])
+                *(each["_id"], each["username"], tuple(each["ids"]), int(each["until"])),
+                more=each.get("more", False),
             )
             for each in documents
         }

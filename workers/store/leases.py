@@ -49,8 +49,10 @@ class Leases(Database):
             )
             return result.modified_count
 
-        changed, was_repeated = await self._confirmed("lease", write)
-        self._expire_from(now_ms)
+        try:
+            changed, was_repeated = await self._confirmed("lease", write)
+        finally:
+            self._expire_from(now_ms - _MARGIN_MS)
         if changed and not was_repeated:
             return Settled(changed, changed)
         returned = await self._and_before({**selection, "unread": True}, hint, changed)
@@ -121,8 +123,8 @@ class Leases(Database):
                 )
             except PyMongoError as error:
                 raise write_failure(error) from error
-            if returned.modified_count:
-                self._expire_from(now_ms)
+            finally:
+                self._expire_from(now_ms - _MARGIN_MS)
             try:
                 expired = await self._messages.update_many(
                     {**over, "expires_at": {"$lt": dead}},
@@ -178,10 +180,6 @@ class Leases(Database):
                 raise
             messages = changed
         return Settled(messages, changed)
-
-    def _expire_from(self, now_ms: int) -> None:
-        """Have `expire` look at what has become unread again, also where it has been before."""
-        self._expired_upto_ms = min(self._expired_upto_ms, now_ms - _MARGIN_MS)
 
 
 def _of_lease(command: Acknowledge | Release | Extend) -> tuple[dict[str, Any], str]:

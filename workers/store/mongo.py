@@ -197,7 +197,10 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
         selection = {"username": one_of(claim.usernames), "_id": {"$in": claim.ids}}
         # By the database's own clock: a claim that lay in the buffers of a frozen mongod, or of
         # a cut connection, must not come into force after it was given up.
-        in_time = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
+        in_time: Document = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
+        if claim.key:
+            # Decided some time ago, perhaps: what has expired since is nobody's.
+            in_time["expires_at"] = {"$gte": DatetimeMS(claim.at_ms)}
         change = self._change_of(claim)
         # Whether it may have taken effect, and whether a copy of it may still be on its way.
         was_sent, is_final = False, True
@@ -249,8 +252,9 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
                 )
             except PyMongoError as error:
                 raise write_failure(error) from error
-        # They had not expired when they were claimed: `expire` looks again from there.
-        self._expired_upto_ms = min(self._expired_upto_ms, claim.at_ms)
+            finally:
+                # They had not expired when they were claimed: `expire` looks again from there.
+                self._expire_from(claim.at_ms)
         return result.modified_count
 
     def _unclaim(self) -> list[Document]:

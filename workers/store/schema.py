@@ -16,7 +16,7 @@ gets the `purge_at` until which its sender can ask for it. `revoked` says when i
 
 In `reads`, what reads with an idempotency key were given:
 
-    {_id: hash, username, ids, until, given: true}
+    {_id: hash, username, ids, until, more, given: true}
 """
 
 from collections.abc import Mapping
