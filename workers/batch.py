@@ -102,9 +102,10 @@ def share_out(
     `SHARE_CHARS_MAX`, or one message.
     """
     dealt: dict[str, int] = {}
-    # Inboxes of which a share may come to nothing though its messages stay unread: a lease has a
-    # claim of its own, which may fail alone, and what a key gets may be decided elsewhere.
-    unsure: set[str] = set()
+    # Inboxes with a share in a claim of its own, and with one in that of the plain reads. Claims
+    # fail alone, and what a key gets may be decided elsewhere: then what was dealt stays unread.
+    own: set[str] = set()
+    plain: set[str] = set()
     shares: list[Share] = []
     again: list[Ticket] = []
     for ticket in reads:
@@ -116,14 +117,16 @@ def share_out(
         end = start + _fitting(messages[start:end])
         share = tuple(messages[start:end])
         exhausted = command.username in complete and start + len(share) >= len(messages)
-        exhausted = exhausted and command.username not in unsure
+        is_own = command.lease is not None or bool(command.key)
+        depends = command.username in own or (is_own and command.username in plain)
+        exhausted = exhausted and not depends
         if command.upto is not None:
             upto = command.upto
             share = tuple(unread for unread in share if unread.message.id <= upto)
             exhausted = exhausted or start + len(share) < min(end, len(messages))
         dealt[command.username] = start + len(share)
-        if share and (command.key or command.lease is not None):
-            unsure.add(command.username)
+        if share:
+            (own if is_own else plain).add(command.username)
         if share or exhausted:
             shares.append(Share(ticket, share, not exhausted))
         else:

@@ -107,7 +107,7 @@ class Release(Struct, frozen=True, gc=False):
 
 
 class Extend(Struct, frozen=True, gc=False):
-    """Have a lease end `ttl_ms` from now. Gives back how many messages it holds."""
+    """Have a lease end `ttl_ms` from now, not sooner. Gives back how many messages it holds."""
 
     size: ClassVar[int] = 0
 

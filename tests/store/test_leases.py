@@ -109,6 +109,8 @@ async def test_an_extended_lease_lasts_longer_but_not_past_the_messages_own_end(
     await any_store.insert([long, short])
     await lease(any_store, [long, short], now_ms)
     assert await any_store.extend(Extend("bob", "ours", 3 * LEASE_MS), now_ms) == 2
+    # Nor is it cut short by an earlier one that comes late.
+    assert await any_store.extend(Extend("bob", "ours", 1), now_ms) == 2
     assert (await any_store.end_leases(now_ms + LEASE_MS + 1)).returned == 0
     ended = await any_store.end_leases(now_ms + 2 * LEASE_MS)
     assert (ended.returned, ended.expired) == (0, 1)

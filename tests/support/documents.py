@@ -222,8 +222,8 @@ class Documents:
     def extend(self, command: Extend, now_ms: int) -> int:
         leased = [each for each in self._of_lease(command) if _lasts(each, now_ms)]
         for stored in leased:
-            until_ms = min(now_ms + command.ttl_ms, stored.post.expires_ms)
-            self.change(stored, until_ms=until_ms)
+            longer_ms = max(stored.until_ms or 0, now_ms + command.ttl_ms)
+            self.change(stored, until_ms=min(longer_ms, stored.post.expires_ms))
         return len(leased)
 
     def resume(self, command: Resume, now_ms: int, token: str) -> Settled:
@@ -277,7 +277,7 @@ class Documents:
     def revoke(self, command: Revoke, now_ms: int, mark: str = "") -> tuple[Fate | None, int]:
         fate = self.track(command, now_ms)
         stored = self.documents.get(command.id)
-        if fate is None or stored is None or fate.status != "pending":
+        if fate is None or stored is None or fate.status != "pending" or not stored.is_pending:
             return fate, 0
         # Perhaps its lease was over, and it was not given back yet.
         self.change(stored, unread=False, until_ms=None, revoked_ms=now_ms, mark=mark)

@@ -139,7 +139,7 @@ class Store(Protocol):
         ...
 
     async def extend(self, command: Extend, now_ms: int) -> int:
-        """Change a lease's end; never past a message's own. How many messages it holds."""
+        """Put off a lease's end, not past a message's own. How many messages it holds."""
         ...
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:

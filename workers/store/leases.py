@@ -61,7 +61,9 @@ class Leases(Database):
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
         selection, hint = _of_lease(command)
-        end = {"$min": [DatetimeMS(now_ms + command.ttl_ms), "$expires_at"]}
+        # Never sooner: a late copy must not cut short what was delivered after it was sent.
+        longer = {"$max": ["$lease.until", DatetimeMS(now_ms + command.ttl_ms)]}
+        end = {"$min": [longer, "$expires_at"]}
 
         async def write() -> int:
             result = await self._messages.update_many(
