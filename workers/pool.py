@@ -5,13 +5,13 @@ everything after that happens in the shards. The pool owns every task of the eng
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
 
 from workers.breaker import Breaker
+from workers.chores import Chores
 from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
@@ -36,7 +36,6 @@ from workers.errors import (
     KeyInFlight,
     NotExecuted,
     Overloaded,
-    ServiceError,
     StoreUnavailable,
 )
 from workers.ids import IdSource
@@ -53,29 +52,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T", bound=Outcome)
 
-#: How often requests past their deadline are looked for, in seconds; the most they overstay.
-WATCH_EVERY_S = 0.05
-#: How often expired messages are marked, the dead lose their text, and the database's clock is
-#: compared, in seconds.
-EXPIRE_EVERY_S = 2.0
-RETIRE_EVERY_S = 20.0
-CLOCK_EVERY_S = 10.0
-#: How often a database that is away is asked for, and claims that came to nobody are given
-#: back, in seconds.
-PROBE_EVERY_S = 0.2
-RELEASE_EVERY_S = 0.25
-#: How often leases that ran out are looked for, and what became of writes that were not answered,
-#: in seconds.
-LEASES_EVERY_S = 0.25
-RECKON_EVERY_S = 1.0
-#: How often messages are looked for that somebody waits for, while the database tells of arrivals
-#: by itself, and while it does not. In seconds.
-LOOK_EVERY_S = (5.0, 1.0)
-_LOOK_AT_ONCE = 1000
-#: The database is no longer asked to tell of arrivals when nobody has waited for so long.
-LISTEN_ON_S = 10.0
-#: Pending messages are counted so often at most, and so that it takes a hundredth of the time.
-PENDING_EVERY_S, PENDING_SHARE = 10.0, 100
 #: Pause before a dead worker is started again, in seconds: doubled each time up to the last.
 RESTART_AFTER_S = (0.05, 2.0)
 
@@ -127,9 +103,11 @@ class WorkerPool:
         ]
         # Hashes of the idempotency keys of requests that are not answered yet.
         self._keys: set[str] = set()
-        self._is_told = False
+        self._chores = Chores(
+            *(store, clock, metrics, self._shards),
+            *(self._breaker, self._releases, self._waiters),
+        )
         self._workers: list[asyncio.Task[None]] = []
-        self._chores: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start the workers. The store must be open."""
@@ -138,21 +116,7 @@ class WorkerPool:
             asyncio.create_task(self._supervise(shard), name=f"shard-{number}")
             for number, shard in enumerate(self._shards)
         ]
-        self._chores = [
-            asyncio.create_task(self._every(WATCH_EVERY_S, self._watch), name="watch"),
-            asyncio.create_task(self._every(EXPIRE_EVERY_S, self._expire), name="expire"),
-            asyncio.create_task(self._every(PROBE_EVERY_S, self._probe), name="probe"),
-            asyncio.create_task(
-                self._every(RELEASE_EVERY_S, self._releases.carry_out), name="release"
-            ),
-            asyncio.create_task(self._every(CLOCK_EVERY_S, self._follow_clock), name="clock"),
-            asyncio.create_task(self._every(RETIRE_EVERY_S, self._retire), name="retire"),
-            asyncio.create_task(self._every(LEASES_EVERY_S, self._end_leases), name="leases"),
-            asyncio.create_task(self._every(RECKON_EVERY_S, self._reckon), name="reckon"),
-            asyncio.create_task(self._every(LOOK_EVERY_S[1], self._look_now_and_then), name="look"),
-            asyncio.create_task(self._every(PROBE_EVERY_S, self._listen), name="listen"),
-            asyncio.create_task(self._every(PENDING_EVERY_S, self._count_pending), name="pending"),
-        ]
+        self._chores.start()
 
     @property
     def is_alive(self) -> bool:
@@ -270,14 +234,14 @@ class WorkerPool:
 
     async def stop(self) -> None:
         """End every task, answering what is still open. Complete on return; safe twice."""
-        tasks = {*self._chores, *self._workers}
+        tasks = {*self._chores.tasks, *self._workers}
         while tasks:
             # Asked again and again: a driver may turn a cancellation into an error of its own,
             # which a chore or a shard takes for one of the database's and survives.
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.2)
-        self._workers, self._chores = [], []
+        self._workers = []
         self.end_waits()
         for queue in self._queues:
             queue.close()
@@ -328,88 +292,3 @@ class WorkerPool:
                 log.exception("a shard worker died; it is started again", pause_s=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
-
-    async def _every(self, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
-        """Do a chore now and then. It may fail: the next time comes."""
-        while True:
-            try:
-                await chore()
-            except ServiceError as error:
-                log.debug("a chore was put off", chore=chore.__name__, reason=str(error))
-            except BaseException:
-                # As in `_supervise`.
-                if (task := asyncio.current_task()) is None or task.cancelling():
-                    raise
-                log.exception("a chore failed", chore=chore.__name__)
-            await asyncio.sleep(seconds)
-
-    async def _watch(self) -> None:
-        now = self._loop.time()
-        for shard in self._shards:
-            shard.expire(now)
-
-    async def _probe(self) -> None:
-        if self._breaker.is_open:
-            await self._store.ping()
-            self._breaker.close()
-
-    async def _expire(self) -> None:
-        self._metrics.expired.inc(await self._store.expire(self._clock.now_ms()))
-
-    async def _retire(self) -> None:
-        await self._store.retire(self._clock.now_ms())
-
-    async def _end_leases(self) -> None:
-        ended = await self._store.end_leases(self._clock.now_ms())
-        self._metrics.lease_ends.labels("expired").inc(ended.returned + ended.expired)
-        self._metrics.expired.inc(ended.expired)
-        self._waiters.wake(ended.usernames)
-
-    async def _reckon(self) -> None:
-        """Count what was done and could not be told."""
-        for fate, messages in (await self._store.reckon()).items():
-            self._metrics.fates[fate].inc(messages)
-
-    async def _count_pending(self) -> None:
-        began = self._loop.time()
-        self._metrics.pending.set(await self._store.count_pending())
-        await asyncio.sleep((self._loop.time() - began) * PENDING_SHARE)
-
-    async def _listen(self) -> None:
-        """While anybody waits, have the database tell what arrives at other processes."""
-        await self._waiters.are_there.wait()
-        last_needed = self._loop.time()
-        telling = cast(AsyncGenerator[Collection[str] | None, None], self._store.arrivals())
-        async with aclosing(telling) as arrivals:
-            try:
-                async for usernames in arrivals:
-                    if usernames is None:
-                        self._waiters.notice_any()
-                        self._is_told = True
-                        await self._look()
-                    else:
-                        self._waiters.wake(usernames)
-                    now = self._loop.time()
-                    if self._waiters.count:
-                        last_needed = now
-                    elif now - last_needed > LISTEN_ON_S:
-                        return
-            finally:
-                self._is_told = False
-
-    async def _look_now_and_then(self) -> None:
-        """Whatever is told: nobody waits long for a message that is there."""
-        await self._waiters.are_there.wait()
-        await self._look()
-        if self._is_told:
-            await asyncio.sleep(LOOK_EVERY_S[0] - LOOK_EVERY_S[1])
-
-    async def _look(self) -> None:
-        """Wake those who wait for what is there."""
-        usernames = list(self._waiters.usernames())
-        for start in range(0, len(usernames), _LOOK_AT_ONCE):
-            some = usernames[start : start + _LOOK_AT_ONCE]
-            self._waiters.wake(await self._store.count_unread(some, self._clock.now_ms()))
-
-    async def _follow_clock(self) -> None:
-        await self._store.measure_clock()

@@ -98,7 +98,8 @@ class Shard:
                 await self._commit(tickets)
             await asyncio.gather(*self._errands)
         finally:
-            for errand, ticket in self._errands.items():
+            errands = dict(self._errands)
+            for errand, ticket in errands.items():
                 errand.cancel()
                 self._fail(ticket, OutcomeUnknown("the worker stopped"))
             for ticket in self._carried:
@@ -106,6 +107,8 @@ class Shard:
             for ticket in self._in_flight:
                 self._fail(ticket, OutcomeUnknown("the worker stopped"))
             self._carried, self._in_flight = [], []
+            if errands:
+                await asyncio.wait(errands)
 
     def expire(self, now: float) -> None:
         """Answer what is past its deadline, waiting or in flight. `now` is the loop's time."""
