@@ -9,7 +9,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
 
 from chat_service.exchange import Exchange
-from chat_service.guard import refuse_the_unasked
+from chat_service.guard import STREAM, refuse_the_unasked
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.health import HealthHandlers
 from chat_service.handlers.inbox import InboxHandlers
@@ -79,7 +79,7 @@ def make_routes(
         Route("/chat/:username/ack", {"POST": leases.acknowledge}),
         Route("/chat/:username/release", {"POST": leases.release}),
         Route("/chat/:username/extend", {"POST": leases.extend}),
-        Route("/chat/:username/stream", {"GET": stream.stream}, 0, allowed_origins),
+        Route(STREAM, {"GET": stream.stream}, 0, allowed_origins),
         Route("/messages/:id", {"DELETE": messages.revoke}),
         Route("/messages/:id/status", {"GET": messages.status}),
         Route("/livez", {"GET": health.live, "HEAD": health.live}),

@@ -22,7 +22,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from chat_service.guard import refuse_other_hosts
+from chat_service.guard import STREAM, refuse_other_hosts, refuse_upgrades_but_to
 from chat_service.heads import request_id_of
 from chat_service.message import CLIENT_GONE, Part, Request, Response, Takeover
 from chat_service.parameters import WAITING, is_waiting
@@ -139,6 +139,8 @@ class Exchange(HTTPMessageDelegate):
         path, _, self._query = target.partition("?")
         self._check_host(host, start_line.version)
         self._resolved = self._app.resolve(self._method, path, self._headers)
+        if self._headers.get("Upgrade", "").lower() == "websocket":
+            refuse_upgrades_but_to(STREAM, self._resolved.route)
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":
             raise encoded_body()
 

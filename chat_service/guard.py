@@ -12,6 +12,8 @@ from chat_service.problems import bad_request, refused_origin, wrong_host
 
 _HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 _PORT = re.compile(r":\d*$")
+#: The one route that speaks WebSocket.
+STREAM = "/chat/:username/stream"
 _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz", "X-Purpose")
 
 
@@ -30,6 +32,12 @@ def refuse_the_unasked(headers: Mapping[str, str], allowed: frozenset[str] = _NO
         announced = headers.get(name, "").lower()
         if "prefetch" in announced or "preview" in announced:
             raise refused_origin("a prefetch reads nothing here; ask again when it is wanted")
+
+
+def refuse_upgrades_but_to(stream: str, route: str) -> None:
+    """Raise a 400 problem for a WebSocket that is opened elsewhere: nobody would see the answer."""
+    if route != stream:
+        raise bad_request(f"a WebSocket is opened at {stream}")
 
 
 def refuse_other_origins(headers: Mapping[str, str], allowed: frozenset[str]) -> None:

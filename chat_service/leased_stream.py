@@ -9,6 +9,7 @@ nobody saw it close. Used by `chat_service.handlers.stream` and
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -49,6 +50,8 @@ class LeasedStream:
         self._deliveries = 0
         # Messages with their lease, in order of delivery.
         self._unsettled: dict[str, str] = {}
+        # The last that were acknowledged: again is as good as once.
+        self._settled: deque[str] = deque(maxlen=UNSETTLED_MAX)
         self._timers: list[asyncio.TimerHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -107,12 +110,13 @@ class LeasedStream:
         for lease, its in mine:
             command = Acknowledge(self._username, lease, its)
             read += await self._patiently(partial(self._pool.settle, command))
+            self._settled.extend(its)
         return bool(mine) and read == sum(len(its) for _, its in mine)
 
     async def acknowledge_upto(self, message_id: str) -> bool:
         """Mark as read all that was delivered up to and with this message."""
         if message_id not in self._unsettled:
-            return False
+            return message_id in self._settled
         upto = list(self._unsettled)
         return await self.acknowledge(upto[: upto.index(message_id) + 1])
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
+from tornado.httputil import HTTPHeaders
+
 from chat_service.problems import FieldError, invalid
 
 #: A key by which a read can be repeated must not be guessed: so many characters hold 128 bits.
@@ -90,7 +92,7 @@ def is_waiting(query: str) -> bool:
 def seconds(name: str, value: str) -> float:
     """A number of seconds, decimals allowed."""
     if not _SECONDS.fullmatch(value):
-        raise invalid(FieldError(name, "must be one number of seconds, such as 2.5"))
+        raise invalid(FieldError(name, "must be one number of seconds from 0, such as 2.5"))
     return float(value)
 
 
@@ -113,6 +115,8 @@ def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | No
     given = headers.get("Idempotency-Key")
     if given is None:
         return None
+    if isinstance(headers, HTTPHeaders) and len(headers.get_list("Idempotency-Key")) > 1:
+        raise invalid(FieldError("Idempotency-Key", "must be there once"))
     quoted = _QUOTED.fullmatch(given)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted is not None else given
     is_open = quoted is None and given.startswith('"')

@@ -142,13 +142,13 @@ def wrong_host() -> Problem:
 
 def lease_over() -> Problem:
     """410: a lease that is unknown, over or another inbox's."""
-    detail = "no message of this inbox is on loan under this lease any more"
+    detail = "no such message of this inbox is on loan under this lease, or no longer"
     return Problem(410, "lease-over", "The lease is over", detail)
 
 
 def no_such_message() -> Problem:
     """404: no message with this id and this receipt, as far as anybody remembers."""
-    detail = "there is no message of this id with this receipt, or it was too long ago"
+    detail = "there is no message of this id with the receipt in X-Receipt, or not any more"
     return Problem(404, "not-found", "There is nothing here", detail)
 
 

@@ -14,6 +14,11 @@ from chat_service.problems import FieldError, invalid, not_json, too_large
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LEASE = re.compile(r"[0-9a-f]{1,64}")
+_LEASE_RULES = {
+    "lease": "is required and must be a string of hexadecimal digits, as POST .../lease gave it",
+    "ids": "must be a list of message ids",
+    "ttl": "must be a number of seconds",
+}
 _BEYOND_BOUNDS = object()
 #: Ids in one request about a lease.
 IDS_MAX = 5000
@@ -93,18 +98,21 @@ def new_message(body: bytes, rules: Rules) -> NewMessage:
 
 def lease_of(body: bytes) -> LeaseBody:
     """The lease that a request's body is about."""
+    if not body.strip():
+        raise not_json("the body is empty")
     try:
         asked = _decode_lease(body)
     except msgspec.ValidationError as error:
-        # "... - at `$.ids[0]`"
-        rule, _, field = str(error).partition(" - at `$.")
-        missing = re.search("required field `(.*)`", rule)
-        name = missing[1] if missing else re.split(r"[`\[]", field)[0] or "body"
-        raise invalid(FieldError(name, rule[0].lower() + rule[1:])) from None
+        # "... - at `$.ids[0]`", and none for a field that is missing.
+        _, _, path = str(error).partition(" - at `$.")
+        field = re.split(r"[`\[]", path)[0]
+        if not field and "field `" not in str(error):
+            raise not_json("the body must be an object with a lease") from None
+        raise invalid(FieldError(field or "lease", _LEASE_RULES[field or "lease"])) from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise not_json(str(error)) from None
     if not _LEASE.fullmatch(asked.lease):
-        raise invalid(FieldError("lease", "must be the lease of an answer"))
+        raise invalid(FieldError("lease", _LEASE_RULES["lease"]))
     if asked.ids is not None and len(asked.ids) > IDS_MAX:
         raise invalid(FieldError("ids", f"may be at most {IDS_MAX}"))
     return asked

@@ -156,8 +156,7 @@ class _Socket:
             log.warning("an acknowledgement failed", reason=str(error))
             is_known = False
         if not is_known:
-            # Acknowledged before, perhaps, or its lease was over: then it comes again.
-            self._refuse(f"{ack.id[:64]} is not, or not all up to it was, on loan to this stream")
+            self._refuse(f"{ack.id[:64]} was never on loan here, has expired, or comes again")
 
     def _refuse(self, detail: str) -> None:
         if self._protocol.state is State.OPEN:

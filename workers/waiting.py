@@ -125,8 +125,13 @@ class Waiters:
         # One that is in its shard just now is answered there, and not parked again: its timer,
         # which may fire a moment early, is spent.
         ticket.wait_until = 0.0
-        if self._unpark(ticket):
+        if not self._unpark(ticket):
+            return
+        if self._is_ending:
             ticket.resolve(Slice((), False))
+        else:
+            # Once more: that there is nothing has to be known, and the database may be away.
+            self._readmit(ticket)
 
     def _leave(self, ticket: Ticket, future: "asyncio.Future[Outcome]") -> None:
         """It is answered, or its client has gone."""

@@ -8,9 +8,11 @@ from uuid import uuid4
 import pytest
 from tornado.httpclient import HTTPResponse
 
+from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.proxy import MongoProxy
+from tests.support.raw import get, unharmed
 from tests.support.waiting import eventually
 
 
@@ -182,6 +184,16 @@ async def test_a_key_that_is_none_is_refused(chat: ChatClient, key: str) -> None
         assert json.loads(answer.body)["errors"][0]["field"] == "Idempotency-Key"
     assert await chat.texts("bob") == ["still here"]
     assert await chat.texts("eve") == []
+
+
+async def test_two_keys_are_none(service: Service, chat: ChatClient) -> None:
+    await chat.post("bob", "still here")
+    keys = (b"Idempotency-Key: " + b"a" * 30, b"Idempotency-Key: " + b"b" * 30)
+    async with unharmed(service) as wire:
+        answer = await (await wire.connect()).ask(get(b"/chat/bob", *keys))
+        assert answer.status == 400
+        assert answer.document["errors"][0]["field"] == "Idempotency-Key"
+    assert await chat.texts("bob") == ["still here"]
 
 
 async def test_a_key_that_can_be_guessed_reads_nothing(chat: ChatClient) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
+from tests.support.proxy import MongoProxy
 from tests.support.raw import HOST, get
 from tests.support.waiting import eventually
 
@@ -138,6 +140,24 @@ async def test_a_service_that_stops_answers_those_that_wait(
     assert await service.drain()
     assert [await read for read in reads] == [[]] * 10
     writer.close()
+
+
+async def test_a_wait_that_ends_while_the_database_is_away_does_not_say_that_nothing_is_there(
+    start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=0.5)
+        chat, other = connect(service), connect(await start_service())
+        read = asyncio.create_task(chat.request("GET", "/chat/bob?wait=1.5"))
+        lease = asyncio.create_task(chat.request("POST", "/chat/bob/lease?wait=1.5", b""))
+        await waiting(chat, 2)
+        proxy.cut_rate = dict.fromkeys(("find", "aggregate", "hello", "getMore"), 1.0)
+        await other.post("bob", "hello")
+        for answer in (await read, await lease):
+            assert (answer.code, json.loads(answer.body)["claimed"]) == (503, False)
+        proxy.cut_rate = {}
+        assert await other.texts("bob") == ["hello"]
+        await service.stop()
 
 
 async def test_no_more_wait_than_may(start_service: StartService, connect: Connect) -> None:

@@ -198,6 +198,28 @@ async def test_pages_of_other_sites_open_none(
         assert refused.value.response.status_code == 403
 
 
+async def test_one_that_is_opened_at_the_inbox_itself_reads_nothing(
+    service: Service, chat: ChatClient
+) -> None:
+    await chat.post("bob", "hello")
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"ws://127.0.0.1:{service.port}/chat/bob"):
+            pass
+    assert refused.value.response.status_code == 400
+    assert b"/chat/:username/stream" in refused.value.response.body
+    assert await chat.texts("bob") == ["hello"]
+
+
+async def test_a_repeated_acknowledgement_is_no_error(service: Service, chat: ChatClient) -> None:
+    await chat.post("bob", "hello")
+    async with stream(service) as socket:
+        received = await message(socket)
+        for _ in range(3):
+            await acknowledge(socket, received["id"])
+        await chat.post("bob", "next")
+        assert (await message(socket))["text"] == "next"
+
+
 @pytest.mark.parametrize(
     "headers",
     [
