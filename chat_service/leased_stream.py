@@ -51,7 +51,8 @@ class LeasedStream:
         # Messages with their lease, in order of delivery.
         self._unsettled: dict[str, str] = {}
         # The last that were acknowledged: again is as good as once.
-        self._settled: deque[str] = deque(maxlen=UNSETTLED_MAX)
+        # Made when there is one: most streams of an idle service have none.
+        self._settled: deque[str] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -110,13 +111,15 @@ class LeasedStream:
         for lease, its in mine:
             command = Acknowledge(self._username, lease, its)
             read += await self._patiently(partial(self._pool.settle, command))
+            if self._settled is None:
+                self._settled = deque(maxlen=UNSETTLED_MAX)
             self._settled.extend(its)
         return bool(mine) and read == sum(len(its) for _, its in mine)
 
     async def acknowledge_upto(self, message_id: str) -> bool:
         """Mark as read all that was delivered up to and with this message."""
         if message_id not in self._unsettled:
-            return message_id in self._settled
+            return self._settled is not None and message_id in self._settled
         upto = list(self._unsettled)
         return await self.acknowledge(upto[: upto.index(message_id) + 1])
 
