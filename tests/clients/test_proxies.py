@@ -91,7 +91,11 @@ async def test_events_come_through_a_proxy_one_by_one_and_its_clients_end_is_see
         for number in range(5):
             await chat.post("bob", str(number))
             assert await stream.texts(1) == [str(number)]
-    assert await chat.texts("bob", "?wait=10") == ["0", "1", "2", "3", "4"]
+    # They become unread one after the other, and a read that waits takes the first it sees.
+    given_back: list[str] = []
+    while len(given_back) < 5 and (texts := await chat.texts("bob", "?wait=10")):
+        given_back += texts
+    assert given_back == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize(
