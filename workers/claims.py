@@ -134,12 +134,14 @@ class Claims:
         lost_some = len(owned) < len(claim.ids)
         if lost_some:
             self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
+            if not is_final and claim.lease_ms is not None:
+                # What a copy that is still on its way takes under this token, its taker would
+                # acknowledge unseen, with what it was given.
+                self._releases.add(claim, claim.ids, is_final)
+                raise OutcomeUnknown("others were faster, or the claim is still on its way")
             if not is_final:
                 # A copy that is still on its way may yet take what others give back.
                 self._releases.add(claim, [i for i in claim.ids if i not in owned], is_final)
-                if not owned and claim.lease_ms is not None:
-                    # Another claim under this lease could not be told from that copy.
-                    raise OutcomeUnknown("others were faster, or the claim is still on its way")
         nothing: list[Share] = []
         given: list[Unread] = []
         for share in shares:

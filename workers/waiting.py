@@ -15,7 +15,7 @@ from workers.errors import Overloaded
 from workers.ticket import Ticket
 
 #: Where a read that was woken has failed, the next one is woken after so long, in seconds.
-_AFTER_FAILURE_S = 0.5
+_AFTER_FAILURE_S = 0.2
 #: In a notebook: that something was missed, so that any inbox may have got a message.
 ANY = None
 

@@ -17,7 +17,7 @@ from tests.faults.taken import Taken
 from tests.faults.told import Told
 
 #: How long a read may go on waiting while a message is there and nothing is broken, in seconds.
-WAKE_S = 0.6
+WAKE_S = 0.8
 
 
 class Verdict(NamedTuple):
