@@ -141,7 +141,8 @@ class LeasedStream:
         for timer in self._timers:
             timer.cancel()
         # Those that have begun go to their end: they are short.
-        await asyncio.gather(*self._tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         for lease, its in self._take(list(self._unsettled)):
             command = Release(self._username, lease, its)
             try:

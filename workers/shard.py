@@ -134,7 +134,7 @@ class Shard:
         """Carry out one batch: posts, reads and counts at the same time."""
         batch = plan(tickets)
         self._carried = batch.carried
-        self._in_flight = [*batch.posts, *batch.reads, *batch.counts]
+        self._in_flight = [*batch.posts, *batch.reads, *batch.counts, *batch.errands]
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - tickets[0].entered)
         self._metrics.batch_requests.observe(len(tickets))
@@ -145,8 +145,8 @@ class Shard:
             work.append(self._guarded(self._read, batch.reads))
         if batch.counts:
             work.append(self._guarded(self._count, batch.counts))
-        for ticket in batch.errands:
-            await self._start_errand(ticket)
+        if batch.errands:
+            work.append(self._start_errands(batch.errands))
         await asyncio.gather(*work)
         self._in_flight = []
 
@@ -173,13 +173,17 @@ class Shard:
             if ticket in in_flight:
                 self._fail(ticket, failure)
 
-    async def _start_errand(self, ticket: Ticket) -> None:
-        """Have an errand go on beside the batches, which a slow one shall not hold up."""
-        while len(self._errands) >= ERRANDS_MAX:
-            await asyncio.wait(self._errands, return_when=asyncio.FIRST_COMPLETED)
-        errand = asyncio.create_task(self._guarded(self._run_errand, [ticket]))
-        self._errands[errand] = ticket
-        errand.add_done_callback(self._errands.pop)
+    async def _start_errands(self, tickets: list[Ticket]) -> None:
+        """Have errands go on beside the batches, which a slow one shall not hold up.
+
+        Those that wait for a place are still in flight, so that somebody answers them.
+        """
+        for ticket in tickets:
+            while len(self._errands) >= ERRANDS_MAX:
+                await asyncio.wait(self._errands, return_when=asyncio.FIRST_COMPLETED)
+            errand = asyncio.create_task(self._guarded(self._run_errand, [ticket]))
+            self._errands[errand] = ticket
+            errand.add_done_callback(self._errands.pop)
 
     async def _insert(self, tickets: list[Ticket]) -> ServiceError | None:
         """Store the posts of a batch, and answer each. Gives back what all of them met."""

@@ -11,8 +11,8 @@ from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
 from workers import chores
 from workers.commands import Lease as Terms
-from workers.commands import Post, Release, Slice, delivery
-from workers.errors import Overloaded, StoreUnavailable
+from workers.commands import Post, Release, Slice, Track, delivery
+from workers.errors import Overloaded, ServiceError, StoreUnavailable
 
 
 def message(number: int, username: str = "bob") -> Post:
@@ -104,6 +104,25 @@ async def test_a_message_that_comes_while_a_read_searches_is_not_missed(
     await asyncio.sleep(0.05)
     store.open()
     assert texts(await read) == ["1"]
+
+
+async def test_an_errand_that_finds_no_place_is_answered_when_its_shard_ends(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.shard.ERRANDS_MAX", 1)
+
+    @dataclass
+    class Stuck(MemoryStore):
+        async def track(self, command, now_ms):  # type: ignore[no-untyped-def]
+            await asyncio.Event().wait()
+
+    pool = await make_pool(Stuck())
+    asked = [pool.track(Track(str(number), "receipt")) for number in range(3)]
+    await pool.post("bob", "goes on beside them", 1, 60)
+    await pool.stop()
+    for each in asked:
+        with pytest.raises(ServiceError):
+            await each
 
 
 async def test_what_is_given_back_wakes_who_waits_for_it(make_pool: MakePool) -> None:
