@@ -79,7 +79,7 @@ async def test_a_hundred_waiting_requests_cost_three_commands_and_few_calls(
         # Each way of a request is taken once before it is counted.
         assert await chat.texts("reader-0") == ["x"]
         await chat.post("reader-0", "x")
-        proxy.hold.add("insert")
+        proxy.hold["insert"] = b"text"
         early = asyncio.create_task(chat.post("early", "x"))
         await proxy.held.wait()
         before = proxy.sent.copy()

@@ -95,7 +95,7 @@ async def test_a_long_read_is_timed_from_its_head_though_tornado_writes_it(
         for number in range(12):
             await chat.post("bob", str(number))
         before = await chat.metric("chat_http_request_duration_seconds_sum")
-        proxy.hold.add("find")
+        proxy.hold["find"] = b"text"
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(get(b"/chat/bob", b"X-Request-ID: long-1"))
         await proxy.held.wait()

@@ -71,7 +71,7 @@ async def test_a_repeat_while_the_first_is_not_answered_is_told_so(
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
         service = await start_service(mongo_uri=proxy.uri)
         chat, key = connect(service), str(uuid4())
-        proxy.hold.add("insert")
+        proxy.hold["insert"] = b"text"
         first = asyncio.create_task(post(chat, key))
         await proxy.held.wait()
         twin = await post(chat, key)

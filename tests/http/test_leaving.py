@@ -22,7 +22,7 @@ async def test_a_client_that_left_before_its_turn_consumes_nothing(
         service = await start_service(mongo_uri=proxy.uri, shards=1)
         chat = connect(service)
         message_id = await chat.post("bob", "x")
-        proxy.hold.add("find")
+        proxy.hold["find"] = b"text"
         _, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
         await proxy.held.wait()
@@ -41,7 +41,7 @@ async def test_what_was_claimed_for_a_client_that_left_is_unread_again(
         service = await start_service(mongo_uri=proxy.uri, shards=1)
         chat = connect(service)
         await chat.post("bob", "x")
-        proxy.hold.add("update")
+        proxy.hold["update"] = b"token"
         _, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
         await proxy.held.wait()

@@ -84,7 +84,7 @@ async def test_requests_end_by_their_deadline_when_the_database_hangs(
             mongo_uri=proxy.uri, shards=1, deadline_s=0.4, mongo_timeout_s=0.4
         )
         chat = connect(service)
-        proxy.hold |= {"find", "insert"}
+        proxy.hold |= {"find": b"text", "insert": b"text"}
         reads = [asyncio.create_task(chat.request("GET", f"/chat/u{n}")) for n in range(5)]
         await proxy.held.wait()
         reads += [asyncio.create_task(chat.request("GET", f"/chat/v{n}")) for n in range(5)]
@@ -99,7 +99,7 @@ async def test_a_full_queue_is_answered_at_once(
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
         service = await start_service(mongo_uri=proxy.uri, shards=1, queue_max=5)
         chat = connect(service)
-        proxy.hold.add("insert")
+        proxy.hold["insert"] = b"text"
         first = asyncio.create_task(chat.post("early", "x"))
         await proxy.held.wait()
         body = b'{"text":"x","username":"u"}'

@@ -39,8 +39,9 @@ class MongoProxy:
         #: Faults that came about.
         self.faults = 0
         self._rng = random.Random(0)
-        #: Commands that are held until `release` is called.
-        self.hold: set[str] = set()
+        #: Commands that are held until `release` is called, and a field that they must name: the
+        #: service's own chores send the same commands at times of their own.
+        self.hold: dict[str, bytes] = {}
         self.held = asyncio.Event()
         self._released = asyncio.Event()
         #: How many of each command mongod was sent.
@@ -97,7 +98,7 @@ class MongoProxy:
                     return
                 if self._happens(self.cut_rate, command):
                     return
-                if command in self.hold:
+                if command in self.hold and self.hold[command] in request:
                     self.held.set()
                     await self._released.wait()
                 forth.write(request)
