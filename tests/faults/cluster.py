@@ -61,7 +61,8 @@ class ReplicaSet:
         self._processes[port] = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), find_mongod("")),
-                *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1"),
+                *("--dbpath", str(data), "--port", str(port)),
+                *("--bind_ip", "127.0.0.1", "--nounixsocket"),
                 *("--replSet", "chaos", "--networkMessageCompressors", "disabled"),
                 *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256", "--nounixsocket"),
                 *("--logpath", str(data / "mongod.log"), "--logappend", "--quiet"),

@@ -40,6 +40,27 @@ async def test_messages_survive_a_restart_and_the_mongod_goes_with_its_server(
         assert await chat.read("bob") == [("kept", message_id)]
 
 
+def listening(pid: int) -> list[str]:
+    """What a process listens on: paths of unix sockets, and addresses of TCP sockets."""
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+    network = Path(f"/proc/{pid}/net")
+    unix = [line.split() for line in (network / "unix").read_text().splitlines()[1:]]
+    found = [words[7] for words in unix if words[6] in inodes and words[3] == "00010000"]
+    for kind in ("tcp", "tcp6"):
+        tcp = [line.split() for line in (network / kind).read_text().splitlines()[1:]]
+        found += [words[1] for words in tcp if words[9] in inodes and words[3] == "0A"]
+    return found
+
+
+async def test_the_private_mongod_listens_in_its_directory_and_nowhere_else(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    with Server(tmp_path, "--data-dir", str(data_dir)):
+        (mongod,) = mongods_on(data_dir)
+        assert listening(mongod) == [str(data_dir / "mongod.sock")]
+
+
 async def test_no_mongod_outlives_a_server_that_was_killed(tmp_path: Path, data_dir: Path) -> None:
     with Server(tmp_path, "--data-dir", str(data_dir)) as server:
         server.signal(signal.SIGKILL)

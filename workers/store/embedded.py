@@ -164,7 +164,8 @@ class EmbeddedMongod:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), program),
             *("--dbpath", str(self._data_dir), "--replSet", "chat"),
-            *("--bind_ip", str(self._socket), "--filePermissions", "0600"),
+            # Without --nounixsocket it makes /tmp/mongodb-27017.sock too, and takes away another's.
+            *("--bind_ip", str(self._socket), "--nounixsocket", "--filePermissions", "0600"),
             # zlib compression can leak memory to whoever connects (CVE-2025-14847).
             *("--networkMessageCompressors", "disabled"),
             *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "512"),
