@@ -15,6 +15,7 @@ from chat_service.handlers.health import HealthHandlers
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
+from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.message import Part, Request, Response, Takeover
 from chat_service.metrics import HttpMetrics
@@ -59,6 +60,7 @@ class Handlers(NamedTuple):
     stream: StreamHandlers
     messages: MessageHandlers
     health: HealthHandlers
+    pages: PageHandlers
 
 
 def make_routes(
@@ -69,7 +71,7 @@ def make_routes(
     Of routes that fit a path, the first counts that has the method: `/chat/batch` is posted to as
     itself and read as the inbox of that name.
     """
-    inbox, batch, leases, stream, messages, health = handlers
+    inbox, batch, leases, stream, messages, health, pages = handlers
     return (
         Route("/chat", {"POST": inbox.post}),
         Route("/chat/batch", {"POST": batch.post}, max_batch_bytes),
@@ -84,7 +86,9 @@ def make_routes(
         Route("/messages/:id/status", {"GET": messages.status}),
         Route("/livez", {"GET": health.live, "HEAD": health.live}),
         Route("/readyz", {"GET": health.ready, "HEAD": health.ready}),
-        Route("/metrics", {"GET": health.metrics}),
+        Route("/metrics", {"GET": health.metrics, "HEAD": health.metrics}),
+        Route("/", {"GET": pages.inbox, "HEAD": pages.inbox}),
+        Route("/assets/:file", {"GET": pages.asset, "HEAD": pages.asset}),
     )
 
 

@@ -218,7 +218,7 @@ class Exchange(HTTPMessageDelegate):
         body: bytes | None = response.body.body
         if self._method == "HEAD":
             body = None
-        elif response.status != 204:
+        elif response.status not in (204, 304):
             headers["Content-Length"] = str(len(response.body.body))
         written = self._connection.write_headers(start_line, headers, body)
         if not await self._is_delivered(written, response.body.messages):

@@ -16,6 +16,7 @@ from chat_service.handlers.health import HealthHandlers, Readiness
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
+from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.heads import Heads
 from chat_service.listener import STREAM_BUFFER_BYTES, Listener, bind
@@ -215,6 +216,7 @@ class Service:
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
             HealthHandlers(self._readiness, self._metrics_text),
+            PageHandlers(),
         )
 
     def _make_direct(self, app: App, inbox: InboxHandlers) -> Direct:

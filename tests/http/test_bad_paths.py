@@ -8,7 +8,6 @@ from chat_service.service import Service
 from tests.support.raw import assert_not_http, assert_problem, get, request, texts_of, unharmed
 
 NOWHERE: Final = {
-    "the root": b"/",
     "an inbox without a name": b"/chat/",
     "a slash behind": b"/chat/bob/",
     "a slash before": b"//chat/bob",
@@ -20,7 +19,6 @@ NOWHERE: Final = {
     "a slash behind a read": b"/chat/bob/read/",
     "a dot before": b"/./chat/bob",
     "two dots between": b"/chat/../chat/bob",
-    "another host's root": b"http://good.test",
     "another scheme": b"ftp://good.test/chat/bob",
     "no path at all": b"*",
 }

@@ -1,0 +1,50 @@
+"""The pages for people: what is served, and how little a page is allowed to do."""
+
+import asyncio
+import gzip
+from urllib.request import Request, urlopen
+
+import pytest
+
+from chat_service.handlers.pages import WEB
+from tests.support.client import ChatClient
+
+PAGES = ["/"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_page_may_load_nothing_from_elsewhere_and_run_nothing_inline(
+    chat: ChatClient, page: str
+) -> None:
+    answer = await chat.request("GET", page)
+    assert (answer.code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert "unsafe" not in policy
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_page_that_has_not_changed_is_not_sent_again(chat: ChatClient, page: str) -> None:
+    first = await chat.request("GET", page)
+    again = await chat.request("GET", page, If_None_Match=first.headers["ETag"])
+    assert (again.code, again.body) == (304, b"")
+    assert (await chat.request("GET", page)).body == first.body
+    assert (await chat.request("HEAD", page)).code == 200
+
+
+async def test_a_page_is_compressed_for_who_takes_it(chat: ChatClient) -> None:
+    def fetch(encoding: str) -> tuple[str | None, bytes]:
+        request = Request(chat.base, headers={"Accept-Encoding": encoding})
+        with urlopen(request, timeout=10) as answer:
+            return answer.headers["Content-Encoding"], answer.read()
+
+    page = (WEB / "inbox.html").read_bytes()
+    assert await asyncio.to_thread(fetch, "identity") == (None, page)
+    encoding, zipped = await asyncio.to_thread(fetch, "br, gzip")
+    assert (encoding, gzip.decompress(zipped)) == ("gzip", page)
+
+
+@pytest.mark.parametrize("path", ["/assets/inbox.html", "/assets/..", "/assets/x.css", "/assets/"])
+async def test_nothing_but_the_pages_own_files_is_served(chat: ChatClient, path: str) -> None:
+    assert (await chat.request("GET", path)).code == 404
