@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from importlib.util import find_spec
 from itertools import count
 from typing import Any, TypeAlias, cast
 
@@ -21,6 +22,8 @@ from workers.store.database import StoreOptions
 from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 
+#: The pages are tested where there is a browser's driver: in tox's environment `clients`.
+collect_ignore = [] if find_spec("playwright") else ["pages"]
 DRIVERS = os.environ.get("TEST_DRIVERS", "pymongo").split(",")
 _databases = count()
 
