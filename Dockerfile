@@ -2,11 +2,13 @@
 # docker-compose.yml runs both. The two stages have one base, so that the virtual environment fits.
 FROM python:3.13-slim AS build
 
-# Nothing is compiled and nothing is fetched that requirements/serve.txt does not name by its hash.
-COPY requirements/serve.txt /build/
+# Nothing is compiled and nothing is fetched that the requirements do not name by its hash. With
+# --build-arg REQUIREMENTS=otel the image can send OpenTelemetry's traces and metrics.
+ARG REQUIREMENTS=serve
+COPY requirements/${REQUIREMENTS}.txt /build/requirements.txt
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
-        --root-user-action=ignore --only-binary=:all: --require-hashes -r /build/serve.txt
+        --root-user-action=ignore --only-binary=:all: --require-hashes -r /build/requirements.txt
 
 COPY config /app/config
 COPY workers /app/workers

@@ -20,7 +20,7 @@ import uvloop
 
 from chat_service import __version__
 from chat_service.listener import PortTaken, inherited
-from chat_service.service import Service
+from chat_service.service import Service, TelemetryMissing
 from chat_service.supervisor import READY, ProcessFailed, Supervisor
 from config import Settings, SettingsError, load_settings
 from config.load import describe
@@ -145,6 +145,9 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
         return EXIT_OK
     except ProcessFailed as error:
         return error.code
+    except TelemetryMissing as error:
+        _say(str(error))
+        return EXIT_SETTINGS
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         _say(str(error) if not isinstance(error, StoreUnavailable) else _unreachable(error))
         return _exit_code(error)

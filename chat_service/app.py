@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
@@ -21,6 +21,11 @@ from chat_service.message import Part, Request, Response, Takeover
 from chat_service.metrics import HttpMetrics
 from chat_service.problems import method_not_allowed, not_found
 from chat_service.request_log import RequestLog
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from chat_service.otlp.tracing import RequestTracer
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | Takeover]]
 
@@ -110,9 +115,11 @@ class App(HTTPServerConnectionDelegate):
         metrics: HttpMetrics,
         request_log: RequestLog,
         on_undelivered: Callable[[int], None],
+        tracer: "RequestTracer | None" = None,
     ) -> None:
         self.max_body_bytes, self.write_timeout_s, self.allowed_hosts = limits
         self.on_undelivered = on_undelivered
+        self.tracer = tracer
         #: Requests whose head has arrived.
         self.requests = 0
         #: Told of a connection that is HTTP's no more (1), and of its end (-1).
@@ -196,9 +203,18 @@ class App(HTTPServerConnectionDelegate):
         return Resolved(fitting[-1].path, "", options, self.max_body_bytes)
 
     def account(
-        self, request_id: str, method: str, route: str, inbox: str, status: int, seconds: float
+        self,
+        request_id: str,
+        method: str,
+        route: str,
+        inbox: str,
+        status: int,
+        seconds: float,
+        span: "Span | None" = None,
     ) -> None:
         """Count and log one answered request. `inbox` is the path's segment as sent, or empty."""
+        if span is not None and self.tracer is not None:
+            self.tracer.end(span, status)
         method = method if method in _METHODS else "other"
         self._metrics.answered(method, route, status, seconds)
         self._request_log.write(request_id, method, route, inbox, status, seconds)

@@ -35,8 +35,11 @@ from chat_service.parameters import WAITING, is_waiting
 from chat_service.problems import answer_to
 from chat_service.resumed import Answered, Handover
 from workers.commands import Slice
+from workers.tracing import current
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from chat_service.app import App
 
 log = structlog.get_logger(__name__)
@@ -79,6 +82,7 @@ class _Request(NamedTuple):
     id: str
     raw: bytes
     began: float
+    span: "Span | None"
 
 
 class Direct:
@@ -241,10 +245,15 @@ class DirectConnection:
         raw, began = data[: end + head.length], time.perf_counter()
         segment = line[1]
         if segment is None:
-            request = _Request("POST", "/chat", "", "", request_id, raw, began)
+            method, route, name, query = "POST", "/chat", "", ""
         else:
+            method, route = "GET", "/chat/:username"
             name, query = segment.decode("ascii"), (line[2] or b"").decode("ascii")
-            request = _Request("GET", "/chat/:username", name, query, request_id, raw, began)
+        span = token = None
+        if (tracer := direct.app.tracer) is not None:
+            span = tracer.begin(method, route, request_id, head.traceparent)
+            token = current.set(span)
+        request = _Request(method, route, name, query, request_id, raw, began, span)
         self._request = request
         try:
             if segment is None:
@@ -252,9 +261,12 @@ class DirectConnection:
             else:
                 self._future = direct.inbox.begin_read(request.parameter, request.query)
         except Exception as error:
-            self._answer(answer_to(error, request_id, request.route))
+            self._answer(answer_to(error, request_id, route))
         else:
             self._future.add_done_callback(self._on_outcome)
+        finally:
+            if token is not None:
+                current.reset(token)
 
     def _wait_for_the_rest(self, data: bytes) -> None:
         """Many clients send the body behind the head, and a network cuts both as it likes."""
@@ -292,7 +304,9 @@ class DirectConnection:
                 # In many parts: Tornado writes those. It reads the head again, which was plain.
                 self._hand_over(
                     request.raw + self._held,
-                    Answered(answer, len(outcome.messages), request.id, request.began),
+                    Answered(
+                        *(answer, len(outcome.messages), request.id, request.began, request.span)
+                    ),
                 )
         else:
             self._answer(inbox.posted(outcome))
@@ -388,11 +402,11 @@ class DirectConnection:
         return sock
 
     def _account(self, request: _Request, status: int) -> None:
-        method, route, parameter, query, request_id, _, began = request
+        method, route, parameter, query, request_id, _, began, span = request
         if is_waiting(query):
             route += WAITING
         seconds = time.perf_counter() - began
-        self._direct.app.account(request_id, method, route, parameter, status, seconds)
+        self._direct.app.account(request_id, method, route, parameter, status, seconds, span)
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:

@@ -29,8 +29,11 @@ from chat_service.parameters import WAITING, is_waiting
 from chat_service.problems import Problem, answer_to, bad_request, encoded_body, too_large
 from chat_service.resumed import Answered, Resumed
 from workers.errors import ServiceError
+from workers.tracing import current
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from chat_service.app import App, Resolved
 
 log = structlog.get_logger(__name__)
@@ -67,6 +70,7 @@ class Exchange(HTTPMessageDelegate):
         self._chunks: list[bytes] = []
         self._size = 0
         self._task: asyncio.Task[None] | None = None
+        self._span: Span | None = None
 
     # What Tornado calls, in this order.
 
@@ -84,6 +88,7 @@ class Exchange(HTTPMessageDelegate):
         self._is_old = cast(RequestStartLine, start_line).version == "HTTP/1.0"
         if self._answered is not None:
             self._id, self._began = self._answered.id, self._answered.began
+            self._span = self._answered.span
         else:
             self._id = request_id_of(headers) or self._app.next_request_id()
         try:
@@ -169,6 +174,7 @@ class Exchange(HTTPMessageDelegate):
     async def _run(self) -> None:
         """Handle the request and write the answer. Cancelled when the client goes away."""
         status = CLIENT_GONE
+        self._begin_span()
         try:
             response = await self._handle()
             if isinstance(response, Takeover):
@@ -178,6 +184,16 @@ class Exchange(HTTPMessageDelegate):
                 status = response.status
         finally:
             self._account(status)
+
+    def _begin_span(self) -> None:
+        """Have what this task does belong to the request's trace."""
+        tracer, resolved = self._app.tracer, self._resolved
+        if tracer is None or resolved is None:
+            return
+        if self._answered is None:
+            traceparent = self._headers.get("traceparent", "")
+            self._span = tracer.begin(self._method, resolved.route, self._id, traceparent)
+        current.set(self._span)
 
     async def _hand_out(self, takeover: Takeover) -> None:
         """Give the connection to what goes on with it in another protocol."""
@@ -279,7 +295,9 @@ class Exchange(HTTPMessageDelegate):
                 inbox = ""
             if is_waiting(self._query):
                 route += WAITING
-        self._app.account(self._id, self._method, route or "none", inbox, status, seconds)
+        self._app.account(
+            *(self._id, self._method, route or "none", inbox, status, seconds, self._span)
+        )
 
     def _give_up_answer(self) -> None:
         """Count what is in an answer that came with the request, and was never written."""

@@ -28,10 +28,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 
 
 class Head(NamedTuple):
-    """What a plain request's header lines say: the body's bytes, and the id it brought, or ''."""
+    """What a plain request's header lines say: the body's bytes, and the id and the trace that it
+    brought, or ''.
+    """
 
     length: int
     request_id: str
+    traceparent: str
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
@@ -58,8 +61,8 @@ class Heads:
             return self._remembered[block]
         except KeyError:
             head = self._parse(block)
-        has_id = head is not None and head.request_id
-        if len(block) <= _REMEMBERED_BYTES_MAX and not has_id:
+        is_single = head is not None and (head.request_id or head.traceparent)
+        if len(block) <= _REMEMBERED_BYTES_MAX and not is_single:
             if len(self._remembered) >= _REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[block] = head
@@ -82,4 +85,4 @@ class Heads:
         length = headers.get("Content-Length", "0")
         if not _LENGTH.fullmatch(length) or int(length) > self._length_max:
             return None
-        return Head(int(length), request_id_of(headers))
+        return Head(int(length), request_id_of(headers), headers.get("traceparent", ""))

@@ -5,23 +5,28 @@ request has been answered by the handler already.
 """
 
 import socket
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tornado.iostream import IOStream
 
 from chat_service.message import Response
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
 
 class Answered(NamedTuple):
     """A request that was handled already: its answer, and the claimed messages ready in it.
 
-    With the id that it was given, and when it began, in seconds of `time.perf_counter`.
+    With the id that it was given, when it began, in seconds of `time.perf_counter`, and its span
+    where it is traced.
     """
 
     response: Response
     messages: int
     id: str
     began: float
+    span: "Span | None"
 
 
 class Handover(NamedTuple):

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -34,6 +35,10 @@ from workers.shard import ShardLimits
 from workers.store.database import StoreOptions
 from workers.store.embedded import EmbeddedMongod
 from workers.store.mongo import MongoStore
+from workers.tracing import UNTRACED, Tracer
+
+if TYPE_CHECKING:
+    from chat_service.otlp import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +48,10 @@ _KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
 _SETTLE_S = 0.05
 #: What a connection that is closed leaves to be done takes no longer, in seconds.
 _SETTLE_MAX_S = 1.0
+
+
+class TelemetryMissing(Exception):
+    """Raised at start where telemetry is wanted and its packages are not there."""
 
 
 class Service:
@@ -67,14 +76,17 @@ class Service:
         self._sockets = sockets
         self._server: Listener | None = None
         self._lag: asyncio.Task[None] | None = None
+        self._telemetry: Telemetry | None = None
 
     async def start(self) -> None:
         """Start every part, the listening socket last.
 
-        Raises `PortTaken`, `workers.store.embedded.EmbeddedError`, `StoreUnavailable`,
-        `StoreMisconfigured` or `IndexMismatch`; call `stop` then.
+        Raises `TelemetryMissing`, `PortTaken`, `workers.store.embedded.EmbeddedError`,
+        `StoreUnavailable`, `StoreMisconfigured` or `IndexMismatch`; call `stop` then.
         """
         settings = self.settings
+        if settings.telemetry == "otlp":
+            self._telemetry = _start_telemetry(self._registry)
         sockets = self._sockets or bind(settings.host, settings.port)
         self.port = sockets[0].getsockname()[1]
         try:
@@ -157,6 +169,8 @@ class Service:
             await self._store.close()
         if self._mongod is not None:
             await self._mongod.stop()
+        if self._telemetry is not None:
+            await self._telemetry.stop()
 
     async def _open_store(self, store: MongoStore) -> None:
         """Open the store, waiting for a database that is still starting."""
@@ -181,7 +195,7 @@ class Service:
             receipt_keep_s=settings.receipt_keep_s,
             node=f"{socket.gethostname()}/{os.getpid()}",
         )
-        return MongoStore(uri, options, self._clock, self._worker_metrics)
+        return MongoStore(uri, options, self._clock, self._worker_metrics, self._engine_tracer)
 
     def _make_pool(self, store: MongoStore) -> WorkerPool:
         settings = self.settings
@@ -197,7 +211,7 @@ class Service:
             settings.deadline_s,
             settings.waiters_max,
         )
-        return WorkerPool(store, self._clock, limits, self._worker_metrics)
+        return WorkerPool(store, self._clock, limits, self._worker_metrics, self._engine_tracer)
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings
@@ -243,7 +257,14 @@ class Service:
         origins = frozenset(settings.allowed_origins)
         routes = make_routes(handlers, settings.max_batch_bytes, origins)
         on_undelivered = self._worker_metrics.undelivered.inc
-        return App(routes, limits, self._http_metrics, request_log, on_undelivered)
+        return App(
+            *(routes, limits, self._http_metrics, request_log, on_undelivered),
+            None if self._telemetry is None else self._telemetry.tracer,
+        )
+
+    @property
+    def _engine_tracer(self) -> Tracer:
+        return UNTRACED if self._telemetry is None else self._telemetry.tracer
 
     async def _readiness(self) -> Readiness:
         database = self._store is not None
@@ -273,3 +294,18 @@ class Service:
     async def _metrics_text(self) -> bytes:
         self._sample()
         return await self._exposition.text()
+
+
+def _start_telemetry(registry: CollectorRegistry) -> "Telemetry":
+    """Telemetry's packages are an extra: they are looked for only where it is wanted."""
+    try:
+        from chat_service.otlp import Telemetry
+    except ImportError as error:
+        raise TelemetryMissing(
+            "the setting telemetry is otlp, and OpenTelemetry is not installed: "
+            "CHAT_TELEMETRY=otlp scripts/serve installs it, and so does "
+            f"pip install -r requirements/otel.txt ({error})"
+        ) from error
+    telemetry = Telemetry(registry)
+    telemetry.start()
+    return telemetry

@@ -142,6 +142,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, Meta(gt=0, le=300, description="Longest time to finish what was accepted.")
     ] = 8.0
 
+    # Telemetry
+    telemetry: Annotated[
+        Literal["off", "otlp"],
+        Meta(description="otlp: OpenTelemetry's traces and metrics, set up by `OTEL_*` variables."),
+    ] = "off"
+
     # Logs
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least level logged.")

@@ -46,6 +46,7 @@ from workers.routing import shard_of
 from workers.shard import Shard, ShardLimits
 from workers.store.base import Store
 from workers.ticket import Ticket
+from workers.tracing import UNTRACED, Tracer, current
 from workers.waiting import Waiters
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,7 @@ class WorkerPool:
         clock: DatabaseClock,
         limits: PoolLimits,
         metrics: WorkerMetrics,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -97,7 +99,7 @@ class WorkerPool:
         self._shards = [
             Shard(
                 *(queue, store, clock, limits.batch, metrics),
-                *(self._breaker, self._releases, self._waiters),
+                *(self._breaker, self._releases, self._waiters, tracer),
             )
             for queue in self._queues
         ]
@@ -253,11 +255,10 @@ class WorkerPool:
         future: asyncio.Future[Outcome] = self._loop.create_future()
         queue = self._queues[shard_of(command.username, len(self._queues))]
         wait_until = now + wait_s if wait_s else 0.0
+        deadline = now + self._limits.deadline_s
         try:
             self._breaker.refuse_if_open()
-            queue.put_or_refuse(
-                Ticket(command, now, now + self._limits.deadline_s, future, wait_until)
-            )
+            queue.put_or_refuse(Ticket(command, now, deadline, future, wait_until, current.get()))
         except NotExecuted as refusal:
             self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
             raise

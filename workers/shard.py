@@ -35,6 +35,7 @@ from workers.queue import ShardQueue
 from workers.releases import Releases
 from workers.store.base import Store
 from workers.ticket import Ticket
+from workers.tracing import Tracer
 from workers.waiting import ANY, Waiters
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class Shard:
         breaker: Breaker,
         releases: Releases,
         waiters: Waiters,
+        tracer: Tracer,
     ) -> None:
         self._queue = queue
         self._store = store
@@ -82,6 +84,7 @@ class Shard:
         self._metrics = metrics
         self._breaker = breaker
         self._waiters = waiters
+        self._tracer = tracer
         self._claims = Claims(store, clock, limits.claim_s, metrics, releases, waiters)
         # Every ticket taken from the queue is in one of these until it is settled.
         self._carried: list[Ticket] = []
@@ -138,16 +141,17 @@ class Shard:
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - tickets[0].entered)
         self._metrics.batch_requests.observe(len(tickets))
-        work = []
-        if batch.posts:
-            work.append(self._guarded(self._insert, batch.posts))
-        if batch.reads:
-            work.append(self._guarded(self._read, batch.reads))
-        if batch.counts:
-            work.append(self._guarded(self._count, batch.counts))
-        if batch.errands:
-            work.append(self._start_errands(batch.errands))
-        await asyncio.gather(*work)
+        with self._tracer.batch(self._in_flight):
+            work = []
+            if batch.posts:
+                work.append(self._guarded(self._insert, batch.posts))
+            if batch.reads:
+                work.append(self._guarded(self._read, batch.reads))
+            if batch.counts:
+                work.append(self._guarded(self._count, batch.counts))
+            if batch.errands:
+                work.append(self._start_errands(batch.errands))
+            await asyncio.gather(*work)
         self._in_flight = []
 
     async def _guarded(

@@ -12,7 +12,7 @@ class Ticket:
     sent to the database. A ticket is settled once: what comes later is ignored, and said so.
     """
 
-    __slots__ = ("command", "deadline", "entered", "future", "timer", "wait_until")
+    __slots__ = ("command", "deadline", "entered", "future", "timer", "trace", "wait_until")
 
     def __init__(
         self,
@@ -21,6 +21,7 @@ class Ticket:
         deadline: float,
         future: asyncio.Future[Outcome],
         wait_until: float = 0.0,
+        trace: object = None,
     ) -> None:
         self.command = command
         #: The loop's time at which it was accepted, and by which it must be settled: those of its
@@ -31,6 +32,8 @@ class Ticket:
         #: The loop's time up to which a read waits for a message, and what ends that.
         self.wait_until = wait_until
         self.timer: asyncio.TimerHandle | None = None
+        #: What `workers.tracing.current` was when it was accepted.
+        self.trace = trace
 
     @property
     def is_open(self) -> bool:

@@ -328,7 +328,7 @@ def test_a_head_is_remembered_but_not_the_id_in_it() -> None:
     heads = Heads(1000, frozenset())
     for request_id in ("one", "two"):
         block = b"Host: a\r\nX-Request-ID: %b\r\nContent-Length: 7\r\n\r\n" % request_id.encode()
-        assert heads.plain(block) == (7, request_id)
-    assert heads.plain(HOST + b"\r\n\r\n") == (0, "")
+        assert heads.plain(block) == (7, request_id, "")
+    assert heads.plain(HOST + b"\r\n\r\n") == (0, "", "")
     for number in range(3000):
-        assert heads.plain(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "")
+        assert heads.plain(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "", "")

@@ -24,6 +24,7 @@ from workers.metrics import WorkerMetrics
 from workers.store.base import CountedFate
 from workers.store.driver import Client, Document, Driver, close_client, open_client
 from workers.store.schema import COLLECTION, READS, ensure_indexes
+from workers.tracing import UNTRACED, Tracer
 
 T = TypeVar("T")
 
@@ -72,7 +73,12 @@ class Database:
     """Two collections of one database. Safe for concurrent use within one loop."""
 
     def __init__(
-        self, uri: str, options: StoreOptions, clock: DatabaseClock, metrics: WorkerMetrics
+        self,
+        uri: str,
+        options: StoreOptions,
+        clock: DatabaseClock,
+        metrics: WorkerMetrics,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._uri = uri
         self._options = options
@@ -85,6 +91,7 @@ class Database:
         self._node = options.node
         self._clock = clock
         self._metrics = metrics
+        self._tracer = tracer
         # Up to when what has expired is marked, and how often that was set back.
         self._expired_upto_ms = self._expiry_generation = 0
         self._doubts: list[Doubt] = []
@@ -162,7 +169,7 @@ class Database:
         """
         began = time.monotonic()
         try:
-            with pymongo.timeout(self._timeout_s):
+            with self._tracer.operation(name), pymongo.timeout(self._timeout_s):
                 yield began + self._timeout_s
         finally:
             seconds = time.monotonic() - began

@@ -1,0 +1,162 @@
+"""The counters of `/metrics` as OpenTelemetry's data, sent to a collector now and then.
+
+The counts themselves are kept by prometheus_client only: what a board, a scrape and a collector
+show is the same. Each process sends its own, told apart by `service.instance.id`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from operator import sub
+from typing import TypeAlias
+
+import structlog
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.samples import Sample
+
+log = structlog.get_logger(__name__)
+
+_EVERY_S = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "60000")) / 1000
+_PREFERENCE = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+_SCOPE = InstrumentationScope("chat_service")
+
+#: A series: its metric's name and its labels.
+_Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class MetricsExport:
+    """Sends the counts of one registry. `collect` belongs to the loop, `send` to any thread."""
+
+    def __init__(self, registry: CollectorRegistry, resource: Resource) -> None:
+        self._registry = registry
+        self._resource = resource
+        self._exporter = OTLPMetricExporter()
+        self._is_delta = os.environ.get(_PREFERENCE, "").lower() == "delta"
+        self._began_ns = self._collected_ns = time.time_ns()
+        # What was told last, where only the difference is told.
+        self._told: dict[_Series, Sequence[float]] = {}
+
+    async def run(self) -> None:
+        """Send now and then until cancelled. What a collector does not take is not told again."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            await asyncio.to_thread(self.send, self.collect())
+
+    def collect(self) -> MetricsData:
+        """All counts as of now."""
+        now_ns = time.time_ns()
+        since_ns = self._collected_ns if self._is_delta else self._began_ns
+        metrics = [
+            self._metric(family, since_ns, now_ns)
+            for family in self._registry.collect()
+            if family.type in ("counter", "gauge", "histogram")
+        ]
+        self._collected_ns = now_ns
+        scope = ScopeMetrics(_SCOPE, metrics, "")
+        return MetricsData([ResourceMetrics(self._resource, [scope], "")])
+
+    def send(self, data: MetricsData) -> None:
+        """Send what was collected; blocks. What keeps it is logged by the exporter."""
+        if self._exporter.export(data) is not MetricExportResult.SUCCESS:
+            log.warning("the collector did not take the metrics")
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._exporter.shutdown(timeout_millis=0)
+
+    def _metric(self, family: Family, since_ns: int, now_ns: int) -> Metric:
+        temporality = (
+            AggregationTemporality.DELTA if self._is_delta else AggregationTemporality.CUMULATIVE
+        )
+        data: Gauge | Sum | Histogram
+        if family.type == "gauge":
+            data = Gauge(
+                [
+                    NumberDataPoint(sample.labels, now_ns, now_ns, sample.value)
+                    for sample in family.samples
+                ]
+            )
+        elif family.type == "counter":
+            data = Sum(
+                [
+                    NumberDataPoint(sample.labels, since_ns, now_ns, self._news(sample)[0])
+                    for sample in family.samples
+                ],
+                temporality,
+                is_monotonic=True,
+            )
+        else:
+            data = Histogram(
+                [
+                    self._histogram(samples, since_ns, now_ns)
+                    for samples in _by_series(family.samples)
+                ],
+                temporality,
+            )
+        return Metric(family.name, family.documentation, _unit(family.name), data)
+
+    def _histogram(
+        self, samples: Sequence[Sample], since_ns: int, now_ns: int
+    ) -> HistogramDataPoint:
+        """One series: its buckets in order, of which each holds the one before; count; sum."""
+        *buckets, count, total = samples
+        upto = [bucket.value for bucket in buckets]
+        within = map(sub, upto, [0.0, *upto])
+        *counts, summed = self._news(count, *within, total.value)
+        bounds = [float(bucket.labels["le"]) for bucket in buckets[:-1]]
+        return HistogramDataPoint(
+            count.labels,
+            since_ns,
+            now_ns,
+            int(sum(counts)),
+            summed,
+            [int(each) for each in counts],
+            bounds,
+            # Not known; both are optional on the wire.
+            None,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+        )
+
+    def _news(self, sample: Sample, *values: float) -> Sequence[float]:
+        """What is to be told of a series: its values, or how much they have grown."""
+        values = values or (sample.value,)
+        if not self._is_delta:
+            return values
+        series = (sample.name, tuple(sorted(sample.labels.items())))
+        told = self._told.get(series, (0.0,) * len(values))
+        self._told[series] = values
+        return [value - before for value, before in zip(values, told, strict=True)]
+
+
+def _by_series(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """A histogram's samples, together for each combination of labels."""
+    series: list[Sample] = []
+    for sample in samples:
+        series.append(sample)
+        if sample.name.endswith("_sum"):
+            yield series
+            series = []
+
+
+def _unit(name: str) -> str:
+    if name.endswith("_seconds"):
+        return "s"
+    return "By" if name.endswith("_bytes") else "1"

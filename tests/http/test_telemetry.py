@@ -1,0 +1,219 @@
+"""Traces and metrics over OTLP, as a collector gets them; and what they must never do."""
+
+import asyncio
+import sys
+from functools import partial
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from chat_service.service import TelemetryMissing
+from tests.conftest import Connect, StartService
+from tests.support.collector import Collector, attributes
+from tests.support.waiting import eventually
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
+METRICS_OFTEN = "chat_service.otlp.metrics._EVERY_S"
+
+
+@pytest.fixture
+def collector(io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch) -> Collector:
+    """Where a service that is started from here on sends its telemetry."""
+    collector = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    return collector
+
+
+async def test_a_request_is_traced_through_queue_batch_and_database(
+    start_service: StartService, connect: Connect, collector: Collector
+) -> None:
+    async with collector:
+        service = await start_service(telemetry="otlp")
+        chat = connect(service)
+        body = b'{"text": "a secret", "username": "bobs-own-inbox"}'
+        await chat.request("POST", "/chat", body, Traceparent=TRACEPARENT, X_Request_ID="first")
+        assert await chat.texts("bobs-own-inbox") == ["a secret"]
+        await service.stop()
+
+        (post,) = collector.named("POST /chat")
+        assert (post.trace_id.hex(), post.parent_span_id.hex()) == (TRACE, PARENT)
+        said = attributes(post.attributes)
+        assert said["http.response.status_code"] == 201
+        assert said["chat.request.id"] == "first"
+        (queue,) = [span for span in collector.named("queue") if span.trace_id == post.trace_id]
+        (batch,) = [span for span in collector.named("batch") if span.trace_id == post.trace_id]
+        (insert,) = collector.named("insert")
+        assert queue.parent_span_id == batch.parent_span_id == post.span_id
+        assert insert.parent_span_id == batch.span_id
+        assert [link.span_id for link in batch.links] == [post.span_id]
+        assert [link.span_id for link in queue.links] == [batch.span_id]
+        starts = [span.start_time_unix_nano for span in (queue, batch, insert)]
+        assert starts == sorted(starts)
+        assert queue.end_time_unix_nano == batch.start_time_unix_nano
+        assert insert.end_time_unix_nano <= batch.end_time_unix_nano
+
+        (read,) = collector.named("GET /chat/:username")
+        assert read.trace_id != post.trace_id
+        (claim,) = collector.named("claim")
+        assert claim.trace_id == read.trace_id
+        # Nobody asked for the chores.
+        assert not collector.named("clock")
+        assert not collector.named("expire")
+        everything = repr(collector.spans)
+        assert "secret" not in everything
+        assert "bobs-own-inbox" not in everything
+
+
+async def test_a_batch_links_to_every_request_in_it_and_each_of_them_to_the_batch(
+    start_service: StartService, connect: Connect, collector: Collector
+) -> None:
+    async with collector:
+        service = await start_service(telemetry="otlp", shards=1)
+        chat = connect(service)
+        await asyncio.gather(*(chat.post(f"u{number}", "x") for number in range(30)))
+        await service.stop()
+        posts = {post.span_id for post in collector.named("POST /chat")}
+        assert len(posts) == 30
+        batches = {batch.span_id: batch for batch in collector.named("batch")}
+        linked = [link.span_id for batch in batches.values() for link in batch.links]
+        assert sorted(linked) == sorted(posts)
+        queues = collector.named("queue")
+        assert {queue.parent_span_id for queue in queues} == posts
+        for queue in queues:
+            (link,) = queue.links
+            assert queue.parent_span_id in {each.span_id for each in batches[link.span_id].links}
+        assert len(batches) < 30
+
+
+async def test_requests_on_the_long_way_are_traced_too(
+    start_service: StartService, connect: Connect, collector: Collector
+) -> None:
+    async with collector:
+        service = await start_service(telemetry="otlp", slice_max=5)
+        chat = connect(service)
+        for number in range(12):
+            body = b'{"text":"%d","username":"bob"}' % number
+            await chat.request("POST", "/chat", body, Idempotency_Key=f"k{number}")
+        # A read that begins on the direct way and is written in parts by Tornado is one span.
+        assert len(await chat.texts("bob")) == 12
+        await chat.request("POST", "/chat", b"{")
+        await service.stop()
+        posts = [attributes(post.attributes) for post in collector.named("POST /chat")]
+        statuses = [post["http.response.status_code"] for post in posts]
+        assert statuses == [201] * 12 + [400]
+        (read,) = collector.named("GET /chat/:username")
+        claims = collector.named("claim")
+        assert len(claims) == 3
+        assert {claim.trace_id for claim in claims} == {read.trace_id}
+
+
+async def test_a_client_that_does_not_want_its_request_sampled_is_heard(
+    start_service: StartService, connect: Connect, collector: Collector
+) -> None:
+    async with collector:
+        service = await start_service(telemetry="otlp")
+        chat = connect(service)
+        unsampled = f"00-{TRACE}-{PARENT}-00"
+        await chat.request("GET", "/chat/bob", Traceparent=unsampled)
+        await chat.request("GET", "/chat/bob", Traceparent="junk")
+        await service.stop()
+        (read,) = collector.named("GET /chat/:username")
+        assert not read.parent_span_id
+
+
+async def test_the_collector_gets_the_same_counts_as_a_scrape(
+    start_service: StartService,
+    connect: Connect,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(METRICS_OFTEN, 0.1)
+    async with collector:
+        service = await start_service(telemetry="otlp")
+        chat = connect(service)
+        for _ in range(3):
+            await chat.post("bob", "x")
+
+        async def has_come() -> bool:
+            if not collector.metrics:
+                return False
+            accepted = collector.metrics[-1]["chat_messages_accepted"].sum
+            return [point.as_double for point in accepted.data_points] == [3.0]
+
+        await eventually(has_come)
+        seconds = collector.metrics[-1]["chat_store_operation_seconds"]
+        (inserts,) = [
+            point
+            for point in seconds.histogram.data_points
+            if attributes(point.attributes)["operation"] == "insert"
+        ]
+        scraped = (await chat.request("GET", "/metrics")).body.decode()
+        for kind, value in ("count", float(inserts.count)), ("sum", inserts.sum):
+            line = f'chat_store_operation_seconds_{kind}{{operation="insert"}} {value}'
+            assert line in scraped.splitlines()
+        assert sum(inserts.bucket_counts) == inserts.count
+        assert len(inserts.bucket_counts) == len(inserts.explicit_bounds) + 1
+        assert seconds.unit == "s"
+        assert "chat_http_connections" in collector.metrics[-1]
+        assert collector.resources[-1]["service.name"] == "chat-inbox"
+        await service.stop()
+
+
+async def test_what_wants_differences_is_told_each_count_once(
+    start_service: StartService,
+    connect: Connect,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(METRICS_OFTEN, 0.05)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    async with collector:
+        service = await start_service(telemetry="otlp")
+        chat = connect(service)
+        posts = 5
+        for _ in range(posts):
+            await chat.post("bob", "x")
+            sent = len(collector.metrics)
+            await eventually(partial(_has_grown, collector, sent))
+        await service.stop()
+        told = [metrics["chat_messages_accepted"].sum for metrics in collector.metrics]
+        assert {each.aggregation_temporality for each in told} == {1}
+        assert sum(each.data_points[0].as_double for each in told) == posts
+        assert len(told) > posts
+        inserts = [
+            point.count
+            for metrics in collector.metrics
+            for point in metrics["chat_store_operation_seconds"].histogram.data_points
+            if attributes(point.attributes)["operation"] == "insert"
+        ]
+        assert sum(inserts) == posts
+
+
+async def _has_grown(collector: Collector, sent: int) -> bool:
+    return len(collector.metrics) > sent
+
+
+async def test_a_collector_that_is_away_keeps_nobody_waiting(
+    start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    monkeypatch.setattr(METRICS_OFTEN, 0.01)
+    service = await start_service(telemetry="otlp")
+    chat = connect(service)
+    await chat.post("bob", "x")
+    assert await chat.texts("bob") == ["x"]
+    async with asyncio.timeout(10):
+        await service.stop()
+
+
+async def test_telemetry_without_its_packages_is_said_with_the_way_out(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("chat_service.otlp")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(TelemetryMissing, match=r"pip install -r requirements/otel\.txt"):
+        await start_service(telemetry="otlp")
