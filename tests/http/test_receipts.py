@@ -99,3 +99,15 @@ async def test_a_receipt_holds_on_every_node(start_service: StartService, connec
     assert await there.texts("bob") == ["hello"]
     assert await status(here, *sent) == ("read", True)
     assert await status(there, *sent) == ("read", True)
+
+
+async def test_a_receipt_that_is_not_there_is_asked_for(chat: ChatClient) -> None:
+    message_id, _ = await send(chat)
+    for method, path in (
+        ("GET", f"/messages/{message_id}/status"),
+        ("DELETE", f"/messages/{message_id}"),
+    ):
+        answer = await chat.request(method, path)
+        assert answer.code == 400
+        assert json.loads(answer.body)["errors"][0]["field"] == "X-Receipt"
+    assert await chat.texts("bob") == ["hello"]
