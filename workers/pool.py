@@ -163,7 +163,7 @@ class WorkerPool:
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
-        return self._in_flight(key.hash, lambda: self._submit(post))
+        return self._one_at_a_time(key.hash, lambda: self._submit(post))
 
     def read(
         self,
@@ -189,7 +189,7 @@ class WorkerPool:
         What was claimed for a key is never given back.
         """
         read = Read(username, limit, None, wait_s, None, key)
-        return self._in_flight(key, lambda: self._submit(read, wait_s))
+        return self._one_at_a_time(key, lambda: self._submit(read, wait_s))
 
     def count(self, username: str) -> asyncio.Future[int]:
         """Count an inbox's unread messages. Raises as `read` does."""
@@ -270,7 +270,7 @@ class WorkerPool:
         ticket.deadline = ticket.entered + self._limits.deadline_s
         self._queues[shard_of(ticket.command.username, len(self._queues))].readmit(ticket)
 
-    def _in_flight(self, key: str, submit: Callable[[], asyncio.Future[T]]) -> asyncio.Future[T]:
+    def _one_at_a_time(self, key: str, submit: Callable[[], asyncio.Future[T]]) -> asyncio.Future[T]:
         """Have one request with a key at a time."""
         if key in self._keys:
             raise KeyInFlight("a request with this key is not answered yet")
