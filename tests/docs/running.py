@@ -143,7 +143,7 @@ class Runner:
             self._meanwhile[0].stop()
 
     def _start(self, command: list[str], **environ: str) -> Running:
-        path = f"{self._folder}/.venv/bin:{os.environ['PATH']}"
+        path = f"{self._folder}/.venv/bin:{self._folder}/scripts:{os.environ['PATH']}"
         ours = {key: value for key, value in os.environ.items() if not key.startswith("CHAT_")}
         ours |= {"PYTHONPATH": str(self._folder), "PYTHONUNBUFFERED": "1", "PATH": path}
         return Running(command, self._folder, ours | environ)

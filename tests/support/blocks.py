@@ -9,6 +9,7 @@ A comment directly above a block says what is special about it:
 - `<!-- file: NAME -->`: it is not run but saved under this name, for later blocks.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Block:
     @property
     def place(self) -> str:
         """Where it is, for people."""
-        return f"{self.document.relative_to(PROJECT_ROOT)}:{self.line}"
+        return f"{os.path.relpath(self.document, PROJECT_ROOT)}:{self.line}"
 
     def commands(self) -> Iterator[tuple[str, str]]:
         """Of a console: each command, and what it says after that."""
