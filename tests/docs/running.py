@@ -1,0 +1,212 @@
+"""Runs the blocks of one document, in order, and compares what they say with what it says.
+
+What differs from run to run (ids, receipts, leases, times) stands in the document for what it was
+in this one, from where it is first shown: a later command that names it is given the real one, and
+a later output must show the same again. A line `...` stands for any lines.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from tests.support.blocks import Block
+
+_ADDRESS = "127.0.0.1:8080"
+_VARIES = re.compile(
+    r"(?P<request>\b[0-9a-f]{12}-[0-9a-f]+\b)|(?P<id>\b[0-9a-f]{32}\b)"
+    r"|(?P<time>\b\d{4}-\d\d-\d\dT[\d:.]+Z)"
+    r'|(?<=X-Receipt: )(?P<receipt>[\w-]{32})|(?<="receipt":")(?P<inline>[\w-]{32})'
+)
+_SHAPES = {
+    "request": "[0-9a-f]{12}-[0-9a-f]+",
+    "id": "[0-9a-f]{32}",
+    "time": r"\d{4}-\d\d-\d\dT[\d:.]+Z",
+    "receipt": r"[\w-]{32}",
+    "inline": r"[\w-]{32}",
+}
+_WITHIN_S = 30.0
+#: Runs a program as it stands in a document, with an `await` anywhere.
+_SNIPPET = """
+import ast, asyncio, inspect, sys
+from pathlib import Path
+import chat_service.client as client
+source = Path(sys.argv[1]).read_text(encoding="utf-8")
+code = compile(source, sys.argv[1], "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+names = {"__name__": "__main__", **{name: getattr(client, name) for name in client.__all__}}
+running = eval(code, names)
+if inspect.iscoroutine(running):
+    asyncio.run(running)
+"""
+
+
+class Differs(AssertionError):
+    """The document says something else."""
+
+
+class Running:
+    """A command that was started. `said` so far is in its file."""
+
+    def __init__(self, command: list[str], folder: Path, environ: dict[str, str]) -> None:
+        self._output = folder / f".said-{time.monotonic_ns()}"
+        self._errors = self._output.with_suffix(".errors")
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        """What it has written to stdout."""
+        return self._output.read_text(encoding="utf-8").replace("\r\n", "\n")
+
+    def ends(self) -> str:
+        """Wait for its end, which must be a good one; what it said."""
+        self._wait()
+        if self.process.returncode:
+            raise Differs(f"exit {self.process.returncode}: {self.said}{self._complaints()}")
+        return self.said
+
+    def is_interrupted_once(self, has_said: str) -> str:
+        """Interrupt it once what it says begins to match; what it said."""
+        deadline = time.monotonic() + _WITHIN_S
+        while not re.match(has_said, self.said):
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.stop()
+                raise Differs(f"it said {self.said!r}{self._complaints()}")
+            time.sleep(0.02)
+        self.stop(signal.SIGINT)
+        return self.said
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it and all that it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+        self._wait()
+
+    def _wait(self) -> None:
+        try:
+            self.process.wait(_WITHIN_S)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            raise Differs(f"it does not end; it said {self.said!r}") from error
+
+    def _complaints(self) -> str:
+        return "\n" + self._errors.read_text(encoding="utf-8")
+
+
+class Runner:
+    """Runs blocks in a checkout, against the service at this address."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self._folder = folder
+        self._address = address
+        #: What stands in the document, and what it is in this run.
+        self._real: dict[str, str] = {}
+        self._meanwhile: tuple[Running, Block, str] | None = None
+
+    def run(self, block: Block) -> None:
+        """Run one; `Differs` where it does not do what the document says."""
+        for command in block.first:
+            self._start(["bash", "-c", self._realised(command)]).ends()
+        before, self._meanwhile = self._meanwhile, None
+        if "file" in block.marks:
+            text = block.text.replace(_ADDRESS, self._address)
+            (self._folder / block.marks["file"]).write_text(text, encoding="utf-8")
+        elif block.language == "sh":
+            self._run_script(block)
+        elif block.language == "python":
+            self._run_program(block)
+        else:
+            for command, output in block.commands():
+                running = self._start(["bash", "-c", self._realised(command)])
+                if "meanwhile" in block.marks:
+                    self._meanwhile = running, block, output
+                else:
+                    self._compare(running, block, output)
+        if before is not None:
+            self._compare(*before)
+
+    def close(self) -> None:
+        """Stop what is still running."""
+        if self._meanwhile is not None:
+            self._meanwhile[0].stop()
+
+    def _start(self, command: list[str], **environ: str) -> Running:
+        path = f"{self._folder}/.venv/bin:{self._folder}/scripts:{os.environ['PATH']}"
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("CHAT_")}
+        ours |= {"PYTHONPATH": str(self._folder), "PYTHONUNBUFFERED": "1", "PATH": path}
+        return Running(command, self._folder, ours | environ)
+
+    def _run_script(self, block: Block) -> None:
+        if "until Ctrl-C" not in block.marks:
+            self._start(["bash", "-e", "-c", self._realised(block.text)]).ends()
+            return
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        command = block.text.replace("8080", port)
+        running = self._start(["bash", "-e", "-c", command], CHAT_PORT=port)
+        running.is_interrupted_once(f"listening on http://127.0.0.1:{port}\n")
+        running.ends()
+
+    def _run_program(self, block: Block) -> None:
+        file = self._folder / f"snippet_{block.line}.py"
+        file.write_text(block.text.replace(_ADDRESS, self._address), encoding="utf-8")
+        running = self._start(["python", "-c", _SNIPPET, str(file)])
+        said = running.is_interrupted_once(".") if "until Ctrl-C" in block.marks else running.ends()
+        if "print(" in block.text and not said:
+            raise Differs("it prints nothing")
+
+    def _compare(self, running: Running, block: Block, output: str) -> None:
+        pattern, names = self._pattern(output)
+        if "until Ctrl-C" in block.marks:
+            said = running.is_interrupted_once(pattern)
+        else:
+            said = running.ends()
+        match = re.fullmatch(pattern + r"\s*", said)
+        if match is None:
+            raise Differs(f"it said\n{said}\nand not\n{output}")
+        self._real |= {text: match[name] for text, name in names.items()}
+
+    def _realised(self, text: str) -> str:
+        """A command with what its words are in this run."""
+        for shown, real in self._real.items():
+            text = text.replace(shown, real)
+        return text.replace(_ADDRESS, self._address)
+
+    def _pattern(self, output: str) -> tuple[str, dict[str, str]]:
+        """What an output must match, and which groups are what is shown for the first time."""
+        names: dict[str, str] = {}
+        lines = []
+        for line in output.splitlines():
+            if line.strip() == "...":
+                lines.append(r"(?:.*\n)*?")
+                continue
+            pieces, end = [], 0
+            for found in _VARIES.finditer(line):
+                pieces.append(re.escape(self._realised(line[end : found.start()])))
+                pieces.append(self._variable(found, names))
+                end = found.end()
+            pieces.append(re.escape(self._realised(line[end:])))
+            lines.append("".join(pieces).rstrip() + r"[ \t]*\n?")
+        return "".join(lines), names
+
+    def _variable(self, found: "re.Match[str]", names: dict[str, str]) -> str:
+        text = found[0]
+        if text in self._real:
+            return re.escape(self._real[text])
+        if text in names:
+            return f"(?P={names[text]})"
+        names[text] = f"v{len(names)}"
+        return f"(?P<{names[text]}>{_SHAPES[str(found.lastgroup)]})"

@@ -1,0 +1,36 @@
+"""Every command, program and output in the documents is what a reader of them gets."""
+
+from pathlib import Path
+
+import pytest
+
+from config.settings import PROJECT_ROOT
+from tests.docs.running import Differs, Runner
+from tests.support.blocks import blocks, documents
+from tests.support.server import Server
+
+_WITH_BLOCKS = [
+    document
+    for document in documents()
+    if any("not run" not in block.marks for block in blocks(document))
+]
+
+
+@pytest.mark.parametrize(
+    "document", _WITH_BLOCKS, ids=lambda path: path.relative_to(PROJECT_ROOT).as_posix()
+)
+def test_what_a_document_says_is_what_happens(
+    document: Path, checkout: Path, server: Server
+) -> None:
+    runner = Runner(checkout, server.base.removeprefix("http://"))
+    wrong = []
+    try:
+        for block in blocks(document):
+            if "not run" not in block.marks:
+                try:
+                    runner.run(block)
+                except Differs as error:
+                    wrong.append(f"{block.place}: {error}")
+    finally:
+        runner.close()
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,124 @@
+"""The dashboard and the alert rules speak of metrics, labels and panels that exist."""
+
+import re
+from itertools import combinations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from chat_service.metrics import HttpMetrics
+from config.settings import PROJECT_ROOT
+from tests.support.dashboard import PROMETHEUS, alerts, dashboard, expressions
+from workers.metrics import WorkerMetrics
+
+#: What Prometheus adds to each series.
+_ADDED = {"job", "instance"}
+#: The supervisor writes it once a process has died: it is in no registry.
+_OF_SUPERVISOR = {"chat_process_restarts_total": set[str]()}
+
+_METRIC = re.compile(r"\b(chat_[a-z_]+)(?:\{([^}]*)\})?")
+_GROUPING = re.compile(r"\bby \(([^)]*)\)")
+
+
+def known() -> dict[str, set[str]]:
+    """The labels of each series of the service, by its name."""
+    registry = CollectorRegistry()
+    found = dict(_OF_SUPERVISOR)
+    for holder in (WorkerMetrics(registry), HttpMetrics(registry)):
+        for metric in vars(holder).values():
+            for described in getattr(metric, "describe", list)():
+                labels = set(metric._labelnames)
+                found |= {
+                    "counter": {f"{described.name}_total": labels},
+                    "gauge": {described.name: labels},
+                    "histogram": {
+                        f"{described.name}_bucket": labels | {"le"},
+                        f"{described.name}_sum": labels,
+                        f"{described.name}_count": labels,
+                    },
+                }[described.type]
+    return found | {"chat_build_info": {"version"}}
+
+
+KNOWN = known()
+RULES = [(name, re.split(r"\n *(?:for|labels): ", text)[0]) for name, text in alerts().items()]
+
+
+@pytest.mark.parametrize(("title", "expression"), [*expressions(), *RULES])
+def test_a_query_names_metrics_and_labels_that_exist(title: str, expression: str) -> None:
+    found = _METRIC.findall(expression)
+    assert found or "up{" in expression or "process_" in expression, "it asks for nothing"
+    labels = set(_ADDED)
+    for metric, selector in found:
+        assert metric in KNOWN, f"{title}: there is no {metric}"
+        labels |= KNOWN[metric]
+        for label in re.findall(r"(\w+)(?:=|!)", re.sub(r'"[^"]*"', "", selector)):
+            assert label in KNOWN[metric] | _ADDED, f"{title}: {metric} has no label {label}"
+    for grouping in _GROUPING.findall(expression):
+        for label in grouping.split(", "):
+            assert label in labels, f"{title}: nothing here has a label {label}"
+
+
+def test_all_metrics_are_on_the_dashboard() -> None:
+    shown = {metric for _, text in expressions() for metric, _ in _METRIC.findall(text)}
+    missing = {
+        name
+        for name in KNOWN
+        if name not in shown and f"{name.rpartition('_')[0]}_bucket" not in shown
+    }
+    assert not missing
+
+
+def test_runbooks_name_metrics_that_exist() -> None:
+    for name, text in alerts().items():
+        for annotation in ("summary: ", "runbook: "):
+            assert text.count(annotation) == 1, f"{name} has no {annotation}"
+        for metric, _ in _METRIC.findall(text):
+            histogram = f"{metric}_bucket"
+            assert metric in KNOWN or histogram in KNOWN, f"{name} names {metric}"
+
+
+def test_each_alert_is_tried_and_has_a_paragraph_for_who_is_woken() -> None:
+    trials = (PROMETHEUS / "alerts.test.yml").read_text(encoding="utf-8")
+    pages = (PROJECT_ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    for name in alerts():
+        assert f"name: {name} fires\n" in trials
+        assert f"name: {name} is silent\n" in trials
+        assert f"**{name}**" in pages
+
+
+def test_the_metrics_of_the_operations_page_exist_and_are_complete() -> None:
+    page = (PROJECT_ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    told = {metric for metric, _ in _METRIC.findall(table)}
+    written = {
+        name.removesuffix("_bucket") for name in KNOWN if not re.search("_(sum|count)$", name)
+    }
+    assert told == written
+
+
+def test_panels_are_whole_and_cover_none_other() -> None:
+    document = dashboard()
+    panels = document["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    variables = {variable["name"] for variable in document["templating"]["list"]}
+    assert variables == {"datasource", "job", "instance"}
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        if panel["type"] != "row":
+            assert panel["targets"], panel["title"]
+            assert panel["description"], panel["title"]
+            assert panel["datasource"]["uid"] == "${datasource}"
+            for target in panel["targets"]:
+                assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables | {
+                    "__rate_interval"
+                }
+    for one, other in combinations([panel["gridPos"] for panel in panels], 2):
+        apart = (
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
+        assert apart, (one, other)

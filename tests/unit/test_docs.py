@@ -1,0 +1,75 @@
+"""Links between the documents lead somewhere, and their blocks say how they are tried."""
+
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from config.settings import PROJECT_ROOT
+from tests.support.blocks import blocks, documents
+
+_FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+
+
+def prose(document: Path) -> str:
+    """Without blocks and code."""
+    return re.sub(r"`[^`]*`", "", _FENCED.sub("", document.read_text(encoding="utf-8")))
+
+
+def anchors(document: Path) -> set[str]:
+    """As forges make them of headings; a heading that comes again gets a number."""
+    text = _FENCED.sub("", document.read_text(encoding="utf-8"))
+    found: Counter[str] = Counter()
+    made = set()
+    for heading in _HEADING.findall(text):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        made.add(f"{name}-{found[name]}" if found[name] else name)
+        found[name] += 1
+    return made
+
+
+NAMES = [path.relative_to(PROJECT_ROOT).as_posix() for path in documents()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
+    document = PROJECT_ROOT / name
+    broken = []
+    for link in _LINK.findall(prose(document)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, ahead = set[Path](), [PROJECT_ROOT / "README.md"]
+    while ahead:
+        document = ahead.pop()
+        if document.suffix == ".md" and document.exists() and document not in reached:
+            reached.add(document)
+            links = (link.partition("#")[0] for link in _LINK.findall(prose(document)))
+            ahead += [(document.parent / link).resolve() for link in links if ":" not in link]
+    assert set(documents()) <= reached
+
+
+def test_every_block_is_tried_or_says_why_not() -> None:
+    found = [block for document in documents() for block in blocks(document)]
+    left = Counter(block.marks["not run"] for block in found if "not run" in block.marks)
+    run = len(found) - left.total()
+    print(f"{len(found)} blocks, {run} are run; of the others:", *left.items())  # noqa: T201
+    for block in found:
+        if block.language == "python":
+            compile(block.text, block.place, "exec", 0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        elif block.language == "sh":
+            subprocess.run(["bash", "-n"], input=block.text.encode(), check=True)
+        elif "not run" not in block.marks:
+            assert list(block.commands()), block.place
