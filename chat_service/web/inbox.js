@@ -144,9 +144,6 @@ class Inbox {
       this.parts.messages.lastElementChild.remove();
       this.tell(`Only the newest ${counted(SHOWN_MAX, "message")} are kept here.`);
     }
-    // A long text scrolls, also by keyboard.
-    const text = element.querySelector("[data-text]");
-    if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;
     return true;
   }
 

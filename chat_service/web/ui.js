@@ -7,6 +7,14 @@ const LIVELY_MS = 60_000;
 
 export const byId = (id) => document.getElementById(id);
 
+// A long text scrolls, also by keyboard.
+const lengths = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollHeight > target.clientHeight + 1) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+
 /** A copy of a template: its element, and its parts by the name of their data attribute. */
 export function copyOf(templateId) {
   const element = byId(templateId).content.firstElementChild.cloneNode(true);
@@ -14,6 +22,7 @@ export function copyOf(templateId) {
   for (const part of [element, ...element.querySelectorAll("*")]) {
     for (const name of Object.keys(part.dataset)) parts[name] = part;
   }
+  if (parts.text) lengths.observe(parts.text);
   return { element, parts };
 }
 

@@ -388,7 +388,7 @@ async def test_a_message_that_comes_to_a_tab_nobody_looks_at_is_not_read_yet(
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 0)
         await button(page, "Watch live").click()
-        await expect(page.get_by_text("live", exact=True)).to_be_visible()
+        await expect(page.locator("[data-live]")).to_have_text("live")
         look = """(isHidden) => {
             Object.defineProperty(document, 'hidden', {configurable: true, value: isHidden});
             document.dispatchEvent(new Event('visibilitychange'));
@@ -418,12 +418,12 @@ async def test_watching_live_goes_on_after_a_restart_and_loses_nothing(
         port = server.port
         server.signal(how)
         server.wait()
-        await expect(page.get_by_text("Connecting again")).to_be_visible()
+        await expect(page.locator("[data-live]")).to_contain_text("Connecting again")
         server.command += ["--port", str(port)]
         server.start()
         await chat.post("bob", "two", 600)
         await expect(read_here(page)).to_have_text(["two", "one"], timeout=30_000)
-        await expect(page.get_by_text("live", exact=True)).to_be_visible()
+        await expect(page.locator("[data-live]")).to_have_text("live")
         await expect(page.locator("#connection")).to_be_hidden()
     chat.close()
 
