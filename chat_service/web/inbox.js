@@ -69,7 +69,7 @@ class Inbox {
         refuse("is not a name that the service takes: 1 to 128 characters, none of them a control character");
         return null;
       }
-      this.parts.words.textContent = `not counted: the service answered ${error.status}. It is asked again.`;
+      this.parts.words.textContent = `not counted: the service answered ${error.status} (request ${error.requestId}). It is asked again.`;
     }
     return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
   }
@@ -129,8 +129,8 @@ class Inbox {
   #arrived(message) {
     if (!this.#show(message)) return;
     announce(`New message: ${message.text.slice(0, 80)}`);
-    this.refresh();
-    lookAgain();
+    this.#counts.same = 0;
+    lookAgain(message.id);
   }
 
   /** Show a message; false where it is shown already, as one that comes again is. */
@@ -255,6 +255,10 @@ byId("open").addEventListener("submit", (event) => {
   }
   follow();
 });
-window.addEventListener("hashchange", follow);
+window.addEventListener("hashchange", () => {
+  follow();
+  // Who has followed a link is led to what it opened.
+  if (current && named() === current.name) current.element.focus();
+});
 window.addEventListener("pagehide", () => views.forEach((view) => view.abandon()));
 follow();

@@ -43,9 +43,11 @@ class Lease {
     return this.#messages.size === 0;
   }
 
-  /** Give back everything, without waiting for an answer: the page goes away. */
+  /** Give back everything at once: the page goes away. What does not arrive is over in a minute. */
   abandon() {
-    if (!this.isOver) void ask("POST", `${this.#inbox.path}/release`, { body: { lease: this.lease }, keepalive: true }).catch(() => {});
+    if (this.isOver) return;
+    const body = { lease: this.lease };
+    ask("POST", `${this.#inbox.path}/release`, { body, keepalive: true }).catch(() => {});
     this.#leave([...this.#messages.keys()]);
   }
 

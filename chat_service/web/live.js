@@ -37,7 +37,8 @@ export class Live {
       const { wasOpen, code } = await this.#connect(run);
       if (this.#run !== run) return;
       if (wasOpen) pause = PAUSE_MS;
-      this.#tell("lost", code === GOING_AWAY ? "The service stops." : "The connection is lost.");
+      const why = code === GOING_AWAY ? "The service stops." : "The connection is lost.";
+      this.#tell("lost", wasOpen ? why : "No connection.");
       await sleep(pause * (0.75 + Math.random() / 2));
       await reachable();
       if (this.#run !== run) return;

@@ -68,7 +68,7 @@ class Sent {
     this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / (this.lifetimeS * 1000))));
     this.parts.left.textContent = left > 0 ? `${lasting(left)} left` : "its life is over";
     if (left > 0) return true;
-    lookAgain();
+    lookAgain(this.id);
     return false;
   }
 
@@ -97,7 +97,7 @@ class Sent {
       else throw error;
       if (!place.hidden) announce(place.textContent);
     }
-    lookAgain();
+    lookAgain(this.id);
   }
 
   #ask(method, path = "") {
@@ -110,12 +110,13 @@ export function follow(id, receipt, message) {
   sent.get(id)?.element.remove();
   add(new Sent(id, receipt, message.timeout, message));
   remember();
-  lookAgain();
+  lookAgain(id);
 }
 
-/** Look at once what became of them: something has happened. */
-export function lookAgain() {
-  for (const each of sent.values()) {
+/** Look at once what became of them, or of this one: something has happened. */
+export function lookAgain(id = null) {
+  if (id !== null && !sent.has(id)) return;
+  for (const each of id === null ? sent.values() : [sent.get(id)]) {
     each.pause = PAUSE_MS;
     each.due = 0;
   }

@@ -40,6 +40,11 @@ async function send() {
   const written = JSON.stringify(message);
   if (owed.message !== written) owed = { key: newKey(), message: written };
   const ownKey = key.value.trim();
+  if (/[^\x20-\xff]/.test(ownKey)) {
+    // No header can have it: the service cannot even be asked.
+    refuse([{ field: "Idempotency-Key", detail: "must have 1 to 255 characters of printable ASCII" }]);
+    return;
+  }
   const headers = { "Idempotency-Key": ownKey || owed.key };
   if (byId("receipt").checked) headers.Prefer = "receipt";
   giveUp = new AbortController();
@@ -64,7 +69,8 @@ async function send() {
     announce(place.textContent);
   } else {
     announce(`Sent to ${message.username}.`);
-    text.value = "";
+    // Unless the next one is being written already.
+    if (text.value === message.text) text.value = "";
     countBytes();
   }
 }
@@ -82,30 +88,32 @@ function explain(error) {
     note(place, "Given up. It may have been stored or not; to send the very same again finds out, and stores it once.");
     return;
   }
-  // A header cannot even be sent with some characters.
-  const isUnsendable = error instanceof TypeError;
-  if (!isUnsendable && !(error instanceof Problem)) throw error;
-  let fields = isUnsendable
-    ? [{ field: "Idempotency-Key", detail: "must have 1 to 255 characters of printable ASCII" }]
-    : error.fields;
+  if (!(error instanceof Problem)) throw error;
+  let { fields } = error;
   if (error.status === 413 && error.detail.startsWith("text ")) {
     fields = [{ field: "text", detail: error.detail.slice("text ".length) }];
   } else if (error.status === 422) {
     fields = [{ field: "Idempotency-Key", detail: error.detail.replace(/^this Idempotency-Key /, "") }];
   }
-  const known = fields.filter(({ field }) => field in faults);
-  for (const { field, detail } of known) show(field, detail);
-  if (known.length === 0) note(place, error.words, "bad");
-  else faults[known[0].field][0].focus();
-  announce(known.length === 0 ? error.words : "Not sent.");
+  if (refuse(fields)) return;
+  note(place, error.words, "bad");
+  announce(error.words);
 }
 
-function show(name, detail) {
-  const [field, fault] = faults[name];
-  field.setAttribute("aria-invalid", "true");
-  fault.textContent = sentence(detail);
-  fault.hidden = false;
-  field.closest("details")?.setAttribute("open", "");
+/** Say at each field what is wrong with it; false where none of them is here. */
+function refuse(fields) {
+  const known = fields.filter(({ field }) => field in faults);
+  for (const { field: name, detail } of known) {
+    const [field, fault] = faults[name];
+    field.setAttribute("aria-invalid", "true");
+    fault.textContent = sentence(detail);
+    fault.hidden = false;
+    field.closest("details")?.setAttribute("open", "");
+  }
+  if (known.length === 0) return false;
+  faults[known[0].field][0].focus();
+  announce("Not sent.");
+  return true;
 }
 
 function countBytes() {

@@ -4,6 +4,8 @@ import { connection } from "./api.js";
 
 const TICK_MS = 500;
 const LIVELY_MS = 60_000;
+/** So much of what happens at the same moment is said. */
+const SAID_MAX = 3;
 
 export const byId = (id) => document.getElementById(id);
 
@@ -40,7 +42,7 @@ const waiting = [];
 export function announce(text) {
   if (waiting.push(text) === 1) {
     setTimeout(() => {
-      byId("announcer").textContent = waiting.splice(0).join(" ");
+      byId("announcer").textContent = waiting.splice(0).slice(-SAID_MAX).join(" ");
     }, 150);
   }
 }
@@ -149,7 +151,7 @@ setInterval(() => {
 }, TICK_MS);
 
 /** Look again and again while the page is visible. `look` gives the pause until the next time in ms,
- *  or null where there is nothing more to look for. Returns what looks at once. */
+ *  or null where there is nothing more to look for; it may not throw. Returns what looks at once. */
 export function poll(look) {
   let timer = 0;
   let isLooking = false;

@@ -372,7 +372,7 @@ async def test_watching_live_shows_what_comes_and_reads_it(
         await expect(read_here(page)).to_have_text(["second", "first"])
 
         async def is_read() -> bool:
-            return await status(chat, second) == "read"
+            return bool(await status(chat, second) == "read")
 
         await eventually(is_read)
         await button(page, "Stop watching").click()
@@ -400,7 +400,7 @@ async def test_a_message_that_comes_to_a_tab_nobody_looks_at_is_not_read_yet(
         await page.evaluate(look, False)
 
         async def is_read() -> bool:
-            return await status(chat, posted) == "read"
+            return bool(await status(chat, posted) == "read")
 
         await eventually(is_read)
 
