@@ -45,7 +45,6 @@ async def _use(page: Page, chat: ChatClient, name: str) -> None:
     await _send(page, name, "Parcel 4711 is at the front desk.")
     await page.get_by_role("button", name="Lease 60 s").click()
     await _send(page, name, "Lunch at one?")
-    await _send(page, "alice", "The build machine wants a restart.")
     await expect(page.locator("[data-count]")).to_have_text("1")
     await expect(page.locator("#sent .state").last).to_contain_text("read at")
     await expect(page.locator("#sent .state.leased")).to_have_count(1)
