@@ -81,6 +81,12 @@ async def width(page: Page) -> int:
     return found
 
 
+async def lose(route: Route) -> None:
+    """Have a request arrive and be served, and its answer be lost."""
+    await route.fetch()
+    await route.abort()
+
+
 async def test_the_page_opens_and_says_what_to_do(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
@@ -170,38 +176,25 @@ async def test_a_read_whose_answer_is_lost_is_asked_again_and_loses_nothing(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     await chat.post("bob", "precious")
-    keys: list[str | None] = []
-
-    async def lose(route: Route) -> None:
-        keys.append(route.request.headers.get("idempotency-key"))
-        await route.fetch()
-        await route.abort()
-
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 1)
         await page.route("**/read", lose, times=1)
         await button(page, "Read").click()
         await expect(read_here(page)).to_have_text(["precious"])
-    assert len(keys) == 1
-    assert keys[0]
 
 
 async def test_a_read_that_a_reload_interrupts_is_not_lost(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     await chat.post("bob", "precious")
-
-    async def lose(route: Route) -> None:
-        await route.fetch()
-        await route.abort()
-
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 1)
+        # It does not ask again by itself.
+        await page.route("**/livez", lambda route: route.abort())
         await page.route("**/read", lose)
         await button(page, "Read").click()
         await expect(page.get_by_text("No answer from the service")).to_be_visible()
         await page.unroute("**/read")
-        await page.route("**/livez", lambda route: route.abort())
         await page.reload()
         await expect(page.locator("[data-count]")).to_have_text("0")
         await button(page, "Read").click()
@@ -211,14 +204,27 @@ async def test_a_read_that_a_reload_interrupts_is_not_lost(
 async def test_a_message_whose_answer_is_lost_is_sent_again_and_stored_once(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
-    async def lose(route: Route) -> None:
-        await route.fetch()
-        await route.abort()
-
     async with browser() as page:
         await page.goto(chat.base)
         await page.route("**/chat", lose, times=1)
         await send(page, "bob", "once")
+        await expect(page.locator("#sent > li")).to_have_count(1)
+    assert await chat.texts("bob") == ["once"]
+
+
+async def test_a_message_that_was_given_up_and_is_sent_again_is_stored_once(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        await page.route("**/chat", lose)
+        await page.get_by_label("To", exact=True).fill("bob")
+        await page.get_by_label("Message", exact=True).fill("once")
+        await button(page, "Send").click()
+        await button(page, "Stop trying").click()
+        await expect(page.locator("#send-note")).to_contain_text("Given up")
+        await page.unroute("**/chat")
+        await button(page, "Send").click()
         await expect(page.locator("#sent > li")).to_have_count(1)
     assert await chat.texts("bob") == ["once"]
 
