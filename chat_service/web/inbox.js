@@ -91,7 +91,6 @@ class Inbox {
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       this.tell(error.words, "bad");
-      announce(error.words);
     }
     this.refresh();
     lookAgain();
@@ -118,7 +117,6 @@ class Inbox {
     const lease = await take(this);
     if (lease === null) {
       this.tell("Nothing unread.");
-      announce("Nothing unread.");
       return;
     }
     this.#leases.add(lease);

@@ -109,7 +109,6 @@ class Lease {
       if (!(error instanceof Problem)) throw error;
       if (error.status !== 410) {
         this.#tell(error.words, "bad");
-        announce(error.words);
         return;
       }
       this.#leave(ids);

@@ -3,7 +3,7 @@
 // A message is acknowledged once it is shown in a tab that is visible; one that is not is still on
 // loan, and comes again when the connection is lost.
 
-import { reachable, sleep } from "./api.js";
+import { connection, reachable, sleep } from "./api.js";
 
 const PAUSE_MS = 500;
 const PAUSE_MAX_MS = 8_000;
@@ -23,6 +23,8 @@ export class Live {
     this.#show = show;
     this.#tell = tell;
     document.addEventListener("visibilitychange", () => this.#acknowledge());
+    // A socket may not notice for long that the network is gone.
+    connection.addEventListener("lost", () => this.isOn && this.#socket.close());
   }
 
   get isOn() {

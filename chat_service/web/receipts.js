@@ -95,7 +95,6 @@ class Sent {
       else if (error.status === 409 && error.fate) note(place, `Too late: it is ${error.fate === "leased" ? "on loan to a reader" : error.fate}.`);
       else if (error instanceof Problem) note(place, error.words);
       else throw error;
-      if (!place.hidden) announce(place.textContent);
     }
     lookAgain(this.id);
   }

@@ -66,7 +66,6 @@ async function send() {
   owed = { key: "", message: "" };
   if (isRepeat && ownKey && tries === 1) {
     note(place, "Already stored: this key came with the same message before. The same id, and nothing twice.");
-    announce(place.textContent);
   } else {
     announce(`Sent to ${message.username}.`);
     // Unless the next one is being written already.
@@ -97,7 +96,6 @@ function explain(error) {
   }
   if (refuse(fields)) return;
   note(place, error.words, "bad");
-  announce(error.words);
 }
 
 /** Say at each field what is wrong with it; false where none of them is here. */
@@ -130,6 +128,7 @@ form.addEventListener("submit", async (event) => {
   isSending = true;
   const button = byId("send-button");
   button.textContent = "Sending…";
+  button.ariaBusy = "true";
   try {
     await send();
   } catch (error) {
@@ -137,6 +136,7 @@ form.addEventListener("submit", async (event) => {
   } finally {
     isSending = false;
     button.textContent = "Send";
+    button.ariaBusy = null;
     if (document.activeElement === stop) button.focus();
     stop.hidden = true;
   }

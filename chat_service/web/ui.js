@@ -28,8 +28,10 @@ export function copyOf(templateId) {
   return { element, parts };
 }
 
-/** Show a sentence where there is one, hide its place where there is none. */
+/** Show a sentence where there is one, hide its place where there is none. It is also announced,
+ *  but not each of those that follow one another, as tries do. */
 export function note(place, text, kind = "") {
+  if (text !== "" && (place.hidden || kind === "bad")) announce(text);
   place.textContent = text;
   place.hidden = text === "";
   place.classList.toggle("bad", kind === "bad");
@@ -40,6 +42,7 @@ const waiting = [];
 
 /** Have a screen reader say it, after what it says now. */
 export function announce(text) {
+  if (waiting.includes(text)) return;
   if (waiting.push(text) === 1) {
     setTimeout(() => {
       byId("announcer").textContent = waiting.splice(0).slice(-SAID_MAX).join(" ");
@@ -52,10 +55,12 @@ export function onPress(button, act) {
   button.addEventListener("click", async () => {
     if (button.ariaDisabled === "true") return;
     button.ariaDisabled = "true";
+    button.ariaBusy = "true";
     try {
       await act();
     } finally {
       button.ariaDisabled = null;
+      button.ariaBusy = null;
     }
   });
 }
