@@ -6,7 +6,7 @@ import { ask, newKey, persist, Problem, reachable, Unreachable } from "./api.js"
 import { take } from "./leases.js";
 import { Live } from "./live.js";
 import { lookAgain } from "./receipts.js";
-import { announce, byId, copyOf, counted, messageOf, note, onPress, poll } from "./ui.js";
+import { announce, byId, copyOf, counted, messageOf, note, onPress, poll, storage } from "./ui.js";
 
 const COUNT_MS = 2000;
 const COUNT_SELDOM_MS = 6000;
@@ -98,15 +98,15 @@ class Inbox {
 
   /** A read has a key until its answer is shown: after a lost answer, or a reload, it gets the same. */
   async #read() {
-    const store = `read ${this.name}`;
-    const key = sessionStorage.getItem(store) ?? newKey();
-    sessionStorage.setItem(store, key);
+    const name = `read ${this.name}`;
+    const key = storage.getItem(name) ?? newKey();
+    storage.setItem(name, key);
     const { document: messages, headers } = await persist(
       () => ask("POST", `${this.path}/read`, { headers: { "Idempotency-Key": key } }),
       this.tell,
     );
     for (const message of messages) this.#show(message);
-    sessionStorage.removeItem(store);
+    storage.removeItem(name);
     const more = headers.has("X-More") ? " There is more: read again." : "";
     const words = messages.length === 0 ? "Nothing unread." : `${counted(messages.length, "message")} read.${more}`;
     this.tell(messages.length === 0 || more ? words : "");

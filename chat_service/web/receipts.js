@@ -4,7 +4,7 @@
 // Receipts survive a reload, in the session's storage: ids, receipts and lifetimes, never a text or a name.
 
 import { ask, Problem, reachable, Unreachable } from "./api.js";
-import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress, poll, stamp, tick, timeOf } from "./ui.js";
+import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress, poll, stamp, storage, tick, timeOf } from "./ui.js";
 
 const PAUSE_MS = 1000;
 const PAUSE_MAX_MS = 8_000;
@@ -136,7 +136,7 @@ function add(item) {
 
 function remember() {
   const kept = [...sent.values()].filter((each) => each.receipt && each.state !== "unknown");
-  sessionStorage.setItem(STORE, JSON.stringify(kept.map(({ id, receipt, lifetimeS }) => ({ id, receipt, lifetimeS }))));
+  storage.setItem(STORE, JSON.stringify(kept.map(({ id, receipt, lifetimeS }) => ({ id, receipt, lifetimeS }))));
 }
 
 const turn = poll(async () => {
@@ -146,7 +146,7 @@ const turn = poll(async () => {
   return due.length === 0 ? null : Math.max(PAUSE_MS / 2, Math.min(...due) - Date.now());
 });
 
-for (const { id, receipt, lifetimeS } of JSON.parse(sessionStorage.getItem(STORE) ?? "[]")) {
+for (const { id, receipt, lifetimeS } of JSON.parse(storage.getItem(STORE) ?? "[]")) {
   add(new Sent(id, receipt, lifetimeS, null));
 }
 turn();

@@ -9,6 +9,20 @@ const SAID_MAX = 3;
 
 export const byId = (id) => document.getElementById(id);
 
+/** What a reload of the tab leaves; where the browser allows no such thing, what it does not. */
+export const storage = (() => {
+  try {
+    return window.sessionStorage;
+  } catch {
+    const kept = new Map();
+    return {
+      getItem: (name) => kept.get(name) ?? null,
+      setItem: (name, value) => kept.set(name, value),
+      removeItem: (name) => kept.delete(name),
+    };
+  }
+})();
+
 // A long text scrolls, also by keyboard.
 const lengths = new ResizeObserver((entries) => {
   for (const { target } of entries) {

@@ -17,7 +17,7 @@ from tests.support.server import Server
 FOLDER = PROJECT_ROOT / "docs" / "pictures"
 BYTES_MAX = 200_000
 
-_DESK = {"viewport": {"width": 1080, "height": 800}}
+_DESK = {"viewport": {"width": 1080, "height": 1380}}
 _PHONE = {
     "viewport": {"width": 360, "height": 780},
     "device_scale_factor": 2,
@@ -50,9 +50,9 @@ async def _use(page: Page, chat: ChatClient, name: str) -> None:
     await expect(page.locator("#sent .state.leased")).to_have_count(1)
 
 
-async def _picture(page: Page, name: str, is_whole: bool = False) -> None:
+async def _picture(page: Page, name: str) -> None:
     path = FOLDER / f"{name}.png"
-    await page.screenshot(path=path, full_page=is_whole)
+    await page.screenshot(path=path)
     size = path.stat().st_size
     assert size < BYTES_MAX, f"{path} has {size} bytes"
 
@@ -60,7 +60,7 @@ async def _picture(page: Page, name: str, is_whole: bool = False) -> None:
 async def _desk(chromium: Browser, chat: ChatClient, name: str, username: str, scheme: str) -> None:
     page = await chromium.new_page(**_DESK, color_scheme=scheme, reduced_motion="reduce")
     await _use(page, chat, username)
-    await _picture(page, name, is_whole=True)
+    await _picture(page, name)
 
 
 async def _phone(chromium: Browser, chat: ChatClient) -> None:

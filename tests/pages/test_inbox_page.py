@@ -353,6 +353,20 @@ async def test_receipts_survive_a_reload_and_neither_text_nor_name_is_kept(
         await expect(state).to_contain_text("read at")
 
 
+async def test_a_browser_that_keeps_nothing_can_use_the_page(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.add_init_script(
+            "Object.defineProperty(window, 'sessionStorage', {get() { throw new Error('no'); }})"
+        )
+        await page.goto(chat.base)
+        await send(page, "bob", "hi")
+        await page.locator("#sent a").click()
+        await button(page, "Read").click()
+        await expect(read_here(page)).to_have_text(["hi"])
+
+
 async def test_a_message_that_nobody_reads_runs_down_and_expires(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
@@ -376,6 +390,7 @@ async def test_watching_live_shows_what_comes_and_reads_it(
         await expect(read_here(page)).to_have_text(["first"])
         second = await post_with_receipt(chat, "bob", "second")
         await expect(read_here(page)).to_have_text(["second", "first"])
+        await expect(page.get_by_role("status")).to_contain_text("New message: second")
 
         async def is_read() -> bool:
             return bool(await status(chat, second) == "read")
