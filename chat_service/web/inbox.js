@@ -1,0 +1,262 @@
+// The inbox that is looked at: counted again and again, and read when somebody says so.
+//
+// Its name is in the address, `#inbox=bob`. To open it reads nothing.
+
+import { ask, newKey, persist, Problem, reachable, Unreachable } from "./api.js";
+import { take } from "./leases.js";
+import { Live } from "./live.js";
+import { lookAgain } from "./receipts.js";
+import { announce, byId, copyOf, counted, messageOf, note, onPress, poll, storage } from "./ui.js";
+
+const COUNT_MS = 2000;
+const COUNT_SELDOM_MS = 6000;
+/** After so many counts that were all the same it is counted less often. */
+const STEADY = 30;
+const SHOWN_MAX = 1000;
+
+const whose = byId("whose");
+const fault = byId("whose-fault");
+const views = new Map();
+let current = null;
+
+class Inbox {
+  #ids = new Set();
+  #leases = new Set();
+  #counts = { last: null, same: 0 };
+
+  constructor(name) {
+    this.name = name;
+    this.path = `/chat/${encodeURIComponent(name)}`;
+    const { element, parts } = copyOf("an-inbox");
+    this.element = element;
+    this.parts = parts;
+    this.live = new Live(this.path, (message) => this.#arrived(message), this.#liveIs);
+    onPress(parts.read, () => this.#try(() => this.#read()));
+    onPress(parts.lease, () => this.#try(() => this.#lease()));
+    parts.watch.addEventListener("click", () => (this.live.isOn ? this.live.stop() : void this.live.start()));
+    parts.clear.addEventListener("click", () => this.#clear());
+  }
+
+  /** What takes the focus when what had it is gone. */
+  get focus() {
+    return this.parts.read;
+  }
+
+  tell = (words, kind = "") => note(this.parts.note, words, kind);
+
+  refresh() {
+    this.#counts.same = 0;
+    count();
+  }
+
+  /** Messages that were on loan here are read. */
+  acknowledged(n) {
+    if (n > 0) this.tell(`${counted(n, "message")} acknowledged: read, and gone.`, "good");
+  }
+
+  /** Count what is unread; the pause until it should be counted again, or null. */
+  async count() {
+    try {
+      const { headers } = await ask("HEAD", this.path);
+      this.#counted(Number(headers.get("X-Unread-Count")));
+    } catch (error) {
+      if (error instanceof Unreachable) {
+        await reachable();
+        return 0;
+      }
+      if (error.status === 400 && current === this) {
+        close();
+        refuse("is not a name that the service takes: 1 to 128 characters, none of them a control character");
+        return null;
+      }
+      this.parts.words.textContent = `not counted: the service answered ${error.status} (request ${error.requestId}). It is asked again.`;
+    }
+    return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
+  }
+
+  #counted(unread) {
+    const { last } = this.#counts;
+    this.#counts = { last: unread, same: unread === last ? this.#counts.same + 1 : 0 };
+    this.parts.count.textContent = unread.toLocaleString("en");
+    this.parts.words.textContent = `unread in ${this.name}’s inbox`;
+    if (current !== this) return;
+    document.title = `${unread > 0 ? `(${unread}) ` : ""}${this.name} · Chat inbox`;
+    if (last === null || unread > last) announce(`${unread || "Nothing"} unread in the inbox of ${this.name}.`);
+  }
+
+  async #try(act) {
+    this.tell("");
+    try {
+      await act();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      this.tell(error.words, "bad");
+    }
+    this.refresh();
+    lookAgain();
+  }
+
+  /** A read has a key until its answer is shown: after a lost answer, or a reload, it gets the same. */
+  async #read() {
+    const name = `read ${this.name}`;
+    const key = storage.getItem(name) ?? newKey();
+    storage.setItem(name, key);
+    const { document: messages, headers } = await persist(
+      () => ask("POST", `${this.path}/read`, { headers: { "Idempotency-Key": key } }),
+      this.tell,
+    );
+    for (const message of messages) this.#show(message);
+    storage.removeItem(name);
+    const more = headers.has("X-More") ? " There is more: read again." : "";
+    const words = messages.length === 0 ? "Nothing unread." : `${counted(messages.length, "message")} read.${more}`;
+    this.tell(messages.length === 0 || more ? words : "");
+    announce(words);
+  }
+
+  async #lease() {
+    const lease = await take(this);
+    if (lease === null) {
+      this.tell("Nothing unread.");
+      return;
+    }
+    this.#leases.add(lease);
+    this.parts.leases.append(lease.element);
+    announce(`${lease.parts.title.textContent} for a minute.`);
+  }
+
+  #arrived(message) {
+    if (!this.#show(message)) return;
+    announce(`New message: ${message.text.slice(0, 80)}`);
+    this.#counts.same = 0;
+    lookAgain(message.id);
+  }
+
+  /** Show a message; false where it is shown already, as one that comes again is. */
+  #show(message) {
+    if (this.#ids.has(message.id)) return false;
+    this.#ids.add(message.id);
+    const element = messageOf(message);
+    this.parts.messages.prepend(element);
+    this.parts.shown.hidden = false;
+    if (this.parts.messages.childElementCount > SHOWN_MAX) {
+      this.parts.messages.lastElementChild.remove();
+      this.tell(`Only the newest ${counted(SHOWN_MAX, "message")} are kept here.`);
+    }
+    return true;
+  }
+
+  #clear() {
+    this.parts.messages.replaceChildren();
+    this.parts.shown.hidden = true;
+    this.focus.focus();
+  }
+
+  #liveIs = (state, why) => {
+    const { live, watch } = this.parts;
+    watch.ariaPressed = String(this.live.isOn);
+    watch.textContent = this.live.isOn ? "Stop watching" : "Watch live";
+    const [kind, word] = {
+      connecting: ["pending", "connecting"],
+      live: ["good", "live"],
+      lost: ["pending", `${why} Connecting again`],
+      stopped: ["", ""],
+    }[state];
+    live.className = `state ${kind}`;
+    if (live.textContent !== word) announce(word || "Not watched any more.");
+    live.textContent = word;
+    live.hidden = word === "";
+    if (state === "live") this.tell(why);
+    this.refresh();
+  };
+
+  abandon() {
+    this.live.stop();
+    for (const lease of this.#leases) lease.abandon();
+  }
+}
+
+function refuse(rule) {
+  whose.setAttribute("aria-invalid", "true");
+  fault.textContent = `“${whose.value}” ${rule}.`;
+  fault.hidden = false;
+  whose.focus();
+  announce(fault.textContent);
+}
+
+function accept() {
+  whose.removeAttribute("aria-invalid");
+  fault.hidden = true;
+}
+
+function close() {
+  current?.live.stop();
+  current?.element.remove();
+  current = null;
+  document.title = "Chat inbox";
+  byId("no-inbox").hidden = false;
+}
+
+function open(name) {
+  accept();
+  if (current?.name === name) return;
+  close();
+  whose.value = name;
+  // A browser takes these out of a path.
+  if (name === "." || name === "..") {
+    refuse("may be sent to, but not be opened from a browser");
+    return;
+  }
+  if (!views.has(name)) views.set(name, new Inbox(name));
+  current = views.get(name);
+  byId("no-inbox").hidden = true;
+  byId("inboxes").append(current.element);
+  current.refresh();
+}
+
+const address = (name) => `#inbox=${encodeURIComponent(name)}`;
+
+function named() {
+  const [, name] = /^#inbox=(.*)$/.exec(location.hash) ?? [];
+  try {
+    return name && decodeURIComponent(name);
+  } catch {
+    return undefined;
+  }
+}
+
+function follow() {
+  const name = named();
+  if (name) open(name);
+  else if (location.hash === "") close();
+  // A link within the page: the address goes on naming the inbox.
+  else if (current) history.replaceState(null, "", address(current.name));
+}
+
+const count = poll(async () => (current === null ? null : current.count()));
+
+byId("open").addEventListener("submit", (event) => {
+  event.preventDefault();
+  accept();
+  const name = whose.value;
+  if (name === "") {
+    fault.textContent = "Name an inbox.";
+    whose.setAttribute("aria-invalid", "true");
+    fault.hidden = false;
+    whose.focus();
+    return;
+  }
+  try {
+    location.hash = address(name);
+  } catch {
+    refuse("is not well-formed Unicode");
+    return;
+  }
+  follow();
+});
+window.addEventListener("hashchange", () => {
+  follow();
+  // Who has followed a link is led to what it opened.
+  if (current && named() === current.name) current.element.focus();
+});
+window.addEventListener("pagehide", () => views.forEach((view) => view.abandon()));
+follow();

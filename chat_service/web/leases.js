@@ -1,0 +1,154 @@
+// Messages on loan: each lease with what runs down of it, and what can be done with its messages.
+
+import { ask, persist, Problem } from "./api.js";
+import { lookAgain } from "./receipts.js";
+import { announce, copyOf, counted, lasting, messageOf, note, onPress, takeAway, tick } from "./ui.js";
+
+export const TTL_S = 60;
+
+/** Take a lease of an inbox; null where nothing is unread. May be repeated: what a lost answer took is
+ *  unread again when its lease is over. */
+export async function take(inbox) {
+  let askedAt = 0;
+  const { document: taken } = await persist(() => {
+    askedAt = Date.now();
+    return ask("POST", `${inbox.path}/lease?ttl=${TTL_S}`);
+  }, inbox.tell);
+  return taken.lease === null ? null : new Lease(inbox, taken, askedAt);
+}
+
+class Lease {
+  #inbox;
+  #messages = new Map();
+  #ends;
+  #ttlMs;
+
+  constructor(inbox, { lease, ttl, messages }, askedAt) {
+    this.#inbox = inbox;
+    this.lease = lease;
+    this.#holdUntil(askedAt, ttl);
+    const { element, parts } = copyOf("a-lease");
+    this.element = element;
+    this.parts = parts;
+    element.ariaLabel = `On loan from ${inbox.name}`;
+    for (const message of messages) this.#add(message);
+    onPress(parts.ack, () => this.#settle("ack", null));
+    onPress(parts.release, () => this.#settle("release", null));
+    onPress(parts.extend, () => this.#extend());
+    this.#count();
+    tick(() => this.#runDown());
+  }
+
+  get isOver() {
+    return this.#messages.size === 0;
+  }
+
+  /** Give back everything at once: the page goes away. What does not arrive is over in a minute. */
+  abandon() {
+    if (this.isOver) return;
+    const body = { lease: this.lease };
+    ask("POST", `${this.#inbox.path}/release`, { body, keepalive: true }).catch(() => {});
+    this.#leave([...this.#messages.keys()]);
+  }
+
+  #holdUntil(askedAt, ttlS) {
+    this.#ttlMs = ttlS * 1000;
+    // The service counts from when it was asked, or a little later: here it is never over too late.
+    this.#ends = askedAt + this.#ttlMs;
+  }
+
+  #add(message) {
+    const element = messageOf(message);
+    const buttons = document.createElement("div");
+    buttons.className = "row";
+    for (const [action, word] of [["ack", "Acknowledge"], ["release", "Give back"]]) {
+      const button = document.createElement("button");
+      button.textContent = word;
+      button.className = action === "ack" ? "" : "quiet";
+      button.ariaLabel = `${word}: ${message.text.slice(0, 60) || "empty text"}`;
+      onPress(button, () => this.#settle(action, message.id));
+      buttons.append(button);
+    }
+    element.append(buttons);
+    this.#messages.set(message.id, { element, message });
+    this.parts.messages.append(element);
+  }
+
+  async #settle(action, id) {
+    const ids = id === null ? [...this.#messages.keys()] : [id];
+    await this.#ask(async () => {
+      const { document: said } = await persist(
+        () => ask("POST", `${this.#inbox.path}/${action}`, { body: { lease: this.lease, ids } }),
+        this.#tell,
+      );
+      const n = said.acknowledged ?? said.released;
+      announce(`${counted(n, "message")} ${action === "ack" ? "acknowledged" : "given back"}.`);
+      if (n < ids.length) this.#inbox.tell(`${counted(ids.length - n, "message")} expired meanwhile.`);
+      if (action === "ack") this.#inbox.acknowledged(n);
+      this.#leave(ids);
+    }, ids);
+  }
+
+  #extend() {
+    return this.#ask(async () => {
+      const askedAt = Date.now();
+      const { document: said } = await persist(
+        () => ask("POST", `${this.#inbox.path}/extend`, { body: { lease: this.lease, ttl: TTL_S } }),
+        this.#tell,
+      );
+      this.#holdUntil(askedAt, said.ttl);
+      announce(`On loan for ${said.ttl} seconds from now.`);
+    }, [...this.#messages.keys()]);
+  }
+
+  /** Do something about these messages, which may no longer be on loan. */
+  async #ask(act, ids) {
+    try {
+      await act();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (error.status !== 410) {
+        this.#tell(error.words, "bad");
+        return;
+      }
+      this.#leave(ids);
+      const words = ids.length === 1 ? "That message is not on loan any more: it expired, or its lease is over." : "The lease is over.";
+      this.#inbox.tell(words);
+      announce(words);
+    }
+    this.#inbox.refresh();
+    lookAgain();
+  }
+
+  #tell = (words, kind = "") => note(this.parts.note, words, kind);
+
+  #runDown() {
+    if (this.isOver) return false;
+    const left = this.#ends - Date.now();
+    this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / this.#ttlMs)));
+    this.parts.left.textContent = `${lasting(left)} left`;
+    if (left > 0) return true;
+    const words = `The lease is over: ${counted(this.#messages.size, "message")} of ${this.#inbox.name} unread again.`;
+    this.#leave([...this.#messages.keys()]);
+    this.#inbox.tell(words);
+    announce(words);
+    this.#inbox.refresh();
+    lookAgain();
+    return false;
+  }
+
+  #leave(ids) {
+    for (const id of ids) {
+      const held = this.#messages.get(id);
+      if (!held) continue;
+      this.#messages.delete(id);
+      takeAway(held.element, this.element);
+    }
+    this.#count();
+    if (this.isOver) takeAway(this.element, this.#inbox.focus);
+  }
+
+  #count() {
+    this.parts.title.textContent = `${counted(this.#messages.size, "message")} on loan`;
+  }
+}

@@ -1,0 +1,152 @@
+// What was sent from this tab, and what becomes of it. `send.js` adds to it, `inbox.js` has it look
+// again when something was read here.
+//
+// Receipts survive a reload, in the session's storage: ids, receipts and lifetimes, never a text or a name.
+
+import { ask, Problem, reachable, Unreachable } from "./api.js";
+import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress, poll, stamp, storage, tick, timeOf } from "./ui.js";
+
+const PAUSE_MS = 1000;
+const PAUSE_MAX_MS = 8_000;
+const KEPT = 50;
+const STORE = "receipts";
+
+const sent = new Map();
+
+class Sent {
+  constructor(id, receipt, lifetimeS, message) {
+    const { element, parts } = copyOf("a-sent");
+    Object.assign(this, { id, receipt, lifetimeS, element, parts });
+    this.state = "";
+    this.pause = PAUSE_MS;
+    this.due = 0;
+    this.ends = acceptedAt(id) + lifetimeS * 1000;
+    stamp(parts, id);
+    if (message) {
+      const link = document.createElement("a");
+      link.href = `#inbox=${encodeURIComponent(message.username)}`;
+      link.textContent = message.username;
+      link.title = "Open this inbox";
+      parts.to.append("to ", link);
+      parts.text.textContent = message.text;
+    } else {
+      parts.to.textContent = "from before the page was loaded";
+      parts.text.remove();
+    }
+    this.enter("pending");
+    if (!receipt) note(parts.note, "Without a receipt: what became of it cannot be asked.");
+    onPress(parts.revoke, () => this.takeBack());
+  }
+
+  get isFinal() {
+    return !["pending", "leased"].includes(this.state);
+  }
+
+  /** Show a state; `at` is when it was entered, in ms, where the service says so. */
+  enter(state, at = null) {
+    const { parts } = this;
+    const isNews = this.state !== "" && this.state !== state;
+    this.state = state;
+    parts.state.className = `state ${state}`;
+    const word = { read: "read at", expired: "expired at", revoked: "taken back at", unknown: "not known any more" }[state] ?? state;
+    parts.state.textContent = this.receipt ? (at === null ? word : `${word} ${timeOf(at)}`) : "sent";
+    parts.life.hidden = this.isFinal;
+    const couldBeTakenBack = state === "pending" && this.receipt;
+    if (!couldBeTakenBack && document.activeElement === parts.revoke) this.element.focus();
+    parts.revoke.hidden = !couldBeTakenBack;
+    if (isNews) {
+      this.pause = PAUSE_MS;
+      announce(`The message sent at ${parts.time.textContent} is ${state === "revoked" ? "taken back" : state}.`);
+      remember();
+    }
+  }
+
+  /** Show what is left of its life; false where nothing is. */
+  runDown() {
+    if (this.isFinal || sent.get(this.id) !== this) return false;
+    const left = this.ends - now();
+    this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / (this.lifetimeS * 1000))));
+    this.parts.left.textContent = left > 0 ? `${lasting(left)} left` : "its life is over";
+    if (left > 0) return true;
+    lookAgain(this.id);
+    return false;
+  }
+
+  async look() {
+    try {
+      const { document: said } = await this.#ask("GET", "/status");
+      this.enter(said.status, said.at === null ? null : Date.parse(said.at));
+    } catch (error) {
+      if (error instanceof Unreachable) await reachable();
+      else if (error.status === 404) this.enter("unknown");
+      else if (error instanceof Problem && error.retryAfterS === null) note(this.parts.note, error.words);
+    }
+    this.pause = Math.min(this.pause * 1.5, PAUSE_MAX_MS);
+    this.due = Date.now() + this.pause;
+  }
+
+  async takeBack() {
+    const { note: place } = this.parts;
+    note(place, "");
+    try {
+      await this.#ask("DELETE");
+    } catch (error) {
+      if (error instanceof Unreachable) note(place, "No answer. Take it back again when the service can be reached.");
+      else if (error.status === 409 && error.fate) note(place, `Too late: it is ${error.fate === "leased" ? "on loan to a reader" : error.fate}.`);
+      else if (error instanceof Problem) note(place, error.words);
+      else throw error;
+    }
+    lookAgain(this.id);
+  }
+
+  #ask(method, path = "") {
+    return ask(method, `/messages/${this.id}${path}`, { headers: { "X-Receipt": this.receipt } });
+  }
+}
+
+/** Follow a message that was just sent. `receipt` is null where it has none. */
+export function follow(id, receipt, message) {
+  sent.get(id)?.element.remove();
+  add(new Sent(id, receipt, message.timeout, message));
+  remember();
+  lookAgain(id);
+}
+
+/** Look at once what became of them, or of this one: something has happened. */
+export function lookAgain(id = null) {
+  if (id !== null && !sent.has(id)) return;
+  for (const each of id === null ? sent.values() : [sent.get(id)]) {
+    each.pause = PAUSE_MS;
+    each.due = 0;
+  }
+  turn();
+}
+
+function add(item) {
+  sent.set(item.id, item);
+  byId("sent").prepend(item.element);
+  tick(() => item.runDown());
+  byId("sent-none").hidden = true;
+  if (sent.size > KEPT) {
+    const [oldest] = sent.keys();
+    sent.get(oldest).element.remove();
+    sent.delete(oldest);
+  }
+}
+
+function remember() {
+  const kept = [...sent.values()].filter((each) => each.receipt && each.state !== "unknown");
+  storage.setItem(STORE, JSON.stringify(kept.map(({ id, receipt, lifetimeS }) => ({ id, receipt, lifetimeS }))));
+}
+
+const turn = poll(async () => {
+  const open = [...sent.values()].filter((each) => each.receipt && !each.isFinal);
+  await Promise.all(open.filter((each) => each.due <= Date.now()).map((each) => each.look()));
+  const due = open.filter((each) => !each.isFinal).map((each) => each.due);
+  return due.length === 0 ? null : Math.max(PAUSE_MS / 2, Math.min(...due) - Date.now());
+});
+
+for (const { id, receipt, lifetimeS } of JSON.parse(storage.getItem(STORE) ?? "[]")) {
+  add(new Sent(id, receipt, lifetimeS, null));
+}
+turn();

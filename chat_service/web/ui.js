@@ -1,0 +1,202 @@
+// What the parts of the page share: templates, words for times, what is announced, what ticks.
+
+import { connection } from "./api.js";
+
+const TICK_MS = 500;
+const LIVELY_MS = 60_000;
+/** So much of what happens at the same moment is said. */
+const SAID_MAX = 3;
+
+export const byId = (id) => document.getElementById(id);
+
+/** What a reload of the tab leaves; where the browser allows no such thing, what it does not. */
+export const storage = (() => {
+  try {
+    return window.sessionStorage;
+  } catch {
+    const kept = new Map();
+    return {
+      getItem: (name) => kept.get(name) ?? null,
+      setItem: (name, value) => kept.set(name, value),
+      removeItem: (name) => kept.delete(name),
+    };
+  }
+})();
+
+// A long text scrolls, also by keyboard.
+const lengths = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollHeight > target.clientHeight + 1) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+
+/** A copy of a template: its element, and its parts by the name of their data attribute. */
+export function copyOf(templateId) {
+  const element = byId(templateId).content.firstElementChild.cloneNode(true);
+  const parts = {};
+  for (const part of [element, ...element.querySelectorAll("*")]) {
+    for (const name of Object.keys(part.dataset)) parts[name] = part;
+  }
+  if (parts.text) lengths.observe(parts.text);
+  return { element, parts };
+}
+
+/** Show a sentence where there is one, hide its place where there is none. It is also announced,
+ *  but not each of those that follow one another, as tries do. */
+export function note(place, text, kind = "") {
+  if (text !== "" && (place.hidden || kind === "bad")) announce(text);
+  place.textContent = text;
+  place.hidden = text === "";
+  place.classList.toggle("bad", kind === "bad");
+  place.classList.toggle("good", kind === "good");
+}
+
+const waiting = [];
+
+/** Have a screen reader say it, after what it says now. */
+export function announce(text) {
+  if (waiting.includes(text)) return;
+  if (waiting.push(text) === 1) {
+    setTimeout(() => {
+      byId("announcer").textContent = waiting.splice(0).slice(-SAID_MAX).join(" ");
+    }, 150);
+  }
+}
+
+/** Have a button do something that takes a while; it keeps its focus, and does it once at a time. */
+export function onPress(button, act) {
+  button.addEventListener("click", async () => {
+    if (button.ariaDisabled === "true") return;
+    button.ariaDisabled = "true";
+    button.ariaBusy = "true";
+    try {
+      await act();
+    } finally {
+      button.ariaDisabled = null;
+      button.ariaBusy = null;
+    }
+  });
+}
+
+/** Take an element away; what had the focus in it gives it to `heir`, or to its neighbour. */
+export function takeAway(element, heir) {
+  if (element.contains(document.activeElement)) {
+    (element.nextElementSibling ?? element.previousElementSibling ?? heir).focus();
+  }
+  element.remove();
+}
+
+export const counted = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+
+/** A length of time, in its two largest units. */
+export function lasting(ms) {
+  const seconds = Math.max(0, Math.ceil(ms / 1000));
+  const units = [["day", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = units.findIndex(([, size]) => seconds >= size);
+  if (first < 0) return "0 s";
+  let rest = seconds;
+  const words = units.slice(first, first + 2).map(([name, size]) => {
+    const n = Math.floor(rest / size);
+    rest -= n * size;
+    return n === 0 ? "" : `${n} ${name === "day" && n > 1 ? "days" : name}`;
+  });
+  return words.filter(Boolean).join(" ");
+}
+
+const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const calendar = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+
+export const timeOf = (ms) =>
+  (new Date(ms).toDateString() === new Date().toDateString() ? clock : calendar).format(ms);
+
+/** When a message was accepted, by the service's clock: an id begins with it. */
+export const acceptedAt = (id) => parseInt(id.slice(0, 12), 16);
+
+// This machine's clock is taken to be right unless an id shows that the service's is another.
+let skewMin = -Infinity;
+let skewMax = Infinity;
+
+/** The time now by the service's clock, as far as it is known. */
+export const now = () => Date.now() + Math.min(Math.max(0, skewMin), skewMax);
+
+/** This message was accepted before now, and after `since`, which is by this machine's clock. */
+export function learnClock(id, since = null) {
+  const least = acceptedAt(id) - Date.now();
+  skewMin = Math.max(skewMin, least);
+  if (since === null) return;
+  const most = acceptedAt(id) - since;
+  skewMax = Math.min(skewMax, most);
+  // One of the clocks was set meanwhile.
+  if (skewMin > skewMax) [skewMin, skewMax] = [least, most];
+}
+
+/** Fill in a message's id, its time of arrival and its age. */
+export function stamp(parts, id) {
+  learnClock(id);
+  parts.id.textContent = id;
+  const at = acceptedAt(id);
+  parts.time.dateTime = new Date(at).toISOString();
+  parts.time.textContent = timeOf(at);
+  parts.age.dataset.since = at;
+  showAge(parts.age);
+}
+
+/** A message that was read here: its element, in which its text is only ever text. */
+export function messageOf({ id, text }) {
+  const { element, parts } = copyOf("a-message");
+  parts.text.textContent = text;
+  stamp(parts, id);
+  return element;
+}
+
+function showAge(element) {
+  const age = now() - Number(element.dataset.since);
+  const text = age < 5000 ? "just now" : `${lasting(age < LIVELY_MS ? age : Math.floor(age / 60_000) * 60_000)} ago`;
+  if (element.textContent !== text) element.textContent = text;
+}
+
+const ticking = new Set();
+
+/** Call `act` twice a second while the page is visible, until it returns false. */
+export function tick(act) {
+  if (act() !== false) ticking.add(act);
+}
+
+setInterval(() => {
+  if (document.hidden) return;
+  for (const act of ticking) if (act() === false) ticking.delete(act);
+  document.querySelectorAll("[data-since]").forEach(showAge);
+}, TICK_MS);
+
+/** Look again and again while the page is visible. `look` gives the pause until the next time in ms,
+ *  or null where there is nothing more to look for; it may not throw. Returns what looks at once. */
+export function poll(look) {
+  let timer = 0;
+  let isLooking = false;
+  let isWanted = false;
+  async function turn() {
+    clearTimeout(timer);
+    isWanted = true;
+    if (isLooking || document.hidden) return;
+    isLooking = true;
+    let pause = null;
+    while (isWanted && !document.hidden) {
+      isWanted = false;
+      pause = await look();
+    }
+    isLooking = false;
+    if (pause !== null) timer = setTimeout(turn, pause);
+  }
+  document.addEventListener("visibilitychange", turn);
+  return turn;
+}
+
+connection.addEventListener("lost", () => {
+  byId("connection").hidden = false;
+  announce("The connection to the service is lost. It is tried again.");
+});
+connection.addEventListener("found", () => {
+  byId("connection").hidden = true;
+  announce("The connection to the service is back.");
+});

@@ -1,0 +1,98 @@
+"""Makes the pictures of docs/page.md: `python -m tests.pages.screenshots`.
+
+They show a real service with real messages. Each must stay small, or it fails.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from config.settings import PROJECT_ROOT
+from tests.support.client import ChatClient
+from tests.support.mongod import running_mongod
+from tests.support.server import Server
+
+FOLDER = PROJECT_ROOT / "docs" / "pictures"
+BYTES_MAX = 200_000
+
+_DESK = {"viewport": {"width": 1080, "height": 1380}}
+_PHONE = {
+    "viewport": {"width": 360, "height": 780},
+    "device_scale_factor": 2,
+    "has_touch": True,
+    "is_mobile": True,
+}
+
+
+async def _send(page: Page, username: str, text: str) -> None:
+    await page.get_by_label("To", exact=True).fill(username)
+    await page.get_by_label("Message", exact=True).fill(text)
+    await page.get_by_role("button", name="Send", exact=True).click()
+    await expect(page.get_by_label("Message", exact=True)).to_have_value("")
+
+
+async def _use(page: Page, chat: ChatClient, name: str) -> None:
+    """Some of everything: messages read, on loan and unread, and one that is being written."""
+    await page.goto(chat.base)
+    await _send(page, name, "The tests are green again.\nWho brings the cake?")
+    await page.locator("#sent a").first.click()
+    await page.get_by_role("button", name="Watch live").click()
+    await expect(page.locator("[data-shown] [data-text]")).to_have_count(1)
+    await page.get_by_role("button", name="Stop watching").click()
+    await expect(page.locator("[data-live]")).to_be_hidden()
+    await _send(page, name, "Parcel 4711 is at the front desk.")
+    await page.get_by_role("button", name="Lease 60 s").click()
+    await _send(page, name, "Lunch at one?")
+    await expect(page.locator("[data-count]")).to_have_text("1")
+    await expect(page.locator("#sent .state").last).to_contain_text("read at")
+    await expect(page.locator("#sent .state.leased")).to_have_count(1)
+
+
+async def _picture(page: Page, name: str) -> None:
+    path = FOLDER / f"{name}.png"
+    await page.screenshot(path=path)
+    size = path.stat().st_size
+    assert size < BYTES_MAX, f"{path} has {size} bytes"
+
+
+async def _desk(chromium: Browser, chat: ChatClient, name: str, username: str, scheme: str) -> None:
+    page = await chromium.new_page(**_DESK, color_scheme=scheme, reduced_motion="reduce")
+    await _use(page, chat, username)
+    await _picture(page, name)
+
+
+async def _phone(chromium: Browser, chat: ChatClient) -> None:
+    page = await chromium.new_page(**_PHONE, reduced_motion="reduce")
+    await _use(page, chat, "carol")
+    await page.get_by_role("heading", name="Inbox", exact=True).scroll_into_view_if_needed()
+    await page.evaluate("document.getElementById('inbox-title').scrollIntoView()")
+    await _picture(page, "inbox-phone")
+
+
+async def _make(base: str) -> None:
+    chat = ChatClient(base)
+    async with async_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        await _desk(chromium, chat, "inbox", "bob", "light")
+        await _desk(chromium, chat, "inbox-dark", "dave", "dark")
+        await _phone(chromium, chat)
+        await chromium.close()
+    chat.close()
+
+
+def main() -> None:
+    """Start a service, use it, and take the pictures."""
+    FOLDER.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_mongod(Path(folder)) as uri,
+        Server(Path(folder), "--mongo-uri", uri) as server,
+    ):
+        asyncio.run(_make(server.base))
+
+
+if __name__ == "__main__":
+    main()
