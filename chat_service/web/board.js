@@ -63,12 +63,12 @@ const away = highest("chat_database_away");
 
 export const CHARTS = [
   {
-    title: "Requests", unit: "per second, by outcome", format: short, stacked: true,
+    title: "Requests", unit: "per second, by status", eachUnit: "per second", format: short, stacked: true,
     lines: [
-      line("answered", "c1", rate(answered("ok"))),
-      line("refused 4xx", "c3", rate(answered("4xx"))),
-      line("client gone", "c6", rate(answered("499"))),
-      line("failed 5xx", "c5", rate(answered("5xx"))),
+      line("ok", "c1", rate(answered("ok"))),
+      line("4xx", "c3", rate(answered("4xx"))),
+      line("gone", "c6", rate(answered("499"))),
+      line("5xx", "c5", rate(answered("5xx"))),
     ],
     each: allRequests,
   },
@@ -92,7 +92,7 @@ export const CHARTS = [
     each: rate("chat_messages_accepted_total"), eachUnit: "accepted per second",
   },
   {
-    title: "Pending", unit: "messages neither read, expired nor revoked", format: short,
+    title: "Pending", unit: "messages that nobody has read yet", format: short,
     lines: [line("pending", "c2", highest("chat_messages_pending"))],
     each: highest("chat_messages_pending"),
   },
@@ -137,7 +137,7 @@ export const CHARTS = [
     each: busy(...ALL_OPERATIONS),
   },
   {
-    title: "Connections", unit: "open, and those that wait for a message", format: short,
+    title: "Connections", unit: "open, and waiting for a message", format: short,
     lines: [
       line("open", "c1", gauge("chat_http_connections")),
       line("waiting", "c2", gauge("chat_waiters")),
@@ -150,7 +150,7 @@ export const CHARTS = [
     each: highest("chat_event_loop_lag_seconds"),
   },
   {
-    title: "Turned away", unit: "requests per second, by reason", format: short, stacked: true,
+    title: "Turned away", unit: "requests per second, by reason", eachUnit: "requests per second", format: short, stacked: true,
     lines: [
       line("overloaded", "c3", rate(refused("overloaded"))),
       line("no database", "c5", rate(refused("unavailable"))),
@@ -168,7 +168,8 @@ export const TILES = [
     title: "Requests", unit: "/s",
     read: (of) => ({
       value: amount(of(allRequests), short),
-      below: `${amount(of(rate(answered("5xx"))), short)} failed, ${amount(of(rate(answered("4xx"))), short)} refused`,
+      below: worded(of(rate(answered("5xx"))), (failed) =>
+        `${short(failed)} failed, ${short(of(rate(answered("4xx"))))} refused`, "no samples"),
       kind: of(rate(answered("5xx"))) > 0 ? "bad" : "",
     }),
   },
@@ -176,7 +177,7 @@ export const TILES = [
     title: "Latency, p99",
     read: (of) => ({
       value: amount(of(p99), time),
-      below: `half within ${amount(of(percentile(0.5, LATENCY)), time)}`,
+      below: worded(of(percentile(0.5, LATENCY)), (half) => `half within ${time(half)}`, "no requests"),
       kind: of(p99) > 1 ? "bad" : of(p99) > 0.25 ? "pending" : "",
     }),
   },
@@ -184,14 +185,15 @@ export const TILES = [
     title: "Pending messages",
     read: (of) => ({
       value: amount(of(highest("chat_messages_pending")), short),
-      below: `+${amount(of(rate("chat_messages_accepted_total")), short)}/s accepted, −${amount(of(rate("chat_messages_read_total")), short)}/s read`,
+      below: worded(of(rate("chat_messages_accepted_total")), (accepted) =>
+        `+${short(accepted)}/s new, −${short(of(rate("chat_messages_read_total")))}/s read`, "no samples"),
     }),
   },
   {
     title: "Waiting in queues",
     read: (of) => ({
       value: amount(of(queued), short),
-      below: `the oldest for ${amount(of(oldest), time)}`,
+      below: worded(of(oldest), (wait) => `waits up to ${time(wait)}`, "nobody has waited"),
       kind: of(oldest) > 1 ? "bad" : of(oldest) > 0.1 ? "pending" : "",
     }),
   },
@@ -199,7 +201,8 @@ export const TILES = [
     title: "Database",
     read: (of) => ({
       value: of(away) > 0 ? "away" : of(away) === 0 ? "there" : "–",
-      below: of(away) > 0 ? "requests are refused" : `insert within ${amount(of(percentile(0.99, STORE, operation("insert"))), time)}`,
+      below: of(away) > 0 ? "requests are refused" : worded(
+        of(mean(STORE, operation("insert"))), (mean) => `an insert takes ${time(mean)}`, "no inserts"),
       kind: of(away) > 0 ? "bad" : "",
     }),
   },
@@ -210,4 +213,5 @@ export const isAway = (history, slot, processes) => away(history, slot, processe
 /** Shard workers that were started again, since their processes were. */
 export const workerRestarts = gauge("chat_worker_restarts_total");
 
+const worded = (value, words, none) => (Number.isNaN(value) ? none : words(value));
 const amount = (value, format) => (Number.isNaN(value) ? "–" : format(value));

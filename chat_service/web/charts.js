@@ -25,8 +25,8 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/** The time of day, in the reader's zone; `hourCycle` is that of the reader, too. */
-const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+/** The time of day where the reader is. */
+const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 /** One chart. `format` turns a value into words, `onPoint` is told what is pointed at. */
 export class Chart {
@@ -34,19 +34,16 @@ export class Chart {
   #width = 0;
   #cursor = null;
 
-  constructor({ title, unit, format, stacked = false }, onPoint) {
+  constructor({ title, format }, onPoint) {
     this.title = title;
-    this.unit = unit;
     this.format = format;
-    this.stacked = stacked;
+    this.unit = element("span", { class: "muted small" });
     this.svg = shape("svg", { role: "img", height: HEIGHT });
     this.legend = element("ul", { class: "legend small number", role: "list" });
     this.node = element(
       "figure",
       { class: "card chart" },
-      element(
-        "figcaption", {}, element("h2", {}, title), element("span", { class: "muted small" }, unit),
-      ),
+      element("figcaption", {}, element("h2", {}, title), this.unit),
       this.svg,
       this.legend,
     );
@@ -64,16 +61,17 @@ export class Chart {
 
   /** Draw `lines`, each `{name, colour, values}`, with a value for each slot from `first` on.
 
-      `every` seconds are in a slot, `away` says in which the database was, `starts` has the times
+      `unit` says what of, `stacked` whether they lie on top of each other, `every` seconds are in a slot, `away` says in which the database was, `starts` has the times
       at which processes started. */
   draw(view) {
     this.#view = view;
-    const { lines, first, every, away, starts } = view;
+    const { lines, unit, stacked, first, every, away, starts } = view;
+    this.unit.textContent = unit;
     this.svg.setAttribute("aria-label", this.#summary());
     this.#fillLegend();
     if (this.#width < 80) return;
     this.svg.setAttribute("viewBox", `0 0 ${this.#width} ${HEIGHT}`);
-    const layers = this.stacked ? piled(lines) : lines.map(({ values }) => ({ values }));
+    const layers = stacked ? piled(lines) : lines.map(({ values }) => ({ values }));
     const known = layers.flatMap(({ values }) => values.filter(isKnown));
     const top = niceAbove(Math.max(0, ...known));
     const y = (value) => HEIGHT - INSIDE.bottom - (value / top) * this.#plotHeight;
@@ -88,7 +86,11 @@ export class Chart {
       if (base || lines.length === 1) {
         plot.append(shape("path", { class: `${classes} area`, d: this.#area(values, base, y) }));
       }
-      plot.append(shape("path", { class: `${classes} line`, d: this.#line(values, y) }));
+      // A layer of no height would hide the edge of the one below.
+      const own = lines[i].values;
+      const isSeen = (at) => i === 0 || own[at - 1] > 0 || own[at] > 0 || own[at + 1] > 0;
+      const edge = base ? values.map((value, at) => (isSeen(at) ? value : NaN)) : values;
+      plot.append(shape("path", { class: `${classes} line`, d: this.#line(edge, y) }));
     });
     for (const time of starts) {
       const x = this.#x(time / every - first);
@@ -109,10 +111,11 @@ export class Chart {
       this.legend.children[i].lastChild.textContent = said;
     });
     this.svg.querySelector(".cursor")?.remove();
-    if (slot === null || !this.layers || at < 0) return;
-    const cursor = shape("g", { class: "cursor" }, this.#upright("hair", this.#x(at)));
-    this.layers.forEach(({ values }, i) => {
-      if (isKnown(values[at] ?? NaN)) {
+    if (!this.layers || !(at >= 0)) return;
+    const hair = slot === null ? [] : [this.#upright("hair", this.#x(at))];
+    const cursor = shape("g", { class: "cursor" }, ...hair);
+    this.layers.forEach(({ values, base }, i) => {
+      if (isKnown(values[at] ?? NaN) && (!base || !i || lines[i].values[at] > 0)) {
         const place = { cx: this.#x(at), cy: this.y(values[at]), r: 3.5 };
         cursor.append(shape("circle", { class: lines[i].colour, ...place }));
       }
@@ -222,7 +225,7 @@ export class Chart {
       const last = isKnown(now) ? this.format(now) : "nothing";
       return `${name}: now ${last}, from ${this.format(least)} to ${this.format(most)}`;
     });
-    return `${this.title}, ${this.unit}, the last 15 minutes. ${said.join("; ")}.`;
+    return `${this.title}, ${this.#view.unit}, the last 15 minutes. ${said.join("; ")}.`;
   }
 }
 

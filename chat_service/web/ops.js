@@ -18,7 +18,7 @@ const MINUTE_SLOTS = 20;
 const find = (id) => document.getElementById(id);
 const [said, state, why] = ["said", "state", "why"].map(find);
 const scrub = find("scrub");
-const clock = new Intl.DateTimeFormat([], { timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat([], { timeStyle: "medium", hourCycle: "h23" });
 
 const history = new History();
 /* The service's time when it last answered, in seconds, and the page's own then. */
@@ -100,7 +100,11 @@ function draw() {
     away: slots.map((slot) => isAway(history, slot, processes)),
     starts: processes.map(({ started }) => started),
   };
-  for (const { spec, chart } of charts) chart.draw({ ...view, lines: linesOf(spec, slots) });
+  for (const { spec, chart } of charts) {
+    const unit = (isEach() && spec.eachUnit) || spec.unit;
+    const stacked = spec.stacked && !isEach();
+    chart.draw({ ...view, unit, stacked, lines: linesOf(spec, slots) });
+  }
   drawTiles(last);
   sayProcesses(seen, last);
   if (find("numbers").open) drawTables(last);
@@ -109,7 +113,7 @@ function draw() {
 }
 
 /** The lines of a chart with their values: of all processes, or one for each. */
-function linesOf({ lines, each, title }, slots) {
+function linesOf({ lines, each }, slots) {
   if (isEach()) {
     return history.processes.map((process, i) => ({
       name: `process ${process.pid}`,
@@ -139,9 +143,9 @@ function sayProcesses(seen, last) {
   const ids = seen.map(({ pid }) => pid);
   const workers = workerRestarts(history, last, seen);
   find("processes").textContent = [
-    ids.length === 1 ? `1 process (${ids[0]})` : `${ids.length} processes (${ids.join(", ")})`,
-    `${short(restarts)} restarted`,
-    ...(workers > 0 ? [`${short(workers)} workers restarted`] : []),
+    ids.length === 0 ? "no process reports" : ids.length === 1 ? `1 process (${ids[0]})` : `${ids.length} processes (${ids.join(", ")})`,
+    restarts === 1 ? "1 restart" : `${restarts} restarts`,
+    ...(workers > 0 ? [`${workers} of shard workers`] : []),
   ].join(" · ");
 }
 
