@@ -172,20 +172,20 @@ class Service:
         if self._lag is not None:
             self._lag.cancel()
             await asyncio.gather(self._lag, return_exceptions=True)
-        if self._server is not None:
-            self._server.stop()
-        if self._pool is not None:
-            await self._pool.stop()
-        if self._ops_server is not None:
-            # So long it tells of the drain.
-            self._ops_server.stop()
+        # The operators' port was open until here: it told of the drain.
         for server in (self._server, self._ops_server):
             if server is not None:
-                await server.close_all_connections()
-        for app in (self._app, self._ops_app):
-            if app is not None:
-                # Those that served them have seen it.
-                await app.idle(_SETTLE_MAX_S)
+                server.stop()
+        if self._pool is not None:
+            await self._pool.stop()
+        if self._server is not None:
+            await self._server.close_all_connections()
+        if self._app is not None:
+            # Those that served them have seen it.
+            await self._app.idle(_SETTLE_MAX_S)
+        if self._ops_server is not None and self._ops_app is not None:
+            await self._ops_app.idle(_SETTLE_MAX_S)
+            await self._ops_server.close_all_connections()
         if self._store is not None:
             await self._store.close()
         if self._mongod is not None:

@@ -32,6 +32,7 @@ const REST = ALL_OPERATIONS.filter((name) => !["insert", "find", "claim"].includ
 export function short(value) {
   if (value >= 1e6) return `${trim(value / 1e6)}M`;
   if (value >= 1e4) return `${trim(value / 1e3)}k`;
+  if (value < 1) return String(Math.round(value * 100) / 100);
   return value < 10 ? trim(value) : Math.round(value).toLocaleString("en");
 }
 
@@ -52,7 +53,7 @@ const shards = (history) => {
 };
 
 /** The names of the colours of lines that have no meaning of their own. */
-export const COLOURS = ["c1", "c2", "c3", "c4", "c5", "c6"];
+export const COLOURS = ["c1", "c3", "c2", "c6", "c4", "c5"];
 
 const allRequests = rate(...["ok", "4xx", "499", "5xx"].map(answered));
 const queued = (history, slot, processes) =>
@@ -85,7 +86,7 @@ export const CHARTS = [
     title: "Messages", unit: "per second", format: short,
     lines: [
       line("accepted", "c1", rate("chat_messages_accepted_total")),
-      line("read", "c4", rate("chat_messages_read_total")),
+      line("read", "c3", rate("chat_messages_read_total")),
       line("expired", "c5", rate("chat_messages_expired_unread_total")),
       line("revoked", "c6", rate("chat_messages_revoked_total")),
     ],
@@ -112,8 +113,8 @@ export const CHARTS = [
     title: "Batches", unit: "requests in one", format: short,
     lines: [
       line("posts", "c1", mean("chat_batch_posts")),
-      line("reads", "c4", mean("chat_batch_reads")),
-      line("largest (p99)", "c3", percentile(0.99, "chat_batch_requests", "", 1)),
+      line("reads", "c3", mean("chat_batch_reads")),
+      line("largest (p99)", "c6", percentile(0.99, "chat_batch_requests", "", 1)),
     ],
     each: mean("chat_batch_requests"), eachUnit: "requests in one, mean",
   },
@@ -121,8 +122,8 @@ export const CHARTS = [
     title: "Database, time", unit: "of one operation, p99", format: time,
     lines: [
       line("insert", "c1", percentile(0.99, STORE, operation("insert"))),
-      line("find", "c2", percentile(0.99, STORE, operation("find"))),
-      line("claim", "c4", percentile(0.99, STORE, operation("claim"))),
+      line("find", "c3", percentile(0.99, STORE, operation("find"))),
+      line("claim", "c2", percentile(0.99, STORE, operation("claim"))),
     ],
     each: percentile(0.99, STORE, operation("insert")), eachUnit: "insert, p99",
   },
@@ -130,8 +131,8 @@ export const CHARTS = [
     title: "Database, load", unit: "operations at the same time", format: short, stacked: true,
     lines: [
       line("insert", "c1", busy("insert")),
-      line("find", "c2", busy("find")),
-      line("claim", "c4", busy("claim")),
+      line("find", "c3", busy("find")),
+      line("claim", "c2", busy("claim")),
       line("others", "c6", busy(...REST)),
     ],
     each: busy(...ALL_OPERATIONS),

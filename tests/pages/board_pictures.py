@@ -18,7 +18,7 @@ from tests.pages.conftest import OpenBrowser
 from tests.support.load import Connection
 
 _PICTURES = PROJECT_ROOT / "docs" / "pictures"
-_SIZE = {"width": 1280, "height": 1040}
+_SIZE = {"width": 1120, "height": 1030}
 _CLIENTS = 24
 _SAMPLE_S = 0.08
 
