@@ -74,7 +74,7 @@ export const CHARTS = [
     each: allRequests,
   },
   {
-    title: "Latency", unit: "from head to answer, without waits", format: time,
+    title: "Latency", unit: "head to answer, waits left out", format: time,
     lines: [
       line("p50", "c1", percentile(0.5, LATENCY)),
       line("p90", "c2", percentile(0.9, LATENCY)),
@@ -93,7 +93,7 @@ export const CHARTS = [
     each: rate("chat_messages_accepted_total"), eachUnit: "accepted per second",
   },
   {
-    title: "Pending", unit: "messages that nobody has read yet", format: short,
+    title: "Pending", unit: "messages nobody has read yet", format: short,
     lines: [line("pending", "c2", highest("chat_messages_pending"))],
     each: highest("chat_messages_pending"),
   },
@@ -102,7 +102,7 @@ export const CHARTS = [
     lines: shards, each: queued, eachUnit: "requests that wait",
   },
   {
-    title: "Wait in a queue", unit: "of a batch's oldest request", format: time,
+    title: "Wait in a queue", unit: "the oldest of a batch", format: time,
     lines: [
       line("p50", "c1", percentile(0.5, "chat_queue_wait_seconds")),
       line("p99", "c3", oldest),
@@ -128,7 +128,7 @@ export const CHARTS = [
     each: percentile(0.99, STORE, operation("insert")), eachUnit: "insert, p99",
   },
   {
-    title: "Database, load", unit: "operations at the same time", format: short, stacked: true,
+    title: "Database, load", unit: "operations at a time", format: short, stacked: true,
     lines: [
       line("insert", "c1", busy("insert")),
       line("find", "c3", busy("find")),
@@ -138,7 +138,7 @@ export const CHARTS = [
     each: busy(...ALL_OPERATIONS),
   },
   {
-    title: "Connections", unit: "open, and waiting for a message", format: short,
+    title: "Connections", unit: "open, and waiting ones", format: short,
     lines: [
       line("open", "c1", gauge("chat_http_connections")),
       line("waiting", "c2", gauge("chat_waiters")),
@@ -194,7 +194,7 @@ export const TILES = [
     title: "Waiting in queues",
     read: (of) => ({
       value: amount(of(queued), short),
-      below: worded(of(oldest), (wait) => `waits up to ${time(wait)}`, "nobody has waited"),
+      below: worded(of(oldest), (wait) => `waits up to ${time(wait)}`, "no batch was taken"),
       kind: of(oldest) > 1 ? "bad" : of(oldest) > 0.1 ? "pending" : "",
     }),
   },
