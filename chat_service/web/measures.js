@@ -11,11 +11,11 @@ export class History {
   #places = new Map();
   #bounds = new Map();
 
-  /** Take in an answer of /ops/history. What is known already is harmless. */
+  /** Take in an answer of /ops/history; gives the processes that live. A repeat is harmless. */
   add(answer) {
     this.every = answer.every;
     const places = answer.series.map((name) => this.#place(name));
-    for (const { pid, started, samples } of answer.processes) {
+    return answer.processes.map(({ pid, started, samples }) => {
       // A process that starts again counts from zero, even where it has the same id.
       let process = this.processes.find((each) => each.pid === pid && each.started === started);
       if (!process) {
@@ -27,7 +27,8 @@ export class History {
         values.forEach((value, i) => (row.values[places[i]] = value));
         process.rows.set(this.slotOf(time), row);
       }
-    }
+      return process;
+    });
   }
 
   /** Forget what was before a slot. */

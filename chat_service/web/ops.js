@@ -24,6 +24,7 @@ const history = new History();
 /* The service's time when it last answered, in seconds, and the page's own then. */
 let answered = null;
 let restarts = 0;
+let living = [];
 /* The slot that is looked at; null: the last one. The pointer's goes before the slider's. */
 let chosen = null;
 let pointed = null;
@@ -61,7 +62,7 @@ async function refresh() {
         : `The service answered with ${answer.status}.`);
     } else {
       const document = await answer.json();
-      history.add(document);
+      living = history.add(document);
       restarts = document.restarts;
       answered = { time: document.now, at: performance.now() };
       say("good", "Live");
@@ -93,7 +94,6 @@ function draw() {
   if (chosen !== null && chosen < first) chosen = null;
   const slots = Array.from({ length: SLOTS }, (_, i) => first + i);
   const { processes } = history;
-  const seen = processes.filter(({ rows }) => [0, 1, 2].some((ago) => rows.has(last - ago)));
   const view = {
     first,
     every: history.every,
@@ -106,7 +106,7 @@ function draw() {
     chart.draw({ ...view, unit, stacked, lines: linesOf(spec, slots) });
   }
   drawTiles(last);
-  sayProcesses(seen, last);
+  sayProcesses(last);
   if (find("numbers").open) drawTables(last);
   scrub.value = chosen === null ? SLOTS - 1 : chosen - first;
   point();
@@ -139,11 +139,13 @@ function drawTiles(last) {
   }
 }
 
-function sayProcesses(seen, last) {
-  const ids = seen.map(({ pid }) => pid);
-  const workers = workerRestarts(history, last, seen);
+/** Which processes there are, which of them hang, and what had to be started again. */
+function sayProcesses(last) {
+  const isSilent = ({ rows }) => ![0, 1, 2, 3].some((ago) => rows.has(last - ago));
+  const ids = living.map((process) => `${process.pid}${isSilent(process) ? " is silent" : ""}`);
+  const workers = workerRestarts(history, last, living);
   find("processes").textContent = [
-    ids.length === 0 ? "no process reports" : ids.length === 1 ? `1 process (${ids[0]})` : `${ids.length} processes (${ids.join(", ")})`,
+    `${ids.length === 1 ? "1 process" : `${ids.length} processes`} (${ids.join(", ")})`,
     restarts === 1 ? "1 restart" : `${restarts} restarts`,
     ...(workers > 0 ? [`${workers} of shard workers`] : []),
   ].join(" · ");

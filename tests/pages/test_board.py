@@ -221,3 +221,42 @@ async def test_everybody_can_use_it_on_every_screen(
         await expect(page.get_by_role("rowheader", name="Messages: accepted")).to_be_visible()
         await check_access(page)
         assert await page.evaluate("document.documentElement.scrollWidth") == width
+
+
+#: Two processes: one that starts again between its samples, and one whose samples have a gap.
+MEASURES = """async () => {
+    const { History, mean, percentile, rate } = await import("/assets/measures.js");
+    const series = ["n_total", "s_sum", "s_count", 's_bucket{le="1.0"}', 's_bucket{le="2.0"}'];
+    const history = new History();
+    const answer = (processes) => history.add({ every: 3, series, processes });
+    answer([
+        { pid: 1, started: 1, samples: [[30, 90, 0, 0, 0, 0], [33, 120, 15, 10, 5, 10]] },
+        { pid: 2, started: 1, samples: [[31, 5, 0, 0, 0, 0], [34, 8, 6, 2, 0, 0]] },
+    ]);
+    answer([
+        { pid: 1, started: 35, samples: [[36, 0, 0, 0, 0, 0], [39, 6, 0, 0, 0, 0]] },
+        { pid: 2, started: 1, samples: [[34, 8, 6, 2, 0, 0], [46, 20, 6, 2, 0, 0]] },
+    ]);
+    const measured = (measure, slot) => measure(history, slot, history.processes);
+    return {
+        rates: [10, 11, 12, 13, 14, 15].map((slot) => measured(rate("n_total"), slot)),
+        mean: measured(mean("s"), 11),
+        percentiles: [0.25, 0.5, 0.99].map((share) => measured(percentile(share, "s"), 11)),
+        none: measured(percentile(0.5, "s"), 13),
+    };
+}"""
+
+
+async def test_rates_and_percentiles_are_those_of_the_counters(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        found = await page.evaluate(MEASURES)
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    # 30 and 3 in three seconds; then one has just begun, and the other is silent.
+    assert found["rates"] == [nan, 11, nan, 2, nan, nan]
+    assert found["mean"] == 21 / 12
+    # Of twelve, five are up to 1, five more up to 2, and two are beyond all bounds.
+    assert found["percentiles"] == [0.6, 1.2, 2]
+    assert found["none"] == nan
