@@ -5,6 +5,7 @@
    by ops.js, which has the numbers. */
 
 import { isKnown, sum } from "./measures.js";
+import { amount, shortClock } from "./words.js";
 
 const HEIGHT = 132;
 const INSIDE = { left: 46, right: 10, top: 8, bottom: 20 };
@@ -24,9 +25,6 @@ function filled(node, attributes, children) {
   node.append(...children);
   return node;
 }
-
-/** The time of day where the reader is. */
-const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 /** One chart. `format` turns a value into words, `onPoint` is told what is pointed at. */
 export class Chart {
@@ -61,8 +59,8 @@ export class Chart {
 
   /** Draw `lines`, each `{name, colour, values}`, with a value for each slot from `first` on.
 
-      `unit` says what of, `stacked` whether they lie on top of each other, `every` seconds are in a slot, `away` says in which the database was, `starts` has the times
-      at which processes started. */
+      `unit` says what they count, `stacked` whether they lie on top of each other. `every` seconds
+      are in a slot, `away` says in which the database was away, `starts` when processes began. */
   draw(view) {
     this.#view = view;
     const { lines, unit, stacked, first, every, away, starts } = view;
@@ -107,7 +105,7 @@ export class Chart {
     const { lines, first } = this.#view;
     const at = slot === null ? lines[0]?.values.length - 1 : slot - first;
     lines.forEach(({ values }, i) => {
-      const said = isKnown(values[at] ?? NaN) ? this.format(values[at]) : "–";
+      const said = amount(values[at] ?? NaN, this.format);
       this.legend.children[i].lastChild.textContent = said;
     });
     this.svg.querySelector(".cursor")?.remove();
@@ -181,7 +179,13 @@ export class Chart {
     for (const value of [0, top / 2, top]) {
       const at = Math.round(y(value)) + 0.5;
       axes.append(
-        shape("line", { class: value ? "grid" : "ground", x1: INSIDE.left, x2: right, y1: at, y2: at }),
+        shape("line", {
+          class: value ? "grid" : "ground",
+          x1: INSIDE.left,
+          x2: right,
+          y1: at,
+          y2: at,
+        }),
         shape("text", { class: "y", x: INSIDE.left - 6, y: at + 4 }, this.format(value)),
       );
     }
@@ -194,7 +198,7 @@ export class Chart {
       if (x < INSIDE.left + 16 || x > right - 12) continue;
       axes.append(
         this.#upright("grid", Math.round(x) + 0.5),
-        shape("text", { class: "x", x, y: HEIGHT - 4 }, clock.format(time * 1000)),
+        shape("text", { class: "x", x, y: HEIGHT - 4 }, shortClock(time)),
       );
     }
     return axes;
@@ -241,7 +245,9 @@ function piled(lines) {
   let below = [];
   return lines.map(({ values }) => {
     const base = below;
-    below = values.map((value, at) => (isKnown(value) ? value + (base[at] || 0) : base[at] ?? NaN));
+    below = values.map((value, at) =>
+      isKnown(value) ? value + (base[at] || 0) : (base[at] ?? NaN),
+    );
     return { values: below, base };
   });
 }

@@ -8,6 +8,7 @@
 export class History {
   every = 3;
   processes = [];
+  #seen = 0;
   #places = new Map();
   #bounds = new Map();
 
@@ -19,7 +20,7 @@ export class History {
       // A process that starts again counts from zero, even where it has the same id.
       let process = this.processes.find((each) => each.pid === pid && each.started === started);
       if (!process) {
-        process = { pid, started, rows: new Map() };
+        process = { pid, started, number: this.#seen++, rows: new Map() };
         this.processes.push(process);
       }
       for (const [time, ...values] of samples) {
@@ -89,11 +90,19 @@ export class History {
 }
 
 /** How often a counter, or several, grew in a second. */
-export const rate = (...names) => (history, slot, processes) =>
-  sum(processes.map((process) => sum(names.map((name) => {
-    const [grown, seconds] = history.growth(process, slot, name);
-    return grown / seconds;
-  }))));
+export const rate =
+  (...names) =>
+  (history, slot, processes) =>
+    sum(
+      processes.map((process) =>
+        sum(
+          names.map((name) => {
+            const [grown, seconds] = history.growth(process, slot, name);
+            return grown / seconds;
+          }),
+        ),
+      ),
+    );
 
 /** A gauge of all processes together. */
 export const gauge = (name) => (history, slot, processes) =>
@@ -106,25 +115,30 @@ export const highest = (name) => (history, slot, processes) => {
 };
 
 /** The mean of what a histogram took in since the sample before. */
-export const mean = (name, label = "") => (history, slot, processes) => {
-  const grown = (series) =>
-    sum(processes.map((process) => history.growth(process, slot, series)[0]));
-  return grown(sum_(name, label)) / grown(total(name, label));
-};
+export const mean =
+  (name, label = "") =>
+  (history, slot, processes) => {
+    const grown = (series) =>
+      sum(processes.map((process) => history.growth(process, slot, series)[0]));
+    return grown(sum_(name, label)) / grown(total(name, label));
+  };
 
 /** A percentile of it, which is in a bucket, and taken to be where a straight line would put it. */
-export const percentile = (share, name, label = "", least = 0) => (history, slot, processes) => {
-  const bounds = history.bounds(name, label);
-  const counts = bounds.map(([, series]) =>
-    sum(processes.map((process) => history.growth(process, slot, series)[0])));
-  const all = counts.at(-1);
-  if (!(all > 0)) return NaN;
-  const at = counts.findIndex((count) => count >= share * all);
-  const [upper] = bounds[at];
-  if (upper === Infinity) return bounds[at - 1][0];
-  const [lower, below] = at > 0 ? [bounds[at - 1][0], counts[at - 1]] : [least, 0];
-  return lower + (upper - lower) * ((share * all - below) / (counts[at] - below));
-};
+export const percentile =
+  (share, name, label = "", least = 0) =>
+  (history, slot, processes) => {
+    const bounds = history.bounds(name, label);
+    const counts = bounds.map(([, series]) =>
+      sum(processes.map((process) => history.growth(process, slot, series)[0])),
+    );
+    const all = counts.at(-1);
+    if (!(all > 0)) return NaN;
+    const at = counts.findIndex((count) => count >= share * all);
+    const [upper] = bounds[at];
+    if (upper === Infinity) return bounds[at - 1][0];
+    const [lower, below] = at > 0 ? [bounds[at - 1][0], counts[at - 1]] : [least, 0];
+    return lower + (upper - lower) * ((share * all - below) / (counts[at] - below));
+  };
 
 /** The series of a histogram's sum: seconds of work in a second, as a rate. */
 export const sum_ = (name, label = "") => `${name}_sum${label && `{${label}}`}`;

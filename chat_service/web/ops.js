@@ -3,9 +3,11 @@
    The page's parts are in ops.html, what is shown in board.js, what it means in measures.js, and
    how it is drawn in charts.js. While nobody sees it, it asks nothing. */
 
-import { CHARTS, COLOURS, OPERATIONS, TILES, isAway, short, time, workerRestarts } from "./board.js";
-import { Chart, element, extremes } from "./charts.js";
-import { History, isKnown } from "./measures.js";
+import { CHARTS, COLOURS, TILES, isAway, workerRestarts } from "./board.js";
+import { Chart, element } from "./charts.js";
+import { History } from "./measures.js";
+import { tables } from "./tables.js";
+import { clock } from "./words.js";
 
 const SLOTS = 300;
 /* By then every process has taken its sample, in seconds into a slot: they look once a second. */
@@ -13,12 +15,10 @@ const SETTLED_S = 1.5;
 /* Asked for again, so that nothing is missed that was written just then. */
 const OVERLAP_S = 9;
 const TIMEOUT_MS = 5000;
-const MINUTE_SLOTS = 20;
 
 const find = (id) => document.getElementById(id);
 const [said, state, why] = ["said", "state", "why"].map(find);
 const scrub = find("scrub");
-const clock = new Intl.DateTimeFormat([], { timeStyle: "medium", hourCycle: "h23" });
 
 const history = new History();
 /* The service's time when it last answered, in seconds, and the page's own then. */
@@ -28,13 +28,20 @@ let living = [];
 /* The slot that is looked at; null: the last one. The pointer's goes before the slider's. */
 let chosen = null;
 let pointed = null;
+/* The last slot that is drawn. */
+let last = null;
 
 const charts = CHARTS.map((spec) => ({ spec, chart: new Chart(spec, pointAt) }));
 find("charts").append(...charts.map(({ chart }) => chart.node));
 const tiles = TILES.map(({ title, unit, read }) => {
   const value = element("b", { class: "number" }, "–");
   const below = element("dd", { class: "small muted number" }, " ");
-  const number = element("dd", {}, value, ...(unit ? [element("small", { class: "muted" }, unit)] : []));
+  const number = element(
+    "dd",
+    {},
+    value,
+    ...(unit ? [element("small", { class: "muted" }, unit)] : []),
+  );
   const node = element("div", { class: "card tile" }, element("dt", {}, title), number, below);
   find("tiles").append(node);
   return { node, value, below, read };
@@ -44,41 +51,45 @@ function now() {
   return answered.time + (performance.now() - answered.at) / 1000;
 }
 
-function lastSlot() {
-  return history.slotOf(now() - SETTLED_S);
-}
-
 /** Ask for what is new and show it. */
 async function refresh() {
-  try {
-    const since = answered ? `?since=${(answered.time - OVERLAP_S).toFixed(3)}` : "";
-    const answer = await fetch(`/ops/history${since}`, {
-      cache: "no-store",
-      signal: AbortSignal.timeout(TIMEOUT_MS),
-    });
-    if (!answer.ok) {
-      say("bad", "No answer", answer.status === 404
-        ? "The board is switched off on this port."
-        : `The service answered with ${answer.status}.`);
-    } else {
-      const document = await answer.json();
-      living = history.add(document);
-      restarts = document.restarts;
-      answered = { time: document.now, at: performance.now() };
-      say("good", "Live");
-    }
-  } catch (error) {
-    // What fetch throws where nobody answers, or too late; all else is a fault of this page.
-    if (!(error instanceof TypeError || error instanceof DOMException)) throw error;
-    say("bad", "Away", navigator.onLine ? "The service does not answer." : "This device is offline.");
+  const { status, news } = await ask();
+  if (news) {
+    living = history.add(news);
+    restarts = news.restarts;
+    answered = { time: news.now, at: performance.now() };
+    say("good", "Live");
+  } else if (status === 404) {
+    say("bad", "Off", "The board is switched off on this port.");
+  } else if (status) {
+    say("bad", "No answer", `The service answered with ${status}.`);
+  } else {
+    say(
+      "bad",
+      "Away",
+      navigator.onLine ? "The service does not answer." : "This device is offline.",
+    );
   }
   if (answered) draw();
 }
 
+/** The answer's status and content; nothing where there was none, or not all of it, in time. */
+async function ask() {
+  const since = answered ? `?since=${(answered.time - OVERLAP_S).toFixed(3)}` : "";
+  const signal = AbortSignal.timeout(TIMEOUT_MS);
+  try {
+    const answer = await fetch(`/ops/history${since}`, { cache: "no-store", signal });
+    return { status: answer.status, news: answer.ok ? await answer.json() : null };
+  } catch {
+    return {};
+  }
+}
+
 /** Say how it is, in words, and when the last sample was. A screen reader is told of changes. */
 function say(kind, word, reason = "") {
-  const last = Math.max(...history.processes.flatMap(({ rows }) => [...rows.values()].map(({ time }) => time)));
-  const sentence = reason && isFinite(last) ? `${reason} The last sample is from ${clock.format(last * 1000)}.` : reason;
+  const times = history.processes.flatMap(({ rows }) => [...rows.values()].map(({ time }) => time));
+  const when = times.length ? ` The last sample is from ${clock(Math.max(...times))}.` : "";
+  const sentence = reason && reason + when;
   if (state.textContent === word && why.textContent === sentence) return;
   said.className = reason ? `notice ${kind}` : "";
   state.className = `state ${kind}`;
@@ -88,11 +99,11 @@ function say(kind, word, reason = "") {
 }
 
 function draw() {
-  const last = lastSlot();
+  last = history.slotOf(now() - SETTLED_S);
   const first = last - SLOTS + 1;
   history.forget(first - 2);
   if (chosen !== null && chosen < first) chosen = null;
-  const slots = Array.from({ length: SLOTS }, (_, i) => first + i);
+  const slots = allSlots();
   const { processes } = history;
   const view = {
     first,
@@ -105,9 +116,8 @@ function draw() {
     const stacked = spec.stacked && !isEach();
     chart.draw({ ...view, unit, stacked, lines: linesOf(spec, slots) });
   }
-  drawTiles(last);
-  sayProcesses(last);
-  if (find("numbers").open) drawTables(last);
+  sayProcesses();
+  drawTables();
   scrub.value = chosen === null ? SLOTS - 1 : chosen - first;
   point();
 }
@@ -115,9 +125,9 @@ function draw() {
 /** The lines of a chart with their values: of all processes, or one for each. */
 function linesOf({ lines, each }, slots) {
   if (isEach()) {
-    return history.processes.map((process, i) => ({
+    return history.processes.map((process) => ({
       name: `process ${process.pid}`,
-      colour: COLOURS[i % COLOURS.length],
+      colour: COLOURS[process.number % COLOURS.length],
       values: slots.map((slot) => each(history, slot, [process])),
     }));
   }
@@ -129,7 +139,7 @@ function linesOf({ lines, each }, slots) {
   }));
 }
 
-function drawTiles(last) {
+function drawTiles() {
   const slot = pointed ?? chosen ?? last;
   for (const { node, value, below, read } of tiles) {
     const now = read((measure) => measure(history, slot, history.processes));
@@ -140,7 +150,7 @@ function drawTiles(last) {
 }
 
 /** Which processes there are, which of them hang, and what had to be started again. */
-function sayProcesses(last) {
+function sayProcesses() {
   const isSilent = ({ rows }) => ![0, 1, 2, 3].some((ago) => rows.has(last - ago));
   const ids = living.map((process) => `${process.pid}${isSilent(process) ? " is silent" : ""}`);
   const workers = workerRestarts(history, last, living);
@@ -151,34 +161,17 @@ function sayProcesses(last) {
   ].join(" · ");
 }
 
-/** All that the charts show as tables, and every operation of the database. */
-function drawTables(last) {
-  const slots = Array.from({ length: SLOTS }, (_, i) => last - SLOTS + 1 + i);
-  const rows = charts.flatMap(({ spec }) => linesOf(spec, slots).map(({ name, values }) => {
-    const { now, least, mean, most } = extremes(values);
-    const cells = [now, least, mean, most].map((value) => (isKnown(value) ? spec.format(value) : "–"));
-    return [`${spec.title}: ${name}`, ...cells];
-  }));
-  const minute = slots.slice(-MINUTE_SLOTS);
-  const operations = OPERATIONS.map(({ name, calls, mean }) => {
-    const over = (measure) => extremes(minute.map((slot) => measure(history, slot, history.processes))).mean;
-    const [many, long] = [over(calls), over(mean)];
-    return [name, isKnown(many) ? short(many) : "–", isKnown(long) ? time(long) : "–"];
-  });
-  find("numbers").querySelector(".tables").replaceChildren(
-    table("The last 15 minutes", ["", "now", "least", "mean", "most"], rows),
-    table("Database operations, the last minute", ["", "per second", "mean time"], operations),
-  );
+function drawTables() {
+  if (!find("numbers").open) return;
+  const slots = allSlots();
+  const shown = charts.map(({ spec }) => ({ ...spec, lines: linesOf(spec, slots) }));
+  find("numbers")
+    .querySelector(".tables")
+    .replaceChildren(...tables(history, slots, shown));
 }
 
-function table(caption, head, rows) {
-  const row = (tag, cells) => element("tr", {}, ...cells.map((cell, i) =>
-    i === 0 && tag === "td" ? element("th", { scope: "row" }, cell)
-      : tag === "th" && cell ? element("th", { scope: "col" }, cell) : element("td", {}, cell)));
-  return element(
-    "table", { class: "number" }, element("caption", {}, caption),
-    element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((cells) => row("td", cells))),
-  );
+function allSlots() {
+  return Array.from({ length: SLOTS }, (_, i) => last - SLOTS + 1 + i);
 }
 
 function isEach() {
@@ -194,11 +187,11 @@ function pointAt(slot) {
 /** Show the slot that is looked at in every chart, and say when that was. */
 function point() {
   if (!answered) return;
-  const last = lastSlot();
   const slot = pointed ?? chosen;
   for (const { chart } of charts) chart.point(slot);
-  drawTiles(last);
-  const words = slot === null ? "now" : `${clock.format(slot * history.every * 1000)}, ${ago((last - slot) * history.every)}`;
+  drawTiles();
+  const words =
+    slot === null ? "now" : `${clock(slot * history.every)}, ${ago((last - slot) * history.every)}`;
   find("when").textContent = words;
   scrub.setAttribute("aria-valuetext", words);
 }
@@ -211,13 +204,13 @@ function ago(seconds) {
 scrub.addEventListener("input", () => {
   if (!answered) return;
   const at = Number(scrub.value);
-  chosen = at === SLOTS - 1 ? null : lastSlot() - SLOTS + 1 + at;
+  chosen = at === SLOTS - 1 ? null : last - SLOTS + 1 + at;
   point();
 });
 for (const choice of document.querySelectorAll("[name=view]")) {
   choice.addEventListener("change", () => answered && draw());
 }
-find("numbers").addEventListener("toggle", () => answered && drawTables(lastSlot()));
+find("numbers").addEventListener("toggle", () => answered && drawTables());
 
 /* A port of operators' own has neither the inbox nor the API's documents. */
 for (const link of document.querySelectorAll(".site a:not([aria-current])")) {
@@ -234,7 +227,9 @@ async function pause() {
   await new Promise((resolve) => setTimeout(resolve, (every - into) * 1000));
   if (document.hidden) {
     say("gone", "Paused", "");
-    await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+    await new Promise((resolve) =>
+      document.addEventListener("visibilitychange", resolve, { once: true }),
+    );
   }
 }
 

@@ -171,7 +171,7 @@ async def test_one_moment_is_looked_at_in_all_charts_with_the_keyboard(
         await expect(slider).to_have_attribute("aria-valuetext", re.compile(r", 3\d s ago$"))
         assert await page.locator("figure .hair").count() == await page.locator("figure").count()
         legend = chart(page, "Messages").locator(".legend li", has_text="accepted")
-        await expect(legend).to_have_text("accepted 0.3")
+        await expect(legend).to_have_text("accepted 0.33")
         await page.keyboard.press("End")
         await expect(page.locator("figure .hair")).to_have_count(0)
 
