@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level, settings.log_format)
     server: Service | Supervisor
     if options.command == "process":
-        server = Service(settings, inherited(map(int, options.sockets.split(","))))
+        server = Service(settings, inherited(options.sockets), inherited(options.ops_sockets))
     elif settings.processes == 1:
         server = Service(settings)
     else:
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     # What `chat_service.supervisor` starts; no command for people.
     member = commands.add_parser("process", parents=[common])
     member.add_argument("--sockets", required=True)
+    member.add_argument("--ops-sockets", required=True)
     return parser
 
 

@@ -11,6 +11,7 @@ from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
 from chat_service.exchange import Exchange
 from chat_service.guard import STREAM, refuse_the_unasked
 from chat_service.handlers.batch import BatchHandlers
+from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
@@ -66,6 +67,7 @@ class Handlers(NamedTuple):
     messages: MessageHandlers
     health: HealthHandlers
     pages: PageHandlers
+    board: BoardHandlers
 
 
 def make_routes(
@@ -76,7 +78,7 @@ def make_routes(
     Of routes that fit a path, the first counts that has the method: `/chat/batch` is posted to as
     itself and read as the inbox of that name.
     """
-    inbox, batch, leases, stream, messages, health, pages = handlers
+    inbox, batch, leases, stream, messages, _, pages, _ = handlers
     return (
         Route("/chat", {"POST": inbox.post}),
         Route("/chat/batch", {"POST": batch.post}, max_batch_bytes),
@@ -89,11 +91,28 @@ def make_routes(
         Route(STREAM, {"GET": stream.stream}, 0, allowed_origins),
         Route("/messages/:id", {"DELETE": messages.revoke}),
         Route("/messages/:id/status", {"GET": messages.status}),
+        Route("/", {"GET": pages.inbox, "HEAD": pages.inbox}),
+        *make_common_routes(handlers),
+    )
+
+
+def make_common_routes(handlers: Handlers) -> Sequence[Route]:
+    """What is on every port: health, and the files that pages are made of."""
+    health, pages = handlers.health, handlers.pages
+    return (
         Route("/livez", {"GET": health.live, "HEAD": health.live}),
         Route("/readyz", {"GET": health.ready, "HEAD": health.ready}),
-        Route("/metrics", {"GET": health.metrics, "HEAD": health.metrics}),
-        Route("/", {"GET": pages.inbox, "HEAD": pages.inbox}),
         Route("/assets/:file", {"GET": pages.asset, "HEAD": pages.asset}),
+    )
+
+
+def make_ops_routes(handlers: Handlers) -> Sequence[Route]:
+    """What operators look at; not for everybody."""
+    health, pages, board = handlers.health, handlers.pages, handlers.board
+    return (
+        Route("/ops", {"GET": pages.board, "HEAD": pages.board}),
+        Route("/ops/history", {"GET": board.history, "HEAD": board.history}),
+        Route("/metrics", {"GET": health.metrics, "HEAD": health.metrics}),
     )
 
 

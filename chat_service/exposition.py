@@ -27,9 +27,12 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 #: Names the directory; the library reads it when it is imported.
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: With a process's id behind it, the file in it with what `chat_service.history` has noted.
+HISTORY_FILE = "history_"
 
 _ADDITIVE = ("counter", "histogram")
 _DEAD = "dead"
+_RESTARTS = "chat_process_restarts"
 
 
 class Exposition:
@@ -92,6 +95,22 @@ class _Processes:
         return sorted(int(path.stem.rpartition("_")[2]) for path in paths)
 
 
+def process_restarts(directory: Path) -> int:
+    """How many processes have died and were started again."""
+    path = directory / f"counter_{_DEAD}.db"
+    if not path.exists():
+        return 0
+    with _locked(directory, fcntl.LOCK_SH):
+        values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
+        return int(sum(value for key, value, _, _ in values if key == _restarts_key()))
+
+
+def _restarts_key() -> str:
+    text = "Server processes that died and were started again."
+    key: str = mmap_key(_RESTARTS, f"{_RESTARTS}_total", [], [], text)
+    return key
+
+
 class DeadProcesses:
     """The supervisor's part: keeps the counts of processes that have ended, in one file a kind."""
 
@@ -100,11 +119,7 @@ class DeadProcesses:
 
     def restarted(self) -> None:
         """Count one process that died and was started again."""
-        name = "chat_process_restarts"
-        key = mmap_key(
-            name, f"{name}_total", [], [], "Server processes that died and were started again."
-        )
-        self._add("counter", {key: 1.0})
+        self._add("counter", {_restarts_key(): 1.0})
 
     def bury(self, pid: int) -> None:
         """Add up what a process counted, and forget its gauges. Its files are gone then."""
@@ -116,6 +131,8 @@ class DeadProcesses:
                     values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
                     path.unlink()
                     self._add(kind, {key: value for key, value, _, _ in values})
+            for name in (f"{HISTORY_FILE}{pid}", f"{HISTORY_FILE}{pid}.new"):
+                (self._directory / name).unlink(missing_ok=True)
 
     def _add(self, kind: str, values: dict[str, float]) -> None:
         file = MmapedDict(str(self._directory / f"{kind}_{_DEAD}.db"))  # type: ignore[no-untyped-call]

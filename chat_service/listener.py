@@ -41,27 +41,32 @@ class PortTaken(Exception):
     """Raised when the address to listen on cannot be had."""
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+#: What an address is set with, for who has to choose another one: its host, and its port.
+NAMES, OPS_NAMES = ("--host", "--port (0 picks a free one)"), ("ops_host", "ops_port (0: none)")
+
+
+def bind(host: str, port: int, names: tuple[str, str] = NAMES) -> list[socket.socket]:
     """Take an address before anything else: a taken port is the commonest mistake.
 
     Raises `PortTaken`.
     """
+    host_name, port_name = names
     try:
         return bind_sockets(port, host, backlog=_BACKLOG)
     except OSError as error:
         advice = (
-            "stop what uses it, or choose another with --port (0 picks a free one)"
+            f"stop what uses it, or choose another with {port_name}"
             if error.errno == errno.EADDRINUSE
-            else "--host must be an address of this machine"
+            else f"{host_name} must be an address of this machine"
             if error.errno != errno.EACCES
-            else "choose a --port from 1024 on"
+            else f"choose one from 1024 on with {port_name}"
         )
         raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; {advice}") from error
 
 
-def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
-    """The listening sockets that the supervisor has passed on."""
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+def inherited(descriptors: str) -> list[socket.socket]:
+    """The listening sockets that the supervisor has passed on: numbers, with commas between."""
+    sockets = [socket.socket(fileno=int(each)) for each in descriptors.split(",") if each]
     for each in sockets:
         each.setblocking(False)
     return sockets

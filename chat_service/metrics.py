@@ -11,13 +11,13 @@ class HttpMetrics:
     """Requests by route, and the state of the process. No label holds what a client chose."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter(
+        self.requests = Counter(
             "chat_http_requests_total",
             "Requests answered.",
             ["method", "route", "code"],
             registry=registry,
         )
-        self._seconds = Histogram(
+        self.seconds = Histogram(
             "chat_http_request_duration_seconds",
             "From a request's head to its answer.",
             ["route"],
@@ -63,7 +63,7 @@ class HttpMetrics:
         key = (method, route, status)
         children = self._children.get(key)
         if children is None:
-            requests = self._requests.labels(method, route, str(status))
-            children = self._children[key] = (requests, self._seconds.labels(route))
+            requests = self.requests.labels(method, route, str(status))
+            children = self._children[key] = (requests, self.seconds.labels(route))
         children[0].inc()
         children[1].observe(seconds)

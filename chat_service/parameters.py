@@ -20,6 +20,7 @@ READ_KEY_MIN = 22
 TTL_MIN_S = 0.01
 _FIELDS_MAX = 100
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
@@ -127,6 +128,14 @@ def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | No
         rule = f"must have at least {length_min} characters here: 128 random bits, a UUID will do"
         raise invalid(FieldError("Idempotency-Key", rule))
     return key
+
+
+def since(query: str) -> float:
+    """A time in seconds since 1970, after which something is wanted; all of it without one."""
+    (value,) = _fields(query, "since")
+    if value is not None and not _TIME.fullmatch(value):
+        raise invalid(FieldError("since", "must be one number of seconds since 1970"))
+    return float(value or 0)
 
 
 def hash_of(*parts: str) -> str:

@@ -3,16 +3,27 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
+from tornado.httpserver import HTTPServer
 
-from chat_service.app import App, AppLimits, Handlers, make_routes
+from chat_service.app import (
+    App,
+    AppLimits,
+    Handlers,
+    Route,
+    make_common_routes,
+    make_ops_routes,
+    make_routes,
+)
 from chat_service.direct import Direct
 from chat_service.exposition import Exposition
 from chat_service.handlers.batch import BatchHandlers
+from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers, Readiness
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
@@ -20,11 +31,13 @@ from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.heads import Heads
-from chat_service.listener import STREAM_BUFFER_BYTES, Listener, bind
+from chat_service.history import History
+from chat_service.listener import OPS_NAMES, STREAM_BUFFER_BYTES, Listener, bind
 from chat_service.metrics import HttpMetrics
 from chat_service.parameters import Waits
 from chat_service.request_log import RequestLog
 from chat_service.schema import Rules
+from chat_service.series import parts_of
 from config import Settings
 from workers.clock import DatabaseClock
 from workers.errors import ServiceError, StoreUnavailable
@@ -57,8 +70,13 @@ class TelemetryMissing(Exception):
 class Service:
     """Everything that runs in one process. `start`, then `drain`, then `stop`."""
 
-    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
-        """Listens on `sockets` where there are some, else on the address of the settings."""
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket] = (),
+        ops_sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """Listens on `sockets` where there are some, else on the addresses of the settings."""
         self.settings = settings
         self.port = 0
         self._is_accepting = False
@@ -66,6 +84,8 @@ class Service:
         self._exposition = Exposition(self._registry)
         self._worker_metrics = WorkerMetrics(self._registry)
         self._http_metrics = HttpMetrics(self._registry)
+        parts = parts_of(self._http_metrics, self._worker_metrics, settings.shards)
+        self._history = History(parts, time.time())
         self._clock = DatabaseClock()
         self._mongod = (
             None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
@@ -73,8 +93,10 @@ class Service:
         self._store: MongoStore | None = None
         self._pool: WorkerPool | None = None
         self._app: App | None = None
-        self._sockets = sockets
+        self._sockets, self._ops_sockets = sockets, ops_sockets
         self._server: Listener | None = None
+        self._ops_app: App | None = None
+        self._ops_server: HTTPServer | None = None
         self._lag: asyncio.Task[None] | None = None
         self._telemetry: Telemetry | None = None
 
@@ -89,33 +111,38 @@ class Service:
             self._telemetry = _start_telemetry(self._registry)
         sockets = self._sockets or bind(settings.host, settings.port)
         self.port = sockets[0].getsockname()[1]
+        ops_sockets = self._ops_sockets
         try:
+            if settings.ops_port and not ops_sockets:
+                ops_sockets = bind(settings.ops_host, settings.ops_port, OPS_NAMES)
             uri = await self._mongod.start() if self._mongod else settings.mongo_uri
             self._store = self._make_store(uri)
             await self._open_store(self._store)
             self._pool = self._make_pool(self._store)
             await self._pool.start()
         except BaseException:
-            for each in sockets:
+            for each in (*sockets, *ops_sockets):
                 each.close()
             raise
         handlers = self._make_handlers(self._pool)
-        self._app = self._make_app(handlers)
+        self._app = self._make_app(self._make_routes(handlers))
         self._server = Listener(
             self._app,
             self._make_direct(self._app, handlers.inbox),
             self._http_metrics.handovers.inc,
-            max_header_size=settings.max_header_bytes,
-            idle_connection_timeout=settings.idle_timeout_s,
-            body_timeout=settings.body_timeout_s,
-            # The app refuses long bodies itself, with an answer.
-            max_body_size=1 << 62,
-            max_buffer_size=STREAM_BUFFER_BYTES,
+            **self._connection_limits(),
         )
         self._app.on_takeover = self._server.count_connections
         self._server.add_sockets(sockets)
+        if ops_sockets:
+            self._ops_app = self._make_app(
+                (*make_common_routes(handlers), *make_ops_routes(handlers))
+            )
+            self._ops_server = HTTPServer(self._ops_app, **self._connection_limits())
+            self._ops_server.add_sockets(ops_sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._sample()
+        self._history.sample(time.time())
         self._is_accepting = True
 
     async def drain(self) -> bool:
@@ -156,8 +183,10 @@ class Service:
         if self._lag is not None:
             self._lag.cancel()
             await asyncio.gather(self._lag, return_exceptions=True)
-        if self._server is not None:
-            self._server.stop()
+        # The operators' port was open until here: it told of the drain.
+        for server in (self._server, self._ops_server):
+            if server is not None:
+                server.stop()
         if self._pool is not None:
             await self._pool.stop()
         if self._server is not None:
@@ -165,6 +194,9 @@ class Service:
         if self._app is not None:
             # Those that served them have seen it.
             await self._app.idle(_SETTLE_MAX_S)
+        if self._ops_server is not None and self._ops_app is not None:
+            await self._ops_app.idle(_SETTLE_MAX_S)
+            await self._ops_server.close_all_connections()
         if self._store is not None:
             await self._store.close()
         if self._mongod is not None:
@@ -231,6 +263,7 @@ class Service:
             MessageHandlers(pool),
             HealthHandlers(self._readiness, self._metrics_text),
             PageHandlers(),
+            BoardHandlers(self._history.document),
         )
 
     def _make_direct(self, app: App, inbox: InboxHandlers) -> Direct:
@@ -244,7 +277,24 @@ class Service:
             idle_timeout_s=settings.idle_timeout_s,
         )
 
-    def _make_app(self, handlers: Handlers) -> App:
+    def _connection_limits(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "max_header_size": settings.max_header_bytes,
+            "idle_connection_timeout": settings.idle_timeout_s,
+            "body_timeout": settings.body_timeout_s,
+            # The app refuses long bodies itself, with an answer.
+            "max_body_size": 1 << 62,
+            "max_buffer_size": STREAM_BUFFER_BYTES,
+        }
+
+    def _make_routes(self, handlers: Handlers) -> Sequence[Route]:
+        settings = self.settings
+        origins = frozenset(settings.allowed_origins)
+        routes = make_routes(handlers, settings.max_batch_bytes, origins)
+        return (*routes, *make_ops_routes(handlers)) if settings.ops == "on" else routes
+
+    def _make_app(self, routes: Sequence[Route]) -> App:
         settings = self.settings
         limits = AppLimits(
             settings.max_body_bytes,
@@ -254,8 +304,6 @@ class Service:
         request_log = RequestLog(
             settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
         )
-        origins = frozenset(settings.allowed_origins)
-        routes = make_routes(handlers, settings.max_batch_bytes, origins)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(
             *(routes, limits, self._http_metrics, request_log, on_undelivered),
@@ -283,6 +331,7 @@ class Service:
             await asyncio.sleep(_LAG_EVERY_S)
             self._http_metrics.loop_lag.set(max(loop.time() - due, 0))
             self._sample()
+            self._history.sample(time.time())
 
     def _sample(self) -> None:
         """Set the gauges: those of other processes are read from files, at any time."""

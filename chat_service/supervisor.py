@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from chat_service.exposition import DIRECTORY_VARIABLE, DeadProcesses
-from chat_service.listener import bind
+from chat_service.listener import OPS_NAMES, bind
 from config import Settings
 from workers.store.embedded import EmbeddedMongod
 
@@ -55,6 +55,7 @@ class Supervisor:
         self._arguments = arguments
         self._count = settings.processes or len(os.sched_getaffinity(0))
         self._sockets: list[socket.socket] = []
+        self._ops_sockets: list[socket.socket] = []
         self._environ = dict(os.environ)
         if not settings.log_username_key:
             # One random key for all, so that an inbox has one name in all their logs.
@@ -75,8 +76,11 @@ class Supervisor:
         Raises `PortTaken`, `workers.store.embedded.EmbeddedError` or `ProcessFailed`; call
         `stop` then.
         """
-        self._sockets = bind(self.settings.host, self.settings.port)
+        settings = self.settings
+        self._sockets = bind(settings.host, settings.port)
         self.port = self._sockets[0].getsockname()[1]
+        if settings.ops_port:
+            self._ops_sockets = bind(settings.ops_host, settings.ops_port, OPS_NAMES)
         if self._mongod is not None:
             self._environ["CHAT_MONGO_URI"] = await self._mongod.start()
         # In memory where that can be had: a full disk must not stop who counts.
@@ -99,16 +103,14 @@ class Supervisor:
             self._roll.cancel()
             await asyncio.gather(self._roll, return_exceptions=True)
         # The last process to close the socket takes what still waits in it.
-        for each in self._sockets:
-            each.close()
+        self._close_sockets()
         await asyncio.gather(*(member.stop() for member in self._members))
         await asyncio.gather(*self._endings)
         return not self._has_killed
 
     async def stop(self) -> None:
         """End every process, then the database. Complete on return; safe twice."""
-        for each in self._sockets:
-            each.close()
+        self._close_sockets()
         self.abort()
         await asyncio.gather(*(member.stop() for member in self._members))
         await asyncio.gather(*self._endings)
@@ -116,6 +118,10 @@ class Supervisor:
             await self._mongod.stop()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _close_sockets(self) -> None:
+        for each in (*self._sockets, *self._ops_sockets):
+            each.close()
 
     def abort(self) -> None:
         """Kill every process at once: what they have acknowledged is on disk."""
@@ -128,13 +134,15 @@ class Supervisor:
     async def launch(self) -> asyncio.subprocess.Process:
         """Start one process and wait until it takes requests. Raises `ProcessFailed`."""
         descriptors = [each.fileno() for each in self._sockets]
+        ops_descriptors = [each.fileno() for each in self._ops_sockets]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "chat_service", "process"),
-            *("--sockets", ",".join(map(str, descriptors)), *self._arguments),
+            *("--sockets", ",".join(map(str, descriptors))),
+            *("--ops-sockets", ",".join(map(str, ops_descriptors)), *self._arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,
-            pass_fds=descriptors,
+            pass_fds=(*descriptors, *ops_descriptors),
             # Ctrl-C reaches the whole group; the supervisor passes on what is meant for all.
             start_new_session=True,
         )

@@ -35,6 +35,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="Origins of other sites' pages that may open a stream."),
     ] = ()
 
+    # What operators look at
+    ops: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether `/ops` and `/metrics` are served on the port of all others, too."
+        ),
+    ] = "on"
+    ops_port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="Port for `/ops`, `/metrics` and health only; 0: none."),
+    ] = 0
+    ops_host: Annotated[
+        str, Meta(min_length=1, description="Address to listen on with `ops_port`.")
+    ] = "127.0.0.1"
+
     # The database
     mongo_uri: Annotated[
         str,

@@ -51,6 +51,10 @@ class PageHandlers:
         """GET /: the page to send and to read."""
         return self._answer(request, "inbox.html")
 
+    async def board(self, request: Request) -> Response:
+        """GET /ops: what happens now."""
+        return self._answer(request, "ops.html")
+
     async def asset(self, request: Request) -> Response:
         """GET /assets/:file: what a page loads. 404 for pages themselves, and all else."""
         if request.parameter.endswith(".html"):

@@ -6,6 +6,7 @@ import json
 import pytest
 from websockets.asyncio.client import connect
 
+from config.settings import PROJECT_ROOT
 from tests.clients.conftest import StartProxy
 from tests.support.client import ChatClient
 from tests.support.events import EventStream
@@ -119,3 +120,29 @@ async def test_a_websocket_goes_through_a_proxy(
 
         await eventually(read)
     assert await chat.texts("bob", "?wait=10") == ["two"]
+
+
+async def test_the_balancer_serves_everybody_but_nothing_that_is_for_operators(
+    chat: ChatClient, start_proxy: StartProxy
+) -> None:
+    configuration = (PROJECT_ROOT / "deploy" / "haproxy.cfg").read_text(encoding="utf-8")
+    for ours, here in (
+        ("bind :8080", "bind 127.0.0.1:{port}"),
+        ("server-template chat 20 chat:8080", "server chat {server}"),
+        # Docker's name server is not here.
+        ("resolvers containers resolve-prefer ipv4 init-addr none", ""),
+    ):
+        assert configuration.count(ours) == 1, ours
+        configuration = configuration.replace(ours, here)
+    balancer = ChatClient(f"http://127.0.0.1:{start_proxy('haproxy', configuration)}")
+    await balancer.post("bob", "x")
+    assert await balancer.texts("bob") == ["x"]
+    for path in ("/", "/readyz"):
+        assert (await balancer.request("GET", path)).code == 200, path
+    for path in ("/metrics", "/metrics?x", "/ops", "/ops/history?since=1"):
+        assert (await chat.request("GET", path)).code == 200, path
+        refusal = await balancer.request("GET", path)
+        assert refusal.code == 404, path
+        assert refusal.headers["Content-Type"] == "application/problem+json"
+        assert json.loads(refusal.body)["type"] == "urn:chat:problem:not-found"
+    balancer.close()

@@ -1,0 +1,48 @@
+/* The same as the charts, in numbers. Used by ops.js. */
+
+import { OPERATIONS } from "./board.js";
+import { element, extremes } from "./charts.js";
+import { amount, short, time } from "./words.js";
+
+const MINUTE_SLOTS = 20;
+
+/** Tables of what is in charts, whose lines have values, and of the database's operations. */
+export function tables(history, slots, charts) {
+  const rows = charts.flatMap(({ title, format, lines }) =>
+    lines.map(({ name, values }) => {
+      const { now, least, mean, most } = extremes(values);
+      return [`${title}: ${name}`, ...[now, least, mean, most].map((each) => amount(each, format))];
+    }),
+  );
+  const minute = slots.slice(-MINUTE_SLOTS);
+  const over = (measure) =>
+    extremes(minute.map((slot) => measure(history, slot, history.processes))).mean;
+  const operations = OPERATIONS.map(({ name, calls, mean }) => [
+    name,
+    amount(over(calls), short),
+    amount(over(mean), time),
+  ]);
+  return [
+    table("The last 15 minutes", ["now", "least", "mean", "most"], rows),
+    table("Database operations, the last minute", ["per second", "mean time"], operations),
+  ];
+}
+
+function table(caption, columns, rows) {
+  const head = columns.map((column) => element("th", { scope: "col" }, column));
+  const body = rows.map(([name, ...cells]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, name),
+      ...cells.map((cell) => element("td", {}, cell)),
+    ),
+  );
+  return element(
+    "table",
+    { class: "number" },
+    element("caption", {}, caption),
+    element("thead", {}, element("tr", {}, element("td"), ...head)),
+    element("tbody", {}, ...body),
+  );
+}

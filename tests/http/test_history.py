@@ -1,0 +1,135 @@
+"""What the board is drawn from: the service's own counters, and on which ports they are shown."""
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from chat_service.history import EVERY_S, SAMPLES
+from chat_service.service import Service
+from tests.conftest import Connect, StartService
+from tests.support.client import ChatClient
+from tests.support.waiting import eventually
+
+OPS_PATHS = ("/ops", "/ops/history", "/metrics")
+
+
+async def history(chat: ChatClient, query: str = "") -> dict[str, Any]:
+    """The document as it is answered."""
+    answer = await chat.request("GET", f"/ops/history{query}")
+    assert (answer.code, answer.headers["Content-Type"]) == (200, "application/json")
+    document: dict[str, Any] = json.loads(answer.body)
+    return document
+
+
+def last(document: dict[str, Any]) -> dict[str, float]:
+    """Each series' last value, of the only process."""
+    (process,) = document["processes"]
+    return dict(zip(document["series"], process["samples"][-1][1:], strict=True))
+
+
+async def test_the_samples_say_what_the_metrics_say(chat: ChatClient) -> None:
+    before = await history(chat)
+    assert last(before)["chat_messages_accepted_total"] == 0
+    for number in range(5):
+        await chat.post("bob", str(number))
+    assert len(await chat.read("bob")) == 5
+    assert (await chat.request("GET", "/chat/")).code == 404
+
+    async def is_sampled() -> bool:
+        return last(await history(chat))["chat_messages_read_total"] == 5
+
+    await eventually(is_sampled)
+    values = last(await history(chat))
+    assert values["chat_messages_accepted_total"] == 5
+    assert values['chat_http_requests_total{code="ok"}'] == 6
+    assert values['chat_http_requests_total{code="4xx"}'] == 1
+    for name in ("chat_batch_posts", "chat_batch_requests", "chat_queue_wait_seconds"):
+        assert values[f"{name}_count"] == await chat.metric(f"{name}_count"), name
+        assert values[f"{name}_sum"] == pytest.approx(await chat.metric(f"{name}_sum")), name
+    text = (await chat.request("GET", "/metrics")).body.decode()
+    for name in values:
+        if name.startswith(("chat_queue_wait", "chat_batch")):
+            assert f"{name} {values[name]}\n" in text
+
+
+async def test_only_what_is_newer_is_answered_again(chat: ChatClient) -> None:
+    first = await history(chat)
+    (process,) = first["processes"]
+    newest = process["samples"][-1][0]
+    assert newest <= first["now"]
+    (again,) = (await history(chat, f"?since={newest}"))["processes"]
+    assert (again["pid"], again["started"]) == (process["pid"], process["started"])
+    assert all(sample[0] > newest for sample in again["samples"])
+
+    async def has_more() -> bool:
+        (then,) = (await history(chat, f"?since={newest}"))["processes"]
+        return len(then["samples"]) == 1
+
+    await eventually(has_more)
+
+
+@pytest.mark.parametrize("since", ["x", "-1", "1e9", "", "1&since=2"])
+async def test_a_time_that_is_none_is_refused_by_its_name(chat: ChatClient, since: str) -> None:
+    answer = await chat.request("GET", f"/ops/history?since={since}")
+    assert answer.code == 400
+    assert json.loads(answer.body)["errors"][0]["field"] == "since"
+
+
+async def test_a_quarter_of_an_hour_is_kept_and_no_more(service: Service, chat: ChatClient) -> None:
+    now = (await history(chat))["now"]
+    for number in range(1, SAMPLES + 50):
+        service._history.sample(now + number * EVERY_S)
+        service._history.sample(now + number * EVERY_S + 0.001)
+    (process,) = (await history(chat))["processes"]
+    times = [sample[0] for sample in process["samples"]]
+    assert len(times) == SAMPLES
+    assert times[-1] == pytest.approx(now + (SAMPLES + 49) * EVERY_S)
+    assert times == sorted(set(times))
+
+
+async def test_no_other_site_may_read_it(chat: ChatClient) -> None:
+    answer = await chat.request("GET", "/ops/history", None, Origin="https://evil.test")
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+async def test_on_a_public_port_all_that_is_for_operators_can_be_off(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service(ops="off"))
+    for path in OPS_PATHS:
+        assert (await chat.request("GET", path)).code == 404, path
+    for path in ("/livez", "/readyz", "/"):
+        assert (await chat.request("GET", path)).code == 200, path
+
+
+async def test_a_port_of_their_own_serves_what_operators_need_and_nothing_else(
+    start_service: StartService, connect: Connect, free_port: int
+) -> None:
+    chat = connect(await start_service(ops="off", ops_port=free_port))
+    ops = ChatClient(f"http://127.0.0.1:{free_port}")
+    for path in (*OPS_PATHS, "/livez", "/readyz", "/assets/base.css"):
+        assert (await ops.request("GET", path)).code == 200, path
+    for path in ("/", "/chat/bob"):
+        assert (await ops.request("GET", path)).code == 404, path
+    assert (await ops.request("POST", "/chat", b'{"text":"x","username":"b"}')).code == 404
+    await chat.post("bob", "x")
+    for path in OPS_PATHS:
+        assert (await chat.request("GET", path)).code == 404, path
+
+    async def is_seen() -> bool:
+        return last(await history(ops))["chat_messages_accepted_total"] == 1
+
+    await eventually(is_seen)
+    ops.close()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,262 @@
+"""The board at `/ops`, as who keeps the service running sees it."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from chat_service.service import Service
+from tests.conftest import StartService
+from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.support.client import ChatClient
+from tests.support.waiting import eventually
+
+#: Longer than a sample and the page's next question take together, in milliseconds.
+SOON = 20_000
+
+
+#: The lowest that a line of any chart goes, in pixels above its axis.
+LOWEST = """() => Math.min(...[...document.querySelectorAll("figure svg")].flatMap((svg) => {
+    const axis = svg.querySelector(".ground").getBoundingClientRect().bottom;
+    return [...svg.querySelectorAll(".plot .line")]
+        .filter((line) => line.getAttribute("d"))
+        .map((line) => axis + 1 - line.getBoundingClientRect().bottom);
+}))"""
+
+
+def chart(page: Page, title: str) -> Locator:
+    """A chart by its title."""
+    return page.locator("figure", has=page.get_by_role("heading", name=title, exact=True))
+
+
+def tile(page: Page, title: str) -> Locator:
+    """A big number by its title."""
+    return page.locator(".tile", has=page.get_by_text(title, exact=True))
+
+
+async def most(page: Page, title: str, name: str) -> float:
+    """The highest value that a line of a chart has, as its summary says."""
+    summary = await chart(page, title).get_by_role("img").get_attribute("aria-label") or ""
+    found = re.search(rf"{name}: now \S+, from \S+ to ([0-9.,]+)", summary)
+    return float(found[1].replace(",", "")) if found else 0.0
+
+
+async def test_traffic_that_was_just_made_is_seen_and_followed(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        await expect(page.get_by_role("status")).to_contain_text("Live")
+        assert await most(page, "Messages", "accepted") == 0
+        for number in range(30):
+            await chat.post("bob", str(number))
+
+        async def is_seen() -> bool:
+            return await most(page, "Messages", "accepted") > 0
+
+        await eventually(is_seen, 20)
+        assert await most(page, "Messages", "read") == 0
+        assert await chat.texts("bob") == [str(number) for number in range(30)]
+
+        async def is_followed() -> bool:
+            return await most(page, "Messages", "read") > 0
+
+        await eventually(is_followed, 20)
+        assert await most(page, "Requests", "ok") > 0
+        await expect(chart(page, "Latency").get_by_role("img")).to_have_attribute(
+            "aria-label", re.compile("p99: now .*(ms|µs|s), from")
+        )
+        await expect(tile(page, "Database")).to_contain_text("there")
+
+
+async def test_what_was_before_the_board_was_opened_is_on_it_at_once(
+    service: Service, chat: ChatClient, browser: OpenBrowser
+) -> None:
+    # Ten minutes of a post in three seconds.
+    times = [service._history._own.started - 600 + 3 * number for number in range(200)]
+    for time in times:
+        await chat.post("bob", "x")
+        service._history.sample(time)
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        await expect(page.get_by_role("status")).to_contain_text("Live")
+        assert await most(page, "Messages", "accepted") >= 0.3
+        line = chart(page, "Messages").locator(".line.c1")
+        box = await line.bounding_box()
+        whole = await chart(page, "Messages").locator("svg").bounding_box()
+        assert box is not None
+        assert whole is not None
+        assert box["width"] > whole["width"] / 2
+
+
+async def test_a_service_that_goes_away_and_comes_back_is_said_and_seen(
+    service: Service,
+    chat: ChatClient,
+    start_service: StartService,
+    browser: OpenBrowser,
+) -> None:
+    for number in range(40):
+        await chat.post("bob", str(number))
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        status = page.get_by_role("status")
+        await expect(status).to_contain_text("Live")
+        await eventually_sampled(page)
+        await service.stop()
+        await expect(status).to_contain_text("The service does not answer.", timeout=SOON)
+        await expect(status).to_contain_text(re.compile(r"The last sample is from \S+\d"))
+        again = await start_service(port=service.port)
+        await expect(status).to_have_text(re.compile(r"^\s*Live\s*$"), timeout=SOON)
+        # Its counters began at zero: that is no traffic, least of all less than none.
+        await expect(page.locator("#processes")).to_contain_text(str(again._history._own.pid))
+        await again_sampled(page)
+        assert await page.evaluate(LOWEST) >= 0
+
+
+async def eventually_sampled(page: Page) -> None:
+    """Wait until the board has a rate of the first process."""
+
+    async def is_there() -> bool:
+        return "nothing" not in await summary(page)
+
+    await eventually(is_there, 20)
+
+
+async def again_sampled(page: Page) -> None:
+    """Wait until the process that is there now has a rate, too."""
+
+    async def is_there() -> bool:
+        return "now nothing" not in await summary(page)
+
+    await eventually(is_there, 20)
+
+
+async def summary(page: Page) -> str:
+    """What the chart of the messages says."""
+    return await chart(page, "Messages").get_by_role("img").get_attribute("aria-label") or ""
+
+
+async def test_every_process_can_be_looked_at_by_itself(
+    service: Service, chat: ChatClient, browser: OpenBrowser
+) -> None:
+    pid = service._history._own.pid
+    await chat.post("bob", "x")
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        await eventually_sampled(page)
+        await page.get_by_role("radio", name="Each process").focus()
+        await page.keyboard.press("Space")
+        for title in ("Requests", "Latency", "Queues"):
+            await expect(chart(page, title).locator(".legend li")).to_have_count(1)
+            await expect(chart(page, title)).to_contain_text(f"process {pid}")
+
+
+async def test_one_moment_is_looked_at_in_all_charts_with_the_keyboard(
+    service: Service, chat: ChatClient, browser: OpenBrowser
+) -> None:
+    start = service._history._own.started
+    for number in range(-40, 0):
+        await chat.post("bob", "x")
+        service._history.sample(start + 3 * number)
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        await eventually_sampled(page)
+        slider = page.get_by_role("slider", name="Time that is shown")
+        assert await slider.get_attribute("aria-valuetext") == "now"
+        await slider.focus()
+        for _ in range(10):
+            await page.keyboard.press("ArrowLeft")
+        await expect(slider).to_have_attribute("aria-valuetext", re.compile(r", 3\d s ago$"))
+        assert await page.locator("figure .hair").count() == await page.locator("figure").count()
+        legend = chart(page, "Messages").locator(".legend li", has_text="accepted")
+        await expect(legend).to_have_text("accepted 0.33")
+        await page.keyboard.press("End")
+        await expect(page.locator("figure .hair")).to_have_count(0)
+
+
+async def test_while_nobody_sees_it_the_board_asks_nothing(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto(f"{chat.base}/ops")
+        await expect(page.get_by_role("status")).to_contain_text("Live")
+        await page.evaluate(HIDE, True)
+        await expect(page.get_by_role("status")).to_contain_text("Paused")
+        before = len(asked)
+        for number in range(20):
+            await chat.post("bob", str(number))
+        assert len(asked) == before
+        await page.evaluate(HIDE, False)
+        await expect(page.get_by_role("status")).to_contain_text("Live")
+        assert len(asked) == before + 1
+
+        async def is_seen() -> bool:
+            return await most(page, "Messages", "accepted") > 0
+
+        await eventually(is_seen, 20)
+
+
+#: What a browser does with a page whose tab is put behind another.
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 320])
+async def test_everybody_can_use_it_on_every_screen(
+    chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str, width: int
+) -> None:
+    size: dict[str, Any] = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    await asyncio.gather(*(chat.post("bob", "x" * 100) for _ in range(100)))
+    async with browser(**size) as page:
+        await page.goto(f"{chat.base}/ops")
+        await eventually_sampled(page)
+        await page.get_by_text("The same in numbers").click()
+        await expect(page.get_by_role("rowheader", name="Messages: accepted")).to_be_visible()
+        await check_access(page)
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
+
+
+#: Two processes: one that starts again between its samples, and one whose samples have a gap.
+MEASURES = """async () => {
+    const { History, mean, percentile, rate } = await import("/assets/measures.js");
+    const series = ["n_total", "s_sum", "s_count", 's_bucket{le="1.0"}', 's_bucket{le="2.0"}'];
+    const history = new History();
+    const answer = (processes) => history.add({ every: 3, series, processes });
+    answer([
+        { pid: 1, started: 1, samples: [[30, 90, 0, 0, 0, 0], [33, 120, 15, 10, 5, 10]] },
+        { pid: 2, started: 1, samples: [[31, 5, 0, 0, 0, 0], [34, 8, 6, 2, 0, 0]] },
+    ]);
+    answer([
+        { pid: 1, started: 35, samples: [[36, 0, 0, 0, 0, 0], [39, 6, 0, 0, 0, 0]] },
+        { pid: 2, started: 1, samples: [[34, 8, 6, 2, 0, 0], [46, 20, 6, 2, 0, 0]] },
+    ]);
+    const measured = (measure, slot) => measure(history, slot, history.processes);
+    return {
+        rates: [10, 11, 12, 13, 14, 15].map((slot) => measured(rate("n_total"), slot)),
+        mean: measured(mean("s"), 11),
+        percentiles: [0.25, 0.5, 0.99].map((share) => measured(percentile(share, "s"), 11)),
+        none: measured(percentile(0.5, "s"), 13),
+    };
+}"""
+
+
+async def test_rates_and_percentiles_are_those_of_the_counters(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        found = await page.evaluate(MEASURES)
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    # 30 and 3 in three seconds; then one has just begun, and the other is silent.
+    assert found["rates"] == [nan, 11, nan, 2, nan, nan]
+    assert found["mean"] == 21 / 12
+    # Of twelve, five are up to 1, five more up to 2, and two are beyond all bounds.
+    assert found["percentiles"] == [0.6, 1.2, 2]
+    assert found["none"] == nan
