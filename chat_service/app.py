@@ -88,6 +88,8 @@ def make_routes(
         Route("/readyz", {"GET": health.ready, "HEAD": health.ready}),
         Route("/metrics", {"GET": health.metrics, "HEAD": health.metrics}),
         Route("/", {"GET": pages.inbox, "HEAD": pages.inbox}),
+        Route("/docs", {"GET": pages.docs, "HEAD": pages.docs}),
+        Route("/openapi.json", {"GET": pages.openapi, "HEAD": pages.openapi}),
         Route("/assets/:file", {"GET": pages.asset, "HEAD": pages.asset}),
     )
 

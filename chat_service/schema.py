@@ -42,7 +42,9 @@ class NewMessage(NamedTuple):
     timeout_s: int
 
 
-class _Body(msgspec.Struct, gc=False):
+class MessageBody(msgspec.Struct, gc=False):
+    """What is posted, as loosely as it can be decoded; the rules are checked afterwards."""
+
     text: str | None = None
     username: str | None = None
     timeout: int | float | None = None
@@ -62,7 +64,7 @@ class LeaseBody(msgspec.Struct, gc=False):
     ttl: float | None = None
 
 
-_decode = msgspec.json.Decoder(_Body).decode
+_decode = msgspec.json.Decoder(MessageBody).decode
 _decode_lease = msgspec.json.Decoder(LeaseBody).decode
 _decode_raw = msgspec.json.Decoder(_RawBody).decode
 

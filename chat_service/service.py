@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 from prometheus_client import CollectorRegistry
 
-from chat_service.app import App, AppLimits, Handlers, make_routes
+from chat_service.app import App, AppLimits, Handlers, Route, make_routes
 from chat_service.direct import Direct
 from chat_service.exposition import Exposition
 from chat_service.handlers.batch import BatchHandlers
@@ -21,6 +21,7 @@ from chat_service.handlers.stream import StreamHandlers
 from chat_service.heads import Heads
 from chat_service.listener import STREAM_BUFFER_BYTES, Listener, bind
 from chat_service.metrics import HttpMetrics
+from chat_service.openapi import Terms, make_document
 from chat_service.parameters import Waits
 from chat_service.request_log import RequestLog
 from chat_service.schema import Rules
@@ -53,6 +54,13 @@ class Service:
         self.settings = settings
         self.port = 0
         self._is_accepting = False
+        self._rules = Rules(
+            settings.max_username_chars,
+            settings.max_text_bytes,
+            settings.default_timeout_s,
+            settings.max_timeout_s,
+        )
+        self._waits = Waits(settings.max_wait_s, settings.max_lease_s)
         self._registry = CollectorRegistry()
         self._exposition = Exposition(self._registry)
         self._worker_metrics = WorkerMetrics(self._registry)
@@ -201,13 +209,7 @@ class Service:
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings
-        rules = Rules(
-            settings.max_username_chars,
-            settings.max_text_bytes,
-            settings.default_timeout_s,
-            settings.max_timeout_s,
-        )
-        waits = Waits(settings.max_wait_s, settings.max_lease_s)
+        rules, waits = self._rules, self._waits
         origins = frozenset(settings.allowed_origins)
         return Handlers(
             InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
@@ -240,10 +242,24 @@ class Service:
         request_log = RequestLog(
             settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
         )
-        origins = frozenset(settings.allowed_origins)
-        routes = make_routes(handlers, settings.max_batch_bytes, origins)
+        routes = self._make_routes(handlers)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(routes, limits, self._http_metrics, request_log, on_undelivered)
+
+    def _make_routes(self, handlers: Handlers) -> Sequence[Route]:
+        settings = self.settings
+        origins = frozenset(settings.allowed_origins)
+        routes = make_routes(handlers, settings.max_batch_bytes, origins)
+        terms = Terms(
+            self._rules,
+            self._waits,
+            settings.max_body_bytes,
+            settings.max_batch_messages,
+            settings.max_batch_bytes,
+            settings.receipt_keep_s,
+        )
+        handlers.pages.publish(make_document(routes, terms))
+        return routes
 
     async def _readiness(self) -> Readiness:
         database = self._store is not None
