@@ -64,6 +64,11 @@ class PageHandlers:
         """Serve this OpenAPI document: it is made of the routes, hence after their handlers."""
         self._files[_DOCUMENT] = _file(document, "application/json")
 
+    @property
+    def document(self) -> bytes:
+        """The OpenAPI document."""
+        return self._files[_DOCUMENT].body
+
     async def asset(self, request: Request) -> Response:
         """GET /assets/:file: what a page loads. 404 for pages themselves, and all else."""
         if request.parameter.endswith((".html", _DOCUMENT)):
