@@ -35,7 +35,8 @@ async def test_every_operation_is_on_the_page_with_all_its_answers(
             for method, said in methods.items():
                 count += 1
                 card = page.locator(f"article#{said['operationId']}")
-                assert f"{method.upper()} {path}" in (await card.locator("h3").inner_text())
+                title = (await card.locator("h3").inner_text()).split()
+                assert title == [method.upper(), path, "#"]
                 statuses = await card.locator(".answers summary .status").all_inner_texts()
                 assert statuses == list(said["responses"])
                 warning = card.get_by_text("Consumes.", exact=True)
@@ -49,7 +50,7 @@ async def test_a_read_asks_first_and_reads_nothing_when_it_is_declined(
     await chat.post("anna", "only once")
     async with browser() as page:
         card = await open_docs(page, chat, "read-inbox")
-        await card.get_by_label("username").fill("anna")
+        await card.get_by_role("textbox", name="username").fill("anna")
         send = card.get_by_role("button", name="Send, and mark the messages as read")
         await send.click()
         dialog = page.get_by_role("dialog")
@@ -68,7 +69,7 @@ async def test_a_read_asks_first_and_reads_nothing_when_it_is_declined(
         # Who has agreed is not asked again, but for another inbox.
         await send.click()
         await card.locator(".result pre", has_text="[]").wait_for()
-        await card.get_by_label("username").fill("bob")
+        await card.get_by_role("textbox", name="username").fill("bob")
         await send.click()
         assert "bob" in await dialog.inner_text()
 
@@ -80,7 +81,7 @@ async def test_what_changes_nothing_is_sent_at_once_and_what_is_wrong_is_shown(
         card = await open_docs(page, chat, "livez")
         await card.get_by_role("button", name="Send", exact=True).click()
         await card.locator(".result .status", has_text="200").wait_for()
-        assert await card.get_by_text("x-request-id").is_visible()
+        assert "x-request-id: " in await card.locator(".result").inner_text()
 
         card = await open_docs(page, chat, "message-status")
         await card.get_by_label("X-Receipt").fill("junk")
@@ -95,7 +96,7 @@ async def test_a_post_names_the_inbox_of_its_body_and_its_command_says_the_same(
     async with browser() as page:
         card = await open_docs(page, chat, "post-message")
         body = '{"text": "it\'s <b>bold</b>", "username": "zoe"}'
-        await card.get_by_label("Body").fill(body)
+        await card.get_by_role("textbox", name="Body").fill(body)
         await card.get_by_label("Prefer").fill("receipt")
         command = card.get_by_label("the command for POST /chat", exact=True)
         assert "'it'\\''s <b>" not in await command.inner_text()
@@ -147,7 +148,8 @@ async def test_without_a_mouse_an_operation_is_found_and_tried(
 
 async def test_a_link_leads_to_an_operation(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
-        await open_docs(page, chat, "extend-lease")
+        await page.goto(f"{chat.base}/docs#extend-lease")
+        await page.wait_for_selector("#extend-lease:focus-within")
         top = await page.evaluate(
             "document.querySelector('#extend-lease').getBoundingClientRect().top"
         )
