@@ -82,7 +82,7 @@ class BatchHandlers:
         receipt = secrets.token_urlsafe(24) if posting.has_receipts else ""
         hashed = receipt_hash(receipt) if receipt else ""
         try:
-            new = new_message(body, self._rules)
+            new = new_message(body, self._rules, "message")
             if posting.key is None:
                 return self._pool.post(*new, hashed), receipt
             fingerprint = hash_of(new.username, new.text, str(new.timeout_s))
