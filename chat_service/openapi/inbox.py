@@ -134,7 +134,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
                         "example": [MESSAGE, {"text": "at noon?", "username": "bob"}],
                     },
                     "application/x-ndjson": {
-                        "schema": {"type": "string"},
+                        "schema": {"type": "string", "pattern": r"^(\{[^\n]*\}\n)+$"},
                         "example": '{"text": "lunch?", "username": "bob"}\n',
                     },
                 },
@@ -173,7 +173,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
                 101: answer("The connection is a WebSocket now."),
                 200: answer(
                     "Events: `open` with a lease, and a `message` for each message, with its id.",
-                    {"type": "string"},
+                    {},
                     'retry: 1000\n\nevent: open\ndata: {"lease":"caab5cf6cfe8fc86969481d83c8d318d"}'
                     f'\n\nid: {ID}\nevent: message\ndata: {{"text":"lunch?","id":"{ID}"}}\n\n',
                     media="text/event-stream",
