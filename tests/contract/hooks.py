@@ -1,20 +1,29 @@
 """What Schemathesis has to be told in Python, beside schemathesis.toml."""
 
 import json
+from itertools import count
 from typing import Any
 
 import schemathesis
 
-#: What is closer to zero is written by Python with an exponent; seconds are plain decimals.
-_LEAST = 0.0001
+from chat_service.openapi.parts import KEY
+
+_numbers = count()
 
 
 @schemathesis.hook
 def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Write small and large numbers out."""
+    """Write numbers out: Python has exponents for small and large ones."""
     return query and {
         name: f"{value:.9f}" if isinstance(value, float) else value for name, value in query.items()
     }
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """A key of its own in place of the example: else all but the first are the key's misuse."""
+    if case.headers and case.headers.get("Idempotency-Key") == KEY:
+        case.headers["Idempotency-Key"] = f"{KEY}-{next(_numbers)}"
 
 
 @schemathesis.serializer("application/x-ndjson")
