@@ -25,7 +25,7 @@ export function tryIt(api, operation) {
   const stop = element("button", { type: "button", hidden: true }, ["Stop"]);
   const result = element("div", { class: "stack result" });
   const form = element("form", { class: "stack inside", novalidate: true }, [
-    ...inputs.map(({ field }) => field),
+    element("div", { class: "inputs" }, inputs.map(({ field }) => field)),
     ...(body ? [body.field] : []),
     element("div", { class: "row" }, [send, stop]),
     result,
@@ -63,10 +63,11 @@ function inputOf(parameter, id) {
     required,
     "aria-describedby": `${id}-rule`,
   });
+  const hint = `${required ? "required" : "optional"} in the ${place}: ${ruleOf(schema)}`;
   const field = element("div", { class: "field" }, [
     element("label", { for: id }, [element("code", {}, [name])]),
     input,
-    element("p", { class: "hint", id: `${id}-rule` }, [`${required ? "Required: " : ""}${ruleOf(schema)}`]),
+    element("p", { class: "hint", id: `${id}-rule` }, [hint]),
   ]);
   return { field, name, place, value: () => input.value };
 }

@@ -9,7 +9,7 @@ import pytest
 from chat_service.handlers.pages import WEB
 from tests.support.client import ChatClient
 
-PAGES = ["/"]
+PAGES = ["/", "/docs"]
 
 
 @pytest.mark.parametrize("page", PAGES)
