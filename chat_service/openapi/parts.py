@@ -122,7 +122,7 @@ def refusals(problems: Sequence[Problem]) -> dict[int, Object]:
             kinds.append(document["type"])
             content["examples"][problem.kind] = {"summary": problem.title, "value": document}
             titles = [each["summary"] for each in content["examples"].values()]
-            said["description"] = "; ".join(dict.fromkeys(titles)) + "."
+            said["description"] = ". ".join(dict.fromkeys(titles)) + "."
     return found
 
 

@@ -134,10 +134,10 @@ async def test_without_a_mouse_an_operation_is_found_and_tried(
         await page.keyboard.type("readyz get")
         await page.get_by_text("1 found").or_(page.get_by_text("2 found")).wait_for()
         await page.keyboard.press("Enter")
-        await page.wait_for_url("**/docs#readyz")
         card = page.locator("#readyz")
+        await page.wait_for_selector("#readyz h3:focus", state="attached")
         for _ in range(30):
-            if "Try it" in await page.evaluate("document.activeElement.innerText"):
+            if await card.locator(".try > summary:focus").count():
                 break
             await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
