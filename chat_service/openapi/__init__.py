@@ -13,12 +13,11 @@ import msgspec
 from chat_service import __version__
 from chat_service.app import Handler, Route
 from chat_service.openapi import inbox, others
+from chat_service.openapi.components import parameters, response_headers
 from chat_service.openapi.parts import (
     Operation,
     answer,
-    parameters,
     refusals,
-    response_headers,
 )
 from chat_service.openapi.schemas import Object, Terms, reference, schemas
 from chat_service.problems import (

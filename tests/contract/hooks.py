@@ -6,7 +6,7 @@ from typing import Any
 
 import schemathesis
 
-from chat_service.openapi.parts import KEY
+from chat_service.openapi.components import KEY
 
 _numbers = count()
 
