@@ -114,7 +114,8 @@ function bodyOf(api, body) {
   return part("Body", element("p", { class: "muted small" }, [many]), fieldsOf(api, schema.items));
 }
 
-function answersOf(api, responses) {
+/** Each answer, by its status. */
+export function answersOf(api, responses) {
   return element("div", { class: "answers" }, Object.entries(responses).map(([status, found]) => {
     const answer = resolved(api, found);
     const [[media, content] = []] = Object.entries(answer.content ?? {});

@@ -4,7 +4,7 @@
 // Our own and not Swagger UI, Redoc or Scalar: those are megabytes, need inline styles, and fail axe.
 
 import { element, paragraphs } from "./docs-dom.js";
-import { operationOf, badge } from "./docs-operation.js";
+import { answersOf, badge, operationOf } from "./docs-operation.js";
 
 const filter = document.querySelector("#filter");
 const found = document.querySelector("#found");
@@ -47,6 +47,12 @@ function show(api) {
       ]),
     );
   }
+  document.querySelector("#operations").append(
+    element("section", { class: "stack tag", "aria-labelledby": "others" }, [
+      element("h2", { id: "others" }, ["Any other request"]),
+      element("div", { class: "card" }, [answersOf(api, api["x-other-requests"].responses)]),
+    ]),
+  );
 }
 
 function linkTo({ path, method, said }) {
