@@ -92,6 +92,8 @@ def make_routes(
         Route("/messages/:id", {"DELETE": messages.revoke}),
         Route("/messages/:id/status", {"GET": messages.status}),
         Route("/", {"GET": pages.inbox, "HEAD": pages.inbox}),
+        Route("/docs", {"GET": pages.docs, "HEAD": pages.docs}),
+        Route("/openapi.json", {"GET": pages.openapi, "HEAD": pages.openapi}),
         *make_common_routes(handlers),
     )
 

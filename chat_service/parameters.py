@@ -19,7 +19,8 @@ READ_KEY_MIN = 22
 #: The shortest lease, in seconds.
 TTL_MIN_S = 0.01
 _FIELDS_MAX = 100
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+# As many decimals as a float has when it is written out, and some.
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')

@@ -89,9 +89,9 @@ def invalid(*errors: FieldError) -> Problem:
     return Problem(400, "invalid-request", "The request is not valid", detail, errors=errors)
 
 
-def not_json(detail: str) -> Problem:
-    """400: the body is not a JSON object."""
-    return Problem(400, "invalid-json", "The body is not a JSON object", detail)
+def not_json(detail: str, what: str = "body") -> Problem:
+    """400: the body, or a message in it, is not a JSON object."""
+    return Problem(400, "invalid-json", f"The {what} is not a JSON object", detail)
 
 
 def bad_request(detail: str) -> Problem:

@@ -42,7 +42,9 @@ class NewMessage(NamedTuple):
     timeout_s: int
 
 
-class _Body(msgspec.Struct, gc=False):
+class MessageBody(msgspec.Struct, gc=False):
+    """What is posted, as loosely as it can be decoded; the rules are checked afterwards."""
+
     text: str | None = None
     username: str | None = None
     timeout: int | float | None = None
@@ -62,13 +64,16 @@ class LeaseBody(msgspec.Struct, gc=False):
     ttl: float | None = None
 
 
-_decode = msgspec.json.Decoder(_Body).decode
+_decode = msgspec.json.Decoder(MessageBody).decode
 _decode_lease = msgspec.json.Decoder(LeaseBody).decode
 _decode_raw = msgspec.json.Decoder(_RawBody).decode
 
 
-def new_message(body: bytes, rules: Rules) -> NewMessage:
-    """The message in a request's body. Unknown fields are ignored, `null` counts as absent."""
+def new_message(body: bytes, rules: Rules, what: str = "body") -> NewMessage:
+    """The message in a request's body. Unknown fields are ignored, `null` counts as absent.
+
+    `what` is the word for the bytes in what is said of them.
+    """
     try:
         # The decoder does not look into fields that it skips, and all of a body must be UTF-8.
         if not body.isascii():
@@ -76,7 +81,7 @@ def new_message(body: bytes, rules: Rules) -> NewMessage:
         text, username, timeout = msgspec.structs.astuple(_decode(body))
     except (msgspec.DecodeError, ValueError, RecursionError):
         # Slowly, for the sentence: it says all that is wrong at once.
-        text, username, timeout = _loosely(body)
+        text, username, timeout = _loosely(body, what)
     errors: list[FieldError] = []
     if reason := _username_fault(username, rules.username_chars):
         errors.append(FieldError("username", reason))
@@ -155,22 +160,24 @@ def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
     return None
 
 
-def _loosely(body: bytes) -> tuple[Any, Any, Any]:
+def _loosely(body: bytes, what: str) -> tuple[Any, Any, Any]:
     """The three fields whatever their types, for a body that did not decode strictly."""
     if not body.strip():
-        raise not_json("the body is empty")
+        raise not_json(f"the {what} is empty", what)
     try:
         body.decode()
         fields = _decode_raw(body)
         return _value(fields.text), _value(fields.username), _value(fields.timeout)
     except msgspec.ValidationError:
-        raise not_json("the body must be an object with text, username and timeout") from None
+        raise not_json(
+            f"the {what} must be an object with text, username and timeout", what
+        ) from None
     except msgspec.DecodeError as error:
-        raise not_json(str(error)) from None
+        raise not_json(str(error), what) from None
     except UnicodeDecodeError:
-        raise not_json("the body is not UTF-8") from None
+        raise not_json(f"the {what} is not UTF-8", what) from None
     except RecursionError:
-        raise not_json("the body is nested too deeply") from None
+        raise not_json(f"the {what} is nested too deeply", what) from None
 
 
 def _value(field: msgspec.Raw) -> Any:

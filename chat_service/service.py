@@ -34,6 +34,7 @@ from chat_service.heads import Heads
 from chat_service.history import History
 from chat_service.listener import OPS_NAMES, STREAM_BUFFER_BYTES, Listener, bind
 from chat_service.metrics import HttpMetrics
+from chat_service.openapi import Terms, make_document
 from chat_service.parameters import Waits
 from chat_service.request_log import RequestLog
 from chat_service.schema import Rules
@@ -80,6 +81,13 @@ class Service:
         self.settings = settings
         self.port = 0
         self._is_accepting = False
+        self._rules = Rules(
+            settings.max_username_chars,
+            settings.max_text_bytes,
+            settings.default_timeout_s,
+            settings.max_timeout_s,
+        )
+        self._waits = Waits(settings.max_wait_s, settings.max_lease_s)
         self._registry = CollectorRegistry()
         self._exposition = Exposition(self._registry)
         self._worker_metrics = WorkerMetrics(self._registry)
@@ -247,13 +255,7 @@ class Service:
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings
-        rules = Rules(
-            settings.max_username_chars,
-            settings.max_text_bytes,
-            settings.default_timeout_s,
-            settings.max_timeout_s,
-        )
-        waits = Waits(settings.max_wait_s, settings.max_lease_s)
+        rules, waits = self._rules, self._waits
         origins = frozenset(settings.allowed_origins)
         return Handlers(
             InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
@@ -288,12 +290,6 @@ class Service:
             "max_buffer_size": STREAM_BUFFER_BYTES,
         }
 
-    def _make_routes(self, handlers: Handlers) -> Sequence[Route]:
-        settings = self.settings
-        origins = frozenset(settings.allowed_origins)
-        routes = make_routes(handlers, settings.max_batch_bytes, origins)
-        return (*routes, *make_ops_routes(handlers)) if settings.ops == "on" else routes
-
     def _make_app(self, routes: Sequence[Route]) -> App:
         settings = self.settings
         limits = AppLimits(
@@ -313,6 +309,23 @@ class Service:
     @property
     def _engine_tracer(self) -> Tracer:
         return UNTRACED if self._telemetry is None else self._telemetry.tracer
+
+    def _make_routes(self, handlers: Handlers) -> Sequence[Route]:
+        settings = self.settings
+        origins = frozenset(settings.allowed_origins)
+        routes = make_routes(handlers, settings.max_batch_bytes, origins)
+        if settings.ops == "on":
+            routes = (*routes, *make_ops_routes(handlers))
+        terms = Terms(
+            self._rules,
+            self._waits,
+            settings.max_body_bytes,
+            settings.max_batch_messages,
+            settings.max_batch_bytes,
+            settings.receipt_keep_s,
+        )
+        handlers.pages.publish(make_document(routes, terms))
+        return routes
 
     async def _readiness(self) -> Readiness:
         database = self._store is not None

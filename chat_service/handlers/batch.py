@@ -58,10 +58,10 @@ class BatchHandlers:
         if not body.lstrip().startswith(b"["):
             lines = [line for line in body.split(b"\n", 2 * self._messages_max) if line.strip()]
             if not lines or (len(lines) == 1 and "ndjson" not in content_type.lower()):
-                raise _not_a_batch()
+                raise not_a_batch()
             if not lines[0].rstrip().endswith(b"}"):
                 # An object over several lines is one message, and no batch.
-                raise _not_a_batch()
+                raise not_a_batch()
             if len(lines) > self._messages_max:
                 raise self._too_many()
             return lines
@@ -70,7 +70,7 @@ class BatchHandlers:
         except msgspec.ValidationError:
             raise self._too_many() from None
         except (msgspec.DecodeError, ValueError, RecursionError):
-            raise _not_a_batch() from None
+            raise not_a_batch() from None
 
     def _too_many(self) -> Problem:
         return invalid(FieldError("body", f"may have at most {self._messages_max} messages"))
@@ -82,7 +82,7 @@ class BatchHandlers:
         receipt = secrets.token_urlsafe(24) if posting.has_receipts else ""
         hashed = receipt_hash(receipt) if receipt else ""
         try:
-            new = new_message(body, self._rules)
+            new = new_message(body, self._rules, "message")
             if posting.key is None:
                 return self._pool.post(*new, hashed), receipt
             fingerprint = hash_of(new.username, new.text, str(new.timeout_s))
@@ -106,5 +106,6 @@ class BatchHandlers:
         return {**result, "receipt": receipt} if receipt else result
 
 
-def _not_a_batch() -> Problem:
+def not_a_batch() -> Problem:
+    """400: a body that is no batch at all."""
     return not_json("the body must be a JSON array of messages, or one message on each line")

@@ -26,6 +26,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_DOCUMENT = "openapi.json"
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": _POLICY,
     "Referrer-Policy": "no-referrer",
@@ -55,9 +56,26 @@ class PageHandlers:
         """GET /ops: what happens now."""
         return self._answer(request, "ops.html")
 
+    async def docs(self, request: Request) -> Response:
+        """GET /docs: the reference, to read and to try."""
+        return self._answer(request, "docs.html")
+
+    async def openapi(self, request: Request) -> Response:
+        """GET /openapi.json: this API, for programs."""
+        return self._answer(request, _DOCUMENT)
+
+    def publish(self, document: bytes) -> None:
+        """Serve this OpenAPI document: it is made of the routes, hence after their handlers."""
+        self._files[_DOCUMENT] = _file(document, "application/json")
+
+    @property
+    def document(self) -> bytes:
+        """The OpenAPI document."""
+        return self._files[_DOCUMENT].body
+
     async def asset(self, request: Request) -> Response:
         """GET /assets/:file: what a page loads. 404 for pages themselves, and all else."""
-        if request.parameter.endswith(".html"):
+        if request.parameter.endswith((".html", _DOCUMENT)):
             raise not_found()
         return self._answer(request, request.parameter)
 
@@ -73,8 +91,11 @@ class PageHandlers:
 
 
 def _load(path: Path) -> _File:
-    body = path.read_bytes()
+    return _file(path.read_bytes(), _TYPES[path.suffix])
+
+
+def _file(body: bytes, content_type: str) -> _File:
     # Weak: the same for both encodings of the body.
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
-    headers = {**_HEADERS, "Content-Type": _TYPES[path.suffix], "ETag": tag}
+    headers = {**_HEADERS, "Content-Type": content_type, "ETag": tag}
     return _File(body, gzip.compress(body, 9, mtime=0), headers)

@@ -37,6 +37,21 @@ async def test_one_bad_message_fails_alone_and_says_why(chat: ChatClient) -> Non
     assert await chat.texts("bob") == ["first", "last"]
 
 
+async def test_what_is_wrong_with_one_message_is_said_of_the_message(chat: ChatClient) -> None:
+    body = b'[{"text": "x", "username": "bob"}, 7]'
+    answer = await chat.request("POST", "/chat/batch", body)
+    _, number = json.loads(answer.body)["results"]
+    assert number["error"]["title"] == "The message is not a JSON object"
+    assert number["error"]["detail"] == (
+        "the message must be an object with text, username and timeout"
+    )
+    lines = b'{"text": "x", "username": "bob"}\n{"text": \n{"text": "\xff"}\n[]\n%b\n'
+    answer = await chat.request("POST", "/chat/batch", lines % (b"[" * 2000))
+    wrong = json.loads(answer.body)["results"][1:]
+    assert [each["error"]["type"] for each in wrong] == ["urn:chat:problem:invalid-json"] * 4
+    assert "body" not in json.dumps(wrong)
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n"])
 async def test_messages_may_come_on_lines(chat: ChatClient, end: str) -> None:
     body = end + "\n".join(json.dumps(message(text)) for text in ("one", "two")) + end

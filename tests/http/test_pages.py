@@ -2,14 +2,16 @@
 
 import asyncio
 import gzip
+import json
 from urllib.request import Request, urlopen
 
 import pytest
 
 from chat_service.handlers.pages import WEB
+from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 
-PAGES = ["/", "/ops"]
+PAGES = ["/", "/docs", "/ops"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -33,6 +35,20 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(chat: ChatClient, p
     assert (await chat.request("HEAD", page)).code == 200
 
 
+async def test_the_openapi_document_is_served_with_the_limits_in_force(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service(max_text_bytes=77))
+    answer = await chat.request("GET", "/openapi.json")
+    assert (answer.code, answer.headers["Content-Type"]) == (200, "application/json")
+    document = json.loads(answer.body)
+    message = document["components"]["schemas"]["NewMessage"]
+    assert message["properties"]["text"]["maxLength"] == 77
+    again = await chat.request("GET", "/openapi.json", If_None_Match=answer.headers["ETag"])
+    assert (again.code, again.body) == (304, b"")
+    assert (await chat.request("HEAD", "/openapi.json")).code == 200
+
+
 async def test_a_page_is_compressed_for_who_takes_it(chat: ChatClient) -> None:
     def fetch(encoding: str) -> tuple[str | None, bytes]:
         request = Request(chat.base, headers={"Accept-Encoding": encoding})
@@ -45,6 +61,9 @@ async def test_a_page_is_compressed_for_who_takes_it(chat: ChatClient) -> None:
     assert (encoding, gzip.decompress(zipped)) == ("gzip", page)
 
 
-@pytest.mark.parametrize("path", ["/assets/inbox.html", "/assets/..", "/assets/x.css", "/assets/"])
+@pytest.mark.parametrize(
+    "path",
+    ["/assets/inbox.html", "/assets/openapi.json", "/assets/..", "/assets/x.css", "/assets/"],
+)
 async def test_nothing_but_the_pages_own_files_is_served(chat: ChatClient, path: str) -> None:
     assert (await chat.request("GET", path)).code == 404

@@ -87,6 +87,17 @@ async def test_what_one_leaves_another_that_waits_gets(chat: ChatClient) -> None
     assert sorted([text for read in reads for text in await read]) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("wait", [0.1 + 0.2, 1 / 3, 0.0001 / 3 + 0.0001])
+async def test_a_wait_may_have_all_the_decimals_that_a_float_has(
+    chat: ChatClient, wait: float
+) -> None:
+    await chat.post("bob", "hello")
+    assert await chat.texts("bob", f"?wait={wait!r}") == ["hello"]
+    await chat.post("bob", "again")
+    answer = await chat.request("POST", f"/chat/bob/lease?wait={wait!r}&ttl={1 + wait!r}", b"")
+    assert answer.code == 200
+
+
 @pytest.mark.parametrize("headers", [(), (b"Prefer: wait=20",)])
 async def test_a_client_that_has_gone_while_it_waited_takes_nothing(
     service: Service, chat: ChatClient, headers: tuple[bytes, ...]

@@ -7,6 +7,11 @@ from urllib.parse import quote
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from tests.support.contract import contract
+
+#: Tornado's status where there was no whole answer.
+NO_ANSWER = 599
+
 
 class Received(NamedTuple):
     """One message as it came back."""
@@ -31,8 +36,11 @@ class ChatClient:
     async def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> HTTPResponse:
-        """Any request; underscores in header names stand for hyphens. Never raises for a status."""
-        return await self._http.fetch(
+        """Any request; underscores in header names stand for hyphens. Never raises for a status.
+
+        What is answered must be in the OpenAPI document.
+        """
+        response = await self._http.fetch(
             self.base + path,
             method=method,
             body=body,
@@ -42,6 +50,9 @@ class ChatClient:
             request_timeout=60,
             connect_timeout=10,
         )
+        if response.code != NO_ANSWER:
+            contract().check(method, path, response.code, response.headers, response.body)
+        return response
 
     async def post(self, username: str, text: str, lifetime_s: int | None = None) -> str:
         """Post a message that must be accepted; its id."""

@@ -7,6 +7,7 @@ was sent to it, it must be as good as new afterwards.
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
@@ -16,12 +17,14 @@ from urllib.parse import quote
 from structlog.testing import capture_logs
 
 from chat_service.service import Service
+from tests.support.contract import contract
 
 HOST = b"Host: good.test"
 #: Tornado's own answer to a message that is not HTTP: a status line, then the end.
 NOT_HTTP = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 _numbers = count()
+_REQUEST_LINE = re.compile(rb"([^ \r\n]+) ([^ \r\n]+) HTTP/1")
 
 
 class Answer(NamedTuple):
@@ -95,11 +98,16 @@ class Connection:
             return await self._answer(to)
 
     async def ask(self, sent: bytes) -> Answer:
-        """Send one whole request, which must be answered."""
+        """Send one whole request, which must be answered, with what the OpenAPI document allows."""
         await self.send(sent)
         answer = await self.answer(sent.partition(b" ")[0])
         assert answer is not None, f"closed without an answer: {sent[:200]!r}"
         self.is_kept = self.is_kept and b" HTTP/1.0\r\n" not in sent
+        if line := _REQUEST_LINE.match(sent):
+            method, target = (part.decode("latin1") for part in line.groups())
+            # Tornado's own answer to what is not HTTP has no headers.
+            if answer.headers:
+                contract().check(method, target, *answer)
         return answer
 
     async def close(self) -> None:

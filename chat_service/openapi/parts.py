@@ -1,0 +1,123 @@
+"""What operations are said with: bodies, answers, links, and the answers that errors make.
+
+Called by the modules that describe operations, and by `chat_service.openapi`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from chat_service.openapi.schemas import ID, Object, reference, schema_of
+from chat_service.problems import CONTENT_TYPE, FieldError, Problem, invalid, of_service_error
+from workers.errors import Draining, OutcomeUnknown, Overloaded, StoreUnavailable
+
+#: The request in every example of an error.
+_REQUEST_ID = "f2b43ddace53-5"
+
+
+class Operation(NamedTuple):
+    """What is to be said of an operation beside what its route and its handler say.
+
+    `parameters` and the headers in `answers` are names of components. `problems` are those that not
+    every route can give. `effect` says what a call does to messages, in the words of a button;
+    `consumes` that these are then no more there for others.
+    """
+
+    id: str
+    tag: str
+    description: str
+    answers: Mapping[int, Object]
+    problems: Sequence[Problem] = ()
+    parameters: Sequence[str] = ()
+    body: Object | None = None
+    effect: str = ""
+    consumes: bool = False
+
+
+def answer(
+    description: str,
+    schema: Object | None = None,
+    example: object = None,
+    headers: Sequence[str] = (),
+    media: str = "application/json",
+    links: Object | None = None,
+) -> Object:
+    """An answer that is no error; without a schema it has no body."""
+    found: Object = {"description": description, "headers": headers_of(*headers)}
+    if schema is not None:
+        content = {"schema": schema, **({} if example is None else {"example": example})}
+        found["content"] = {media: content}
+    return found if links is None else {**found, "links": links}
+
+
+def headers_of(*names: str) -> Object:
+    """The headers of an answer: these, and the one that all have."""
+    return {name: reference("headers", name) for name in ("X-Request-ID", *names)}
+
+
+def json_body(schema: str, **examples: object) -> Object:
+    """A body of this schema."""
+    named = {name: {"value": value} for name, value in examples.items()}
+    content = {"application/json": {"schema": schema_of(schema), "examples": named}}
+    return {"required": True, "content": content}
+
+
+def link(operation: str, description: str, body: Object | None = None, **from_: str) -> Object:
+    """Where an answer leads to: an operation, and what of the answer its parameters are."""
+    found: Object = {"operationId": operation, "description": description}
+    if from_:
+        found["parameters"] = {name.replace("_", "-"): value for name, value in from_.items()}
+    return found if body is None else {**found, "requestBody": body}
+
+
+def refused(field: str, rule: str) -> Problem:
+    """A field that breaks a rule, for an example."""
+    return invalid(FieldError(field, rule))
+
+
+def example_of(problem: Problem) -> Object:
+    """The document that a problem is, as it is sent."""
+    document: Object = json.loads(problem.body(_REQUEST_ID))
+    return document
+
+
+def not_served(effect: str) -> tuple[Problem, ...]:
+    """Every 503 of a route whose requests have this effect: "stored", "claimed" or "changed"."""
+    unknown = OutcomeUnknown("", ID if effect == "stored" else None)
+    errors = (Overloaded(), Draining(), StoreUnavailable(""), unknown)
+    return tuple(of_service_error(error, effect) for error in errors)
+
+
+def refusals(problems: Sequence[Problem]) -> dict[int, Object]:
+    """The answers that problems make, by status. Their examples are what is really sent."""
+    found: dict[int, Object] = {}
+    for problem in problems:
+        said = found.setdefault(
+            problem.status,
+            {
+                "description": "",
+                "headers": headers_of(*problem.headers),
+                "content": {
+                    CONTENT_TYPE: {
+                        "schema": {
+                            **schema_of("Problem"),
+                            "properties": {
+                                "type": {"enum": []},
+                                "status": {"const": problem.status},
+                            },
+                        },
+                        "examples": {},
+                    }
+                },
+            },
+        )
+        said["headers"] |= headers_of(*problem.headers)
+        content = said["content"][CONTENT_TYPE]
+        document = example_of(problem)
+        kinds = content["schema"]["properties"]["type"]["enum"]
+        if document["type"] not in kinds:
+            kinds.append(document["type"])
+            content["examples"][problem.kind] = {"summary": problem.title, "value": document}
+            titles = [each["summary"] for each in content["examples"].values()]
+            said["description"] = ". ".join(dict.fromkeys(titles)) + "."
+    return found

@@ -1,0 +1,144 @@
+// One operation of the reference: what it does, takes and answers. Its form is in docs-try.js.
+
+import { codeBlock, element, paragraphs, pretty, prose } from "./docs-dom.js";
+import { tryIt } from "./docs-try.js";
+
+/** The name of a method, in its colour. */
+export function badge(method) {
+  return element("span", { class: `method ${method.toLowerCase()}` }, [method]);
+}
+
+/** What a reference stands for; what is written beside it comes first. */
+export function resolved(api, node) {
+  if (!node?.$ref) return node;
+  const { $ref, ...beside } = node;
+  const target = $ref.slice(2).split("/").reduce((at, step) => at[step], api);
+  return { ...resolved(api, target), ...beside };
+}
+
+/** The card of an operation. */
+export function operationOf(api, { path, method, said }) {
+  const id = said.operationId;
+  const parameters = (said.parameters ?? []).map((each) => resolved(api, each));
+  return element("article", { class: "card stack operation", id, "aria-labelledby": `${id}-name` }, [
+    element("div", { class: "stack head" }, [
+      element("h3", { id: `${id}-name`, tabindex: "-1" }, [
+        badge(method),
+        " ",
+        element("span", { class: "path" }, [path]),
+        " ",
+        element("a", { class: "anchor", href: `#${id}`, "aria-label": `Link to ${method} ${path}` }, ["#"]),
+      ]),
+      element("p", { class: "summary" }, prose(`${said.summary}.`)),
+    ]),
+    ...(said["x-consumes"] ? [consumes(said)] : []),
+    ...paragraphs(withoutWarning(said)),
+    ...(parameters.length ? [part("Parameters", fields(parameters.map(asField)))] : []),
+    ...(said.requestBody ? [bodyOf(api, said.requestBody)] : []),
+    part("Answers", answersOf(api, said.responses)),
+    ...tryIt(api, { path, method, said, parameters }),
+  ]);
+}
+
+function consumes(said) {
+  return element("p", { class: "notice pending" }, [
+    element("strong", {}, ["Consumes. "]),
+    `A call will ${said["x-effect"]}.`,
+  ]);
+}
+
+function withoutWarning(said) {
+  // The document says it in words, too; here it has a box of its own.
+  return said["x-consumes"] ? said.description.replace(/^Consumes: [^.]*\. /, "") : said.description;
+}
+
+function part(title, ...children) {
+  return element("section", { class: "part" }, [element("h4", {}, [title]), ...children]);
+}
+
+function asField({ name, in: place, required, schema, description }) {
+  return { name, place, required, schema, description };
+}
+
+function fields(all) {
+  return element("dl", { class: "fields" }, all.flatMap(({ name, place, required, schema, description }) => [
+    element("dt", {}, [
+      element("code", {}, [name]),
+      ...(place ? [" ", element("span", { class: "muted small" }, [place])] : []),
+      ...(required ? [" ", element("span", { class: "required small" }, ["required"])] : []),
+    ]),
+    element("dd", {}, [
+      element("span", { class: "rule" }, [ruleOf(schema)]),
+      ...(description ? [" ", ...prose(description)] : []),
+    ]),
+  ]));
+}
+
+/** A schema's rules in words. */
+export function ruleOf(schema) {
+  const words = [];
+  const type = [schema.type ?? []].flat().join(" or ");
+  if (type) words.push(schema.items?.type ? `${type} of ${schema.items.type}s` : type);
+  if (schema.enum) words.push(`one of ${schema.enum.map((each) => JSON.stringify(each)).join(", ")}`);
+  if ("const" in schema) words.push(`always ${JSON.stringify(schema.const)}`);
+  words.push(...bounds(schema.minLength, schema.maxLength, " characters"));
+  words.push(...bounds(schema.minimum, schema.maximum, ""));
+  words.push(...bounds(schema.minItems, schema.maxItems, " elements"));
+  if (schema.pattern && schema.pattern.length < 24) words.push(`matches ${schema.pattern}`);
+  if ("default" in schema) words.push(`${schema.default} unless named`);
+  return `${words.join(", ")}.`;
+}
+
+function bounds(least, most, what) {
+  if (least === undefined && most === undefined) return [];
+  if (least === undefined) return [`at most ${most}${what}`];
+  return most === undefined ? [`at least ${least}${what}`] : [`${least} to ${most}${what}`];
+}
+
+function fieldsOf(api, schema) {
+  const object = resolved(api, schema);
+  return fields(Object.entries(object.properties).map(([name, found]) => {
+    const { description, ...field } = resolved(api, found);
+    return { name, required: object.required.includes(name), schema: field, description };
+  }));
+}
+
+function bodyOf(api, body) {
+  const medias = Object.entries(body.content);
+  const schema = resolved(api, medias[0][1].schema);
+  const kinds = medias.map(([media]) => media).join(", or ");
+  if (schema.type !== "array") {
+    return part("Body", element("p", { class: "muted small" }, [`${kinds}, with`]), fieldsOf(api, schema));
+  }
+  const many = `${kinds}: up to ${schema.maxItems} objects with`;
+  return part("Body", element("p", { class: "muted small" }, [many]), fieldsOf(api, schema.items));
+}
+
+/** Each answer, by its status. */
+export function answersOf(api, responses) {
+  return element("div", { class: "answers" }, Object.entries(responses).map(([status, found]) => {
+    const answer = resolved(api, found);
+    const [[media, content] = []] = Object.entries(answer.content ?? {});
+    const examples = Object.entries(content?.examples ?? {});
+    if (content?.example !== undefined) examples.push(["example", { value: content.example }]);
+    return element("details", {}, [
+      element("summary", {}, [
+        element("span", { class: `status ${kindOf(status)}` }, [status]),
+        element("span", {}, prose(answer.description)),
+      ]),
+      element("div", { class: "stack inside" }, [
+        ...(media ? [element("p", { class: "muted small" }, [Object.keys(answer.content).join(", ")])] : []),
+        fields(Object.entries(answer.headers ?? {}).map(([name, header]) => {
+          const { description, schema } = resolved(api, header);
+          return { name, place: "header", schema, description };
+        })),
+        ...examples.map(([name, { value }]) => codeBlock(`${name}, an answer ${status}`, pretty(value))),
+      ]),
+    ]);
+  }));
+}
+
+/** The class of a status: the colour that it has. */
+export function kindOf(status) {
+  return status < 400 ? "good" : status < 500 ? "pending" : "bad";
+}

@@ -1,0 +1,195 @@
+// The form of an operation: the request that it makes, as a command and for real.
+//
+// What takes or changes something says so on its button, and asks before the first time.
+
+import { codeBlock, element, pretty } from "./docs-dom.js";
+import { kindOf, ruleOf } from "./docs-operation.js";
+
+/** A body that is longer is shown as it is. */
+const PRETTY_MAX = 200_000;
+/** What was agreed to: nobody is asked the same twice. */
+const agreed = new Set();
+
+/** The command, and what is behind "Try it". */
+export function tryIt(api, operation) {
+  const { said, method, path } = operation;
+  const id = said.operationId;
+  const inputs = operation.parameters.map((parameter, at) => inputOf(parameter, `${id}-${at}`));
+  const body = said.requestBody && bodyOf(said.requestBody, `${id}-body`);
+  const command = codeBlock(`the command for ${method} ${path}`);
+  const request = () => requestOf(operation, inputs, body);
+  const update = () => command.fill(asCommand(request()));
+  const send = element("button", { class: "primary" }, [
+    said["x-effect"] ? `Send, and ${said["x-effect"]}` : "Send",
+  ]);
+  const stop = element("button", { type: "button", hidden: true }, ["Stop"]);
+  const result = element("div", { class: "stack result" });
+  const form = element("form", { class: "stack inside", novalidate: true }, [
+    element("div", { class: "inputs" }, inputs.map(({ field }) => field)),
+    ...(body ? [body.field] : []),
+    element("div", { class: "row" }, [send, stop]),
+    result,
+  ]);
+  form.addEventListener("input", update);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (send.getAttribute("aria-disabled") || !(await isMeant(said, request()))) return;
+    const abort = new AbortController();
+    stop.onclick = () => abort.abort();
+    send.setAttribute("aria-disabled", "true");
+    stop.hidden = false;
+    await carryOut(request(), result, abort);
+    send.removeAttribute("aria-disabled");
+    stop.hidden = true;
+  });
+  update();
+  const trial = element("details", { class: "try" }, [element("summary", {}, ["Try it"]), form]);
+  return [
+    element("section", { class: "part" }, [element("h4", {}, ["As a command"]), command]),
+    trial,
+  ];
+}
+
+function inputOf(parameter, id) {
+  const { name, in: place, schema, required, example } = parameter;
+  const input = element("input", {
+    id,
+    autocomplete: "off",
+    autocapitalize: "none",
+    spellcheck: "false",
+    inputmode: ["integer", "number"].includes(schema.type) ? "decimal" : undefined,
+    placeholder: place === "path" ? undefined : String(example),
+    value: place === "path" ? String(example) : undefined,
+    required,
+    "aria-describedby": `${id}-rule`,
+  });
+  const hint = `${required ? "required" : "optional"} in the ${place}: ${ruleOf(schema)}`;
+  const field = element("div", { class: "field" }, [
+    element("label", { for: id }, [element("code", {}, [name])]),
+    input,
+    element("p", { class: "hint", id: `${id}-rule` }, [hint]),
+  ]);
+  return { field, name, place, value: () => input.value };
+}
+
+function bodyOf({ content }, id) {
+  const medias = Object.entries(content);
+  const exampleOf = ([, { example, examples }]) => pretty(example ?? Object.values(examples)[0].value);
+  const text = element("textarea", { id, rows: "7", spellcheck: "false", class: "code" });
+  text.value = exampleOf(medias[0]);
+  const media = element("select", { id: `${id}-type` }, medias.map(([name]) => element("option", {}, [name])));
+  media.addEventListener("change", () => (text.value = exampleOf(medias[media.selectedIndex])));
+  const field = element("div", { class: "stack" }, [
+    element("div", { class: "field", hidden: medias.length < 2 }, [
+      element("label", { for: `${id}-type` }, ["Type of the body"]),
+      media,
+    ]),
+    element("div", { class: "field" }, [element("label", { for: id }, ["Body"]), text]),
+  ]);
+  return { field, value: () => text.value, media: () => media.value };
+}
+
+/** The request as the form stands: {method, target, headers, body, inbox, message}. */
+function requestOf({ path, method }, inputs, body) {
+  const headers = {};
+  const query = new URLSearchParams();
+  const named = {};
+  for (const { name, place, value } of inputs) {
+    if (place === "path") named[name] = value();
+    else if (value() === "") continue;
+    else if (place === "query") query.append(name, value());
+    else headers[name] = value();
+  }
+  if (body) headers["Content-Type"] = body.media();
+  const target = path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(named[name]));
+  return {
+    method,
+    target: query.size ? `${target}?${query}` : target,
+    headers,
+    body: body?.value(),
+    inboxes: named.username === undefined ? inboxesIn(body?.value()) : [named.username],
+    message: named.id,
+  };
+}
+
+/** The inboxes that a body names, as far as it can be read. */
+function inboxesIn(body) {
+  const names = new Set();
+  for (const [, name] of (body ?? "").matchAll(/"username"\s*:\s*("(?:[^"\\]|\\.)*")/g)) {
+    try {
+      names.add(JSON.parse(name));
+    } catch {
+      names.add(name);
+    }
+  }
+  return [...names];
+}
+
+function asCommand({ method, target, headers, body }) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const words = ["curl"];
+  if (method === "HEAD") words.push("-I");
+  else if (method !== "GET" && !(method === "POST" && body !== undefined)) words.push("-X", method);
+  if (target.split("?")[0].endsWith("/stream")) words.push("-N");
+  for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
+  if (body !== undefined) words.push(body.includes("\n") ? "--data-binary" : "-d", quoted(body));
+  return [...words, quoted(location.origin + target)].join(" ");
+}
+
+/** Whether a request is meant: asked for what takes or changes something, once for each inbox. */
+function isMeant(said, { method, target, inboxes, message }) {
+  const effect = said["x-effect"];
+  const about = message === undefined ? inboxes.join(", ") : message;
+  const key = JSON.stringify([said.operationId, about]);
+  if (!effect || agreed.has(key)) return Promise.resolve(true);
+  const dialog = document.querySelector("#confirm");
+  const yes = document.querySelector("#confirm-yes");
+  yes.textContent = `Send, and ${effect}`;
+  const what = message === undefined ? (inboxes.length > 1 ? "inboxes" : "inbox") : "message";
+  document.querySelector("#confirm-text").replaceChildren(
+    element("code", {}, [`${method} ${target}`]),
+    ` will ${effect}, here and now: ${what} `,
+    element("strong", {}, [about || "not named"]),
+    ".",
+  );
+  return new Promise((resolve) => {
+    yes.onclick = () => dialog.close("yes");
+    document.querySelector("#confirm-no").onclick = () => dialog.close("no");
+    dialog.onclose = () => {
+      const isYes = dialog.returnValue === "yes";
+      dialog.returnValue = "";
+      if (isYes) agreed.add(key);
+      resolve(isYes);
+    };
+    dialog.showModal();
+  });
+}
+
+/** Send a request; show its status, headers, body and time, the body as it comes. */
+async function carryOut({ method, target, headers, body }, result, abort) {
+  const line = element("p", { class: "row", role: "status" }, ["Waiting for the answer…"]);
+  result.replaceChildren(line);
+  const began = performance.now();
+  const took = () => `${Math.round(performance.now() - began)} ms`;
+  try {
+    const answer = await fetch(target, { method, headers, body, signal: abort.signal, cache: "no-store" });
+    const status = element("span", { class: `status ${kindOf(answer.status)}` }, [String(answer.status)]);
+    const time = element("span", { class: "muted number" }, [took()]);
+    line.replaceChildren(status, ` ${answer.statusText} `, time);
+    const head = [...answer.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
+    const shown = codeBlock("the body");
+    result.append(codeBlock("the headers", head), shown);
+    let text = "";
+    const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
+    for (let read; reader && !(read = await reader.read()).done; ) shown.fill((text += read.value));
+    time.textContent = took();
+    if (!text) shown.replaceWith(element("p", { class: "muted" }, ["No body."]));
+    else if (answer.headers.get("Content-Type")?.includes("json") && text.length < PRETTY_MAX) {
+      shown.fill(pretty(JSON.parse(text)));
+    }
+  } catch (error) {
+    const why = error.name === "AbortError" ? `Stopped after ${took()}.` : `There was no answer: ${error.message}.`;
+    if (error.name === "AbortError") line.append(element("span", { class: "muted" }, [why]));
+    else line.replaceChildren(element("span", { class: "notice bad" }, [why]));
+  }
+}

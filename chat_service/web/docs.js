@@ -1,0 +1,119 @@
+// The reference: /openapi.json as a page. The lists, the filter and the links; an operation is made
+// in docs-operation.js, its form in docs-try.js.
+//
+// Our own and not Swagger UI, Redoc or Scalar: those are megabytes, need inline styles, and fail axe.
+
+import { element, paragraphs } from "./docs-dom.js";
+import { answersOf, badge, operationOf } from "./docs-operation.js";
+
+const filter = document.querySelector("#filter");
+const found = document.querySelector("#found");
+const list = document.querySelector("#list");
+const main = document.querySelector("#main");
+
+/** Every operation of a document, in its order: {path, method, said}. */
+function* operationsOf(api) {
+  for (const [path, methods] of Object.entries(api.paths)) {
+    for (const [method, said] of Object.entries(methods)) {
+      yield { path, method: method.toUpperCase(), said };
+    }
+  }
+}
+
+function show(api) {
+  document.querySelector("#about").append(
+    ...paragraphs(api.info.description),
+    element("p", { class: "muted small" }, [
+      `Version ${api.info.version}, licence ${api.info.license.name}. The same for programs: `,
+      element("a", { href: "/openapi.json" }, ["/openapi.json"]),
+      ` (OpenAPI ${api.openapi}).`,
+    ]),
+  );
+  const all = [...operationsOf(api)];
+  for (const tag of api.tags) {
+    const those = all.filter(({ said }) => said.tags.includes(tag.name));
+    if (!those.length) continue;
+    document.querySelector("#links").append(
+      element("section", { class: "tag" }, [
+        element("h2", {}, [tag.name]),
+        element("ul", {}, those.map(linkTo)),
+      ]),
+    );
+    document.querySelector("#operations").append(
+      element("section", { class: "stack tag", "aria-labelledby": `tag-${tag.name}` }, [
+        element("h2", { id: `tag-${tag.name}` }, [tag.name]),
+        element("p", { class: "muted" }, [tag.description]),
+        ...those.map((operation) => operationOf(api, operation)),
+      ]),
+    );
+  }
+  document.querySelector("#operations").append(
+    element("section", { class: "stack tag", "aria-labelledby": "others" }, [
+      element("h2", { id: "others" }, ["Any other request"]),
+      element("div", { class: "card" }, [answersOf(api, api["x-other-requests"].responses)]),
+    ]),
+  );
+}
+
+function linkTo({ path, method, said }) {
+  const words = `${method} ${path} ${said.summary} ${said.description} ${Object.keys(said.responses)}`;
+  return element("li", { "data-words": words.toLowerCase() }, [
+    element("a", { href: `#${said.operationId}`, title: said.summary }, [
+      badge(method),
+      element("span", { class: "path" }, [path]),
+    ]),
+  ]);
+}
+
+function narrow() {
+  const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let count = 0;
+  for (const section of document.querySelectorAll("#links section")) {
+    let any = false;
+    for (const item of section.querySelectorAll("li")) {
+      item.hidden = !words.every((word) => item.dataset.words.includes(word));
+      count += item.hidden ? 0 : 1;
+      any ||= !item.hidden;
+    }
+    section.hidden = !any;
+  }
+  if (words.length) list.open = true;
+  found.textContent = words.length ? `${count} found` : "";
+}
+
+/** Go where the address says: the browser tried before there was anything. */
+function follow() {
+  const id = decodeURIComponent(location.hash.slice(1));
+  for (const link of document.querySelectorAll("#links a")) {
+    if (link.hash === location.hash) link.setAttribute("aria-current", "location");
+    else link.removeAttribute("aria-current");
+  }
+  const target = document.getElementById(id);
+  if (!target?.classList.contains("operation")) return;
+  if (isNarrow.matches) list.open = false;
+  target.scrollIntoView();
+  target.querySelector("h3").focus({ preventScroll: true });
+}
+
+const isNarrow = matchMedia("(max-width: 60rem)");
+list.open = !isNarrow.matches;
+isNarrow.addEventListener("change", () => (list.open = !isNarrow.matches));
+filter.addEventListener("input", narrow);
+filter.addEventListener("keydown", (event) => {
+  if (event.key === "Enter") document.querySelector("#links li:not([hidden]) a")?.click();
+});
+addEventListener("hashchange", follow);
+
+try {
+  const answer = await fetch("/openapi.json");
+  if (!answer.ok) throw new Error(`it is answered ${answer.status}`);
+  show(await answer.json());
+} catch (error) {
+  document.querySelector("#about").append(
+    element("p", { class: "notice bad", role: "alert" }, [
+      `The document could not be had: ${error.message}. Reload to try again.`,
+    ]),
+  );
+}
+main.removeAttribute("aria-busy");
+follow();

@@ -1,0 +1,187 @@
+"""The reference at `/docs`, as its users see it: all of the document, to read and to try."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Locator, Page
+
+from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.support.client import ChatClient
+
+PHONE = {"viewport": {"width": 360, "height": 740}}
+
+
+async def open_docs(page: Page, chat: ChatClient, operation: str = "") -> Locator:
+    """Open the reference, and in it the form of an operation; its card."""
+    await page.goto(f"{chat.base}/docs#{operation}")
+    await page.wait_for_selector("main:not([aria-busy])")
+    card = page.locator(f"#{operation or 'main'}")
+    if operation:
+        await card.get_by_text("Try it").click()
+    return card
+
+
+async def test_every_operation_is_on_the_page_with_all_its_answers(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    document = json.loads((await chat.request("GET", "/openapi.json")).body)
+    async with browser() as page:
+        await open_docs(page, chat)
+        listed = await page.locator("#links a").all_inner_texts()
+        count = 0
+        for path, methods in document["paths"].items():
+            for method, said in methods.items():
+                count += 1
+                card = page.locator(f"article#{said['operationId']}")
+                title = (await card.locator("h3").inner_text()).split()
+                assert title == [method.upper(), path, "#"]
+                statuses = await card.locator(".answers summary .status").all_inner_texts()
+                assert statuses == list(said["responses"])
+                warning = card.get_by_text("Consumes.", exact=True)
+                assert await warning.count() == said.get("x-consumes", False)
+        assert (await page.locator("article").count(), len(listed)) == (count, count)
+
+
+async def test_a_read_asks_first_and_reads_nothing_when_it_is_declined(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    await chat.post("anna", "only once")
+    async with browser() as page:
+        card = await open_docs(page, chat, "read-inbox")
+        await card.get_by_role("textbox", name="username").fill("anna")
+        send = card.get_by_role("button", name="Send, and mark the messages as read")
+        await send.click()
+        dialog = page.get_by_role("dialog")
+        assert "anna" in await dialog.inner_text()
+        await page.keyboard.press("Escape")
+        await dialog.wait_for(state="hidden")
+        await send.click()
+        await dialog.get_by_role("button", name="Cancel").click()
+        count = await chat.request("HEAD", "/chat/anna")
+        assert count.headers["X-Unread-Count"] == "1"
+
+        await send.click()
+        await dialog.get_by_role("button", name="Send, and mark the messages as read").click()
+        await card.get_by_text("only once").wait_for()
+        assert await chat.texts("anna") == []
+        # Who has agreed is not asked again, but for another inbox.
+        await send.click()
+        await card.locator(".result pre", has_text="[]").wait_for()
+        await card.get_by_role("textbox", name="username").fill("bob")
+        await send.click()
+        assert "bob" in await dialog.inner_text()
+
+
+async def test_what_changes_nothing_is_sent_at_once_and_what_is_wrong_is_shown(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        card = await open_docs(page, chat, "livez")
+        await card.get_by_role("button", name="Send", exact=True).click()
+        await card.locator(".result .status", has_text="200").wait_for()
+        assert "x-request-id: " in await card.locator(".result").inner_text()
+
+        card = await open_docs(page, chat, "message-status")
+        await card.get_by_label("X-Receipt").fill("junk")
+        await card.get_by_role("button", name="Send", exact=True).click()
+        await card.locator(".result .status", has_text="404").wait_for()
+        assert "urn:chat:problem:not-found" in await card.locator(".result").inner_text()
+
+
+async def test_a_post_names_the_inbox_of_its_body_and_its_command_says_the_same(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        card = await open_docs(page, chat, "post-message")
+        body = '{"text": "it\'s <b>bold</b>", "username": "zoe"}'
+        await card.get_by_role("textbox", name="Body").fill(body)
+        await card.get_by_label("Prefer").fill("receipt")
+        command = card.get_by_label("the command for POST /chat", exact=True)
+        assert "'it'\\''s <b>" not in await command.inner_text()
+        assert "it'\\''s <b>bold</b>" in await command.inner_text()
+        assert "-H 'Prefer: receipt'" in await command.inner_text()
+        await card.get_by_role("button", name="Send, and store the message").click()
+        dialog = page.get_by_role("dialog")
+        assert "zoe" in await dialog.inner_text()
+        await dialog.get_by_role("button", name="Send, and store the message").click()
+        await card.locator(".result .status", has_text="201").wait_for()
+        assert "x-receipt: " in await card.locator(".result").inner_text()
+        assert await chat.texts("zoe") == ["it's <b>bold</b>"]
+
+
+async def test_a_stream_is_shown_as_it_comes_and_can_be_stopped(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        card = await open_docs(page, chat, "stream-inbox")
+        await card.get_by_role("button", name="Send").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Send").click()
+        await card.locator(".result pre", has_text="event: open").wait_for()
+        await chat.post("bob", "while it is open")
+        await card.locator(".result pre", has_text="while it is open").wait_for()
+        await card.get_by_role("button", name="Stop").click()
+        await card.get_by_text("Stopped after").wait_for()
+
+
+async def test_without_a_mouse_an_operation_is_found_and_tried(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await open_docs(page, chat)
+        await page.get_by_label("Find an operation").focus()
+        await page.keyboard.type("readyz get")
+        await page.get_by_text("1 found").or_(page.get_by_text("2 found")).wait_for()
+        await page.keyboard.press("Enter")
+        card = page.locator("#readyz")
+        await page.wait_for_selector("#readyz h3:focus", state="attached")
+        for _ in range(30):
+            if await card.locator(".try > summary:focus").count():
+                break
+            await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await card.locator(".result .status", has_text="200").wait_for()
+
+
+async def test_a_link_leads_to_an_operation(chat: ChatClient, browser: OpenBrowser) -> None:
+    async with browser() as page:
+        await page.goto(f"{chat.base}/docs#extend-lease")
+        await page.wait_for_selector("#extend-lease:focus-within")
+        top = await page.evaluate(
+            "document.querySelector('#extend-lease').getBoundingClientRect().top"
+        )
+        assert 0 <= top < 200
+        current = page.locator("#links a[aria-current]")
+        assert await current.inner_text() == "POST\n/chat/{username}/extend"
+
+
+async def test_on_a_phone_nothing_is_wider_than_the_screen(
+    chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess
+) -> None:
+    async with browser(**PHONE) as page:
+        await open_docs(page, chat)
+        await page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+        assert await page.evaluate("document.documentElement.scrollWidth") == 360
+        await check_access(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_everybody_can_use_it(
+    chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str
+) -> None:
+    async with browser(color_scheme=scheme) as page:
+        card = await open_docs(page, chat, "read-inbox")
+        await page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+        await check_access(page)
+        await card.get_by_role("button", name="Send").click()
+        await page.get_by_role("dialog").wait_for()
+        await check_access(page)
+
+
+def test_it_is_small(request: pytest.FixtureRequest) -> None:
+    web = Path(request.config.rootpath) / "chat_service/web"
+    files = [*web.glob("docs*"), web / "base.css"]
+    assert sum(len(gzip.compress(path.read_bytes())) for path in files) < 40 * 1024
