@@ -50,6 +50,10 @@ class Output:
         if not self.is_json:
             print(_dim(harmless(words), has_colours(sys.stderr)), file=sys.stderr)  # noqa: T201
 
+    def colour(self, words: str, code: str) -> str:
+        """Words in a colour, by its number among the terminal's."""
+        return f"\x1b[{code}m{words}{_PLAIN}" if self._has_colours else words
+
     def dim(self, words: str) -> str:
         """Words that matter less."""
         return _dim(words, self._has_colours)

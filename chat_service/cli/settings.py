@@ -48,10 +48,15 @@ def with_settings(command: Callable[Concatenate[Settings, P], int]) -> Callable[
             return End.DONE
         return command(settings, *args, **options)
 
+    return with_options(settled)
+
+
+def with_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options themselves, each a word or None."""
     for name, (metavar, text) in reversed(_OPTIONS.items()):
         option = click.option(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
-        settled = option(settled)
-    return settled
+        command = option(command)
+    return command
 
 
 def settings_of(given: dict[str, str | None]) -> Settings:

@@ -35,6 +35,7 @@ class Talk:
     """A client, what runs its questions, and where the answers go."""
 
     def __init__(self, url: str, output: Output, runner: asyncio.Runner) -> None:
+        self.url = url
         self.chat = ChatClient(url, tries=_TRIES)
         self.out = output
         self._runner = runner
