@@ -3,6 +3,7 @@
 Every command raises `Failed` for what its user has to know; `chat_service.cli.main` prints it.
 """
 
+import os
 import sys
 from enum import IntEnum
 
@@ -39,3 +40,10 @@ class Failed(Exception):
 def say(line: str) -> None:
     """One line for the user, beside the output."""
     print(f"chat: {harmless(line)}", file=sys.stderr)  # noqa: T201
+
+
+def write_no_more() -> None:
+    """Have what is still buffered go nowhere, once whoever read the output has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

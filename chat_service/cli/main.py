@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from chat_service import __version__
-from chat_service.cli.ends import End, Failed, say
+from chat_service.cli.ends import End, Failed, say, write_no_more
 
 #: By section: each command, its file, and what it does in short. None of the files is imported
 #: before its command is asked for.
@@ -133,12 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What click makes of a closed output.
         return End.UNHEARD if error.code == 1 else int(error.code or 0)
     finally:
-        _flush()
-
-
-def _flush() -> None:
-    """Have nothing left to be written at the interpreter's end, which would complain."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            write_no_more()

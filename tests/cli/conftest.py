@@ -37,7 +37,8 @@ class Chat:
         self.environ = {
             **{name: value for name, value in os.environ.items() if name != "NO_COLOR"},
             "PYTHONPATH": str(PROJECT_ROOT),
-            "PYTHONWARNINGS": "error",
+            # Tornado leaves a socket that could not be bound to the collector.
+            "PYTHONWARNINGS": "error,ignore::ResourceWarning",
             "CHAT_URL": url,
         }
 

@@ -1,7 +1,9 @@
 """The load generator: what it says adds up, and it leaves nothing behind."""
 
+import re
 import signal
 import subprocess
+from urllib.request import urlopen
 
 import pytest
 
@@ -48,7 +50,13 @@ def test_a_load_outlives_a_restart_and_counts_what_was_lost(own_server: Server) 
         env=chat.environ,
         encoding="utf-8",
     )
-    while not chat("count", "nobody").code == 0:
+
+    def is_under_way() -> bool:
+        with urlopen(f"{own_server.base}/metrics") as answer:
+            accepted = re.search(rb"^chat_messages_accepted_total (\d+)", answer.read(), re.M)
+        return accepted is not None and int(accepted[1]) > 100
+
+    while not is_under_way():
         pass
     own_server.signal(signal.SIGKILL)
     own_server.wait()

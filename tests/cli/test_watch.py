@@ -55,17 +55,21 @@ def test_ctrl_c_on_a_terminal_ends_a_watch_without_a_word(chat: Chat, name: str)
     assert chat("count", name).records == [{"unread": 0}]
 
 
-def test_a_command_works_messages_off_and_what_it_fails_at_comes_again(
+def test_a_command_works_messages_off_and_what_it_fails_at_stays_on_loan(
     chat: Chat, name: str
 ) -> None:
-    for text in ("good", "bad", "good again"):
-        chat("send", name, text)
-    with Terminal(
-        chat, "watch", name, "--exec", 'read -r it; echo "<$it>"; test "$it" != bad'
-    ) as it:
-        it.until(b"<good again>")
-        it.until(b"exit 1")
-        it.ctrl_c()
-        assert it.ended() == 130
-    (status,) = chat("lease", name, "--wait", "40s").records
-    assert [message["text"] for message in status["messages"]] == ["bad"]
+    sent = [chat("send", name, text, "--receipt").records[0] for text in ("good", "bad", "better")]
+    command = 'read -r it; echo "<$it>"; test "$it" != bad'
+    with Terminal(chat, "watch", name, "--exec", command) as terminal:
+        terminal.until(b"<better>")
+        terminal.until(b"exit 1")
+
+        def fates() -> list[str]:
+            asked = [chat("status", each["id"], each["receipt"]) for each in sent]
+            return [answer.records[0]["status"] for answer in asked]
+
+        while fates()[2] != "read":
+            pass
+        assert fates() == ["read", "leased", "read"]
+        terminal.ctrl_c()
+        assert terminal.ended() == 130
