@@ -1,6 +1,7 @@
 """`chat lease`, `ack`, `release`, `extend`: messages on loan, from one program to the next."""
 
 import asyncio
+from shlex import quote
 
 import click
 
@@ -52,7 +53,7 @@ def lease(talk: Talk, name: str, ttl: float, limit: int | None, wait: float) -> 
     for message in taken.messages:
         talk.out.message(message)
     talk.out.record(f"lease {taken.name}")
-    talk.out.note(f"ends in {taken.ttl_s:g} s; before: chat ack {name} {taken.name}")
+    talk.out.note(f"ends in {taken.ttl_s:g} s; before: chat ack {quote(name)} {taken.name}")
     return End.DONE
 
 

@@ -10,7 +10,7 @@ from chat_service.client.http import Answer, NotAnswered, fetch
 from chat_service.listener import PortTaken, bind
 from workers.store.checkup import Finding
 
-_WITHIN_S = 5.0
+_WITHIN_S = 2.0
 #: Above these, in seconds, something is wrong.
 _LAG_S, _OFFSET_S = 0.1, 1.0
 

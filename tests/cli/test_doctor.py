@@ -64,7 +64,8 @@ def test_a_wrong_index_is_named_with_what_drops_it(
 
 
 def test_a_database_that_is_away_fails_in_one_line(chat: Chat) -> None:
-    ended = chat("doctor", "--port", "0", "--mongo-uri", "mongodb://127.0.0.1:1/")
+    uri = "mongodb://127.0.0.1:1/"
+    ended = chat("doctor", "--port", "0", "--mongo-uri", uri, CHAT_MONGO_TIMEOUT_S="0.5")
     said = failed(ended)["database"]
     assert "127.0.0.1:1" in said
     assert "--mongo-uri" in said
