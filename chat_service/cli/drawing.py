@@ -75,9 +75,14 @@ def _columns(title: str, values: Sequence[float]) -> str:
 
 
 def _account(tally: Tally) -> Iterator[str]:
+    rest = ""
+    if tally.missing > 0:
+        rest = f" + missing {tally.missing:,d}"
+    elif tally.missing < 0:
+        rest = f" - {-tally.missing:,d} whose acceptance was not told"
     yield (
         f"accepted {tally.accepted:,d} = read {tally.read:,d} + left, and taken at the end "
-        f"{tally.swept:,d}" + (f" + missing {tally.missing:,d}" if tally.missing else "")
+        f"{tally.swept:,d}{rest}"
     )
     for status, count in sorted(tally.errors.items()):
         yield f"errors: {count:,d} of {status or 'lost connections'}"

@@ -5,6 +5,7 @@ import ipaddress
 import secrets
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,6 +18,9 @@ from chat_service.cli.press import Load, Press, reads_of
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.tally import Tally
 from chat_service.cli.types import Duration
+
+#: The inboxes are emptied within this, in seconds; what is left then counts as missing.
+_SWEEP_S = 60.0
 
 
 class _Done(NamedTuple):
@@ -142,7 +146,9 @@ async def _press(wanted: Load, is_live: bool) -> _Done:
             await press.finish()
         seconds = min(time.perf_counter() - tally.began, wanted.seconds)
         tally.is_sweeping = True
-        await press.ask(reads_of(wanted))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SWEEP_S):
+                await press.ask(reads_of(wanted))
     finally:
         if watching is not None:
             watching.cancel()
