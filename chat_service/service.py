@@ -58,6 +58,8 @@ log = structlog.get_logger(__name__)
 
 #: How often the database is asked for at start, and how late the loop is, in seconds.
 _KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
+#: It is given so long to answer, also where less is left of the wait for it, in seconds.
+_KNOCK_MIN_S = 1.0
 #: A connection that has just been answered may be about to send again: this long is waited.
 _SETTLE_S = 0.05
 #: What a connection that is closed leaves to be done takes no longer, in seconds.
@@ -217,8 +219,9 @@ class Service:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.mongo_wait_s
         while True:
+            left_s = deadline - loop.time()
             try:
-                return await store.open()
+                return await store.open(max(left_s, _KNOCK_MIN_S))
             except StoreUnavailable as error:
                 if loop.time() > deadline:
                     raise

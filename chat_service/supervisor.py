@@ -5,7 +5,7 @@ dead keeps no connection waiting that it has not taken. Each is a fresh `python 
 process`: nothing is forked from a running loop. It says `ready` on its standard output, and
 drains when its standard input ends, which is how it learns that the supervisor is gone.
 
-The supervisor owns the private mongod. Made by `chat_service.__main__` for `--processes`.
+The supervisor owns the private mongod. Made by `chat_service.cli.serve` for `--processes`.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Fills a `Settings` from its sources: defaults < file < environment < command line.
 
-Called once by `chat_service.__main__`. Reports every error at once, each with the source that
-it came from, so that a bad deployment is mended in one go.
+Called once, by `chat_service.cli`. Reports every error at once, each with the source that it came
+from, so that a bad deployment is mended in one go.
 """
 
 import tomllib
@@ -14,6 +14,8 @@ import msgspec
 from config.settings import SECRETS, Settings
 
 ENV_PREFIX = "CHAT_"
+#: Variables that say where the settings are, and where the service is, for its clients.
+_NOT_SETTINGS = frozenset({"config", "url"})
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
@@ -107,7 +109,7 @@ def _from_environment(
         if not variable.startswith(ENV_PREFIX):
             continue
         name, value = variable.removeprefix(ENV_PREFIX).lower(), environ[variable]
-        if name == "config":
+        if name in _NOT_SETTINGS:
             continue
         secret = name.removesuffix("_file")
         if name != secret and secret in SECRETS:

@@ -1,6 +1,6 @@
 """Structured logging for the whole process: JSON lines, or coloured text on a terminal.
 
-`configure_logging` is called once by `chat_service.__main__`. Lines of libraries (Tornado,
+`configure_logging` is called once by `chat_service.cli.serve`. Lines of libraries (Tornado,
 PyMongo) go through the standard library and come out in the same form.
 """
 

@@ -1,7 +1,7 @@
 """Every setting of the service: its type, default, bounds and meaning, in one frozen object.
 
 Read by `config.load`, which fills it, and by the table in README.md, which is made from it.
-Only `chat_service.__main__` and `chat_service.service` hold a `Settings`; everything else is
+Only `chat_service.cli` and `chat_service.service` hold a `Settings`; everything else is
 given plain arguments.
 """
 

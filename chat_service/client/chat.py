@@ -15,9 +15,15 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote
 
-from chat_service.client.errors import ChatError, ProblemError, giving_up, problem_in
+from chat_service.client.errors import (
+    ChatError,
+    LeaseOver,
+    ProblemError,
+    giving_up,
+    problem_in,
+)
 from chat_service.client.http import Answer, Http, Request, pause_s
-from chat_service.client.lease import Lease
+from chat_service.client.lease import Lease, end, extend
 from chat_service.client.message import Message, messages_of
 from chat_service.client.stream import Stream
 
@@ -71,7 +77,8 @@ class ChatClient:
     """
 
     def __init__(self, base_url: str, *, tries: int = 10, connections: int = 64) -> None:
-        self._http = Http(base_url, tries, connections)
+        self._service = Http(base_url, tries, connections)
+        self._is_closed = False
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
     async def __aenter__(self) -> "ChatClient":
@@ -86,8 +93,15 @@ class ChatClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close its streams. What else is open goes to its end."""
+        """Close its streams. What else is open goes to its end; no more can be asked."""
+        self._is_closed = True
         await asyncio.gather(*(stream.aclose() for stream in list(self._streams)))
+
+    @property
+    def _http(self) -> Http:
+        if self._is_closed:
+            raise RuntimeError("this ChatClient is closed: make another, or ask within its block")
+        return self._service
 
     async def post(
         self,
@@ -162,7 +176,12 @@ class ChatClient:
         return messages_of((await self._http.ask(request)).document())
 
     async def wait(
-        self, username: str, timeout_s: float, limit: int | None = None
+        self,
+        username: str,
+        timeout_s: float,
+        limit: int | None = None,
+        *,
+        key: str | None = None,
     ) -> list[Message]:
         """Read as soon as there is a message; nothing when the time is over. `math.inf` is long.
 
@@ -175,7 +194,7 @@ class ChatClient:
         while True:
             began = loop.time()
             wait_s = min(max(deadline - began, 0.0), _WAIT_S)
-            messages = await self.read(username, limit, wait_s)
+            messages = await self.read(username, limit, wait_s, key=key)
             now = loop.time()
             if messages or now >= deadline:
                 return messages
@@ -214,6 +233,30 @@ class ChatClient:
             messages_of(taken["messages"]),
             answer.headers.get("X-More") == "true",
         )
+
+    async def acknowledge(self, username: str, lease: str, ids: Iterable[str] | None = None) -> int:
+        """Mark messages of a lease that somebody took as read, all or these; how many are.
+
+        As `Lease.acknowledge`, by the lease's name.
+        """
+        return await end(self._http, _inbox(username), lease, "ack", ids)
+
+    async def release(self, username: str, lease: str, ids: Iterable[str] | None = None) -> int:
+        """Make messages of a lease that somebody took unread again, all or these; how many.
+
+        0 where the lease is over anyway. As `Lease.release`, by the lease's name.
+        """
+        try:
+            return await end(self._http, _inbox(username), lease, "release", ids)
+        except LeaseOver:
+            return 0
+
+    async def extend(self, username: str, lease: str, ttl_s: float) -> float:
+        """Have a lease that somebody took end so many seconds from now; how many are granted.
+
+        As `Lease.extend`, by the lease's name.
+        """
+        return await extend(self._http, _inbox(username), lease, ttl_s)
 
     def stream(self, username: str) -> Stream:
         """What is unread and what comes, for an `async for`, over restarts of the service.

@@ -1,14 +1,19 @@
-"""Messages on loan: what `ChatClient.lease` gives its caller."""
+"""Messages on loan: what `ChatClient.lease` gives its caller.
+
+A lease has a name, by which `ChatClient` ends and extends it from elsewhere, too.
+"""
 
 import json
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from chat_service.client.errors import ChatError, LeaseOver
 from chat_service.client.http import Http, Request
 from chat_service.client.message import Message
+
+End: TypeAlias = Literal["ack", "release"]
 
 
 class Lease:
@@ -41,13 +46,21 @@ class Lease:
         #: Whether more was unread than one lease holds.
         self.more = more
 
+    @property
+    def name(self) -> str | None:
+        """What others may acknowledge it by; None where it is empty."""
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"Lease({self._name!r}, ttl_s={self.ttl_s}, messages={len(self.messages)})"
+
     async def acknowledge(self, ids: Iterable[str] | None = None) -> int:
         """Mark these messages, or all that it still holds, as read; how many are.
 
         Fewer than were named where some have expired. Raises `LeaseOver` where none is on loan any
         more, `OutcomeUnknown` or `ServiceUnavailable`; may be repeated then, and when cancelled.
         """
-        return await self._settle("ack", "acknowledged", ids)
+        return await self._settle("ack", ids)
 
     async def release(self, ids: Iterable[str] | None = None) -> int:
         """Make these, or all that it still holds, unread again at once; how many it was.
@@ -64,7 +77,7 @@ class Lease:
         repeated then, and when cancelled.
         """
         if self._name is not None:
-            self.ttl_s = float((await self._post("extend", {"ttl": ttl_s}))["ttl"])
+            self.ttl_s = await extend(self._http, self._inbox, self._name, ttl_s)
         return self.ttl_s
 
     async def __aenter__(self) -> "Lease":
@@ -86,23 +99,40 @@ class Lease:
 
     async def _release(self, ids: Iterable[str] | None = None, tries: int | None = None) -> int:
         try:
-            return await self._settle("release", "released", ids, tries)
+            return await self._settle("release", ids, tries)
         except LeaseOver:
             # What was asked for is so; perhaps by a try whose answer was lost.
             return 0
 
-    async def _settle(
-        self, what: str, counted: str, ids: Iterable[str] | None, tries: int | None = None
-    ) -> int:
+    async def _settle(self, what: End, ids: Iterable[str] | None, tries: int | None = None) -> int:
         named = list(self._held if ids is None else ids)
         if self._name is None or not named:
             return 0
-        count = int((await self._post(what, {"ids": named}, tries))[counted])
+        count = await end(self._http, self._inbox, self._name, what, named, tries)
         for each in named:
             self._held.pop(each, None)
         return count
 
-    async def _post(self, what: str, more: dict[str, Any], tries: int | None = None) -> Any:
-        body = json.dumps({"lease": self._name, **more}).encode()
-        answer = await self._http.ask(Request("POST", f"{self._inbox}/{what}", body), tries)
-        return answer.document()
+
+async def end(
+    http: Http,
+    inbox: str,
+    name: str,
+    what: End,
+    ids: Iterable[str] | None,
+    tries: int | None = None,
+) -> int:
+    """Acknowledge or release messages of a lease, all of them where `ids` is None; how many."""
+    fields: dict[str, Any] = {"lease": name}
+    if ids is not None:
+        fields["ids"] = list(ids)
+    body = json.dumps(fields).encode()
+    answer = await http.ask(Request("POST", f"{inbox}/{what}", body), tries)
+    return int(answer.document()["acknowledged" if what == "ack" else "released"])
+
+
+async def extend(http: Http, inbox: str, name: str, ttl_s: float) -> float:
+    """Have a lease end so many seconds from now; how many the service grants."""
+    body = json.dumps({"lease": name, "ttl": ttl_s}).encode()
+    answer = await http.ask(Request("POST", f"{inbox}/extend", body))
+    return float(answer.document()["ttl"])

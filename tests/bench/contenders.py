@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from chat_service.cli.press import Load
 from config.settings import PROJECT_ROOT
 from tests.bench import wrk
-from tests.bench.generator import READY, Load, Measured
+from tests.bench.generator import READY, Measured
 from tests.faults.cluster import free_port
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")

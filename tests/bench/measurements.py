@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from chat_service.cli.press import Load
 from tests.bench import stored
 from tests.bench.contenders import Contender, Sample
-from tests.bench.generator import Load
 from tests.bench.results import Memory, Results, Round, Row
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
 from tests.support.server import mongods_on

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.generator import Load, Measured
+from chat_service.cli.press import Load
+from tests.bench.generator import Measured
 
 _SCRIPT = Path(__file__).with_name("requests.lua")
 

@@ -188,6 +188,18 @@ async def test_a_post_whose_answer_is_lost_is_one_message(service: Service) -> N
         assert await client.read("bob") == [Message("once", posted.id)]
 
 
+async def test_a_client_that_was_closed_says_so(service: Service) -> None:
+    async with ChatClient(f"http://127.0.0.1:{service.port}") as client:
+        await client.post("bob", "x")
+        lease = await client.lease("bob")
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.read("bob")
+    with pytest.raises(RuntimeError, match="closed"):
+        client.stream("bob")
+    # What is open goes to its end.
+    assert await lease.acknowledge() == 1
+
+
 async def test_posts_with_one_key_are_one_message(client: ChatClient) -> None:
     first = await client.post("bob", "x", key="order 66")
     assert await client.post("bob", "x", key="order 66") == first
@@ -379,6 +391,22 @@ async def test_a_lease_can_be_settled_message_by_message(client: ChatClient) -> 
     assert third.text == "c"
     assert [message.text for message in await client.read("bob")] == ["b", "d"]
     assert await lease.acknowledge() == 0
+
+
+async def test_a_lease_is_settled_by_its_name_from_elsewhere(client: ChatClient) -> None:
+    ids = [(await client.post("bob", text)).id for text in "abc"]
+    lease = await client.lease("bob")
+    name = lease.name
+    assert name is not None
+    assert repr(lease) == f"Lease({name!r}, ttl_s=30.0, messages=3)"
+    assert await client.extend("bob", name, 60) == 60
+    assert await client.acknowledge("bob", name, ids[:1]) == 1
+    assert await client.release("bob", name, ids[1:2]) == 1
+    assert [message.text for message in await client.read("bob")] == ["b"]
+    assert await client.acknowledge("bob", name) == 1
+    assert await client.release("bob", name) == 0
+    with pytest.raises(LeaseOver):
+        await client.extend("bob", name, 60)
 
 
 async def test_a_lease_of_nothing_asks_nothing(service: Service) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tornado.simple_httpclient import HTTPStreamClosedError
 
+from config.settings import PROJECT_ROOT
 from tests.support.client import ChatClient
 from tests.support.server import Server, mongods_on, wait_for_no_mongod
 from tests.support.waiting import eventually
@@ -223,6 +224,8 @@ def test_an_unreachable_database_is_said_with_the_way_out(tmp_path: Path) -> Non
     code, line = refusal(tmp_path, "--mongo-uri", uri, CHAT_MONGO_WAIT_S="0")
     assert code == 4
     assert "--mongo-uri" in line
+    assert "127.0.0.1:1: " in line
+    assert "Topology" not in line
 
 
 def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
@@ -234,6 +237,19 @@ def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
     assert "--port: must be integer" in said
     assert "CHAT_SHARDS" in said
     assert "CHAT_NO_SUCH: there is no setting" in said
+
+
+def test_a_mongod_that_is_none_is_said_to_be_so(tmp_path: Path, data_dir: Path) -> None:
+    code, line = refusal(tmp_path, "--data-dir", str(data_dir), CHAT_MONGOD="/bin/false")
+    assert code == 4
+    assert "/bin/false ended with 1 and wrote no log: is it a mongod?" in line
+
+
+def test_the_shell_on_the_database_explains_itself_before_it_needs_anything() -> None:
+    script = str(PROJECT_ROOT / "scripts" / "mongo-shell")
+    shown = subprocess.run([script, "--help"], capture_output=True, encoding="utf-8", check=True)
+    assert shown.stdout.startswith("usage: scripts/mongo-shell ")
+    assert shown.stderr == ""
 
 
 def test_without_any_mongod_the_ways_out_are_named(tmp_path: Path) -> None:

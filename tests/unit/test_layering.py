@@ -14,7 +14,9 @@ FORBIDDEN = {
     "chat_service": ("pymongo", "motor", "bson"),
 }
 #: Only these may hold the settings; everything else is given plain arguments.
-COMPOSITION = {f"chat_service/{name}.py" for name in ("__main__", "service", "supervisor")}
+COMPOSITION = {"chat_service/service.py", "chat_service/supervisor.py"} | {
+    f"chat_service/cli/{name}.py" for name in ("doctor", "machine", "operate", "serve", "settings")
+}
 
 
 def imports(package: str) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,8 @@ and journaled before a method returns.
 """
 
 import asyncio
+import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +38,11 @@ PING_S = 1.0
 #: a key can be repeated for a minute. In seconds.
 CLAIMED_GRACE_MIN_S = 90
 
+
+#: What the driver adds to a reason: its timeouts, and all that it knows of the servers.
+_DRIVERS_OWN = re.compile(
+    r" \(configured timeouts: [^)]*\)|, Timeout: .*|, Topology Des.*", re.DOTALL
+)
 
 #: A write that was given up is applied no more so long after its time, in seconds.
 _SETTLED_AFTER_S = 1.0
@@ -102,8 +109,8 @@ class Database:
         self._inboxes: AsyncCollection[Document]
         self._reads: AsyncCollection[Document]
 
-    async def open(self) -> None:
-        """Connect, check the deployment and make the indexes.
+    async def open(self, within_s: float = math.inf) -> None:
+        """Connect, check the deployment and make the indexes, in so many seconds.
 
         Raises `StoreUnavailable` where no primary answers in time, `StoreMisconfigured` or
         `IndexMismatch` where it does but will not do. Safe to repeat.
@@ -121,7 +128,8 @@ class Database:
         self._reads = database.get_collection(
             READS, codec_options=codec, read_concern=ReadConcern("majority")
         )
-        with self._operation("open"), read_errors():
+        within_s = min(within_s, self._timeout_s)
+        with self._operation("open"), read_errors(), pymongo.timeout(within_s):
             hello = await self._client.admin.command("hello")
             if "setName" not in hello and hello.get("msg") != "isdbgrid":
                 raise StoreMisconfigured(
@@ -224,7 +232,7 @@ def read_errors() -> Iterator[None]:
         raise StoreUnavailable(f"the database did not answer: {error}") from error
     except PyMongoError as error:
         is_away = isinstance(error, ServerSelectionTimeoutError)
-        reason = f"the database did not answer: {error}"
+        reason = f"the database did not answer: {in_short(error)}"
         raise StoreUnavailable(reason, is_away=is_away) from error
 
 
@@ -235,8 +243,14 @@ def write_failure(error: PyMongoError) -> ServiceError:
     no free connection (WaitQueueTimeoutError) does not, and may have sent the write already.
     """
     if isinstance(error, ServerSelectionTimeoutError):
-        return StoreUnavailable(f"the database was not reached: {error}", is_away=True)
+        reason = f"the database was not reached: {in_short(error)}"
+        return StoreUnavailable(reason, is_away=True)
     return OutcomeUnknown(f"the database's answer was lost: {error}")
+
+
+def in_short(error: PyMongoError) -> str:
+    """What a driver's error says, hosts and reasons, without its settings and its own state."""
+    return _DRIVERS_OWN.sub("", str(error))
 
 
 async def may_repeat(deadline: float) -> bool:

@@ -84,6 +84,27 @@ def uri_of(data_dir: Path) -> str:
     return f"mongodb://{quote(str(socket_path(data_dir)), safe='')}/?directConnection=true"
 
 
+def owner_of(data_dir: Path) -> str | None:
+    """The process that has this data directory for itself, or None. Changes nothing.
+
+    Raises `DataDirectoryUnusable` where no mongod could have it.
+    """
+    try:
+        _check_private(data_dir)
+        lock = os.open(data_dir / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(data_dir, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(lock, 20).decode("ascii", "replace").strip()
+    finally:
+        os.close(lock)
+    return None
+
+
 class EmbeddedMongod:
     """One mongod on one data directory. Start it from the main thread."""
 
@@ -105,10 +126,7 @@ class EmbeddedMongod:
             for directory in (self._data_dir, self._socket.parent):
                 _make_private(directory)
         except OSError as error:
-            raise DataDirectoryUnusable(
-                f"the data directory {self._data_dir} cannot be used: {error.strerror}; "
-                "name another with --data-dir"
-            ) from error
+            raise _unusable(self._data_dir, error) from error
         self._lock = await self._take_lock()
         try:
             await self._launch(program)
@@ -189,9 +207,7 @@ class EmbeddedMongod:
             async with asyncio.timeout(START_S):
                 await asyncio.wait((exited, primary), return_when=asyncio.FIRST_COMPLETED)
             if not primary.done():
-                raise EmbeddedError(
-                    f"mongod did not start: {_last_error(log_file)} (see {log_file})"
-                )
+                raise EmbeddedError(_why_not(program, self._process.returncode, log_file))
             primary.result()
         except TimeoutError:
             raise EmbeddedError(
@@ -260,9 +276,14 @@ def _make_private(directory: Path) -> None:
     """
     try:
         directory.mkdir(mode=0o700, parents=True)
-        return
     except FileExistsError:
-        found = directory.stat()
+        _check_private(directory)
+        directory.chmod(0o700)
+
+
+def _check_private(directory: Path) -> None:
+    """Raise OSError for a directory that is not there, or that `_make_private` does not take."""
+    found = directory.stat()
     if found.st_uid != os.getuid():
         raise PermissionError(EPERM, "it belongs to another user")
     if found.st_mode & stat.S_ISVTX:
@@ -270,7 +291,13 @@ def _make_private(directory: Path) -> None:
     names = set(os.listdir(directory))
     if names and not names & _OUR_FILES:
         raise PermissionError(EPERM, "it holds files that are no database's")
-    directory.chmod(0o700)
+
+
+def _unusable(data_dir: Path, error: OSError) -> DataDirectoryUnusable:
+    return DataDirectoryUnusable(
+        f"the data directory {data_dir} cannot be used: {error.strerror}; name another with "
+        "--data-dir"
+    )
 
 
 def _is_running(pid: int) -> bool:
@@ -295,6 +322,16 @@ async def _terminate(process: asyncio.subprocess.Process) -> None:
         log.warning("mongod did not stop; it is killed", waited_s=STOP_S)
         process.kill()
         await process.wait()
+
+
+def _why_not(program: str, code: int | None, log_file: Path) -> str:
+    """Why mongod did not start, and what to do."""
+    if log_file.exists():
+        return f"mongod did not start: {_last_error(log_file)} (see {log_file})"
+    return (
+        f"{program} ended with {code} and wrote no log: is it a mongod? Name another with the "
+        "setting mongod (CHAT_MONGOD)"
+    )
 
 
 def _last_error(log_file: Path) -> str:

@@ -107,7 +107,7 @@ async def _ensure(
         found = await _conflicting(collection, name, wanted)
         raise IndexMismatch(
             f"the index {found.get('name', name)!r} of {collection.full_name} is "
-            f"{_meaning(found)}, but must be {dict(wanted)}; drop it with "
+            f"{meaning_of(found)}, but must be {dict(wanted)}; drop it with "
             f"db.{collection.name}.dropIndex({found.get('name', name)!r}) and start again"
         ) from error
 
@@ -121,5 +121,6 @@ async def _conflicting(
     return {}
 
 
-def _meaning(index: Mapping[str, Any]) -> dict[str, Any]:
+def meaning_of(index: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of an index's description that change what it does."""
     return {part: index[part] for part in _MEANING if part in index}

@@ -1,0 +1,103 @@
+"""`chat doctor`: looks at everything that a service needs, and says what to do. Changes nothing."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import click
+
+from chat_service.cli import machine, outside
+from chat_service.cli.ends import End
+from chat_service.cli.output import Output
+from chat_service.cli.settings import EPILOG, settings_of, with_options
+from chat_service.cli.types import Url
+from config import Settings, SettingsError
+from workers.store.checkup import Finding, examine
+from workers.store.embedded import EmbeddedError, owner_of, socket_path, uri_of
+
+_COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
+
+
+@click.command(epilog=EPILOG)
+@with_options
+@click.option(
+    "--url", type=Url(), envvar="CHAT_URL", help="Look at a running service, too (CHAT_URL)."
+)
+@click.option("--json/--text", "is_json", default=None, help="For programs, or for people.")
+def doctor(url: str | None, is_json: bool | None, **given: Any) -> int:
+    """Look at settings, machine, port and database, and say of each: ok, warn or fail.
+
+    Changes nothing and starts nothing. Exits with 1 where something fails.
+
+    \b
+    Examples:
+      chat doctor
+      chat doctor --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0'
+      chat doctor --url http://127.0.0.1:8080
+    """
+    return asyncio.run(_look(Output(is_json), given, url))
+
+
+async def _look(out: Output, given: dict[str, str | None], url: str | None) -> int:
+    failed = count = 0
+    async for finding in _findings(given, url):
+        what, state, detail = finding
+        mark = out.colour(f"{state:<4}", _COLOURS[state])
+        out.record(f"{mark}  {what:<13}  {detail}", check=what, state=state, detail=detail)
+        count += 1
+        failed += state == "fail"
+    out.note(f"{failed} of {count} checks failed" if failed else f"{count} checks, none failed")
+    return End.NOTHING if failed else End.DONE
+
+
+async def _findings(given: dict[str, str | None], url: str | None) -> AsyncIterator[Finding]:
+    """Everything, in the order in which a start would come upon it."""
+    for finding in machine.findings():
+        yield finding
+    try:
+        settings = settings_of(given)
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Finding("settings", "fail", problem)
+    else:
+        yield _sources(given)
+        yield await outside.port(settings.host, settings.port)
+        async for finding in _database(settings):
+            yield finding
+    if url is not None:
+        async for finding in outside.service(url):
+            yield finding
+
+
+def _sources(given: dict[str, str | None]) -> Finding:
+    """Where the settings come from; they are good."""
+    words = [f"--{name.replace('_', '-')}" for name, word in given.items() if word is not None]
+    words += sorted(name for name in os.environ if name.startswith("CHAT_") and name != "CHAT_URL")
+    return Finding("settings", "ok", f"from {', '.join(words)}" if words else "all as by default")
+
+
+async def _database(settings: Settings) -> AsyncIterator[Finding]:
+    """The database that is named; or the private one, where a service runs it."""
+    uri = settings.mongo_uri
+    if not uri:
+        yield await machine.mongod(settings.mongod)
+        data_dir = settings.data_dir.absolute()
+        try:
+            owner = owner_of(data_dir)
+        except EmbeddedError as error:
+            yield Finding("data", "fail", str(error))
+            return
+        if owner is None:
+            state = "free" if data_dir.exists() else "not there yet; the first start makes it"
+            yield Finding("data", "ok", f"{data_dir} is {state}")
+            return
+        yield Finding("data", "ok", f"{data_dir} is in use by process {owner}")
+        if not socket_path(data_dir).exists():
+            detail = f"process {owner} has no mongod running yet; see its log"
+            yield Finding("database", "warn", detail)
+            return
+        uri = uri_of(data_dir)
+    found = examine(uri, settings.mongo_driver, settings.mongo_database, settings.mongo_timeout_s)
+    async for finding in found:
+        yield finding

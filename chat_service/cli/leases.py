@@ -1,0 +1,134 @@
+"""`chat lease`, `ack`, `release`, `extend`: messages on loan, from one program to the next."""
+
+import asyncio
+from shlex import quote
+
+import click
+
+from chat_service.cli.ends import End, Failed
+from chat_service.cli.talk import Talk, talking
+from chat_service.cli.types import Duration
+from chat_service.client import ChatClient, Lease
+
+#: The service lets nobody wait for longer at once, in seconds.
+_WAIT_S = 20.0
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--ttl",
+    type=Duration(),
+    metavar="TIME",
+    default=30.0,
+    help="How long the loan lasts, unless extended; 30s if not named.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most the N oldest.")
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar="TIME",
+    default=0.0,
+    help="Wait so long for a first one: 5, 30s, 10m.",
+)
+@talking
+def lease(talk: Talk, name: str, ttl: float, limit: int | None, wait: float) -> int:
+    """Take what is unread in the inbox NAME on loan: unread again unless acknowledged in time.
+
+    At most 1000 messages. Exits with 1 where there is nothing.
+
+    \b
+    Examples:
+      chat lease bob --ttl 2m --limit 10
+      lease=$(chat lease bob | jq -r .lease); chat ack bob $lease
+    """
+    taken = talk.run(_taken(talk.chat, name, ttl, limit, wait))
+    if taken.name is None:
+        talk.out.note("nothing is unread")
+        return End.NOTHING
+    if talk.out.is_json:
+        messages = [message._asdict() for message in taken.messages]
+        talk.out.record("", lease=taken.name, ttl=taken.ttl_s, more=taken.more, messages=messages)
+        return End.DONE
+    for message in taken.messages:
+        talk.out.message(message)
+    talk.out.record(f"lease {taken.name}")
+    talk.out.note(f"ends in {taken.ttl_s:g} s; before: chat ack {quote(name)} {taken.name}")
+    return End.DONE
+
+
+async def _taken(chat: ChatClient, name: str, ttl: float, limit: int | None, wait: float) -> Lease:
+    """A lease of what is there, or comes in time."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    while True:
+        began = loop.time()
+        wait_s = min(max(deadline - began, 0.0), _WAIT_S)
+        taken = await chat.lease(name, ttl, limit, wait_s)
+        now = loop.time()
+        if taken.name is not None or now >= deadline:
+            return taken
+        # A service that stops, or that lets nobody wait, has nothing to say at once.
+        await asyncio.sleep(0.2 if now - began < wait_s / 2 else 0)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("lease", metavar="LEASE")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@talking
+def ack(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
+    """Acknowledge messages of a lease, all of them or those named: they are read, and gone.
+
+    Exits with 1 where the lease is over: what it held is unread again.
+
+    \b
+    Examples:
+      chat ack bob cddd139d4bd3a8bddd89fd598357ed28
+      chat ack bob cddd139d4bd3a8bddd89fd598357ed28 01a20bdacd390000b765d1a0c4bde3d1
+    """
+    count = talk.run(talk.chat.acknowledge(name, lease, ids or None))
+    talk.out.record(f"acknowledged {count}", acknowledged=count)
+    return End.DONE
+
+
+@click.command()
+@click.argument("name")
+@click.argument("lease", metavar="LEASE")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@talking
+def release(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
+    """Give messages of a lease back, all of them or those named: they are unread again at once.
+
+    Exits with 1 where there were none: the lease is over.
+
+    \b
+    Examples:
+      chat release bob cddd139d4bd3a8bddd89fd598357ed28
+      chat release bob cddd139d4bd3a8bddd89fd598357ed28 01a20bdacd390000b765d1a0c4bde3d1
+    """
+    count = talk.run(talk.chat.release(name, lease, ids or None))
+    if not count:
+        raise Failed(End.NOTHING, "the lease is over, or is not this inbox's: nothing to release")
+    talk.out.record(f"released {count}", released=count)
+    return End.DONE
+
+
+@click.command()
+@click.argument("name")
+@click.argument("lease", metavar="LEASE")
+@click.option(
+    "--ttl", type=Duration(), metavar="TIME", required=True, help="How long from now: 30s, 10m."
+)
+@talking
+def extend(talk: Talk, name: str, lease: str, ttl: float) -> int:
+    """Have a lease end later: so long from now.
+
+    \b
+    Examples:
+      chat extend bob cddd139d4bd3a8bddd89fd598357ed28 --ttl 5m
+      chat extend bob $lease --ttl 30
+    """
+    granted = talk.run(talk.chat.extend(name, lease, ttl))
+    talk.out.record(f"ends in {granted:g} s", ttl=granted)
+    return End.DONE

@@ -1,0 +1,115 @@
+"""What `chat doctor` looks at on this machine: Python, packages, limits, a mongod to start."""
+
+import asyncio
+import importlib.metadata
+import platform
+import re
+import resource
+import sys
+from collections.abc import Iterator
+
+from config.settings import PROJECT_ROOT
+from workers.store.checkup import Finding
+from workers.store.embedded import EmbeddedError, find_mongod
+
+_OLDEST_PYTHON = (3, 11)
+#: Connections that a process should be able to hold, with what it needs besides.
+_DESCRIPTORS = 10_000 + 64
+_MONGOD_WITHIN_S = 10.0
+_PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that needs no settings."""
+    yield _python()
+    yield _packages()
+    yield _files()
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info < _OLDEST_PYTHON:
+        return Finding("python", "fail", f"{version}: 3.11 or newer is needed")
+    return Finding("python", "ok", f"{version}, {sys.executable}")
+
+
+def _packages() -> Finding:
+    """What is installed, against what is pinned, or, without a checkout, against what is named."""
+    pins = PROJECT_ROOT / "requirements" / "serve.txt"
+    if pins.is_file():
+        wanted = dict(_PIN.findall(pins.read_text(encoding="utf-8")))
+    else:
+        wanted = dict.fromkeys(_named(), "")
+    missing, others = [], []
+    for name, version in wanted.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if version and found != version:
+            others.append(f"{name} is {found}, not {version}")
+    if missing:
+        advice = "install them: pip install -r requirements/serve.txt"
+        return Finding("packages", "fail", f"missing: {', '.join(missing)}; {advice}")
+    if others:
+        detail = f"not what was tested: {'; '.join(others)}"
+        return Finding("packages", "warn", detail)
+    if not wanted:
+        return Finding("packages", "ok", "all that could be imported; nothing says their versions")
+    loop = importlib.metadata.version("uvloop")
+    detail = f"all {len(wanted)}{' as pinned' if pins.is_file() else ' there'}, uvloop {loop}"
+    return Finding("packages", "ok", detail)
+
+
+def _named() -> list[str]:
+    """The names of what the installed project requires."""
+    try:
+        required = importlib.metadata.requires("chat-inbox") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [re.split(r"[^A-Za-z0-9._-]", each)[0] for each in required if "extra ==" not in each]
+
+
+def _files() -> Finding:
+    """The hard limit: the service raises its own to it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
+        return Finding(
+            "open files",
+            "warn",
+            f"{hard:,} at most, so some {max(hard - 64, 0):,} connections; raise the hard limit "
+            "for more (LimitNOFILE=, ulimit -Hn)",
+        )
+    return Finding("open files", "ok", "enough for 10,000 connections")
+
+
+async def mongod(named: str) -> Finding:
+    """The mongod that a service would start: found, and what it says that it is."""
+    try:
+        program = find_mongod(named)
+    except EmbeddedError as error:
+        return Finding("mongod", "fail", str(error))
+    version = b""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(program, "--version"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(_MONGOD_WITHIN_S):
+                version, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    except (OSError, TimeoutError):
+        # As one that says nothing.
+        pass
+    match = re.search(rb"db version v(\S+)", version)
+    if match is None:
+        advice = "is it a mongod, and of this machine's kind? Name another with CHAT_MONGOD"
+        return Finding("mongod", "fail", f"{program} does not say its version: {advice}")
+    return Finding("mongod", "ok", f"{match[1].decode()}, {program}")

@@ -1,0 +1,56 @@
+"""`chat healthcheck` and `chat mongo-uri`: for containers and scripts."""
+
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import click
+
+from chat_service.cli.ends import End, Failed
+from chat_service.cli.settings import EPILOG, with_settings
+from config import Settings
+
+
+@click.command(epilog=EPILOG)
+@with_settings
+def healthcheck(settings: Settings) -> int:
+    """Exit 0 where the service on this port is ready, else 1.
+
+    For containers, which have no curl.
+
+    \b
+    Examples:
+      chat healthcheck
+      chat healthcheck --port 9000
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    try:
+        with urlopen(f"http://{host}:{settings.port}/readyz", timeout=3) as answer:
+            return End.DONE if answer.status == 200 else End.NOTHING
+    except (URLError, OSError) as error:
+        raise Failed(End.NOTHING, f"not ready: {error}") from None
+
+
+@click.command(epilog=EPILOG)
+@with_settings
+def mongo_uri(settings: Settings) -> int:
+    """Print the connection string of the database in use, for mongosh and the like.
+
+    \b
+    Examples:
+      mongosh "$(chat mongo-uri)"
+      chat mongo-uri --data-dir /var/lib/chat
+    """
+    if settings.mongo_uri:
+        click.echo(settings.mongo_uri)
+        return End.DONE
+    # It loads the driver.
+    from workers.store.embedded import socket_path, uri_of
+
+    data_dir = settings.data_dir.absolute()
+    if not socket_path(data_dir).exists():
+        raise Failed(
+            End.DATABASE,
+            f"no private mongod runs on {settings.data_dir}; start the service first",
+        )
+    click.echo(uri_of(data_dir))
+    return End.DONE

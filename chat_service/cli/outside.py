@@ -1,0 +1,117 @@
+"""What `chat doctor` sees of a service from outside: its port, its health, its metrics."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tornado.httpclient import HTTPRequest
+
+from chat_service.client.http import Answer, NotAnswered, fetch
+from chat_service.listener import PortTaken, bind
+from workers.store.checkup import Finding
+
+_WITHIN_S = 2.0
+#: Above these, in seconds, something is wrong.
+_LAG_S, _OFFSET_S = 0.1, 1.0
+
+
+async def port(host: str, number: int) -> Finding:
+    """Whether a service could listen there, or one of ours does."""
+    if number == 0:
+        return Finding("port", "ok", "any that is free")
+    address = f"{host}:{number}"
+    try:
+        for each in bind(host, number):
+            each.close()
+    except PortTaken as error:
+        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        readiness = await _readiness(f"http://{f'[{near}]' if ':' in near else near}:{number}")
+        if readiness is None:
+            return Finding("port", "fail", str(error))
+        return Finding("port", "ok", f"{address}: a service of ours answers there")
+    return Finding("port", "ok", f"{address} is free")
+
+
+async def service(url: str) -> AsyncIterator[Finding]:
+    """A running service: alive, ready, and what it counts."""
+    url = url.rstrip("/")
+    try:
+        live = await _get(f"{url}/livez")
+    except NotAnswered as error:
+        detail = f"{url}: {error}; is it running, and is this the address?"
+        yield Finding("alive", "fail", detail)
+        return
+    if live.status != 200:
+        yield Finding("alive", "fail", f"{url}/livez answers {live.status}: is this the service?")
+        return
+    yield Finding("alive", "ok", url)
+    readiness = await _readiness(url)
+    if readiness is None:
+        yield Finding("ready", "fail", f"{url}/readyz does not answer as a service of ours does")
+        return
+    lacking = [part for part in ("database", "workers", "accepting") if not readiness.get(part)]
+    if lacking:
+        yield Finding("ready", "fail", f"not: {', '.join(lacking)}; its log says more")
+    else:
+        yield Finding("ready", "ok", "database, workers, accepting")
+    try:
+        metrics = _values((await _get(f"{url}/metrics")).body.decode())
+    except (NotAnswered, ValueError) as error:
+        yield Finding("metrics", "warn", f"{url}/metrics: {error}")
+        return
+    for finding in _judged(metrics):
+        yield finding
+
+
+def _judged(metrics: dict[str, float]) -> list[Finding]:
+    away = metrics.get("chat_database_away", 0)
+    restarts = metrics.get("chat_process_restarts_total", 0)
+    workers = metrics.get("chat_worker_restarts_total", 0)
+    lag = metrics.get("chat_event_loop_lag_seconds", 0)
+    offset = metrics.get("chat_clock_offset_seconds", 0)
+    return [
+        Finding("its database", "fail", "does not answer: requests are refused until it does")
+        if away
+        else Finding("its database", "ok", "answers"),
+        Finding(
+            "restarts",
+            "warn" if restarts or workers else "ok",
+            f"{restarts:.0f} of processes, {workers:.0f} of workers"
+            + ("; its log says why" if restarts or workers else ""),
+        ),
+        Finding(
+            "loop lag",
+            "warn" if lag > _LAG_S else "ok",
+            f"{lag * 1000:.0f} ms" + ("; the processor is short" if lag > _LAG_S else ""),
+        ),
+        Finding(
+            "its clock",
+            "warn" if abs(offset) > _OFFSET_S else "ok",
+            f"the database's is {offset * 1000:+.0f} ms off"
+            + ("; mend NTP" if abs(offset) > _OFFSET_S else ""),
+        ),
+    ]
+
+
+async def _readiness(url: str) -> dict[str, Any] | None:
+    """What /readyz says, where it is our service that says it."""
+    try:
+        document = json.loads((await _get(f"{url}/readyz")).body)
+    except (NotAnswered, ValueError):
+        return None
+    return document if isinstance(document, dict) and "accepting" in document else None
+
+
+async def _get(url: str) -> Answer:
+    return await fetch(HTTPRequest(url, connect_timeout=_WITHIN_S, request_timeout=_WITHIN_S))
+
+
+def _values(exposition: str) -> dict[str, float]:
+    """Each metric's largest value, over its labels."""
+    found: dict[str, float] = {}
+    for line in exposition.splitlines():
+        if line and not line.startswith("#"):
+            name = line.split("{")[0].split(" ")[0]
+            value = float(line.rpartition(" ")[2])
+            found[name] = max(found.get(name, value), value, key=abs)
+    return found

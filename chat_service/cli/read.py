@@ -1,0 +1,67 @@
+"""`chat read` and `chat count`: take what is unread, or only say how much it is."""
+
+import click
+
+from chat_service.cli.ends import End
+from chat_service.cli.talk import Talk, talking
+from chat_service.cli.types import Duration
+
+
+@click.command()
+@click.argument("name")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most the N oldest.")
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar="TIME",
+    default=0.0,
+    help="Wait so long for a first one: 5, 30s, 10m.",
+)
+@click.option(
+    "--key",
+    help="22 random characters or more: for a minute, a repeat with this key "
+    "gets the same messages again.",
+)
+@talking
+def read(talk: Talk, name: str, limit: int | None, wait: float, key: str | None) -> int:
+    """Take what is unread in the inbox NAME, oldest first. It is read then, and never given again.
+
+    Exits with 1 where there is nothing. With --key it takes one batch, of 1000 messages at most;
+    else all there are.
+
+    \b
+    Examples:
+      chat read bob
+      chat read bob --limit 10 --wait 5m
+      chat read bob | jq -r .text
+      key=$(uuidgen); chat read bob --key $key || chat read bob --key $key
+    """
+    messages = talk.run(talk.chat.wait(name, wait, limit, key=key))
+    found = bool(messages)
+    left = limit
+    while messages:
+        for message in messages:
+            talk.out.message(message)
+        left = None if left is None else left - len(messages)
+        if key or left == 0:
+            break
+        messages = talk.run(talk.chat.read(name, left))
+    if not found:
+        talk.out.note("nothing is unread")
+    return End.DONE if found else End.NOTHING
+
+
+@click.command()
+@click.argument("name")
+@talking
+def count(talk: Talk, name: str) -> int:
+    """Say how many messages are unread in the inbox NAME. Changes nothing.
+
+    \b
+    Examples:
+      chat count bob
+      watch chat count bob --text
+    """
+    unread = talk.run(talk.chat.count(name))
+    talk.out.record(str(unread), unread=unread)
+    return End.DONE

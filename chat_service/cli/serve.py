@@ -1,0 +1,139 @@
+"""`chat serve`: runs the service until a signal, and says why where it cannot.
+
+`process` is what `chat_service.supervisor` starts, one of several that serve one socket.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+
+import click
+import structlog
+import uvloop
+
+from chat_service import __version__
+from chat_service.cli.ends import End, Failed
+from chat_service.cli.settings import EPILOG, with_settings, words_of
+from chat_service.listener import PortTaken, inherited
+from chat_service.service import Service, TelemetryMissing
+from chat_service.supervisor import READY, ProcessFailed, Supervisor
+from config import Settings
+from config.log import configure_logging
+from workers.errors import StoreUnavailable
+from workers.store.database import StoreMisconfigured
+from workers.store.embedded import DataDirectoryUnusable, EmbeddedError
+from workers.store.schema import IndexMismatch
+
+log = structlog.get_logger(__name__)
+
+
+@click.command(epilog=EPILOG)
+@with_settings
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Without --mongo-uri it starts a MongoDB of its own, in the data directory.
+
+    \b
+    Examples:
+      chat serve
+      chat serve --port 9000 --data-dir /var/lib/chat
+      chat serve --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0' --processes 0
+    """
+    server = (
+        Service(settings)
+        if settings.processes == 1
+        else Supervisor(settings, words_of(click.get_current_context()))
+    )
+    return _run(server, is_member=False)
+
+
+@click.command(hidden=True)
+@click.option("--sockets", required=True)
+@click.option("--ops-sockets", required=True)
+@with_settings
+def process(settings: Settings, sockets: str, ops_sockets: str) -> int:
+    """Serve on sockets that were inherited, until standard input ends."""
+    service = Service(settings, inherited(sockets), inherited(ops_sockets))
+    return _run(service, is_member=True)
+
+
+def _run(server: Service | Supervisor, is_member: bool) -> int:
+    configure_logging(server.settings.log_level, server.settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(server, is_member))
+
+
+async def _serve(server: Service | Supervisor, is_member: bool) -> int:
+    """Serve until the first signal, then drain; a second signal stops at once.
+
+    A member of a supervisor's processes drains when its standard input ends, too. It is asked to
+    by all who may (a service manager signals the whole group), and ended only by its supervisor.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set() and not is_member:
+            # What was acknowledged is on disk, and a private mongod dies with its parent.
+            if isinstance(server, Supervisor):
+                server.abort()
+            os._exit(End.INTERRUPTED)
+        stopping.set()
+
+    def on_orphaned() -> None:
+        loop.remove_reader(sys.stdin)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal)
+    if isinstance(server, Supervisor):
+        loop.add_signal_handler(signal.SIGHUP, server.roll)
+    if is_member:
+        loop.add_reader(sys.stdin, on_orphaned)
+    try:
+        started = asyncio.create_task(server.start())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+            return End.DONE
+        started.result()
+        _announce(server, is_member)
+        await stopped
+        log.info("stopping")
+        await server.drain()
+        return End.DONE
+    except ProcessFailed as error:
+        return error.code
+    except TelemetryMissing as error:
+        raise Failed(End.SETTINGS, str(error)) from None
+    except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
+        reason = _unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
+        raise Failed(_end_of(error), reason) from None
+    finally:
+        await server.stop()
+
+
+def _announce(server: Service | Supervisor, is_member: bool) -> None:
+    settings = server.settings
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    line = READY.decode() if is_member else f"listening on http://{host}:{server.port}\n"
+    sys.stdout.write(line)
+    sys.stdout.flush()
+    log.info("started", version=__version__, port=server.port, pid=os.getpid())
+
+
+def _end_of(error: Exception) -> End:
+    if isinstance(error, PortTaken):
+        return End.PORT
+    return End.DATA_DIR if isinstance(error, DataDirectoryUnusable) else End.DATABASE
+
+
+def _unreachable(error: StoreUnavailable) -> str:
+    return (
+        "the database was not reached: check --mongo-uri (CHAT_MONGO_URI), and that the replica "
+        f"set has a primary; {error}"
+    )

@@ -1,0 +1,111 @@
+"""How a command speaks to a service: where it is, how to write, and what goes wrong in words.
+
+Used by every command that does; they are plain functions that `run` one question after the other.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from chat_service.cli.ends import End, Failed, write_no_more
+from chat_service.cli.output import Output
+from chat_service.cli.types import Url
+from chat_service.client import (
+    ChatClient,
+    ChatError,
+    LeaseOver,
+    OutcomeUnknown,
+    ProblemError,
+    ServiceUnavailable,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Long enough for a service that is being started again, and short enough for who waits: 2 to 3 s.
+_TRIES = 6
+
+
+class Talk:
+    """A client, what runs its questions, and where the answers go."""
+
+    def __init__(self, url: str, output: Output, runner: asyncio.Runner) -> None:
+        self.url = url
+        self.chat = ChatClient(url, tries=_TRIES)
+        self.out = output
+        self._runner = runner
+
+    def run(self, question: Coroutine[Any, Any, T]) -> T:
+        """Ask, and wait for the answer. Ctrl-C cancels it, and raises `KeyboardInterrupt`."""
+        return self._runner.run(question)
+
+
+def talking(command: Callable[Concatenate[Talk, P], int]) -> Callable[..., int]:
+    """Give a command the options `--url`, `--json` and `--text`, and a `Talk` made of them."""
+
+    @click.option(
+        "--url",
+        type=Url(),
+        envvar="CHAT_URL",
+        default="http://127.0.0.1:8080",
+        show_default=True,
+        help="Where the service is (CHAT_URL).",
+    )
+    @click.option("--json/--text", "is_json", default=None, help="For programs, or for people.")
+    @wraps(command)
+    def talk(*args: Any, url: str, is_json: bool | None, **options: Any) -> int:
+        with told(url), asyncio.Runner() as runner:
+            talk = Talk(url, Output(is_json), runner)
+            try:
+                return command(talk, *args, **options)
+            finally:
+                runner.run(talk.chat.close())
+
+    return talk
+
+
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Say in words what the client raises."""
+    try:
+        yield
+    except LeaseOver:
+        raise Failed(
+            End.NOTHING,
+            "the lease is over, or is not this inbox's: what it held is unread again, or read",
+        ) from None
+    except ProblemError as problem:
+        if problem.status >= 500:
+            raise Failed(
+                End.UNKNOWN, f"the service at {url} failed: {problem}; its log says why"
+            ) from None
+        raise Failed(End.REFUSED, f"the service refused: {reason_of(problem)}") from None
+    except OutcomeUnknown as error:
+        key = f"; to settle it, repeat this command with --key {error.key}" if error.key else ""
+        raise Failed(End.UNKNOWN, f"it may have been done or not: {error}{key}") from None
+    except ServiceUnavailable as error:
+        raise Failed(
+            End.UNREACHABLE,
+            f"no answer from {url}: {error}; is it running (chat serve), and is this the address "
+            "(--url, CHAT_URL)?",
+        ) from None
+    except ChatError as error:
+        raise Failed(End.UNREACHABLE, f"{url}: {error}") from None
+    except BrokenPipeError:
+        write_no_more()
+        raise Failed(End.UNHEARD) from None
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            # The terminal has written ^C.
+            click.echo(err=True)
+        raise Failed(End.INTERRUPTED) from None
+
+
+def reason_of(problem: ProblemError) -> str:
+    """What the service said, in its own words."""
+    return problem.detail or problem.title or f"it answered {problem.status}"

@@ -1,0 +1,117 @@
+"""`chat watch`: shows what comes to an inbox, as it comes, or has a command work it off."""
+
+import asyncio
+import logging
+import os
+from asyncio.subprocess import PIPE, Process
+
+import click
+
+from chat_service.cli.ends import End
+from chat_service.cli.talk import Talk, talking
+from chat_service.client import Lease, LeaseOver, Message, OutcomeUnknown, ServiceUnavailable
+
+#: A command's message is on loan for so long, extended thrice in it; one wait for the next. In
+#: seconds.
+_TTL_S, _WAIT_S = 30.0, 20.0
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--exec",
+    "command",
+    metavar="CMD",
+    help="Run a shell command for each message, its text on standard input: "
+    "acknowledged where it exits 0, else unread again some 30 s later.",
+)
+@talking
+def watch(talk: Talk, name: str, command: str | None) -> int:
+    """Show what is unread in the inbox NAME, and what comes, until Ctrl-C.
+
+    A message is read once it is shown. Goes on over restarts of the service.
+
+    \b
+    Examples:
+      chat watch bob
+      chat watch bob --json | jq -r .text
+      chat watch jobs --exec 'xargs -0 ./work'
+    """
+    # So that a wrong address or name is said at once; a stream would go on trying.
+    talk.run(talk.chat.count(name))
+    _tell_of_breaks(talk)
+    talk.run(_show(talk, name) if command is None else _work(talk, name, command))
+    return End.DONE
+
+
+async def _show(talk: Talk, name: str) -> None:
+    """Print and acknowledge, one after the other."""
+    async with talk.chat.stream(name) as messages:
+        async for message in messages:
+            talk.out.message(message)
+            try:
+                await messages.acknowledge()
+            except asyncio.CancelledError:
+                # It has been shown.
+                await messages.acknowledge()
+                raise
+
+
+def _tell_of_breaks(talk: Talk) -> None:
+    """Have the client's log lines (a stream has ended, it is begun again) shown as notes."""
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            talk.out.note(record.getMessage())
+
+    log = logging.getLogger("chat_service.client")
+    log.addHandler(Notes())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+async def _work(talk: Talk, name: str, command: str) -> None:
+    """Lease one message after the other, and run the command for it."""
+    while True:
+        try:
+            lease = await talk.chat.lease(name, _TTL_S, limit=1, wait_s=_WAIT_S)
+            for message in lease.messages:
+                await _work_off(talk, lease, message, command)
+        except (ServiceUnavailable, OutcomeUnknown) as error:
+            talk.out.note(f"{error}; trying again")
+
+
+async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) -> None:
+    """Run the command for a message; what it must not be given twice for is acknowledged."""
+    environ = {**os.environ, "CHAT_MESSAGE_ID": message.id}
+    process = await asyncio.create_subprocess_shell(command, stdin=PIPE, env=environ)
+    try:
+        code = await _ended(process, lease, message)
+    except BaseException:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+        # At once, not in half a minute: nothing is known to have failed.
+        await lease.release()
+        raise
+    if code == 0:
+        try:
+            await lease.acknowledge()
+        except LeaseOver:
+            talk.out.note(f"{message.id}: was done too late, and comes again")
+    else:
+        talk.out.note(f"{message.id}: exit {code}; it is unread again in {_TTL_S:.0f} s or less")
+
+
+async def _ended(process: Process, lease: Lease, message: Message) -> int:
+    """Wait for a command, keeping its message on loan; its exit code."""
+    working = asyncio.create_task(process.communicate(message.text.encode()))
+    try:
+        while not (await asyncio.wait((working,), timeout=_TTL_S / 3))[0]:
+            await lease.extend(_TTL_S)
+        await working
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert process.returncode is not None
+    return process.returncode

@@ -1,0 +1,99 @@
+"""How commands end: the exit code that is documented, and one line that says what to do."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Chat
+from tests.http.test_client import Middleman
+from tests.support.server import Server
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sned"], "No such command 'sned'"),
+        (["send"], "Missing argument 'NAME'"),
+        (["send", "bob", "x", "--timeout", "soon"], "'soon' is no time such as 30s"),
+        (["send", "bob", "x", "--timeout", "1.5"], "not a whole number of seconds"),
+        (["send", "bob", "x", "--lines"], "--lines reads standard input"),
+        (["read", "bob", "--url", "localhost:8080"], "is no address such as http://"),
+        (["read", "bob", "--limit", "0"], "--limit"),
+        (["send", "bob" * 100, "x"], "the service refused: username must have 1 to 128"),
+        (["send", "bob", "x", "--timeout", "9999d"], "timeout must be an integer from 1 to"),
+        (["load", "--url", "http://chat.example"], "is not this machine: --yes"),
+    ],
+)
+def test_what_is_wrong_is_said_on_one_line_and_ends_with_2(
+    chat: Chat, words: list[str], said: str
+) -> None:
+    ended = chat(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("chat: ")
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["send bob x", "read bob", "watch bob", "count bob", "load"])
+def test_a_service_that_is_not_there_ends_with_6(chat: Chat, command: str) -> None:
+    ended = chat(*command.split(), CHAT_URL="http://127.0.0.1:1")
+    assert (ended.code, ended.out) == (6, "")
+    assert ended.err.startswith("chat: no answer from http://127.0.0.1:1")
+    assert ended.err.count("\n") == 1
+
+
+async def test_an_outcome_that_is_unknown_ends_with_7_and_names_the_key(
+    server: Server, name: str
+) -> None:
+    async with Middleman(server.port) as middleman:
+        middleman.lose = 100
+        chat = Chat(middleman.base)
+        ended = await asyncio.to_thread(chat, "send", name, "stored once")
+        assert ended.code == 7
+        key = ended.err.strip().rpartition("--key ")[2]
+        middleman.lose = 0
+        again = await asyncio.to_thread(chat, "send", name, "stored once", "--key", key)
+        assert again.code == 0
+        assert await asyncio.to_thread(chat.texts, name) == ["stored once"]
+
+
+def test_every_command_explains_itself_with_examples(chat: Chat) -> None:
+    overview = chat("--help").out
+    commands = [line.split()[0] for line in overview.splitlines() if line.startswith("  ")]
+    named = [word for word in commands if word.isalpha() and word.islower() and word != "chat"]
+    for command in ("send", "read", "watch", "lease", "status", "serve", "doctor", "load"):
+        assert command in named
+        told = chat(command, "--help").out
+        assert told.count(f"chat {command}") >= 3, told
+    assert "130  Ctrl-C" in overview
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        ("'count', 'bob'", ("workers", "pymongo", "uvloop", "msgspec", "config")),
+        ("'serve', '--print-config'", ("chat_service.client", "asyncio.runners.x")),
+        ("'--help',", ("workers", "tornado", "config", "chat_service.client")),
+    ],
+)
+def test_a_command_loads_nothing_that_it_does_not_need(
+    chat: Chat, words: str, absent: tuple[str, ...]
+) -> None:
+    program = (
+        "import sys; from chat_service.cli.main import main; "
+        f"main([{words}]); print(*sys.modules, sep='\\n', file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env=chat.environ,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert not set(absent) & set(done.stderr.splitlines())
+
+
+def test_a_service_starts_where_the_address_for_clients_is_set(chat: Chat) -> None:
+    assert chat("serve", "--print-config", CHAT_URL="http://127.0.0.1:1").code == 0

@@ -1,0 +1,66 @@
+"""The load generator: what it says adds up, and it leaves nothing behind."""
+
+import re
+import signal
+import subprocess
+from urllib.request import urlopen
+
+import pytest
+
+from tests.cli.conftest import Chat
+from tests.cli.terminal import Terminal
+from tests.support.server import Server
+
+
+@pytest.mark.parametrize("pace", [[], ["--rate", "300"]])
+def test_a_load_accounts_for_every_message(chat: Chat, pace: list[str]) -> None:
+    ended = chat("load", "--duration", "1s", "--connections", "8", "--inboxes", "20", *pace)
+    (told,) = ended.records
+    assert ended.code == 0
+    assert told["errors"] == {}
+    assert told["accepted"] > 50
+    assert told["accepted"] == told["read"] + told["swept"]
+    assert told["requests"] == sum(second["requests"] for second in told["per_second"])
+    if pace:
+        assert told["requests"] == pytest.approx(300, abs=2)
+
+
+def test_a_load_is_drawn_for_people(chat: Chat) -> None:
+    with Terminal(chat, "load", "--duration", "2.5s", "--connections", "4") as terminal:
+        terminal.until(b"requests/s  p50")
+        assert terminal.ended() == 0
+        seen = terminal.seen.decode()
+    for words in ("█", "requests/s  ", "p99 in ms", "accepted ", "= read "):
+        assert words in seen
+
+
+def test_a_load_that_is_interrupted_tells_what_it_has(chat: Chat) -> None:
+    with Terminal(chat, "load", "--duration", "1h", "--connections", "4", "--json") as terminal:
+        terminal.until(b"requests/s")
+        terminal.ctrl_c()
+        assert terminal.ended() == 130
+        assert b'"missing":0' in terminal.seen
+
+
+def test_a_load_outlives_a_restart_and_counts_what_was_lost(own_server: Server) -> None:
+    chat = Chat(own_server.base)
+    process = subprocess.Popen(
+        chat.command("load", "--duration", "4s", "--connections", "8", "--text"),
+        stdout=subprocess.PIPE,
+        env=chat.environ,
+        encoding="utf-8",
+    )
+
+    def is_under_way() -> bool:
+        with urlopen(f"{own_server.base}/metrics") as answer:
+            accepted = re.search(rb"^chat_messages_accepted_total (\d+)", answer.read(), re.M)
+        return accepted is not None and int(accepted[1]) > 100
+
+    while not is_under_way():
+        pass
+    own_server.signal(signal.SIGKILL)
+    own_server.wait()
+    own_server.start()
+    out, _ = process.communicate(timeout=30)
+    assert "of lost connections" in out
+    assert process.returncode == 1

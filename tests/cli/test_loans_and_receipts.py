@@ -1,0 +1,56 @@
+"""Leases that go from one process to the next, and what a sender can ask with its receipt."""
+
+from tests.cli.conftest import Chat
+
+
+def test_a_lease_is_acknowledged_released_and_extended_from_other_processes(
+    chat: Chat, name: str
+) -> None:
+    chat("send", name, "--lines", stdin=b"one\ntwo\nthree\n")
+    (lease,) = chat("lease", name, "--ttl", "1m").records
+    ids = [message["id"] for message in lease["messages"]]
+    assert [message["text"] for message in lease["messages"]] == ["one", "two", "three"]
+    assert chat("count", name).records == [{"unread": 0}]
+    assert chat("extend", name, lease["lease"], "--ttl", "10m").records == [{"ttl": 600.0}]
+    assert chat("ack", name, lease["lease"], ids[0]).records == [{"acknowledged": 1}]
+    assert chat("release", name, lease["lease"], ids[1]).records == [{"released": 1}]
+    assert chat.texts(name) == ["two"]
+    assert chat("ack", name, lease["lease"]).records == [{"acknowledged": 1}]
+    assert chat("read", name).code == 1
+
+
+def test_a_lease_that_is_over_is_too_late(chat: Chat, name: str) -> None:
+    chat("send", name, "x")
+    (lease,) = chat("lease", name).records
+    chat("ack", name, lease["lease"])
+    for command in ("release", "extend --ttl 1m"):
+        late = chat(*command.split(), name, lease["lease"])
+        assert (late.code, late.out) == (1, "")
+        assert "the lease is over" in late.err
+    chat("send", name, "x")
+    assert chat("lease", name, "--ttl", "0.1").code == 0
+    assert chat("lease", name, "--wait", "10s").code == 0
+
+
+def test_a_lease_of_nothing_is_nothing(chat: Chat, name: str) -> None:
+    nothing = chat("lease", name, "--wait", "0.1s")
+    assert (nothing.code, nothing.out) == (1, "")
+
+
+def test_a_sender_follows_its_message_and_takes_it_back_in_time(chat: Chat, name: str) -> None:
+    kept, taken = (chat("send", name, text, "--receipt").records[0] for text in "ab")
+    pending = {"id": kept["id"], "status": "pending", "at": None}
+    assert chat("status", kept["id"], kept["receipt"]).records == [pending]
+    assert chat("revoke", taken["id"], taken["receipt"]).code == 0
+    assert chat.texts(name) == ["a"]
+    (read,) = chat("status", kept["id"], kept["receipt"]).records
+    assert (read["status"], read["at"][:2]) == ("read", "20")
+    late = chat("revoke", kept["id"], kept["receipt"])
+    assert (late.code, late.err) == (1, "chat: too late: the message is read\n")
+
+
+def test_a_receipt_that_looks_like_an_option_is_none(chat: Chat) -> None:
+    for command in ("status", "revoke"):
+        refused = chat(command, "01a21188198a0000fc0036e2bba73123", "-wrong--help")
+        assert refused.code == 2
+        assert "no message of this id with the receipt" in refused.err

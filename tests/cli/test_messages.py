@@ -1,0 +1,110 @@
+"""Sending and reading, through pipes as scripts do."""
+
+import subprocess
+from pathlib import Path
+
+from tests.cli.conftest import Chat
+
+
+def test_what_is_sent_is_read_once_with_its_id(chat: Chat, name: str) -> None:
+    (sent,) = chat("send", name, "lunch?", "--timeout", "10m").records
+    assert chat("count", name).records == [{"unread": 1}]
+    assert chat("read", name).records == [{"text": "lunch?", "id": sent["id"]}]
+    again = chat("read", name)
+    assert (again.code, again.out, again.err) == (1, "", "")
+
+
+def test_a_text_comes_from_a_file_to_the_byte_and_from_a_pipe_less_its_last_newline(
+    chat: Chat, name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "letter"
+    file.write_bytes("Grüße\n\n".encode())
+    assert chat("send", name, "--file", str(file)).code == 0
+    assert chat("send", name, stdin=b"two\nlines\n").code == 0
+    assert chat("send", name, "-", stdin=b"a hyphen").code == 0
+    assert chat.texts(name) == ["Grüße\n\n", "two\nlines", "a hyphen"]
+
+
+def test_each_line_is_a_message_in_order_with_an_outcome_of_its_own(chat: Chat, name: str) -> None:
+    lines = [f"line {number}" for number in range(1200)]
+    lines[700] = "x" * 70_000
+    sent = chat("send", name, "--lines", "--receipt", stdin="\n".join(lines).encode())
+    assert sent.code == 2
+    assert "line 701 was refused: text" in sent.err
+    assert [record["line"] for record in sent.records] == list(range(1, 1201))
+    assert [record["line"] for record in sent.records if "error" in record] == [701]
+    assert all("receipt" in record for record in sent.records if "id" in record)
+    del lines[700]
+    assert chat.texts(name) == lines
+
+
+def test_a_line_is_sent_as_soon_as_it_is_there(chat: Chat, name: str) -> None:
+    process = subprocess.Popen(
+        chat.command("send", name, "--lines"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=chat.environ,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"first\n")
+    process.stdin.flush()
+    assert b'"line":1' in process.stdout.readline()
+    assert chat.texts(name) == ["first"]
+    process.communicate(b"last, without a newline")
+    assert process.returncode == 0
+    assert chat.texts(name) == ["last, without a newline"]
+
+
+def test_with_a_key_a_repeat_stores_nothing_more_and_reads_the_same_again(
+    chat: Chat, name: str
+) -> None:
+    for _ in range(2):
+        chat("send", name, "once", "--key", "my-key-of-today")
+        chat("send", name, "--lines", "--key", "my-key-of-lines", stdin=b"a\nb\n")
+    key = "0123456789abcdef0123456789abcdef"
+    first = chat("read", name, "--key", key)
+    assert [message["text"] for message in first.records] == ["once", "a", "b"]
+    assert chat("read", name, "--key", key) == first
+    assert chat("read", name).code == 1
+
+
+def test_a_read_takes_everything_or_as_many_as_named(chat: Chat, name: str) -> None:
+    lines = [str(number) for number in range(2500)]
+    chat("send", name, "--lines", stdin="\n".join(lines).encode())
+    few = chat("read", name, "--limit", "1100").records
+    assert [message["text"] for message in few] == lines[:1100]
+    assert chat.texts(name) == lines[1100:]
+
+
+def test_a_read_waits_for_a_first_message(chat: Chat, name: str) -> None:
+    waiting = subprocess.Popen(
+        chat.command("read", name, "--wait", "1m"), stdout=subprocess.PIPE, env=chat.environ
+    )
+    chat("send", name, "at last")
+    out, _ = waiting.communicate(timeout=30)
+    assert b'"text":"at last"' in out
+    assert waiting.returncode == 0
+    assert chat("read", name, "--wait", "0.1").code == 1
+
+
+def test_a_reader_of_the_output_that_has_gone_is_no_news(chat: Chat, name: str) -> None:
+    chat("send", name, "--lines", stdin=b"some text\n" * 20_000)
+    command = subprocess.Popen(
+        chat.command("read", name), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=chat.environ
+    )
+    assert command.stdout is not None
+    assert command.stderr is not None
+    assert b"some text" in command.stdout.readline()
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    command.stderr.close()
+    assert command.wait(30) == 141
+    # What it was not given yet is unread.
+    assert chat("count", name).records[0]["unread"] > 10_000
+
+
+def test_text_form_is_for_people_also_through_a_pipe(chat: Chat, name: str) -> None:
+    (sent,) = chat("send", name, "two\nlines \x1b[2J").records
+    shown = chat("read", name, "--text").out
+    assert shown.startswith(f"two\nlines \\x1b[2J\n  {sent['id']}, ")

@@ -1,0 +1,75 @@
+"""Watching: what comes is shown as it comes, over a restart, and what was shown is read."""
+
+import json
+import signal
+import subprocess
+
+from tests.cli.conftest import Chat
+from tests.cli.terminal import Terminal
+from tests.support.server import Server
+
+
+def watching(chat: Chat, *words: str) -> "subprocess.Popen[str]":
+    """A watch with its output piped."""
+    return subprocess.Popen(
+        chat.command("watch", *words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chat.environ,
+        encoding="utf-8",
+    )
+
+
+def next_text(watch: "subprocess.Popen[str]") -> str:
+    """The next message that it shows."""
+    assert watch.stdout is not None
+    return str(json.loads(watch.stdout.readline())["text"])
+
+
+def test_a_watch_shows_what_is_there_and_what_comes_over_a_restart(own_server: Server) -> None:
+    chat = Chat(own_server.base)
+    chat("send", "bob", "before")
+    watch = watching(chat, "bob")
+    assert next_text(watch) == "before"
+    chat("send", "bob", "during")
+    assert next_text(watch) == "during"
+    own_server.signal(signal.SIGTERM)
+    own_server.wait()
+    own_server.start()
+    chat("send", "bob", "after")
+    assert next_text(watch) == "after"
+    watch.send_signal(signal.SIGINT)
+    _, err = watch.communicate(timeout=30)
+    assert (watch.returncode, err) == (130, "")
+    # The last one was acknowledged, too.
+    assert chat("read", "bob").code == 1
+
+
+def test_ctrl_c_on_a_terminal_ends_a_watch_without_a_word(chat: Chat, name: str) -> None:
+    with Terminal(chat, "watch", name) as terminal:
+        chat("send", name, "hello")
+        terminal.until(b"hello\r\n")
+        terminal.ctrl_c()
+        assert terminal.ended() == 130
+        assert b"Traceback" not in terminal.seen
+    assert chat("count", name).records == [{"unread": 0}]
+
+
+def test_a_command_works_messages_off_and_what_it_fails_at_stays_on_loan(
+    chat: Chat, name: str
+) -> None:
+    sent = [chat("send", name, text, "--receipt").records[0] for text in ("good", "bad", "better")]
+    command = 'read -r it; echo "<$it>"; test "$it" != bad'
+    with Terminal(chat, "watch", name, "--exec", command) as terminal:
+        terminal.until(b"<better>")
+        terminal.until(b"exit 1")
+
+        def fates() -> list[str]:
+            asked = [chat("status", each["id"], each["receipt"]) for each in sent]
+            return [answer.records[0]["status"] for answer in asked]
+
+        while fates()[2] != "read":
+            pass
+        assert fates() == ["read", "leased", "read"]
+        terminal.ctrl_c()
+        assert terminal.ended() == 130
