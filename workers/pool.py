@@ -270,7 +270,9 @@ class WorkerPool:
         ticket.deadline = ticket.entered + self._limits.deadline_s
         self._queues[shard_of(ticket.command.username, len(self._queues))].readmit(ticket)
 
-    def _one_at_a_time(self, key: str, submit: Callable[[], asyncio.Future[T]]) -> asyncio.Future[T]:
+    def _one_at_a_time(
+        self, key: str, submit: Callable[[], asyncio.Future[T]]
+    ) -> asyncio.Future[T]:
         """Have one request with a key at a time."""
         if key in self._keys:
             raise KeyInFlight("a request with this key is not answered yet")

@@ -109,7 +109,7 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
     except ProcessFailed as error:
         return error.code
     except TelemetryMissing as error:
-        raise Failed(End.SETTINGS, str(error)) from None
+        raise Failed(End.REFUSED, str(error)) from None
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         reason = _unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
         raise Failed(_end_of(error), reason) from None
