@@ -4,6 +4,7 @@
 // service is unreachable one loop looks for it, and everybody else waits for `reachable()`.
 
 const ANSWER_MS = 20_000;
+const LIVE_MS = 5000;
 const PROBE_MS = 500;
 const PROBE_MAX_MS = 8_000;
 
@@ -37,8 +38,10 @@ export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** 128 random bits. `crypto.randomUUID` is not there on a page that came over plain HTTP. */
-export const newKey = () =>
-  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+export function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 /** One request: its answer's document and headers. Throws `Problem` or `Unreachable`. */
 export async function ask(method, path, { headers = {}, body, keepalive = false } = {}) {
@@ -116,7 +119,8 @@ async function probe() {
   for (let pause = PROBE_MS; ; pause = Math.min(2 * pause, PROBE_MAX_MS)) {
     await Promise.race([sleep(pause), online()]);
     try {
-      const answer = await fetch("/livez", { method: "HEAD", cache: "no-store", signal: AbortSignal.timeout(5000) });
+      const signal = AbortSignal.timeout(LIVE_MS);
+      const answer = await fetch("/livez", { method: "HEAD", cache: "no-store", signal });
       if (answer.ok) break;
     } catch {
       // Still away.

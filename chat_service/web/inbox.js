@@ -49,11 +49,6 @@ class Inbox {
     count();
   }
 
-  /** Messages that were on loan here are read. */
-  acknowledged(n) {
-    if (n > 0) this.tell(`${counted(n, "message")} acknowledged: read, and gone.`, "good");
-  }
-
   /** Count what is unread; the pause until it should be counted again, or null. */
   async count() {
     try {
@@ -66,10 +61,11 @@ class Inbox {
       }
       if (error.status === 400 && current === this) {
         close();
-        refuse("is not a name that the service takes: 1 to 128 characters, none of them a control character");
+        refuse("is no name for the service: 1 to 128 characters, none of them a control character");
         return null;
       }
-      this.parts.words.textContent = `not counted: the service answered ${error.status} (request ${error.requestId}). It is asked again.`;
+      const answer = `the service answered ${error.status} (request ${error.requestId})`;
+      this.parts.words.textContent = `not counted: ${answer}. It is asked again.`;
     }
     return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
   }
@@ -108,8 +104,9 @@ class Inbox {
     for (const message of messages) this.#show(message);
     storage.removeItem(name);
     const more = headers.has("X-More") ? " There is more: read again." : "";
-    const words = messages.length === 0 ? "Nothing unread." : `${counted(messages.length, "message")} read.${more}`;
-    this.tell(messages.length === 0 || more ? words : "");
+    const n = messages.length;
+    const words = n === 0 ? "Nothing unread." : `${counted(n, "message")} read.${more}`;
+    this.tell(n === 0 || more ? words : "");
     announce(words);
   }
 

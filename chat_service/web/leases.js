@@ -82,9 +82,11 @@ class Lease {
         this.#tell,
       );
       const n = said.acknowledged ?? said.released;
-      announce(`${counted(n, "message")} ${action === "ack" ? "acknowledged" : "given back"}.`);
-      if (n < ids.length) this.#inbox.tell(`${counted(ids.length - n, "message")} expired meanwhile.`);
-      if (action === "ack") this.#inbox.acknowledged(n);
+      const lost = n < ids.length ? ` ${counted(ids.length - n, "message")} expired meanwhile.` : "";
+      const done = action === "ack" ? "acknowledged: read, and gone." : "given back: unread again.";
+      const words = `${counted(n, "message")} ${done}${lost}`;
+      this.#inbox.tell(words, "good");
+      announce(words);
       this.#leave(ids);
     }, ids);
   }
@@ -112,7 +114,9 @@ class Lease {
         return;
       }
       this.#leave(ids);
-      const words = ids.length === 1 ? "That message is not on loan any more: it expired, or its lease is over." : "The lease is over.";
+      const words = ids.length === 1
+        ? "That message is not on loan any more: it expired, or its lease is over."
+        : "The lease is over.";
       this.#inbox.tell(words);
       announce(words);
     }
@@ -128,7 +132,8 @@ class Lease {
     this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / this.#ttlMs)));
     this.parts.left.textContent = `${lasting(left)} left`;
     if (left > 0) return true;
-    const words = `The lease is over: ${counted(this.#messages.size, "message")} of ${this.#inbox.name} unread again.`;
+    const what = `${counted(this.#messages.size, "message")} of ${this.#inbox.name}`;
+    const words = `The lease is over: ${what} unread again.`;
     this.#leave([...this.#messages.keys()]);
     this.#inbox.tell(words);
     announce(words);

@@ -4,12 +4,21 @@
 // Receipts survive a reload, in the session's storage: ids, receipts and lifetimes, never a text or a name.
 
 import { ask, Problem, reachable, Unreachable } from "./api.js";
-import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress, poll, stamp, storage, tick, timeOf } from "./ui.js";
+import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress } from "./ui.js";
+import { poll, stamp, storage, tick, timeOf } from "./ui.js";
 
 const PAUSE_MS = 1000;
 const PAUSE_MAX_MS = 8_000;
 const KEPT = 50;
 const STORE = "receipts";
+/** A message is `sent` until its state is known. In these states it may get into another. */
+const OPEN = ["sent", "pending", "leased"];
+const WORDS = {
+  read: "read at",
+  expired: "expired at",
+  revoked: "taken back at",
+  unknown: "not known any more",
+};
 
 const sent = new Map();
 
@@ -17,7 +26,7 @@ class Sent {
   constructor(id, receipt, lifetimeS, message) {
     const { element, parts } = copyOf("a-sent");
     Object.assign(this, { id, receipt, lifetimeS, element, parts });
-    this.state = "";
+    this.state = "sent";
     this.pause = PAUSE_MS;
     this.due = 0;
     this.ends = acceptedAt(id) + lifetimeS * 1000;
@@ -33,32 +42,32 @@ class Sent {
       parts.to.textContent = "from before the page was loaded";
       parts.text.remove();
     }
-    this.enter("pending");
+    this.enter("sent");
     if (!receipt) note(parts.note, "Without a receipt: what became of it cannot be asked.");
     onPress(parts.revoke, () => this.takeBack());
   }
 
   get isFinal() {
-    return !["pending", "leased"].includes(this.state);
+    return !OPEN.includes(this.state);
   }
 
   /** Show a state; `at` is when it was entered, in ms, where the service says so. */
   enter(state, at = null) {
     const { parts } = this;
-    const isNews = this.state !== "" && this.state !== state;
+    const isNews = this.state !== state;
     this.state = state;
     parts.state.className = `state ${state}`;
-    const word = { read: "read at", expired: "expired at", revoked: "taken back at", unknown: "not known any more" }[state] ?? state;
-    parts.state.textContent = this.receipt ? (at === null ? word : `${word} ${timeOf(at)}`) : "sent";
+    const word = WORDS[state] ?? state;
+    parts.state.textContent = at === null ? word : `${word} ${timeOf(at)}`;
     parts.life.hidden = this.isFinal;
-    const couldBeTakenBack = state === "pending" && this.receipt;
+    const couldBeTakenBack = this.receipt && ["sent", "pending"].includes(state);
     if (!couldBeTakenBack && document.activeElement === parts.revoke) this.element.focus();
     parts.revoke.hidden = !couldBeTakenBack;
-    if (isNews) {
-      this.pause = PAUSE_MS;
-      announce(`The message sent at ${parts.time.textContent} is ${state === "revoked" ? "taken back" : state}.`);
-      remember();
-    }
+    if (!isNews) return;
+    this.pause = PAUSE_MS;
+    remember();
+    const said = state === "revoked" ? "taken back" : state;
+    announce(`The message sent at ${parts.time.textContent} is ${said}.`);
   }
 
   /** Show what is left of its life; false where nothing is. */
@@ -91,10 +100,15 @@ class Sent {
     try {
       await this.#ask("DELETE");
     } catch (error) {
-      if (error instanceof Unreachable) note(place, "No answer. Take it back again when the service can be reached.");
-      else if (error.status === 409 && error.fate) note(place, `Too late: it is ${error.fate === "leased" ? "on loan to a reader" : error.fate}.`);
-      else if (error instanceof Problem) note(place, error.words);
-      else throw error;
+      if (error instanceof Unreachable) {
+        note(place, "No answer. Take it back again when the service can be reached.");
+      } else if (error.status === 409 && error.fate) {
+        note(place, `Too late: it is ${error.fate === "leased" ? "on loan to a reader" : error.fate}.`);
+      } else if (error instanceof Problem) {
+        note(place, error.words);
+      } else {
+        throw error;
+      }
     }
     lookAgain(this.id);
   }
@@ -135,8 +149,10 @@ function add(item) {
 }
 
 function remember() {
-  const kept = [...sent.values()].filter((each) => each.receipt && each.state !== "unknown");
-  storage.setItem(STORE, JSON.stringify(kept.map(({ id, receipt, lifetimeS }) => ({ id, receipt, lifetimeS }))));
+  const kept = [...sent.values()]
+    .filter((each) => each.receipt && each.state !== "unknown")
+    .map(({ id, receipt, lifetimeS }) => ({ id, receipt, lifetimeS }));
+  storage.setItem(STORE, JSON.stringify(kept));
 }
 
 const turn = poll(async () => {

@@ -65,7 +65,7 @@ async function send() {
   follow(stored.id, said.get("X-Receipt"), message);
   owed = { key: "", message: "" };
   if (isRepeat && ownKey && tries === 1) {
-    note(place, "Already stored: this key came with the same message before. The same id, and nothing twice.");
+    note(place, "Already stored, with the same id: this key came with the same message before.");
   } else {
     announce(`Sent to ${message.username}.`);
     // Unless the next one is being written already.
@@ -84,7 +84,7 @@ function clearFaults() {
 
 function explain(error) {
   if (giveUp.signal.aborted) {
-    note(place, "Given up. It may have been stored or not; to send the very same again finds out, and stores it once.");
+    note(place, "Given up. It may have been stored or not: to send the same again stores it once.");
     return;
   }
   if (!(error instanceof Problem)) throw error;
@@ -118,7 +118,8 @@ function countBytes() {
   const bytes = new TextEncoder().encode(text.value).length;
   const hint = byId("text-hint");
   const isOver = bytes > TEXT_BYTES;
-  hint.textContent = `${bytes.toLocaleString("en")} of ${TEXT_BYTES.toLocaleString("en")} bytes${isOver ? ": too long" : ""}`;
+  const size = `${bytes.toLocaleString("en")} of ${TEXT_BYTES.toLocaleString("en")} bytes`;
+  hint.textContent = isOver ? `${size}: too long` : size;
   hint.classList.toggle("fault", isOver);
 }
 

@@ -3,7 +3,8 @@
 import { connection } from "./api.js";
 
 const TICK_MS = 500;
-const LIVELY_MS = 60_000;
+const NOW_MS = 5000;
+const MINUTE_MS = 60_000;
 /** So much of what happens at the same moment is said. */
 const SAID_MAX = 3;
 
@@ -152,7 +153,9 @@ export function messageOf({ id, text }) {
 
 function showAge(element) {
   const age = now() - Number(element.dataset.since);
-  const text = age < 5000 ? "just now" : `${lasting(age < LIVELY_MS ? age : Math.floor(age / 60_000) * 60_000)} ago`;
+  // After a minute, in minutes.
+  const step = age < MINUTE_MS ? 1 : MINUTE_MS;
+  const text = age < NOW_MS ? "just now" : `${lasting(Math.floor(age / step) * step)} ago`;
   if (element.textContent !== text) element.textContent = text;
 }
 

@@ -596,8 +596,12 @@ async def test_nothing_moves_for_those_who_want_no_motion(
     async with browser(reduced_motion="reduce") as page:
         await page.goto(chat.base)
         await send(page, "bob", "still")
-        item = page.locator("#sent > li")
-        assert await item.evaluate("item => item.getAnimations({subtree: true}).length") == 0
+        moves = """element => {
+            const style = getComputedStyle(element);
+            return [style.animationName, style.transitionDuration];
+        }"""
+        for place in ("#sent > li", "#sent .bar i", "#send-button"):
+            assert await page.locator(place).evaluate(moves) == ["none", "0s"], place
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
