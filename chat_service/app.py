@@ -101,11 +101,12 @@ def make_common_routes(handlers: Handlers) -> Sequence[Route]:
     )
 
 
-def make_ops_routes(handlers: Handlers) -> Sequence[Route]:
-    """What operators look at; not for everybody."""
-    health, pages, board = handlers.health, handlers.pages, handlers.board
+def make_ops_routes(handlers: Handlers, is_alone: bool = False) -> Sequence[Route]:
+    """What operators look at; not for everybody. It may be alone on its port."""
+    health, board = handlers.health, handlers.board
+    page = handlers.pages.lone_board if is_alone else handlers.pages.board
     return (
-        Route("/ops", {"GET": pages.board, "HEAD": pages.board}),
+        Route("/ops", {"GET": page, "HEAD": page}),
         Route("/ops/history", {"GET": board.history, "HEAD": board.history}),
         Route("/metrics", {"GET": health.metrics, "HEAD": health.metrics}),
     )

@@ -125,7 +125,7 @@ class Service:
         self._server.add_sockets(sockets)
         if ops_sockets:
             self._ops_app = self._make_app(
-                (*make_common_routes(handlers), *make_ops_routes(handlers))
+                (*make_common_routes(handlers), *make_ops_routes(handlers, is_alone=True))
             )
             self._ops_server = HTTPServer(self._ops_app, **self._connection_limits())
             self._ops_server.add_sockets(ops_sockets)

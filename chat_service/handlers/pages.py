@@ -6,6 +6,7 @@ like any other client of it.
 
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +36,10 @@ _HEADERS: Mapping[str, str] = {
 }
 
 
+#: What makes links of the names of the other pages.
+_LINKS = re.compile(rb' href="/(docs)?"')
+
+
 class _File(NamedTuple):
     body: bytes
     zipped: bytes
@@ -45,7 +50,13 @@ class PageHandlers:
     """The handlers of pages, and of the files that they load."""
 
     def __init__(self) -> None:
-        self._files = {path.name: _load(path) for path in WEB.iterdir() if path.suffix in _TYPES}
+        self._files = {
+            path.name: _file(path.read_bytes(), path.suffix)
+            for path in WEB.iterdir()
+            if path.suffix in _TYPES
+        }
+        lone_board = _LINKS.sub(b"", (WEB / "ops.html").read_bytes())
+        self._files["lone-ops.html"] = _file(lone_board, ".html")
 
     async def inbox(self, request: Request) -> Response:
         """GET /: the page to send and to read."""
@@ -54,6 +65,10 @@ class PageHandlers:
     async def board(self, request: Request) -> Response:
         """GET /ops: what happens now."""
         return self._answer(request, "ops.html")
+
+    async def lone_board(self, request: Request) -> Response:
+        """GET /ops, on a port that has no other page."""
+        return self._answer(request, "lone-ops.html")
 
     async def asset(self, request: Request) -> Response:
         """GET /assets/:file: what a page loads. 404 for pages themselves, and all else."""
@@ -72,9 +87,8 @@ class PageHandlers:
         return Response(200, file.headers, Part(file.body, 0))
 
 
-def _load(path: Path) -> _File:
-    body = path.read_bytes()
+def _file(body: bytes, suffix: str) -> _File:
     # Weak: the same for both encodings of the body.
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
-    headers = {**_HEADERS, "Content-Type": _TYPES[path.suffix], "ETag": tag}
+    headers = {**_HEADERS, "Content-Type": _TYPES[suffix], "ETag": tag}
     return _File(body, gzip.compress(body, 9, mtime=0), headers)
