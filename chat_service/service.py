@@ -145,9 +145,8 @@ class Service:
         self._app.on_takeover = self._server.count_connections
         self._server.add_sockets(sockets)
         if ops_sockets:
-            self._ops_app = self._make_app(
-                (*make_common_routes(handlers), *make_ops_routes(handlers))
-            )
+            alone = handlers._replace(pages=PageHandlers(absent=(b"/", b"/docs")))
+            self._ops_app = self._make_app((*make_common_routes(alone), *make_ops_routes(alone)))
             self._ops_server = HTTPServer(self._ops_app, **self._connection_limits())
             self._ops_server.add_sockets(ops_sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
@@ -267,7 +266,7 @@ class Service:
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
             HealthHandlers(self._readiness, self._metrics_text),
-            PageHandlers(),
+            PageHandlers(absent=() if settings.ops == "on" else (b"/ops",)),
             BoardHandlers(self._history.document),
         )
 

@@ -6,7 +6,8 @@ like any other client of it.
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,10 @@ _HEADERS: Mapping[str, str] = {
 }
 
 
+#: A link to another page, in the header; one that holds more than a word stays, and leads nowhere.
+_LINK = rb' ?<a href="%b">[^<]*</a>| href="%b"'
+
+
 class _File(NamedTuple):
     body: bytes
     zipped: bytes
@@ -45,8 +50,11 @@ class _File(NamedTuple):
 class PageHandlers:
     """The handlers of pages, and of the files that they load."""
 
-    def __init__(self) -> None:
-        self._files = {path.name: _load(path) for path in WEB.iterdir() if path.suffix in _TYPES}
+    def __init__(self, absent: Collection[bytes] = ()) -> None:
+        """`absent` are the paths of pages that are not served beside these: none links there."""
+        self._files = {
+            path.name: _load(path, absent) for path in WEB.iterdir() if path.suffix in _TYPES
+        }
 
     async def inbox(self, request: Request) -> Response:
         """GET /: the page to send and to read."""
@@ -90,8 +98,12 @@ class PageHandlers:
         return Response(200, file.headers, Part(file.body, 0))
 
 
-def _load(path: Path) -> _File:
-    return _file(path.read_bytes(), _TYPES[path.suffix])
+def _load(path: Path, absent: Collection[bytes]) -> _File:
+    body = path.read_bytes()
+    if path.suffix == ".html":
+        for page in absent:
+            body = re.sub(_LINK % (page, page), b"", body)
+    return _file(body, _TYPES[path.suffix])
 
 
 def _file(body: bytes, content_type: str) -> _File:

@@ -212,14 +212,6 @@ for (const choice of document.querySelectorAll("[name=view]")) {
 }
 find("numbers").addEventListener("toggle", () => answered && drawTables());
 
-/* A port of operators' own has neither the inbox nor the API's documents. */
-for (const link of document.querySelectorAll(".site a:not([aria-current])")) {
-  fetch(link.href, { method: "HEAD" }).then(
-    (answer) => answer.status === 404 && link.removeAttribute("href"),
-    () => {},
-  );
-}
-
 /** Wait until just after every process has taken its next sample, and the page is seen. */
 async function pause() {
   const every = history.every;

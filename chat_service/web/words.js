@@ -12,11 +12,11 @@ export function short(value) {
 
 /** Seconds, in a unit that suits them. */
 export function time(seconds) {
-  if (seconds >= 1) return `${trim(seconds)} s`;
+  if (seconds >= 1) return `${trim(seconds)}\u00a0s`;
   const ms = seconds * 1000;
   return ms === 0 || ms >= 0.1
-    ? `${ms < 10 ? trim(ms) : Math.round(ms)} ms`
-    : `${Math.round(ms * 1000)} µs`;
+    ? `${ms < 10 ? trim(ms) : Math.round(ms)}\u00a0ms`
+    : `${Math.round(ms * 1000)}\u00a0µs`;
 }
 
 /** A value in words, or a dash for one that nobody knows. */

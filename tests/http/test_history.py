@@ -1,6 +1,7 @@
 """What the board is drawn from: the service's own counters, and on which ports they are shown."""
 
 import json
+import re
 import socket
 from typing import Any
 
@@ -115,6 +116,9 @@ async def test_a_port_of_their_own_serves_what_operators_need_and_nothing_else(
     for path in ("/", "/chat/bob"):
         assert (await ops.request("GET", path)).code == 404, path
     assert (await ops.request("POST", "/chat", b'{"text":"x","username":"b"}')).code == 404
+    page = (await ops.request("GET", "/ops")).body.decode()
+    for link in re.findall(r'(?:href|src)="([^"#]*)"', page):
+        assert (await ops.request("GET", link)).code == 200, link
     await chat.post("bob", "x")
     for path in OPS_PATHS:
         assert (await chat.request("GET", path)).code == 404, path

@@ -151,7 +151,7 @@ async def test_a_claim_that_was_given_up_takes_nothing_however_late_it_arrives(
         post = new_post()
         await store.insert([post])
         claim = new_claim(["bob"], [post.id], clock.now_ms(), valid_s=0.3)
-        proxy.hold.add("update")
+        proxy.hold["update"] = b""
         claiming = asyncio.create_task(late.claim(claim))
         await proxy.held.wait()
         while clock.now_ms() <= claim.until_ms:  # noqa: ASYNC110
