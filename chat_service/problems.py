@@ -146,6 +146,11 @@ def lease_over() -> Problem:
     return Problem(410, "lease-over", "The lease is over", detail)
 
 
+def no_receipt() -> Problem:
+    """400: a question about a message without what its sender was given for it."""
+    return invalid(FieldError("X-Receipt", "is required: it came with the answer to the post"))
+
+
 def no_such_message() -> Problem:
     """404: no message with this id and this receipt, as far as anybody remembers."""
     detail = "there is no message of this id with the receipt in X-Receipt, or not any more"

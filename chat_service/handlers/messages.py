@@ -7,7 +7,7 @@ import msgspec
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
 from chat_service.parameters import hash_of
-from chat_service.problems import FieldError, invalid, no_such_message, too_late
+from chat_service.problems import no_receipt, no_such_message, too_late
 from workers.commands import Revoke, Track
 from workers.pool import WorkerPool
 
@@ -46,6 +46,5 @@ def receipt_hash(receipt: str) -> str:
 def _receipt_of(request: Request) -> str:
     receipt = request.headers.get("X-Receipt")
     if receipt is None:
-        rule = "is required: it came with the answer to the post"
-        raise invalid(FieldError("X-Receipt", rule))
+        raise no_receipt()
     return receipt_hash(receipt)

@@ -14,6 +14,7 @@ from chat_service.openapi.schemas import ID, MESSAGE, RECEIVED, Object, Terms, s
 from chat_service.problems import (
     FieldError,
     no_handshake,
+    no_receipt,
     no_such_message,
     not_json,
     of_service_error,
@@ -201,7 +202,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
                 )
             },
             # It only looks, so that its outcome is never unknown.
-            (no_such_message(), *not_served("changed")[:-1]),
+            (no_receipt(), no_such_message(), *not_served("changed")[:-1]),
             ("id", "receipt"),
         ),
         "DELETE /messages/:id": Operation(
@@ -210,7 +211,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
             "Takes back a message that is unread; a repeat is answered the same. A message that is "
             "read, on loan or expired cannot be taken back.",
             {204: answer("It is revoked, and nobody will read it.")},
-            (no_such_message(), too_late("read"), *not_served("changed")),
+            (no_receipt(), no_such_message(), too_late("read"), *not_served("changed")),
             ("id", "receipt"),
             effect="take the message back",
         ),

@@ -65,6 +65,7 @@ async def test_the_samples_of_all_processes_add_up_whichever_is_asked(
         assert [each["pid"] for each in document["processes"]] == server.members()
         assert total(document, "chat_messages_accepted_total") == 60
     main = ChatClient(server.base)
+    main.contract = None
     for path in ("/ops", "/ops/history", "/metrics"):
         assert (await main.request("GET", path)).code == 404
     main.close()
