@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from chat_service.cli.ends import End, Failed, write_no_more
+from chat_service.cli.ends import End, Failed
 from chat_service.cli.output import Output
 from chat_service.cli.types import Url
 from chat_service.client import (
@@ -97,7 +97,6 @@ def told(url: str) -> Iterator[None]:
     except ChatError as error:
         raise Failed(End.UNREACHABLE, f"{url}: {error}") from None
     except BrokenPipeError:
-        write_no_more()
         raise Failed(End.UNHEARD) from None
     except KeyboardInterrupt:
         if sys.stderr.isatty():

@@ -45,16 +45,15 @@ def watch(talk: Talk, name: str, command: str | None) -> int:
 
 
 async def _show(talk: Talk, name: str) -> None:
-    """Print and acknowledge, one after the other."""
+    """Print; each is acknowledged as the next one is asked for, which is at once."""
     async with talk.chat.stream(name) as messages:
-        async for message in messages:
-            talk.out.message(message)
-            try:
-                await messages.acknowledge()
-            except asyncio.CancelledError:
-                # It has been shown.
-                await messages.acknowledge()
-                raise
+        try:
+            async for message in messages:
+                talk.out.message(message)
+        except asyncio.CancelledError:
+            # The last one has been shown, and perhaps not been acknowledged yet.
+            await messages.acknowledge()
+            raise
 
 
 def _tell_of_breaks(talk: Talk) -> None:
