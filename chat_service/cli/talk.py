@@ -96,8 +96,6 @@ def told(url: str) -> Iterator[None]:
         ) from None
     except ChatError as error:
         raise Failed(End.UNREACHABLE, f"{url}: {error}") from None
-    except BrokenPipeError:
-        raise Failed(End.UNHEARD) from None
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             # The terminal has written ^C.
