@@ -27,7 +27,7 @@ from chat_service.client import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Long enough for a service that is being started again, and short enough for who waits: 2 to 3 s.
+#: Long enough for a service that is being started again, and short enough for who waits: 1 to 3 s.
 _TRIES = 6
 
 
