@@ -115,7 +115,9 @@ def chat() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the process's exit code."""
     try:
-        return int(chat.main(arguments, prog_name="chat", standalone_mode=False) or 0)
+        code = chat.main(arguments, prog_name="chat", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
     except Failed as failed:
         for line in failed.lines:
             say(line)
@@ -129,11 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return End.REFUSED
     except (click.Abort, KeyboardInterrupt):
         return End.INTERRUPTED
+    except BrokenPipeError:
+        # Else Python tries once more at its end, and complains.
+        write_no_more()
+        return End.UNHEARD
     except SystemExit as error:
-        # What click makes of a closed output.
+        # What click makes of the same.
         return End.UNHEARD if error.code == 1 else int(error.code or 0)
-    finally:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            write_no_more()

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from chat_service.cli.ends import End, Failed, write_no_more
+from chat_service.cli.ends import End, Failed
 from chat_service.cli.output import Output
 from chat_service.cli.types import Url
 from chat_service.client import (
@@ -27,7 +27,7 @@ from chat_service.client import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Long enough for a service that is being started again, and short enough for who waits: 2 to 3 s.
+#: Long enough for a service that is being started again, and short enough for who waits: 1 to 3 s.
 _TRIES = 6
 
 
@@ -96,9 +96,6 @@ def told(url: str) -> Iterator[None]:
         ) from None
     except ChatError as error:
         raise Failed(End.UNREACHABLE, f"{url}: {error}") from None
-    except BrokenPipeError:
-        write_no_more()
-        raise Failed(End.UNHEARD) from None
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             # The terminal has written ^C.

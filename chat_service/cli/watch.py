@@ -4,12 +4,20 @@ import asyncio
 import logging
 import os
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 
 import click
 
 from chat_service.cli.ends import End
 from chat_service.cli.talk import Talk, talking
-from chat_service.client import Lease, LeaseOver, Message, OutcomeUnknown, ServiceUnavailable
+from chat_service.client import (
+    ChatError,
+    Lease,
+    LeaseOver,
+    Message,
+    OutcomeUnknown,
+    ServiceUnavailable,
+)
 
 #: A command's message is on loan for so long, extended thrice in it; one wait for the next. In
 #: seconds.
@@ -22,8 +30,8 @@ _TTL_S, _WAIT_S = 30.0, 20.0
     "--exec",
     "command",
     metavar="CMD",
-    help="Run a shell command for each message, its text on standard input: "
-    "acknowledged where it exits 0, else unread again some 30 s later.",
+    help="Run a shell command for each message, its text on standard input, its id in "
+    "MESSAGE_ID: acknowledged where it exits 0, else unread again some 30 s later.",
 )
 @talking
 def watch(talk: Talk, name: str, command: str | None) -> int:
@@ -45,16 +53,15 @@ def watch(talk: Talk, name: str, command: str | None) -> int:
 
 
 async def _show(talk: Talk, name: str) -> None:
-    """Print and acknowledge, one after the other."""
+    """Print; each is acknowledged as the next one is asked for, which is at once."""
     async with talk.chat.stream(name) as messages:
-        async for message in messages:
-            talk.out.message(message)
-            try:
-                await messages.acknowledge()
-            except asyncio.CancelledError:
-                # It has been shown.
-                await messages.acknowledge()
-                raise
+        try:
+            async for message in messages:
+                talk.out.message(message)
+        except asyncio.CancelledError:
+            # The last one has been shown, and perhaps not been acknowledged yet.
+            await messages.acknowledge()
+            raise
 
 
 def _tell_of_breaks(talk: Talk) -> None:
@@ -78,12 +85,13 @@ async def _work(talk: Talk, name: str, command: str) -> None:
             for message in lease.messages:
                 await _work_off(talk, lease, message, command)
         except (ServiceUnavailable, OutcomeUnknown) as error:
+            # Its tries take seconds, so that this does not spin.
             talk.out.note(f"{error}; trying again")
 
 
 async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) -> None:
-    """Run the command for a message; what it must not be given twice for is acknowledged."""
-    environ = {**os.environ, "CHAT_MESSAGE_ID": message.id}
+    """Run the command for a message, and acknowledge it where that went well."""
+    environ = {**os.environ, "MESSAGE_ID": message.id}
     process = await asyncio.create_subprocess_shell(command, stdin=PIPE, env=environ)
     try:
         code = await _ended(process, lease, message)
@@ -92,7 +100,8 @@ async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) ->
             process.terminate()
             await process.wait()
         # At once, not in half a minute: nothing is known to have failed.
-        await lease.release()
+        with suppress(ChatError):
+            await lease.release()
         raise
     if code == 0:
         try:
@@ -108,7 +117,9 @@ async def _ended(process: Process, lease: Lease, message: Message) -> int:
     working = asyncio.create_task(process.communicate(message.text.encode()))
     try:
         while not (await asyncio.wait((working,), timeout=_TTL_S / 3))[0]:
-            await lease.extend(_TTL_S)
+            # Where that fails, the message may come again; the command shall not be ended for it.
+            with suppress(ChatError):
+                await lease.extend(_TTL_S)
         await working
     finally:
         working.cancel()

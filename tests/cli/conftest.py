@@ -15,6 +15,8 @@ from config.settings import PROJECT_ROOT
 from tests.support.server import Server
 
 _names = count()
+#: What changes how a Python program writes.
+_UNWANTED = ("NO_COLOR", "PYTHONUNBUFFERED")
 
 
 class Ended(NamedTuple):
@@ -35,7 +37,7 @@ class Chat:
 
     def __init__(self, url: str) -> None:
         self.environ = {
-            **{name: value for name, value in os.environ.items() if name != "NO_COLOR"},
+            **{name: value for name, value in os.environ.items() if name not in _UNWANTED},
             "PYTHONPATH": str(PROJECT_ROOT),
             # Tornado leaves a socket that could not be bound to the collector.
             "PYTHONWARNINGS": "error,ignore::ResourceWarning",

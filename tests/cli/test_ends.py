@@ -1,6 +1,7 @@
 """How commands end: the exit code that is documented, and one line that says what to do."""
 
 import asyncio
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,21 @@ async def test_an_outcome_that_is_unknown_ends_with_7_and_names_the_key(
         again = await asyncio.to_thread(chat, "send", name, "stored once", "--key", key)
         assert again.code == 0
         assert await asyncio.to_thread(chat.texts, name) == ["stored once"]
+
+
+@pytest.mark.parametrize("words", ["serve --print-config", "completion bash", "--help"])
+def test_an_output_that_nobody_reads_is_no_news(chat: Chat, words: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        chat.command(*words.split()),
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=chat.environ,
+        check=False,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_every_command_explains_itself_with_examples(chat: Chat) -> None:
