@@ -65,6 +65,7 @@ def prometheus(io_loop: IOLoop, server: Server, tmp_path: Path) -> Iterator[Chat
             stderr=log,
         )
     client = ChatClient(f"http://{address}")
+    client.contract = None
     yield client
     client.close()
     process.terminate()

@@ -20,6 +20,7 @@ _VARIES = re.compile(
     r"(?P<request>\b[0-9a-f]{12}-[0-9a-f]+\b)|(?P<id>\b[0-9a-f]{32}\b)"
     r"|(?P<time>\b\d{4}-\d\d-\d\dT[\d:.]+Z)"
     r'|(?<=X-Receipt: )(?P<receipt>[\w-]{32})|(?<="receipt":")(?P<inline>[\w-]{32})'
+    r"|(?<=  receipt )(?P<said>[\w-]{32})|(?P<age>just now|\b\d+ s ago\b)"
 )
 _SHAPES = {
     "request": "[0-9a-f]{12}-[0-9a-f]+",
@@ -27,7 +28,11 @@ _SHAPES = {
     "time": r"\d{4}-\d\d-\d\dT[\d:.]+Z",
     "receipt": r"[\w-]{32}",
     "inline": r"[\w-]{32}",
+    "said": r"[\w-]{32}",
+    "age": r"just now|\d+ s ago",
 }
+#: Our command line shows on a terminal what is for people, and its remarks: it is given one.
+_FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:scripts/)?chat ")
 _WITHIN_S = 30.0
 #: Runs a program as it stands in a document, with an `await` anywhere.
 _SNIPPET = """
@@ -129,7 +134,7 @@ class Runner:
             self._run_program(block)
         else:
             for command, output in block.commands():
-                running = self._start(["bash", "-c", self._realised(command)])
+                running = self._start_command(self._realised(command))
                 if "meanwhile" in block.marks:
                     self._meanwhile = running, block, output
                 else:
@@ -142,10 +147,17 @@ class Runner:
         if self._meanwhile is not None:
             self._meanwhile[0].stop()
 
+    def _start_command(self, command: str) -> Running:
+        if not _FOR_PEOPLE.search(command):
+            return self._start(["bash", "-c", command])
+        # It says on the terminal why it ends as it does, and that is compared.
+        return self._start(["script", "-qc", command, "/dev/null"], SHELL="/bin/bash", NO_COLOR="1")
+
     def _start(self, command: list[str], **environ: str) -> Running:
         path = f"{self._folder}/.venv/bin:{self._folder}/scripts:{os.environ['PATH']}"
         ours = {key: value for key, value in os.environ.items() if not key.startswith("CHAT_")}
         ours |= {"PYTHONPATH": str(self._folder), "PYTHONUNBUFFERED": "1", "PATH": path}
+        ours |= {"CHAT_URL": f"http://{self._address}"}
         return Running(command, self._folder, ours | environ)
 
     def _run_script(self, block: Block) -> None:
@@ -203,10 +215,12 @@ class Runner:
         return "".join(lines), names
 
     def _variable(self, found: "re.Match[str]", names: dict[str, str]) -> str:
-        text = found[0]
+        text, kind = found[0], str(found.lastgroup)
+        if kind == "age":
+            return f"(?:{_SHAPES[kind]})"
         if text in self._real:
             return re.escape(self._real[text])
         if text in names:
             return f"(?P={names[text]})"
         names[text] = f"v{len(names)}"
-        return f"(?P<{names[text]}>{_SHAPES[str(found.lastgroup)]})"
+        return f"(?P<{names[text]}>{_SHAPES[kind]})"
