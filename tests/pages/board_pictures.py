@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from chat_service.history import EVERY_S, SAMPLES
 from chat_service.service import Service
@@ -52,7 +53,8 @@ async def test_pictures(start_service: StartService, browser: OpenBrowser) -> No
     async with browser(viewport=_SIZE) as page:
         await page.goto(f"http://127.0.0.1:{service.port}/ops")
         await page.locator("#state.good").wait_for()
-        for name, scheme in (("board", "light"), ("board-dark", "dark")):
+        schemes: dict[str, Literal["light", "dark"]] = {"board": "light", "board-dark": "dark"}
+        for name, scheme in schemes.items():
             await page.emulate_media(color_scheme=scheme)
             await page.screenshot(path=_PICTURES / f"{name}.png")
     for client in clients:

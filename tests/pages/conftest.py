@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @asynccontextmanager
-async def _browser(**options: object) -> AsyncIterator[Page]:
+async def _browser(**options: Any) -> AsyncIterator[Page]:
     complaints: list[str] = []
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(

@@ -6,6 +6,7 @@ They show a real service with real messages. Each must stay small, or it fails.
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Any, Literal
 
 from playwright.async_api import Browser, Page, async_playwright, expect
 
@@ -17,8 +18,8 @@ from tests.support.server import Server
 FOLDER = PROJECT_ROOT / "docs" / "pictures"
 BYTES_MAX = 200_000
 
-_DESK = {"viewport": {"width": 1080, "height": 1380}}
-_PHONE = {
+_DESK: dict[str, Any] = {"viewport": {"width": 1080, "height": 1380}}
+_PHONE: dict[str, Any] = {
     "viewport": {"width": 360, "height": 780},
     "device_scale_factor": 2,
     "has_touch": True,
@@ -57,7 +58,9 @@ async def _picture(page: Page, name: str) -> None:
     assert size < BYTES_MAX, f"{path} has {size} bytes"
 
 
-async def _desk(chromium: Browser, chat: ChatClient, name: str, username: str, scheme: str) -> None:
+async def _desk(
+    chromium: Browser, chat: ChatClient, name: str, username: str, scheme: Literal["light", "dark"]
+) -> None:
     page = await chromium.new_page(**_DESK, color_scheme=scheme, reduced_motion="reduce")
     await _use(page, chat, username)
     await _picture(page, name)
