@@ -31,6 +31,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from workers.ticket import Ticket
 
 _propagator = TraceContextTextMapPropagator()
+#: The context of a request that belongs to no trace yet.
+_ROOT = Context()
 
 
 class RequestTracer:
@@ -46,7 +48,7 @@ class RequestTracer:
         """The span of a request that has arrived; None where the sampler does not want it."""
         span = self._tracer.start_span(
             f"{method} {route}",
-            _propagator.extract({"traceparent": traceparent}, Context()),
+            _propagator.extract({"traceparent": traceparent}, _ROOT) if traceparent else _ROOT,
             SpanKind.SERVER,
             {
                 "http.request.method": method,
