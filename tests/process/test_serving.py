@@ -46,10 +46,14 @@ def listening(pid: int) -> list[str]:
     links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
     inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
     network = Path(f"/proc/{pid}/net")
-    unix = [line.split() for line in (network / "unix").read_text().splitlines()[1:]]
+    unix = [
+        line.split() for line in (network / "unix").read_text(encoding="ascii").splitlines()[1:]
+    ]
     found = [words[7] for words in unix if words[6] in inodes and words[3] == "00010000"]
     for kind in ("tcp", "tcp6"):
-        tcp = [line.split() for line in (network / kind).read_text().splitlines()[1:]]
+        tcp = [
+            line.split() for line in (network / kind).read_text(encoding="ascii").splitlines()[1:]
+        ]
         found += [words[1] for words in tcp if words[9] in inodes and words[3] == "0A"]
     return found
 
