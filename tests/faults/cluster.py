@@ -37,11 +37,13 @@ class ReplicaSet:
         client: AsyncMongoClient[Any] = AsyncMongoClient(
             "127.0.0.1", self._ports[0], directConnection=True
         )
-        while True:
-            try:
-                await client.admin.command("replSetInitiate", {"_id": "chaos", "members": members})
-                break
-            except PyMongoError:
+        async with asyncio.timeout(90):
+            while True:
+                with contextlib.suppress(PyMongoError):
+                    await client.admin.command(
+                        "replSetInitiate", {"_id": "chaos", "members": members}
+                    )
+                    break
                 await asyncio.sleep(0.1)
         await client.close()
         await self.primary()
@@ -61,8 +63,7 @@ class ReplicaSet:
         self._processes[port] = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), find_mongod("")),
-                *("--dbpath", str(data), "--port", str(port)),
-                *("--bind_ip", "127.0.0.1", "--nounixsocket"),
+                *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1"),
                 *("--replSet", "chaos", "--networkMessageCompressors", "disabled"),
                 *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256", "--nounixsocket"),
                 *("--logpath", str(data / "mongod.log"), "--logappend", "--quiet"),
