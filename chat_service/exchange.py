@@ -174,8 +174,8 @@ class Exchange(HTTPMessageDelegate):
     async def _run(self) -> None:
         """Handle the request and write the answer. Cancelled when the client goes away."""
         status = CLIENT_GONE
-        self._begin_span()
         try:
+            self._begin_span()
             response = await self._handle()
             if isinstance(response, Takeover):
                 status = response.status

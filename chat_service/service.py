@@ -66,8 +66,8 @@ _SETTLE_S = 0.05
 _SETTLE_MAX_S = 1.0
 
 
-class TelemetryMissing(Exception):
-    """Raised at start where telemetry is wanted and its packages are not there."""
+class TelemetryUnusable(Exception):
+    """Raised at start where telemetry is wanted and cannot be had; the message says what to do."""
 
 
 class Service:
@@ -113,7 +113,7 @@ class Service:
     async def start(self) -> None:
         """Start every part, the listening socket last.
 
-        Raises `TelemetryMissing`, `PortTaken`, `workers.store.embedded.EmbeddedError`,
+        Raises `TelemetryUnusable`, `PortTaken`, `workers.store.embedded.EmbeddedError`,
         `StoreUnavailable`, `StoreMisconfigured` or `IndexMismatch`; call `stop` then.
         """
         settings = self.settings
@@ -365,11 +365,14 @@ def _start_telemetry(registry: CollectorRegistry) -> "Telemetry":
     try:
         from chat_service.otlp import Telemetry
     except ImportError as error:
-        raise TelemetryMissing(
+        raise TelemetryUnusable(
             "the setting telemetry is otlp, and OpenTelemetry is not installed: "
             "CHAT_TELEMETRY=otlp scripts/serve installs it, and so does "
             f"pip install -r requirements/otel.txt ({error})"
         ) from error
-    telemetry = Telemetry(registry)
+    try:
+        telemetry = Telemetry(registry)
+    except ValueError as error:
+        raise TelemetryUnusable(str(error)) from error
     telemetry.start()
     return telemetry

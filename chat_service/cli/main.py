@@ -66,7 +66,7 @@ Exit codes:
   4    no database
   5    the data directory cannot be used
   6    the service was not reached
-  7    it is unknown what became of it; the line names the key to repeat it with
+  7    it is unknown what became of it; where a key settles it, the line names it
   130  Ctrl-C
   141  whoever read the output has gone
 """

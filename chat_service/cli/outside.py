@@ -6,6 +6,7 @@ from typing import Any
 
 from tornado.httpclient import HTTPRequest
 
+from chat_service.cli.talk import bare
 from chat_service.client.http import Answer, NotAnswered, fetch
 from chat_service.listener import PortTaken, bind
 from workers.store.checkup import Finding
@@ -35,19 +36,20 @@ async def port(host: str, number: int) -> Finding:
 async def service(url: str) -> AsyncIterator[Finding]:
     """A running service: alive, ready, and what it counts."""
     url = url.rstrip("/")
+    shown = bare(url)
     try:
         live = await _get(f"{url}/livez")
     except NotAnswered as error:
-        detail = f"{url}: {error}; is it running, and is this the address?"
+        detail = f"{shown}: {error}; is it running, and is this the address?"
         yield Finding("alive", "fail", detail)
         return
     if live.status != 200:
-        yield Finding("alive", "fail", f"{url}/livez answers {live.status}: is this the service?")
+        yield Finding("alive", "fail", f"{shown}/livez answers {live.status}: is this the service?")
         return
-    yield Finding("alive", "ok", url)
+    yield Finding("alive", "ok", shown)
     readiness = await _readiness(url)
     if readiness is None:
-        yield Finding("ready", "fail", f"{url}/readyz does not answer as a service of ours does")
+        yield Finding("ready", "fail", f"{shown}/readyz does not answer as a service of ours does")
         return
     lacking = [part for part in ("database", "workers", "accepting") if not readiness.get(part)]
     if lacking:
@@ -55,9 +57,16 @@ async def service(url: str) -> AsyncIterator[Finding]:
     else:
         yield Finding("ready", "ok", "database, workers, accepting")
     try:
-        metrics = _values((await _get(f"{url}/metrics")).body.decode())
+        answer = await _get(f"{url}/metrics")
+        if answer.status != 200:
+            detail = (
+                f"{shown}/metrics answers {answer.status}: with `ops` off they are at `ops_port`"
+            )
+            yield Finding("metrics", "warn", detail)
+            return
+        metrics = _values(answer.body.decode())
     except (NotAnswered, ValueError) as error:
-        yield Finding("metrics", "warn", f"{url}/metrics: {error}")
+        yield Finding("metrics", "warn", f"{shown}/metrics: {error}")
         return
     for finding in _judged(metrics):
         yield finding

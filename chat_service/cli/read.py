@@ -1,10 +1,14 @@
 """`chat read` and `chat count`: take what is unread, or only say how much it is."""
 
+import secrets
+import shlex
+
 import click
 
-from chat_service.cli.ends import End
+from chat_service.cli.ends import End, say
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.types import Duration
+from chat_service.client import Message
 
 
 @click.command()
@@ -36,19 +40,35 @@ def read(talk: Talk, name: str, limit: int | None, wait: float, key: str | None)
       chat read bob | jq -r .text
       key=$(uuidgen); chat read bob --key $key || chat read bob --key $key
     """
-    messages = talk.run(talk.chat.wait(name, wait, limit, key=key))
+    taken_with = key or secrets.token_urlsafe(24)
+    messages = talk.run(talk.chat.wait(name, wait, limit, key=taken_with))
     found = bool(messages)
     left = limit
     while messages:
-        for message in messages:
-            talk.out.message(message)
+        _show(talk, name, messages, taken_with)
         left = None if left is None else left - len(messages)
         if key or left == 0:
             break
-        messages = talk.run(talk.chat.read(name, left))
+        taken_with = secrets.token_urlsafe(24)
+        messages = talk.run(talk.chat.read(name, left, key=taken_with))
     if not found:
         talk.out.note("nothing is unread")
     return End.DONE if found else End.NOTHING
+
+
+def _show(talk: Talk, name: str, messages: list[Message], key: str) -> None:
+    """Print what was taken; where that is cut off, say how the rest is still to be had."""
+    left = len(messages)
+    try:
+        for message in messages:
+            talk.out.message(message)
+            left -= 1
+    except (BrokenPipeError, KeyboardInterrupt):
+        say(
+            f"{left} of the messages that were taken are not shown; for a minute all of them are "
+            f"given again to: chat read {shlex.quote(name)} --key {key}"
+        )
+        raise
 
 
 @click.command()

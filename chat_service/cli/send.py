@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from chat_service.cli.ends import End, Failed, say
-from chat_service.cli.talk import Talk, reason_of, talking
+from chat_service.cli.talk import Talk, bare, reason_of, talking
 from chat_service.cli.types import Duration
 from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
@@ -85,7 +85,7 @@ def _text(text: str | None, file: Path | None) -> str:
 
 def _send_lines(talk: Talk, name: str, timeout: int | None, key: str | None, receipt: bool) -> int:
     """Post line by line, as they come; with a key all at once, so that a repeat is the same."""
-    end = End.DONE
+    end, is_away = End.DONE, False
     number = 0
     for lines in [list(_all_lines())] if key else _lines_as_they_come():
         drafts = [Draft(name, line, timeout) for line in lines]
@@ -93,11 +93,12 @@ def _send_lines(talk: Talk, name: str, timeout: int | None, key: str | None, rec
             number += 1
             if isinstance(result, Posted):
                 _tell(talk, result, number)
-            elif isinstance(result, ServiceUnavailable):
-                say(f"line {number} and what follows was not sent")
-                raise result
             else:
                 end = max(end, _tell_failure(talk, result, number))
+                is_away = is_away or isinstance(result, ServiceUnavailable)
+        if is_away:
+            say("no more lines are read")
+            break
     return end
 
 
@@ -116,6 +117,8 @@ def _tell_failure(talk: Talk, error: ChatError, line: int) -> End:
     """Print what was not stored, and why."""
     if isinstance(error, ProblemError):
         reason, end = f"was refused: {reason_of(error)}", End.REFUSED
+    elif isinstance(error, ServiceUnavailable):
+        reason, end = f"was not sent: no answer from {bare(talk.url)}: {error}", End.UNREACHABLE
     else:
         reason, end = f"may be stored or not: {error}", End.UNKNOWN
     say(f"line {line} {reason}")

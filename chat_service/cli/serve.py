@@ -16,7 +16,7 @@ from chat_service import __version__
 from chat_service.cli.ends import End, Failed
 from chat_service.cli.settings import EPILOG, with_settings, words_of
 from chat_service.listener import PortTaken, inherited
-from chat_service.service import Service, TelemetryMissing
+from chat_service.service import Service, TelemetryUnusable
 from chat_service.supervisor import READY, ProcessFailed, Supervisor
 from config import Settings
 from config.log import configure_logging
@@ -108,7 +108,7 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
         return End.DONE
     except ProcessFailed as error:
         return error.code
-    except TelemetryMissing as error:
+    except TelemetryUnusable as error:
         raise Failed(End.REFUSED, str(error)) from None
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         reason = _unreachable(error) if isinstance(error, StoreUnavailable) else str(error)

@@ -4,6 +4,7 @@ Used by every command that does; they are plain functions that `run` one questio
 """
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ def talking(command: Callable[Concatenate[Talk, P], int]) -> Callable[..., int]:
 @contextmanager
 def told(url: str) -> Iterator[None]:
     """Say in words what the client raises."""
+    url = bare(url)
     try:
         yield
     except LeaseOver:
@@ -101,6 +103,11 @@ def told(url: str) -> Iterator[None]:
             # The terminal has written ^C.
             click.echo(err=True)
         raise Failed(End.INTERRUPTED) from None
+
+
+def bare(url: str) -> str:
+    """An address without the name and password that may be in it, for people to see."""
+    return re.sub(r"(?<=//)[^/@]*@", "", url)
 
 
 def reason_of(problem: ProblemError) -> str:

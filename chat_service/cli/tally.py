@@ -72,7 +72,10 @@ class Tally:
         messages = outcome.answer.count(b'"id":"') if status == 200 else 0
         if self.is_sweeping:
             self.swept += messages
-            if status != 200:
+            if status == 201:
+                # It was posted before, and is answered late.
+                self.accepted += 1
+            elif status != 200:
                 self.errors[status] += 1
             return
         now = int(outcome.at - self.began)

@@ -8,9 +8,8 @@ which its SDK reads: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_T
 import asyncio
 import os
 import socket
-import threading
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
 
 from chat_service import __version__
+from chat_service.otlp.aside import aside
 from chat_service.otlp.metrics import MetricsExport
 from chat_service.otlp.tracing import RequestTracer
 
@@ -60,26 +60,9 @@ class Telemetry:
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
         last = self._metrics.collect()
-        await asyncio.gather(
-            _briefly(lambda: self._metrics.send(last)), _briefly(self._provider.shutdown)
-        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await asyncio.gather(
+                    aside(partial(self._metrics.send, last)), aside(self._provider.shutdown)
+                )
         self._metrics.close()
-
-
-async def _briefly(send: Callable[[], object]) -> None:
-    """Have something done that blocks, on a thread that nobody waits for any longer in the end."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def run() -> None:
-        try:
-            send()
-        finally:
-            # The loop may not have waited, and be closed.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=run, name="otlp-last", daemon=True).start()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_STOP_S):
-            await done.wait()

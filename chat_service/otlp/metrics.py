@@ -6,8 +6,11 @@ show is the same. Each process sends its own, told apart by `service.instance.id
 
 import asyncio
 import os
+import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from operator import sub
 from typing import TypeAlias
 
@@ -32,9 +35,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Sample
 
+from chat_service.otlp.aside import aside
+
 log = structlog.get_logger(__name__)
 
-_EVERY_S = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "60000")) / 1000
+_INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 _PREFERENCE = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 _SCOPE = InstrumentationScope("chat_service")
 
@@ -48,7 +53,9 @@ class MetricsExport:
     def __init__(self, registry: CollectorRegistry, resource: Resource) -> None:
         self._registry = registry
         self._resource = resource
+        self._every_s = _interval_s()
         self._exporter = OTLPMetricExporter()
+        self._one_at_a_time = threading.Lock()
         self._is_delta = os.environ.get(_PREFERENCE, "").lower() == "delta"
         self._began_ns = self._collected_ns = time.time_ns()
         # What was told last, where only the difference is told.
@@ -57,8 +64,9 @@ class MetricsExport:
     async def run(self) -> None:
         """Send now and then until cancelled. What a collector does not take is not told again."""
         while True:
-            await asyncio.sleep(_EVERY_S)
-            await asyncio.to_thread(self.send, self.collect())
+            await asyncio.sleep(self._every_s)
+            data = self.collect()
+            await aside(partial(self.send, data))
 
     def collect(self) -> MetricsData:
         """All counts as of now."""
@@ -75,7 +83,9 @@ class MetricsExport:
 
     def send(self, data: MetricsData) -> None:
         """Send what was collected; blocks. What keeps it is logged by the exporter."""
-        if self._exporter.export(data) is not MetricExportResult.SUCCESS:
+        with self._one_at_a_time:
+            result = self._exporter.export(data)
+        if result is not MetricExportResult.SUCCESS:
             log.warning("the collector did not take the metrics")
 
     def close(self) -> None:
@@ -144,6 +154,14 @@ class MetricsExport:
         told = self._told.get(series, (0.0,) * len(values))
         self._told[series] = values
         return [value - before for value, before in zip(values, told, strict=True)]
+
+
+def _interval_s() -> float:
+    """Raises ValueError for what is no interval."""
+    given = os.environ.get(_INTERVAL) or "60000"
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", given):
+        raise ValueError(f"{_INTERVAL}: must be a number of milliseconds, not {given!r}")
+    return int(given) / 1000
 
 
 def _by_series(samples: Iterable[Sample]) -> Iterator[list[Sample]]:

@@ -12,7 +12,7 @@ A batch is one piece of work of many traces: it lies in that of its oldest trace
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -92,7 +92,7 @@ class RequestTracer:
                 links=to_batch,
                 start_time=now_ns - int((loop_now - since) * 1e9),
             ).end(now_ns)
-        with use_span(batch, end_on_exit=True):
+        with _within(batch):
             yield
 
     @contextmanager
@@ -102,5 +102,20 @@ class RequestTracer:
             yield
             return
         attributes = {"db.system.name": "mongodb", "db.operation.name": name}
-        with self._tracer.start_as_current_span(name, None, SpanKind.CLIENT, attributes):
-            yield
+        span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+        with use_span(
+            span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+        ):
+            try:
+                yield
+            except Exception as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(Status(StatusCode.ERROR))
+                raise
+
+
+def _within(span: Span) -> AbstractContextManager[Span]:
+    """What is done within is the span's. What an exception says is not recorded: it may hold a
+    name or a text.
+    """
+    return use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)

@@ -1,6 +1,9 @@
 """Sending and reading, through pipes as scripts do."""
 
+import json
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.cli.conftest import Chat
@@ -88,7 +91,53 @@ def test_a_read_waits_for_a_first_message(chat: Chat, name: str) -> None:
     assert chat("read", name, "--wait", "0.1").code == 1
 
 
-def test_a_reader_of_the_output_that_has_gone_is_no_news(chat: Chat, name: str) -> None:
+class Failing(BaseHTTPRequestHandler):
+    """A service that cannot store the first batch, however often it is tried, and can the next."""
+
+    tries = 6
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).tries -= 1
+        is_away = self.tries >= 0
+        answer = {"status": 503, "type": "urn:chat:problem:unavailable"} if is_away else {}
+        if not is_away:
+            answer = {
+                "results": [{"id": f"{number:032x}"} for number in range(len(json.loads(body)))]
+            }
+        sent = json.dumps(answer).encode()
+        self.send_response(503 if is_away else 200)
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_of_lines_that_are_sent_in_part_each_is_said_to_be_stored_or_not(chat: Chat) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        sent = chat("send", "bob", "--lines", "--url", url, stdin=b"x\n" * 1200)
+        server.shutdown()
+    assert sent.code == 6
+    assert [record["line"] for record in sent.records if "id" in record] == [*range(501, 1201)]
+    assert [record["line"] for record in sent.records if "error" in record] == [*range(1, 501)]
+    assert "line 500 was not sent: " in sent.err
+
+
+def test_a_password_in_the_address_is_shown_to_nobody(chat: Chat) -> None:
+    url = "http://me:s3cret@127.0.0.1:1"
+    for words in (("count", "bob"), ("send", "bob", "x"), ("doctor",)):
+        told = chat(*words, "--url", url)
+        assert "127.0.0.1:1" in told.out + told.err
+        assert "s3cret" not in told.out + told.err
+
+
+def test_a_reader_of_the_output_that_has_gone_is_told_how_to_have_the_rest(
+    chat: Chat, name: str
+) -> None:
     chat("send", name, "--lines", stdin=b"some text\n" * 20_000)
     command = subprocess.Popen(
         chat.command("read", name), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=chat.environ
@@ -97,9 +146,11 @@ def test_a_reader_of_the_output_that_has_gone_is_no_news(chat: Chat, name: str) 
     assert command.stderr is not None
     assert b"some text" in command.stdout.readline()
     command.stdout.close()
-    assert command.stderr.read() == b""
+    (said,) = command.stderr.read().decode().splitlines()
     command.stderr.close()
     assert command.wait(30) == 141
+    again = chat("read", *said.partition("chat read ")[2].split())
+    assert len(again.records) == 1000
     # What it was not given yet is unread.
     assert chat("count", name).records[0]["unread"] > 10_000
 

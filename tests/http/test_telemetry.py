@@ -3,18 +3,26 @@
 import asyncio
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tornado.ioloop import IOLoop
 
-from chat_service.service import TelemetryMissing
+from chat_service.otlp.tracing import RequestTracer
+from chat_service.service import TelemetryUnusable
 from tests.conftest import Connect, StartService
 from tests.support.collector import Collector, attributes
 from tests.support.waiting import eventually
+from workers.commands import Count
+from workers.errors import StoreUnavailable
+from workers.ticket import Ticket
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-METRICS_OFTEN = "chat_service.otlp.metrics._EVERY_S"
+METRICS_OFTEN = "OTEL_METRIC_EXPORT_INTERVAL"
 
 
 @pytest.fixture
@@ -129,7 +137,7 @@ async def test_the_collector_gets_the_same_counts_as_a_scrape(
     collector: Collector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(METRICS_OFTEN, 0.1)
+    monkeypatch.setenv(METRICS_OFTEN, "100")
     async with collector:
         service = await start_service(telemetry="otlp")
         chat = connect(service)
@@ -167,7 +175,7 @@ async def test_what_wants_differences_is_told_each_count_once(
     collector: Collector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(METRICS_OFTEN, 0.05)
+    monkeypatch.setenv(METRICS_OFTEN, "50")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
     async with collector:
         service = await start_service(telemetry="otlp")
@@ -200,7 +208,7 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
-    monkeypatch.setattr(METRICS_OFTEN, 0.01)
+    monkeypatch.setenv(METRICS_OFTEN, "10")
     service = await start_service(telemetry="otlp")
     chat = connect(service)
     await chat.post("bob", "x")
@@ -215,5 +223,33 @@ async def test_telemetry_without_its_packages_is_said_with_the_way_out(
     for name in [name for name in sys.modules if name.startswith("chat_service.otlp")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(TelemetryMissing, match=r"pip install -r requirements/otel\.txt"):
+    with pytest.raises(TelemetryUnusable, match=r"pip install -r requirements/otel\.txt"):
         await start_service(telemetry="otlp")
+
+
+async def test_an_interval_that_is_none_is_said_by_its_name(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(METRICS_OFTEN, "1m")
+    with pytest.raises(TelemetryUnusable, match=f"{METRICS_OFTEN}: must be a number"):
+        await start_service(telemetry="otlp")
+
+
+async def test_what_an_exception_says_is_in_no_span() -> None:
+    exported = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exported))
+    tracer = RequestTracer(provider.get_tracer("test"))
+    span = tracer.begin("GET", "/chat/:username", "id", "")
+    assert span is not None
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    ticket = Ticket(Count("bob"), 0, 1, future, trace=span)
+    with pytest.raises(StoreUnavailable), tracer.batch([ticket]), tracer.operation("find"):
+        raise StoreUnavailable("not reached: bob") from ValueError("bob's text")
+    tracer.end(span, 503)
+    told = "".join(each.to_json() for each in exported.get_finished_spans())
+    assert "bob" not in told
+    (find,) = [each for each in exported.get_finished_spans() if each.name == "find"]
+    assert find.attributes is not None
+    assert find.attributes["error.type"] == "StoreUnavailable"
+    assert not find.status.is_ok

@@ -19,7 +19,7 @@ def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path
     file.write_text(
         'port = 1\nshards = 3\nallowed_hosts = ["a.test", "b.test"]\n', encoding="utf-8"
     )
-    environ = {"CHAT_PORT": "2", "CHAT_BATCH_MAX": "7", "HOME": "/root"}
+    environ = {"CHAT_PORT": "2", "CHAT_BATCH_MAX": "7", "HOME": "/home/somebody"}
     settings = load_settings({"port": "3"}, environ, file)
     assert (settings.port, settings.shards, settings.batch_max) == (3, 3, 7)
     assert settings.allowed_hosts == ("a.test", "b.test")
