@@ -12,6 +12,7 @@ from chat_service.cli.ends import End
 from chat_service.cli.output import Output
 from chat_service.cli.settings import EPILOG, settings_of, with_options
 from chat_service.cli.types import Url
+from chat_service.listener import OPS_NAMES
 from config import Settings, SettingsError
 from workers.store.checkup import Finding, examine
 from workers.store.embedded import EmbeddedError, owner_of, socket_path, uri_of
@@ -63,6 +64,8 @@ async def _findings(given: dict[str, str | None], url: str | None) -> AsyncItera
     else:
         yield _sources(given)
         yield await outside.port(settings.host, settings.port)
+        if settings.ops_port:
+            yield await outside.port(settings.ops_host, settings.ops_port, OPS_NAMES)
         async for finding in _database(settings):
             yield finding
     if url is not None:

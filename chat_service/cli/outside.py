@@ -8,7 +8,7 @@ from tornado.httpclient import HTTPRequest
 
 from chat_service.cli.talk import bare
 from chat_service.client.http import Answer, NotAnswered, fetch
-from chat_service.listener import PortTaken, bind
+from chat_service.listener import NAMES, PortTaken, bind
 from workers.store.checkup import Finding
 
 _WITHIN_S = 2.0
@@ -16,13 +16,13 @@ _WITHIN_S = 2.0
 _LAG_S, _OFFSET_S = 0.1, 1.0
 
 
-async def port(host: str, number: int) -> Finding:
-    """Whether a service could listen there, or one of ours does."""
+async def port(host: str, number: int, names: tuple[str, str] = NAMES) -> Finding:
+    """Whether a service could listen there, or one of ours does. `names` are the settings'."""
     if number == 0:
         return Finding("port", "ok", "any that is free")
     address = f"{host}:{number}"
     try:
-        for each in bind(host, number):
+        for each in bind(host, number, names):
             each.close()
     except PortTaken as error:
         near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -22,6 +22,7 @@ class Lease {
   #messages = new Map();
   #ends;
   #ttlMs;
+  #asking = 0;
 
   constructor(inbox, { lease, ttl, messages }, askedAt) {
     this.#inbox = inbox;
@@ -105,6 +106,7 @@ class Lease {
 
   /** Do something about these messages, which may no longer be on loan. */
   async #ask(act, ids) {
+    this.#asking += 1;
     try {
       await act();
     } catch (error) {
@@ -119,6 +121,8 @@ class Lease {
         : "The lease is over.";
       this.#inbox.tell(words);
       announce(words);
+    } finally {
+      this.#asking -= 1;
     }
     this.#inbox.refresh();
     lookAgain();
@@ -131,7 +135,8 @@ class Lease {
     const left = this.#ends - Date.now();
     this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / this.#ttlMs)));
     this.parts.left.textContent = `${lasting(left)} left`;
-    if (left > 0) return true;
+    // What is being asked for may have been done: its answer says what became of them.
+    if (left > 0 || this.#asking > 0) return true;
     const what = `${counted(this.#messages.size, "message")} of ${this.#inbox.name}`;
     const words = `The lease is over: ${what} unread again.`;
     this.#leave([...this.#messages.keys()]);
