@@ -153,6 +153,6 @@ stop.addEventListener("click", () => giveUp.abort());
 onPress(byId("make-key"), () => {
   key.value = newKey();
 });
-byId("curl").textContent = `curl -d '{"text": "Lunch at one?", "username": "bob"}' ${location.origin}/chat
+byId("curl").textContent = `curl -d '{"text": "Lunch at one?", "username": "bob", "timeout": 600}' ${location.origin}/chat
 curl -X POST ${location.origin}/chat/bob/read`;
 countBytes();
