@@ -54,7 +54,7 @@ def username_of(rules: Rules) -> Object:
         "maxLength": rules.username_chars,
         "pattern": _NO_CONTROLS,
         "not": {"enum": [".", ".."]},
-        "description": "The inbox. Case-sensitive, no control characters. `.` and `..` are none.",
+        "description": "The inbox. Case-sensitive, neither `.` nor `..`, no control characters.",
     }
 
 
