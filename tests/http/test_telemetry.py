@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from functools import partial
 from typing import Any
 
@@ -207,6 +208,8 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    # In seconds; longer than a stop waits.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "4")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     monkeypatch.setenv(METRICS_OFTEN, "10")
     service = await start_service(telemetry="otlp")
@@ -215,6 +218,10 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting(
     assert await chat.texts("bob") == ["x"]
     async with asyncio.timeout(10):
         await service.stop()
+    # What nobody waits for goes on, and would complain in the middle of the next test.
+    for thread in threading.enumerate():
+        if thread.name == "otlp":
+            await asyncio.to_thread(thread.join)
 
 
 async def test_telemetry_without_its_packages_is_said_with_the_way_out(

@@ -44,8 +44,9 @@ class MongoProxy:
         self.hold: dict[str, bytes] = {}
         self.held = asyncio.Event()
         self._released = asyncio.Event()
-        #: How many of each command mongod was sent.
+        #: How many of each command mongod was sent, of those that have `naming` in them.
         self.sent: Counter[str] = Counter()
+        self.naming = b""
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -102,7 +103,7 @@ class MongoProxy:
                     self.held.set()
                     await self._released.wait()
                 forth.write(request)
-                self.sent[command] += 1
+                self.sent[command] += self.naming in request
                 if _more_to_come(request):
                     continue
                 reply = await _message(server)
