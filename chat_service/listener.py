@@ -84,7 +84,7 @@ class Listener(HTTPServer):
     ) -> None:
         self._on_handover = on_handover
         self.open_connections = 0
-        self._connections_max = _raise_descriptor_limit() - _SPARE_DESCRIPTORS
+        self._connections_max = use_all_descriptors() - _SPARE_DESCRIPTORS
         self._resting: asyncio.TimerHandle | None = None
         self._direct = direct
         direct.on_handover = self._take_over
@@ -188,7 +188,7 @@ class Listener(HTTPServer):
         return False
 
 
-def _raise_descriptor_limit() -> int:
+def use_all_descriptors() -> int:
     """Use as many descriptors as this process may have; how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -22,6 +22,7 @@ _FIELDS_MAX = 100
 # As many decimals as a float has when it is written out, and some.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+_NO_WEIGHT = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
@@ -137,6 +138,15 @@ def since(query: str) -> float:
     if value is not None and not _TIME.fullmatch(value):
         raise invalid(FieldError("since", "must be one number of seconds since 1970"))
     return float(value or 0)
+
+
+def takes_gzip(headers: Mapping[str, str]) -> bool:
+    """Whether the answer may be compressed (RFC 9110, 12.5.3); a plain one is always right."""
+    for coding in headers.get("Accept-Encoding", "").split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip().lower() in ("gzip", "x-gzip"):
+            return not _NO_WEIGHT.fullmatch(weight)
+    return False
 
 
 def hash_of(*parts: str) -> str:

@@ -50,7 +50,7 @@ def load_settings(
             values[name] = _convert(name, value)
         except (msgspec.ValidationError, ValueError):
             shown = "" if name in SECRETS else f", not {value!r}"
-            problems.append(f"{source}: must be {in_words(name)}{shown}")
+            problems.append(f"{source}: must be {_with_article(in_words(name))}{shown}")
     if not problems:
         problems += _contradictions(Settings(**values))
     if problems:
@@ -78,6 +78,11 @@ def in_words(name: str) -> str:
     elif meta.ge is not None:
         word += f" from {meta.ge}"
     return f"{word} to {meta.le}" if meta.le is not None else word
+
+
+def _with_article(words: str) -> str:
+    articles = {"integer": "an ", "number": "a ", "path": "a ", "comma-separated": "a "}
+    return articles.get(words.split(" ", 1)[0], "") + words
 
 
 def describe(settings: Settings) -> dict[str, Any]:

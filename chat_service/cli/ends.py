@@ -24,6 +24,8 @@ class End(IntEnum):
     UNREACHABLE = 6
     UNKNOWN = 7
     INTERRUPTED = 130
+    #: What a shell says of a program that SIGTERM ended.
+    TERMINATED = 143
     #: Whoever read the output has gone; what a shell says of a program that SIGPIPE ended.
     UNHEARD = 141
 

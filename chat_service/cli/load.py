@@ -18,9 +18,12 @@ from chat_service.cli.press import Load, Press, reads_of
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.tally import Tally
 from chat_service.cli.types import Duration
+from chat_service.listener import use_all_descriptors
 
 #: The inboxes are emptied within this, in seconds; what is left then counts as missing.
 _SWEEP_S = 60.0
+#: What a program has open besides.
+_SPARE_DESCRIPTORS = 32
 
 
 class _Done(NamedTuple):
@@ -109,6 +112,13 @@ def load(
         host=host,
         tls=is_tls,
     )
+    descriptors = use_all_descriptors()
+    if connections > descriptors - _SPARE_DESCRIPTORS:
+        raise Failed(
+            End.REFUSED,
+            f"this machine lets a program have {descriptors} open files: use fewer connections, or "
+            "raise the hard limit (ulimit -Hn)",
+        )
     is_live = sys.stderr.isatty()
     try:
         done = uvloop.run(_press(wanted, is_live))

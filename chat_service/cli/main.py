@@ -45,6 +45,9 @@ _COMMANDS = {name: file for section in _SECTIONS.values() for name, (file, _) in
 #: What `chat_service.supervisor` starts; no command for people.
 _COMMANDS["process"] = "serve"
 
+#: Options that nearly every command has, and `chat` itself has not.
+_BEHIND_COMMANDS = ("--url", "--json", "--text")
+
 _HELP = """A chat inbox over HTTP, and all that one can ask of it.
 
 \b
@@ -69,6 +72,7 @@ Exit codes:
   7    it is unknown what became of it; where a key settles it, the line names it
   130  Ctrl-C
   141  whoever read the output has gone
+  143  SIGTERM
 """
 
 
@@ -85,6 +89,18 @@ class _Commands(click.Group):
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            # click offers what is near of those that it has, and it has none before it asks.
+            names = self.list_commands(ctx)
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=names, ctx=ctx
+            ) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in _SECTIONS.items():
@@ -127,7 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return End.REFUSED
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "chat"
-        say(f"{error.format_message()} See: {command} --help")
+        hint = ""
+        if isinstance(error, click.NoSuchOption) and error.option_name in _BEHIND_COMMANDS:
+            hint = " It goes behind the command."
+        say(f"{error.format_message()}{hint} See: {command} --help")
         return End.REFUSED
     except (click.Abort, KeyboardInterrupt):
         return End.INTERRUPTED

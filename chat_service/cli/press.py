@@ -67,7 +67,7 @@ class Press:
         self._connections: set[_Connection] = set()
         self._idle: deque[_Connection] = deque()
         self._late: deque[tuple[bytes, float]] = deque()
-        self._is_over = False
+        self._is_over = self._is_closed = False
         self._again: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> None:
@@ -96,19 +96,26 @@ class Press:
             await asyncio.sleep(0.01)
 
     async def ask(self, asked: list[bytes]) -> None:
-        """Send these, as fast as it goes, and wait for their answers."""
+        """Send these, as fast as it goes, and wait for their answers.
+
+        Gives up where for some seconds there is no connection, and none can be made.
+        """
         now = time.perf_counter()
         self._late.extend((request, now) for request in asked)
         while self._late and self._idle:
             self._idle.popleft().send(*self._late.popleft())
+        connected = now
         while self._late or any(each.is_asking for each in self._connections):
             await asyncio.sleep(0.01)
-            if not self._connections and not self._again:
+            now = time.perf_counter()
+            if self._connections:
+                connected = now
+            elif now - connected > _LAST_ANSWERS_S:
                 return
 
     async def close(self) -> None:
         """Close all connections."""
-        self._is_over = True
+        self._is_over = self._is_closed = True
         for task in self._again:
             task.cancel()
         await asyncio.gather(*self._again, return_exceptions=True)
@@ -156,14 +163,14 @@ class Press:
             self._idle.remove(connection)
         if connection.is_asking:
             self._on(Outcome(0, b"", connection.due, time.perf_counter()))
-        if not self._is_over:
+        if not self._is_closed:
             task = asyncio.get_running_loop().create_task(self._connect_again(connection))
             self._again.add(task)
             task.add_done_callback(self._again.discard)
 
     async def _connect_again(self, lost: "_Connection") -> None:
         """A connection in the place of one that was lost, as soon as there can be one."""
-        while not self._is_over:
+        while not self._is_closed:
             await asyncio.sleep(_AGAIN_AFTER_S)
             try:
                 await self._connect()

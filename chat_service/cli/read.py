@@ -7,7 +7,7 @@ import click
 
 from chat_service.cli.ends import End, say
 from chat_service.cli.talk import Talk, talking
-from chat_service.cli.types import Duration
+from chat_service.cli.types import Duration, Key
 from chat_service.client import Message
 
 
@@ -23,6 +23,7 @@ from chat_service.client import Message
 )
 @click.option(
     "--key",
+    type=Key(),
     help="22 random characters or more: for a minute, a repeat with this key "
     "gets the same messages again.",
 )

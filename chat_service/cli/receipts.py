@@ -27,11 +27,12 @@ def status(talk: Talk, message_id: str, receipt: str) -> int:
       chat status $id $receipt
     """
     fate = talk.run(talk.chat.status(message_id, receipt))
-    at = "" if fate.at is None else fate.at.isoformat()
-    when = ""
+    at, when = None, ""
     if fate.at is not None:
-        when = talk.out.dim(f"  {at}, {ago(time.time() - fate.at.timestamp())}")
-    talk.out.record(fate.status + when, id=message_id, status=fate.status, at=at or None)
+        at = fate.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        since = ago(time.time() - fate.at.timestamp())
+        when = talk.out.dim(f"  {since}, at {fate.at.astimezone():%Y-%m-%d %H:%M:%S}")
+    talk.out.record(fate.status + when, id=message_id, status=fate.status, at=at)
     return End.DONE
 
 

@@ -10,7 +10,7 @@ import click
 
 from chat_service.cli.ends import End, Failed, say
 from chat_service.cli.talk import Talk, bare, reason_of, talking
-from chat_service.cli.types import Duration
+from chat_service.cli.types import Duration, Key
 from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
 _CHUNK_BYTES = 1 << 20
@@ -32,7 +32,11 @@ _CHUNK_BYTES = 1 << 20
     metavar="TIME",
     help="How long it lives unread: 90, 90s, 10m, 2h, 7d.",
 )
-@click.option("--key", help="Store it once, however often this command is repeated with the key.")
+@click.option(
+    "--key",
+    type=Key(),
+    help="Store it once, however often this command is repeated with the key.",
+)
 @click.option("--receipt", is_flag=True, help="Get a receipt, for status and revoke.")
 @talking
 def send(

@@ -5,6 +5,7 @@ Used by every command that does; they are plain functions that `run` one questio
 
 import asyncio
 import re
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,18 @@ T = TypeVar("T")
 
 #: Long enough for a service that is being started again, and short enough for who waits: 1 to 3 s.
 _TRIES = 6
+#: The service speaks of headers and fields, whose user wrote options and arguments.
+_IN_OUR_WORDS = {
+    "the receipt in X-Receipt": "this receipt",
+    "Idempotency-Key": "--key",
+    "ttl must": "--ttl must",
+    "limit must": "--limit must",
+    "timeout must be an integer": "--timeout must be a number of seconds",
+    "username must": "the inbox's name must",
+    "username may": "the inbox's name may",
+    "lease is required and must be": "the lease must be",
+    "as POST .../lease gave it": "as chat lease printed it",
+}
 
 
 class Talk:
@@ -42,8 +55,32 @@ class Talk:
         self._runner = runner
 
     def run(self, question: Coroutine[Any, Any, T]) -> T:
-        """Ask, and wait for the answer. Ctrl-C cancels it, and raises `KeyboardInterrupt`."""
-        return self._runner.run(question)
+        """Ask, and wait for the answer. Ctrl-C cancels it, and raises `KeyboardInterrupt`.
+
+        SIGTERM cancels it, too, and ends the command.
+        """
+        return self._runner.run(_unless_terminated(question))
+
+
+async def _unless_terminated(question: Coroutine[Any, Any, T]) -> T:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    is_terminated = False
+
+    def on_sigterm() -> None:
+        nonlocal is_terminated
+        is_terminated = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, on_sigterm)
+    try:
+        return await question
+    except asyncio.CancelledError:
+        if is_terminated:
+            raise Failed(End.TERMINATED) from None
+        raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def talking(command: Callable[Concatenate[Talk, P], int]) -> Callable[..., int]:
@@ -91,10 +128,11 @@ def told(url: str) -> Iterator[None]:
         key = f"; to settle it, repeat this command with --key {error.key}" if error.key else ""
         raise Failed(End.UNKNOWN, f"it may have been done or not: {error}{key}") from None
     except ServiceUnavailable as error:
+        tls = ", does it speak https" if url.startswith("https") else ""
         raise Failed(
             End.UNREACHABLE,
-            f"no answer from {url}: {error}; is it running (chat serve), and is this the address "
-            "(--url, CHAT_URL)?",
+            f"no answer from {url}: {error}; is it running (chat serve){tls}, and is this the "
+            "address (--url, CHAT_URL)?",
         ) from None
     except ChatError as error:
         raise Failed(End.UNREACHABLE, f"{url}: {error}") from None
@@ -111,5 +149,8 @@ def bare(url: str) -> str:
 
 
 def reason_of(problem: ProblemError) -> str:
-    """What the service said, in its own words."""
-    return problem.detail or problem.title or f"it answered {problem.status}"
+    """What the service said, about what this command's user wrote."""
+    reason = problem.detail or problem.title or f"it answered {problem.status}"
+    for theirs, ours in _IN_OUR_WORDS.items():
+        reason = reason.replace(theirs, ours)
+    return reason

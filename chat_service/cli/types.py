@@ -37,6 +37,17 @@ class Duration(click.ParamType[float]):
         return int(seconds)
 
 
+class Key(click.ParamType[str]):
+    """A key that makes a command one that can be repeated: `$key` where there is none is none."""
+
+    name = "key"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("it is empty.", param, ctx)
+        return str(value)
+
+
 class Url(click.ParamType[str]):
     """Where a service is."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
@@ -92,12 +93,18 @@ async def _work(talk: Talk, name: str, command: str) -> None:
 async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) -> None:
     """Run the command for a message, and acknowledge it where that went well."""
     environ = {**os.environ, "MESSAGE_ID": message.id}
-    process = await asyncio.create_subprocess_shell(command, stdin=PIPE, env=environ)
+    # With a group of its own, so that it can be ended with all that it has started; and a task of
+    # its own, so that no cancellation comes between its start and our knowing of it.
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_shell(command, stdin=PIPE, env=environ, process_group=0)
+    )
     try:
-        code = await _ended(process, lease, message)
+        code = await _ended(await asyncio.shield(starting), lease, message)
     except BaseException:
+        process = await starting
         if process.returncode is None:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             await process.wait()
         # At once, not in half a minute: nothing is known to have failed.
         with suppress(ChatError):

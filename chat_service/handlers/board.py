@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import since
+from chat_service.parameters import since, takes_gzip
 
 #: Gives the samples after a time, as JSON: the time, what time it is now, and whether zipped.
 Document: TypeAlias = Callable[[float, float, bool], Awaitable[bytes]]
@@ -19,7 +19,7 @@ class BoardHandlers:
 
     async def history(self, request: Request) -> Response:
         """GET /ops/history: raw counters of all processes, those after `?since=` only."""
-        zipped = "gzip" in request.headers.get("Accept-Encoding", "")
+        zipped = takes_gzip(request.headers)
         body = await self._document(since(request.query), time.time(), zipped)
         headers = {
             **JSON_HEADERS,

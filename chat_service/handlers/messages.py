@@ -24,7 +24,7 @@ class MessageHandlers:
         fate = await self._pool.track(Track(message_id, _receipt_of(request)))
         if fate is None:
             raise no_such_message()
-        at = None if fate.at_ms is None else datetime.fromtimestamp(fate.at_ms / 1000, UTC)
+        at = None if fate.at_ms is None else _time(fate.at_ms)
         document = {"id": message_id, "status": fate.status, "at": at}
         return Response(200, JSON_HEADERS, Part(msgspec.json.encode(document), 0))
 
@@ -36,6 +36,12 @@ class MessageHandlers:
         if fate.status != "revoked":
             raise too_late(fate.status)
         return Response(204, {"Cache-Control": "no-store"}, Part(b"", 0))
+
+
+def _time(at_ms: int) -> str:
+    """RFC 3339, to the millisecond."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def receipt_hash(receipt: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chat_service.message import Part, Request, Response
+from chat_service.parameters import takes_gzip
 from chat_service.problems import not_found
 
 WEB = Path(__file__).parents[1] / "web"
@@ -93,7 +94,7 @@ class PageHandlers:
             raise not_found()
         if file.headers["ETag"] in request.headers.get("If-None-Match", ""):
             return Response(304, file.headers, Part(b"", 0))
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
+        if takes_gzip(request.headers):
             return Response(200, {**file.headers, "Content-Encoding": "gzip"}, Part(file.zipped, 0))
         return Response(200, file.headers, Part(file.body, 0))
 

@@ -15,15 +15,23 @@ from tests.support.server import Server
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sned"], "No such command 'sned'"),
+        (["sned"], "No such command 'sned'. Did you mean 'send'?"),
+        (["--url", "http://127.0.0.1:1", "read", "bob"], "It goes behind the command."),
         (["send"], "Missing argument 'NAME'"),
         (["send", "bob", "x", "--timeout", "soon"], "'soon' is no time such as 30s"),
         (["send", "bob", "x", "--timeout", "1.5"], "not a whole number of seconds"),
         (["send", "bob", "x", "--lines"], "--lines reads standard input"),
         (["read", "bob", "--url", "localhost:8080"], "is no address such as http://"),
         (["read", "bob", "--limit", "0"], "--limit"),
-        (["send", "bob" * 100, "x"], "the service refused: username must have 1 to 128"),
-        (["send", "bob", "x", "--timeout", "9999d"], "timeout must be an integer from 1 to"),
+        (["send", "bob" * 100, "x"], "the service refused: the inbox's name must have 1 to 128"),
+        (
+            ["send", "bob", "x", "--timeout", "9999d"],
+            "--timeout must be a number of seconds from 1",
+        ),
+        (["send", "bob", "x", "--key", ""], "'--key': it is empty"),
+        (["read", "bob", "--key", "short"], "--key must have at least 22 characters"),
+        (["status", "01a2", "none"], "there is no message of this id with this receipt"),
+        (["ack", "bob", "x"], "the lease must be a string of hexadecimal digits, as chat lease"),
         (["load", "--url", "http://chat.example"], "is not this machine: --yes"),
     ],
 )

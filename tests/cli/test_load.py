@@ -1,12 +1,16 @@
 """The load generator: what it says adds up, and it leaves nothing behind."""
 
+import asyncio
 import re
+import resource
 import signal
 import subprocess
+import sys
 from urllib.request import urlopen
 
 import pytest
 
+from chat_service.cli.press import Load, Outcome, Press, reads_of
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server
@@ -64,3 +68,36 @@ def test_a_load_outlives_a_restart_and_counts_what_was_lost(own_server: Server) 
     out, _ = process.communicate(timeout=30)
     assert "of lost connections" in out
     assert process.returncode == 1
+
+
+async def test_the_inboxes_are_emptied_also_when_the_service_was_started_again_meanwhile(
+    own_server: Server,
+) -> None:
+    load = Load(own_server.port, connections=4, seconds=0.1, users=20)
+    outcomes: list[Outcome] = []
+    press = Press(load, outcomes.append)
+    await press.connect()
+    await press.finish()
+    own_server.signal(signal.SIGKILL)
+    await asyncio.to_thread(own_server.wait)
+    await asyncio.to_thread(own_server.start)
+    await press.ask(reads_of(load))
+    await press.close()
+    assert [each.status for each in outcomes] == [200] * 20
+
+
+def test_connections_that_the_machine_does_not_allow_are_refused_before_the_first(
+    chat: Chat,
+) -> None:
+    limited = (
+        f"import os, resource, sys; resource.setrlimit({resource.RLIMIT_NOFILE}, (100, 100)); "
+        "os.execv(sys.executable, sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *chat.command("load", "--connections", "90")],
+        env=chat.environ,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"100 open files: use fewer connections" in done.stderr

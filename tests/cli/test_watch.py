@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+from pathlib import Path
 
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
@@ -53,6 +54,23 @@ def test_ctrl_c_on_a_terminal_ends_a_watch_without_a_word(chat: Chat, name: str)
         assert terminal.ended() == 130
         assert b"Traceback" not in terminal.seen
     assert chat("count", name).records == [{"unread": 0}]
+
+
+def test_sigterm_ends_a_watch_and_its_command_and_gives_the_message_back(
+    chat: Chat, name: str, tmp_path: Path
+) -> None:
+    chat("send", name, "hello")
+    pids = tmp_path / "pids"
+    watch = watching(chat, name, "--exec", f"sleep 600 & echo $! $$ > {pids}; wait")
+    while not pids.exists() or not pids.read_text().endswith("\n"):
+        pass
+    watch.send_signal(signal.SIGTERM)
+    assert (watch.communicate(timeout=30)[1], watch.returncode) == ("", 143)
+    for pid in pids.read_text().split():
+        # Gone, or dead and not collected by who inherited it.
+        status = Path(f"/proc/{pid}/status")
+        assert not status.exists() or "State:\tZ" in status.read_text()
+    assert chat.texts(name) == ["hello"]
 
 
 def test_a_command_works_messages_off_and_what_it_fails_at_stays_on_loan(

@@ -238,7 +238,7 @@ def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
         server.start()
     assert server.wait() == 2
     said = server.errors()
-    assert "--port: must be integer" in said
+    assert "--port: must be an integer" in said
     assert "CHAT_SHARDS" in said
     assert "CHAT_NO_SUCH: there is no setting" in said
 

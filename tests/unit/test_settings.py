@@ -56,13 +56,13 @@ def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path: Path) -> No
         load_settings({"data_dir": ""}, environ, file)
     said = "\n".join(caught.value.problems)
     for words in (
-        "shards: must be integer from 1 to 64, not True",
+        "shards: must be an integer from 1 to 64, not True",
         "there is no setting 'no_such'",
-        "queue_max: must be integer from 1, not 0",
-        "CHAT_PORT: must be integer from 0 to 65535, not '70000'",
+        "queue_max: must be an integer from 1, not 0",
+        "CHAT_PORT: must be an integer from 0 to 65535, not '70000'",
         "CHAT_NO_SUCH: there is no setting",
         "CHAT_MONGO_URI_FILE",
-        "--data-dir: must be path",
+        "--data-dir: must be a path",
     ):
         assert words in said
     assert len(caught.value.problems) == 7
