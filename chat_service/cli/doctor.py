@@ -11,6 +11,7 @@ from chat_service.cli import machine, outside
 from chat_service.cli.ends import End
 from chat_service.cli.output import Output
 from chat_service.cli.settings import EPILOG, settings_of, with_options
+from chat_service.cli.talk import bare
 from chat_service.cli.types import Url
 from chat_service.listener import OPS_NAMES
 from config import Settings, SettingsError
@@ -41,19 +42,25 @@ def doctor(url: str | None, is_json: bool | None, **given: Any) -> int:
 
 
 async def _look(out: Output, given: dict[str, str | None], url: str | None) -> int:
+    parts = {"A start here": _for_a_start(given)}
+    if url is not None:
+        parts[f"The service at {bare(url)}"] = outside.service(url)
     failed = count = 0
-    async for finding in _findings(given, url):
-        what, state, detail = finding
-        mark = out.colour(f"{state:<4}", _COLOURS[state])
-        out.record(f"{mark}  {what:<13}  {detail}", check=what, state=state, detail=detail)
-        count += 1
-        failed += state == "fail"
+    for title, findings in parts.items():
+        out.title(title)
+        async for what, state, detail in findings:
+            mark = out.colour(f"{state:<4}", _COLOURS[state])
+            out.record(f"  {mark}  {what:<13}  {detail}", check=what, state=state, detail=detail)
+            count += 1
+            failed += state == "fail"
     out.note(f"{failed} of {count} checks failed" if failed else f"{count} checks, none failed")
+    if url is None:
+        out.note("--url URL looks at a running service, too")
     return End.NOTHING if failed else End.DONE
 
 
-async def _findings(given: dict[str, str | None], url: str | None) -> AsyncIterator[Finding]:
-    """Everything, in the order in which a start would come upon it."""
+async def _for_a_start(given: dict[str, str | None]) -> AsyncIterator[Finding]:
+    """Everything that `chat serve` with these options needs, in the order in which it would."""
     for finding in machine.findings():
         yield finding
     try:
@@ -67,9 +74,6 @@ async def _findings(given: dict[str, str | None], url: str | None) -> AsyncItera
         if settings.ops_port:
             yield await outside.port(settings.ops_host, settings.ops_port, OPS_NAMES)
         async for finding in _database(settings):
-            yield finding
-    if url is not None:
-        async for finding in outside.service(url):
             yield finding
 
 

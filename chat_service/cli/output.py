@@ -45,6 +45,11 @@ class Output:
         else:
             self._line(words)
 
+    def title(self, words: str) -> None:
+        """What is said above some records, to people."""
+        if not self.is_json:
+            self._line(harmless(words))
+
     def note(self, words: str) -> None:
         """What only people want to know, beside the output."""
         if not self.is_json:
