@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.cli.conftest import Chat
-from tests.http.test_client import Middleman
+from tests.support.middleman import Middleman
 from tests.support.server import Server
 
 

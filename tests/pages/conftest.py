@@ -1,13 +1,15 @@
 """A real browser for the tests of the pages: Debian's Chromium, driven by Playwright."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import BrowserContext, Page, async_playwright
+from playwright.async_api import BrowserContext, Page, async_playwright, expect
+
+from tests.support.server import Server
 
 #: Opens a browser's window, as a context: `async with browser(**options) as page`. The options are
 #: those of Playwright's `Browser.new_context`, for phones, darkness and the like.
@@ -15,6 +17,7 @@ OpenBrowser: TypeAlias = Callable[..., AbstractAsyncContextManager[Page]]
 #: Fails where a page as it stands has a serious fault of accessibility.
 CheckAccess: TypeAlias = Callable[[Page], Awaitable[None]]
 
+expect.set_options(timeout=10_000)
 _PATH = "/usr/bin/chromium"
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 
@@ -31,9 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def _browser(**options: Any) -> AsyncIterator[Page]:
     complaints: list[str] = []
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=_FLAGS
-        )
+        chromium = await playwright.chromium.launch(executable_path=_PATH, args=_FLAGS)
         context: BrowserContext = await chromium.new_context(**options)
         context.set_default_timeout(10_000)
         page = await context.new_page()
@@ -71,3 +72,10 @@ def check_access() -> CheckAccess:
         assert not serious, "\n".join(serious)
 
     return check
+
+
+@pytest.fixture
+def server(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[Server]:
+    """The service as a process, for what happens when it ends."""
+    with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
+        yield running

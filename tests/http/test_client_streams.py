@@ -1,0 +1,164 @@
+"""The client's streams: each message once, over broken connections and restarts."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from chat_service.client import (
+    ChatClient,
+    Stream,
+)
+from chat_service.service import Service
+from tests.conftest import StartService
+from tests.support.middleman import Middleman, answer, base_of
+from tests.support.waiting import eventually
+
+
+async def take(stream: Stream, count: int) -> list[str]:
+    """The texts of the next messages."""
+    return [(await anext(stream)).text for _ in range(count)]
+
+
+async def none_is_unread(client: ChatClient, username: str) -> None:
+    """Wait until nothing is unread, nor on loan."""
+
+    async def is_so() -> bool:
+        return await client.count(username) == 0
+
+    await eventually(is_so)
+    assert await client.read(username) == []
+
+
+async def test_a_stream_gives_what_is_there_and_what_comes(client: ChatClient) -> None:
+    await client.post("bob", "there\r\n\n: è\0")
+    async with client.stream("bob") as stream:
+        assert await take(stream, 1) == ["there\r\n\n: è\0"]
+        coming = asyncio.create_task(take(stream, 1))
+        await client.post("bob", "came")
+        assert await coming == ["came"]
+        await stream.acknowledge()
+    await none_is_unread(client, "bob")
+
+
+async def test_a_message_is_acknowledged_when_the_next_is_asked_for(client: ChatClient) -> None:
+    posted = [await client.post("bob", text, receipt=True) for text in "ab"]
+
+    async def statuses() -> list[str]:
+        return [(await client.status(each.id, each.receipt or "")).status for each in posted]
+
+    async with client.stream("bob") as stream:
+        await anext(stream)
+        assert await statuses() == ["leased", "leased"]
+        await anext(stream)
+        assert await statuses() == ["read", "leased"]
+
+
+async def test_what_a_consumer_did_not_finish_comes_to_another(client: ChatClient) -> None:
+    for text in "abc":
+        await client.post("bob", text)
+    # Nobody closes this one: it is closed when nobody holds it.
+    async for message in client.stream("bob"):
+        if message.text == "b":
+            break
+    async with client.stream("bob") as another:
+        assert sorted(await take(another, 2)) == ["b", "c"]
+
+
+async def test_a_stream_goes_on_after_a_restart_of_the_service(
+    start_service: StartService, connect_client: Callable[..., ChatClient]
+) -> None:
+    service = await start_service()
+    client = connect_client(base_of(service))
+    for text in "abc":
+        await client.post("bob", text)
+    taken = []
+    async with client.stream("bob") as stream:
+        taken += await take(stream, 1)
+        assert await service.drain()
+        await service.stop()
+        waiting = asyncio.create_task(take(stream, 3))
+        await start_service(port=service.port)
+        await client.post("bob", "d")
+        taken += await waiting
+        await stream.acknowledge()
+    assert taken == ["a", "b", "c", "d"]
+    await none_is_unread(client, "bob")
+
+
+async def test_a_stream_whose_connection_breaks_gives_each_message_once(
+    service: Service, connect_client: Callable[..., ChatClient]
+) -> None:
+    async with Middleman(service.port) as between:
+        client = connect_client(between.base)
+        for text in "abc":
+            await client.post("bob", text)
+        async with client.stream("bob") as stream:
+            assert await take(stream, 2) == ["a", "b"]
+            between.cut()
+            assert await take(stream, 1) == ["c"]
+            last = await client.post("bob", "d")
+            assert (await anext(stream)).id == last.id
+            await stream.acknowledge()
+        heads = [head for head in between.heads if "/stream " in head]
+        assert len(heads) == 2
+        assert "Last-Event-Id" not in heads[0]
+        assert "Last-Event-Id" in heads[1]
+        await none_is_unread(client, "bob")
+
+
+async def test_what_comes_again_to_a_stream_is_acknowledged_and_not_given_again(
+    service: Service, connect_client: Callable[..., ChatClient]
+) -> None:
+    async with Middleman(service.port) as between:
+        client, direct = connect_client(between.base), connect_client(base_of(service))
+        posted = [await client.post("bob", text, receipt=True) for text in "ab"]
+        async with client.stream("bob") as stream:
+            assert await take(stream, 1) == ["a"]
+            between.answers = [answer(410, b'{"type": "urn:chat:problem:lease-over"}')]
+            assert await take(stream, 1) == ["b"]
+            between.cut()
+
+            async def both_are_unread() -> bool:
+                return await direct.count("bob") == 2
+
+            await eventually(both_are_unread)
+            # Had by somebody else meanwhile, so that the Last-Event-ID says nothing of the first.
+            lease = await direct.lease("bob")
+            assert await lease.release() == 2
+            await direct.post("bob", "c")
+            assert await take(stream, 1) == ["c"]
+            first = posted[0]
+            assert (await direct.status(first.id, first.receipt or "")).status == "read"
+            await stream.acknowledge()
+        await none_is_unread(direct, "bob")
+
+
+async def test_a_stream_begins_when_the_service_is_there(service: Service) -> None:
+    async with Middleman(service.port) as between, ChatClient(between.base) as client:
+        await client.post("bob", "a")
+        between.answers = [answer(503), b""]
+        assert await take(client.stream("bob"), 1) == ["a"]
+
+
+async def test_a_stream_goes_on_after_a_next_that_was_cancelled(client: ChatClient) -> None:
+    async with client.stream("bob") as stream:
+        await client.post("bob", "a")
+        assert await take(stream, 1) == ["a"]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await anext(stream)
+        await client.post("bob", "b")
+        assert await take(stream, 1) == ["b"]
+
+
+async def test_closing_the_client_ends_its_streams(client: ChatClient) -> None:
+    stream = client.stream("bob")
+    waiting = asyncio.create_task(anext(stream, None))
+    await client.post("bob", "a")
+    assert await waiting is not None
+    waiting = asyncio.create_task(anext(stream, None))
+    await asyncio.sleep(0)
+    await client.close()
+    assert await waiting is None
+    assert await anext(stream, None) is None

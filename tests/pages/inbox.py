@@ -1,0 +1,64 @@
+"""What one does on the page at `/`, and sees there: for the tests of it."""
+
+import json
+from typing import Any
+
+from playwright.async_api import Locator, Page, Route, expect
+
+from tests.support.client import ChatClient
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+
+
+async def send(page: Page, username: str, text: str) -> None:
+    """Fill in the form and send it; it must be stored."""
+    await page.get_by_label("To", exact=True).fill(username)
+    await page.get_by_label("Message", exact=True).fill(text)
+    await button(page, "Send").click()
+    await expect(page.get_by_label("Message", exact=True)).to_have_value("")
+
+
+async def open_inbox(page: Page, base: str, name: str, unread: int) -> None:
+    """Open the page by a link to an inbox, in which so many messages are unread."""
+    await page.goto(f"{base}/#inbox={name}")
+    await expect(page.locator("[data-count]")).to_have_text(str(unread))
+
+
+def button(page: Page, name: str) -> Locator:
+    """The button of this name."""
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def read_here(page: Page) -> Locator:
+    """The texts that were read on the page, the newest first."""
+    return page.locator("[data-shown] [data-text]")
+
+
+def on_loan(page: Page) -> Locator:
+    """The texts that the page has on loan."""
+    return page.locator(".lease [data-text]")
+
+
+async def post_with_receipt(chat: ChatClient, username: str, text: str) -> tuple[str, str]:
+    """Post a message; its id and receipt."""
+    body = json.dumps({"username": username, "text": text}).encode()
+    answer = await chat.request("POST", "/chat", body, Prefer="receipt")
+    return json.loads(answer.body)["id"], answer.headers["X-Receipt"]
+
+
+async def status(chat: ChatClient, posted: tuple[str, str]) -> Any:
+    """What became of a message."""
+    answer = await chat.request("GET", f"/messages/{posted[0]}/status", X_Receipt=posted[1])
+    return json.loads(answer.body)["status"]
+
+
+async def width(page: Page) -> int:
+    """How wide the page is, with what one has to scroll to."""
+    found: int = await page.evaluate("document.documentElement.scrollWidth")
+    return found
+
+
+async def lose(route: Route) -> None:
+    """Have a request arrive and be served, and its answer be lost."""
+    await route.fetch()
+    await route.abort()

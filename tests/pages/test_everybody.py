@@ -1,0 +1,138 @@
+"""The page for everybody: keyboard, phone, night, no motion, screen readers, slow lines."""
+
+import pytest
+from playwright.async_api import Locator, expect
+
+from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.pages.inbox import PHONE, button, on_loan, read_here, send, width
+from tests.support.client import ChatClient
+
+#: What `/` may weigh with all that it loads, as it is sent, in bytes.
+WEIGHT_MAX = 60 << 10
+
+
+async def test_everything_can_be_done_with_tab_and_enter_alone(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+
+        async def tab_to(place: Locator) -> None:
+            for _ in range(60):
+                await page.keyboard.press("Tab")
+                if await place.evaluate("element => element === document.activeElement"):
+                    return
+            raise AssertionError("it cannot be reached")
+
+        await page.goto(chat.base)
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+        await page.keyboard.press("Enter")
+        await tab_to(page.get_by_label("To", exact=True))
+        await page.keyboard.type("bob")
+        await tab_to(page.get_by_label("Message", exact=True))
+        await page.keyboard.type("by hand")
+        await tab_to(button(page, "Send"))
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#sent > li")).to_have_count(1)
+        await tab_to(page.locator("#sent a"))
+        await page.keyboard.press("Enter")
+        await expect(page.locator("[data-count]")).to_have_text("1")
+        await tab_to(button(page, "Lease 60 s"))
+        await page.keyboard.press("Enter")
+        await tab_to(button(page, "Give back: by hand"))
+        await page.keyboard.press("Enter")
+        # The button is gone, the focus is not lost.
+        await expect(button(page, "Read")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(read_here(page)).to_have_text(["by hand"])
+
+
+async def test_a_phone_shows_everything_without_scrolling_sideways(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    name = "W" * 128
+    async with browser(**PHONE) as page:
+        await page.goto(chat.base)
+        assert await width(page) == 360
+        await page.get_by_text("Advanced").click()
+        await send(page, name, "W" * 500)
+        await send(page, name, "i")
+        await page.locator("#sent a").first.click()
+        await button(page, "Lease 60 s").click()
+        await button(page, "Give back: i").click()
+        await button(page, "Read").click()
+        await expect(read_here(page)).to_have_text(["i"])
+        await button(page, "Watch live").click()
+        assert await width(page) == 360
+        fingers = page.locator(
+            "button:visible, input:visible:not([type=checkbox]), nav a, summary:visible"
+        )
+        for box in [await each.bounding_box() for each in await fingers.all()]:
+            assert box is not None
+            assert box["height"] >= 44
+
+
+async def test_at_night_the_page_is_dark(chat: ChatClient, browser: OpenBrowser) -> None:
+    async with browser(color_scheme="dark") as page:
+        await page.goto(chat.base)
+        found = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert sum(int(part) for part in found[4:-1].split(",")) < 100
+
+
+async def test_nothing_moves_for_those_who_want_no_motion(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser(reduced_motion="reduce") as page:
+        await page.goto(chat.base)
+        await send(page, "bob", "still")
+        moves = """element => {
+            const style = getComputedStyle(element);
+            return [style.animationName, style.transitionDuration];
+        }"""
+        for place in ("#sent > li", "#sent .bar i", "#send-button"):
+            assert await page.locator(place).evaluate(moves) == ["none", "0s"], place
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_everybody_can_use_the_page_in_each_of_its_states(
+    chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str
+) -> None:
+    async with browser(color_scheme=scheme, reduced_motion="reduce") as page:
+        await page.goto(chat.base)
+        await check_access(page)
+        await page.get_by_text("Advanced").click()
+        await page.get_by_label("Other", exact=True).check()
+        await page.get_by_label("Seconds").fill("0")
+        await button(page, "Send").click()
+        await expect(page.locator("#to-fault")).to_be_visible()
+        await check_access(page)
+        await page.get_by_label("Seconds").fill("600")
+        for text in ("one", "two\n" * 100, ""):
+            await send(page, "bob", text)
+        await button(page, "Take back").first.click()
+        await page.locator("#sent a").first.click()
+        await expect(page.locator("[data-count]")).to_have_text("2")
+        await button(page, "Lease 60 s").click()
+        await expect(on_loan(page)).to_have_count(2)
+        await check_access(page)
+        await button(page, "Acknowledge: one").click()
+        await button(page, "Give all back").click()
+        await button(page, "Watch live").click()
+        await expect(read_here(page)).to_have_count(1)
+        await check_access(page)
+        await page.context.set_offline(True)
+        await expect(page.locator("#connection")).to_be_visible()
+        await check_access(page)
+
+
+async def test_the_page_weighs_little(chat: ChatClient, browser: OpenBrowser) -> None:
+    weights: dict[str, int] = {}
+    async with browser() as page:
+        requests = []
+        page.on("requestfinished", lambda request: requests.append(request))
+        await page.goto(chat.base, wait_until="networkidle")
+        for request in requests:
+            weights[request.url] = (await request.sizes())["responseBodySize"]
+    assert any(url.endswith(".css") for url in weights)
+    assert any(url.endswith(".js") for url in weights)
+    assert sum(weights.values()) < WEIGHT_MAX, weights

@@ -1,0 +1,121 @@
+"""Sending on the page: stored once whatever gets lost, and what is wrong said at its field."""
+
+import re
+
+from playwright.async_api import Route, expect
+
+from chat_service.problems import of_service_error
+from tests.pages.conftest import OpenBrowser
+from tests.pages.inbox import button, lose, send
+from tests.support.client import ChatClient
+from workers.errors import StoreUnavailable
+
+
+async def test_a_message_whose_answer_is_lost_is_sent_again_and_stored_once(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        await page.route("**/chat", lose, times=1)
+        await send(page, "bob", "once")
+        await expect(page.locator("#sent > li")).to_have_count(1)
+    assert await chat.texts("bob") == ["once"]
+
+
+async def test_a_message_that_was_given_up_and_is_sent_again_is_stored_once(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        await page.route("**/chat", lose)
+        await page.get_by_label("To", exact=True).fill("bob")
+        await page.get_by_label("Message", exact=True).fill("once")
+        await button(page, "Send").click()
+        await button(page, "Stop trying").click()
+        await expect(page.locator("#send-note")).to_contain_text("Given up")
+        await page.unroute("**/chat")
+        await button(page, "Send").click()
+        await expect(page.locator("#sent > li")).to_have_count(1)
+    assert await chat.texts("bob") == ["once"]
+
+
+async def test_a_service_that_is_not_available_is_asked_again_and_says_so(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    problem = of_service_error(StoreUnavailable("away"), "stored")
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(
+            status=problem.status,
+            headers={"Content-Type": "application/problem+json", **problem.headers},
+            body=problem.body("abc-1"),
+        )
+
+    async with browser() as page:
+        await page.goto(chat.base)
+        await page.route("**/chat", refuse, times=1)
+        await page.get_by_label("To", exact=True).fill("bob")
+        await page.get_by_label("Message", exact=True).fill("patience")
+        await button(page, "Send").click()
+        said = page.locator("#send-note")
+        await expect(said).to_contain_text("nothing was stored. (Request abc-1)")
+        await expect(said).to_contain_text("tried again in 1 s")
+        await expect(page.locator("#sent > li")).to_have_count(1)
+        await expect(said).to_be_hidden()
+    assert await chat.texts("bob") == ["patience"]
+
+
+async def test_a_message_with_a_key_is_stored_once_and_the_page_says_so(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        await page.get_by_text("Advanced").click()
+        await button(page, "Make one").click()
+        await expect(page.get_by_label("Idempotency key")).to_have_value(
+            re.compile("^[0-9a-f]{32}$")
+        )
+        await send(page, "bob", "pay 10")
+        await page.get_by_label("Message", exact=True).fill("pay 10")
+        await button(page, "Send").click()
+        await expect(page.get_by_text("Already stored").first).to_be_visible()
+        await expect(page.locator("#sent > li")).to_have_count(1)
+        await page.get_by_label("Message", exact=True).fill("pay 1000")
+        await button(page, "Send").click()
+        fault = page.locator("#key-fault")
+        await expect(fault).to_contain_text("another message before")
+        await expect(page.get_by_label("Idempotency key")).to_be_focused()
+    assert await chat.texts("bob") == ["pay 10"]
+
+
+async def test_what_is_wrong_is_said_at_its_field_in_the_words_of_the_service(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        to = page.get_by_label("To", exact=True)
+        await page.get_by_label("Message", exact=True).fill("hi")
+        await page.get_by_label("Other", exact=True).check()
+        await page.get_by_label("Seconds").fill("soon")
+        await button(page, "Send").click()
+        await expect(to).to_be_focused()
+        await expect(to).to_have_accessible_description(
+            "Any name. Its inbox is there as soon as you write to it. "
+            "Must have 1 to 128 characters."
+        )
+        await expect(to).to_have_attribute("aria-invalid", "true")
+        await expect(page.locator("#timeout-fault")).to_have_text(
+            "Must be an integer from 1 to 2592000."
+        )
+        await to.fill("bob")
+        await page.get_by_label("Seconds").fill("90")
+        await page.get_by_label("Message", exact=True).fill("ü" * 32_769)
+        await expect(page.locator("#text-hint")).to_have_text("65,538 of 65,536 bytes: too long")
+        await button(page, "Send").click()
+        await expect(page.locator("#text-fault")).to_have_text("May have at most 65536 bytes.")
+        await expect(page.locator("#timeout-fault")).to_be_hidden()
+        await send(page, "bob", "fits")
+        await expect(page.locator("#sent [data-left]")).to_contain_text("1 min")
+        await page.get_by_label("Whose inbox").fill("x" * 129)
+        await button(page, "Open").click()
+        await expect(page.locator("#whose-fault")).to_contain_text("1 to 128 characters")
