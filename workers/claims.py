@@ -181,13 +181,14 @@ class Claims:
     async def _give_batch(self, ticket: Ticket, batch: KeyedBatch) -> bool:
         """Claim a batch as far as it is unread, and answer with what is the key's of it.
 
-        False where that is nothing: all of it is others', or has expired.
+        False where that is nothing, and was nothing before: all of it is others', or has expired.
         """
         claim = self._new_claim([Share(ticket, (), batch.more)], batch.ids, batch.key)
         owned, is_final = await self._store.claim(claim)
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
-            is_given = bool(messages) and await self._store.give(batch)
+            # What was given once stays the key's batch, though all of it has expired by now.
+            is_given = await self._store.give(batch) if messages else batch.is_given
         except ServiceError as error:
             # What it took is the key's all the same: for who repeats the read.
             self._metrics.read.inc(len(owned))
@@ -195,6 +196,9 @@ class Claims:
         if is_given:
             self._metrics.read.inc(len(owned))
             ticket.resolve(Slice(tuple(messages), batch.more))
+            if batch.more:
+                # Somebody may be waiting for the rest.
+                self._waiters.wake((batch.username,))
             return True
         if messages:
             # Another had forgotten it: nobody is given these for the key.

@@ -191,9 +191,9 @@ class Claim(Struct, frozen=True, gc=False):
 
 
 class KeyedBatch(Struct, frozen=True, gc=False):
-    """What a read with a key was given: decided once, for all repeats until `until_ms`.
+    """What a read with a key is given: decided once, for all repeats until `until_ms`.
 
-    `more` where messages were left unread then.
+    `more` where messages were left unread then; `is_given` once somebody may have been given it.
     """
 
     key: str
@@ -201,6 +201,7 @@ class KeyedBatch(Struct, frozen=True, gc=False):
     ids: tuple[str, ...]
     until_ms: int
     more: bool = False
+    is_given: bool = False
 
 
 Outcome: TypeAlias = str | Stored | Slice | int | Fate | None

@@ -138,6 +138,21 @@ async def test_what_has_expired_is_not_repeated(chat: ChatClient) -> None:
     await eventually(expired)
 
 
+async def test_a_repeat_whose_messages_have_all_expired_gets_nothing_though_others_have_come(
+    chat: ChatClient,
+) -> None:
+    await chat.post("bob", "short", 1)
+    assert await read(chat, "k" * 22) == ["short"]
+    await chat.post("bob", "long")
+
+    async def is_gone() -> bool:
+        return await read(chat, "k" * 22) == []
+
+    await eventually(is_gone)
+    assert await read(chat, "k" * 22, query="?wait=20") == []
+    assert await read(chat, "l" * 22) == ["long"]
+
+
 async def test_an_empty_answer_is_not_remembered(chat: ChatClient) -> None:
     key = str(uuid4())
     assert await read(chat, key) == []

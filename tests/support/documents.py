@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from workers.commands import (
     Acknowledge,
     Claim,
@@ -163,8 +165,12 @@ class Documents:
         """The first decision for a key holds."""
         holding = self.reads.get(batch.key)
         if holding is None or holding.batch.until_ms < now_ms:
-            self._set_read(batch.key, holding := Decision(batch, is_given=False))
-        return holding.batch
+            self._set_read(batch.key, Decision(batch, is_given=False))
+        return self._holding(batch.key)
+
+    def _holding(self, key: str) -> KeyedBatch:
+        batch, is_given = self.reads[key]
+        return structs.replace(batch, is_given=is_given)
 
     def _set_read(self, key: str, decision: Decision | None) -> None:
         other = decision
@@ -180,7 +186,7 @@ class Documents:
 
     def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         return {
-            key: self.reads[key].batch
+            key: self._holding(key)
             for key in keys
             if key in self.reads and self.reads[key].batch.until_ms >= now_ms
         }

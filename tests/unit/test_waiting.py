@@ -147,6 +147,27 @@ async def test_a_lease_that_runs_out_wakes_who_waits_for_its_messages(
     assert texts(await pool.read("bob", wait_s=20)) == ["hello"]
 
 
+@pytest.mark.parametrize("way", ["plain", "lease", "key"])
+async def test_who_takes_some_of_what_came_has_the_next_one_woken(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(chores, "LOOK_EVERY_S", (1000.0, 1000.0))
+    store = MemoryStore()
+    pool = await make_pool(store)
+
+    def read(number: int) -> asyncio.Future[Slice]:
+        if way == "key":
+            return pool.read_again("bob", f"key-{number}", limit=1, wait_s=20)
+        lease = Terms(delivery(f"{number:032x}"), 60_000) if way == "lease" else None
+        return pool.read("bob", limit=1, wait_s=20, lease=lease)
+
+    reads = [read(number) for number in range(3)]
+    await parked(store)
+    await store.insert([message(1), message(2), message(3)])
+    store.told.put_nowait({"bob"})
+    assert [texts(await each) for each in reads] == [["1"], ["2"], ["3"]]
+
+
 async def test_one_that_has_left_is_passed_over(make_pool: MakePool) -> None:
     store = MemoryStore()
     pool = await make_pool(store)

@@ -76,6 +76,7 @@ class KeyedReads(Database):
             each["_id"]: KeyedBatch(
                 *(each["_id"], each["username"], tuple(each["ids"]), int(each["until"])),
                 more=each.get("more", False),
+                is_given=each.get("given", False),
             )
             for each in documents
         }
