@@ -18,6 +18,7 @@ import structlog
 from workers.commands import (
     Acknowledge,
     Extend,
+    Held,
     Lease,
     Message,
     Release,
@@ -37,6 +38,8 @@ LEASE_S = 30.0
 UNSETTLED_MAX, _AT_ONCE = 1000, 1000
 #: Pause before a refused command is tried again, in seconds, and how often.
 _AGAIN_AFTER_S, _TRIES = 0.5, 10
+#: Pause before a stream with too much that is not acknowledged looks again, in seconds.
+_FULL_S = 0.1
 
 
 class LeasedStream:
@@ -81,7 +84,8 @@ class LeasedStream:
         deadline = loop.time() + wait_s
         while not self.is_ending and (left_s := deadline - loop.time()) > 0:
             if len(self._unsettled) >= UNSETTLED_MAX:
-                await asyncio.sleep(min(_AGAIN_AFTER_S, left_s))
+                if not await self._notice_acknowledgements():
+                    await asyncio.sleep(min(_FULL_S, left_s))
                 continue
             self._deliveries += 1
             terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
@@ -103,6 +107,23 @@ class LeasedStream:
             if reading.done() and not reading.cancelled() and reading.exception() is None:
                 given = reading.result().messages
                 self._unsettled.update((message.id, self.lease) for message in given)
+
+    async def _notice_acknowledgements(self) -> bool:
+        """Forget what was acknowledged from elsewhere, by its lease; whether that was any.
+
+        Such a request may have come to any process.
+        """
+        before = len(self._unsettled)
+        held: set[str] = set()
+        try:
+            for lease in set(self._unsettled.values()):
+                held |= await self._pool.held(Held(self._username, lease))
+        except ServiceError as error:
+            log.debug("a stream has to try again", reason=str(error))
+            return False
+        for each in [each for each in self._unsettled if each not in held]:
+            del self._unsettled[each]
+        return len(self._unsettled) < before
 
     async def acknowledge(self, ids: Sequence[str]) -> bool:
         """Mark delivered messages as read; False where they are no longer this stream's."""

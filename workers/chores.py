@@ -44,8 +44,8 @@ LOOK_EVERY_S = (5.0, 1.0)
 _LOOK_AT_ONCE = 1000
 #: The database is no longer asked to tell of arrivals when nobody has waited for so long.
 LISTEN_ON_S = 10.0
-#: Pending messages are counted so often at most, and so that it takes a hundredth of the time.
-PENDING_EVERY_S, PENDING_SHARE = 10.0, 100
+#: Pending messages are counted so often at most, in seconds.
+PENDING_EVERY_S = 10.0
 
 
 class Chores:
@@ -72,6 +72,8 @@ class Chores:
         self._is_told = False
         #: Started, and to be cancelled by who stops the pool.
         self.tasks: list[asyncio.Task[None]] = []
+        #: Set once the pending messages are known.
+        self.has_counted = asyncio.Event()
 
     def start(self) -> None:
         """Begin all of them."""
@@ -138,7 +140,8 @@ class Chores:
     async def _count_pending(self) -> None:
         began = self._loop.time()
         self._metrics.pending.set(await self._store.count_pending())
-        await asyncio.sleep((self._loop.time() - began) * PENDING_SHARE)
+        self.has_counted.set()
+        await asyncio.sleep(pause_after_count(self._loop.time() - began))
 
     async def _listen(self) -> None:
         """While anybody waits, have the database tell what arrives at other processes."""
@@ -178,3 +181,12 @@ class Chores:
 
     async def _follow_clock(self) -> None:
         await self._store.measure_clock()
+
+
+def pause_after_count(seconds: float) -> float:
+    """How long the pending are not counted again, after a count that took so long: in seconds.
+
+    Counting is to take a hundredth of the time; or a tenth, where else the figure was over a minute
+    old. One count that a stall held up must not leave it old for long.
+    """
+    return max(min(100 * seconds, 60.0), 10 * seconds)

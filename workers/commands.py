@@ -116,6 +116,15 @@ class Extend(Struct, frozen=True, gc=False):
     ttl_ms: int
 
 
+class Held(Struct, frozen=True, gc=False):
+    """Name the messages that a lease still holds. Gives back their ids."""
+
+    size: ClassVar[int] = 0
+
+    username: str
+    lease: str
+
+
 class Resume(Struct, frozen=True, gc=False):
     """Mark as read what a stream delivered up to and with `last`. Gives back how many are."""
 
@@ -146,7 +155,7 @@ class Revoke(Track, frozen=True, gc=False):
     """Take back a message while it is unread. Gives back its `Fate`, or None, as `Track`."""
 
 
-Errand: TypeAlias = Acknowledge | Release | Extend | Resume | Track | Revoke
+Errand: TypeAlias = Acknowledge | Release | Extend | Held | Resume | Track | Revoke
 Command: TypeAlias = Post | Read | Count | Errand
 
 
@@ -204,7 +213,7 @@ class KeyedBatch(Struct, frozen=True, gc=False):
     is_given: bool = False
 
 
-Outcome: TypeAlias = str | Stored | Slice | int | Fate | None
+Outcome: TypeAlias = str | Stored | Slice | int | Fate | frozenset[str] | None
 
 
 def delivery(lease: str, number: int = 0) -> str:

@@ -6,6 +6,7 @@ everything after that happens in the shards. The pool owns every task of the eng
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
@@ -19,6 +20,7 @@ from workers.commands import (
     Count,
     Extend,
     Fate,
+    Held,
     Key,
     Lease,
     Outcome,
@@ -55,7 +57,7 @@ T = TypeVar("T", bound=Outcome)
 
 #: Pause before a dead worker is started again, in seconds: doubled each time up to the last.
 RESTART_AFTER_S = (0.05, 2.0)
-
+_FIRST_COUNT_S = 1.0
 
 _REASONS: Mapping[type[NotExecuted], str] = {
     Overloaded: "overloaded",
@@ -112,13 +114,20 @@ class WorkerPool:
         self._workers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start the workers. The store must be open."""
+        """Start the workers. The store must be open.
+
+        Returns once what is pending has been counted, or after a second: so that whoever looks
+        first does not see none.
+        """
         self._loop = asyncio.get_running_loop()
         self._workers = [
             asyncio.create_task(self._supervise(shard), name=f"shard-{number}")
             for number, shard in enumerate(self._shards)
         ]
         self._chores.start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_COUNT_S):
+                await self._chores.has_counted.wait()
 
     @property
     def is_alive(self) -> bool:
@@ -200,6 +209,10 @@ class WorkerPool:
 
         None are where the lease is unknown, over, or another inbox's. Raises as `read` does.
         """
+        return self._submit(command)
+
+    def held(self, command: Held) -> asyncio.Future[frozenset[str]]:
+        """The ids of the messages that a lease still holds. Raises as `read` does."""
         return self._submit(command)
 
     def track(self, command: Track | Revoke) -> asyncio.Future[Fate | None]:

@@ -20,6 +20,7 @@ from workers.commands import (
     Acknowledge,
     Count,
     Extend,
+    Held,
     Post,
     Read,
     Release,
@@ -293,6 +294,8 @@ class Shard:
                 ticket.resolve(settled.messages)
             case Extend() as command:
                 ticket.resolve(await store.extend(command, now_ms))
+            case Held() as command:
+                ticket.resolve(await store.held(command, now_ms))
             case Resume() as command:
                 settled = await store.resume(command, now_ms)
                 metrics.acknowledged(settled.changed)

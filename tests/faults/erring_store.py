@@ -17,6 +17,7 @@ from workers.commands import (
     Claim,
     Extend,
     Fate,
+    Held,
     KeyedBatch,
     Message,
     Post,
@@ -144,6 +145,9 @@ class SimulatedStore:
     async def extend(self, command: Extend, now_ms: int) -> int:
         # Else a late copy would shorten the lease of what is lent meanwhile.
         return (await self._in_time(lambda: self._database.extend(command, now_ms), 0))[0]
+
+    async def held(self, command: Held, now_ms: int) -> frozenset[str]:
+        return await self._seen(lambda: self._database.held(command, now_ms))
 
     async def end_leases(self, now_ms: int) -> Ended:
         database, mark = self._database, self._token()

@@ -13,6 +13,7 @@ from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.proxy import MongoProxy
 from tests.support.waiting import eventually
+from workers.chores import pause_after_count
 
 USERS = ("ann", "bob", "cy")
 
@@ -111,3 +112,22 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
             assert (unknown > 0) == (losses > 0)
         for service in services:
             await service.stop()
+
+
+async def test_what_is_pending_is_known_from_the_start(
+    start_service: StartService, connect: Connect
+) -> None:
+    first = await start_service()
+    for _ in range(3):
+        await connect(first).post("bob", "x")
+    await first.stop()
+    assert await connect(await start_service()).metric("chat_messages_pending") == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pause"), [(0.01, 1), (0.5, 50), (5.5, 60), (60, 600)], ids=str
+)
+def test_a_slow_count_leaves_what_is_pending_old_for_a_minute_or_ten_counts(
+    seconds: float, pause: float
+) -> None:
+    assert pause_after_count(seconds) == pytest.approx(pause)

@@ -217,6 +217,23 @@ async def test_a_stream_that_is_not_acknowledged_gets_no_more_than_it_may_hold(
         assert await chat.texts("bob") == ["3"]
 
 
+async def test_what_is_acknowledged_anywhere_makes_room_for_more(
+    start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", 3)
+    monkeypatch.setattr(stream_handler, "ACKNOWLEDGED_AFTER_S", 1000.0)
+    streaming, other = [await start_service() for _ in range(2)]
+    elsewhere = connect(other)
+    async with EventStream(streaming.port) as stream:
+        for number in range(0, 12, 3):
+            for each in range(number, number + 3):
+                await elsewhere.post("bob", str(each))
+            assert await stream.texts(3) == [str(each) for each in range(number, number + 3)]
+            body = json.dumps({"lease": stream.lease}).encode()
+            answer = await elsewhere.request("POST", "/chat/bob/ack", body)
+            assert json.loads(answer.body) == {"acknowledged": 3}
+
+
 async def test_a_stream_is_had_by_old_clients_too(service: Service, chat: ChatClient) -> None:
     await chat.post("bob", "hello")
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)

@@ -9,6 +9,7 @@ from workers.commands import (
     Acknowledge,
     Claim,
     Extend,
+    Held,
     Post,
     Release,
     Resume,
@@ -100,6 +101,23 @@ async def test_a_lease_is_given_back_whole_or_in_part(
     assert await any_store.return_lease(Release("bob", "ours"), now_ms) == (2, 2)
     assert await unread(any_store, now_ms) == [post.id for post in posts]
     assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (0, 0)
+
+
+async def test_a_lease_holds_what_was_neither_settled_nor_ran_out(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts, now_ms = [new_post() for _ in range(4)], clock.now_ms()
+    await any_store.insert(posts)
+    await lease(any_store, posts[:3], now_ms, number=1)
+    await lease(any_store, posts[3:], now_ms, number=2)
+    ids = [post.id for post in posts]
+    held = Held("bob", "ours")
+    assert await any_store.held(held, now_ms) == set(ids)
+    await any_store.acknowledge(Acknowledge("bob", "ours", (ids[0],)), now_ms)
+    await any_store.return_lease(Release("bob", "ours", (ids[3],)), now_ms)
+    assert await any_store.held(held, now_ms) == {ids[1], ids[2]}
+    assert not await any_store.held(Held("eve", "ours"), now_ms)
+    assert not await any_store.held(held, now_ms + LEASE_MS + 1)
 
 
 async def test_an_extended_lease_lasts_longer_but_not_past_the_messages_own_end(

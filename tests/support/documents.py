@@ -16,6 +16,7 @@ from workers.commands import (
     Claim,
     Extend,
     Fate,
+    Held,
     KeyedBatch,
     Message,
     Post,
@@ -232,6 +233,9 @@ class Documents:
             self.change(stored, until_ms=min(longer_ms, stored.post.expires_ms))
         return len(leased)
 
+    def held(self, command: Held, now_ms: int) -> frozenset[str]:
+        return frozenset(each.post.id for each in self._of_lease(command) if _lasts(each, now_ms))
+
     def resume(self, command: Resume, now_ms: int, token: str) -> Settled:
         last = self.documents.get(command.last)
         if last is None or last.post.username != command.username or not last.lease:
@@ -319,8 +323,8 @@ class Documents:
         swap()
         self.undo.append(swap)
 
-    def _of_lease(self, command: Acknowledge | Release | Extend) -> list[Stored]:
-        ids = None if isinstance(command, Extend) else command.ids
+    def _of_lease(self, command: Acknowledge | Release | Extend | Held) -> list[Stored]:
+        ids = None if isinstance(command, Extend | Held) else command.ids
         return [
             stored
             for stored in self.documents.values()

@@ -13,6 +13,7 @@ from workers.commands import (
     Claim,
     Extend,
     Fate,
+    Held,
     KeyedBatch,
     Message,
     Post,
@@ -102,6 +103,10 @@ class MemoryStore:
     async def extend(self, command: Extend, now_ms: int) -> int:
         await self._call("extend")
         return self.data.extend(command, now_ms)
+
+    async def held(self, command: Held, now_ms: int) -> frozenset[str]:
+        await self._call("held")
+        return self.data.held(command, now_ms)
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:
         await self._call("resume")

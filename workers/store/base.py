@@ -13,6 +13,7 @@ from workers.commands import (
     Claim,
     Extend,
     Fate,
+    Held,
     KeyedBatch,
     Message,
     Post,
@@ -140,6 +141,10 @@ class Store(Protocol):
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         """Put off a lease's end, not past a message's own. How many messages it holds."""
+        ...
+
+    async def held(self, command: Held, now_ms: int) -> frozenset[str]:
+        """The ids of the messages that a lease still holds."""
         ...
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:

@@ -11,7 +11,7 @@ from typing import Any
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
 
-from workers.commands import Acknowledge, Extend, Release, Resume
+from workers.commands import Acknowledge, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
 from workers.store.database import Database, read_errors, write_failure
@@ -74,6 +74,15 @@ class Leases(Database):
             return result.matched_count
 
         return (await self._confirmed("lease", write))[0]
+
+    async def held(self, command: Held, now_ms: int) -> frozenset[str]:
+        """See `workers.store.base.Store.held`."""
+        selection, hint = _of_lease(command)
+        with self._operation("lease"), read_errors():
+            documents = await self._messages.find(
+                {**selection, **_lasts(now_ms)}, projection={"_id": 1}, hint=hint
+            ).to_list(None)
+        return frozenset([document["_id"] for document in documents])
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:
         """See `workers.store.base.Store.resume`.
@@ -184,14 +193,14 @@ class Leases(Database):
         return Settled(messages, changed)
 
 
-def _of_lease(command: Acknowledge | Release | Extend) -> tuple[dict[str, Any], str]:
+def _of_lease(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
     """The messages of a lease, or those of them that are named, and the index to find them by."""
     selection: dict[str, Any] = {
         "username": command.username,
         # All numbers of it: the slash follows the dot.
         "lease.token": {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"},
     }
-    if isinstance(command, Extend) or command.ids is None:
+    if isinstance(command, Extend | Held) or command.ids is None:
         return selection, LEASE_INDEX
     selection["_id"] = {"$in": list(command.ids)}
     return selection, "_id_"
