@@ -64,6 +64,7 @@ class Exchange(HTTPMessageDelegate):
         self._method = ""
         self._is_old = False
         self._query = ""
+        self._is_waiting = False
         self._resolved: Resolved | None = None
         self._refusal: Problem | None = None
         self._is_discarding = False
@@ -142,6 +143,7 @@ class Exchange(HTTPMessageDelegate):
             # RFC 9112, 3.2.2: the host in the target holds, whatever the header says.
             host = absolute[1]
         path, _, self._query = target.partition("?")
+        self._is_waiting = is_waiting(self._query, self._headers.get("Prefer", ""))
         self._check_host(host, start_line.version)
         self._resolved = self._app.resolve(self._method, path, self._headers)
         if self._headers.get("Upgrade", "").lower() == "websocket":
@@ -293,7 +295,7 @@ class Exchange(HTTPMessageDelegate):
             route, inbox, _, _ = self._resolved
             if not route.startswith("/chat"):
                 inbox = ""
-            if is_waiting(self._query):
+            if self._is_waiting:
                 route += WAITING
         self._app.account(
             *(self._id, self._method, route or "none", inbox, status, seconds, self._span)

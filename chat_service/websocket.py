@@ -165,6 +165,9 @@ class _Socket:
     async def _deliver(self) -> None:
         while not self._stream.is_ending:
             messages = await self._stream.next(_WAIT_S)
+            if self._protocol.state is not State.OPEN:
+                # It is being closed. What came for it is unread again when that is done.
+                return
             for message in messages:
                 self._protocol.send_text(_encode(_Message(message.id, message.text)))
             await self._flush()

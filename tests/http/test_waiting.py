@@ -182,3 +182,19 @@ async def test_no_more_wait_than_may(start_service: StartService, connect: Conne
         await chat.post("bob", str(number))
         await waiting(chat, 1 - number)
     assert sorted([text for read in reads for text in await read]) == ["0", "1"]
+
+
+async def test_a_wait_counts_as_one_however_it_was_asked_for(chat: ChatClient) -> None:
+    ways: list[tuple[str, dict[str, str]]] = [
+        ("?wait=0.01", {}),
+        ("?x=1&wait=0.01", {}),
+        ("", {"Prefer": "wait=0.01"}),
+        ("?await=1", {}),
+        ("", {"Prefer": "receipt"}),
+    ]
+    for query, headers in ways:
+        await chat.request("GET", f"/chat/bob{query}", None, **headers)
+    counted = (await chat.request("GET", "/metrics")).body.decode().splitlines()
+    name = "chat_http_request_duration_seconds_count"
+    assert f'{name}{{route="/chat/:username"}} 2.0' in counted
+    assert f'{name}{{route="/chat/:username?wait"}} 3.0' in counted

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,11 +11,13 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from chat_service import websocket
+from chat_service.leased_stream import LeasedStream
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
-from tests.support.raw import get, unharmed
+from tests.support.raw import errors_logged, get, unharmed
 from tests.support.waiting import eventually
+from workers.commands import Message
 
 
 @asynccontextmanager
@@ -179,6 +181,33 @@ async def test_a_service_that_stops_says_so(
         assert await draining
     await service.stop()
     assert await connect(other).texts("bob") == ["hello"]
+
+
+async def test_a_message_that_comes_while_its_client_leaves_is_no_error_and_stays_unread(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving = asyncio.Event()
+    take_next, flush = LeasedStream.next, websocket._Socket._flush
+
+    async def take_next_then_wait(self: LeasedStream, wait_s: float) -> Sequence[Message]:
+        messages = await take_next(self, wait_s)
+        await leaving.wait()
+        return messages
+
+    async def flush_slowly(self: websocket._Socket) -> None:
+        if self._protocol.close_expected():
+            leaving.set()
+            await asyncio.sleep(0.05)
+        await flush(self)
+
+    monkeypatch.setattr(LeasedStream, "next", take_next_then_wait)
+    monkeypatch.setattr(websocket._Socket, "_flush", flush_slowly)
+    await chat.post("bob", "hello")
+    with errors_logged() as errors:
+        async with stream(service) as socket:
+            await socket.close()
+        assert await chat.texts("bob", "?wait=10") == ["hello"]
+    assert not errors
 
 
 async def test_pages_of_other_sites_open_none(
