@@ -1,6 +1,5 @@
 """`chat lease`, `ack`, `release`, `extend`: messages on loan, from one program to the next."""
 
-import asyncio
 from shlex import quote
 
 import click
@@ -8,10 +7,6 @@ import click
 from chat_service.cli.ends import End, Failed
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.types import Duration
-from chat_service.client import ChatClient, Lease
-
-#: The service lets nobody wait for longer at once, in seconds.
-_WAIT_S = 20.0
 
 
 @click.command()
@@ -42,7 +37,7 @@ def lease(talk: Talk, name: str, ttl: float, limit: int | None, wait: float) -> 
       chat lease bob --ttl 2m --limit 10
       lease=$(chat lease bob | jq -r .lease); chat ack bob $lease
     """
-    taken = talk.run(_taken(talk.chat, name, ttl, limit, wait))
+    taken = talk.run(talk.chat.wait_lease(name, wait, ttl, limit))
     if taken.name is None:
         talk.out.note("nothing is unread")
         return End.NOTHING
@@ -55,21 +50,6 @@ def lease(talk: Talk, name: str, ttl: float, limit: int | None, wait: float) -> 
     talk.out.record(f"lease {taken.name}")
     talk.out.note(f"ends in {taken.ttl_s:g} s; before: chat ack {quote(name)} {taken.name}")
     return End.DONE
-
-
-async def _taken(chat: ChatClient, name: str, ttl: float, limit: int | None, wait: float) -> Lease:
-    """A lease of what is there, or comes in time."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait
-    while True:
-        began = loop.time()
-        wait_s = min(max(deadline - began, 0.0), _WAIT_S)
-        taken = await chat.lease(name, ttl, limit, wait_s)
-        now = loop.time()
-        if taken.name is not None or now >= deadline:
-            return taken
-        # A service that stops, or that lets nobody wait, has nothing to say at once.
-        await asyncio.sleep(0.2 if now - began < wait_s / 2 else 0)
 
 
 @click.command()
@@ -100,7 +80,8 @@ def ack(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
 def release(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
     """Give messages of a lease back, all of them or those named: they are unread again at once.
 
-    Exits with 1 where there were none: the lease is over.
+    Says how many are unread then, and so says a repeat. Exits with 1 where there are none: the
+    lease is over, and others have taken them since.
 
     \b
     Examples:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
@@ -20,9 +21,8 @@ from chat_service.client import (
     ServiceUnavailable,
 )
 
-#: A command's message is on loan for so long, extended thrice in it; one wait for the next. In
-#: seconds.
-_TTL_S, _WAIT_S = 30.0, 20.0
+#: A command's message is on loan for so long, extended thrice in it. In seconds.
+_TTL_S = 30.0
 
 
 @click.command()
@@ -82,7 +82,7 @@ async def _work(talk: Talk, name: str, command: str) -> None:
     """Lease one message after the other, and run the command for it."""
     while True:
         try:
-            lease = await talk.chat.lease(name, _TTL_S, limit=1, wait_s=_WAIT_S)
+            lease = await talk.chat.wait_lease(name, math.inf, _TTL_S, limit=1)
             for message in lease.messages:
                 await _work_off(talk, lease, message, command)
         except (ServiceUnavailable, OutcomeUnknown) as error:

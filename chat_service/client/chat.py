@@ -6,6 +6,7 @@ service refuses, `ServiceUnavailable` where it could not be asked; both of
 """
 
 import asyncio
+import hashlib
 import json
 import secrets
 import weakref
@@ -26,14 +27,15 @@ from chat_service.client.http import Answer, Http, Request, pause_s
 from chat_service.client.lease import Lease, end, extend
 from chat_service.client.message import Message, messages_of
 from chat_service.client.stream import Stream
+from chat_service.client.waiting import Asked, granted, until
 
 #: What a read was given is known by its key for a minute; a repeat must arrive before. In seconds.
 _REPEAT_WITHIN_S = 45.0
-#: One request of a longer wait waits so long, in seconds: less than the service allows.
-_WAIT_S = 20.0
 #: The service takes so much in one batch.
 _BATCH_MESSAGES, _BATCH_BYTES = 500, 4 << 20
 _LEASE_S = 30.0
+#: The longest key that the service takes, in characters; one that leaves no room for a number.
+_KEY_MAX, _HASHED_FROM = 255, 246
 _BETWEEN = b",\n"
 
 
@@ -74,6 +76,7 @@ class ChatClient:
 
     What is safe to repeat is asked `tries` times, with growing random pauses. It has at most
     `connections` requests open at the same time, streams not counted: long waits hold one each.
+    `base_url` is where the service is, such as `http://127.0.0.1:8080`.
     """
 
     def __init__(self, base_url: str, *, tries: int = 10, connections: int = 64) -> None:
@@ -118,7 +121,7 @@ class ChatClient:
         `OutcomeUnknown` where it may be stored; its key, used again, settles it. Cancelled, it may
         be stored or not: name a key where that matters.
         """
-        key = key or _new_key()
+        key = _new_key() if key is None else key
         headers = _post_headers(key, receipt)
         body = Draft(username, text, timeout_s).body()
         answer = await self._http.ask(Request("POST", "/chat", body, headers, key=key))
@@ -138,7 +141,7 @@ class ChatClient:
         `ServiceUnavailable` included. Cancelled, any of them may be stored: name a key where that
         matters.
         """
-        key = key or _new_key()
+        key = _new_key() if key is None else key
         results: list[Posted | ChatError] = []
         for number, bodies in enumerate(_batches([Draft(*each).body() for each in drafts])):
             try:
@@ -163,7 +166,12 @@ class ChatClient:
         a read that names it. So it does when cancelled: name a key of 22 characters or more that
         nobody can guess where that matters.
         """
-        key = key or _new_key()
+        return (await self._read(username, limit, wait_s, key)).result
+
+    async def _read(
+        self, username: str, limit: int | None, wait_s: float, key: str | None
+    ) -> Asked[list[Message]]:
+        key = _new_key() if key is None else key
         request = Request(
             "POST",
             f"{_inbox(username)}/read{_query(limit=limit, wait=wait_s)}",
@@ -173,7 +181,9 @@ class ChatClient:
             _REPEAT_WITHIN_S,
             key,
         )
-        return messages_of((await self._http.ask(request)).document())
+        answer = await self._http.ask(request)
+        messages = messages_of(answer.document())
+        return Asked(messages, bool(messages), granted(answer, wait_s))
 
     async def wait(
         self,
@@ -188,20 +198,7 @@ class ChatClient:
         Asks again and again, each time as `read` does, which see for what it raises and for what
         becomes of it when cancelled.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        early = 0
-        while True:
-            began = loop.time()
-            wait_s = min(max(deadline - began, 0.0), _WAIT_S)
-            messages = await self.read(username, limit, wait_s, key=key)
-            now = loop.time()
-            if messages or now >= deadline:
-                return messages
-            # A service that stops, or that lets nobody wait, has nothing to say at once.
-            early = early + 1 if now - began < wait_s / 2 else 0
-            if early:
-                await asyncio.sleep(min(pause_s(early), deadline - now))
+        return await until(timeout_s, lambda wait_s: self._read(username, limit, wait_s, key))
 
     async def count(self, username: str) -> int:
         """How many messages are unread. Changes nothing."""
@@ -221,11 +218,29 @@ class ChatClient:
         or a cancellation, leaves messages on loan until the lease is over, so they come later.
         Raises `OutcomeUnknown` where that may be so and the tries are used up.
         """
+        return (await self._lease(username, ttl_s, limit, wait_s)).result
+
+    async def wait_lease(
+        self,
+        username: str,
+        timeout_s: float,
+        ttl_s: float = _LEASE_S,
+        limit: int | None = None,
+    ) -> Lease:
+        """Take a lease as soon as there is a message; one of nothing when the time is over.
+
+        As `lease`, asked again and again.
+        """
+        return await until(timeout_s, lambda wait_s: self._lease(username, ttl_s, limit, wait_s))
+
+    async def _lease(
+        self, username: str, ttl_s: float, limit: int | None, wait_s: float
+    ) -> Asked[Lease]:
         inbox = _inbox(username)
         path = f"{inbox}/lease{_query(ttl=ttl_s, limit=limit, wait=wait_s)}"
         answer = await self._http.ask(Request("POST", path, b"", wait_s=wait_s))
         taken = answer.document()
-        return Lease(
+        lease = Lease(
             self._http,
             inbox,
             taken["lease"],
@@ -233,6 +248,7 @@ class ChatClient:
             messages_of(taken["messages"]),
             answer.headers.get("X-More") == "true",
         )
+        return Asked(lease, lease.name is not None, granted(answer, wait_s))
 
     async def acknowledge(self, username: str, lease: str, ids: Iterable[str] | None = None) -> int:
         """Mark messages of a lease that somebody took as read, all or these; how many are.
@@ -295,7 +311,7 @@ class ChatClient:
         self, bodies: Sequence[bytes], key: str, number: int, receipt: bool
     ) -> list[Posted | ChatError]:
         body = b"[" + _BETWEEN.join(bodies) + b"]"
-        headers = _post_headers(f"{key}.{number}", receipt)
+        headers = _post_headers(_numbered(key, number), receipt)
         request = Request("POST", "/chat/batch", body, headers, key=key)
         tried = 0
         while True:
@@ -344,6 +360,15 @@ def _batches(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
 def _post_headers(key: str, receipt: bool) -> dict[str, str]:
     headers = {"Idempotency-Key": key}
     return headers | {"Prefer": "receipt"} if receipt else headers
+
+
+def _numbered(key: str, number: int) -> str:
+    """The key of a call's batch of this number. A long one is hashed: the service takes only 255
+    characters, and those that it refuses shall be refused for what they are.
+    """
+    if _HASHED_FROM <= len(key) <= _KEY_MAX and key.isascii() and key.isprintable():
+        key = hashlib.sha256(key.encode()).hexdigest()
+    return f"{key}.{number}" if key else key
 
 
 def _inbox(username: str) -> str:

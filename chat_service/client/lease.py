@@ -63,10 +63,11 @@ class Lease:
         return await self._settle("ack", ids)
 
     async def release(self, ids: Iterable[str] | None = None) -> int:
-        """Make these, or all that it still holds, unread again at once; how many it was.
+        """Make these, or all that it still holds, unread again at once; how many are unread then.
 
-        0 where the lease is over anyway. Raises `OutcomeUnknown` or `ServiceUnavailable`; the
-        messages are unread again then when the lease is over, and so when it is cancelled.
+        0 where the lease was over anyway, and others have taken them since. Raises
+        `OutcomeUnknown` or `ServiceUnavailable`; they are unread again then when the lease is over,
+        and so when it is cancelled.
         """
         return await self._release(ids)
 
@@ -98,10 +99,12 @@ class Lease:
             await self._release(tries=1)
 
     async def _release(self, ids: Iterable[str] | None = None, tries: int | None = None) -> int:
+        named = list(self._held if ids is None else ids)
         try:
-            return await self._settle("release", ids, tries)
+            return await self._settle("release", named, tries)
         except LeaseOver:
             # What was asked for is so; perhaps by a try whose answer was lost.
+            self._forget(named)
             return 0
 
     async def _settle(self, what: End, ids: Iterable[str] | None, tries: int | None = None) -> int:
@@ -109,9 +112,12 @@ class Lease:
         if self._name is None or not named:
             return 0
         count = await end(self._http, self._inbox, self._name, what, named, tries)
-        for each in named:
-            self._held.pop(each, None)
+        self._forget(named)
         return count
+
+    def _forget(self, ids: Iterable[str]) -> None:
+        for each in ids:
+            self._held.pop(each, None)
 
 
 async def end(

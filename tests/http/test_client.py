@@ -153,6 +153,29 @@ async def test_an_outcome_that_stays_unknown_is_settled_by_its_key(service: Serv
         assert [message.text for message in await client.read("bob")] == ["y"]
 
 
+@pytest.mark.parametrize("length", [1, 245, 246, 255])
+async def test_a_key_of_any_length_is_one_for_many_posts(client: ChatClient, length: int) -> None:
+    for _ in range(2):
+        (posted,) = await client.post_many([("bob", "hello")], key="k" * length)
+        assert isinstance(posted, Posted)
+    assert len(await client.read("bob")) == 1
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "ü" * 250])
+async def test_a_key_that_is_none_is_refused_and_not_made_up(client: ChatClient, key: str) -> None:
+    for asked in (client.post("bob", "x", key=key), client.read("bob", key=key)):
+        with pytest.raises(ProblemError, match="Idempotency-Key"):
+            await asked
+    (posted,) = await client.post_many([("bob", "x")], key=key)
+    assert isinstance(posted, ProblemError)
+    assert "Idempotency-Key" in posted.detail
+
+
+def test_an_address_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="'localhost:8080' begins with neither"):
+        ChatClient("localhost:8080")
+
+
 async def test_problems_have_a_type_and_name_their_fields(client: ChatClient) -> None:
     with pytest.raises(ProblemError) as raised:
         await client.post("bob", "x", 0)

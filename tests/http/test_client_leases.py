@@ -1,16 +1,14 @@
 """The client's leases: settled when their block ends, or by name, or not at all."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from chat_service.client import (
-    ChatClient,
-    LeaseOver,
-    Message,
-)
+from chat_service.client import ChatClient, LeaseOver, Message
 from chat_service.service import Service
-from tests.support.middleman import Middleman
+from tests.conftest import StartService
+from tests.support.middleman import Middleman, base_of
 
 
 async def test_a_lease_is_acknowledged_when_its_block_ends(client: ChatClient) -> None:
@@ -109,3 +107,27 @@ async def test_what_a_lost_answer_left_on_loan_comes_again(service: Service) -> 
             between.lose = 1
         assert between.lose == 0
         assert await client.read("bob") == []
+
+
+async def test_a_lease_that_was_given_back_elsewhere_and_read_is_over_without_a_fuss(
+    client: ChatClient,
+) -> None:
+    await client.post("bob", "hello")
+    async with await client.lease("bob") as lease:
+        assert lease.name is not None
+        assert await client.release("bob", lease.name) == 1
+        assert len(await client.read("bob")) == 1
+        assert await lease.release() == 0
+
+
+async def test_a_wait_for_a_lease_goes_on_over_many_requests(
+    start_service: StartService, connect_client: Callable[..., ChatClient]
+) -> None:
+    client = connect_client(base_of(await start_service(max_wait_s=0.05)))
+    waiting = asyncio.create_task(client.wait_lease("bob", 20, limit=1))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    await client.post("bob", "hello")
+    async with await waiting as lease:
+        assert [message.text for message in lease.messages] == ["hello"]
+    assert (await client.wait_lease("bob", 0.1)).name is None
