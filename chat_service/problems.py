@@ -198,6 +198,9 @@ def of_service_error(error: ServiceError, effect: str) -> Problem:
     detail = (
         f"it is not known whether anything was {effect}" if happened else f"nothing was {effect}"
     )
+    if isinstance(error, Overloaded):
+        # These are our own words.
+        detail = f"{error}; {detail}"
     more: dict[str, Any] = {effect: happened}
     if isinstance(error, OutcomeUnknown) and error.message_id is not None:
         more["id"] = error.message_id
