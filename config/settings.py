@@ -5,12 +5,21 @@ Only `chat_service.cli` and `chat_service.service` hold a `Settings`; everything
 given plain arguments.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+#: `data` in the checkout. Where it is installed, a folder of the user's (XDG Base Directory), which
+#: outlives the environment that it is installed in.
+DATA_DIR = (
+    PROJECT_ROOT / "data"
+    if (PROJECT_ROOT / "pyproject.toml").is_file()
+    else Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
+    / "chat-inbox"
+)
 
 #: Settings whose values may hold a password: masked in `--print-config`, readable from `*_FILE`.
 SECRETS = frozenset({"mongo_uri", "log_username_key"})
@@ -70,9 +79,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mongod: Annotated[
         str, Meta(description="Path of the private mongod; empty: PATH, then the bundled one.")
     ] = ""
-    data_dir: Annotated[Path, Meta(description="Where the private mongod keeps its data.")] = (
-        PROJECT_ROOT / "data"
-    )
+    data_dir: Annotated[
+        Path,
+        Meta(
+            description="Where the private mongod keeps its data; "
+            "without a checkout ~/.local/state/chat-inbox."
+        ),
+    ] = DATA_DIR
 
     # What a message may be
     max_username_chars: Annotated[

@@ -7,9 +7,9 @@ from chat_service.cli.ends import End
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def completion(shell: str) -> int:
-    """Print the completion script of a shell, to be read by it.
+    """Print the completion script of SHELL (bash, zsh or fish), to be read by it.
 
     \b
     Examples:
@@ -20,5 +20,9 @@ def completion(shell: str) -> int:
     context = click.get_current_context()
     made = get_completion_class(shell)
     assert made is not None
-    click.echo(made(context.find_root().command, {}, "chat", "_CHAT_COMPLETE").source())
+    source = made(context.find_root().command, {}, "chat", "_CHAT_COMPLETE").source()
+    if shell == "fish":
+        # click's own cuts descriptions at their first comma.
+        source = source.replace('string split "," $completion', 'string split -m 1 "," $completion')
+    click.echo(source)
     return End.DONE

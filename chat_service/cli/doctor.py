@@ -70,6 +70,8 @@ async def _for_a_start(given: dict[str, str | None]) -> AsyncIterator[Finding]:
             yield Finding("settings", "fail", problem)
     else:
         yield _sources(given)
+        if settings.telemetry == "otlp":
+            yield machine.telemetry()
         yield await outside.port(settings.host, settings.port)
         if settings.ops_port:
             yield await outside.port(settings.ops_host, settings.ops_port, OPS_NAMES)

@@ -5,12 +5,13 @@ from shlex import quote
 import click
 
 from chat_service.cli.ends import End, Failed
+from chat_service.cli.output import span
 from chat_service.cli.talk import Talk, talking
-from chat_service.cli.types import Duration
+from chat_service.cli.types import Duration, NotEmpty
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NotEmpty())
 @click.option(
     "--ttl",
     type=Duration(),
@@ -48,12 +49,12 @@ def lease(talk: Talk, name: str, ttl: float, limit: int | None, wait: float) -> 
     for message in taken.messages:
         talk.out.message(message)
     talk.out.record(f"lease {taken.name}")
-    talk.out.note(f"ends in {taken.ttl_s:g} s; before: chat ack {quote(name)} {taken.name}")
+    talk.out.note(f"ends in {span(taken.ttl_s)}; before: chat ack {quote(name)} {taken.name}")
     return End.DONE
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NotEmpty())
 @click.argument("lease", metavar="LEASE")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @talking
@@ -73,7 +74,7 @@ def ack(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NotEmpty())
 @click.argument("lease", metavar="LEASE")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @talking
@@ -96,7 +97,7 @@ def release(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NotEmpty())
 @click.argument("lease", metavar="LEASE")
 @click.option(
     "--ttl", type=Duration(), metavar="TIME", required=True, help="How long from now: 30s, 10m."
@@ -111,5 +112,5 @@ def extend(talk: Talk, name: str, lease: str, ttl: float) -> int:
       chat extend bob $lease --ttl 30
     """
     granted = talk.run(talk.chat.extend(name, lease, ttl))
-    talk.out.record(f"ends in {granted:g} s", ttl=granted)
+    talk.out.record(f"ends in {span(granted)}", ttl=granted)
     return End.DONE

@@ -90,6 +90,8 @@ def load(
       chat load --rate 1000 --duration 1m
       chat load --connections 256 --mix 10 --json
     """
+    if duration < 1:
+        raise click.UsageError("--duration must be 1s at least.")
     parts = urlsplit(talk.url)
     host = parts.hostname or ""
     if not yes and not _is_this_machine(host):

@@ -2,12 +2,15 @@
 
 import asyncio
 import importlib.metadata
+import os
 import platform
 import re
 import resource
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 
+from chat_service.cli.talk import bare
 from config.settings import PROJECT_ROOT
 from workers.store.checkup import Finding
 from workers.store.embedded import EmbeddedError, find_mongod
@@ -82,6 +85,17 @@ def _files() -> Finding:
             "for more (LimitNOFILE=, ulimit -Hn)",
         )
     return Finding("open files", "ok", "enough for 10,000 connections")
+
+
+def telemetry() -> Finding:
+    """What the setting `telemetry` needs where it is on."""
+    try:
+        import_module("chat_service.otlp")
+    except ImportError as error:
+        advice = "pip install -r requirements/otel.txt, or in a checkout set CHAT_TELEMETRY"
+        return Finding("telemetry", "fail", f"OpenTelemetry is not installed: {advice} ({error})")
+    to = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
+    return Finding("telemetry", "ok", f"over OTLP to {bare(to)}")
 
 
 async def mongod(named: str) -> Finding:

@@ -121,7 +121,7 @@ class _Commands(click.Group):
     cls=_Commands,
     help=_HELP,
     epilog=_EXIT_CODES,
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, message="%(version)s")
 def chat() -> None:
@@ -146,7 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = ""
         if isinstance(error, click.NoSuchOption) and error.option_name in _BEHIND_COMMANDS:
             hint = " It goes behind the command."
-        say(f"{error.format_message()}{hint} See: {command} --help")
+        # click has lists over several lines, and not always a full stop.
+        reason = " ".join(error.format_message().split())
+        stop = "" if reason.endswith((".", "?")) else "."
+        say(f"{reason}{stop}{hint} See: {command} --help")
         return End.REFUSED
     except (click.Abort, KeyboardInterrupt):
         return End.INTERRUPTED

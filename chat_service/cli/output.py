@@ -84,6 +84,14 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
+def span(seconds: float) -> str:
+    """A time, in a word or two: as exact as it is short."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:g} s"
+
+
 def _age(message_id: str) -> str:
     try:
         accepted_s = int(message_id[:_TIME_DIGITS], 16) / 1000

@@ -7,12 +7,12 @@ import click
 
 from chat_service.cli.ends import End, say
 from chat_service.cli.talk import Talk, talking
-from chat_service.cli.types import Duration, Key
+from chat_service.cli.types import Duration, NotEmpty
 from chat_service.client import Message
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NotEmpty())
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most the N oldest.")
 @click.option(
     "--wait",
@@ -23,7 +23,7 @@ from chat_service.client import Message
 )
 @click.option(
     "--key",
-    type=Key(),
+    type=NotEmpty(),
     help="22 random characters or more: for a minute, a repeat with this key "
     "gets the same messages again.",
 )
@@ -73,7 +73,7 @@ def _show(talk: Talk, name: str, messages: list[Message], key: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NotEmpty())
 @talking
 def count(talk: Talk, name: str) -> int:
     """Say how many messages are unread in the inbox NAME. Changes nothing.

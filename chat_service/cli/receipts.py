@@ -9,7 +9,7 @@ from chat_service.cli.output import ago
 from chat_service.cli.talk import Talk, talking
 
 #: One in 64 receipts begins with a hyphen.
-_RECEIPT_LIKE_OPTION = {"ignore_unknown_options": True}
+_RECEIPT_LIKE_OPTION = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
 
 @click.command(context_settings=_RECEIPT_LIKE_OPTION)

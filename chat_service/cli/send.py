@@ -10,15 +10,15 @@ import click
 
 from chat_service.cli.ends import End, Failed, say
 from chat_service.cli.talk import Talk, bare, reason_of, talking
-from chat_service.cli.types import Duration, Key
+from chat_service.cli.types import Duration, NotEmpty
 from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
 _CHUNK_BYTES = 1 << 20
 
 
 @click.command()
-@click.argument("name")
-@click.argument("text", required=False)
+@click.argument("name", type=NotEmpty())
+@click.argument("words", metavar="[TEXT]...", nargs=-1)
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -34,7 +34,7 @@ _CHUNK_BYTES = 1 << 20
 )
 @click.option(
     "--key",
-    type=Key(),
+    type=NotEmpty(),
     help="Store it once, however often this command is repeated with the key.",
 )
 @click.option("--receipt", is_flag=True, help="Get a receipt, for status and revoke.")
@@ -42,7 +42,7 @@ _CHUNK_BYTES = 1 << 20
 def send(
     talk: Talk,
     name: str,
-    text: str | None,
+    words: tuple[str, ...],
     file: Path | None,
     lines: bool,
     timeout: int | None,
@@ -51,8 +51,8 @@ def send(
 ) -> int:
     """Post TEXT to the inbox NAME, and print the message's id.
 
-    Without TEXT, or where it is -, the text is read from standard input, less the newline at its
-    end.
+    Several words are one text. Without TEXT, or where it is -, the text is read from standard
+    input, less the newline at its end; exits with 1 where there is none.
 
     \b
     Examples:
@@ -61,6 +61,7 @@ def send(
       chat send bob --file letter.txt --receipt
       tail -f app.log | chat send ops --lines
     """
+    text = " ".join(words) if words else None
     if lines:
         if text is not None or file is not None:
             raise click.UsageError("--lines reads standard input: name neither TEXT nor --file.")
@@ -83,7 +84,10 @@ def _text(text: str | None, file: Path | None) -> str:
     if text is None and sys.stdin.isatty():
         raise click.UsageError("There is no text: name TEXT or --file, or pipe one in.")
     if text is None or text == "-":
-        return _decoded(sys.stdin.buffer.read(), "standard input").removesuffix("\n")
+        given = sys.stdin.buffer.read()
+        if not given:
+            raise Failed(End.NOTHING, "standard input is empty: nothing was sent")
+        return _decoded(given, "standard input").removesuffix("\n")
     return text
 
 

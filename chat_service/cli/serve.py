@@ -119,11 +119,18 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
 
 def _announce(server: Service | Supervisor, is_member: bool) -> None:
     settings = server.settings
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    line = READY.decode() if is_member else f"listening on http://{host}:{server.port}\n"
-    sys.stdout.write(line)
+    if is_member:
+        sys.stdout.write(READY.decode())
+    else:
+        sys.stdout.write(f"listening on {_url(settings.host, server.port)}\n")
+        if settings.ops_port:
+            sys.stdout.write(f"operators: {_url(settings.ops_host, settings.ops_port)}/ops\n")
     sys.stdout.flush()
     log.info("started", version=__version__, port=server.port, pid=os.getpid())
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _end_of(error: Exception) -> End:

@@ -17,12 +17,14 @@ from config.load import describe
 P = ParamSpec("P")
 
 EPILOG = "Every setting of README.md can be given as CHAT_<NAME> in the environment."
+#: What a shell completes them with.
+_PATHS = {"config": click.Path(dir_okay=False), "data_dir": click.Path(file_okay=False)}
 _OPTIONS = {
     "config": ("FILE", "A TOML file of settings (CHAT_CONFIG)."),
     "host": ("HOST", "Address to listen on (127.0.0.1)."),
     "port": ("PORT", "Port to listen on, 0 picks one (8080)."),
     "mongo_uri": ("URI", "A MongoDB replica set; none: private."),
-    "data_dir": ("DIR", "Data of the private mongod (./data)."),
+    "data_dir": ("DIR", "Data of the private mongod (data, in the checkout)."),
     "processes": ("N", "Processes, 0 for one per core (1)."),
 }
 
@@ -54,7 +56,8 @@ def with_settings(command: Callable[Concatenate[Settings, P], int]) -> Callable[
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command the options themselves, each a word or None."""
     for name, (metavar, text) in reversed(_OPTIONS.items()):
-        option = click.option(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
+        flag = f"--{name.replace('_', '-')}"
+        option = click.option(flag, metavar=metavar, help=text, type=_PATHS.get(name))
         command = option(command)
     return command
 

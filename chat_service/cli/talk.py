@@ -151,6 +151,8 @@ def bare(url: str) -> str:
 def reason_of(problem: ProblemError) -> str:
     """What the service said, about what this command's user wrote."""
     reason = problem.detail or problem.title or f"it answered {problem.status}"
+    if problem.status == 404 and not problem.kind:
+        reason += "; is this the address of the service itself?"
     for theirs, ours in _IN_OUR_WORDS.items():
         reason = reason.replace(theirs, ours)
     return reason

@@ -37,10 +37,10 @@ class Duration(click.ParamType[float]):
         return int(seconds)
 
 
-class Key(click.ParamType[str]):
-    """A key that makes a command one that can be repeated: `$key` where there is none is none."""
+class NotEmpty(click.ParamType[str]):
+    """A name or a key. The service has the rules, but an empty one says nothing to it."""
 
-    name = "key"
+    name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:

@@ -12,6 +12,7 @@ import click
 
 from chat_service.cli.ends import End
 from chat_service.cli.talk import Talk, talking
+from chat_service.cli.types import NotEmpty
 from chat_service.client import (
     ChatError,
     Lease,
@@ -26,7 +27,7 @@ _TTL_S = 30.0
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NotEmpty())
 @click.option(
     "--exec",
     "command",
@@ -49,6 +50,7 @@ def watch(talk: Talk, name: str, command: str | None) -> int:
     # So that a wrong address or name is said at once; a stream would go on trying.
     talk.run(talk.chat.count(name))
     _tell_of_breaks(talk)
+    talk.out.note(f"watching {name}; Ctrl-C ends")
     talk.run(_show(talk, name) if command is None else _work(talk, name, command))
     return End.DONE
 

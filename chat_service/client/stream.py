@@ -55,6 +55,7 @@ class Stream(AsyncIterator[Message]):
         self._last_handled = ""
         self._retry_s = _RETRY_S
         self._failures = 0
+        self._is_broken = False
         self._connect_at = 0.0
         self._closed = asyncio.Event()
 
@@ -83,6 +84,9 @@ class Stream(AsyncIterator[Message]):
                 self._plan_after(over)
             else:
                 await self._connection.wait()
+                if self._is_broken and self._connection.was_open:
+                    log.info("the stream goes on")
+                    self._is_broken = False
         raise StopAsyncIteration
 
     async def acknowledge(self) -> None:
@@ -143,7 +147,9 @@ class Stream(AsyncIterator[Message]):
         pause_s = min(doubled_s, max(self._retry_s, _RETRY_MAX_S))
         pause_s = max(pause_s, retry_after_s) * random.uniform(1, 1.5)
         self._connect_at = asyncio.get_running_loop().time() + pause_s
-        log.info("a stream ended; it is begun again in %.1f s", pause_s)
+        what = "the stream ended" if connection.was_open else "no stream came"
+        log.info("%s; again in %.1f s", what, pause_s)
+        self._is_broken = True
 
     def _remember(self, message_id: str) -> None:
         self._last_handled = message_id

@@ -38,11 +38,12 @@ Anyone posts a short message to a name, the owner of the name reads it once, and
 in time is gone. JSON in UTF-8 over HTTP/1.1; a username in a path is one whole segment, \
 percent-encoded. There is no authentication.
 
-An operation with `x-consumes: true` takes messages: they are then no more there for others. \
-`x-effect` says what a call does to messages.
+Some operations consume: what a call takes is then no more there for others. They say so \
+(`x-consumes`), and each says what it does to messages (`x-effect`).
 
 Every error is `application/problem+json` (RFC 9457). `OPTIONS` on any path is answered 204 with \
-`Allow`. `x-other-requests` are the answers to requests that are none of these operations.\
+`Allow`; what a request that is none of these operations is answered stands at the end \
+(`x-other-requests`).\
 """
 _TAGS = {
     "Inbox": "Posting messages, reading them once, counting them.",

@@ -91,8 +91,9 @@ export function ruleOf(schema) {
 
 function bounds(least, most, what) {
   if (least === undefined && most === undefined) return [];
-  if (least === undefined) return [`at most ${most}${what}`];
-  return most === undefined ? [`at least ${least}${what}`] : [`${least} to ${most}${what}`];
+  const [from, to] = [least, most].map((bound) => bound?.toLocaleString("en"));
+  if (least === undefined) return [`at most ${to}${what}`];
+  return most === undefined ? [`at least ${from}${what}`] : [`${from} to ${to}${what}`];
 }
 
 function fieldsOf(api, schema) {

@@ -33,6 +33,10 @@ export function tryIt(api, operation) {
   form.addEventListener("input", update);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
+    // All of them, so that each says what it lacks; the first is where one goes on.
+    const missing = inputs.filter((input) => input.isMissing());
+    missing[0]?.focus();
+    if (missing.length) return;
     if (send.getAttribute("aria-disabled") || !(await isMeant(said, request()))) return;
     const abort = new AbortController();
     stop.onclick = () => abort.abort();
@@ -61,15 +65,24 @@ function inputOf(parameter, id) {
     placeholder: place === "path" ? undefined : String(example),
     value: place === "path" ? String(example) : undefined,
     required,
-    "aria-describedby": `${id}-rule`,
+    "aria-describedby": `${id}-rule ${id}-fault`,
   });
+  const fault = element("p", { class: "fault", id: `${id}-fault`, hidden: true }, ["Is required."]);
   const hint = `${required ? "required" : "optional"} in the ${place}: ${ruleOf(schema)}`;
   const field = element("div", { class: "field" }, [
     element("label", { for: id }, [element("code", {}, [name])]),
     input,
     element("p", { class: "hint", id: `${id}-rule` }, [hint]),
+    fault,
   ]);
-  return { field, name, place, value: () => input.value };
+  const isMissing = () => {
+    const isSo = Boolean(required) && input.value === "";
+    fault.hidden = !isSo;
+    if (isSo) input.setAttribute("aria-invalid", "true");
+    else input.removeAttribute("aria-invalid");
+    return isSo;
+  };
+  return { field, name, place, isMissing, focus: () => input.focus(), value: () => input.value };
 }
 
 function bodyOf({ content }, id) {

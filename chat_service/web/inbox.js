@@ -198,9 +198,9 @@ function open(name) {
   if (current?.name === name) return;
   close();
   whose.value = name;
-  // A browser takes these out of a path.
+  // The service refuses them, and a browser takes them out of a path.
   if (name === "." || name === "..") {
-    refuse("may be sent to, but not be opened from a browser");
+    refuse("is no name");
     return;
   }
   if (!views.has(name)) views.set(name, new Inbox(name));
@@ -234,7 +234,8 @@ const count = poll(async () => (current === null ? null : current.count()));
 byId("open").addEventListener("submit", (event) => {
   event.preventDefault();
   accept();
-  const name = whose.value;
+  // Phones put a space behind a word, which would be another inbox.
+  const name = (whose.value = whose.value.trim());
   if (name === "") {
     fault.textContent = "Name an inbox.";
     whose.setAttribute("aria-invalid", "true");

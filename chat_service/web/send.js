@@ -36,6 +36,12 @@ function lifetime() {
 
 async function send() {
   clearFaults();
+  // Phones put a space behind a word, which would be another inbox.
+  to.value = to.value.trim();
+  if (text.value === "") {
+    refuse([{ field: "text", detail: "is empty: write something" }]);
+    return;
+  }
   const message = { username: to.value, text: text.value, timeout: lifetime() };
   const written = JSON.stringify(message);
   if (owed.message !== written) owed = { key: newKey(), message: written };
@@ -123,6 +129,16 @@ function countBytes() {
   hint.classList.toggle("fault", isOver);
 }
 
+/** The same for a shell: what the form says, or its placeholders where it says nothing. */
+function showCommands() {
+  const username = to.value.trim() || to.placeholder;
+  const message = { text: text.value || text.placeholder, username, timeout: lifetime() };
+  const quoted = JSON.stringify(message).replaceAll("'", "'\\''");
+  const path = encodeURIComponent(username.toWellFormed()).replaceAll("'", "%27");
+  byId("curl").textContent = `curl -d '${quoted}' ${location.origin}/chat
+curl -X POST ${location.origin}/chat/${path}/read`;
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (isSending) return;
@@ -153,6 +169,6 @@ stop.addEventListener("click", () => giveUp.abort());
 onPress(byId("make-key"), () => {
   key.value = newKey();
 });
-byId("curl").textContent = `curl -d '{"text": "Lunch at one?", "username": "bob", "timeout": 600}' ${location.origin}/chat
-curl -X POST ${location.origin}/chat/bob/read`;
+form.addEventListener("input", showCommands);
 countBytes();
+showCommands();

@@ -98,3 +98,16 @@ def test_a_mongod_that_is_none_and_a_directory_that_is_shared_fail(
 def test_a_service_that_is_not_there_fails_from_outside(chat: Chat) -> None:
     ended = chat("doctor", "--port", "0", "--url", "http://127.0.0.1:1")
     assert "is it running" in failed(ended)["alive"]
+
+
+def test_telemetry_without_its_packages_is_found_before_the_start(
+    chat: Chat, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "opentelemetry"
+    blocked.mkdir()
+    (blocked / "__init__.py").write_text("raise ImportError('blocked')", encoding="utf-8")
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    path = f"{tmp_path}:{chat.environ['PYTHONPATH']}"
+    ended = chat(*words, CHAT_TELEMETRY="otlp", PYTHONPATH=path)
+    assert "OpenTelemetry is not installed" in failed(ended)["telemetry"]
+    assert states(chat(*words, CHAT_TELEMETRY="otlp"))["telemetry"] == "ok"

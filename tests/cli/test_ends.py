@@ -32,6 +32,9 @@ from tests.support.server import Server
         (["read", "bob", "--key", "short"], "--key must have at least 22 characters"),
         (["status", "01a2", "none"], "there is no message of this id with this receipt"),
         (["ack", "bob", "x"], "the lease must be a string of hexadecimal digits, as chat lease"),
+        (["read", ""], "'NAME': it is empty."),
+        (["completion"], "Missing argument 'SHELL'. Choose from: bash, zsh, fish. See:"),
+        (["load", "--duration", "0.5"], "--duration must be 1s at least."),
         (["load", "--url", "http://chat.example"], "is not this machine: --yes"),
     ],
 )

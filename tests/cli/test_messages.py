@@ -28,6 +28,14 @@ def test_a_text_comes_from_a_file_to_the_byte_and_from_a_pipe_less_its_last_newl
     assert chat.texts(name) == ["Grüße\n\n", "two\nlines", "a hyphen"]
 
 
+def test_several_words_are_one_text_and_no_text_is_no_message(chat: Chat, name: str) -> None:
+    assert chat("send", name, "hello", "world").code == 0
+    nothing = chat("send", name, stdin=b"")
+    assert (nothing.code, nothing.err) == (1, "chat: standard input is empty: nothing was sent\n")
+    assert chat("send", name, "").code == 0
+    assert chat.texts(name) == ["hello world", ""]
+
+
 def test_each_line_is_a_message_in_order_with_an_outcome_of_its_own(chat: Chat, name: str) -> None:
     lines = [f"line {number}" for number in range(1200)]
     lines[700] = "x" * 70_000

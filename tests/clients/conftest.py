@@ -1,6 +1,6 @@
 """Starts what the clients' tests need: the service as a process, proxies, a browser.
 
-They are Debian's packages curl, nginx-light, haproxy, chromium and prometheus. One that is missing
+They are Debian's packages curl, nginx-light, haproxy, chromium, fish and prometheus. One that is missing
 fails.
 """
 

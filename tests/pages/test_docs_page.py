@@ -2,10 +2,11 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Locator, Page
+from playwright.async_api import Locator, Page, expect
 
 from tests.pages.conftest import CheckAccess, OpenBrowser
 from tests.support.client import ChatClient
@@ -88,6 +89,19 @@ async def test_what_changes_nothing_is_sent_at_once_and_what_is_wrong_is_shown(
         await card.get_by_role("button", name="Send", exact=True).click()
         await card.locator(".result .status", has_text="404").wait_for()
         assert "urn:chat:problem:not-found" in await card.locator(".result").inner_text()
+
+
+async def test_a_request_without_what_it_needs_is_not_sent(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        card = await open_docs(page, chat, "read-inbox")
+        name = card.get_by_role("textbox", name="username")
+        await name.fill("")
+        await card.get_by_role("button", name="Send, and").click()
+        await expect(name).to_be_focused()
+        await expect(name).to_have_accessible_description(re.compile("Is required"))
+        await expect(page.get_by_role("dialog")).to_be_hidden()
 
 
 async def test_a_post_names_the_inbox_of_its_body_and_its_command_says_the_same(

@@ -72,6 +72,19 @@ async def test_a_phone_shows_everything_without_scrolling_sideways(
             assert box["height"] >= 44
 
 
+async def test_on_the_smallest_phone_every_choice_is_in_its_card(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser(viewport={"width": 320, "height": 568}) as page:
+        await page.goto(chat.base)
+        card = await page.locator(".card").first.bounding_box()
+        assert card is not None
+        for choice in await page.locator(".choices label").all():
+            box = await choice.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] < card["x"] + card["width"] - 8
+
+
 async def test_at_night_the_page_is_dark(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser(color_scheme="dark") as page:
         await page.goto(chat.base)
@@ -102,12 +115,13 @@ async def test_everybody_can_use_the_page_in_each_of_its_states(
         await check_access(page)
         await page.get_by_text("Advanced").click()
         await page.get_by_label("Other", exact=True).check()
+        await page.get_by_label("Message", exact=True).fill("x")
         await page.get_by_label("Seconds").fill("0")
         await button(page, "Send").click()
         await expect(page.locator("#to-fault")).to_be_visible()
         await check_access(page)
         await page.get_by_label("Seconds").fill("600")
-        for text in ("one", "two\n" * 100, ""):
+        for text in ("one", "two\n" * 100, "three"):
             await send(page, "bob", text)
         await button(page, "Take back").first.click()
         await page.locator("#sent a").first.click()

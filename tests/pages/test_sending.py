@@ -1,5 +1,6 @@
 """Sending on the page: stored once whatever gets lost, and what is wrong said at its field."""
 
+import asyncio
 import re
 
 from playwright.async_api import Route, expect
@@ -119,3 +120,38 @@ async def test_what_is_wrong_is_said_at_its_field_in_the_words_of_the_service(
         await page.get_by_label("Whose inbox").fill("x" * 129)
         await button(page, "Open").click()
         await expect(page.locator("#whose-fault")).to_contain_text("1 to 128 characters")
+
+
+async def test_an_empty_message_is_not_sent_and_a_space_at_a_names_end_is_none(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        await send(page, "bob ", "hello")
+        # A second press finds nothing to send.
+        await button(page, "Send").click()
+        await expect(page.locator("#text-fault")).to_have_text("Is empty: write something.")
+        await expect(page.get_by_label("Message", exact=True)).to_be_focused()
+        await page.get_by_label("Whose inbox").fill(" bob ")
+        await button(page, "Open").click()
+        await expect(page.locator("[data-count]")).to_have_text("1")
+    assert await chat.texts("bob") == ["hello"]
+
+
+async def test_the_commands_below_say_what_the_form_says(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        commands = page.locator("#curl")
+        await expect(commands).to_contain_text('"username":"bob","timeout":600')
+        await page.get_by_label("To", exact=True).fill("o'hara/1")
+        await page.get_by_label("Message", exact=True).fill("it's done")
+        await page.get_by_label("1 hour").check()
+        await expect(commands).to_contain_text('"text":"it\'\\\'\'s done"')
+        await expect(commands).to_contain_text('"timeout":3600')
+        shown = await commands.inner_text()
+    post, read = shown.splitlines()
+    for command, words in (post, b'"id"'), (read, b"it's done"):
+        shell = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE)
+        assert words in (await shell.communicate())[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tornado.simple_httpclient import HTTPStreamClosedError
+from tornado.testing import bind_unused_port
 
 from config.settings import PROJECT_ROOT
 from tests.support.client import ChatClient
@@ -284,6 +285,14 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
         assert requests()[1]["id"] == "find-me"
         assert requests()[1]["route"] == "/chat/:username"
         assert "secret" not in server.errors()
+
+
+def test_the_operators_port_is_said_at_the_start(tmp_path: Path, data_dir: Path) -> None:
+    sock, port = bind_unused_port()
+    sock.close()
+    with Server(tmp_path, "--data-dir", str(data_dir), CHAT_OPS_PORT=str(port)) as server:
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == f"operators: http://127.0.0.1:{port}/ops\n"
 
 
 def test_print_config_shows_every_setting_and_no_secret(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """Settings: where they come from, which source wins, and all that is wrong said at once."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +106,18 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], 
 def test_the_readmes_table_is_the_codes() -> None:
     readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
     assert markdown_table() in readme, "refresh it with: scripts/settings-table"
+
+
+def test_without_a_checkout_data_is_kept_apart_from_what_is_installed(tmp_path: Path) -> None:
+    installed = tmp_path / "site-packages"
+    shutil.copytree(PROJECT_ROOT / "config", installed / "config")
+    program = "from config import Settings; print(Settings().data_dir)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env={**os.environ, "PYTHONPATH": str(installed), "XDG_STATE_HOME": "/state"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert done.stdout == "/state/chat-inbox\n"
+    assert Settings().data_dir == PROJECT_ROOT / "data"

@@ -65,8 +65,8 @@ def find_mongod(named: str) -> str:
             return str(bundled)
     raise EmbeddedError(
         "no database: no --mongo-uri is given and there is no mongod to start. Install MongoDB "
-        "so that mongod is on the PATH, or name a database with --mongo-uri, or run the whole "
-        "with: docker compose up"
+        "so that mongod is on the PATH, or in a checkout pip install '.[embedded]', or name a "
+        "database with --mongo-uri, or run the whole with: docker compose up"
     )
 
 
