@@ -66,7 +66,7 @@ export const CHARTS = [
     lines: [
       line("ok", "c1", rate(answered("ok"))),
       line("4xx", "c3", rate(answered("4xx"))),
-      line("gone", "c6", rate(answered("499"))),
+      line("client left", "c6", rate(answered("499"))),
       line("5xx", "c5", rate(answered("5xx"))),
     ],
     each: allRequests,
@@ -189,7 +189,7 @@ export const CHARTS = [
       line("no database", "c5", rate(refused("unavailable"))),
       line("too late", "c2", rate(refused("expired"))),
       line("draining", "c6", rate(refused("draining"))),
-      line("not known", "c4", rate("chat_outcomes_unknown_total")),
+      line("outcome unknown", "c4", rate("chat_outcomes_unknown_total")),
     ],
     each: rate(...["overloaded", "unavailable", "expired", "draining"].map(refused)),
   },
@@ -204,7 +204,7 @@ export const TILES = [
       value: amount(of(allRequests), short),
       below: worded(
         of(rate(answered("5xx"))),
-        (failed) => `${short(failed)} failed, ${short(of(rate(answered("4xx"))))} refused`,
+        (failed) => `${short(failed)} failed (5xx), ${short(of(rate(answered("4xx"))))} refused (4xx)`,
         "no samples",
       ),
       kind: of(rate(answered("5xx"))) > 0 ? "bad" : "",
@@ -245,7 +245,7 @@ export const TILES = [
   {
     title: "Database",
     read: (of) => ({
-      value: of(away) > 0 ? "away" : of(away) === 0 ? "there" : "–",
+      value: of(away) > 0 ? "away" : of(away) === 0 ? "up" : "–",
       below:
         of(away) > 0
           ? "requests are refused"

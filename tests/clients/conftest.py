@@ -1,7 +1,7 @@
 """Starts what the clients' tests need: the service as a process, proxies, a browser.
 
-They are Debian's packages curl, nginx-light, haproxy, chromium, fish and prometheus. One that is missing
-fails.
+They are Debian's packages curl, nginx-light, haproxy, chromium, fish and prometheus. One that is
+missing fails.
 """
 
 import shutil
