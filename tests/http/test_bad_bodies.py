@@ -103,6 +103,16 @@ async def test_an_object_is_a_message_whatever_else_it_holds(
                 assert read.document == [{"text": "hi", "id": message_id}]
 
 
+async def test_half_of_a_surrogate_pair_is_said_to_be_that(service: Service) -> None:
+    async with unharmed(service) as wire:
+        for half in (rb"\ud800", rb"\udc00x", rb"\uD83D\u0041"):
+            answer = await wire.ask(post(around(half)))
+            assert_problem(answer, 400, "invalid-json")
+            assert "half of a surrogate pair" in answer.document["detail"]
+        malformed = await wire.ask(post(around(rb"\uzzzz")))
+        assert "surrogate" not in malformed.document["detail"]
+
+
 CONTENT_TYPES: Final = {
     "none": (),
     "JSON in UTF-8": (b"Content-Type: application/json; charset=utf-8",),
