@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -16,6 +17,7 @@ from chat_service.service import Service
 from config import Settings
 from tests.support.client import ChatClient
 from tests.support.mongod import running_mongod
+from tests.support.server import Server
 from workers.clock import DatabaseClock
 from workers.metrics import WorkerMetrics
 from workers.store.database import StoreOptions
@@ -30,6 +32,14 @@ _databases = count()
 StartService: TypeAlias = Callable[..., Awaitable[Service]]
 Connect: TypeAlias = Callable[..., ChatClient]
 OpenStore: TypeAlias = Callable[..., Awaitable[MongoStore]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Some folders' tests need more than Python: tox's environment `clients` has it."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in ("clients", "docs", "pages"):
+            item.add_marker("clients")
 
 
 @pytest.fixture
@@ -115,6 +125,13 @@ def service(io_loop: IOLoop, start_service: StartService) -> Service:
 def chat(service: Service, connect: Connect) -> ChatClient:
     """A client of that service."""
     return connect(service)
+
+
+@pytest.fixture
+def server(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[Server]:
+    """The service as a process of its own, as its users start it."""
+    with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
+        yield running
 
 
 @pytest.fixture

@@ -29,21 +29,6 @@ _CHROMIUM = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder need more than Python: tox has an environment for them."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("clients")
-
-
-@pytest.fixture
-def server(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[Server]:
-    """The service, as its users start it."""
-    with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
-        yield running
-
-
 @pytest.fixture
 def chat(io_loop: IOLoop, server: Server) -> Iterator[ChatClient]:
     """A client of that service, past every proxy."""

@@ -3,30 +3,13 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from config.settings import PROJECT_ROOT
-from tests.support.server import Server
 
 _NOT_COPIED = (".git", ".venv", ".tox", "data", "*_cache", "__pycache__", ".hypothesis", "*.lock")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder need more than Python: tox has an environment for them."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("clients")
-
-
-@pytest.fixture
-def server(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[Server]:
-    """The service that the document's commands talk to."""
-    with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
-        yield running
 
 
 @pytest.fixture

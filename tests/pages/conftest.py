@@ -1,15 +1,12 @@
 """A real browser for the tests of the pages: Debian's Chromium, driven by Playwright."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import BrowserContext, Page, async_playwright, expect
-
-from tests.support.server import Server
 
 #: Opens a browser's window, as a context: `async with browser(**options) as page`. The options are
 #: those of Playwright's `Browser.new_context`, for phones, darkness and the like.
@@ -20,14 +17,6 @@ CheckAccess: TypeAlias = Callable[[Page], Awaitable[None]]
 expect.set_options(timeout=10_000)
 _PATH = "/usr/bin/chromium"
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder need more than Python: tox has an environment for them."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("clients")
 
 
 @asynccontextmanager
@@ -72,10 +61,3 @@ def check_access() -> CheckAccess:
         assert not serious, "\n".join(serious)
 
     return check
-
-
-@pytest.fixture
-def server(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[Server]:
-    """The service as a process, for what happens when it ends."""
-    with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
-        yield running
