@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.util import find_spec
 from itertools import count
@@ -32,6 +33,12 @@ _databases = count()
 StartService: TypeAlias = Callable[..., Awaitable[Service]]
 Connect: TypeAlias = Callable[..., ChatClient]
 OpenStore: TypeAlias = Callable[..., Awaitable[MongoStore]]
+
+
+def pytest_configure() -> None:
+    """A shell makes what it runs in the background deaf to Ctrl-C, with all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
