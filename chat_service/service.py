@@ -1,11 +1,10 @@
 """The composition root: makes the parts, wires them, starts, drains and stops them in order."""
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -13,7 +12,6 @@ from tornado.httpserver import HTTPServer
 
 from chat_service.app import (
     App,
-    AppLimits,
     Handlers,
     Route,
     make_common_routes,
@@ -32,21 +30,25 @@ from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.heads import Heads
 from chat_service.history import History
-from chat_service.listener import OPS_NAMES, STREAM_BUFFER_BYTES, Listener, bind
+from chat_service.limits import (
+    app_limits_of,
+    connection_limits_of,
+    pool_limits_of,
+    request_log_of,
+    rules_of,
+    store_options_of,
+    terms_of,
+    waits_of,
+)
+from chat_service.listener import OPS_NAMES, Listener, bind
 from chat_service.metrics import HttpMetrics
-from chat_service.openapi import Terms, make_document
-from chat_service.parameters import Waits
-from chat_service.request_log import RequestLog
-from chat_service.schema import Rules
+from chat_service.openapi import make_document
 from chat_service.series import parts_of
 from config import Settings
 from workers.clock import DatabaseClock
 from workers.errors import ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
-from workers.pool import PoolLimits, WorkerPool
-from workers.queue import QueueLimits
-from workers.shard import ShardLimits
-from workers.store.database import StoreOptions
+from workers.pool import WorkerPool
 from workers.store.embedded import EmbeddedMongod
 from workers.store.mongo import MongoStore
 from workers.tracing import UNTRACED, Tracer
@@ -83,13 +85,6 @@ class Service:
         self.settings = settings
         self.port = 0
         self._is_accepting = False
-        self._rules = Rules(
-            settings.max_username_chars,
-            settings.max_text_bytes,
-            settings.default_timeout_s,
-            settings.max_timeout_s,
-        )
-        self._waits = Waits(settings.max_wait_s, settings.max_lease_s)
         self._registry = CollectorRegistry()
         self._exposition = Exposition(self._registry)
         self._worker_metrics = WorkerMetrics(self._registry)
@@ -140,14 +135,14 @@ class Service:
             self._app,
             self._make_direct(self._app, handlers.inbox),
             self._http_metrics.handovers.inc,
-            **self._connection_limits(),
+            **connection_limits_of(settings),
         )
         self._app.on_takeover = self._server.count_connections
         self._server.add_sockets(sockets)
         if ops_sockets:
             alone = handlers._replace(pages=PageHandlers(absent=(b"/", b"/docs")))
             self._ops_app = self._make_app((*make_common_routes(alone), *make_ops_routes(alone)))
-            self._ops_server = HTTPServer(self._ops_app, **self._connection_limits())
+            self._ops_server = HTTPServer(self._ops_app, **connection_limits_of(settings))
             self._ops_server.add_sockets(ops_sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._sample()
@@ -228,36 +223,16 @@ class Service:
             await asyncio.sleep(_KNOCK_EVERY_S)
 
     def _make_store(self, uri: str) -> MongoStore:
-        settings = self.settings
-        options = StoreOptions(
-            driver=settings.mongo_driver,
-            database=settings.mongo_database,
-            timeout_s=settings.mongo_timeout_s,
-            purge_grace_s=settings.purge_grace_s,
-            receipt_keep_s=settings.receipt_keep_s,
-            node=f"{socket.gethostname()}/{os.getpid()}",
-        )
+        options = store_options_of(self.settings)
         return MongoStore(uri, options, self._clock, self._worker_metrics, self._engine_tracer)
 
     def _make_pool(self, store: MongoStore) -> WorkerPool:
-        settings = self.settings
-        limits = PoolLimits(
-            settings.shards,
-            QueueLimits(settings.queue_max, settings.queue_max_bytes, settings.inbox_queue_max),
-            ShardLimits(
-                settings.batch_max,
-                settings.batch_max_bytes,
-                settings.slice_max,
-                settings.deadline_s,
-            ),
-            settings.deadline_s,
-            settings.waiters_max,
-        )
+        limits = pool_limits_of(self.settings)
         return WorkerPool(store, self._clock, limits, self._worker_metrics, self._engine_tracer)
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings
-        rules, waits = self._rules, self._waits
+        rules, waits = rules_of(settings), waits_of(settings)
         origins = frozenset(settings.allowed_origins)
         return Handlers(
             InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
@@ -281,27 +256,8 @@ class Service:
             idle_timeout_s=settings.idle_timeout_s,
         )
 
-    def _connection_limits(self) -> dict[str, Any]:
-        settings = self.settings
-        return {
-            "max_header_size": settings.max_header_bytes,
-            "idle_connection_timeout": settings.idle_timeout_s,
-            "body_timeout": settings.body_timeout_s,
-            # The app refuses long bodies itself, with an answer.
-            "max_body_size": 1 << 62,
-            "max_buffer_size": STREAM_BUFFER_BYTES,
-        }
-
     def _make_app(self, routes: Sequence[Route]) -> App:
-        settings = self.settings
-        limits = AppLimits(
-            settings.max_body_bytes,
-            settings.write_timeout_s,
-            frozenset(name.lower() for name in settings.allowed_hosts),
-        )
-        request_log = RequestLog(
-            settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
-        )
+        limits, request_log = app_limits_of(self.settings), request_log_of(self.settings)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(
             *(routes, limits, self._http_metrics, request_log, on_undelivered),
@@ -318,15 +274,7 @@ class Service:
         routes = make_routes(handlers, settings.max_batch_bytes, origins)
         if settings.ops == "on":
             routes = (*routes, *make_ops_routes(handlers))
-        terms = Terms(
-            self._rules,
-            self._waits,
-            settings.max_body_bytes,
-            settings.max_batch_messages,
-            settings.max_batch_bytes,
-            settings.receipt_keep_s,
-        )
-        handlers.pages.publish(make_document(routes, terms))
+        handlers.pages.publish(make_document(routes, terms_of(settings)))
         return routes
 
     async def _readiness(self) -> Readiness:

@@ -14,7 +14,7 @@ FORBIDDEN = {
     "chat_service": ("pymongo", "motor", "bson"),
 }
 #: Only these may hold the settings; everything else is given plain arguments.
-COMPOSITION = {"chat_service/service.py", "chat_service/supervisor.py"} | {
+COMPOSITION = {f"chat_service/{name}.py" for name in ("limits", "service", "supervisor")} | {
     f"chat_service/cli/{name}.py" for name in ("doctor", "machine", "operate", "serve", "settings")
 }
 
