@@ -403,7 +403,7 @@ class DirectConnection:
 
     def _account(self, request: _Request, status: int) -> None:
         method, route, parameter, query, request_id, _, began, span = request
-        if is_waiting(query):
+        if is_waiting(route, query):
             route += WAITING
         seconds = time.perf_counter() - began
         self._direct.app.account(request_id, method, route, parameter, status, seconds, span)

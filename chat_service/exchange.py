@@ -143,9 +143,10 @@ class Exchange(HTTPMessageDelegate):
             # RFC 9112, 3.2.2: the host in the target holds, whatever the header says.
             host = absolute[1]
         path, _, self._query = target.partition("?")
-        self._is_waiting = is_waiting(self._query, self._headers.get("Prefer", ""))
         self._check_host(host, start_line.version)
         self._resolved = self._app.resolve(self._method, path, self._headers)
+        prefer = self._headers.get("Prefer", "")
+        self._is_waiting = is_waiting(self._resolved.route, self._query, prefer)
         if self._headers.get("Upgrade", "").lower() == "websocket":
             refuse_upgrades_but_to(STREAM, self._resolved.route)
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":

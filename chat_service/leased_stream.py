@@ -38,16 +38,21 @@ LEASE_S = 30.0
 UNSETTLED_MAX, _AT_ONCE = 1000, 1000
 #: Pause before a refused command is tried again, in seconds, and how often.
 _AGAIN_AFTER_S, _TRIES = 0.5, 10
-#: Pause before a stream with too much that is not acknowledged looks again, in seconds.
-_FULL_S = 0.1
+#: The longest pause before a stream with too much that is not acknowledged looks whether it still
+#: is, in seconds.
+_PAUSE_MAX_S = 5.0
 
 
 class LeasedStream:
     """The deliveries of one stream of one inbox. For one task, but for `acknowledge`."""
 
-    def __init__(self, pool: WorkerPool, username: str) -> None:
+    def __init__(self, pool: WorkerPool, username: str, is_lease_known: bool) -> None:
+        """`is_lease_known` to its consumer, who may acknowledge by it."""
         self._pool = pool
         self._username = username
+        self._is_lease_known = is_lease_known
+        self._pause_s = _AGAIN_AFTER_S
+        self._look_at = 0.0
         #: The lease under which everything is delivered from now on.
         self.lease = secrets.token_hex(16)
         self._deliveries = 0
@@ -84,8 +89,7 @@ class LeasedStream:
         deadline = loop.time() + wait_s
         while not self.is_ending and (left_s := deadline - loop.time()) > 0:
             if len(self._unsettled) >= UNSETTLED_MAX:
-                if not await self._notice_acknowledgements():
-                    await asyncio.sleep(min(_FULL_S, left_s))
+                await self._await_room(left_s)
                 continue
             self._deliveries += 1
             terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
@@ -108,11 +112,21 @@ class LeasedStream:
                 given = reading.result().messages
                 self._unsettled.update((message.id, self.lease) for message in given)
 
-    async def _notice_acknowledgements(self) -> bool:
-        """Forget what was acknowledged from elsewhere, by its lease; whether that was any.
-
-        Such a request may have come to any process.
+    async def _await_room(self, left_s: float) -> None:
+        """Wait a moment for acknowledgements. For those by the lease, which may have come to any
+        process, the database is asked; the more seldom, the longer that has been in vain.
         """
+        now = asyncio.get_running_loop().time()
+        if self._is_lease_known and now >= self._look_at:
+            has_room = await self._notice_acknowledgements()
+            self._pause_s = _AGAIN_AFTER_S if has_room else min(2 * self._pause_s, _PAUSE_MAX_S)
+            self._look_at = now + self._pause_s
+            if has_room:
+                return
+        await asyncio.sleep(min(_AGAIN_AFTER_S, left_s))
+
+    async def _notice_acknowledgements(self) -> bool:
+        """Forget what is no longer on loan to it; whether that was any."""
         before = len(self._unsettled)
         held: set[str] = set()
         try:

@@ -23,6 +23,7 @@ _FIELDS_MAX = 100
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _NO_WEIGHT = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*", re.IGNORECASE)
+_WAITING_ROUTES = ("/chat/:username", "/chat/:username/read", "/chat/:username/lease")
 _WAIT = re.compile(r"(^|&)wait=")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -88,8 +89,10 @@ def read_options(query: str, waits: Waits, prefer: str = "", is_lease: bool = Fa
     )
 
 
-def is_waiting(query: str, prefer: str = "") -> bool:
-    """Whether a request with this query, or this `Prefer` header, waits."""
+def is_waiting(route: str, query: str, prefer: str = "") -> bool:
+    """Whether a request of this route with this query, or this `Prefer` header, waits."""
+    if (not query and not prefer) or route not in _WAITING_ROUTES:
+        return False
     if "wait=" in query and _WAIT.search(query):
         return True
     return bool(prefer) and preferences(prefer).wait is not None

@@ -110,6 +110,9 @@ class _Socket:
             await asyncio.wait((delivering,))
             if self._holding is not None:
                 await asyncio.wait((self._holding,))
+            if self._protocol.state is not State.OPEN:
+                # What the client acknowledged before it closed still counts.
+                await asyncio.wait((receiving,), timeout=_CLOSE_S)
             await self._stream.close()
             await self._close(receiving)
             for result in await asyncio.gather(receiving, delivering, return_exceptions=True):
@@ -166,7 +169,7 @@ class _Socket:
         while not self._stream.is_ending:
             messages = await self._stream.next(_WAIT_S)
             if self._protocol.state is not State.OPEN:
-                # It is being closed. What came for it is unread again when that is done.
+                # It is being closed. What came just now is unread again when that is done.
                 return
             for message in messages:
                 self._protocol.send_text(_encode(_Message(message.id, message.text)))

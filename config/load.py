@@ -156,9 +156,6 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("max_body_bytes: is shorter than max_text_bytes")
     if settings.mongo_timeout_s > settings.deadline_s:
         problems.append("mongo_timeout_s: is longer than deadline_s")
-    for name in ("inbox_queue_max", "queue_max"):
-        if getattr(settings, name) < settings.max_batch_messages:
-            problems.append(f"{name}: is less than max_batch_messages, so that no full batch fits")
     if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
         problems.append("mongo_uri: starts with neither mongodb:// nor mongodb+srv://")
     return problems

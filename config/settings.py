@@ -14,11 +14,11 @@ from msgspec import Meta, Struct
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 #: `data` in the checkout. Where it is installed, a folder of the user's (XDG Base Directory), which
 #: outlives the environment that it is installed in.
+_XDG = os.environ.get("XDG_STATE_HOME", "")
 DATA_DIR = (
     PROJECT_ROOT / "data"
     if (PROJECT_ROOT / "pyproject.toml").is_file()
-    else Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
-    / "chat-inbox"
+    else Path(_XDG if os.path.isabs(_XDG) else os.path.expanduser("~/.local/state"), "chat-inbox")
 )
 
 #: Settings whose values may hold a password: masked in `--print-config`, readable from `*_FILE`.
@@ -120,7 +120,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1024, description="Bytes of text that wait in one shard.")
     ] = 16 << 20
     inbox_queue_max: Annotated[
-        int, Meta(ge=1, description="Requests for one inbox that wait in its shard.")
+        int,
+        Meta(
+            ge=1,
+            description="Requests for one inbox that wait in its shard; "
+            "no less than max_batch_messages.",
+        ),
     ] = 1000
     batch_max: Annotated[int, Meta(ge=1, le=5000, description="Requests in one batch.")] = 500
     batch_max_bytes: Annotated[

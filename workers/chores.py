@@ -141,7 +141,8 @@ class Chores:
         began = self._loop.time()
         self._metrics.pending.set(await self._store.count_pending())
         self.has_counted.set()
-        await asyncio.sleep(pause_after_count(self._loop.time() - began))
+        pause_s = pause_after_count(self._loop.time() - began)
+        await asyncio.sleep(max(pause_s - PENDING_EVERY_S, 0))
 
     async def _listen(self) -> None:
         """While anybody waits, have the database tell what arrives at other processes."""

@@ -23,6 +23,8 @@ class End(IntEnum):
     DATA_DIR = 5
     UNREACHABLE = 6
     UNKNOWN = 7
+    #: What a shell says of programs that SIGHUP or SIGINT ended.
+    HUNG_UP = 129
     INTERRUPTED = 130
     #: What a shell says of a program that SIGTERM ended.
     TERMINATED = 143

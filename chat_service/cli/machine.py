@@ -92,7 +92,9 @@ def telemetry() -> Finding:
     try:
         import_module("chat_service.otlp")
     except ImportError as error:
-        advice = "pip install -r requirements/otel.txt, or in a checkout set CHAT_TELEMETRY"
+        advice = (
+            "CHAT_TELEMETRY=otlp scripts/serve installs it, or pip install -r requirements/otel.txt"
+        )
         return Finding("telemetry", "fail", f"OpenTelemetry is not installed: {advice} ({error})")
     to = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
     return Finding("telemetry", "ok", f"over OTLP to {bare(to)}")

@@ -70,6 +70,7 @@ Exit codes:
   5    the data directory cannot be used
   6    the service was not reached
   7    it is unknown what became of it; where a key settles it, the line names it
+  129  SIGHUP: the terminal is gone
   130  Ctrl-C
   141  whoever read the output has gone
   143  SIGTERM

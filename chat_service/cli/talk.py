@@ -57,7 +57,7 @@ class Talk:
     def run(self, question: Coroutine[Any, Any, T]) -> T:
         """Ask, and wait for the answer. Ctrl-C cancels it, and raises `KeyboardInterrupt`.
 
-        SIGTERM cancels it, too, and ends the command.
+        So do SIGTERM and SIGHUP, which end the command.
         """
         return self._runner.run(_unless_terminated(question))
 
@@ -65,22 +65,26 @@ class Talk:
 async def _unless_terminated(question: Coroutine[Any, Any, T]) -> T:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    is_terminated = False
+    came: list[End] = []
 
-    def on_sigterm() -> None:
-        nonlocal is_terminated
-        is_terminated = True
+    def end(code: End) -> None:
+        came.append(code)
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, on_sigterm)
+    ends = {signal.SIGTERM: End.TERMINATED, signal.SIGHUP: End.HUNG_UP}
+    # One that is ignored stays so, as under nohup.
+    ends = {sign: code for sign, code in ends.items() if signal.getsignal(sign) != signal.SIG_IGN}
+    for sign, code in ends.items():
+        loop.add_signal_handler(sign, end, code)
     try:
         return await question
     except asyncio.CancelledError:
-        if is_terminated:
-            raise Failed(End.TERMINATED) from None
+        if came:
+            raise Failed(came[0]) from None
         raise
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+        for sign in ends:
+            loop.remove_signal_handler(sign)
 
 
 def talking(command: Callable[Concatenate[Talk, P], int]) -> Callable[..., int]:

@@ -24,6 +24,8 @@ from chat_service.client import (
 
 #: A command's message is on loan for so long, extended thrice in it. In seconds.
 _TTL_S = 30.0
+#: A command that is to end is given so long, in seconds: less than is left of the loan.
+_GRACE_S = 10.0
 
 
 @click.command()
@@ -95,19 +97,17 @@ async def _work(talk: Talk, name: str, command: str) -> None:
 async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) -> None:
     """Run the command for a message, and acknowledge it where that went well."""
     environ = {**os.environ, "MESSAGE_ID": message.id}
-    # With a group of its own, so that it can be ended with all that it has started; and a task of
-    # its own, so that no cancellation comes between its start and our knowing of it.
+    # On a terminal it is in our group, for what it asks there, and for the terminal's signals.
+    # Elsewhere in one of its own, so that it can be ended with all that it has started.
+    group = None if _has_terminal() else 0
+    # A task, so that no cancellation comes between its start and our knowing of it.
     starting = asyncio.create_task(
-        asyncio.create_subprocess_shell(command, stdin=PIPE, env=environ, process_group=0)
+        asyncio.create_subprocess_shell(command, stdin=PIPE, env=environ, process_group=group)
     )
     try:
         code = await _ended(await asyncio.shield(starting), lease, message)
     except BaseException:
-        process = await starting
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            await process.wait()
+        await _end(await starting, owns_group=group == 0)
         # At once, not in half a minute: nothing is known to have failed.
         with suppress(ChatError):
             await lease.release()
@@ -119,6 +119,29 @@ async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) ->
             talk.out.note(f"{message.id}: was done too late, and comes again")
     else:
         talk.out.note(f"{message.id}: exit {code}; it is unread again in {_TTL_S:.0f} s or less")
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+async def _end(process: Process, owns_group: bool) -> None:
+    """End a command, by force where it does not listen: its message is still on loan then."""
+    send = os.killpg if owns_group else os.kill
+    with suppress(ProcessLookupError):
+        send(process.pid, signal.SIGTERM)
+        # One that is stopped would not see it.
+        send(process.pid, signal.SIGCONT)
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await process.wait()
+        except TimeoutError:
+            send(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def _ended(process: Process, lease: Lease, message: Message) -> int:

@@ -78,7 +78,7 @@ class Http:
     """Asks one service, over some connections at the same time, each thing a few times."""
 
     def __init__(self, base_url: str, tries: int, connections: int) -> None:
-        if not base_url.startswith(("http://", "https://")):
+        if not base_url.lower().startswith(("http://", "https://")):
             raise ValueError(f"{base_url!r} begins with neither http:// nor https://")
         self.base_url = base_url.rstrip("/")
         self.tries = tries

@@ -46,13 +46,14 @@ class StreamHandlers:
         # Before the head is out: an open stream that is refused its wait can only be silent.
         self._pool.refuse_wait_if_full()
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            stream = LeasedStream(self._pool, username)
+            stream = LeasedStream(self._pool, username, is_lease_known=False)
             return accept(request.id, request.headers, stream, self._write_s)
         last = request.headers.get("Last-Event-ID", "")
         headers = dict(_HEADERS)
         if (origin := request.headers.get("Origin")) in self._allowed_origins:
             headers |= {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
-        return Response(200, headers, self._events(LeasedStream(self._pool, username), last))
+        stream = LeasedStream(self._pool, username, is_lease_known=True)
+        return Response(200, headers, self._events(stream, last))
 
     async def _events(self, stream: LeasedStream, last: str) -> AsyncIterator[Part]:
         # No message of a part is lost with it: counted are those that would be.

@@ -77,6 +77,7 @@ async function send() {
     // Unless the next one is being written already.
     if (text.value === message.text) text.value = "";
     countBytes();
+    showCommands();
   }
 }
 
@@ -134,7 +135,12 @@ function showCommands() {
   const username = to.value.trim() || to.placeholder;
   const message = { text: text.value || text.placeholder, username, timeout: lifetime() };
   const quoted = JSON.stringify(message).replaceAll("'", "'\\''");
-  const path = encodeURIComponent(username.toWellFormed()).replaceAll("'", "%27");
+  let path = "…";
+  try {
+    path = encodeURIComponent(username).replaceAll("'", "%27");
+  } catch {
+    // It is not well-formed Unicode, and no name.
+  }
   byId("curl").textContent = `curl -d '${quoted}' ${location.origin}/chat
 curl -X POST ${location.origin}/chat/${path}/read`;
 }

@@ -1,10 +1,12 @@
 """A command on a terminal: a pseudo-terminal stands in for the window."""
 
+import fcntl
 import os
 import pty
 import select
 import signal
 import subprocess
+import termios
 import time
 from types import TracebackType
 
@@ -23,9 +25,12 @@ class Terminal:
             stderr=theirs,
             env={**chat.environ, "TERM": "xterm-256color", **environ},
             start_new_session=True,
+            # It is what /dev/tty names, and its end is the session's.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
         self.seen = b""
+        self._is_closed = False
 
     def __enter__(self) -> "Terminal":
         return self
@@ -39,7 +44,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._ours)
+        self.close()
 
     def until(self, words: bytes, within_s: float = 20) -> None:
         """Wait until it has written these words."""
@@ -59,6 +64,16 @@ class Terminal:
     def ctrl_c(self) -> None:
         """What the terminal does on that key."""
         os.killpg(self.process.pid, signal.SIGINT)
+
+    def type(self, keys: bytes) -> None:
+        """What somebody types."""
+        os.write(self._ours, keys)
+
+    def close(self) -> None:
+        """Close the window. Safe twice."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._ours)
 
     def _take(self) -> bool:
         try:

@@ -11,7 +11,10 @@ from tests.cli.conftest import Chat
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shells_script_is_printed(chat: Chat, shell: str) -> None:
-    assert "_CHAT_COMPLETE" in chat("completion", shell).out
+    printed = chat("completion", shell).out
+    assert "_CHAT_COMPLETE" in printed
+    # Ours, so that a description may have a comma.
+    assert ('string split -m 1 ","' in printed) == (shell == "fish")
 
 
 @pytest.fixture

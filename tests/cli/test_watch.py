@@ -1,10 +1,16 @@
 """Watching: what comes is shown as it comes, over a restart, and what was shown is read."""
 
+import asyncio
 import json
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from chat_service.cli.watch import _end
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server
@@ -56,20 +62,32 @@ def test_ctrl_c_on_a_terminal_ends_a_watch_without_a_word(chat: Chat, name: str)
     assert chat("count", name).records == [{"unread": 0}]
 
 
+def is_running(pid: str) -> bool:
+    """Whether it is neither gone, nor dead and not collected by who inherited it."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+
+
+def await_that(so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 30
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_sigterm_ends_a_watch_and_its_command_and_gives_the_message_back(
     chat: Chat, name: str, tmp_path: Path
 ) -> None:
     chat("send", name, "hello")
     pids = tmp_path / "pids"
     watch = watching(chat, name, "--exec", f"sleep 600 & echo $! $$ > {pids}; wait")
-    while not pids.exists() or not pids.read_text().endswith("\n"):
-        pass
+    await_that(lambda: pids.exists() and pids.read_text().endswith("\n"))
     watch.send_signal(signal.SIGTERM)
     assert (watch.communicate(timeout=30)[1], watch.returncode) == ("", 143)
-    for pid in pids.read_text().split():
-        # Gone, or dead and not collected by who inherited it.
-        status = Path(f"/proc/{pid}/status")
-        assert not status.exists() or "State:\tZ" in status.read_text()
+    await_that(lambda: not any(map(is_running, pids.read_text().split())))
     assert chat.texts(name) == ["hello"]
 
 
@@ -91,3 +109,36 @@ def test_a_command_works_messages_off_and_what_it_fails_at_stays_on_loan(
         assert fates() == ["read", "leased", "read"]
         terminal.ctrl_c()
         assert terminal.ended() == 130
+
+
+def test_a_terminal_that_is_closed_ends_a_watch_and_its_command(
+    chat: Chat, name: str, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    command = f"read answer </dev/tty; sleep 600 & echo $answer $! > {pids}; wait"
+    with Terminal(chat, "watch", name, "--exec", command) as terminal:
+        chat("send", name, "hello")
+        terminal.until(b"watching")
+        terminal.type(b"yes\n")
+        await_that(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        answer, pid = pids.read_text().split()
+        assert answer == "yes"
+        terminal.close()
+        assert terminal.process.wait(30) == 129
+    await_that(lambda: not is_running(pid))
+    assert chat.texts(name) == ["hello"]
+
+
+async def test_a_command_that_does_not_listen_is_ended_by_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chat_service.cli.watch._GRACE_S", 0.2)
+    command = "trap '' TERM; echo deaf; sleep 600 & wait; wait; sleep 600"
+    process = await asyncio.create_subprocess_shell(
+        command, stdout=asyncio.subprocess.PIPE, process_group=0
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    async with asyncio.timeout(20):
+        await _end(process, owns_group=True)
+    assert process.returncode == -signal.SIGKILL

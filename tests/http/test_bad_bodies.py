@@ -109,8 +109,9 @@ async def test_half_of_a_surrogate_pair_is_said_to_be_that(service: Service) -> 
             answer = await wire.ask(post(around(half)))
             assert_problem(answer, 400, "invalid-json")
             assert "half of a surrogate pair" in answer.document["detail"]
-        malformed = await wire.ask(post(around(rb"\uzzzz")))
-        assert "surrogate" not in malformed.document["detail"]
+        for other in (rb"\uzzzz", rb"\ud83d\ude00 C:\work", rb"\\ud83d \w"):
+            malformed = await wire.ask(post(around(other)))
+            assert "surrogate" not in malformed.document["detail"]
 
 
 CONTENT_TYPES: Final = {

@@ -115,8 +115,9 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
 
 
 async def test_what_is_pending_is_known_from_the_start(
-    start_service: StartService, connect: Connect
+    start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("workers.pool._FIRST_COUNT_S", 20.0)
     first = await start_service()
     for _ in range(3):
         await connect(first).post("bob", "x")

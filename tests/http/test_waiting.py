@@ -192,9 +192,13 @@ async def test_a_wait_counts_as_one_however_it_was_asked_for(chat: ChatClient) -
         ("?await=1", {}),
         ("", {"Prefer": "receipt"}),
     ]
+    # It does not wait, whatever it is asked.
+    body = b'{"text": "x", "username": "eve"}'
+    await chat.request("POST", "/chat?wait=1", body, Prefer="wait=1")
     for query, headers in ways:
         await chat.request("GET", f"/chat/bob{query}", None, **headers)
     counted = (await chat.request("GET", "/metrics")).body.decode().splitlines()
     name = "chat_http_request_duration_seconds_count"
     assert f'{name}{{route="/chat/:username"}} 2.0' in counted
     assert f'{name}{{route="/chat/:username?wait"}} 3.0' in counted
+    assert f'{name}{{route="/chat"}} 1.0' in counted

@@ -210,6 +210,50 @@ async def test_a_message_that_comes_while_its_client_leaves_is_no_error_and_stay
     assert not errors
 
 
+async def test_what_is_acknowledged_in_the_moment_of_leaving_is_read(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+    acknowledge_upto = LeasedStream.acknowledge_upto
+
+    async def acknowledge_slowly(self: LeasedStream, message_id: str) -> bool:
+        begun.set()
+        await asyncio.sleep(0.1)
+        return await acknowledge_upto(self, message_id)
+
+    monkeypatch.setattr(LeasedStream, "acknowledge_upto", acknowledge_slowly)
+    for text in ("one", "two"):
+        await chat.post("bob", text)
+    async with stream(service) as socket:
+        received = [await message(socket) for _ in range(2)]
+        acks = [json.dumps({"type": "ack", "id": each["id"]}).encode() for each in received]
+        frames = [Frame(Opcode.TEXT, ack) for ack in acks]
+        frames.append(Frame(Opcode.CLOSE, b"\x03\xe8"))
+        socket.transport.write(b"".join(frame.serialize(mask=True) for frame in frames))
+        await begun.wait()
+        await chat.post("bob", "three")
+        assert await chat.texts("bob", "?wait=10") == ["three"]
+
+
+async def test_an_expired_message_acknowledges_those_before_it(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", 3)
+    async with stream(service) as socket:
+        for text, timeout in (("one", 600), ("two", 600), ("three", 1)):
+            await chat.post("bob", text, timeout)
+        last = [await message(socket) for _ in range(3)][-1]
+
+        async def has_expired() -> bool:
+            return await chat.metric("chat_messages_expired_unread_total") == 1
+
+        await eventually(has_expired)
+        await acknowledge(socket, last["id"])
+        assert json.loads(await socket.recv())["type"] == "error"
+    assert await chat.metric("chat_messages_read_total") == 2
+    assert await chat.texts("bob", "?wait=0.5") == []
+
+
 async def test_pages_of_other_sites_open_none(
     start_service: StartService, connect: Connect
 ) -> None:

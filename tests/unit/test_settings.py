@@ -72,13 +72,6 @@ def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path: Path) -> No
     assert len(caught.value.problems) == 7
 
 
-@pytest.mark.parametrize("name", ["inbox_queue_max", "queue_max"])
-def test_a_queue_that_holds_no_full_batch_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name}: is less than max_batch_messages"):
-        load_settings({name: "100"}, {})
-    assert load_settings({name: "100", "max_batch_messages": "100"}, {}).max_batch_messages == 100
-
-
 @pytest.mark.parametrize("content", ["port = ", "port = 1\nport = 2\n"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "chat.toml"
