@@ -84,10 +84,10 @@ def test_sigterm_ends_a_watch_and_its_command_and_gives_the_message_back(
     chat("send", name, "hello")
     pids = tmp_path / "pids"
     watch = watching(chat, name, "--exec", f"sleep 600 & echo $! $$ > {pids}; wait")
-    await_that(lambda: pids.exists() and pids.read_text().endswith("\n"))
+    await_that(lambda: pids.exists() and pids.read_text(encoding="ascii").endswith("\n"))
     watch.send_signal(signal.SIGTERM)
     assert (watch.communicate(timeout=30)[1], watch.returncode) == ("", 143)
-    await_that(lambda: not any(map(is_running, pids.read_text().split())))
+    await_that(lambda: not any(map(is_running, pids.read_text(encoding="ascii").split())))
     assert chat.texts(name) == ["hello"]
 
 
@@ -120,8 +120,8 @@ def test_a_terminal_that_is_closed_ends_a_watch_and_its_command(
         chat("send", name, "hello")
         terminal.until(b"watching")
         terminal.type(b"yes\n")
-        await_that(lambda: pids.exists() and pids.read_text().endswith("\n"))
-        answer, pid = pids.read_text().split()
+        await_that(lambda: pids.exists() and pids.read_text(encoding="ascii").endswith("\n"))
+        answer, pid = pids.read_text(encoding="ascii").split()
         assert answer == "yes"
         terminal.close()
         assert terminal.process.wait(30) == 129
