@@ -49,7 +49,7 @@ def parameters(terms: Terms) -> Object:
             {
                 "type": "number",
                 "minimum": 0,
-                "maximum": 999_999_999,
+                "exclusiveMaximum": 1_000_000_000,
                 "description": "Wait up to so many seconds for a first message, decimals allowed. "
                 f"More than {waits.wait_max_s:g} is cut to that.",
             },
@@ -61,7 +61,7 @@ def parameters(terms: Terms) -> Object:
             {
                 "type": "number",
                 "minimum": TTL_MIN_S,
-                "maximum": 999_999_999,
+                "exclusiveMaximum": 1_000_000_000,
                 "default": min(30, waits.lease_max_s),
                 "description": "The lease lasts so many seconds, decimals allowed. "
                 f"More than {waits.lease_max_s:g} is cut to that.",

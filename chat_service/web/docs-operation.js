@@ -82,7 +82,7 @@ export function ruleOf(schema) {
   if (schema.enum) words.push(`one of ${schema.enum.map((each) => JSON.stringify(each)).join(", ")}`);
   if ("const" in schema) words.push(`always ${JSON.stringify(schema.const)}`);
   words.push(...bounds(schema.minLength, schema.maxLength, " characters"));
-  words.push(...bounds(schema.minimum, schema.maximum, ""));
+  words.push(...bounds(schema.minimum, schema.maximum ?? schema.exclusiveMaximum, ""));
   words.push(...bounds(schema.minItems, schema.maxItems, " elements"));
   if (schema.pattern && schema.pattern.length < 24) words.push(`matches ${schema.pattern}`);
   if ("default" in schema) words.push(`${schema.default} unless named`);
