@@ -12,9 +12,12 @@ from tests.clients.test_proxies import NGINX_UPGRADES
 from tests.support.client import ChatClient
 from tests.support.server import Server
 
-#: The page beside the service, on one origin.
+#: The page beside the service, on one origin. While the service is away nginx closes connections
+#: instead of answering 502, at which an EventSource would give up.
 WITH_PAGE = NGINX_UPGRADES.replace(
-    "location / {", "location = /streams.html { root {folder}; } location / {"
+    "location / {",
+    "error_page 502 = @away; location @away { return 444; } "
+    "location = /streams.html { root {folder}; } location / {",
 )
 
 
