@@ -178,6 +178,9 @@ class Exchange(HTTPMessageDelegate):
         """Handle the request and write the answer. Cancelled when the client goes away."""
         status = CLIENT_GONE
         try:
+            if self._connection.stream.closed():
+                # Its client left before anybody was to be told of that.
+                return
             self._begin_span()
             response = await self._handle()
             if isinstance(response, Takeover):

@@ -2,9 +2,15 @@
 
 import asyncio
 import json
+import re
 
+import pytest
+
+from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
+from tests.support.raw import get
+from tests.support.waiting import eventually
 
 
 async def test_a_limit_takes_the_oldest_and_leaves_the_rest(chat: ChatClient) -> None:
@@ -112,3 +118,29 @@ async def test_sequential_posts_through_two_nodes_stay_in_order(
     for number in range(60):
         await nodes[number % 2].post("bob", str(number))
     assert await nodes[0].texts("bob") == [str(number) for number in range(60)]
+
+
+@pytest.mark.parametrize("way", ["direct", "on Tornado's way"])
+async def test_a_client_that_has_left_when_its_request_is_looked_at_takes_nothing(
+    service: Service, chat: ChatClient, way: str
+) -> None:
+    first = get(b"/chat/nobody") if way == "direct" else get(b"/chat/nobody?limit=1", b"Prefer: x")
+    for number in range(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(first)
+        await reader.readuntil(b"[]")
+        await chat.post(f"user-{number}", "hello")
+        writer.write(get(f"/chat/user-{number}".encode()))
+        # With the request comes its connection's end.
+        writer.close()
+        await writer.wait_closed()
+
+    async def all_are_gone() -> bool:
+        metrics = (await chat.request("GET", "/metrics")).body.decode()
+        counts = re.findall(r'^chat_http_requests_total\{code="499".*} (\S+)', metrics, re.M)
+        return sum(map(float, counts)) == 10
+
+    await eventually(all_are_gone)
+    assert await chat.metric("chat_messages_undelivered_total") == 0
+    for number in range(10):
+        assert await chat.texts(f"user-{number}") == ["hello"]
