@@ -172,9 +172,20 @@ class LeasedStream:
             await self._patiently(partial(self._pool.settle, command))
 
     async def close(self) -> None:
-        """Give back what is not acknowledged. Raises nothing."""
+        """Give back what is not acknowledged, to the end, also where the caller is cancelled.
+
+        A client that leaves is noticed twice: by what could not be written, and by its connection.
+        """
         for timer in self._timers:
             timer.cancel()
+        giving_back = asyncio.create_task(self._give_back())
+        try:
+            await asyncio.shield(giving_back)
+        except asyncio.CancelledError:
+            await asyncio.wait((giving_back,))
+            raise
+
+    async def _give_back(self) -> None:
         # Those that have begun go to their end: they are short.
         if self._tasks:
             await asyncio.wait(self._tasks)
