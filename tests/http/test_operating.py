@@ -22,7 +22,7 @@ async def test_without_its_database_a_service_is_alive_but_not_ready(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
-        service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=0.3)
+        service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=1.0)
         chat = connect(service)
         proxy.cut_before.update(dict.fromkeys(("hello", "ping", "insert", "find"), 10_000))
         ready = await chat.request("GET", "/readyz")

@@ -157,10 +157,10 @@ async def test_a_wait_that_ends_while_the_database_is_away_does_not_say_that_not
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
-        service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=0.5)
+        service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=1.0)
         chat, other = connect(service), connect(await start_service())
-        read = asyncio.create_task(chat.request("GET", "/chat/bob?wait=1.5"))
-        lease = asyncio.create_task(chat.request("POST", "/chat/bob/lease?wait=1.5", b""))
+        read = asyncio.create_task(chat.request("GET", "/chat/bob?wait=3"))
+        lease = asyncio.create_task(chat.request("POST", "/chat/bob/lease?wait=3", b""))
         await waiting(chat, 2)
         proxy.cut_rate = dict.fromkeys(("find", "aggregate", "hello", "getMore"), 1.0)
         await other.post("bob", "hello")

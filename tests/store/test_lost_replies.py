@@ -18,6 +18,9 @@ from workers.clock import DatabaseClock
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.mongo import MongoStore
 
+#: How long a store tries whose operation is never answered; it has to be opened in that, too.
+SHORT_S = 1.5
+
 
 @pytest.fixture
 def behind_proxy(mongo_uri: str, tmp_path: Path, open_store: OpenStore) -> Any:
@@ -58,7 +61,7 @@ async def test_an_insert_that_never_arrives_is_sent_again(
 async def test_an_insert_that_is_never_confirmed_is_said_to_be_unknown(
     behind_proxy: Any, new_post: MakePost
 ) -> None:
-    async with behind_proxy(timeout_s=0.4) as (store, proxy):
+    async with behind_proxy(timeout_s=SHORT_S) as (store, proxy):
         proxy.lose_reply["insert"] = 1000
         errors = await store.insert([new_post(), new_post()])
         assert [type(error) for error in errors] == [OutcomeUnknown, OutcomeUnknown]
@@ -100,7 +103,7 @@ async def test_a_lost_claim_takes_nothing_from_the_node_that_was_faster(
 async def test_a_claim_that_is_never_confirmed_is_said_to_be_unknown(
     behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
 ) -> None:
-    async with behind_proxy(timeout_s=0.4) as (store, proxy):
+    async with behind_proxy(timeout_s=SHORT_S) as (store, proxy):
         post = new_post()
         await store.insert([post])
         proxy.lose_reply["update"] = 1000
@@ -118,7 +121,7 @@ async def test_a_claim_that_took_effect_is_not_said_to_be_refused_when_the_datab
     async def finds_no_server(*_: object) -> set[str]:
         raise ServerSelectionTimeoutError("nobody there")
 
-    first = await open_store(timeout_s=0.5)
+    first = await open_store(timeout_s=SHORT_S)
     theirs, mine = new_post(), new_post()
     await first.insert([theirs, mine])
     await store.claim(new_claim(["bob"], [theirs.id], clock.now_ms()))
@@ -135,7 +138,7 @@ async def test_a_claim_that_was_never_sent_claims_nothing(
     clock: DatabaseClock,
     store: MongoStore,
 ) -> None:
-    async with behind_proxy(timeout_s=0.4) as (lost, proxy):
+    async with behind_proxy(timeout_s=SHORT_S) as (lost, proxy):
         post = new_post()
         await store.insert([post])
         proxy.cut_before["update"] = 1000
@@ -187,7 +190,7 @@ async def test_a_search_whose_reply_is_lost_is_repeated(
 async def test_a_database_that_is_away_is_said_to_be_away(
     behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
 ) -> None:
-    async with behind_proxy(timeout_s=0.5) as (store, proxy):
+    async with behind_proxy(timeout_s=SHORT_S) as (store, proxy):
         proxy.cut_before.update({"find": 1000, "hello": 1000})
         with pytest.raises(StoreUnavailable):
             await store.find_unread(["bob"], 10, clock.now_ms())
