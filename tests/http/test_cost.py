@@ -18,8 +18,9 @@ from tests.support.waiting import eventually
 from workers.queue import ShardQueue
 
 CLIENTS = 100
-#: Calls of Python functions and of built-in ones for a request, in the thread of the loop.
-CALLS_MAX = 250
+#: Calls of Python functions and of built-in ones for a request, in the thread of the loop: about
+#: 240, and up to 260 where the machine is slow, since the loop then turns more often for as many.
+CALLS_MAX = 300
 
 
 class Crowd(threading.Thread):
