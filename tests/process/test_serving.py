@@ -42,6 +42,18 @@ async def test_messages_survive_a_restart_and_the_mongod_goes_with_its_server(
         assert await chat.read("bob") == [("kept", message_id)]
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3"])
+async def test_a_server_in_any_time_zone_gives_each_message_once(
+    tmp_path: Path, mongo_uri: str, database: str, zone: str
+) -> None:
+    uri = ("--mongo-uri", mongo_uri)
+    with Server(tmp_path, *uri, CHAT_MONGO_DATABASE=database, TZ=zone) as server:
+        chat = ChatClient(server.base)
+        message_id = await chat.post("bob", "lunch?", 60)
+        assert await chat.read("bob") == [("lunch?", message_id)]
+        assert await chat.read("bob") == []
+
+
 def listening(pid: int) -> list[str]:
     """What a process listens on: paths of unix sockets, and addresses of TCP sockets."""
     links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]

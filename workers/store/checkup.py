@@ -12,7 +12,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from workers.store.database import in_short
-from workers.store.driver import Client, Document, Driver, close_client, open_client
+from workers.store.driver import Client, Document, Driver, close_client, hello, open_client
 from workers.store.schema import COLLECTION, INDEXES, meaning_of
 
 State: TypeAlias = Literal["ok", "warn", "fail"]
@@ -56,10 +56,10 @@ async def examine(
 
 async def _parts(client: Client, database: str, within_s: float) -> AsyncIterator[Finding]:
     with pymongo.timeout(within_s):
-        hello = await client.admin.command("hello")
+        server = await hello(client)
         version: str = (await client.admin.command("buildInfo"))["version"]
-    yield _deployment(hello, version)
-    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+    yield _deployment(server, version)
+    if "setName" not in server and server.get("msg") != "isdbgrid":
         return
     yield await _compatibility(client, version, within_s)
     with pymongo.timeout(within_s):
@@ -73,11 +73,11 @@ async def _parts(client: Client, database: str, within_s: float) -> AsyncIterato
         yield await _clock(client)
 
 
-def _deployment(hello: Document, version: str) -> Finding:
-    name = hello.get("setName")
+def _deployment(server: Document, version: str) -> Finding:
+    name = server.get("setName")
     if tuple(map(int, version.split(".")[:2])) < _OLDEST:
         return Finding("database", "fail", f"MongoDB {version}: 6.0 or newer is needed")
-    if hello.get("msg") == "isdbgrid":
+    if server.get("msg") == "isdbgrid":
         return Finding("database", "ok", f"MongoDB {version}, through mongos")
     if name is None:
         return Finding(
@@ -86,7 +86,7 @@ def _deployment(hello: Document, version: str) -> Finding:
             "a single mongod without a replica set: start it with --replSet and run "
             "rs.initiate() once",
         )
-    members = len(hello.get("hosts", ()))
+    members = len(server.get("hosts", ()))
     detail = f"MongoDB {version}, primary of replica set {name}, {members} member(s)"
     return Finding("database", "ok", detail)
 
@@ -138,9 +138,9 @@ async def _indexes(database: AsyncDatabase[Document]) -> Finding:
 
 async def _clock(client: Client) -> Finding:
     sent = time.time()
-    hello = await client.admin.command("hello")
+    server = await hello(client)
     middle = (sent + time.time()) / 2
-    offset = hello["localTime"].timestamp() - middle
+    offset = int(server["localTime"]) / 1000 - middle
     if abs(offset) > _OFFSET_S:
         return Finding("clock", "warn", f"the database's is {offset:+.1f} s off ours: mend NTP")
     return Finding("clock", "ok", f"the database's is {offset * 1000:+.0f} ms off ours")

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import pymongo
-from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
@@ -24,7 +23,15 @@ from workers.clock import DatabaseClock
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.store.base import CountedFate
-from workers.store.driver import Client, Document, Driver, close_client, open_client
+from workers.store.driver import (
+    TIMES_IN_MS,
+    Client,
+    Document,
+    Driver,
+    close_client,
+    hello,
+    open_client,
+)
 from workers.store.schema import COLLECTION, READS, ensure_indexes
 from workers.tracing import UNTRACED, Tracer
 
@@ -118,20 +125,16 @@ class Database:
         if self._client is None:
             self._client = open_client(self._options.driver, self._uri)
         database = self._client[self._options.database]
-        # Times are compared as numbers: the way to a `datetime` and back costs more than all else.
-        codec: CodecOptions[Document] = CodecOptions(
-            datetime_conversion=DatetimeConversion.DATETIME_MS
-        )
-        self._messages = database.get_collection(COLLECTION, codec_options=codec)
+        self._messages = database.get_collection(COLLECTION, codec_options=TIMES_IN_MS)
         self._majority = self._messages.with_options(read_concern=ReadConcern("majority"))
         self._linearizable = self._messages.with_options(read_concern=ReadConcern("linearizable"))
         self._reads = database.get_collection(
-            READS, codec_options=codec, read_concern=ReadConcern("majority")
+            READS, codec_options=TIMES_IN_MS, read_concern=ReadConcern("majority")
         )
         within_s = min(within_s, self._timeout_s)
         with self._operation("open"), read_errors(), pymongo.timeout(within_s):
-            hello = await self._client.admin.command("hello")
-            if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            server = await hello(self._client)
+            if "setName" not in server and server.get("msg") != "isdbgrid":
                 raise StoreMisconfigured(
                     "the database is a single mongod without a replica set, which can neither "
                     "repeat a write safely nor confirm it on a majority; start it with "
@@ -152,13 +155,12 @@ class Database:
         with self._operation("clock"), read_errors():
             await self._client.admin.command("ping")
             sent_ms = self._clock.local_ms()
-            hello = await self._client.admin.command("hello")
+            server = await hello(self._client)
             received_ms = self._clock.local_ms()
         # Where another could have become primary without the one we ask knowing of it yet.
-        has_peers = len(hello.get("hosts", ())) != 1
+        has_peers = len(server.get("hosts", ())) != 1
         self._inboxes = self._linearizable if has_peers else self._messages
-        database_ms = hello["localTime"].timestamp() * 1000
-        self._clock.observe(sent_ms, database_ms, received_ms)
+        self._clock.observe(sent_ms, int(server["localTime"]), received_ms)
 
     async def ping(self) -> None:
         """See `workers.store.base.Store.ping`.

@@ -9,6 +9,7 @@ import inspect
 import os
 from typing import Any, Literal, TypeAlias, cast
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
@@ -16,6 +17,12 @@ from pymongo.asynchronous.collection import AsyncCollection
 Document: TypeAlias = dict[str, Any]
 Client: TypeAlias = AsyncMongoClient[Document]
 Driver: TypeAlias = Literal["pymongo", "motor"]
+
+#: Times are decoded to milliseconds since 1970 in UTC. That costs less than a `datetime`, and no
+#: time zone can creep in.
+TIMES_IN_MS: CodecOptions[Document] = CodecOptions(
+    datetime_conversion=DatetimeConversion.DATETIME_MS
+)
 
 
 def open_client(driver: Driver, uri: str) -> Client:
@@ -36,7 +43,6 @@ def open_client(driver: Driver, uri: str) -> Client:
         "connectTimeoutMS": 2000,
         "heartbeatFrequencyMS": 2000,
         "maxPoolSize": 16,
-        "tz_aware": True,
         "appname": f"chat/{os.getpid()}",
     }
     if driver == "motor":
@@ -44,6 +50,16 @@ def open_client(driver: Driver, uri: str) -> Client:
 
         return cast(Client, AsyncIOMotorClient(uri, **options))
     return AsyncMongoClient(uri, **options)
+
+
+async def hello(client: Client) -> Document:
+    """The server's answer to `hello`; `localTime` is a `DatetimeMS`.
+
+    A command is decoded by the driver's default codec, whatever the client was made with: its
+    `datetime` has no zone, and Python takes such a value for local time.
+    """
+    answer: Document = await client.admin.command("hello", codec_options=TIMES_IN_MS)
+    return answer
 
 
 async def aggregate(
