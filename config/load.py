@@ -4,6 +4,7 @@ Called once, by `chat_service.cli`. Reports every error at once, each with the s
 from, so that a bad deployment is mended in one go.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from config.environment import from_environment
 from config.settings import SECRETS, Settings
 
-ENV_PREFIX = "CHAT_"
-#: Variables that say where the settings are, and where the service is, for its clients.
-_NOT_SETTINGS = frozenset({"config", "url"})
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+#: The databases that MongoDB keeps for itself, and why no messages can be in them.
+_MONGODBS_OWN = {
+    "admin": "where MongoDB keeps its users and roles",
+    "config": "where MongoDB keeps what sessions and shards need",
+    "local": "which MongoDB does not replicate",
+}
 
 
 class SettingsError(Exception):
@@ -42,7 +47,7 @@ def load_settings(
     values: dict[str, Any] = {}
     sources = (
         *_from_file(file, problems),
-        *_from_environment(environ, problems),
+        *from_environment(environ, problems),
         *((name, value, "--" + name.replace("_", "-")) for name, value in arguments.items()),
     )
     for name, value, source in sources:
@@ -95,42 +100,22 @@ def _from_file(file: Path | None, problems: list[str]) -> list[tuple[str, Any, s
     if file is None:
         return []
     try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8"))
+        # Windows' editors begin a file with a byte order mark.
+        entries = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         problems.append(f"{file}: cannot be read: {error.strerror}")
         return []
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        problems.append(f"{file}: is not UTF-8, and so not TOML")
+        return []
+    except tomllib.TOMLDecodeError as error:
         problems.append(f"{file}: is not TOML: {error}")
+        return []
+    except RecursionError:
+        problems.append(f"{file}: is not TOML: it is nested too deeply")
         return []
     problems += [f"{file}: there is no setting {name!r}" for name in entries.keys() - _FIELDS]
     return [(name, value, f"{file}: {name}") for name, value in entries.items() if name in _FIELDS]
-
-
-def _from_environment(
-    environ: Mapping[str, str], problems: list[str]
-) -> list[tuple[str, str, str]]:
-    found = []
-    for variable in sorted(environ):
-        if not variable.startswith(ENV_PREFIX):
-            continue
-        name, value = variable.removeprefix(ENV_PREFIX).lower(), environ[variable]
-        if name in _NOT_SETTINGS:
-            continue
-        secret = name.removesuffix("_file")
-        if name != secret and secret in SECRETS:
-            if ENV_PREFIX + secret.upper() in environ:
-                problems.append(f"{variable}: is set beside {ENV_PREFIX + secret.upper()}")
-            try:
-                value = Path(value).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"{variable}: {value} cannot be read: {error}")
-                continue
-            name = secret
-        if name in _FIELDS:
-            found.append((name, value, variable))
-        else:
-            problems.append(f"{variable}: there is no setting {name!r}")
-    return found
 
 
 def _convert(name: str, value: Any) -> Any:
@@ -139,7 +124,13 @@ def _convert(name: str, value: Any) -> Any:
     # Words of the environment are text: "8080" is the integer 8080, but a boolean is not.
     if isinstance(value, bool):
         raise ValueError("Expected `number` or `text`, got `bool`")
-    return msgspec.convert(value, _FIELDS[name].type, strict=False, dec_hook=_path)
+    if isinstance(value, str) and plain_type(name) is not Path:
+        # Bytes of the environment that are not UTF-8 are lone surrogates here.
+        value.encode()
+    converted = msgspec.convert(value, _FIELDS[name].type, strict=False, dec_hook=_path)
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise ValueError("Expected a finite number")
+    return converted
 
 
 def _path(kind: type, value: Any) -> Any:
@@ -156,6 +147,11 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("max_body_bytes: is shorter than max_text_bytes")
     if settings.mongo_timeout_s > settings.deadline_s:
         problems.append("mongo_timeout_s: is longer than deadline_s")
+    if reason := _MONGODBS_OWN.get(settings.mongo_database.lower()):
+        problems.append(
+            f"mongo_database: must not be {settings.mongo_database!r}, {reason}; the default "
+            "is 'chat'"
+        )
     if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
         problems.append("mongo_uri: starts with neither mongodb:// nor mongodb+srv://")
     return problems

@@ -15,6 +15,7 @@ from chat_service.cli.talk import bare
 from chat_service.cli.types import Url
 from chat_service.listener import OPS_NAMES
 from config import Settings, SettingsError
+from config.environment import setting_variables, unknown_variables
 from workers.store.checkup import Finding, examine
 from workers.store.embedded import EmbeddedError, owner_of, socket_path, uri_of
 
@@ -63,6 +64,8 @@ async def _for_a_start(given: dict[str, str | None]) -> AsyncIterator[Finding]:
     """Everything that `chat serve` with these options needs, in the order in which it would."""
     for finding in machine.findings():
         yield finding
+    for line in unknown_variables(os.environ):
+        yield Finding("environment", "warn", line)
     try:
         settings = settings_of(given)
     except SettingsError as error:
@@ -82,7 +85,8 @@ async def _for_a_start(given: dict[str, str | None]) -> AsyncIterator[Finding]:
 def _sources(given: dict[str, str | None]) -> Finding:
     """Where the settings come from; they are good."""
     words = [f"--{name.replace('_', '-')}" for name, word in given.items() if word is not None]
-    words += sorted(name for name in os.environ if name.startswith("CHAT_") and name != "CHAT_URL")
+    words += ["CHAT_CONFIG"] if os.environ.get("CHAT_CONFIG") else []
+    words += setting_variables(os.environ)
     return Finding("settings", "ok", f"from {', '.join(words)}" if words else "all as by default")
 
 

@@ -1,7 +1,6 @@
 """`chat healthcheck` and `chat mongo-uri`: for containers and scripts."""
 
-from urllib.error import URLError
-from urllib.request import urlopen
+from http.client import HTTPConnection, HTTPException
 
 import click
 
@@ -22,12 +21,19 @@ def healthcheck(settings: Settings) -> int:
       chat healthcheck
       chat healthcheck --port 9000
     """
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    # Straight to the port: urllib would ask the proxy that the environment names.
+    connection = HTTPConnection(host, settings.port, timeout=3)
     try:
-        with urlopen(f"http://{host}:{settings.port}/readyz", timeout=3) as answer:
-            return End.DONE if answer.status == 200 else End.NOTHING
-    except (URLError, OSError) as error:
-        raise Failed(End.NOTHING, f"not ready: {error}") from None
+        connection.request("GET", "/readyz")
+        status = connection.getresponse().status
+    except (OSError, HTTPException, UnicodeError) as error:
+        raise Failed(End.NOTHING, f"not ready: {error or type(error).__name__}") from None
+    finally:
+        connection.close()
+    if status != 200:
+        raise Failed(End.NOTHING, f"not ready: /readyz answers {status}")
+    return End.DONE
 
 
 @click.command(epilog=EPILOG)

@@ -19,6 +19,7 @@ from chat_service.listener import PortTaken, inherited
 from chat_service.service import Service, TelemetryUnusable
 from chat_service.supervisor import READY, ProcessFailed, Supervisor
 from config import Settings
+from config.environment import unknown_variables
 from config.log import configure_logging
 from workers.errors import StoreUnavailable
 from workers.store.database import StoreMisconfigured
@@ -61,6 +62,9 @@ def process(settings: Settings, sockets: str, ops_sockets: str) -> int:
 
 def _run(server: Service | Supervisor, is_member: bool) -> int:
     configure_logging(server.settings.log_level, server.settings.log_format)
+    if not is_member:
+        for line in unknown_variables(os.environ):
+            log.warning(line)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(server, is_member))
 

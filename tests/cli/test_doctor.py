@@ -79,7 +79,7 @@ def test_a_taken_port_fails(chat: Chat) -> None:
 
 
 def test_bad_settings_are_all_named(chat: Chat) -> None:
-    ended = chat("doctor", "--port", "many", CHAT_SHARDS="0", CHAT_NO_SUCH="1")
+    ended = chat("doctor", "--port", "many", CHAT_SHARDS="0", CHAT_QUEUE_MAX="-1")
     said = [each["detail"] for each in ended.records if each["check"] == "settings"]
     assert ended.code == 1
     assert len(said) == 3
@@ -111,3 +111,12 @@ def test_telemetry_without_its_packages_is_found_before_the_start(
     ended = chat(*words, CHAT_TELEMETRY="otlp", PYTHONPATH=path)
     assert "OpenTelemetry is not installed" in failed(ended)["telemetry"]
     assert states(chat(*words, CHAT_TELEMETRY="otlp"))["telemetry"] == "ok"
+
+
+def test_a_variable_that_is_no_setting_is_a_warning(chat: Chat) -> None:
+    uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=10"
+    words = ("doctor", "--port", "0", "--mongo-uri", uri)
+    ended = chat(*words, CHAT_SHARD="1", CHAT_PORT="tcp://10.0.0.1:8080")
+    (warned,) = [each for each in ended.records if each["check"] == "environment"]
+    assert warned["state"] == "warn"
+    assert warned["detail"].endswith("did you mean CHAT_SHARDS?")

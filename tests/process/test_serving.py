@@ -247,14 +247,39 @@ def test_an_unreachable_database_is_said_with_the_way_out(tmp_path: Path) -> Non
 
 
 def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
-    server = Server(tmp_path, "--port", "many", CHAT_SHARDS="0", CHAT_NO_SUCH="1")
+    server = Server(tmp_path, "--port", "many", CHAT_SHARDS="0")
     with pytest.raises(AssertionError):
         server.start()
     assert server.wait() == 2
     said = server.errors()
     assert "--port: must be an integer" in said
     assert "CHAT_SHARDS" in said
-    assert "CHAT_NO_SUCH: there is no setting" in said
+
+
+def test_a_service_link_named_chat_stops_neither_the_start_nor_its_health_check(
+    tmp_path: Path, mongo_uri: str, database: str
+) -> None:
+    with Server(
+        tmp_path,
+        *("--mongo-uri", mongo_uri),
+        CHAT_MONGO_DATABASE=database,
+        CHAT_PORT="tcp://10.0.0.1:8080",
+        CHAT_SERVICE_HOST="10.0.0.1",
+        CHAT_OPS_PORT="tcp://10.0.0.2:9090",
+        CHAT_ID="1",
+        CHAT_DEADLIN_S="4",
+        # A proxy that is not there: the health check must not go through it.
+        http_proxy="http://127.0.0.1:1",
+    ) as server:
+        words = [*server.command[:-5], "healthcheck", "--port", str(server.port)]
+        checked = subprocess.run(
+            words, env=server.environ, capture_output=True, encoding="utf-8", check=False
+        )
+        assert (checked.returncode, checked.stderr) == (0, "")
+        logged = [json.loads(line) for line in server.errors().splitlines()]
+        warned = [line["event"] for line in logged if line["level"] == "warning"]
+        assert [line.split(":")[0] for line in warned] == ["CHAT_DEADLIN_S", "CHAT_ID"]
+        assert "did you mean CHAT_DEADLINE_S?" in warned[0]
 
 
 def test_a_mongod_that_is_none_is_said_to_be_so(tmp_path: Path, data_dir: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings, SettingsError, load_settings
+from config.environment import setting_variables, unknown_variables
 from config.load import describe
 from config.settings import PROJECT_ROOT
 from config.table import markdown_table
@@ -55,7 +56,7 @@ def test_a_secret_may_be_in_a_file_and_is_never_shown(tmp_path: Path) -> None:
 def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path: Path) -> None:
     file = tmp_path / "chat.toml"
     file.write_text("shards = true\nno_such = 1\nqueue_max = 0\n", encoding="utf-8")
-    environ = {"CHAT_PORT": "70000", "CHAT_NO_SUCH": "1", "CHAT_MONGO_URI_FILE": "/no/such"}
+    environ = {"CHAT_PORT": "70000", "CHAT_HOST": "\udcff", "CHAT_MONGO_URI_FILE": "/no/such"}
     with pytest.raises(SettingsError) as caught:
         load_settings({"data_dir": ""}, environ, file)
     said = "\n".join(caught.value.problems)
@@ -64,12 +65,85 @@ def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path: Path) -> No
         "there is no setting 'no_such'",
         "queue_max: must be an integer from 1, not 0",
         "CHAT_PORT: must be an integer from 0 to 65535, not '70000'",
-        "CHAT_NO_SUCH: there is no setting",
+        "CHAT_HOST: must be text, not '\\udcff'",
         "CHAT_MONGO_URI_FILE",
         "--data-dir: must be a path",
     ):
         assert words in said
     assert len(caught.value.problems) == 7
+
+
+#: What Kubernetes sets for a Service `chat` (with IPv6, and a port named http), what Docker sets
+#: for a link, and what both set for one named `chat-ops`, whose port is a setting of ours.
+_LINKS = {
+    "CHAT_PORT": "tcp://10.0.0.1:8080",
+    "CHAT_SERVICE_HOST": "10.0.0.1",
+    "CHAT_SERVICE_PORT": "8080",
+    "CHAT_SERVICE_PORT_HTTP": "8080",
+    "CHAT_PORT_8080_TCP": "tcp://[fd00::1]:8080",
+    "CHAT_PORT_8080_TCP_PROTO": "tcp",
+    "CHAT_PORT_8080_TCP_PORT": "8080",
+    "CHAT_PORT_8080_TCP_ADDR": "fd00::1",
+    "CHAT_PORT_53_UDP": "udp://10.0.0.1:53",
+    "CHAT_OPS_PORT": "udp://10.0.0.2:9090",
+    "CHAT_OPS_SERVICE_HOST": "10.0.0.2",
+    "CHAT_MONGO_URI_PORT": "sctp://10.0.0.3:1",
+}
+
+
+def test_the_variables_of_service_links_are_ignored() -> None:
+    assert load_settings({}, _LINKS) == Settings()
+    assert unknown_variables(_LINKS) == []
+    assert setting_variables({**_LINKS, "CHAT_SHARDS": "3"}) == ["CHAT_SHARDS"]
+
+
+def test_an_unknown_variable_is_told_of_and_stops_nothing() -> None:
+    environ = {
+        "CHAT_ID": "1",
+        "CHAT_DEADLIN_S": "3",
+        "CHAT_PORT_FILE": "/run/port",
+        "CHAT_SERVICE": "a",
+        "CHAT_URL": "http://chat.test",
+        "CHAT_CONFIG": "/etc/chat.toml",
+        "CHAT_MONGO_URI_FILE": "/run/uri",
+        "CHAT_SHARDS": "3",
+        "CHATTY": "1",
+    }
+    lines = unknown_variables(environ)
+    assert [line.split(":")[0] for line in lines] == [
+        "CHAT_DEADLIN_S",
+        "CHAT_ID",
+        "CHAT_PORT_FILE",
+        "CHAT_SERVICE",
+    ]
+    assert lines[0].endswith("there is no setting 'deadlin_s'; did you mean CHAT_DEADLINE_S?")
+    assert lines[2].endswith("only secrets are read from files; set CHAT_PORT")
+
+
+def test_files_may_begin_with_a_byte_order_mark_and_end_lines_in_crlf(tmp_path: Path) -> None:
+    file, secret = tmp_path / "chat.toml", tmp_path / "uri"
+    file.write_bytes(b"\xef\xbb\xbfport = 1\r\nshards = 3\r\n")
+    secret.write_bytes(b"\xef\xbb\xbfmongodb://db/\r\n")
+    settings = load_settings({}, {"CHAT_MONGO_URI_FILE": str(secret)}, file)
+    assert (settings.port, settings.shards, settings.mongo_uri) == (1, 3, "mongodb://db/")
+
+
+def test_what_is_no_file_of_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"port = \xff")
+    environ = {"CHAT_MONGO_URI_FILE": str(file), "CHAT_LOG_USERNAME_KEY_FILE": str(tmp_path)}
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, environ, file)
+    assert caught.value.problems == [
+        f"{file}: is not UTF-8, and so not TOML",
+        f"CHAT_LOG_USERNAME_KEY_FILE: {tmp_path} cannot be read: Is a directory",
+        f"CHAT_MONGO_URI_FILE: {file} is not UTF-8",
+    ]
+    with pytest.raises(SettingsError, match="Is a directory"):
+        load_settings({}, {}, tmp_path)
+    file.write_text("a = " + "[" * 100_000, encoding="ascii")
+    with pytest.raises(SettingsError, match="nested too deeply"):
+        load_settings({}, {}, file)
 
 
 @pytest.mark.parametrize("content", ["port = ", "port = 1\nport = 2\n"])
@@ -89,6 +163,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> No
         ({"max_body_bytes": "100"}, "shorter than max_text_bytes"),
         ({"mongo_timeout_s": "6"}, "longer than deadline_s"),
         ({"mongo_uri": "http://db"}, "mongodb://"),
+        ({"mongo_database": "local"}, "must not be 'local', which MongoDB does not replicate"),
+        ({"mongo_database": "Admin"}, "keeps its users"),
+        ({"mongo_database": "config"}, "sessions"),
+        ({"idle_timeout_s": "nan"}, "must be a number above 0"),
+        ({"mongo_wait_s": "inf"}, "must be a number from 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], said: str) -> None:
