@@ -47,6 +47,11 @@ class HttpMetrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.log_dropped = Counter(
+            "chat_log_lines_dropped_total",
+            "Log lines dropped because stderr was not read in time.",
+            registry=registry,
+        )
         info = Gauge(
             "chat_build_info",
             "The version that runs.",

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -80,8 +80,12 @@ class Service:
         settings: Settings,
         sockets: Sequence[socket.socket] = (),
         ops_sockets: Sequence[socket.socket] = (),
+        dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Listens on `sockets` where there are some, else on the addresses of the settings."""
+        """Listens on `sockets` where there are some, else on the addresses of the settings.
+
+        `dropped_lines` says how many log lines were dropped so far.
+        """
         self.settings = settings
         self.port = 0
         self._is_accepting = False
@@ -102,6 +106,7 @@ class Service:
         self._server: Listener | None = None
         self._ops_app: App | None = None
         self._ops_server: HTTPServer | None = None
+        self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._lag: asyncio.Task[None] | None = None
         self._telemetry: Telemetry | None = None
 
@@ -298,6 +303,9 @@ class Service:
 
     def _sample(self) -> None:
         """Set the gauges: those of other processes are read from files, at any time."""
+        dropped = self._dropped_lines()
+        self._http_metrics.log_dropped.inc(dropped - self._dropped_counted)
+        self._dropped_counted = dropped
         if self._server is not None and self._app is not None and self._pool is not None:
             self._http_metrics.connections.set(self._server.open_connections)
             self._http_metrics.open.set(self._app.open_requests)

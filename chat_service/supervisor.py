@@ -92,10 +92,14 @@ class Supervisor:
         await self._members[0].start()
         await asyncio.gather(*(member.start() for member in self._members[1:]))
 
-    def roll(self) -> None:
-        """Replace every process, one after the other, each only once its successor is ready."""
+    def roll(self) -> asyncio.Task[None]:
+        """Replace every process, one after the other, each only once its successor is ready.
+
+        Returns the task that does, which may have begun earlier.
+        """
         if self._roll is None or self._roll.done():
             self._roll = asyncio.create_task(self._replace_all(), name="rolling restart")
+        return self._roll
 
     async def drain(self) -> bool:
         """Have every process finish what it has accepted. False where one had to be killed."""

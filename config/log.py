@@ -4,11 +4,34 @@
 PyMongo) go through the standard library and come out in the same form.
 """
 
+import atexit
 import logging
 import sys
 from typing import Any, Literal
 
 import structlog
+
+from config.outlet import Outlet, hold_standard_descriptors, stream_of
+
+log = structlog.get_logger(__name__)
+
+
+def divert_output() -> Outlet:
+    """Have stdout and stderr written by threads of their own, and give the outlet of stderr.
+
+    This takes in what never goes through `logging`: warnings and tracebacks of Python and of
+    libraries. At exit each reader gets a second to take what is queued.
+    """
+    hold_standard_descriptors()
+    stdout, stderr = Outlet(1), Outlet(2, _say_dropped)
+    sys.stdout, sys.stderr = stream_of(stdout, 1), stream_of(stderr, 2)
+    for outlet in (stdout, stderr):
+        atexit.register(outlet.settle)
+    return stderr
+
+
+def _say_dropped(lines: int) -> None:
+    log.warning("log lines were dropped; stderr was not read in time", lines=lines)
 
 
 def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import click
 import structlog
@@ -14,19 +15,24 @@ import uvloop
 
 from chat_service import __version__
 from chat_service.cli.ends import End, Failed
+from chat_service.cli.notify import Notifier
 from chat_service.cli.settings import EPILOG, with_settings, words_of
 from chat_service.listener import PortTaken, inherited
 from chat_service.service import Service, TelemetryUnusable
 from chat_service.supervisor import READY, ProcessFailed, Supervisor
 from config import Settings
 from config.environment import unknown_variables
-from config.log import configure_logging
+from config.log import configure_logging, divert_output
+from config.outlet import Outlet
 from workers.errors import StoreUnavailable
 from workers.store.database import StoreMisconfigured
 from workers.store.embedded import DataDirectoryUnusable, EmbeddedError
 from workers.store.schema import IndexMismatch
 
 log = structlog.get_logger(__name__)
+
+#: On a second signal, the last log lines get so long to be written, in seconds.
+_LAST_WORDS_S = 0.2
 
 
 @click.command(epilog=EPILOG)
@@ -42,12 +48,15 @@ def serve(settings: Settings) -> int:
       chat serve --port 9000 --data-dir /var/lib/chat
       chat serve --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0' --processes 0
     """
+    stderr = divert_output()
+    # Taken out of the environment: no child speaks for the service.
+    notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
     server = (
-        Service(settings)
+        Service(settings, dropped_lines=lambda: stderr.dropped)
         if settings.processes == 1
         else Supervisor(settings, words_of(click.get_current_context()))
     )
-    return _run(server, is_member=False)
+    return _run(server, stderr, notifier, is_member=False)
 
 
 @click.command(hidden=True)
@@ -56,20 +65,24 @@ def serve(settings: Settings) -> int:
 @with_settings
 def process(settings: Settings, sockets: str, ops_sockets: str) -> int:
     """Serve on sockets that were inherited, until standard input ends."""
-    service = Service(settings, inherited(sockets), inherited(ops_sockets))
-    return _run(service, is_member=True)
+    stderr = divert_output()
+    listening = inherited(sockets), inherited(ops_sockets)
+    service = Service(settings, *listening, dropped_lines=lambda: stderr.dropped)
+    return _run(service, stderr, Notifier(""), is_member=True)
 
 
-def _run(server: Service | Supervisor, is_member: bool) -> int:
+def _run(server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_member: bool) -> int:
     configure_logging(server.settings.log_level, server.settings.log_format)
     if not is_member:
         for line in unknown_variables(os.environ):
             log.warning(line)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(server, is_member))
+        return runner.run(_serve(server, stderr, notifier, is_member))
 
 
-async def _serve(server: Service | Supervisor, is_member: bool) -> int:
+async def _serve(
+    server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_member: bool
+) -> int:
     """Serve until the first signal, then drain; a second signal stops at once.
 
     A member of a supervisor's processes drains when its standard input ends, too. It is asked to
@@ -83,6 +96,7 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
             # What was acknowledged is on disk, and a private mongod dies with its parent.
             if isinstance(server, Supervisor):
                 server.abort()
+            stderr.settle(_LAST_WORDS_S)
             os._exit(End.INTERRUPTED)
         stopping.set()
 
@@ -90,10 +104,16 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
         loop.remove_reader(sys.stdin)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal)
-    if isinstance(server, Supervisor):
-        loop.add_signal_handler(signal.SIGHUP, server.roll)
+    def on_reloaded(_: asyncio.Task[None]) -> None:
+        if not stopping.is_set():
+            notifier.ready()
+
+    def on_reload() -> None:
+        assert isinstance(server, Supervisor)
+        notifier.reloading()
+        server.roll().add_done_callback(on_reloaded)
+
+    _handle_signals(loop, on_signal, on_reload if isinstance(server, Supervisor) else None)
     if is_member:
         loop.add_reader(sys.stdin, on_orphaned)
     try:
@@ -106,8 +126,10 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
             return End.DONE
         started.result()
         _announce(server, is_member)
+        notifier.ready()
         await stopped
         log.info("stopping")
+        notifier.stopping()
         await server.drain()
         return End.DONE
     except ProcessFailed as error:
@@ -119,6 +141,29 @@ async def _serve(server: Service | Supervisor, is_member: bool) -> int:
         raise Failed(_end_of(error), reason) from None
     finally:
         await server.stop()
+
+
+def _handle_signals(
+    loop: asyncio.AbstractEventLoop,
+    on_stop: Callable[[], None],
+    on_reload: Callable[[], None] | None,
+) -> None:
+    """Have signals stop the service, reload it, or be noted and ignored.
+
+    `nohup` and shells that start a job in the background make a process ignore some signals: it
+    goes on ignoring those. SIGTERM always stops it, and SIGHUP always reloads a supervisor.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, on_stop)
+    if on_reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, on_reload)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(number, _ignore, number)
+
+
+def _ignore(number: signal.Signals) -> None:
+    log.warning("a signal was ignored; SIGTERM stops the service", signal=number.name)
 
 
 def _announce(server: Service | Supervisor, is_member: bool) -> None:

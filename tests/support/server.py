@@ -33,6 +33,8 @@ class Server:
         self.base = ""
         #: Words before the command: what it is to be started by.
         self.wrapper: tuple[str, ...] = ()
+        #: The descriptor that it gets for stderr in place of the log.
+        self.stderr: int | None = None
 
     def start(self) -> "Server":
         """Start it and wait until it says that it listens."""
@@ -40,7 +42,7 @@ class Server:
             self.process = subprocess.Popen(
                 [*self.wrapper, *self.command],
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=log if self.stderr is None else self.stderr,
                 env=self.environ,
                 text=True,
                 encoding="utf-8",

@@ -1,0 +1,140 @@
+"""Signals, those that a server inherits as ignored among them, and what systemd is told."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import ChatClient
+from tests.support.server import Server
+from tests.support.waiting import eventually
+
+#: Run the words behind it as `nohup`, or a shell's `&`, would.
+IGNORING = (
+    "import os, signal, sys; signal.signal({}, signal.SIG_IGN); "
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path, mongo_uri: str, database: str) -> Server:
+    """A server that is not started yet."""
+    return Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
+
+
+async def serves(server: Server) -> bool:
+    """Whether it takes a post, and gives it back."""
+    chat = ChatClient(server.base)
+    try:
+        await chat.post("bob", "x")
+        return await chat.texts("bob") == ["x"]
+    finally:
+        chat.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+async def test_a_signal_ignored_at_the_start_stays_ignored(
+    server: Server, number: signal.Signals
+) -> None:
+    server.wrapper = (server.command[0], "-c", IGNORING.format(int(number)))
+    with server:
+        server.signal(number)
+        server.signal(signal.SIGUSR1)
+
+        async def later_signal_is_handled() -> bool:
+            return "SIGUSR1" in server.errors()
+
+        # Of two pending signals the lower number is handled first, and USR1 has a higher one.
+        await eventually(later_signal_is_handled)
+        assert await serves(server)
+        assert "stopping" not in server.errors()
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait) == 0
+
+
+async def test_sigterm_stops_a_server_that_inherited_it_as_ignored(server: Server) -> None:
+    server.wrapper = (server.command[0], "-c", IGNORING.format(int(signal.SIGTERM)))
+    with server:
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait) == 0
+        assert "drained" in server.errors()
+
+
+async def test_sighup_under_nohup_still_rolls_several_processes(server: Server) -> None:
+    server.command += ["--processes", "2"]
+    server.wrapper = (server.command[0], "-c", IGNORING.format(int(signal.SIGHUP)))
+    with server:
+        server.signal(signal.SIGHUP)
+
+        async def is_rolled() -> bool:
+            return "rolling restart done" in server.errors()
+
+        await eventually(is_rolled, 30)
+        assert await serves(server)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_usr_and_pipe_signals_stop_nothing(server: Server, processes: str) -> None:
+    server.command += ["--processes", processes]
+    with server:
+        for pid in (server.process.pid, *server.members()):
+            for number in (signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2):
+                os.kill(pid, number)
+
+        async def all_are_noted() -> bool:
+            count = 1 + len(server.members())
+            said = server.errors()
+            return said.count("SIGUSR1") == said.count("SIGUSR2") == count
+
+        await eventually(all_are_noted)
+        assert await serves(server)
+        assert server.process.poll() is None
+
+
+async def test_sigquit_drains(server: Server) -> None:
+    with server:
+        server.signal(signal.SIGQUIT)
+        assert await asyncio.to_thread(server.wait) == 0
+        assert "drained" in server.errors()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """The socket of a service manager."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(30)
+        yield sock
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_systemd_is_told_of_each_state(
+    server: Server, manager: socket.socket, processes: str
+) -> None:
+    server.command += ["--processes", processes]
+    server.environ["NOTIFY_SOCKET"] = manager.getsockname()
+    with server:
+        assert manager.recv(100) == b"READY=1"
+        if processes == "2":
+            server.signal(signal.SIGHUP)
+            assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert manager.recv(100) == b"READY=1"
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait) == 0
+        assert manager.recv(100) == b"STOPPING=1"
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+
+
+async def test_a_service_manager_that_is_not_there_stops_nothing(
+    server: Server, tmp_path: Path
+) -> None:
+    server.environ["NOTIFY_SOCKET"] = str(tmp_path / "nobody")
+    with server:
+        assert await serves(server)
+        assert "the service manager was not told" in server.errors()
