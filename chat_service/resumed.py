@@ -55,6 +55,13 @@ class Resumed(IOStream):
         handover, self._handover = self._handover, None
         return handover
 
+    def set_nodelay(self, value: bool) -> None:
+        """Leave it set, as it is from the first: Tornado would unset it between requests.
+
+        The kernel would then keep a bare 400 back until the answer before it is acknowledged, and
+        drop it with the reset that follows where some of the request has not been read.
+        """
+
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Tornado's hook for reading: what is held comes first."""
         if not self._held:

@@ -103,10 +103,11 @@ class InboxHandlers:
 
     def begin_read(self, parameter: str, query: str) -> asyncio.Future[Slice]:
         """Hand a plain read to the pool: its first slice. Raises what is wrong."""
-        username = username_in_path(parameter, self._rules)
         if not query:
-            return self._pool.read(username)
+            return self._pool.read(username_in_path(parameter, self._rules))
+        # In the order of `read`: of two faults, both name the same one.
         options = read_options(query, self._waits)
+        username = username_in_path(parameter, self._rules)
         return self._pool.read(username, options.limit, wait_s=options.wait_s)
 
     def have_read(self, parameter: str, query: str, first: Slice) -> Response:

@@ -11,6 +11,7 @@ import pytest
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.heads import Heads
 from chat_service.metrics import HttpMetrics
+from chat_service.resumed import Handover, Resumed
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
@@ -46,6 +47,7 @@ PLAIN: Final = {
     "a limit that is none": get(b"/chat/eve?limit=0"),
     "a wait": get(b"/chat/eve?wait=0.01"),
     "a wait for nothing": get(b"/chat/nobody?wait=0.01"),
+    "a limit and a name that are none": get(b"/chat/%00?limit=0"),
     "a query that nobody knows": get(b"/chat/eve?x=%y&"),
     "an id of its own": get(b"/chat/eve", b"X-Request-ID: order-66"),
     "a connection that is kept": get(b"/chat/eve", b"Connection: Keep-Alive"),
@@ -173,6 +175,19 @@ async def test_pipelined_requests_are_answered_in_order_across_the_ways(service:
             statuses.append(answer.status)
         assert statuses == [*[201] * 10, 400, 200, *[201] * 10]
         assert sorted(await wire.texts("bob"), key=int) == [str(number) for number in range(20)]
+
+
+async def test_no_answer_waits_for_the_one_before_to_be_acknowledged_at_tornado_either() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        server, address = listening.accept()
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream = Resumed(Handover(server, address, b"", None, None), 1000)
+    # As Tornado does behind each request.
+    stream.set_nodelay(False)
+    assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    stream.close()
+    client.close()
 
 
 async def test_more_than_is_held_waits_in_the_kernel_and_is_served_all_the_same(
