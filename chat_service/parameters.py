@@ -18,14 +18,16 @@ from chat_service.problems import FieldError, invalid
 READ_KEY_MIN = 22
 #: The shortest lease, in seconds.
 TTL_MIN_S = 0.01
-_FIELDS_MAX = 100
+#: The most that is taken apart: fields of a query and its characters, members of a header's list.
+_FIELDS_MAX, _QUERY_MAX, _MEMBERS_MAX = 100, 2048, 16
 # As many decimals as a float has when it is written out, and some.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _NO_WEIGHT = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*", re.IGNORECASE)
 _WAITING_ROUTES = ("/chat/:username", "/chat/:username/read", "/chat/:username/lease")
 _WAIT = re.compile(r"(^|&)wait=")
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY_MAX = 255
+_KEY = re.compile(rf"[\x21-\x7e]{{1,{_KEY_MAX}}}")
 _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
 
@@ -106,9 +108,12 @@ def seconds(name: str, value: str) -> float:
 
 
 def preferences(prefer: str) -> Preferences:
-    """The preferences in a `Prefer` header; what is not understood is no preference."""
+    """The preferences in a `Prefer` header; what is not understood is no preference.
+
+    Nor is what comes behind the first few: a header of commas would cost as much as ten requests.
+    """
     wait, receipt = None, False
-    for preference in prefer.split(","):
+    for preference in prefer.split(",", _MEMBERS_MAX)[:_MEMBERS_MAX]:
         # What comes behind a semicolon is about the preference.
         preference = preference.partition(";")[0]
         name, _, value = (part.strip() for part in preference.partition("="))
@@ -126,11 +131,12 @@ def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | No
         return None
     if isinstance(headers, HTTPHeaders) and len(headers.get_list("Idempotency-Key")) > 1:
         raise invalid(FieldError("Idempotency-Key", "must be there once"))
-    quoted = _QUOTED.fullmatch(given)
+    # A quoted one has quotes around it, and may have a backslash before each character.
+    quoted = _QUOTED.fullmatch(given) if len(given) <= 2 * _KEY_MAX + 2 else None
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted is not None else given
     is_open = quoted is None and given.startswith('"')
     if is_open or not _KEY.fullmatch(key.replace(" ", "_")):
-        rule = "must have 1 to 255 characters of printable ASCII"
+        rule = f"must have 1 to {_KEY_MAX} characters of printable ASCII"
         raise invalid(FieldError("Idempotency-Key", rule))
     if len(key) < length_min:
         rule = f"must have at least {length_min} characters here: 128 random bits, a UUID will do"
@@ -148,7 +154,8 @@ def since(query: str) -> float:
 
 def takes_gzip(headers: Mapping[str, str]) -> bool:
     """Whether the answer may be compressed (RFC 9110, 12.5.3); a plain one is always right."""
-    for coding in headers.get("Accept-Encoding", "").split(","):
+    codings = headers.get("Accept-Encoding", "").split(",", _MEMBERS_MAX)[:_MEMBERS_MAX]
+    for coding in codings:
         name, _, weight = coding.partition(";")
         if name.strip().lower() in ("gzip", "x-gzip"):
             return not _NO_WEIGHT.fullmatch(weight)
@@ -167,6 +174,9 @@ def hash_of(*parts: str) -> str:
 
 def _fields(query: str, *names: str) -> list[str | None]:
     """The values of these parameters in a query string; None for those that are not there."""
+    if len(query) > _QUERY_MAX:
+        rule = f"may have at most {_QUERY_MAX} characters"
+        raise invalid(FieldError("query", rule))
     try:
         fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_FIELDS_MAX)
     except ValueError:

@@ -15,13 +15,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 #: What msgspec says where half of a surrogate pair stands alone.
 _HALF_A_PAIR = re.compile("surrogate|end of hex escape")
+_MESSAGE_ID = re.compile(r"[0-9a-f]{32}")
 _LEASE = re.compile(r"[0-9a-f]{1,64}")
 _LEASE_RULES = {
     "lease": "is required and must be a string of hexadecimal digits, as POST .../lease gave it",
     "ids": "must be a list of message ids",
     "ttl": "must be a number of seconds",
 }
-_BEYOND_BOUNDS = object()
+#: Stands for a value that has not the type it must have.
+_WRONG = object()
 #: Ids in one request about a lease.
 IDS_MAX = 5000
 
@@ -56,6 +58,11 @@ class _RawBody(msgspec.Struct):
     text: msgspec.Raw = msgspec.Raw(b"null")
     username: msgspec.Raw = msgspec.Raw(b"null")
     timeout: msgspec.Raw = msgspec.Raw(b"null")
+
+
+#: What a value begins with that has the right type, or is null: others are not decoded, however
+#: long they are. The longest number that is looked at, in digits.
+_OF_STRING, _OF_NUMBER, _DIGITS_MAX = b'"n', b"-0123456789n", 400
 
 
 class LeaseBody(msgspec.Struct, gc=False):
@@ -125,6 +132,11 @@ def lease_of(body: bytes) -> LeaseBody:
     return asked
 
 
+def is_message_id(text: str) -> bool:
+    """Return whether a message can have this id."""
+    return _MESSAGE_ID.fullmatch(text) is not None
+
+
 def username_in_path(segment: str, rules: Rules) -> str:
     """The username that a path segment names, percent-decoded once."""
     if "%" in segment:
@@ -169,7 +181,12 @@ def _loosely(body: bytes, what: str) -> tuple[Any, Any, Any]:
     try:
         body.decode()
         fields = _decode_raw(body)
-        return _value(fields.text), _value(fields.username), _value(fields.timeout)
+        timeout = fields.timeout if len(fields.timeout) <= _DIGITS_MAX else b"["
+        return (
+            _value(fields.text, _OF_STRING),
+            _value(fields.username, _OF_STRING),
+            _value(timeout, _OF_NUMBER),
+        )
     except msgspec.ValidationError:
         raise not_json(
             f"the {what} must be an object with text, username and timeout", what
@@ -186,11 +203,13 @@ def _loosely(body: bytes, what: str) -> tuple[Any, Any, Any]:
         raise not_json(f"the {what} is nested too deeply", what) from None
 
 
-def _value(field: msgspec.Raw) -> Any:
-    """The value of one field; for a number beyond all bounds something that is no number."""
+def _value(field: msgspec.Raw | bytes, beginnings: bytes) -> Any:
+    """Decode one field. Return `_WRONG` for another type, and for a number beyond all bounds."""
+    if bytes(memoryview(field)[:1]) not in beginnings:
+        return _WRONG
     try:
         return msgspec.json.decode(field)
     except UnicodeDecodeError:
         raise
     except (msgspec.ValidationError, ValueError):
-        return _BEYOND_BOUNDS
+        return _WRONG

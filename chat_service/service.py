@@ -44,6 +44,7 @@ from chat_service.listener import OPS_NAMES, Listener, bind
 from chat_service.metrics import HttpMetrics
 from chat_service.openapi import make_document
 from chat_service.series import parts_of
+from chat_service.shared import Shared
 from config import Settings
 from workers.clock import DatabaseClock
 from workers.errors import ServiceError, StoreUnavailable
@@ -66,6 +67,9 @@ _KNOCK_MIN_S = 1.0
 _SETTLE_S = 0.05
 #: What a connection that is closed leaves to be done takes no longer, in seconds.
 _SETTLE_MAX_S = 1.0
+#: How long the text of `/metrics` and the check of the database are kept for all who ask, in
+#: seconds: either costs as much as ten posts.
+METRICS_KEPT_S, CHECK_KEPT_S = 1.0, 0.5
 
 
 class TelemetryUnusable(Exception):
@@ -109,6 +113,8 @@ class Service:
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._lag: asyncio.Task[None] | None = None
         self._telemetry: Telemetry | None = None
+        self._metrics_text = Shared(self._render_metrics, METRICS_KEPT_S)
+        self._database_answers = Shared(self._ask_database, CHECK_KEPT_S)
 
     async def start(self) -> None:
         """Start every part, the listening socket last.
@@ -206,6 +212,8 @@ class Service:
         if self._ops_server is not None and self._ops_app is not None:
             await self._ops_app.idle(_SETTLE_MAX_S)
             await self._ops_server.close_all_connections()
+        await self._metrics_text.close()
+        await self._database_answers.close()
         if self._store is not None:
             await self._store.close()
         if self._mongod is not None:
@@ -245,7 +253,7 @@ class Service:
             LeaseHandlers(pool, rules, waits),
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
-            HealthHandlers(self._readiness, self._metrics_text),
+            HealthHandlers(self._readiness, self._metrics_text.get),
             PageHandlers(absent=() if settings.ops == "on" else (b"/ops",)),
             BoardHandlers(self._history.document),
         )
@@ -283,14 +291,19 @@ class Service:
         return routes
 
     async def _readiness(self) -> Readiness:
-        database = self._store is not None
-        try:
-            if self._store is not None:
-                await self._store.ping()
-        except ServiceError:
-            database = False
+        database = await self._database_answers.get()
+        # Asked of nobody else: a drain shows at once.
         workers = self._pool is not None and self._pool.is_alive
         return Readiness(database, workers, self._is_accepting)
+
+    async def _ask_database(self) -> bool:
+        if self._store is None:
+            return False
+        try:
+            await self._store.ping()
+        except ServiceError:
+            return False
+        return True
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
@@ -311,7 +324,7 @@ class Service:
             self._http_metrics.open.set(self._app.open_requests)
             self._pool.sample()
 
-    async def _metrics_text(self) -> bytes:
+    async def _render_metrics(self) -> bytes:
         self._sample()
         return await self._exposition.text()
 

@@ -8,6 +8,7 @@ bytes between it and Tornado's stream. Made by `chat_service.handlers.stream`, r
 """
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -32,14 +33,26 @@ MESSAGE_MAX = 16 << 10
 #: many of them is gone.
 BEAT_S, SILENT_BEATS_MAX = LEASE_S / 3, 3
 #: Frames of one message.
-_FRAGMENTS_MAX = 1000
+_FRAGMENTS_MAX = 100
+#: Frames that a client may send: so many at once, so many more each second, and so many for each
+#: message that it is given. What it has not used adds up to a bound.
+FRAMES_AT_ONCE, FRAMES_PER_S, _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX = 200, 50, 4, 5000
+#: The longest line of a handshake, in characters: a browser's have some dozens.
+_LINE_MAX = 1024
 #: How long the other side is waited for after a close frame, in seconds.
 _CLOSE_S = 1.0
-_READ_BYTES = 64 << 10
+#: How much is handled in one turn of the loop, in bytes: a flood of the smallest frames, and what
+#: is answered to it, takes a millisecond of it.
+_READ_BYTES = 1 << 10
+#: How much is thrown away of what a client sends that was told to stop, in bytes.
+_DISCARD_MAX, _DISCARD_BYTES = 1 << 20, 64 << 10
 #: How long a message is waited for in one go, in seconds.
 _WAIT_S = 60.0
 #: How a connection ends that nobody is to blame for.
 _ENDS = (StreamClosedError, TimeoutError)
+
+#: The lines of a handshake. Of extensions and subprotocols there are none to choose.
+_HANDSHAKE = ("Host", "Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,7 +78,12 @@ def accept(
 ) -> Takeover:
     """Answer a handshake. Raises a `Problem` for one that is none."""
     protocol = ServerProtocol(max_size=MESSAGE_MAX)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    # Other lines say nothing to the protocol, and the parts of these are taken one by one.
+    needed = {name: headers.get(name, "") for name in _HANDSHAKE}
+    for name, value in needed.items():
+        if len(value) > _LINE_MAX:
+            raise bad_request(f"{name} may have at most {_LINE_MAX} characters")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in needed.items() if value)
     protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin1"))
     (request,) = protocol.events_received() or (None,)
     if not isinstance(request, Request):
@@ -76,6 +94,32 @@ def accept(
     response.headers["X-Request-Id"] = request_id
     protocol.send_response(response)
     return Takeover(101, lambda transport: _Socket(transport, protocol, stream, write_s).run())
+
+
+class _Allowance:
+    """How many frames a client may still send."""
+
+    def __init__(self) -> None:
+        self._frames = float(FRAMES_AT_ONCE)
+        self._counted_at = asyncio.get_running_loop().time()
+
+    def add_messages(self, messages: int) -> None:
+        """Allow the client to answer messages that it is given."""
+        self._frames = min(self._frames + messages * _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX)
+
+    def take(self, frames: int) -> bool:
+        """Count frames that have come. Return whether they were allowed."""
+        now = asyncio.get_running_loop().time()
+        if self._frames < FRAMES_AT_ONCE:
+            earned = (now - self._counted_at) * FRAMES_PER_S
+            self._frames = min(self._frames + earned, FRAMES_AT_ONCE)
+        self._counted_at = now
+        self._frames -= frames
+        return self._frames >= 0
+
+
+def _too_many_frames() -> str:
+    return f"send at most {FRAMES_PER_S} frames a second and {_FRAMES_PER_MESSAGE} a message"
 
 
 class _Socket:
@@ -92,6 +136,7 @@ class _Socket:
         self._protocol = protocol
         self._stream = stream
         self._write_s = write_s
+        self._allowance = _Allowance()
         self._fragments: list[bytes] = []
         self._silent_beats = 0
         self._next_beat: asyncio.TimerHandle
@@ -126,10 +171,16 @@ class _Socket:
             data = await self._transport.read_bytes(_READ_BYTES, partial=True)
             self._silent_beats = 0
             self._protocol.receive_data(data)
-            for event in self._protocol.events_received():
-                assert isinstance(event, Frame)
-                await self._handle(event)
+            frames = self._protocol.events_received()
+            if self._allowance.take(len(frames)):
+                for frame in frames:
+                    assert isinstance(frame, Frame)
+                    await self._handle(frame)
+            elif self._protocol.state is State.OPEN:
+                self._protocol.fail(CloseCode.POLICY_VIOLATION, _too_many_frames())
             await self._flush()
+            # What was read ahead is given at once: without this, the others would have no turn.
+            await asyncio.sleep(0)
 
     async def _handle(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:
@@ -171,6 +222,7 @@ class _Socket:
             if self._protocol.state is not State.OPEN:
                 # It is being closed. What came just now is unread again when that is done.
                 return
+            self._allowance.add_messages(len(messages))
             for message in messages:
                 self._protocol.send_text(_encode(_Message(message.id, message.text)))
             await self._flush()
@@ -215,4 +267,24 @@ class _Socket:
         with suppress(*_ENDS):
             await self._flush()
             await asyncio.wait((receiving,), timeout=_CLOSE_S)
+            if receiving.done() and self._protocol.close_rcvd is None:
+                await self._discard_rest()
         self._transport.close()
+
+    async def _discard_rest(self) -> None:
+        """Read on for a while, so that a client that still sends is told why it is closed.
+
+        A connection that is closed with bytes unread is reset, and a reset may overtake the close
+        frame.
+        """
+        if self._transport.closed():
+            return
+        with suppress(OSError):
+            self._transport.socket.shutdown(socket.SHUT_WR)
+        left = _DISCARD_MAX
+        async with asyncio.timeout(_CLOSE_S):
+            while left > 0:
+                left -= len(await self._transport.read_bytes(_DISCARD_BYTES, partial=True))
+                await asyncio.sleep(0)
+            # Nothing more is read, so that the client can send nothing more.
+            await asyncio.Event().wait()

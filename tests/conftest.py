@@ -91,6 +91,12 @@ def settings(mongo_uri: str, database: str, driver: Driver) -> Settings:
     )
 
 
+@pytest.fixture(autouse=True)
+def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests ask for counts right after what they did: a service in their process keeps none."""
+    monkeypatch.setattr("chat_service.service.METRICS_KEPT_S", 0.0)
+
+
 @pytest.fixture
 def start_service(io_loop: IOLoop, settings: Settings) -> Iterator[StartService]:
     """Starts services, as production does, with some settings changed; stops them at the end."""

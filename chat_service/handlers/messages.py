@@ -8,8 +8,12 @@ import msgspec
 from chat_service.message import JSON_HEADERS, Part, Request, Response
 from chat_service.parameters import hash_of
 from chat_service.problems import no_receipt, no_such_message, too_late
+from chat_service.schema import is_message_id
 from workers.commands import Revoke, Track
 from workers.pool import WorkerPool
+
+#: An id of which every character is percent-encoded.
+_SEGMENT_MAX = 96
 
 
 class MessageHandlers:
@@ -20,8 +24,8 @@ class MessageHandlers:
 
     async def status(self, request: Request) -> Response:
         """GET /messages/:id/status: pending, leased, read, expired or revoked, and when."""
-        message_id = unquote(request.parameter)
-        fate = await self._pool.track(Track(message_id, _receipt_of(request)))
+        receipt, message_id = _receipt_of(request), _message_of(request)
+        fate = await self._pool.track(Track(message_id, receipt))
         if fate is None:
             raise no_such_message()
         at = None if fate.at_ms is None else _time(fate.at_ms)
@@ -30,7 +34,8 @@ class MessageHandlers:
 
     async def revoke(self, request: Request) -> Response:
         """DELETE /messages/:id: take it back while it is unread; the same again for a repeat."""
-        fate = await self._pool.track(Revoke(unquote(request.parameter), _receipt_of(request)))
+        receipt, message_id = _receipt_of(request), _message_of(request)
+        fate = await self._pool.track(Revoke(message_id, receipt))
         if fate is None:
             raise no_such_message()
         if fate.status != "revoked":
@@ -47,6 +52,15 @@ def _time(at_ms: int) -> str:
 def receipt_hash(receipt: str) -> str:
     """What is stored of a receipt."""
     return hash_of("receipt", receipt)
+
+
+def _message_of(request: Request) -> str:
+    """Return the id in the path. Raises 404 for what no message can have: nobody is asked then."""
+    segment = request.parameter
+    message_id = unquote(segment) if len(segment) <= _SEGMENT_MAX else ""
+    if not is_message_id(message_id):
+        raise no_such_message()
+    return message_id
 
 
 def _receipt_of(request: Request) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from chat_service.guard import refuse_other_origins
 from chat_service.leased_stream import LEASE_S, LeasedStream
 from chat_service.message import Part, Request, Response, Takeover
-from chat_service.schema import Rules, username_in_path
+from chat_service.schema import Rules, is_message_id, username_in_path
 from chat_service.websocket import accept
 from workers.pool import WorkerPool
 
@@ -49,6 +49,9 @@ class StreamHandlers:
             stream = LeasedStream(self._pool, username, is_lease_known=False)
             return accept(request.id, request.headers, stream, self._write_s)
         last = request.headers.get("Last-Event-ID", "")
+        if not is_message_id(last):
+            # No message has it: the database need not be asked.
+            last = ""
         headers = dict(_HEADERS)
         if (origin := request.headers.get("Origin")) in self._allowed_origins:
             headers |= {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
 
 from chat_service import websocket
 from chat_service.leased_stream import LeasedStream
@@ -117,6 +119,83 @@ async def test_frames_that_break_the_rules_close_it_with_the_code_that_says_so(
                     data = frame.serialize(mask=True)
                     socket.transport.write(data)
                 assert await closed(socket) == code
+
+
+@pytest.mark.parametrize("kind", ["pings", "pongs", "nonsense", "unknown ids", "empty fragments"])
+async def test_a_flood_of_frames_is_closed_with_1008(
+    service: Service, chat: ChatClient, kind: str
+) -> None:
+    frames = {
+        "pings": Frame(Opcode.PING, b""),
+        "pongs": Frame(Opcode.PONG, b""),
+        "nonsense": Frame(Opcode.TEXT, b"x"),
+        "unknown ids": Frame(Opcode.TEXT, b'{"type":"ack","id":"x"}'),
+        "empty fragments": Frame(Opcode.CONT, b"", fin=False),
+    }
+    flood = frames[kind].serialize(mask=True) * 20_000
+    # However much it is sent, it reads on up to the close frame.
+    async with stream(service, max_queue=None) as socket:
+        if kind == "empty fragments":
+            # Few of them make a message; each of these is one of the flood's, too.
+            first = Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True)
+            last = Frame(Opcode.CONT, b"x").serialize(mask=True)
+            flood = (first + frames[kind].serialize(mask=True) * 50 + last) * 400
+        socket.transport.write(flood)
+        assert await closed(socket) == 1008
+    await chat.post("bob", "hello")
+    assert await chat.texts("bob") == ["hello"]
+
+
+async def test_each_message_may_be_acknowledged_alone(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "FRAMES_AT_ONCE", 2)
+    monkeypatch.setattr(websocket, "FRAMES_PER_S", 0)
+    for number in range(50):
+        await chat.post("bob", str(number))
+    async with stream(service) as socket:
+        received = [await message(socket) for _ in range(50)]
+        for each in received:
+            await acknowledge(socket, each["id"])
+
+        async def read() -> bool:
+            return await chat.metric("chat_messages_read_total") == 50
+
+        await eventually(read)
+
+
+async def test_floods_leave_the_loop_to_others_in_every_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without its other bound, which would end them soon.
+    monkeypatch.setattr(websocket, "FRAMES_AT_ONCE", 1 << 40)
+    flood = Frame(Opcode.PING, b"").serialize(mask=True) * 20_000
+    async with AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(stream(service)) for _ in range(4)]
+        # What the service's answers make of the client's own turns is nobody's fault here.
+        for socket in sockets:
+            socket.transport.pause_reading()
+        for socket in sockets:
+            socket.transport.write(flood)
+        longest, answered = 0.0, 0
+        protocol_sends = ServerProtocol.data_to_send
+
+        def count(self: ServerProtocol) -> list[bytes]:
+            nonlocal answered
+            data = protocol_sends(self)
+            answered += len(data)
+            return data
+
+        monkeypatch.setattr(ServerProtocol, "data_to_send", count)
+        while answered < 4 * 20_000:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+        # One socket's flood takes a fifth of a second, all that is read of one at once ten times
+        # less; a collection of garbage takes some of it.
+        assert longest < 0.1
+        for socket in sockets:
+            socket.transport.abort()
 
 
 async def test_an_acknowledgement_may_come_in_fragments(service: Service, chat: ChatClient) -> None:
