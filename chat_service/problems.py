@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from chat_service.message import Part, Response
+from workers.commands import Finished
 from workers.errors import (
     Draining,
     KeyInFlight,
@@ -144,6 +145,18 @@ def lease_over() -> Problem:
     """410: a lease that is unknown, over or another inbox's."""
     detail = "no such message of this inbox is on loan under this lease, or no longer"
     return Problem(410, "lease-over", "The lease is over", detail)
+
+
+def not_acknowledged(finished: Finished) -> Problem:
+    """410: an acknowledgement for which some or all of the messages are lost; names both."""
+    problem = lease_over()
+    problem.more = {"acknowledged": finished.acknowledged, "lost": finished.lost}
+    if finished.acknowledged:
+        problem.detail = (
+            f"could not acknowledge {len(finished.lost)} of these messages, because their lease is "
+            f"over; {len(finished.acknowledged)} are acknowledged"
+        )
+    return problem
 
 
 def no_receipt() -> Problem:

@@ -96,6 +96,10 @@ class Acknowledge(Struct, frozen=True, gc=False):
     ids: tuple[str, ...] | None = None
 
 
+class Finish(Acknowledge, frozen=True, gc=False):
+    """Acknowledge, and tell which of these messages are lost. Gives back a `Finished`."""
+
+
 class Release(Struct, frozen=True, gc=False):
     """End a lease of all its messages, or of these: unread again. Gives back how many."""
 
@@ -153,6 +157,30 @@ class Track(Struct, frozen=True, gc=False):
 
 class Revoke(Track, frozen=True, gc=False):
     """Take back a message while it is unread. Gives back its `Fate`, or None, as `Track`."""
+
+
+class Finished(Struct, frozen=True, gc=False):
+    """The outcome of a `Finish`.
+
+    `messages` is as for `Acknowledge`. `is_all` is set if every message that was asked for is
+    acknowledged, now or by an earlier call, and there is one, or none was asked for. Otherwise
+    `acknowledged` has the ids that are, and `lost` those that are not: their lease was over.
+    """
+
+    messages: int
+    is_all: bool
+    acknowledged: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+class Audit(Struct, frozen=True, gc=False):
+    """The ids of a lease's messages that were acknowledged, and of those that were lost.
+
+    Where nothing was lost, `acknowledged` is empty: nobody asks.
+    """
+
+    acknowledged: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 Errand: TypeAlias = Acknowledge | Release | Extend | Held | Resume | Track | Revoke
@@ -213,7 +241,7 @@ class KeyedBatch(Struct, frozen=True, gc=False):
     is_given: bool = False
 
 
-Outcome: TypeAlias = str | Stored | Slice | int | Fate | frozenset[str] | None
+Outcome: TypeAlias = str | Stored | Slice | int | Fate | Finished | frozenset[str] | None
 
 
 def delivery(lease: str, number: int = 0) -> str:

@@ -20,6 +20,8 @@ from workers.commands import (
     Count,
     Extend,
     Fate,
+    Finish,
+    Finished,
     Held,
     Key,
     Lease,
@@ -209,6 +211,10 @@ class WorkerPool:
 
         None are where the lease is unknown, over, or another inbox's. Raises as `read` does.
         """
+        return self._submit(command)
+
+    def finish(self, command: Finish) -> asyncio.Future[Finished]:
+        """Acknowledge, and tell which of these messages are lost. Raises as `read` does."""
         return self._submit(command)
 
     def held(self, command: Held) -> asyncio.Future[frozenset[str]]:

@@ -20,6 +20,8 @@ from workers.commands import (
     Acknowledge,
     Count,
     Extend,
+    Finish,
+    Finished,
     Held,
     Post,
     Read,
@@ -34,7 +36,7 @@ from workers.errors import Expired, OutcomeUnknown, ServiceError, StoreUnavailab
 from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
 from workers.releases import Releases
-from workers.store.base import Store
+from workers.store.base import Settled, Store
 from workers.ticket import Ticket
 from workers.tracing import Tracer
 from workers.waiting import ANY, Waiters
@@ -283,6 +285,10 @@ class Shard:
         (ticket,) = tickets
         now_ms, store, metrics = self._clock.now_ms(), self._store, self._metrics
         match ticket.command:
+            case Finish() as command:
+                settled = await store.acknowledge(command, now_ms)
+                metrics.acknowledged(settled.changed)
+                ticket.resolve(await self._audited(command, settled, now_ms))
             case Acknowledge() as command:
                 settled = await store.acknowledge(command, now_ms)
                 metrics.acknowledged(settled.changed)
@@ -308,6 +314,21 @@ class Shard:
                 ticket.resolve(await store.track(command, now_ms))
             case Post() | Read() | Count():
                 raise AssertionError("no errand")
+
+    async def _audited(self, command: Finish, settled: Settled, now_ms: int) -> Finished:
+        """The outcome of an acknowledgement, with what was lost."""
+        messages = settled.messages
+        if command.ids is not None and messages == len(set(command.ids)):
+            return Finished(messages, is_all=True)
+        try:
+            audit = await self._store.audit(command, now_ms)
+        except StoreUnavailable as error:
+            if not settled.changed:
+                raise
+            raise OutcomeUnknown(str(error)) from error
+        if messages and not audit.lost:
+            return Finished(messages, is_all=True)
+        return Finished(messages, False, audit.acknowledged, audit.lost)
 
     async def _count(self, tickets: list[Ticket]) -> None:
         """Answer the counts of a batch."""

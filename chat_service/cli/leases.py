@@ -8,6 +8,7 @@ from chat_service.cli.ends import End, Failed
 from chat_service.cli.output import span
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.types import Duration, NotEmpty
+from chat_service.client import LeaseOver
 
 
 @click.command()
@@ -61,14 +62,22 @@ def lease(talk: Talk, name: str, ttl: float, limit: int | None, wait: float) -> 
 def ack(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
     """Acknowledge messages of a lease, all of them or those named: they are read, and gone.
 
-    Exits with 1 where the lease is over: what it held is unread again.
+    Exits with 1 if any of them could not be acknowledged, because the lease of it was over: it is
+    unread again, or read. The others are acknowledged all the same.
 
     \b
     Examples:
       chat ack bob cddd139d4bd3a8bddd89fd598357ed28
       chat ack bob cddd139d4bd3a8bddd89fd598357ed28 01a20bdacd390000b765d1a0c4bde3d1
     """
-    count = talk.run(talk.chat.acknowledge(name, lease, ids or None))
+    try:
+        count = talk.run(talk.chat.acknowledge(name, lease, ids or None))
+    except LeaseOver as over:
+        if not over.acknowledged:
+            raise
+        lost = f"the lease of these messages was over: {' '.join(over.lost)}"
+        done = len(over.acknowledged)
+        raise Failed(End.NOTHING, f"{lost}; {done} acknowledged") from None
     talk.out.record(f"acknowledged {count}", acknowledged=count)
     return End.DONE
 

@@ -253,7 +253,7 @@ class ChatClient:
     async def acknowledge(self, username: str, lease: str, ids: Iterable[str] | None = None) -> int:
         """Mark messages of a lease that somebody took as read, all or these; how many are.
 
-        As `Lease.acknowledge`, by the lease's name.
+        Raises `LeaseOver` if any of them is lost. As `Lease.acknowledge`, by the lease's name.
         """
         return await end(self._http, _inbox(username), lease, "ack", ids)
 

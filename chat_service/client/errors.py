@@ -73,7 +73,14 @@ class ProblemError(ChatError):
 
 
 class LeaseOver(ProblemError):
-    """The lease has ended: its messages are unread again, or somebody else's by now."""
+    """The lease has ended: its messages are unread again, or somebody else's by now.
+
+    Of an acknowledgement it is raised if any message could not be acknowledged. `acknowledged` has
+    the ids of those that are, by this call or an earlier one, and `lost` the ids of the others.
+    """
+
+    acknowledged: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def problem_of(status: int, body: bytes) -> ProblemError:
@@ -88,7 +95,7 @@ def problem_of(status: int, body: bytes) -> ProblemError:
 def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
     """The problem of a document, as an answer of this status."""
     kind = str(document.get("type", "")).rpartition(":")[2]
-    return (LeaseOver if kind == "lease-over" else ProblemError)(
+    problem = (LeaseOver if kind == "lease-over" else ProblemError)(
         status,
         kind,
         str(document.get("title", "")),
@@ -98,6 +105,10 @@ def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
             for each in document.get("errors", ())
         ),
     )
+    if isinstance(problem, LeaseOver):
+        problem.acknowledged = tuple(map(str, document.get("acknowledged", ())))
+        problem.lost = tuple(map(str, document.get("lost", ())))
+    return problem
 
 
 def giving_up(reason: str, is_unclear: bool, key: str | None = None) -> ChatError:

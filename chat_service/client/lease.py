@@ -19,7 +19,8 @@ End: TypeAlias = Literal["ack", "release"]
 class Lease:
     """Some messages of one inbox, which nobody else is given until the lease is over.
 
-    As an async context manager it acknowledges what it still holds when the block is left, and
+    As an async context manager it acknowledges what it still holds when the block is left, which
+    raises `LeaseOver` if any of that is lost, and
     gives it back when the block raises or is cancelled. One without messages may be used like any
     other, and asks nothing of the service.
     """
@@ -57,10 +58,17 @@ class Lease:
     async def acknowledge(self, ids: Iterable[str] | None = None) -> int:
         """Mark these messages, or all that it still holds, as read; how many are.
 
-        Fewer than were named where some have expired. Raises `LeaseOver` where none is on loan any
-        more, `OutcomeUnknown` or `ServiceUnavailable`; may be repeated then, and when cancelled.
+        Raises `LeaseOver` if any of them could not be acknowledged: it names those that are and
+        those that are lost. Raises `OutcomeUnknown` or `ServiceUnavailable`; may be repeated then,
+        and when cancelled.
         """
-        return await self._settle("ack", ids)
+        named = list(self._held if ids is None else ids)
+        try:
+            return await self._settle("ack", named)
+        except LeaseOver:
+            # What became of each is told, and nothing of it is held any more.
+            self._forget(named)
+            raise
 
     async def release(self, ids: Iterable[str] | None = None) -> int:
         """Make these, or all that it still holds, unread again at once; how many are unread then.

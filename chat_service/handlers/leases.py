@@ -7,9 +7,9 @@ import msgspec
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
 from chat_service.parameters import TTL_MIN_S, Waits, read_options
-from chat_service.problems import FieldError, invalid, lease_over
+from chat_service.problems import FieldError, invalid, lease_over, not_acknowledged
 from chat_service.schema import LeaseBody, Rules, lease_of, username_in_path
-from workers.commands import Acknowledge, Extend, Lease, Release, delivery
+from workers.commands import Extend, Finish, Lease, Release, delivery
 from workers.pool import WorkerPool
 
 #: A lease lasts so long unless its taker says otherwise, in seconds.
@@ -47,8 +47,10 @@ class LeaseHandlers:
         """POST /chat/:username/ack: mark as read what a lease holds, or some of it."""
         username, asked = self._asked(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        messages = await self._pool.settle(Acknowledge(username, asked.lease, ids))
-        return _answer({"acknowledged": _some(messages, asked)})
+        finished = await self._pool.finish(Finish(username, asked.lease, ids))
+        if not finished.is_all:
+            raise not_acknowledged(finished)
+        return _answer({"acknowledged": finished.messages})
 
     async def release(self, request: Request) -> Response:
         """POST /chat/:username/release: make it unread again, at once."""

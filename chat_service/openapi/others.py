@@ -95,11 +95,12 @@ def operations() -> dict[str, Operation]:
         ),
         "POST /chat/:username/ack": _on_lease(
             "acknowledge-lease",
-            "They are read, and gone. It may be repeated. Of `ids` that are not all on loan any "
-            "more, those that are count.",
+            "They are read, and gone. It may be repeated. If any of them is not on loan any more "
+            "and was not acknowledged before, the answer is 410: it names those that are "
+            "acknowledged and those that are lost.",
             "LeasedMessages",
             answer(
-                "How many are read by this lease.",
+                "How many are read by this lease: all that were asked for.",
                 schema_of("Acknowledged"),
                 {"acknowledged": 1},
             ),

@@ -168,6 +168,16 @@ def _problem() -> Object:
         claimed=happened,
         changed=happened,
         id={"type": "string", "description": "The message's, if it was stored after all."},
+        acknowledged={
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "The ids that are acknowledged, where others are lost.",
+        },
+        lost={
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "The ids that could not be acknowledged.",
+        },
         fate={"enum": list(get_args(Status)), "description": "What became of the message."},
     )
     return {**document, "description": "An error, as RFC 9457 has it."}

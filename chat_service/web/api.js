@@ -22,6 +22,7 @@ export class Problem extends Error {
     this.detail = detail;
     this.fields = document?.errors ?? [];
     this.fate = document?.fate;
+    this.acknowledged = document?.acknowledged ?? [];
     this.requestId = document?.instance ?? response.headers.get("X-Request-Id");
     const after = response.headers.get("Retry-After");
     this.retryAfterS = after === null ? null : Number(after) || 1;

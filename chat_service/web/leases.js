@@ -116,7 +116,11 @@ class Lease {
         return;
       }
       this.#leave(ids);
-      const words = ids.length === 1
+      const done = error.acknowledged.length;
+      const words = done > 0
+        ? `${counted(done, "message")} acknowledged: read, and gone. ${counted(ids.length - done, "message")} `
+          + "could not be acknowledged, because the lease was over."
+        : ids.length === 1
         ? "That message is not on loan any more: it expired, or its lease is over."
         : "The lease is over.";
       this.#inbox.tell(words);

@@ -20,6 +20,7 @@ from tests.support.documents import Stored
 from workers.claims import Claims
 from workers.commands import (
     Acknowledge,
+    Audit,
     Claim,
     Fate,
     KeyedBatch,
@@ -257,6 +258,19 @@ class AcknowledgesNothing(Database):
         return Settled(len(leased), len(leased))
 
 
+class HidesALoss(SimulatedStore):
+    async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        return Audit()
+
+
+class ForgetsALossThatIsLeasedAgain(Database):
+    def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        audit = super().audit(command, now_ms)
+        mine = {stored.post.id for stored in self._of_lease(command)}
+        lost = tuple(each for each in audit.lost if each in mine)
+        return Audit(audit.acknowledged if lost else (), lost)
+
+
 class ReadsWhatIsOnLoan(Database):
     def claim(self, claim: Claim, ids: Sequence[str]) -> None:
         if claim.lease_ms is None:
@@ -437,6 +451,9 @@ BUGS = (
     _bug(CarriesOutWhatItRefused, "phantom"),
     _bug(AcknowledgesHoweverLate, "overtime"),
     _bug(AcknowledgesNothing, "duplicated"),
+    _bug(HidesALoss, "hidden"),
+    # Acknowledged in part, run out, and leased by another before the rest is acknowledged.
+    _bug(ForgetsALossThatIsLeasedAgain, "hidden")._replace(steps={"post": 2, "lease": 3}),
     _bug(ReadsWhatIsOnLoan, "on loan"),
     _bug(LendsForLongerThanItLives, "overtime"),
     _bug(NeverEndsALease, "lost"),

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tests.faults.history import Got, History, Inquiry, Outcome, Posted, Settlement
 from workers.commands import (
-    Acknowledge,
     Extend,
     Fate,
+    Finish,
+    Finished,
     Key,
     Lease,
     Release,
@@ -27,7 +28,7 @@ from workers.commands import (
 from workers.errors import NotExecuted, OutcomeUnknown
 from workers.pool import WorkerPool
 
-T = TypeVar("T", str, Stored, Slice, int, Fate | None)
+T = TypeVar("T", str, Stored, Slice, int, Finished, Fate | None)
 
 #: Why a request is cancelled where its node dies.
 KILLED = "killed"
@@ -271,8 +272,13 @@ class Callers:
         match number:
             case 0 | 1 | 2:
                 await self._settle_surely(node, "acknowledge", user, name)
-            case 3 | 4:
+            case 3:
                 await self._settle_surely(node, "acknowledge", user, name, some)
+            case 4:
+                await self._settle_surely(node, "acknowledge", user, name, some)
+                # The rest may be another's by then.
+                await asyncio.sleep(ttl_s)
+                await self._settle_surely(node, "acknowledge", user, name)
             case 5:
                 await self._settle(node, "release", user, name, some)
                 await self._settle_surely(node, "acknowledge", user, name)
@@ -307,10 +313,10 @@ class Callers:
         ttl_s: float = 0.0,
         last: str = "",
     ) -> Settlement:
-        command: Acknowledge | Release | Extend | Resume
+        command: Release | Extend | Resume
+        if what == "acknowledge":
+            return await self._acknowledge(node, Finish(user, name, ids))
         match what:
-            case "acknowledge":
-                command = Acknowledge(user, name, ids)
             case "release":
                 command = Release(user, name, ids)
             case "extend":
@@ -326,6 +332,21 @@ class Callers:
         settlement = Settlement(
             *(what, user, name, began, self._loop.time(), outcome),  # type: ignore[arg-type]
             *(count or 0, ids, ttl_s, last),
+        )
+        self._history.settlements.append(settlement)
+        return settlement
+
+    async def _acknowledge(self, node: Process, command: Finish) -> Settlement:
+        began = self._loop.time()
+        outcome, finished, _ = await _asked(node, lambda: node.pool.finish(command))
+        finished = finished or Finished(0, is_all=False)
+        settlement = Settlement(
+            *("acknowledge", command.username, command.lease, began, self._loop.time(), outcome),
+            # What a client is told where not all are.
+            finished.messages if finished.is_all else len(finished.acknowledged),
+            command.ids,
+            is_all=finished.is_all,
+            acknowledged=frozenset(finished.acknowledged),
         )
         self._history.settlements.append(settlement)
         return settlement

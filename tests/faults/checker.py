@@ -48,6 +48,7 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     overtime: acknowledged when its lease was over  forgotten: not acknowledged in time
     excess: a stream acknowledged what it had not   impatient: it did not wait to the end
     revoked: taken back, and read                   untrue: what a sender was told was not so
+    hidden: an acknowledgement of all, though a part was lost
 
     A message that was acknowledged and is in no read is `undelivered`, and not lost, where a
     read of its inbox got no answer, and may have taken it. An answer that says `unknown` is no

@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.faults.history import Got, History, Outcome, Posted, Settlement
 from tests.support.load import Connection
@@ -277,10 +277,13 @@ class Crowd:
             return False
         # The lease is over: that is an answer, too.
         outcome: Outcome = "ok" if answer.status == 410 else answer.outcome
-        messages = json.loads(answer.body)["acknowledged"] if answer.status == 200 else 0
+        told: Any = json.loads(answer.body)["acknowledged"] if answer.status in (200, 410) else ()
         self.history.settlements.append(
             Settlement(
-                *("acknowledge", user, lease, answer.began, answer.ended, outcome, messages, ids)
+                *("acknowledge", user, lease, answer.began, answer.ended, outcome),
+                *(told if answer.status == 200 else len(told), ids),
+                is_all=answer.status == 200,
+                acknowledged=frozenset(told if answer.status == 410 else ()),
             )
         )
         return outcome == "ok"

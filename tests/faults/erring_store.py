@@ -14,6 +14,7 @@ from tests.faults.replica import Database
 from tests.support.documents import Stored, found_of
 from workers.commands import (
     Acknowledge,
+    Audit,
     Claim,
     Extend,
     Fate,
@@ -134,6 +135,9 @@ class SimulatedStore:
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         return await self._read(lambda token: self._database.acknowledge(command, now_ms, token))
+
+    async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        return await self._seen(lambda: self._database.audit(command, now_ms))
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:
         settled = await self._read(lambda token: self._database.resume(command, now_ms, token))

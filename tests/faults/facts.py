@@ -155,6 +155,25 @@ class Loans:
             for message_id in self.concerned(each)
         }
 
+    def returned_before(self, settlement: Settlement) -> set[str]:
+        """What may have been given back under this lease before."""
+        return {
+            message_id
+            for each in self._settlements[settlement.lease]
+            if each.began < settlement.ended
+            and each.what == "release"
+            and each.outcome != "refused"
+            for message_id in self.concerned(each)
+        }
+
+    def _is_said_to_be_read(self, settlement: Settlement, message_id: str) -> bool:
+        """Whether the answer says that this message is acknowledged."""
+        if settlement.outcome != "ok":
+            return False
+        if message_id in settlement.acknowledged:
+            return True
+        return bool(settlement.is_all) and message_id not in self.returned_before(settlement)
+
     def loan(self, read: Got, message_id: str, message: Sent) -> Loan:
         """What became of one message of a delivery."""
         free_from = earliest(read, self._longest_s) + read.ttl_s
@@ -171,8 +190,10 @@ class Loans:
             is_whole = each.outcome == "ok" and each.messages >= len(concerned)
             match each.what:
                 case "acknowledge":
-                    is_read = is_read or is_whole
-                    may_be_read = may_be_read or each.outcome != "ok" or each.messages > 0
+                    is_read |= is_whole or self._is_said_to_be_read(each, message_id)
+                    is_told = each.outcome == "ok" and each.is_all is False
+                    some = is_read if is_told else each.messages > 0
+                    may_be_read |= each.outcome != "ok" or some
                 case "resume":
                     may_be_read = may_be_read or each.outcome != "ok" or each.messages > 0
                 case "release":

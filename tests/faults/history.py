@@ -54,7 +54,8 @@ class Settlement(NamedTuple):
     """What a consumer did with what it has on loan: all of the lease, or these ids.
 
     `lease` is its name. A resume names the `last` message of the stream with that lease.
-    `messages` is the answer: how many.
+    `messages` is the answer: how many. An acknowledgement is told besides whether all that it is
+    about is acknowledged, and if not, what is.
     """
 
     what: Literal["acknowledge", "release", "extend", "resume"]
@@ -67,6 +68,8 @@ class Settlement(NamedTuple):
     ids: tuple[str, ...] | None = None
     ttl_s: float = 0.0
     last: str = ""
+    is_all: bool | None = None
+    acknowledged: frozenset[str] = frozenset()
 
 
 class Inquiry(NamedTuple):

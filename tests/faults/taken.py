@@ -78,12 +78,27 @@ class Taken(Evidence):
                 if each.messages > len(concerned):
                     yield Violation("excess", f"{each} of {concerned}")
             elif each.what != "release":
+                yield from self._hidden(each, concerned)
                 loans = {
                     message_id: self._borrowed[each.lease, message_id][-1]
                     for message_id in concerned
                     if (each.lease, message_id) in self._borrowed
                 }
                 yield from self._counted(each, loans)
+
+    def _hidden(self, settlement: Settlement, concerned: set[str]) -> Iterator[Violation]:
+        """A success never hides a loss: what was over, and not acknowledged before, is named."""
+        if not settlement.is_all:
+            return
+        excused = (
+            self._loans.settled_before(settlement)
+            | self._loans.maybe_resumed(settlement)
+            | self._loans.returned_before(settlement)
+        )
+        for message_id in concerned - excused:
+            loans = self._borrowed.get((settlement.lease, message_id))
+            if loans and loans[-1].over_upto + self._late_s < settlement.began:
+                yield Violation("hidden", f"{message_id} in {settlement}: {loans}")
 
     def _counted(self, settlement: Settlement, loans: Mapping[str, Loan]) -> Iterator[Violation]:
         """An acknowledgement counts what it holds or has acknowledged, and nothing else."""

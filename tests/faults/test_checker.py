@@ -124,6 +124,18 @@ def test_what_was_acknowledged_in_time_is_never_given_again() -> None:
     assert kinds(*loan, settled("acknowledge", 17, 2), got(20)) == {"overtime"}
 
 
+def test_a_success_that_hides_a_loss_is_caught() -> None:
+    posts = (post("a", 0), post("b", 2), lent(4, "a", "b"))
+    part = settled("acknowledge", 6, 1, ids=("a",), is_all=True)
+    assert kinds(*posts, part, settled("acknowledge", 17, 1, is_all=True), got(20)) == {"hidden"}
+    told = settled("acknowledge", 17, 1, is_all=False, acknowledged=frozenset("a"))
+    assert kinds(*posts, part, told, got(20, "b")) == set()
+    given_back = settled("release", 8, 1, ids=("b",))
+    all_else = settled("acknowledge", 17, 1, is_all=True)
+    assert kinds(*posts, part, given_back, all_else, got(20, "b")) == set()
+    assert kinds(*posts, part, told, got(20, "a", "b")) == {"duplicated"}
+
+
 def test_a_lease_is_over_with_its_message() -> None:
     loan = (post("a", 0, lifetime_s=5), lent(2, "a"))
     assert kinds(*loan, settled("acknowledge", 7, 0), got(20)) == set()

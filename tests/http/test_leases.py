@@ -140,3 +140,47 @@ async def test_a_ttl_that_is_no_number_of_seconds_is_refused(chat: ChatClient, t
 async def test_a_body_that_is_no_object_is_refused(chat: ChatClient, body: bytes) -> None:
     for what in ("ack", "release", "extend"):
         assert (await chat.request("POST", f"/chat/bob/{what}", body)).code == 400
+
+
+@pytest.mark.parametrize("names_ids", [False, True])
+async def test_a_success_never_hides_that_a_message_is_lost(
+    chat: ChatClient, names_ids: bool
+) -> None:
+    ids = [await chat.post("bob", "stays"), await chat.post("bob", "goes")]
+    lease = (await take(chat, "?ttl=1.5"))["lease"]
+    assert await ask(chat, "ack", lease=lease, ids=ids[:1]) == (200, {"acknowledged": 1})
+    named = ids if names_ids else None
+    # First another lease has what was lost, then it is read.
+    again = await take(chat, "?ttl=30&wait=10")
+    for _ in range(2):
+        code, problem = await ask(chat, "ack", lease=lease, ids=named)
+        assert (code, problem["type"].rpartition(":")[2]) == (410, "lease-over")
+        assert (problem["acknowledged"], problem["lost"]) == (ids[:1], ids[1:])
+        await ask(chat, "ack", lease=again["lease"])
+    assert await ask(chat, "ack", lease=lease, ids=ids[:1]) == (200, {"acknowledged": 1})
+
+
+async def test_what_is_on_loan_is_acknowledged_beside_what_is_lost(chat: ChatClient) -> None:
+    ids = [await chat.post("bob", "short", 1), await chat.post("bob", "long")]
+    lease = (await take(chat))["lease"]
+
+    async def expired() -> bool:
+        return await chat.metric("chat_messages_expired_unread_total") == 1
+
+    await eventually(expired)
+    for _ in range(2):
+        code, problem = await ask(chat, "ack", lease=lease)
+        assert (code, problem["acknowledged"], problem["lost"]) == (410, ids[1:], ids[:1])
+    assert await chat.metric("chat_messages_read_total") == 1
+
+
+async def test_what_was_given_back_is_not_lost(chat: ChatClient) -> None:
+    ids = [await chat.post("bob", text) for text in "abc"]
+    lease = (await take(chat))["lease"]
+    assert await ask(chat, "release", lease=lease, ids=ids[:1]) == (200, {"released": 1})
+    other = (await take(chat))["lease"]
+    assert await ask(chat, "ack", lease=other) == (200, {"acknowledged": 1})
+    assert await ask(chat, "ack", lease=lease) == (200, {"acknowledged": 2})
+    assert await ask(chat, "ack", lease=lease, ids=[]) == (200, {"acknowledged": 0})
+    code, problem = await ask(chat, "ack", lease=lease, ids=[ids[0], "junk", ids[1], ids[1]])
+    assert (code, problem["acknowledged"], problem["lost"]) == (410, [ids[1]], [ids[0], "junk"])

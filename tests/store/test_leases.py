@@ -7,6 +7,7 @@ from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
+    Audit,
     Claim,
     Extend,
     Held,
@@ -188,3 +189,62 @@ async def test_a_stream_that_names_what_nobody_knows_acknowledges_nothing(
         assert await any_store.resume(Resume("bob", last), now_ms) == (0, 0)
     await lease(any_store, [post], now_ms)
     assert await any_store.resume(Resume("eve", post.id), now_ms) == (0, 0)
+
+
+async def test_an_audit_names_what_a_lease_lost(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    read, short, again, returned = (
+        new_post(),
+        new_post(timeout_s=5),
+        new_post(timeout_s=5),
+        new_post(),
+    )
+    now_ms = clock.now_ms()
+    await any_store.insert([read, short, again, returned])
+    await lease(any_store, [read, short, again, returned], now_ms)
+    whole, some = Acknowledge("bob", "ours"), Acknowledge("bob", "ours", (read.id, short.id))
+    assert await any_store.audit(whole, now_ms) == Audit()
+    await any_store.return_lease(Release("bob", "ours", (returned.id,)), now_ms)
+    assert await any_store.acknowledge(Acknowledge("bob", "ours", (read.id,)), now_ms) == (1, 1)
+    late_ms = now_ms + 5001
+    for command in (whole, some):
+        # Before anything has noticed that the lease of it is over.
+        assert await any_store.acknowledge(command, late_ms) == (1, 0)
+    assert await any_store.audit(some, late_ms) == Audit((read.id,), (short.id,))
+    audit = await any_store.audit(whole, late_ms)
+    assert (audit.acknowledged, sorted(audit.lost)) == ((read.id,), sorted([short.id, again.id]))
+    await any_store.end_leases(late_ms)
+    audit = await any_store.audit(whole, late_ms)
+    assert (audit.acknowledged, sorted(audit.lost)) == ((read.id,), sorted([short.id, again.id]))
+
+
+async def test_an_audit_knows_what_another_lease_took_since(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    read, relet, returned = new_post(), new_post(), new_post()
+    posts, now_ms = [read, relet, returned], clock.now_ms()
+    await any_store.insert(posts)
+    await lease(any_store, posts, now_ms)
+    await any_store.acknowledge(Acknowledge("bob", "ours", (read.id,)), now_ms)
+    await any_store.return_lease(Release("bob", "ours", (returned.id,)), now_ms)
+    await any_store.end_leases(now_ms + LEASE_MS + 1)
+    for number in range(3):
+        other = new_claim(["bob"], [relet.id, returned.id], now_ms, lease_ms=LEASE_MS)
+        other = replace(other, token=delivery(f"another{number}"))
+        await any_store.claim(other)
+        audit = await any_store.audit(Acknowledge("bob", "ours"), now_ms)
+        assert audit == Audit((read.id,), (relet.id,))
+        await any_store.end_leases(now_ms + LEASE_MS + 1)
+    assert await any_store.audit(Acknowledge("eve", "ours"), now_ms) == Audit()
+
+
+async def test_a_stream_has_not_lost_what_it_was_delivered_again(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(), clock.now_ms()
+    await any_store.insert([post])
+    await lease(any_store, [post], now_ms, number=1)
+    await any_store.end_leases(now_ms + LEASE_MS + 1)
+    await lease(any_store, [post], now_ms, number=2)
+    assert await any_store.audit(Acknowledge("bob", "ours"), now_ms) == Audit()

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from workers.commands import (
     Acknowledge,
+    Audit,
     Claim,
     Extend,
     Fate,
@@ -33,7 +34,8 @@ from workers.store.base import Ended, Found, Insertion, Settled
 @dataclass
 class Stored:
     """A document. `token` is that of the claim, `lease` that of the last lease; `acknowledged`
-    where that lease ended so. `mark` is that of the call that expired or revoked it.
+    where that lease ended so, `returned` where it was given back; `lost_by` are the leases that ran
+    out before it. `mark` is that of the call that expired or revoked it.
     """
 
     post: Post
@@ -45,6 +47,8 @@ class Stored:
     until_ms: int | None = None
     again: bool = False
     acknowledged: bool = False
+    returned: bool = False
+    lost_by: tuple[str, ...] = ()
     expired: bool = False
     mark: str = ""
     revoked_ms: int | None = None
@@ -129,6 +133,8 @@ class Documents:
                     lease=claim.token,
                     until_ms=until_ms,
                     again=bool(stored.lease),
+                    returned=False,
+                    lost_by=stored.lost_by + ((stored.lease,) if _has_run_out(stored) else ()),
                 )
 
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
@@ -159,7 +165,9 @@ class Documents:
                 or (claim.token == stored.lease and stored.until_ms is not None)
             ]
         for stored in mine:
-            self.change(stored, unread=True, token="", key="", until_ms=None)
+            # Its lease has not lost what nobody was given.
+            returned = stored.returned or claim.lease_ms is not None
+            self.change(stored, unread=True, token="", key="", until_ms=None, returned=returned)
         return len(mine)
 
     def remember(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
@@ -219,11 +227,28 @@ class Documents:
             return Settled(changed, changed)
         return Settled(sum(each.acknowledged for each in leased), changed)
 
+    def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        leased = self._of_lease(command)
+        acknowledged = tuple(each.post.id for each in leased if each.acknowledged)
+        if command.ids is not None:
+            return Audit(
+                acknowledged, tuple(each for each in command.ids if each not in acknowledged)
+            )
+        lost = [each for each in leased if _has_run_out(each) and not _lasts(each, now_ms)]
+        lost += [
+            stored
+            for stored in self.documents.values()
+            if stored.post.username == command.username
+            and not stored.lease.startswith(command.lease + ".")
+            and any(each.startswith(command.lease + ".") for each in stored.lost_by)
+        ]
+        return Audit(acknowledged if lost else (), tuple(each.post.id for each in lost))
+
     def return_lease(self, command: Release, now_ms: int) -> Settled:
         leased = self._of_lease(command)
         mine = [each for each in leased if _lasts(each, now_ms)]
         for stored in mine:
-            self.change(stored, unread=True, until_ms=None)
+            self.change(stored, unread=True, until_ms=None, returned=True)
         return Settled(len(mine) or sum(each.unread for each in leased), len(mine))
 
     def extend(self, command: Extend, now_ms: int) -> int:
@@ -356,6 +381,11 @@ def found_of(unread: Sequence[Post], usernames: Sequence[str], limit: int) -> Fo
         return Found(messages, set(usernames))
     last = unread[limit - 1].username
     return Found(messages, {username for username in usernames if username < last})
+
+
+def _has_run_out(stored: Stored) -> bool:
+    """Whether its lease, if that is over, ended by itself."""
+    return bool(stored.lease) and not stored.acknowledged and not stored.returned
 
 
 def _lasts(stored: Stored, now_ms: int) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tests.support.documents import Documents, found_of
 from workers.commands import (
     Acknowledge,
+    Audit,
     Claim,
     Extend,
     Fate,
@@ -95,6 +96,10 @@ class MemoryStore:
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         await self._call("acknowledge")
         return self.data.acknowledge(command, now_ms, secrets.token_hex(16))
+
+    async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        await self._call("audit")
+        return self.data.audit(command, now_ms)
 
     async def return_lease(self, command: Release, now_ms: int) -> Settled:
         await self._call("return lease")

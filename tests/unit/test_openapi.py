@@ -22,6 +22,7 @@ from config import Settings
 from config.settings import PROJECT_ROOT
 from tests.support.contract import Contract, document_of, routes_of
 from workers import errors
+from workers.commands import Finished
 
 SETTINGS = Settings(mongo_uri="mongodb://nobody")
 DOCUMENT = json.loads(document_of(SETTINGS))
@@ -91,7 +92,12 @@ def test_what_takes_messages_says_so() -> None:
 
 def all_problems() -> Iterator[Problem]:
     """One of each kind that the service can answer with."""
-    sample = {"FieldError": FieldError("x", "y"), "str": "x", "int": 1}
+    sample = {
+        "FieldError": FieldError("x", "y"),
+        "str": "x",
+        "int": 1,
+        "Finished": Finished(1, False),
+    }
     for _, function in getmembers(problems, isfunction):
         parameters = signature(function).parameters.values()
         if function.__module__ == problems.__name__ and signature(function).return_annotation in (

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from workers.commands import (
     Acknowledge,
+    Audit,
     Claim,
     Extend,
     Fate,
@@ -133,6 +134,14 @@ class Store(Protocol):
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         """Mark leased messages as read, as long as their lease lasts. Safe to repeat."""
+        ...
+
+    async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        """Which messages of a lease are lost: neither acknowledged nor given back in time.
+
+        For a command that `acknowledge` has carried out at the same time. A message that has been
+        purged since is not known any more. Without `ids` of at most thousands of them.
+        """
         ...
 
     async def return_lease(self, command: Release, now_ms: int) -> Settled:

@@ -2,7 +2,9 @@
 
 A message on loan has `lease: {token, at, by, until}` and is not unread. Without `until` the lease
 is over, and its token says who had the message last: an acknowledgement that is repeated, and a
-stream that comes again, are known by it.
+stream that comes again, are known by it. `lease.returned` says that it was given back on purpose.
+Of one that ran out, the next lease moves the token to `lost_by`: an acknowledgement of the whole
+lease learns from it that it comes too late for this message.
 """
 
 import secrets
@@ -11,18 +13,20 @@ from typing import Any
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
 
-from workers.commands import Acknowledge, Extend, Held, Release, Resume
+from workers.commands import Acknowledge, Audit, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
 from workers.store.database import Database, read_errors, write_failure
 from workers.store.driver import Document
-from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX
+from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
 #: Messages looked at in one sweep; the next one comes soon.
 _SWEEP_MAX = 5000
 #: A message whose life ended less than this ago becomes unread for `expire` to find: clocks of
 #: nodes may differ a little. In ms.
 _MARGIN_MS = 1000
+#: Most messages that an audit names.
+_AUDIT_MAX = 5000
 
 
 class Leases(Database):
@@ -37,6 +41,38 @@ class Leases(Database):
         # What it held and is read: acknowledged before.
         return await self._and_before({**selection, "claim.acknowledged": True}, hint, changed)
 
+    async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        """See `workers.store.base.Store.audit`."""
+        selection, hint = _of_lease(command)
+        acknowledged = {**selection, "claim.acknowledged": True}
+        with self._operation("lease"), read_errors():
+            if command.ids is not None:
+                found = await self._named(acknowledged, hint)
+                mine = set(found)
+                return Audit(found, tuple(each for each in command.ids if each not in mine))
+            over: Document = {
+                "claim.acknowledged": {"$ne": True},
+                "lease.returned": {"$ne": True},
+                # What a stream has been delivered since is not lost.
+                "$nor": [_lasts(now_ms)],
+            }
+            lost = await self._named({**selection, **over}, hint)
+            numbers = _numbers(command)
+            since = {
+                "username": command.username,
+                "lost_by": {"$elemMatch": numbers},
+                # A stream may have got it again.
+                "lease.token": {"$not": numbers},
+            }
+            lost = (*lost, *await self._named(since, LOST_INDEX))
+            return Audit(await self._named(acknowledged, hint) if lost else (), lost)
+
+    async def _named(self, selection: Document, hint: str) -> tuple[str, ...]:
+        documents = await self._majority.find(
+            selection, projection={"_id": 1}, hint=hint, limit=_AUDIT_MAX
+        ).to_list(None)
+        return tuple(document["_id"] for document in documents)
+
     async def return_lease(self, command: Release, now_ms: int) -> Settled:
         """See `workers.store.base.Store.return_lease`."""
         selection, hint = _of_lease(command)
@@ -44,7 +80,10 @@ class Leases(Database):
         async def write() -> int:
             result = await self._messages.update_many(
                 {**selection, **_lasts(now_ms), **self._in_time(now_ms)},
-                {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
+                {
+                    "$set": {"unread": True, "lease.returned": True},
+                    "$unset": {"lease.until": ""},
+                },
                 hint=hint,
             )
             return result.modified_count
@@ -195,15 +234,16 @@ class Leases(Database):
 
 def _of_lease(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
     """The messages of a lease, or those of them that are named, and the index to find them by."""
-    selection: dict[str, Any] = {
-        "username": command.username,
-        # All numbers of it: the slash follows the dot.
-        "lease.token": {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"},
-    }
+    selection: dict[str, Any] = {"username": command.username, "lease.token": _numbers(command)}
     if isinstance(command, Extend | Held) or command.ids is None:
         return selection, LEASE_INDEX
     selection["_id"] = {"$in": list(command.ids)}
     return selection, "_id_"
+
+
+def _numbers(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:
+    """All tokens of a lease: the slash follows the dot."""
+    return {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"}
 
 
 def _lasts(now_ms: int) -> dict[str, Any]:

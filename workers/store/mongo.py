@@ -37,6 +37,8 @@ REPLY_CHARS_MAX = 2 << 20
 DOCUMENT_BYTES_MAX = 16 << 20
 #: A post that is repeated may ask for a receipt each time; so many are known at once.
 RECEIPTS_MAX = 8
+#: Leases that ran out, of which a message knows.
+_LOST_MAX = 64
 
 _DUPLICATE_KEY = 11000
 #: Write errors that say that the document itself is at fault; all others pass.
@@ -236,7 +238,11 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
         selection = {"username": one_of(claim.usernames), "_id": {"$in": list(ids)}}
         if claim.lease_ms is not None:
             # As any lease that ends; the sweep does the same where this is not answered.
-            unread: Document = {"$set": {"unread": True}, "$unset": {"lease.until": ""}}
+            unread: Document = {
+                # Its lease has not lost what nobody was given.
+                "$set": {"unread": True, "lease.returned": True},
+                "$unset": {"lease.until": ""},
+            }
             selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
         elif claim.key and not claim.token:
             # Any claim for the key that was made before this.
@@ -274,7 +280,17 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
             again = {"$ne": [{"$type": "$lease"}, "missing"]}
             lease = {"token": claim.token, "at": at_ms, "by": self._node, "until": end}
             lease["again"] = again
-            return [{"$set": {"lease": lease}}, {"$unset": "unread"}]
+            # The lease before this one, if it ran out.
+            before = {"$ifNull": ["$lost_by", []]}
+            has_run_out = {"$and": [again, {"$ne": ["$lease.returned", True]}]}
+            lost_by = {
+                "$cond": [
+                    has_run_out,
+                    {"$slice": [{"$concatArrays": [before, ["$lease.token"]]}, -_LOST_MAX]},
+                    {"$ifNull": ["$lost_by", "$$REMOVE"]},
+                ]
+            }
+            return [{"$set": {"lease": lease, "lost_by": lost_by}}, {"$unset": "unread"}]
         claimed = {"token": claim.token, "at": at_ms, "by": self._node}
         if claim.key:
             claimed["key"] = claim.key

@@ -7,8 +7,9 @@ In `messages`:
 A claim removes `unread` and adds `claim: {token, at, by}`; expiry unread removes `unread` and
 adds `expired`, the sweep that marked it. A lease removes `unread` and adds
 `lease: {token, at, by, until}`; when it ends, `until` goes and the message is claimed, unread or
-expired. Only messages that carry `unread` are in the inbox index, so a read costs what is unread,
-whatever the history. The TTL index frees what is past `purge_at`; no promise rests on it.
+expired. `lost_by` has the tokens of earlier leases that ran out. Only messages that carry `unread`
+are in the inbox index, so a read costs what is unread, whatever the history. The TTL index frees
+what is past `purge_at`; no promise rests on it.
 
 A message with a receipt or an idempotency key has `receipts: [hash]`, `key: {hash, body}` and
 `kept: true`, and its `purge_at` is null. Some time after its end it loses `text` and `kept` and
@@ -36,6 +37,7 @@ KEY_INDEX = "idempotency"
 KEPT_INDEX = "kept"
 LEASE_INDEX = "leases"
 LEASE_END_INDEX = "lease_ends"
+LOST_INDEX = "lost_leases"
 
 _EXISTS = {"$exists": True}
 
@@ -63,6 +65,10 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         LEASE_END_INDEX: {
             "key": {"lease.until": 1},
             "partialFilterExpression": {"lease.until": _EXISTS},
+        },
+        LOST_INDEX: {
+            "key": {"lost_by": 1},
+            "partialFilterExpression": {"lost_by": _EXISTS},
         },
     },
     READS: {PURGE_INDEX: {"key": {"until": 1}, "expireAfterSeconds": 60}},
