@@ -293,8 +293,9 @@ class Service:
     async def _readiness(self) -> Readiness:
         database = await self._database_answers.get()
         # Asked of nobody else: a drain shows at once.
+        indexes = self._store is not None and self._store.indexes.fault is None
         workers = self._pool is not None and self._pool.is_alive
-        return Readiness(database, workers, self._is_accepting)
+        return Readiness(database, indexes, workers, self._is_accepting)
 
     async def _ask_database(self) -> bool:
         if self._store is None:

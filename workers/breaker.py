@@ -6,7 +6,7 @@ probes the database while it is open.
 
 import structlog
 
-from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,9 @@ class Breaker:
 
     def observe(self, outcome: ServiceError | None) -> None:
         """Take note of how an operation ended; None for one that was answered."""
+        if isinstance(outcome, IndexMissing):
+            # It answers, and other operations need no index.
+            return
         if not isinstance(outcome, StoreUnavailable | OutcomeUnknown):
             self._failures = 0
             return

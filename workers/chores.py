@@ -38,6 +38,8 @@ RELEASE_EVERY_S = 0.25
 #: in seconds.
 LEASES_EVERY_S = 0.25
 RECKON_EVERY_S = 1.0
+#: How often the store is asked whether an index was missed, in seconds. It looks less often.
+INDEXES_EVERY_S = 0.25
 #: How often messages are looked for that somebody waits for, while the database tells of arrivals
 #: by itself, and while it does not. In seconds.
 LOOK_EVERY_S = (5.0, 1.0)
@@ -89,6 +91,7 @@ class Chores:
             "listen": (PROBE_EVERY_S, self._listen),
             "look": (LOOK_EVERY_S[1], self._look_now_and_then),
             "probe": (PROBE_EVERY_S, self._probe),
+            "indexes": (INDEXES_EVERY_S, self._store.keep_indexes),
             "clock": (CLOCK_EVERY_S, self._follow_clock),
         }
         self.tasks = [

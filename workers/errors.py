@@ -6,6 +6,7 @@
     │   ├── Draining         the service is stopping
     │   ├── Expired          the deadline passed before its turn came
     │   ├── StoreUnavailable the database was not reached
+    │   │   └── IndexMissing it was, and lacks an index that this needs
     │   ├── Rejected         the database cannot hold this message
     │   ├── KeyInFlight      a request with this idempotency key is not answered yet
     │   └── KeyReused        its idempotency key was used for something else
@@ -44,6 +45,10 @@ class StoreUnavailable(NotExecuted):
     def __init__(self, reason: str, *, is_away: bool = False) -> None:
         super().__init__(reason)
         self.is_away = is_away
+
+
+class IndexMissing(StoreUnavailable):
+    """Raised when the database lacks an index; the store makes it again."""
 
 
 class Rejected(NotExecuted):

@@ -97,6 +97,12 @@ class WorkerMetrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.indexes_missing = Gauge(
+            "chat_indexes_missing",
+            "1 while an index of the database is missing or is not what it must be.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.unknown = Counter(
             "chat_outcomes_unknown_total",
             "Requests answered 503 because their outcome is not known.",

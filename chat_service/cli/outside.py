@@ -14,6 +14,8 @@ from workers.store.checkup import Finding
 _WITHIN_S = 2.0
 #: Above these, in seconds, something is wrong.
 _LAG_S, _OFFSET_S = 0.1, 1.0
+#: What a service that is ready says of itself.
+_PARTS = ("database", "indexes", "workers", "accepting")
 
 
 async def port(host: str, number: int, names: tuple[str, str] = NAMES) -> Finding:
@@ -51,11 +53,11 @@ async def service(url: str) -> AsyncIterator[Finding]:
     if readiness is None:
         yield Finding("ready", "fail", f"{shown}/readyz does not answer as a service of ours does")
         return
-    lacking = [part for part in ("database", "workers", "accepting") if not readiness.get(part)]
+    lacking = [part for part in _PARTS if not readiness.get(part)]
     if lacking:
         yield Finding("ready", "fail", f"not: {', '.join(lacking)}; its log says more")
     else:
-        yield Finding("ready", "ok", "database, workers, accepting")
+        yield Finding("ready", "ok", ", ".join(_PARTS))
     try:
         answer = await _get(f"{url}/metrics")
         if answer.status != 200:

@@ -13,6 +13,7 @@ class Readiness(NamedTuple):
     """Each part of the service, and whether it is as it should be."""
 
     database: bool
+    indexes: bool
     workers: bool
     accepting: bool
 

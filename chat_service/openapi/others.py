@@ -70,7 +70,8 @@ def page(operation_id: str) -> Operation:
 
 def operations() -> dict[str, Operation]:
     """What is to be said of each, by method and route."""
-    ready = {"status": "ok", "database": True, "workers": True, "accepting": True}
+    parts = ("database", "indexes", "workers", "accepting")
+    ready = {"status": "ok", **dict.fromkeys(parts, True)}
     text: Object = {"type": "string"}
     return {
         "POST /chat/:username/lease": Operation(
@@ -129,8 +130,8 @@ def operations() -> dict[str, Operation]:
         "GET /readyz": Operation(
             "readyz",
             "Operators",
-            "For balancers: the database has a primary, every worker runs, and the service is not "
-            "stopping.",
+            "For balancers: the database has a primary and every index, every worker runs, and the "
+            "service is not stopping.",
             {
                 200: answer("All of them are.", schema_of("Readiness"), ready),
                 503: answer(

@@ -2,11 +2,13 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 from pymongo import MongoClient
 
 from tests.cli.conftest import Chat, Ended
 from tests.support.server import Server
+from workers.store.schema import INDEXES, KEY_INDEX
 
 
 def failed(ended: Ended) -> dict[str, str]:
@@ -61,6 +63,24 @@ def test_a_wrong_index_is_named_with_what_drops_it(
         client[database].messages.create_index("purge_at", name="purge")
     ended = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
     assert 'db.messages.dropIndex("purge")' in failed(ended)["indexes"]
+
+
+def test_duplicate_keys_are_named_before_a_start_fails(
+    chat: Chat, mongo_uri: str, database: str
+) -> None:
+    with MongoClient[dict[str, Any]](mongo_uri) as client:
+        messages = client[database].messages
+        messages.create_index("x", name="another")
+        for collection, indexes in INDEXES.items():
+            for name, options in indexes.items():
+                if name != KEY_INDEX:
+                    keys = list(options["key"].items())
+                    others = {each: options[each] for each in options if each != "key"}
+                    client[database][collection].create_index(keys, name=name, **others)
+        messages.insert_many([{"_id": each, "key": {"hash": "same"}} for each in ("m1", "m2")])
+    ended = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
+    assert "m1, m2" in failed(ended)["indexes"]
+    assert "docs/operations.md" in failed(ended)["indexes"]
 
 
 def test_a_database_that_is_away_fails_in_one_line(chat: Chat) -> None:

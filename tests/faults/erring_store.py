@@ -217,6 +217,9 @@ class SimulatedStore:
         finally:
             del database.feeds[feed]
 
+    async def keep_indexes(self) -> None:
+        pass
+
     async def measure_clock(self) -> None:
         pass
 

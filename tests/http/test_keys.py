@@ -71,7 +71,7 @@ async def test_a_repeat_while_the_first_is_not_answered_is_told_so(
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
         service = await start_service(mongo_uri=proxy.uri)
         chat, key = connect(service), str(uuid4())
-        proxy.hold["insert"] = b"text"
+        proxy.hold["update"] = b"text"
         first = asyncio.create_task(post(chat, key))
         await proxy.held.wait()
         twin = await post(chat, key)
@@ -89,7 +89,7 @@ async def test_a_post_whose_outcome_is_unknown_is_one_message_when_it_is_repeate
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
         service = await start_service(mongo_uri=proxy.uri, mongo_timeout_s=1.0)
         chat, key = connect(service), str(uuid4())
-        proxy.lose_reply["insert"] = 1000
+        proxy.lose_reply["update"] = 1000
         assert (await post(chat, key)).code == 503
         proxy.lose_reply.clear()
 

@@ -15,7 +15,8 @@ from tests.store.conftest import MakePost
 from tests.support.proxy import MongoProxy
 from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
-from workers.errors import OutcomeUnknown, StoreUnavailable
+from workers.commands import Key
+from workers.errors import KeyReused, OutcomeUnknown, StoreUnavailable
 from workers.store.mongo import MongoStore
 
 #: How long a store tries whose operation is never answered; it has to be opened in that, too.
@@ -47,6 +48,21 @@ async def test_an_insert_whose_reply_is_lost_is_stored_once(
         assert await store.insert([new_post(), new_post()]) == [None, None]
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
         assert proxy.sent["insert"] == losses + 1
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+async def test_a_keyed_post_whose_reply_is_lost_is_its_own(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, losses: int
+) -> None:
+    async with behind_proxy() as (store, proxy):
+        proxy.lose_reply["update"] = losses
+        one, two = new_post(key=Key("1", "a")), new_post(key=Key("2", "b"))
+        assert await store.insert([one, new_post(), two]) == [None, None, None]
+        repeated = [new_post(key=Key("1", "a")), new_post(key=Key("2", "another"))]
+        same, reused = await store.insert(repeated)
+        assert same == one.id
+        assert isinstance(reused, KeyReused)
+        assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 3}
 
 
 async def test_an_insert_that_never_arrives_is_sent_again(

@@ -17,7 +17,7 @@ async def test_the_indexes_are_made_and_opening_again_keeps_them(
     indexes = mongo.index_information()
     assert indexes.keys() == {"_id_", *INDEXES[COLLECTION]}
     assert indexes["purge"]["expireAfterSeconds"] == 0
-    assert indexes["unread_by_inbox"]["partialFilterExpression"] == {"unread": True}
+    assert indexes["inbox"]["partialFilterExpression"] == {"unread": True}
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ async def test_the_indexes_are_made_and_opening_again_keeps_them(
         ([("purge_at", 1)], {"name": "purge", "expireAfterSeconds": 3600}),
         ([("purge_at", 1)], {"name": "other", "expireAfterSeconds": 0}),
         ([("purge_at", 1)], {"name": "purge"}),
-        ([("username", 1)], {"name": "unread_by_inbox"}),
-        ([("username", 1), ("_id", 1)], {"name": "unread_by_inbox"}),
+        ([("username", 1)], {"name": "inbox"}),
+        ([("username", 1), ("_id", 1)], {"name": "inbox"}),
     ],
 )
 async def test_an_index_that_differs_is_named_with_the_way_out(

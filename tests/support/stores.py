@@ -145,6 +145,9 @@ class MemoryStore:
         while True:
             yield await self.told.get()
 
+    async def keep_indexes(self) -> None:
+        pass
+
     async def measure_clock(self) -> None:
         pass
 

@@ -68,6 +68,8 @@ class Arrivals(Database):
                                 session=session,
                             )
                     if reply["cursor"]["id"] == 0:
+                        # The collection was dropped or renamed, and its indexes with it.
+                        self.indexes.check_soon()
                         raise StoreUnavailable("the change stream ended")
                     documents = [
                         event.get("fullDocument") for event in reply["cursor"]["nextBatch"]

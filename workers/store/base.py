@@ -199,6 +199,10 @@ class Store(Protocol):
         """
         ...
 
+    async def keep_indexes(self) -> None:
+        """Make indexes again that were lost while the store is open. Often called; seldom looks."""
+        ...
+
     async def measure_clock(self) -> None:
         """Compare the local clock with the database's, and correct the former's reading."""
         ...

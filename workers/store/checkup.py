@@ -13,7 +13,15 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from workers.store.database import in_short
 from workers.store.driver import Client, Document, Driver, close_client, hello, open_client
-from workers.store.schema import COLLECTION, INDEXES, meaning_of
+from workers.store.schema import (
+    COLLECTION,
+    INDEXES,
+    KEY_INDEX,
+    OBSOLETE,
+    describe_duplicates,
+    list_indexes,
+    meaning_of,
+)
 
 State: TypeAlias = Literal["ok", "warn", "fail"]
 
@@ -111,28 +119,36 @@ async def _compatibility(client: Client, version: str, within_s: float) -> Findi
 
 
 async def _indexes(database: AsyncDatabase[Document]) -> Finding:
-    missing: list[str] = []
-    wanted_count = 0
-    for collection, indexes in INDEXES.items():
-        there: dict[str, Any] = dict(await database[collection].index_information())
-        for name, wanted in indexes.items():
-            wanted_count += 1
-            if name not in there:
-                missing.append(f"{collection}.{name}")
-                continue
-            found = {**there[name], "key": dict(there[name]["key"])}
-            if meaning_of(found) != wanted:
-                return Finding(
-                    "indexes",
-                    "fail",
-                    f"{name} is {meaning_of(found)}, but must be {dict(wanted)}; drop it with "
-                    f'db.{collection}.dropIndex("{name}"), the next start makes it',
-                )
-    if len(missing) == wanted_count:
+    listing = await list_indexes(database)
+    if listing.different:
+        collection, _, name = listing.different[0].partition(".")
+        found: Any = (await database[collection].index_information()).get(name, {})
+        return Finding(
+            "indexes",
+            "fail",
+            f"{name} is {meaning_of(found)}, but must be {dict(INDEXES[collection][name])}; drop "
+            f'it with db.{collection}.dropIndex("{name}"), and the service makes it again',
+        )
+    wanted_count = sum(map(len, INDEXES.values()))
+    if len(listing.missing) == wanted_count:
         return Finding("indexes", "ok", f"none yet in {database.name}: the first start makes them")
-    if missing:
-        detail = f"missing: {', '.join(missing)}; the next start makes them"
+    if listing.missing:
+        missing = ", ".join(listing.missing)
+        if f"{COLLECTION}.{KEY_INDEX}" in listing.missing:
+            duplicates = await describe_duplicates(database[COLLECTION])
+            if duplicates:
+                return Finding("indexes", "fail", f"missing: {missing}; {duplicates}")
+        detail = f"missing: {missing}; a service makes them within seconds, or when it starts"
         return Finding("indexes", "warn", detail)
+    obsolete = [
+        f"{collection}.{name}"
+        for collection, names in OBSOLETE.items()
+        for name in names
+        if f"{collection}.{name}" in listing.there
+    ]
+    if obsolete:
+        detail = f"all {wanted_count} there, and of an earlier version: {', '.join(obsolete)}"
+        return Finding("indexes", "ok", f"{detail}; the service drops them a while after its start")
     return Finding("indexes", "ok", f"all {wanted_count} there, as they must be")
 
 

@@ -9,18 +9,19 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import pymongo
+import structlog
 from bson.datetime_ms import DatetimeMS
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
 from workers.clock import DatabaseClock
-from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.store.base import CountedFate
 from workers.store.driver import (
@@ -32,15 +33,22 @@ from workers.store.driver import (
     hello,
     open_client,
 )
-from workers.store.schema import COLLECTION, READS, ensure_indexes
+from workers.store.index_keeper import IndexKeeper
+from workers.store.schema import COLLECTION, READS, ensure_indexes, list_indexes
 from workers.tracing import UNTRACED, Tracer
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 #: Pause before an operation whose reply was lost is repeated, in seconds.
 REPEAT_AFTER_S = 0.05
 #: Longest time for the answer to "are you there", in seconds.
 PING_S = 1.0
+#: Longest time to make an index, in seconds.
+BUILD_S = 3600.0
+#: Why an operation that names an index was not carried out.
+MISSING = "an operation needs an index that the database does not have"
 #: What was claimed is kept half as long as what expired, and no shorter than this: a read with
 #: a key can be repeated for a minute. In seconds.
 CLAIMED_GRACE_MIN_S = 90
@@ -110,6 +118,8 @@ class Database:
         self._expired_upto_ms = self._expiry_generation = 0
         self._doubts: list[Doubt] = []
         self._client: Client | None = None
+        #: Whether the indexes are there; see `workers.store.index_keeper`.
+        self.indexes = IndexKeeper(metrics)
         self._messages: AsyncCollection[Document]
         self._majority: AsyncCollection[Document]
         self._linearizable: AsyncCollection[Document]
@@ -140,6 +150,11 @@ class Database:
                     "repeat a write safely nor confirm it on a majority; start it with "
                     "--replSet and run rs.initiate() once"
                 )
+            listing = await list_indexes(database)
+        if missing := [name for name in listing.missing if listing.there]:
+            log.warning("making indexes; with many messages this takes minutes", indexes=missing)
+        with self._operation("indexes", BUILD_S), read_errors():
+            # Also where all are listed: another node may still be making them.
             await ensure_indexes(database)
         await self.measure_clock()
 
@@ -162,6 +177,13 @@ class Database:
         self._inboxes = self._linearizable if has_peers else self._messages
         self._clock.observe(sent_ms, int(server["localTime"]), received_ms)
 
+    async def keep_indexes(self) -> None:
+        """See `workers.store.base.Store.keep_indexes`."""
+        client = self._client
+        if client is not None and self.indexes.is_due:
+            with read_errors():
+                await self.indexes.check(client[self._options.database], self._timeout_s)
+
     async def ping(self) -> None:
         """See `workers.store.base.Store.ping`.
 
@@ -171,16 +193,20 @@ class Database:
             await self._linearizable.find_one({"_id": ""}, projection={"_id": 1})
 
     @contextmanager
-    def _operation(self, name: str) -> Iterator[float]:
+    def _operation(self, name: str, within_s: float | None = None) -> Iterator[float]:
         """Bound an operation with all its repeats in time, and record how long it took.
 
         Gives the deadline, in `time.monotonic` seconds. The bound is passed on to the database
         (`maxTimeMS`), so that it does not go on with what nobody waits for.
         """
         began = time.monotonic()
+        within_s = within_s or self._timeout_s
         try:
-            with self._tracer.operation(name), pymongo.timeout(self._timeout_s):
-                yield began + self._timeout_s
+            with self._tracer.operation(name), pymongo.timeout(within_s):
+                yield began + within_s
+        except IndexMissing as error:
+            self.indexes.report(str(error))
+            raise
         finally:
             seconds = time.monotonic() - began
             self._metrics.store_seconds.labels(name).observe(seconds)
@@ -229,6 +255,8 @@ def read_errors() -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
+        if misses_index(error.details):
+            raise IndexMissing(MISSING) from error
         if error.code in (13, 18):  # Unauthorized, AuthenticationFailed
             raise StoreMisconfigured(f"the database refuses this user: {error}") from error
         raise StoreUnavailable(f"the database did not answer: {error}") from error
@@ -244,10 +272,20 @@ def write_failure(error: PyMongoError) -> ServiceError:
     A driver that repeats a write and finds no server raises what it met before. One that finds
     no free connection (WaitQueueTimeoutError) does not, and may have sent the write already.
     """
+    if isinstance(error, OperationFailure) and misses_index(error.details):
+        return IndexMissing(MISSING)
     if isinstance(error, ServerSelectionTimeoutError):
         reason = f"the database was not reached: {in_short(error)}"
         return StoreUnavailable(reason, is_away=True)
     return OutcomeUnknown(f"the database's answer was lost: {error}")
+
+
+def misses_index(answer: Mapping[str, Any] | None) -> bool:
+    """Whether the database says that it has no such index as an operation named.
+
+    It has no error code for that alone.
+    """
+    return "hint provided does not correspond" in str((answer or {}).get("errmsg"))
 
 
 def in_short(error: PyMongoError) -> str:

@@ -63,10 +63,11 @@ async def hello(client: Client) -> Document:
 
 
 async def aggregate(
-    collection: AsyncCollection[Document], pipeline: list[Document], hint: str
+    collection: AsyncCollection[Document], pipeline: list[Document], hint: str | None = None
 ) -> list[Document]:
     """All results of a pipeline. PyMongo's `aggregate` is a coroutine, Motor's a plain call."""
-    cursor: Any = collection.aggregate(pipeline, hint=hint)
+    options: dict[str, Any] = {} if hint is None else {"hint": hint}
+    cursor: Any = collection.aggregate(pipeline, **options)
     if inspect.isawaitable(cursor):
         cursor = await cursor
     results: list[Document] = await cursor.to_list(None)

@@ -11,19 +11,35 @@ came to nobody.
 What this file does not do stands in those beside it: leases, reads with a key, fates, arrivals.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import bson
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from workers.commands import Claim, Message, Post, Unread
-from workers.errors import KeyReused, OutcomeUnknown, Rejected, ServiceError, StoreUnavailable
+from workers.errors import (
+    IndexMissing,
+    KeyReused,
+    OutcomeUnknown,
+    Rejected,
+    ServiceError,
+    StoreUnavailable,
+)
 from workers.store.arrivals import Arrivals
 from workers.store.base import Claimed, Found, Insertion
-from workers.store.database import may_repeat, one_of, read_errors, write_failure
+from workers.store.database import (
+    MISSING,
+    may_repeat,
+    misses_index,
+    one_of,
+    read_errors,
+    write_failure,
+)
 from workers.store.driver import Document, aggregate
 from workers.store.fates import Fates
 from workers.store.keys import KeyedReads
@@ -44,6 +60,12 @@ _DUPLICATE_KEY = 11000
 #: Write errors that say that the document itself is at fault; all others pass.
 _UNSTORABLE = frozenset({2, 10334, 17280, 17419, 121})
 
+#: Documents that are not stored yet, by the position of their posts in the batch.
+_Pending: TypeAlias = dict[int, RawBSONDocument]
+_InsertOnce: TypeAlias = Callable[
+    [Sequence[Post], _Pending, list[Insertion]], Awaitable[ServiceError | None]
+]
+
 
 class MongoStore(Leases, KeyedReads, Fates, Arrivals):
     """Messages in one collection: see `workers.store.base.Store`."""
@@ -51,7 +73,8 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         """See `workers.store.base.Store.insert`."""
         outcomes: list[Insertion] = [None] * len(posts)
-        pending: dict[int, RawBSONDocument] = {}
+        plain: _Pending = {}
+        keyed: _Pending = {}
         for position, post in enumerate(posts):
             try:
                 # Encoded one by one: what BSON cannot hold fails alone, not with its batch.
@@ -62,51 +85,59 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
             if len(encoded) > DOCUMENT_BYTES_MAX:
                 outcomes[position] = Rejected("it cannot be stored: it is larger than a document")
                 continue
+            pending = plain if post.key is None else keyed
             pending[position] = RawBSONDocument(encoded)
-        sent_before = False
         with self._operation("insert") as deadline:
-            while pending:
-                failure = await self._insert_once(posts, pending, outcomes)
-                if failure is None:
-                    break
-                if sent_before and not isinstance(failure, OutcomeUnknown):
-                    failure = OutcomeUnknown(str(failure))
-                if not isinstance(failure, OutcomeUnknown) or not await may_repeat(deadline):
-                    for position in pending:
-                        outcomes[position] = failure
-                    if isinstance(failure, OutcomeUnknown):
-                        ids = [posts[position].id for position in pending]
-                        self._doubt("accepted", {"_id": {"$in": ids}})
-                    break
-                sent_before = True
+            if not keyed:
+                await self._insert_all(self._insert_plain, deadline, posts, plain, outcomes)
+            elif not plain:
+                await self._insert_all(self._insert_keyed, deadline, posts, keyed, outcomes)
+            else:
+                await asyncio.gather(
+                    self._insert_all(self._insert_plain, deadline, posts, plain, outcomes),
+                    self._insert_all(self._insert_keyed, deadline, posts, keyed, outcomes),
+                )
         return outcomes
 
-    async def _insert_once(
+    async def _insert_all(
         self,
+        insert_once: _InsertOnce,
+        deadline: float,
         posts: Sequence[Post],
-        pending: dict[int, RawBSONDocument],
+        pending: _Pending,
         outcomes: list[Insertion],
+    ) -> None:
+        """Try until nothing is pending or the time is over."""
+        sent_before = False
+        while pending:
+            failure = await insert_once(posts, pending, outcomes)
+            if failure is None:
+                return
+            if sent_before and not isinstance(failure, OutcomeUnknown):
+                failure = OutcomeUnknown(str(failure))
+            if not isinstance(failure, OutcomeUnknown) or not await may_repeat(deadline):
+                for position in pending:
+                    outcomes[position] = failure
+                if isinstance(failure, OutcomeUnknown):
+                    ids = [posts[position].id for position in pending]
+                    self._doubt("accepted", {"_id": {"$in": ids}})
+                return
+            sent_before = True
+
+    async def _insert_plain(
+        self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
     ) -> ServiceError | None:
-        """Try to insert what is pending; settles what it can, and says what the rest met."""
+        """Try to insert posts without a key; settles what it can, and says what the rest met."""
         positions = list(pending)
         try:
             await self._messages.insert_many(list(pending.values()), ordered=False)
         except BulkWriteError as error:
             details = error.details or {}
-            failed: dict[int, Mapping[str, Any]] = {
-                positions[entry["index"]]: entry for entry in details.get("writeErrors", ())
-            }
-            keyed = [
-                position
-                for position, entry in failed.items()
-                if entry["code"] == _DUPLICATE_KEY and "key.hash" in entry["keyPattern"]
-            ]
+            failed = _write_errors(details, positions)
             # Applied, but not confirmed by a majority: nothing of this try is known for good.
             unconfirmed = bool(details.get("writeConcernErrors"))
             for position in positions:
                 entry = failed.get(position)
-                if position in keyed:
-                    continue
                 if entry is not None and entry["code"] in _UNSTORABLE:
                     outcomes[position] = Rejected(f"it cannot be stored: {entry['errmsg']}")
                     del pending[position]
@@ -114,19 +145,70 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
                     # Its id was made before the first try: a duplicate is this very message.
                     self._metrics.inserts_resolved.inc(entry is not None)
                     del pending[position]
-            if keyed:
-                await self._find_first(posts, keyed, pending, outcomes)
             return OutcomeUnknown(f"the insert was interrupted: {error}") if pending else None
         except PyMongoError as error:
             return write_failure(error)
         pending.clear()
         return None
 
+    async def _insert_keyed(
+        self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
+    ) -> ServiceError | None:
+        """As `_insert_plain`, for posts with a key.
+
+        Each is stored unless one with its key is there, by a search that names the unique index:
+        without that index the database refuses, in the same step, instead of storing a second.
+        """
+        if self.indexes.fault is not None:
+            return IndexMissing(self.indexes.fault)
+        positions = list(pending)
+        writes = [
+            UpdateOne(
+                {"key.hash": _key_of(posts[position])},
+                {"$setOnInsert": pending[position]},
+                upsert=True,
+                hint=KEY_INDEX,
+            )
+            for position in positions
+        ]
+        try:
+            result = await self._messages.bulk_write(writes, ordered=False)
+            details: Mapping[str, Any] = result.bulk_api_result
+        except BulkWriteError as error:
+            details = error.details or {}
+        except PyMongoError as error:
+            return write_failure(error)
+        failed = _write_errors(details, positions)
+        missing = [position for position, entry in failed.items() if misses_index(entry)]
+        if missing:
+            self.indexes.report(MISSING)
+        stored = {positions[entry["index"]] for entry in details.get("upserted", ())}
+        unconfirmed = bool(details.get("writeConcernErrors"))
+        repeated: list[int] = []
+        for position in positions:
+            entry = failed.get(position)
+            if entry is None and position in stored:
+                # Without a majority's confirmation it is found by its key with the next try.
+                if not unconfirmed:
+                    del pending[position]
+            elif entry is None or entry["code"] == _DUPLICATE_KEY:
+                repeated.append(position)
+            elif entry["code"] in _UNSTORABLE and position not in missing:
+                outcomes[position] = Rejected(f"it cannot be stored: {entry['errmsg']}")
+                del pending[position]
+        if repeated:
+            await self._find_first(posts, repeated, pending, outcomes)
+        if not pending:
+            return None
+        if set(pending) <= set(missing):
+            return IndexMissing(MISSING)
+        return OutcomeUnknown("the insert was interrupted")
+
     async def _find_first(
         self,
         posts: Sequence[Post],
         positions: Sequence[int],
-        pending: dict[int, RawBSONDocument],
+        pending: _Pending,
         outcomes: list[Insertion],
     ) -> None:
         """Settle posts whose key is there already: the id of the first, or `KeyReused`.
@@ -344,3 +426,15 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
         if post.receipt:
             document["receipts"] = [post.receipt]
         return document
+
+
+def _write_errors(
+    details: Mapping[str, Any], positions: Sequence[int]
+) -> dict[int, Mapping[str, Any]]:
+    """The errors of a bulk write, by the position of their posts in the batch."""
+    return {positions[entry["index"]]: entry for entry in details.get("writeErrors", ())}
+
+
+def _key_of(post: Post) -> str:
+    assert post.key is not None
+    return post.key.hash
