@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
 
+from chat_service.bodies import BodyBudget
 from chat_service.exchange import Exchange
 from chat_service.guard import STREAM, refuse_the_unasked
 from chat_service.handlers.batch import BatchHandlers
@@ -18,6 +19,7 @@ from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
+from chat_service.http_date import DateCache
 from chat_service.message import Part, Request, Response, Takeover
 from chat_service.metrics import HttpMetrics
 from chat_service.problems import method_not_allowed, not_found
@@ -136,10 +138,13 @@ class App(HTTPServerConnectionDelegate):
         metrics: HttpMetrics,
         request_log: RequestLog,
         on_undelivered: Callable[[int], None],
+        bodies: BodyBudget,
         tracer: "RequestTracer | None" = None,
     ) -> None:
         self.max_body_bytes, self.write_timeout_s, self.allowed_hosts = limits
         self.on_undelivered = on_undelivered
+        self.bodies = bodies
+        self.date = DateCache()
         self.tracer = tracer
         #: Requests whose head has arrived.
         self.requests = 0

@@ -28,13 +28,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from chat_service.bodies import OVER_BUDGET
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.heads import Heads
+from chat_service.http_stream import Awaiting, has_input
+from chat_service.lingering import Lingering
 from chat_service.message import CLIENT_GONE, JSON_HEADERS, Part, Response
 from chat_service.parameters import WAITING, is_waiting
 from chat_service.problems import answer_to
 from chat_service.resumed import Answered, Handover
 from workers.commands import Slice
+from workers.errors import Overloaded
 from workers.tracing import current
 
 if TYPE_CHECKING:
@@ -44,8 +48,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: The most that is read of a connection at once, and kept while it waits for an answer.
+#: The most that is read of a connection at once, and kept of a request without its end.
 _READ_BYTES = 64 << 10
+#: The most that is read at once while a request is served, and kept of the requests behind it.
+_AHEAD_BYTES = 4 << 10
 #: A body that is not whole after so many seconds goes to Tornado, which then bounds its time.
 _HALF_S = 1.0
 
@@ -54,6 +60,7 @@ _REQUEST_LINE = re.compile(
     rb"(?:POST /chat|GET /chat/([A-Za-z0-9._~%!$&'()*+,;=:@-]+)"
     rb"(?:\?([A-Za-z0-9._~%!$&'()*+,;=:@/?-]*))?) HTTP/1\.1\r\n"
 )
+_ANSWER = b"%b%b\r\nX-Content-Type-Options: nosniff\r\nDate: %b\r\nContent-Length: %d\r\n%b\r\n%b"
 # One for all: what is in it is copied before the next connection reads.
 _buffer = memoryview(bytearray(_READ_BYTES))
 
@@ -107,12 +114,18 @@ class Direct:
         #: Called with a connection that goes to Tornado, and when one is closed.
         self.on_handover: Callable[[Handover], None]
         self.on_closed: Callable[[], None]
+        #: Closes the sockets.
+        self.lingering: Lingering
         self._idle_timeout_s = idle_timeout_s
         self._connections: set[DirectConnection] = set()
 
     def connect(self, sock: socket.socket, address: tuple[object, ...]) -> None:
         """Serve a new connection."""
         self._connections.add(DirectConnection(self, sock, address))
+
+    def connections(self) -> list["DirectConnection"]:
+        """Return the connections that are on the direct way."""
+        return [*self._connections]
 
     def forget(self, connection: "DirectConnection") -> None:
         """It is closed or handed over."""
@@ -144,10 +157,11 @@ class DirectConnection:
         "_messages",
         "_patience",
         "_request",
-        "_since",
         "_socket",
         "_status",
         "_unsent",
+        "body_began",
+        "since",
     )
 
     def __init__(self, direct: Direct, sock: socket.socket, address: tuple[object, ...]) -> None:
@@ -158,7 +172,9 @@ class DirectConnection:
         self._held = b""
         self._is_half = False
         self._is_paused = False
-        self._since = direct.loop.time()
+        #: Since when it is idle, or a request is half there, in seconds of the loop's time.
+        self.since = direct.loop.time()
+        self.body_began = 0.0
         self._request: _Request | None = None
         self._future: asyncio.Future[Any] | None = None
         # The answer on its way: its status, the claimed messages in it, what is left of it.
@@ -177,18 +193,32 @@ class DirectConnection:
         if self._request is not None:
             return
         if self._is_half:
-            if now - self._since > _HALF_S:
+            if now - self.since > _HALF_S:
                 self._hand_over(self._held)
-        elif now - self._since > idle_s:
+        elif now - self.since > idle_s:
             self.close()
+
+    @property
+    def awaiting(self) -> Awaiting:
+        """What it waits for."""
+        if self._request is not None:
+            return Awaiting.ANSWER
+        return Awaiting.BODY if self._is_half else Awaiting.HEAD
+
+    @property
+    def has_input(self) -> bool:
+        """Whether something has arrived that is not read yet."""
+        return self._socket is not None and has_input(self._socket)
 
     def close(self) -> None:
         """Close it. What it waited for is given up, what it did not take is counted. Safe twice."""
         if self._socket is None:
             return
-        self._let_go().close()
+        self._direct.lingering.close(self._let_go(), is_sending=self._is_half)
         self._direct.on_closed()
         self._direct.app.request_closed(self)
+        if self._is_half:
+            self._direct.app.bodies.release(self)
         if self._patience is not None:
             self._patience.cancel()
         if self._future is not None:
@@ -202,7 +232,8 @@ class DirectConnection:
     def _on_readable(self) -> None:
         assert self._socket is not None
         try:
-            count = self._socket.recv_into(_buffer)
+            # Behind a request that is being served, little is read ahead.
+            count = self._socket.recv_into(_buffer, 0 if self._request is None else _AHEAD_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -218,7 +249,7 @@ class DirectConnection:
             return
         # Sent before the answer to what came before: it has to wait, and not to grow.
         self._held = data
-        if len(data) > _READ_BYTES:
+        if len(data) > _AHEAD_BYTES:
             self._is_paused = True
             self._direct.loop.remove_reader(self._socket)
 
@@ -237,17 +268,21 @@ class DirectConnection:
         if len(data) < end + head.length:
             self._wait_for_the_rest(data)
             return
-        if not self._is_half:
+        if self._is_half:
+            self._is_half = False
+            direct.app.bodies.release(self)
+        else:
             direct.app.request_opened(self)
-        self._is_half = False
         self._held = data[end + head.length :]
         request_id = head.request_id or direct.app.next_request_id()
-        raw, began = data[: end + head.length], time.perf_counter()
+        raw, began = b"", time.perf_counter()
         segment = line[1]
         if segment is None:
             method, route, name, query = "POST", "/chat", "", ""
         else:
             method, route = "GET", "/chat/:username"
+            # It may have to go to Tornado with its answer.
+            raw = data[: end + head.length]
             name, query = segment.decode("ascii"), (line[2] or b"").decode("ascii")
         span = token = None
         if (tracer := direct.app.tracer) is not None:
@@ -257,7 +292,7 @@ class DirectConnection:
         self._request = request
         try:
             if segment is None:
-                self._future = direct.inbox.begin_post(raw[end:])
+                self._future = direct.inbox.begin_post(data[end : end + head.length])
             else:
                 self._future = direct.inbox.begin_read(request.parameter, request.query)
         except Exception as error:
@@ -273,11 +308,30 @@ class DirectConnection:
         if len(data) > _READ_BYTES:
             self._hand_over(data)
             return
+        more = len(data) - len(self._held)
         self._held = data
         if not self._is_half:
+            more = len(data)
             self._is_half = True
-            self._since = self._direct.loop.time()
+            self.since = self.body_began = self._direct.loop.time()
             self._direct.app.request_opened(self)
+        self._direct.app.bodies.grow(self, more)
+
+    def give_up_body(self) -> None:
+        """Forget what there is of a request, and answer 503 from the loop."""
+        request_id = self._direct.app.next_request_id()
+        # Nearly all requests with a body are posts. What still comes of it is no next request.
+        self._request = _Request(
+            *("POST", "/chat", "", "", request_id, b"", time.perf_counter(), None)
+        )
+        self._held = b""
+        self._direct.loop.call_soon(self._refuse_half, request_id)
+
+    @_or_close
+    def _refuse_half(self, request_id: str) -> None:
+        if self._socket is not None:
+            answer = answer_to(Overloaded(OVER_BUDGET), request_id, "/chat")
+            self._answer(answer, is_last=True)
 
     @_or_close
     def _on_outcome(self, future: asyncio.Future[Any]) -> None:
@@ -311,17 +365,18 @@ class DirectConnection:
         else:
             self._answer(inbox.posted(outcome))
 
-    def _answer(self, response: Response) -> None:
+    def _answer(self, response: Response, is_last: bool = False) -> None:
         request, sock = self._request, self._socket
         assert isinstance(response.body, Part)
         assert request is not None
         assert sock is not None
         body, self._messages = response.body
         self._status = response.status
-        self._is_last = self._direct.is_ending
-        data = b"%b%b\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        self._is_last = is_last or self._direct.is_ending
+        data = _ANSWER % (
             _start_of(response),
             request.id.encode("ascii"),
+            self._direct.app.date.ascii(),
             len(body),
             b"Connection: close\r\n" if self._is_last else b"",
             body,
@@ -369,7 +424,7 @@ class DirectConnection:
         if self._is_last:
             self.close()
         else:
-            self._since = loop.time()
+            self.since = loop.time()
             if self._is_paused:
                 assert self._socket is not None
                 self._is_paused = False
@@ -387,6 +442,8 @@ class DirectConnection:
     def _hand_over(self, held: bytes, answered: Answered | None = None) -> None:
         """Have Tornado serve this connection from here on."""
         server = self if self._is_half or self._request is not None else None
+        if self._is_half:
+            self._direct.app.bodies.release(self)
         self._direct.on_handover(Handover(self._let_go(), self._address, held, answered, server))
 
     def _let_go(self) -> socket.socket:

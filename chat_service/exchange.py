@@ -22,13 +22,15 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
+from chat_service.bodies import OVER_BUDGET, Body
 from chat_service.guard import STREAM, refuse_other_hosts, refuse_upgrades_but_to
 from chat_service.heads import request_id_of
+from chat_service.http_stream import Awaiting, HttpStream
 from chat_service.message import CLIENT_GONE, Part, Request, Response, Takeover
 from chat_service.parameters import WAITING, is_waiting
 from chat_service.problems import Problem, answer_to, bad_request, encoded_body, too_large
 from chat_service.resumed import Answered, Resumed
-from workers.errors import ServiceError
+from workers.errors import Overloaded, ServiceError
 from workers.tracing import current
 
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Of a body that is refused unread, so many bytes are still taken in and thrown away: closing
-#: at once would reset the connection, and the client might never see why.
+#: Of a body that is refused unread, so many bytes are read and dropped, and its client can go on
+#: using the connection. For a longer one the connection is closed.
 DISCARD_MAX = 4 << 20
+#: What is decoded from a body takes about as much memory as the body.
+_DECODED = 2
 
 _TARGET = re.compile(r"[\x21-\x7e]+")
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
@@ -55,7 +59,10 @@ class Exchange(HTTPMessageDelegate):
     def __init__(self, app: "App", connection: HTTP1Connection) -> None:
         self._app = app
         self._connection = connection
-        stream = connection.stream
+        stream = self._stream = cast(HttpStream, connection.stream)
+        stream.now_awaits(Awaiting.HEAD)
+        stream.is_sending = False
+        stream.on_refused = self._refuse_malformed
         # A request that came here from the direct way, perhaps with its answer.
         self._handover = stream.take_handover() if isinstance(stream, Resumed) else None
         self._answered: Answered | None = None
@@ -67,8 +74,10 @@ class Exchange(HTTPMessageDelegate):
         self._is_waiting = False
         self._resolved: Resolved | None = None
         self._refusal: Problem | None = None
-        self._is_discarding = False
-        self._chunks: list[bytes] = []
+        self._is_answered = self._is_discarding = False
+        self._is_given_up = False
+        self._body = Body()
+        self.body_began = 0.0
         self._size = 0
         self._task: asyncio.Task[None] | None = None
         self._span: Span | None = None
@@ -99,6 +108,11 @@ class Exchange(HTTPMessageDelegate):
         declared = _declared_length(headers)
         if declared > self._max_body_bytes:
             self._refuse_body(will_close=declared > DISCARD_MAX or "Expect" in headers)
+        elif declared or "Transfer-Encoding" in headers:
+            self._stream.now_awaits(Awaiting.BODY)
+            self.body_began = self._stream.since
+            self._stream.on_bytes = self._count_bytes
+            self._count_bytes(self._stream.unread)
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body, or throw it away where it is not wanted."""
@@ -107,16 +121,23 @@ class Exchange(HTTPMessageDelegate):
             if self._size > DISCARD_MAX:
                 self._connection.finish()
         elif self._size > self._max_body_bytes:
-            self._chunks.clear()
             self._refuse_body(will_close=False)
-        else:
-            self._chunks.append(chunk)
+        elif self._refusal is None and not self._is_given_up:
+            self._body.append(chunk)
 
     def finish(self) -> None:
         """The request is whole: have it handled."""
+        self._stream.now_awaits(Awaiting.ANSWER)
+        self._stream.on_bytes = None
+        self._stream.is_sending = False
         if self._is_discarding:
             self._connection.finish()
             return
+        bodies = self._app.bodies
+        if self._refusal is not None or self._is_given_up:
+            bodies.release(self)
+        elif self._size and not bodies.serve(self, self._size * _DECODED):
+            self._is_given_up = True
         self._connection.set_close_callback(self._on_gone)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._on_done)
@@ -124,7 +145,17 @@ class Exchange(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         """The client went away before its request was whole."""
         self._app.request_closed(self)
+        self._app.bodies.release(self)
         self._give_up_answer()
+
+    # What the budget for bodies calls.
+
+    def give_up_body(self) -> None:
+        """Forget the body at once, and answer 503 from the loop."""
+        self._is_given_up = True
+        self._body.clear()
+        self._stream.on_bytes = None
+        asyncio.get_running_loop().call_soon(self._refuse_given_up)
 
     # What follows from it.
 
@@ -159,20 +190,60 @@ class Exchange(HTTPMessageDelegate):
 
     def _refuse_body(self, will_close: bool) -> None:
         """Answer 413 before the body is read whole; what still comes of it is thrown away."""
-        self._is_discarding = True
-        self._app.request_closed(self)
         response = answer_to(too_large("the body", self._max_body_bytes), self._id)
+        self._answer_early(response, will_close)
+
+    def _refuse_given_up(self) -> None:
+        # The body may have come to its end, or its client have gone, before the loop called.
+        if self._task is None and not self._is_answered and not self._stream.closed():
+            self._answer_early(self._over_budget(), will_close=True)
+
+    def _over_budget(self) -> Response:
+        route = "" if self._resolved is None else self._resolved.route
+        return answer_to(Overloaded(OVER_BUDGET), self._id, route)
+
+    def _answer_early(self, response: Response, will_close: bool) -> None:
+        """Answer before the body is read whole. Drop what still comes of it."""
+        self._is_answered = self._is_discarding = True
+        self._stream.is_sending = True
+        self._stream.on_bytes = None
+        self._body.clear()
+        self._app.bodies.release(self)
+        self._app.request_closed(self)
         headers = self._all_headers(response)
         if will_close:
             headers["Connection"] = "close"
         body = cast(Part, response.body).body
         headers["Content-Length"] = str(len(body))
         chunk = None if self._method == "HEAD" else body
-        self._connection.write_headers(_start_line(413), headers, chunk)
-        self._account(413)
+        self._connection.write_headers(_start_line(response.status), headers, chunk)
+        self._account(response.status)
         if will_close:
             # Tornado closes, once it is written, a connection whose request was not read.
             self._connection.finish()
+
+    def _refuse_malformed(self, problem: Problem) -> None:
+        """Answer what Tornado refuses to read, before it closes the connection.
+
+        Write nothing if the request was answered before: no request has two answers.
+        """
+        if self._is_answered:
+            return
+        self._is_answered = True
+        self._stream.is_sending = True
+        if not self._began:
+            self._began = time.perf_counter()
+            self._id = self._app.next_request_id()
+        response = answer_to(problem, self._id)
+        headers = self._all_headers(response)
+        headers["Connection"] = "close"
+        body = cast(Part, response.body).body
+        headers["Content-Length"] = str(len(body))
+        lines = [f"{name}: {value}" for name, value in headers.get_all()]
+        status = f"HTTP/1.1 {problem.status} {responses[problem.status]}"
+        head = "\r\n".join((status, *lines, "", "")).encode("latin1")
+        self._stream.write(head if self._method == "HEAD" else head + body)
+        self._account(problem.status)
 
     async def _run(self) -> None:
         """Handle the request and write the answer. Cancelled when the client goes away."""
@@ -215,16 +286,17 @@ class Exchange(HTTPMessageDelegate):
         """The handler's answer, or the problem that it met."""
         if self._refusal is not None:
             return answer_to(self._refusal, self._id)
+        if self._is_given_up:
+            return self._over_budget()
         if self._answered is not None:
             response, self._answered = self._answered.response, None
             return response
         assert self._resolved is not None
         route, parameter, handler, _ = self._resolved
-        body = b"".join(self._chunks)
+        body = self._body.take()
         request = Request(self._id, self._method, parameter, self._query, self._headers, body)
         # The answer may take long: nobody needs them while it does.
         del self._headers
-        self._chunks.clear()
         try:
             return await handler(request)
         except Exception as error:
@@ -290,6 +362,7 @@ class Exchange(HTTPMessageDelegate):
         headers = HTTPHeaders(response.headers)
         headers["X-Request-ID"] = self._id
         headers["X-Content-Type-Options"] = "nosniff"
+        headers["Date"] = self._app.date.text()
         return headers
 
     def _account(self, status: int) -> None:
@@ -305,6 +378,10 @@ class Exchange(HTTPMessageDelegate):
             *(self._id, self._method, route or "none", inbox, status, seconds, self._span)
         )
 
+    def _count_bytes(self, size: int) -> None:
+        """Count what has arrived of the body, with its framing."""
+        self._app.bodies.grow(self, size)
+
     def _give_up_answer(self) -> None:
         """Count what is in an answer that came with the request, and was never written."""
         if self._answered is not None:
@@ -318,6 +395,7 @@ class Exchange(HTTPMessageDelegate):
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._app.request_closed(self)
+        self._app.bodies.release(self)
         self._give_up_answer()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an exchange failed", id=self._id, exc_info=error)

@@ -9,7 +9,6 @@ import socket
 from typing import Any
 
 from chat_service.app import AppLimits
-from chat_service.listener import STREAM_BUFFER_BYTES
 from chat_service.openapi import Terms
 from chat_service.parameters import Waits
 from chat_service.request_log import RequestLog
@@ -90,7 +89,6 @@ def connection_limits_of(settings: Settings) -> dict[str, Any]:
         "body_timeout": settings.body_timeout_s,
         # The app refuses long bodies itself, with an answer.
         "max_body_size": 1 << 62,
-        "max_buffer_size": STREAM_BUFFER_BYTES,
     }
 
 

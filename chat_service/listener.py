@@ -9,16 +9,19 @@ processes.
 
 import asyncio
 import errno
+import heapq
 import resource
 import socket
 from collections.abc import Callable, Iterable
+from typing import NamedTuple, cast
 
 import structlog
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
-from chat_service.direct import Direct
+from chat_service.connection import Server
+from chat_service.direct import Direct, DirectConnection
+from chat_service.http_stream import Awaiting, HttpStream
 from chat_service.resumed import Handover, Resumed
 
 log = structlog.get_logger(__name__)
@@ -29,11 +32,11 @@ _AT_ONCE = 8
 _REST_S = 0.1
 #: Descriptors that connections leave free, for the database, the logs and the metrics.
 _SPARE_DESCRIPTORS = 64
-#: The most that is read ahead of one connection, in bytes.
-STREAM_BUFFER_BYTES = 1 << 20
 #: How often connections are looked through for those that have kept still, in seconds.
 _SWEEP_EVERY_S = 1.0
 _BACKLOG = 1024
+#: So many connections that can be closed are found at once, or more.
+_SPARE_MIN = 32
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -72,7 +75,15 @@ def inherited(descriptors: str) -> list[socket.socket]:
     return sockets
 
 
-class Listener(HTTPServer):
+class _Spare(NamedTuple):
+    """A connection that can be closed to make room, and what it was found in."""
+
+    awaiting: Awaiting
+    since: float
+    connection: DirectConnection | HttpStream
+
+
+class Listener(Server):
     """Tornado's server, which takes connections fairly, and only as many as it can hold."""
 
     def initialize(  # type: ignore[override]
@@ -90,7 +101,10 @@ class Listener(HTTPServer):
         direct.on_handover = self._take_over
         direct.on_closed = self._on_closed
         self._sweep: asyncio.TimerHandle | None = None
-        super().initialize(app, **limits)  # type: ignore[arg-type]
+        self._spare: list[_Spare] = []
+        self._spared = 0
+        super().initialize(app, **limits)
+        direct.lingering = self.lingering
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for listening in sockets:
@@ -134,11 +148,14 @@ class Listener(HTTPServer):
 
     def _take_over(self, handover: Handover) -> None:
         self._on_handover()
-        self.handle_stream(Resumed(handover, STREAM_BUFFER_BYTES), handover.address)
+        self.handle_stream(Resumed(handover, self.lingering), handover.address)
 
     def _sweep_again(self) -> None:
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep_again)
         self._direct.sweep()
+        if self._spared:
+            log.warning("idle connections were closed to accept others", count=self._spared)
+            self._spared = 0
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -162,8 +179,9 @@ class Listener(HTTPServer):
 
     def _accept(self, listening: socket.socket) -> bool:
         """Take one connection; False where none waits or none can be taken now."""
-        if self.open_connections >= self._connections_max:
-            return self._rest("too many connections are open")
+        used = self.open_connections + len(self.lingering)
+        if used >= self._connections_max and not self._make_room():
+            return self._rest("too many connections are open, and each is being served")
         try:
             connection, address = listening.accept()
         except OSError as error:
@@ -178,6 +196,39 @@ class Listener(HTTPServer):
         else:
             self.open_connections += 1
         return True
+
+    def _make_room(self) -> bool:
+        """Close the connection that is missed least: False where each is being served."""
+        if self.lingering.close_oldest():
+            return True
+        if not self._spare:
+            self._spare = self._find_spare()
+        while self._spare:
+            spare = self._spare.pop()
+            connection = spare.connection
+            is_as_found = (connection.awaiting, connection.since) == (spare.awaiting, spare.since)
+            # What has just arrived may be a whole request.
+            if is_as_found and not connection.has_input:
+                self._spared += 1
+                connection.close()
+                return True
+        return False
+
+    def _find_spare(self) -> list["_Spare"]:
+        """Find some connections that can be closed, the longest idle one last.
+
+        Those whose client has not sent all of a body come first: they are closed if none is idle.
+        """
+        streams = [cast(HttpStream, each.stream) for each in self._connections]
+        connections: list[DirectConnection | HttpStream] = [*self._direct.connections(), *streams]
+        waiting = (
+            _Spare(each.awaiting, each.since, each)
+            for each in connections
+            if each.awaiting is not Awaiting.ANSWER
+        )
+        # Each search looks at all connections, so it has to be for many.
+        count = max(_SPARE_MIN, self.open_connections // 64)
+        return heapq.nsmallest(count, waiting, key=lambda each: each[:2])[::-1]
 
     def _rest(self, reason: str) -> bool:
         """Accept nothing for a while: the kernel would call again at once, and in vain."""

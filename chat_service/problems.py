@@ -124,6 +124,12 @@ def too_large(what: str, limit: int) -> Problem:
     return Problem(413, "too-large", "The request is too large", detail)
 
 
+def head_too_large() -> Problem:
+    """431: a request line and headers that are over their limit together."""
+    detail = "the request line and the headers are longer than this server reads"
+    return Problem(431, "head-too-large", "The request head is too large", detail)
+
+
 def encoded_body() -> Problem:
     """415: compressed bodies are not read, so that none can be a bomb."""
     detail = "the body may have no Content-Encoding"

@@ -7,8 +7,8 @@ request has been answered by the handler already.
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from tornado.iostream import IOStream
-
+from chat_service.http_stream import HttpStream
+from chat_service.lingering import Lingering
 from chat_service.message import Response
 
 if TYPE_CHECKING:
@@ -42,13 +42,12 @@ class Handover(NamedTuple):
     server: object | None
 
 
-class Resumed(IOStream):
+class Resumed(HttpStream):
     """A stream whose first bytes have been read before."""
 
-    def __init__(self, handover: Handover, buffer_max: int) -> None:
+    def __init__(self, handover: Handover, lingering: Lingering) -> None:
         self._handover: Handover | None = handover
-        self._held = handover.held
-        super().__init__(handover.socket, buffer_max)
+        super().__init__(handover.socket, lingering, handover.held)
 
     def take_handover(self) -> Handover | None:
         """What came with the connection, once."""
@@ -58,15 +57,6 @@ class Resumed(IOStream):
     def set_nodelay(self, value: bool) -> None:
         """Leave it set, as it is from the first: Tornado would unset it between requests.
 
-        The kernel would then keep a bare 400 back until the answer before it is acknowledged, and
-        drop it with the reset that follows where some of the request has not been read.
+        The kernel would then keep the end of an answer back until what was sent before it is
+        acknowledged.
         """
-
-    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Tornado's hook for reading: what is held comes first."""
-        if not self._held:
-            return super().read_from_fd(buf)
-        count = min(len(buf), len(self._held))
-        buf[:count] = self._held[:count]
-        self._held = self._held[count:]
-        return count

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
-from tornado.httpserver import HTTPServer
 
 from chat_service.app import (
     App,
@@ -18,6 +17,8 @@ from chat_service.app import (
     make_ops_routes,
     make_routes,
 )
+from chat_service.bodies import BodyBudget
+from chat_service.connection import Server
 from chat_service.direct import Direct
 from chat_service.exposition import Exposition
 from chat_service.handlers.batch import BatchHandlers
@@ -99,6 +100,7 @@ class Service:
         self._http_metrics = HttpMetrics(self._registry)
         parts = parts_of(self._http_metrics, self._worker_metrics, settings.shards)
         self._history = History(parts, time.time())
+        self._bodies = BodyBudget(settings.bodies_max_bytes)
         self._clock = DatabaseClock()
         self._mongod = (
             None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
@@ -109,7 +111,7 @@ class Service:
         self._sockets, self._ops_sockets = sockets, ops_sockets
         self._server: Listener | None = None
         self._ops_app: App | None = None
-        self._ops_server: HTTPServer | None = None
+        self._ops_server: Server | None = None
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._lag: asyncio.Task[None] | None = None
         self._telemetry: Telemetry | None = None
@@ -153,7 +155,7 @@ class Service:
         if ops_sockets:
             alone = handlers._replace(pages=PageHandlers(absent=(b"/", b"/docs")))
             self._ops_app = self._make_app((*make_common_routes(alone), *make_ops_routes(alone)))
-            self._ops_server = HTTPServer(self._ops_app, **connection_limits_of(settings))
+            self._ops_server = Server(self._ops_app, **connection_limits_of(settings))
             self._ops_server.add_sockets(ops_sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._sample()
@@ -273,7 +275,7 @@ class Service:
         limits, request_log = app_limits_of(self.settings), request_log_of(self.settings)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(
-            *(routes, limits, self._http_metrics, request_log, on_undelivered),
+            *(routes, limits, self._http_metrics, request_log, on_undelivered, self._bodies),
             None if self._telemetry is None else self._telemetry.tracer,
         )
 

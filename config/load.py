@@ -145,6 +145,8 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("default_timeout_s: is longer than max_timeout_s")
     if settings.max_body_bytes < settings.max_text_bytes:
         problems.append("max_body_bytes: is shorter than max_text_bytes")
+    if settings.bodies_max_bytes < 2 * max(settings.max_body_bytes, settings.max_batch_bytes):
+        problems.append("bodies_max_bytes: is less than twice max_body_bytes or max_batch_bytes")
     if settings.mongo_timeout_s > settings.deadline_s:
         problems.append("mongo_timeout_s: is longer than deadline_s")
     if reason := _MONGODBS_OWN.get(settings.mongo_database.lower()):

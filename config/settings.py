@@ -163,6 +163,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body_timeout_s: Annotated[
         float, Meta(gt=0, description="A body must have arrived within this.")
     ] = 10.0
+    bodies_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            description="Memory for the bodies of all requests of a process; above it, 503.",
+        ),
+    ] = 64 << 20
     write_timeout_s: Annotated[
         float, Meta(gt=0, description="A reader that takes nothing is cut off after this.")
     ] = 30.0

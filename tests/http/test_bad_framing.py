@@ -192,6 +192,9 @@ async def test_a_head_that_is_too_long_is_not_read_to_its_end(
                 await wire.post("bob", "hi")
                 connection = await wire.connect()
                 await connection.send(sent)
+                answer = await connection.answer(sent.partition(b" ")[0])
+                assert answer is not None
+                assert_problem(answer, 431, "head-too-large")
                 assert await connection.answer() is None
                 assert await wire.texts("bob") == ["hi"]
 
@@ -301,7 +304,6 @@ HALF_HEADS: Final = {
     "half a method": b"GE",
     "a line without an end": b"GET /chat/bob HTTP/1.1",
     "a head without an end": read_with(b"X: a")[:-2],
-    "a handshake of TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200, 256)),
     "random bytes without an end": bytes(range(11, 256)),
 }
 
@@ -331,6 +333,22 @@ async def test_a_head_that_does_not_come_is_not_waited_for_for_ever(
                 await connection.send(sent)
                 assert await connection.answer() is None
                 assert await wire.texts("bob") == ["hi"]
+
+
+TLS: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200, 256))
+
+
+async def test_a_handshake_of_tls_is_refused_at_its_first_byte(
+    start_service: StartService, subtests: pytest.Subtests
+) -> None:
+    service = await start_service(idle_timeout_s=600)
+    for promise, sent in {"a handshake": TLS, "its first byte": TLS[:1]}.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                connection = await wire.connect()
+                await connection.send(sent)
+                assert_not_http(await connection.answer())
+                assert await connection.answer() is None
 
 
 async def test_half_a_message_is_no_message(service: Service, subtests: pytest.Subtests) -> None:

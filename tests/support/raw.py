@@ -20,8 +20,6 @@ from chat_service.service import Service
 from tests.support.contract import contract
 
 HOST = b"Host: good.test"
-#: Tornado's own answer to a message that is not HTTP: a status line, then the end.
-NOT_HTTP = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 _numbers = count()
 _REQUEST_LINE = re.compile(rb"([^ \r\n]+) ([^ \r\n]+) HTTP/1")
@@ -105,8 +103,7 @@ class Connection:
         self.is_kept = self.is_kept and b" HTTP/1.0\r\n" not in sent
         if line := _REQUEST_LINE.match(sent):
             method, target = (part.decode("latin1") for part in line.groups())
-            # Tornado's own answer to what is not HTTP has no headers.
-            if answer.headers:
+            if answer.status != 100:
                 contract().check(method, target, *answer)
         return answer
 
@@ -131,11 +128,9 @@ class Connection:
         assert len(headers) == len(lines), f"a header came twice: {lines}"
         status = int(status_line.split(" ")[1])
         assert status < 500, head
-        self.is_kept = headers.get("connection") != "close" and head != NOT_HTTP
+        self.is_kept = headers.get("connection") != "close"
         if status in (100, 204, 304) or to == b"HEAD":
             return Answer(status, headers, b"")
-        if head == NOT_HTTP:
-            return Answer(status, headers, await self._reader.read())
         if headers.get("transfer-encoding") == "chunked":
             return Answer(status, headers, await self._chunks())
         return Answer(
@@ -224,10 +219,10 @@ def assert_problem(
 
 
 def assert_not_http(answer: Answer | None) -> None:
-    """The server saw that this is not HTTP, and said so with a bare 400, or with no word at all."""
-    if answer is not None and answer.body:
-        assert_problem(answer, 400, "bad-request")
-    assert answer is None or answer.status == 400, answer
+    """The server saw that this is not HTTP, and said so in its last answer."""
+    assert answer is not None
+    assert_problem(answer, 400, "bad-request")
+    assert answer.headers["connection"] == "close", answer
 
 
 @asynccontextmanager

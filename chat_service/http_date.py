@@ -1,0 +1,30 @@
+"""The `Date` of an answer (RFC 9110, 6.6.1), formatted once per second.
+
+`chat_service.direct` and `chat_service.exchange` put it into every answer.
+"""
+
+import time
+from email.utils import formatdate
+
+
+class DateCache:
+    """Formats the current time; formats it anew only when the second changes."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+        self._bytes = b""
+
+    def text(self) -> str:
+        """Return the current time as HTTP writes it."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._text = formatdate(second, usegmt=True)
+            self._bytes = self._text.encode("ascii")
+        return self._text
+
+    def ascii(self) -> bytes:
+        """Return the same, encoded."""
+        self.text()
+        return self._bytes
