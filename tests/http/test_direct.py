@@ -10,6 +10,7 @@ import pytest
 
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.heads import Heads
+from chat_service.lingering import Lingering
 from chat_service.metrics import HttpMetrics
 from chat_service.resumed import Handover, Resumed
 from chat_service.service import Service
@@ -183,7 +184,7 @@ async def test_no_answer_waits_for_the_one_before_to_be_acknowledged_at_tornado_
         client = socket.create_connection(listening.getsockname())
         server, address = listening.accept()
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream = Resumed(Handover(server, address, b"", None, None), 1000)
+    stream = Resumed(Handover(server, address, b"", None, None), Lingering())
     # As Tornado does behind each request.
     stream.set_nodelay(False)
     assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
