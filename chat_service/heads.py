@@ -18,6 +18,9 @@ from chat_service.problems import Problem
 #: Blocks remembered, and the longest of them in bytes: a client that never sends the same one
 #: twice costs so much memory, and no more.
 _REMEMBERED_MAX, _REMEMBERED_BYTES_MAX = 1024, 1024
+#: A head of more lines is not plain: each costs as much as a whole plain head that is remembered,
+#: and would be parsed twice.
+_LINES_MAX = 100
 #: Headers that say how a message is framed or coded, or ask for more than an answer.
 _UNUSUAL = (
     *("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade", "Trailer", "TE"),
@@ -70,7 +73,8 @@ class Heads:
 
     def _parse(self, block: bytes) -> Head | None:
         # Tornado takes a bare LF for the end of a line, and two for the end of the head.
-        if block.count(b"\n") != block.count(b"\r\n"):
+        lines = block.count(b"\r\n")
+        if block.count(b"\n") != lines or lines > _LINES_MAX:
             return None
         try:
             headers = HTTPHeaders.parse(block[:-2].decode("latin1"))

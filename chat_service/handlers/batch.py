@@ -47,7 +47,16 @@ class BatchHandlers:
         posting = Posting(idempotency_key(request.headers), prefer.receipt)
         # Handed over before the first is awaited: in order, and into the same batches.
         begun = [self._begin(body, number, posting) for number, body in enumerate(bodies)]
-        results = await asyncio.gather(*(self._result(each, request.id) for each in begun))
+        waiting = [each[0] for each in begun if not isinstance(each, Exception)]
+        outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
+        # Many items are often wrong in the same way: its words are made once.
+        said: dict[str, msgspec.Raw] = {}
+        results = [
+            _error(each, request.id, said)
+            if isinstance(each, Exception)
+            else _result(next(outcomes), each[1], request.id, said)
+            for each in begun
+        ]
         headers = dict(JSON_HEADERS)
         if posting.has_receipts:
             headers["Preference-Applied"] = "receipt"
@@ -91,19 +100,33 @@ class BatchHandlers:
         except Exception as error:
             return error
 
-    async def _result(
-        self, begun: tuple[Awaitable[str | Stored], str] | Exception, request_id: str
-    ) -> dict[str, Any]:
-        try:
-            if isinstance(begun, Exception):
-                raise begun
-            outcome, receipt = await begun[0], begun[1]
-        except Exception as error:
-            problem = answer_to(error, request_id, "/chat/batch")
-            assert isinstance(problem.body, Part)
-            return {"error": msgspec.Raw(problem.body.body)}
-        result = {"id": outcome if isinstance(outcome, str) else outcome.id}
-        return {**result, "receipt": receipt} if receipt else result
+
+def _result(
+    outcome: str | Stored | BaseException,
+    receipt: str,
+    request_id: str,
+    said: dict[str, msgspec.Raw],
+) -> dict[str, Any]:
+    if isinstance(outcome, Exception):
+        return _error(outcome, request_id, said)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    result = {"id": outcome if isinstance(outcome, str) else outcome.id}
+    return {**result, "receipt": receipt} if receipt else result
+
+
+def _error(error: Exception, request_id: str, said: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    """Return the problem of one message. `said` holds those that were made for this request."""
+    # Other errors are rare, and may name their message.
+    known = str(error) if isinstance(error, Problem) else ""
+    if known in said:
+        return {"error": said[known]}
+    answer = answer_to(error, request_id, "/chat/batch")
+    assert isinstance(answer.body, Part)
+    problem = msgspec.Raw(answer.body.body)
+    if known:
+        said[known] = problem
+    return {"error": problem}
 
 
 def not_a_batch() -> Problem:
