@@ -10,7 +10,7 @@ from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
 
 from chat_service.bodies import BodyBudget
 from chat_service.exchange import Exchange
-from chat_service.guard import STREAM, refuse_the_unasked
+from chat_service.guard import STREAM, HostRule, refuse_other_pages, refuse_prefetches
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers
@@ -121,11 +121,11 @@ def make_ops_routes(handlers: Handlers) -> Sequence[Route]:
 
 
 class AppLimits(NamedTuple):
-    """The front end's bounds: bytes of a body, seconds for a write, `Host` names (or none)."""
+    """The front end's bounds: bytes of a body, seconds for a write, the hosts answered for."""
 
     max_body_bytes: int
     write_timeout_s: float
-    allowed_hosts: frozenset[str]
+    host_rule: HostRule
 
 
 class App(HTTPServerConnectionDelegate):
@@ -141,7 +141,7 @@ class App(HTTPServerConnectionDelegate):
         bodies: BodyBudget,
         tracer: "RequestTracer | None" = None,
     ) -> None:
-        self.max_body_bytes, self.write_timeout_s, self.allowed_hosts = limits
+        self.max_body_bytes, self.write_timeout_s, self.host_rule = limits
         self.on_undelivered = on_undelivered
         self.bodies = bodies
         self.date = DateCache()
@@ -213,7 +213,8 @@ class App(HTTPServerConnectionDelegate):
             else:
                 if (handler := route.methods.get(method)) is not None:
                     if route.path.startswith(("/chat", "/messages")):
-                        refuse_the_unasked(headers, route.allowed_origins)
+                        refuse_prefetches(headers)
+                        refuse_other_pages(headers, route.allowed_origins)
                     max_body_bytes = route.max_body_bytes or self.max_body_bytes
                     return Resolved(route.path, parameter, handler, max_body_bytes)
                 fitting.append(route)

@@ -23,7 +23,13 @@ from tornado.httputil import (
 )
 
 from chat_service.bodies import OVER_BUDGET, Body
-from chat_service.guard import STREAM, refuse_other_hosts, refuse_upgrades_but_to
+from chat_service.guard import (
+    HEALTH,
+    STREAM,
+    refuse_malformed_hosts,
+    refuse_other_hosts,
+    refuse_upgrades_but_to,
+)
 from chat_service.heads import request_id_of
 from chat_service.http_stream import Awaiting, HttpStream
 from chat_service.message import CLIENT_GONE, Part, Request, Response, Takeover
@@ -174,7 +180,7 @@ class Exchange(HTTPMessageDelegate):
             # RFC 9112, 3.2.2: the host in the target holds, whatever the header says.
             host = absolute[1]
         path, _, self._query = target.partition("?")
-        self._check_host(host, start_line.version)
+        self._check_host(host, start_line.version, path)
         self._resolved = self._app.resolve(self._method, path, self._headers)
         prefer = self._headers.get("Prefer", "")
         self._is_waiting = is_waiting(self._resolved.route, self._query, prefer)
@@ -183,10 +189,13 @@ class Exchange(HTTPMessageDelegate):
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":
             raise encoded_body()
 
-    def _check_host(self, host: str | None, version: str) -> None:
+    def _check_host(self, host: str | None, version: str, path: str) -> None:
         if host is None and version != "HTTP/1.0":
             raise bad_request("there is no Host")
-        refuse_other_hosts(host or "", self._app.allowed_hosts)
+        refuse_malformed_hosts(host or "")
+        if path not in HEALTH:
+            # Probes ask by whatever address they find, and are told nothing that is secret.
+            refuse_other_hosts(host or "", self._app.host_rule)
 
     def _refuse_body(self, will_close: bool) -> None:
         """Answer 413 before the body is read whole; what still comes of it is thrown away."""

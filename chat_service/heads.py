@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 from tornado.httputil import HTTPHeaders, HTTPInputError
 
-from chat_service.guard import refuse_other_hosts, refuse_the_unasked
+from chat_service.guard import (
+    HostRule,
+    refuse_malformed_hosts,
+    refuse_other_hosts,
+    refuse_other_pages,
+    refuse_prefetches,
+)
 from chat_service.problems import Problem
 
 #: Blocks remembered, and the longest of them in bytes: a client that never sends the same one
@@ -49,10 +55,10 @@ def request_id_of(headers: Mapping[str, str]) -> str:
 class Heads:
     """Tells plain blocks of header lines from others."""
 
-    def __init__(self, length_max: int, allowed_hosts: frozenset[str]) -> None:
+    def __init__(self, length_max: int, host_rule: HostRule) -> None:
         """`length_max` bounds the body of a plain request, in bytes."""
         self._length_max = length_max
-        self._allowed_hosts = allowed_hosts
+        self._host_rule = host_rule
         self._remembered: dict[bytes, Head | None] = {}
 
     def plain(self, block: bytes) -> Head | None:
@@ -80,8 +86,10 @@ class Heads:
             headers = HTTPHeaders.parse(block[:-2].decode("latin1"))
             if "Host" not in headers or any(name in headers for name in _UNUSUAL):
                 return None
-            refuse_other_hosts(headers["Host"], self._allowed_hosts)
-            refuse_the_unasked(headers)
+            refuse_malformed_hosts(headers["Host"])
+            refuse_other_hosts(headers["Host"], self._host_rule)
+            refuse_prefetches(headers)
+            refuse_other_pages(headers)
         except (HTTPInputError, Problem):
             return None
         if headers.get("Connection", "keep-alive").lower() != "keep-alive":

@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 from chat_service.app import AppLimits
+from chat_service.guard import HostRule
 from chat_service.openapi import Terms
 from chat_service.parameters import Waits
 from chat_service.request_log import RequestLog
@@ -72,13 +73,9 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
     )
 
 
-def app_limits_of(settings: Settings) -> AppLimits:
+def app_limits_of(settings: Settings, host_rule: HostRule) -> AppLimits:
     """What a request may be, and how long its answer may take to be written."""
-    return AppLimits(
-        settings.max_body_bytes,
-        settings.write_timeout_s,
-        frozenset(name.lower() for name in settings.allowed_hosts),
-    )
+    return AppLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
 
 
 def connection_limits_of(settings: Settings) -> dict[str, Any]:

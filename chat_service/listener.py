@@ -75,6 +75,11 @@ def inherited(descriptors: str) -> list[socket.socket]:
     return sockets
 
 
+def addresses_of(sockets: Iterable[socket.socket]) -> list[str]:
+    """Return the addresses that these sockets listen on."""
+    return [each.getsockname()[0] for each in sockets]
+
+
 class _Spare(NamedTuple):
     """A connection that can be closed to make room, and what it was found in."""
 

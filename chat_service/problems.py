@@ -136,14 +136,20 @@ def encoded_body() -> Problem:
     return Problem(415, "content-encoding", "The encoding is not supported", detail)
 
 
-def refused_origin(detail: str) -> Problem:
-    """403: a request that must not consume or write, because no person or program asked for it."""
+def speculative(detail: str) -> Problem:
+    """403: a browser's prefetch, which must not consume: no person asked for it yet."""
     return Problem(403, "speculative", "The request was not carried out", detail)
 
 
-def wrong_host() -> Problem:
-    """421: a Host that is not ours."""
-    detail = "this server does not answer for this Host"
+def cross_origin(detail: str) -> Problem:
+    """403: a request that a page of another origin made a browser send."""
+    return Problem(403, "cross-origin", "The request was not carried out", detail)
+
+
+def wrong_host(is_loopback: bool) -> Problem:
+    """421: a Host that this server does not answer for, and the setting that would change that."""
+    answered = "IP addresses, localhost and " if is_loopback else ""
+    detail = f"this server answers only for {answered}the names in the setting allowed_hosts"
     return Problem(421, "wrong-host", "The request is misdirected", detail)
 
 

@@ -21,6 +21,7 @@ from chat_service.bodies import BodyBudget
 from chat_service.connection import Server
 from chat_service.direct import Direct
 from chat_service.exposition import Exposition
+from chat_service.guard import host_rule
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers, Readiness
@@ -41,7 +42,7 @@ from chat_service.limits import (
     terms_of,
     waits_of,
 )
-from chat_service.listener import OPS_NAMES, Listener, bind
+from chat_service.listener import OPS_NAMES, Listener, addresses_of, bind
 from chat_service.metrics import HttpMetrics
 from chat_service.openapi import make_document
 from chat_service.series import parts_of
@@ -143,7 +144,7 @@ class Service:
                 each.close()
             raise
         handlers = self._make_handlers(self._pool)
-        self._app = self._make_app(self._make_routes(handlers))
+        self._app = self._make_app(self._make_routes(handlers), sockets)
         self._server = Listener(
             self._app,
             self._make_direct(self._app, handlers.inbox),
@@ -154,7 +155,8 @@ class Service:
         self._server.add_sockets(sockets)
         if ops_sockets:
             alone = handlers._replace(pages=PageHandlers(absent=(b"/", b"/docs")))
-            self._ops_app = self._make_app((*make_common_routes(alone), *make_ops_routes(alone)))
+            ops_routes = (*make_common_routes(alone), *make_ops_routes(alone))
+            self._ops_app = self._make_app(ops_routes, ops_sockets, is_ops=True)
             self._ops_server = Server(self._ops_app, **connection_limits_of(settings))
             self._ops_server.add_sockets(ops_sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
@@ -262,7 +264,7 @@ class Service:
 
     def _make_direct(self, app: App, inbox: InboxHandlers) -> Direct:
         settings = self.settings
-        heads = Heads(app.max_body_bytes, app.allowed_hosts)
+        heads = Heads(app.max_body_bytes, app.host_rule)
         return Direct(
             app,
             inbox,
@@ -271,8 +273,12 @@ class Service:
             idle_timeout_s=settings.idle_timeout_s,
         )
 
-    def _make_app(self, routes: Sequence[Route]) -> App:
-        limits, request_log = app_limits_of(self.settings), request_log_of(self.settings)
+    def _make_app(
+        self, routes: Sequence[Route], sockets: Sequence[socket.socket], *, is_ops: bool = False
+    ) -> App:
+        # Operators' machines ask by address.
+        rule = host_rule(self.settings.allowed_hosts, addresses_of(sockets), has_addresses=is_ops)
+        limits, request_log = app_limits_of(self.settings, rule), request_log_of(self.settings)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(
             *(routes, limits, self._http_metrics, request_log, on_undelivered, self._bodies),

@@ -36,7 +36,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1
     allowed_hosts: Annotated[
         tuple[str, ...],
-        Meta(description="`Host` names that are answered, without port; none named: all."),
+        Meta(
+            description="`Host` names that are answered, without port. None named: all, or on a "
+            "loopback address only IP addresses and localhost."
+        ),
     ] = ()
 
     allowed_origins: Annotated[

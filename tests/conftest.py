@@ -88,6 +88,8 @@ def settings(mongo_uri: str, database: str, driver: Driver) -> Settings:
         mongo_database=database,
         mongo_driver=driver,
         log_requests_per_s=0,
+        # The name that requests by hand are for: tests.support.raw.HOST.
+        allowed_hosts=("good.test",),
     )
 
 

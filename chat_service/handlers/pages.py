@@ -31,7 +31,8 @@ _POLICY = (
 _DOCUMENT = "openapi.json"
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": _POLICY,
-    "Referrer-Policy": "no-referrer",
+    # Over plain HTTP it is how the service knows the requests of its own pages.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",

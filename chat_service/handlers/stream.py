@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from chat_service.guard import refuse_other_origins
 from chat_service.leased_stream import LEASE_S, LeasedStream
 from chat_service.message import Part, Request, Response, Takeover
 from chat_service.schema import Rules, is_message_id, username_in_path
@@ -42,7 +41,6 @@ class StreamHandlers:
     async def stream(self, request: Request) -> Response | Takeover:
         """Deliver what is unread and what comes, each message as a lease."""
         username = username_in_path(request.parameter, self._rules)
-        refuse_other_origins(request.headers, self._allowed_origins)
         # Before the head is out: an open stream that is refused its wait can only be silent.
         self._pool.refuse_wait_if_full()
         if request.headers.get("Upgrade", "").lower() == "websocket":

@@ -12,6 +12,7 @@ import msgspec
 
 from chat_service import __version__
 from chat_service.app import Handler, Route
+from chat_service.guard import HEALTH
 from chat_service.openapi import inbox, others
 from chat_service.openapi.components import parameters, response_headers
 from chat_service.openapi.parts import (
@@ -22,11 +23,12 @@ from chat_service.openapi.parts import (
 from chat_service.openapi.schemas import Object, Terms, reference, schemas
 from chat_service.problems import (
     bad_request,
+    cross_origin,
     encoded_body,
     internal_error,
     method_not_allowed,
     not_found,
-    refused_origin,
+    speculative,
     too_large,
     wrong_host,
 )
@@ -103,12 +105,14 @@ def _operation(operation: Operation, handler: Handler, route: Route, terms: Term
         bad_request("there is no Host"),
         too_large("the body", body_max),
         encoded_body(),
-        wrong_host(),
         internal_error(),
     ]
+    if route.path not in HEALTH:
+        problems.append(wrong_host(is_loopback=True))
     if route.path.startswith(("/chat", "/messages")):
-        problems.append(
-            refused_origin("a prefetch reads nothing here; ask again when it is wanted")
+        problems += (
+            speculative("a prefetch reads nothing here; ask again when it is wanted"),
+            cross_origin("a page of another origin reads and writes nothing here"),
         )
     answers = {**refusals(problems), **operation.answers}
     said: Object = {
@@ -153,7 +157,7 @@ def _others(terms: Terms) -> Object:
         method_not_allowed("GET, HEAD, OPTIONS"),
         too_large("the body", terms.body_bytes),
         encoded_body(),
-        wrong_host(),
+        wrong_host(is_loopback=True),
     )
     allowed = answer("The methods that are known here, for `OPTIONS`.", headers=("Allow",))
     answers = {204: allowed, **refusals(problems)}

@@ -218,7 +218,9 @@ async def idle_connections(bench: Bench) -> None:
                 for user in range(count):
                     reader, writer = await asyncio.open_connection("127.0.0.1", contender.port)
                     stack.callback(writer.close)
-                    writer.write(f"GET /chat/idle-{user} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+                    writer.write(
+                        f"GET /chat/idle-{user} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                    )
                     await reader.readuntil(b"\r\n\r\n")
                 each = (contender.memory() - before) / count
             bench.results.memory.append(Memory(contender.name, count, each))

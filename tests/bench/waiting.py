@@ -46,7 +46,7 @@ async def waiting(port: int, way: str, count: int) -> AsyncIterator[None]:
         for number in range(count):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             stack.callback(writer.close)
-            head = f"GET /chat/waited-{number}{path} HTTP/1.1\r\nHost: bench\r\n{headers}\r\n"
+            head = f"GET /chat/waited-{number}{path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"
             writer.write(head.encode())
 
         async def all_wait() -> bool:
@@ -63,8 +63,10 @@ async def wakes(name: str, waits_at: int, posts_to: int, messages: int) -> Wakin
     waiter = await asyncio.open_connection("127.0.0.1", waits_at)
     poster = await asyncio.open_connection("127.0.0.1", posts_to)
     body = b'{"text": "x", "username": "woken"}'
-    post = b"POST /chat HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    read = f"GET /chat/woken?wait={_WAIT_S} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    post = (
+        b"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+    read = f"GET /chat/woken?wait={_WAIT_S} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     seconds = []
     for _ in range(messages):
         reading = asyncio.create_task(_ask(*waiter, read))
@@ -84,7 +86,7 @@ async def wakes(name: str, waits_at: int, posts_to: int, messages: int) -> Wakin
 
 async def _waiters(port: int) -> float:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     text = (await reader.read()).decode()
     writer.close()
     values = (line.split()[1] for line in text.splitlines() if line.startswith("chat_waiters "))

@@ -75,7 +75,7 @@ async def test_a_client_that_leaves_its_proxy_takes_nothing(
 ) -> None:
     port = start_proxy(program, configuration)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /chat/bob?wait=20 HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /chat/bob?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await waiting(chat, 1)
     writer.transport.abort()
     await waiting(chat, 0)

@@ -77,13 +77,13 @@ def post_request(user: str, text: str, lifetime_s: int, key: str = "") -> bytes:
 def read_request(user: str, key: str = "") -> bytes:
     """A read as it goes over the wire."""
     header = f"Idempotency-Key: {key}\r\n" if key else ""
-    return f"GET /chat/{user} HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode()
+    return f"GET /chat/{user} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
 
 
 def _request(what: str, fields: object, key: str = "") -> bytes:
     body = json.dumps(fields).encode()
     header = f"Idempotency-Key: {key}\r\n" if key else ""
-    head = f"{what} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {len(body)}\r\n\r\n"
+    head = f"{what} HTTP/1.1\r\nHost: localhost\r\n{header}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

@@ -50,7 +50,6 @@ CHANGES_NOTHING: Final = {
     "an empty header": b"A:",
     "tabs around a value": b"A:\t1\t",
     "a request from the same site": b"Sec-Fetch-Site: same-origin",
-    "a request from a site next door": b"Sec-Fetch-Site: same-site",
     "a request from the address bar": b"Sec-Fetch-Site: none",
     "an encoding that changes nothing": b"Content-Encoding: identity",
 }
@@ -98,22 +97,29 @@ UNASKED: Final = {
     "a prefetch in other letters": b"purpose: Prefetch",
     "Firefox's prefetch": b"X-Moz: prefetch",
     "a preview": b"X-Purpose: preview",
+}
+OF_OTHER_PAGES: Final = {
     "a page of another site": b"Sec-Fetch-Site: cross-site",
     "an image on another site": b"sec-fetch-site:  Cross-Site \r\nSec-Fetch-Dest: image",
+    "a page of another port": b"Sec-Fetch-Site: same-site",
+    "a page that is named": b"origin:  http://evil.test ",
+    "two origins": b"Origin: http://good.test\r\nOrigin: http://evil.test",
+    "a referrer": b"referer: http://evil.test/good.test",
 }
 
 
 async def test_what_nobody_meant_reads_and_writes_nothing(
     service: Service, subtests: pytest.Subtests
 ) -> None:
-    for promise, header in UNASKED.items():
+    for promise, header in {**UNASKED, **OF_OTHER_PAGES}.items():
+        kind = "speculative" if promise in UNASKED else "cross-origin"
         with subtests.test(promise):
             async with unharmed(service) as wire:
                 await wire.post("bob", "hi")
                 for access, sent in EVERY_ACCESS.items():
                     answer = await wire.ask(sent.replace(b"%b", header))
                     if access != "HEAD":
-                        assert_problem(answer, 403, "speculative")
+                        assert_problem(answer, 403, kind)
                     assert answer.status == 403, access
                 assert await wire.texts("bob") == ["hi"]
 
@@ -148,8 +154,9 @@ ANY_HOST: Final = (b"127.0.0.1:8080", b"[::1]:8080", b"EVIL.test", b"x_y.interna
 
 
 async def test_any_host_is_answered_where_none_is_named(
-    service: Service, subtests: pytest.Subtests
+    start_service: StartService, subtests: pytest.Subtests
 ) -> None:
+    service = await start_service(host="0.0.0.0", allowed_hosts=())
     for host in ANY_HOST:
         with subtests.test(host.decode()):
             async with unharmed(service) as wire:
@@ -186,7 +193,7 @@ NOT_OURS: Final = {
 async def test_only_the_named_hosts_are_answered(
     start_service: StartService, subtests: pytest.Subtests
 ) -> None:
-    service = await start_service(allowed_hosts=("good.test",))
+    service = await start_service(host="0.0.0.0", allowed_hosts=("good.test",))
     for promise, sent in OURS.items():
         with subtests.test(promise):
             async with unharmed(service) as wire:

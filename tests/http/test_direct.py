@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from chat_service.guard import HostRule
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.heads import Heads
 from chat_service.lingering import Lingering
@@ -332,17 +333,20 @@ async def test_a_reader_that_is_slow_gets_all_of_its_answers(
         b"Host: a\r\nconnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         b"Host: a\r\nSec-Purpose: prefetch\r\n\r\n",
         b"Host: a\r\nSec-Fetch-Site: cross-site\r\n\r\n",
+        b"Host: a\r\nSec-Fetch-Site: same-site\r\n\r\n",
+        b"Host: a\r\nOrigin: http://b\r\n\r\n",
+        b"Host: a\r\nReferer: http://b/\r\n\r\n",
         b"\r\n",
     ],
 )
 def test_what_is_not_plain_is_left_to_tornado(block: bytes) -> None:
-    heads = Heads(1000, frozenset({"a"}))
+    heads = Heads(1000, HostRule(frozenset({"a"})))
     assert heads.plain(block) is None
     assert heads.plain(block) is None
 
 
 def test_a_head_is_remembered_but_not_the_id_in_it() -> None:
-    heads = Heads(1000, frozenset())
+    heads = Heads(1000, HostRule())
     for request_id in ("one", "two"):
         block = b"Host: a\r\nX-Request-ID: %b\r\nContent-Length: 7\r\n\r\n" % request_id.encode()
         assert heads.plain(block) == (7, request_id, "")

@@ -24,7 +24,7 @@ async def test_a_client_that_left_before_its_turn_consumes_nothing(
         message_id = await chat.post("bob", "x")
         proxy.hold["find"] = b"text"
         _, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await proxy.held.wait()
         writer.transport.abort()
         await eventually(lambda: only_this_request_is_open(chat))
@@ -43,7 +43,7 @@ async def test_what_was_claimed_for_a_client_that_left_is_unread_again(
         await chat.post("bob", "x")
         proxy.hold["update"] = b"token"
         _, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /chat/bob HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await proxy.held.wait()
         writer.transport.abort()
         await eventually(lambda: only_this_request_is_open(chat))
@@ -67,7 +67,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_the_rest_stays_unread(
         await asyncio.gather(*(chat.post("bob", text) for _ in range(20)))
     sock = socket.create_connection(("127.0.0.1", int(chat.base.rpartition(":")[2])))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.sendall(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+    sock.sendall(b"GET /chat/bob HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     async def is_cut_off() -> bool:
         return await chat.metric("chat_messages_undelivered_total") > 0
@@ -119,7 +119,7 @@ async def test_draining_answers_connections_that_the_kernel_still_holds(
     # No turn of the loop lies between the last of these and the drain: none is accepted yet.
     waiting = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(5)]
     for sock in waiting:
-        sock.sendall(b"GET /chat/bob HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.sendall(b"GET /chat/bob HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert await service.drain()
     for sock in waiting:
         with sock:

@@ -72,6 +72,6 @@ async def _chat(service: Service, name: str, progress: Callable[[], float]) -> N
         if not 0.7 < at < 0.8 and random.random() < 0.8:
             await connection.read(name)
         if random.random() < 0.03:
-            await connection.ask(b"GET /chat/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            await connection.ask(b"GET /chat/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
         pause = 0.05 + 0.03 * math.sin(at * 12)
         await asyncio.sleep(0 if is_rush else pause * random.random() * 2)

@@ -176,7 +176,7 @@ async def test_sigterm_in_a_rolling_restart_waits_for_the_process_that_is_on_its
 ) -> None:
     first, second = server.members()
     body = b'{"text": "x", "username": "bob"}'
-    head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     # While the other stands still, it is the first that takes this request.
     os.kill(second, signal.SIGSTOP)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

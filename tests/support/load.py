@@ -30,7 +30,7 @@ class Connection(asyncio.Protocol):
         """Post a message that must be accepted; its id."""
         fields = {"text": text, "username": username, "timeout": lifetime_s}
         body = json.dumps(fields).encode()
-        head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         status, answer = await self.ask(head.encode() + body)
         assert status == 201, (status, answer)
         message_id = json.loads(answer)["id"]
@@ -40,7 +40,9 @@ class Connection(asyncio.Protocol):
     async def read(self, username: str) -> list[dict[str, Any]]:
         """Read an inbox; the read must be answered."""
         path = quote(username, safe="")
-        status, answer = await self.ask(f"GET /chat/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        status, answer = await self.ask(
+            f"GET /chat/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         assert status == 200, (status, answer)
         messages: list[dict[str, Any]] = json.loads(answer)
         return messages

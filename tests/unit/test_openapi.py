@@ -95,6 +95,7 @@ def all_problems() -> Iterator[Problem]:
     sample = {
         "FieldError": FieldError("x", "y"),
         "str": "x",
+        "bool": True,
         "int": 1,
         "Finished": Finished(1, False),
     }
