@@ -115,7 +115,12 @@ def lease_of(body: bytes) -> LeaseBody:
     if not body.strip():
         raise not_json("the body is empty")
     try:
+        # As with a message, also what the decoder skips.
+        if not body.isascii():
+            body.decode()
         asked = _decode_lease(body)
+    except UnicodeDecodeError:
+        raise not_json("the body is not UTF-8") from None
     except msgspec.ValidationError as error:
         # "... - at `$.ids[0]`", and none for a field that is missing.
         _, _, path = str(error).partition(" - at `$.")

@@ -1,6 +1,7 @@
 """Many messages in one request, with an answer for each."""
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable
 from typing import Annotated, Any, NamedTuple
@@ -20,6 +21,10 @@ from chat_service.problems import (
 from chat_service.schema import Rules, new_message
 from workers.commands import Key, Stored
 from workers.pool import WorkerPool
+
+_SPACE = b" \t\r\n"
+#: The end of a line, and the empty ones behind it.
+_LINE_END = re.compile(rb"\n[ \t\r\n]*")
 
 
 class Posting(NamedTuple):
@@ -65,8 +70,9 @@ class BatchHandlers:
     def _split(self, body: bytes, content_type: str) -> list[bytes]:
         """The messages of a JSON array, or of lines with an object each (NDJSON)."""
         if not body.lstrip().startswith(b"["):
-            lines = [line for line in body.split(b"\n", 2 * self._messages_max) if line.strip()]
-            if not lines or (len(lines) == 1 and "ndjson" not in content_type.lower()):
+            # However many empty lines are between them; one message too many is enough to know.
+            lines = _LINE_END.split(body.strip(_SPACE), self._messages_max)
+            if lines == [b""] or (len(lines) == 1 and "ndjson" not in content_type.lower()):
                 raise not_a_batch()
             if not lines[0].rstrip().endswith(b"}"):
                 # An object over several lines is one message, and no batch.

@@ -128,3 +128,15 @@ async def test_an_inbox_may_be_called_batch(chat: ChatClient) -> None:
     assert await chat.texts("batch") == ["hello"]
     answer = await chat.request("DELETE", "/chat/batch")
     assert (answer.code, answer.headers["Allow"]) == (405, "POST, GET, HEAD, OPTIONS")
+
+
+async def test_empty_lines_between_messages_are_none_however_many(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service(max_batch_messages=3))
+    messages = [json.dumps({"text": str(number), "username": "bob"}) for number in range(3)]
+    for between in ("\n" * 9, "\r\n\r\n", "\n \t\n" * 9):
+        body = between.join(["", *messages, ""]).encode()
+        answer = await chat.request("POST", "/chat/batch", body)
+        assert all("id" in result for result in json.loads(answer.body)["results"]), answer.body
+        assert await chat.texts("bob") == ["0", "1", "2"]

@@ -136,10 +136,19 @@ async def test_a_ttl_that_is_no_number_of_seconds_is_refused(chat: ChatClient, t
     assert (await ask(chat, f"lease?ttl={ttl}"))[0] == (200 if ttl == "5" else 400)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b"null", b"[" * 5000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b'"x"', b"\xff", b"null", b"[" * 5000),
+        # In a field that nobody asked for, of a lease that would be none.
+        b'{"lease": "ab", "ttl": 5, "ids": [], "note": "\xff"}',
+    ],
+)
 async def test_a_body_that_is_no_object_is_refused(chat: ChatClient, body: bytes) -> None:
     for what in ("ack", "release", "extend"):
-        assert (await chat.request("POST", f"/chat/bob/{what}", body)).code == 400
+        answer = await chat.request("POST", f"/chat/bob/{what}", body)
+        assert (answer.code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+        assert json.loads(answer.body)["type"] == "urn:chat:problem:invalid-json"
 
 
 @pytest.mark.parametrize("names_ids", [False, True])
