@@ -7,7 +7,7 @@ those who wait: being told by the database what arrives elsewhere. Made, started
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import cast
 
 import structlog
@@ -30,6 +30,8 @@ WATCH_EVERY_S = 0.05
 EXPIRE_EVERY_S = 2.0
 RETIRE_EVERY_S = 20.0
 CLOCK_EVERY_S = 10.0
+#: The least time between two comparisons of the clocks, in seconds.
+CLOCK_PAUSE_S = 0.5
 #: How often a database that is away is asked for, and claims that came to nobody are given
 #: back, in seconds.
 PROBE_EVERY_S = 0.2
@@ -74,6 +76,7 @@ class Chores:
         self._is_told = False
         #: Started, and to be cancelled by who stops the pool.
         self.tasks: list[asyncio.Task[None]] = []
+        self._clock_is_doubtful = asyncio.Event()
         #: Set once the pending messages are known.
         self.has_counted = asyncio.Event()
 
@@ -92,7 +95,7 @@ class Chores:
             "look": (LOOK_EVERY_S[1], self._look_now_and_then),
             "probe": (PROBE_EVERY_S, self._probe),
             "indexes": (INDEXES_EVERY_S, self._store.keep_indexes),
-            "clock": (CLOCK_EVERY_S, self._follow_clock),
+            "clock": (CLOCK_PAUSE_S, self._follow_clock),
         }
         self.tasks = [
             asyncio.create_task(self._every(seconds, chore), name=name)
@@ -117,6 +120,8 @@ class Chores:
         now = self._loop.time()
         for shard in self._shards:
             shard.expire(now)
+        if self._clock.is_doubtful:
+            self._clock_is_doubtful.set()
 
     async def _probe(self) -> None:
         if self._breaker.is_open:
@@ -184,7 +189,11 @@ class Chores:
             self._waiters.wake(await self._store.count_unread(some, self._clock.now_ms()))
 
     async def _follow_clock(self) -> None:
+        self._clock_is_doubtful.clear()
         await self._store.measure_clock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOCK_EVERY_S - CLOCK_PAUSE_S):
+                await self._clock_is_doubtful.wait()
 
 
 def pause_after_count(seconds: float) -> float:

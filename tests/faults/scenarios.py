@@ -238,12 +238,15 @@ async def _start_again(site: Site) -> None:
     await site.healed(moment)
 
 
-def wrong_clock(seconds: float) -> tuple[str, ...]:
-    """Words that start a server whose wall clock is wrong."""
+def wrong_clock(seconds: float, every_s: float = 0.0) -> tuple[str, ...]:
+    """Words that start a server whose wall clock is wrong; with `every_s` it is set right and wrong
+    again every so many seconds.
+    """
+    is_wrong = f"time.monotonic() // {every_s} % 2" if every_s else "1"
     return (
         *(sys.executable, "-P", "-c"),
         "import runpy, sys, time\n"
-        f"right = time.time\ntime.time = lambda: right() + {seconds}\n"
+        f"right = time.time\ntime.time = lambda: right() + {seconds} * ({is_wrong})\n"
         # What follows is the command: python -P -m chat_service ...
         "del sys.argv[1:5]\n"
         "runpy.run_module('chat_service', run_name='__main__', alter_sys=True)",
@@ -335,6 +338,13 @@ SCENARIOS = (
         database="external",
         processes=1,
         wrappers=(wrong_clock(2), wrong_clock(-3600), ()),
+        lifetimes_s=(1, 2, 5),
+    ),
+    Scenario(
+        *("clock-steps", "clocks that step by a minute and back", nothing, 60, 3),
+        database="external",
+        processes=1,
+        wrappers=(wrong_clock(60, 1.5), wrong_clock(-60, 2.0), ()),
         lifetimes_s=(1, 2, 5),
     ),
     Scenario("expiry", "lifetimes of 1 to 5 s", nothing, 60, 5, lifetimes_s=(1, 2, 5)),

@@ -133,7 +133,11 @@ class Node:
 
     async def start(self) -> None:
         world = self._world
-        clock = DatabaseClock(wall=lambda: EPOCH_S + world.loop.time() + self.skew_s)
+
+        def read_clock() -> float:
+            return EPOCH_S + world.loop.time() + self.skew_s
+
+        clock = DatabaseClock(wall=read_clock, steady=read_clock)
         limits = PoolLimits(
             2, QueueLimits(50, 10_000, 20), ShardLimits(6, 1000, 4, DEADLINE_S), DEADLINE_S, 20
         )

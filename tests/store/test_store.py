@@ -1,6 +1,7 @@
 """What the store does in MongoDB beyond its contract: how messages lie there, and at what cost."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -94,6 +95,24 @@ async def test_reads_and_claims_use_the_indexes(
         "IXSCAN { claim.at: 1, expires_at: 1 }",
     ]
     assert updates[0]["docsExamined"] == 2
+
+
+async def test_a_claim_that_the_databases_clock_calls_late_has_it_measured(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post = new_post()
+    await store.insert([post])
+    assert not clock.is_doubtful
+    # The database's clock was set a minute forward since it was measured.
+    sent_ms = clock.local_ms()
+    clock.observe(sent_ms, clock.now_ms() - 60_000, sent_ms)
+    behind_s = clock.now_ms() / 1000 - time.time()
+    claim = new_claim(["bob"], [post.id], clock.now_ms(), valid_s=5.0 + behind_s)
+    assert (await store.claim(claim)).ids == set()
+    assert clock.is_doubtful
+    await store.measure_clock()
+    assert not clock.is_doubtful
+    assert (await store.claim(new_claim(["bob"], [post.id], clock.now_ms()))).ids == {post.id}
 
 
 @pytest.mark.skipif("motor" in DRIVERS, reason="the seam is what is looked at")

@@ -1,5 +1,7 @@
 """Ids sort by time whatever the clock does; one clock serves all nodes."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,19 +35,84 @@ def test_no_id_of_a_moment_exceeds_its_last() -> None:
 
 
 def test_a_clock_that_agrees_with_the_database_is_left_alone() -> None:
-    clock = DatabaseClock(wall=lambda: 1000.0)
+    clock = DatabaseClock(wall=lambda: 1000.0, steady=lambda: 70.0)
     clock.observe(sent_ms=999_999.2, database_ms=999_999, received_ms=1_000_000.1)
     assert clock.offset_ms == 0
     assert clock.now_ms() == 1_000_000
 
 
 def test_a_clock_that_is_off_is_corrected() -> None:
-    clock = DatabaseClock(wall=lambda: 1000.0)
+    clock = DatabaseClock(wall=lambda: 1000.0, steady=lambda: 70.0)
     clock.observe(sent_ms=1_000_000, database_ms=1_002_000, received_ms=1_000_001)
     assert abs(clock.offset_ms - 2000) <= 1
     assert abs(clock.now_ms() - 1_002_000) <= 1
     clock.observe(sent_ms=1_000_000, database_ms=998_000, received_ms=1_000_001)
     assert abs(clock.now_ms() - 998_000) <= 1
+
+
+class Machine:
+    """A machine whose clocks a test sets."""
+
+    def __init__(self) -> None:
+        self.wall_s, self.steady_s = 1_000_000.0, 70.0
+        self.clock = DatabaseClock(lambda: self.wall_s, lambda: self.steady_s)
+
+    def passes(self, seconds: float) -> None:
+        self.wall_s += seconds
+        self.steady_s += seconds
+
+    def measure(self, database_s: float) -> None:
+        sent_ms = self.clock.local_ms()
+        self.clock.observe(sent_ms, database_s * 1000, sent_ms + 0.5)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-100, 100))
+def test_a_step_of_the_wall_clock_changes_no_time(step_s: float, offset_s: float) -> None:
+    machine = Machine()
+    machine.measure(1_000_000.0 + offset_s)
+    before_ms = machine.clock.now_ms()
+    machine.wall_s += step_s
+    machine.passes(2.0)
+    assert abs(machine.clock.now_ms() - before_ms - 2000) <= 1
+    machine.measure(1_000_000.0 + offset_s + 2.0)
+    assert abs(machine.clock.now_ms() - before_ms - 2000) <= 2
+    assert abs(machine.clock.offset_ms - (offset_s - step_s) * 1000) <= 2
+
+
+def test_a_step_of_the_wall_clock_is_noticed_until_measured() -> None:
+    machine = Machine()
+    machine.passes(3600.0)
+    assert not machine.clock.is_doubtful
+    machine.wall_s += 0.5
+    assert machine.clock.is_doubtful
+    machine.measure(1_003_600.0)
+    assert not machine.clock.is_doubtful
+    assert abs(machine.clock.offset_ms + 500) <= 2
+
+
+def test_a_step_of_the_databases_clock_is_followed() -> None:
+    machine = Machine()
+    machine.measure(1_000_000.0)
+    machine.clock.doubt()
+    assert machine.clock.is_doubtful
+    machine.measure(1_000_060.0)
+    assert abs(machine.clock.now_ms() - 1_000_060_000) <= 2
+    assert not machine.clock.is_doubtful
+
+
+def test_a_long_measurement_leaves_a_good_offset_alone() -> None:
+    machine = Machine()
+    machine.measure(1_000_060.0)
+    before_ms = machine.clock.now_ms()
+    sent_ms = machine.clock.local_ms()
+    machine.clock.observe(sent_ms, 1_000_061_900, sent_ms + 2000)
+    assert machine.clock.now_ms() == before_ms
+
+
+def test_the_steady_clock_goes_on_while_the_machine_sleeps() -> None:
+    steady_s = DatabaseClock()._steady()
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        assert abs(steady_s - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60
 
 
 @given(st.text(max_size=20), st.integers(1, 64))

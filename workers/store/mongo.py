@@ -300,6 +300,9 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
                         return Claimed(set(claim.ids), is_final=True)
                     was_sent = True
                     owned = await self._claimed(selection, claim)
+                    if not owned:
+                        # Others were faster, or the database's clock says that it is too late.
+                        self._clock.doubt()
                     if not is_final:
                         self._metrics.claims_resolved.inc()
                     return Claimed(owned, is_final)
