@@ -1,7 +1,8 @@
 """What a request says beside its path and its body: the rules for queries and for our headers.
 
 Called by the handlers. Raises `chat_service.problems.Problem` that names the parameter and the
-rule. Parameters that are not known are ignored.
+rule. A parameter that is not known is refused on routes that consume or settle messages, and
+ignored on others.
 """
 
 import hashlib
@@ -20,6 +21,8 @@ READ_KEY_MIN = 22
 TTL_MIN_S = 0.01
 #: The most that is taken apart: fields of a query and its characters, members of a header's list.
 _FIELDS_MAX, _QUERY_MAX, _MEMBERS_MAX = 100, 2048, 16
+#: Of a parameter that is not known, so many characters are named.
+_NAME_SHOWN_MAX = 64
 # As many decimals as a float has when it is written out, and some.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
@@ -58,6 +61,7 @@ class ReadOptions(NamedTuple):
 
 
 _PLAIN = ReadOptions(None, 0.0, False)
+_READ_NAMES, _LEASE_NAMES = ("limit", "wait"), ("limit", "wait", "ttl")
 #: What requests that wait have behind their route where they are counted: how long they take says
 #: nothing about the service.
 WAITING = "?wait"
@@ -74,13 +78,14 @@ def read_options(query: str, waits: Waits, prefer: str = "", is_lease: bool = Fa
     """The options in a query string; the wait may come from a `Prefer` header instead."""
     if not query and not prefer:
         return _PLAIN
-    limits, waited, ttls = _fields(query, "limit", "wait", "ttl")
+    names = _LEASE_NAMES if is_lease else _READ_NAMES
+    limits, waited, ttls = (*_fields(query, *names, are_all=True), None)[:3]
     preferred = preferences(prefer).wait if waited is None and prefer else None
     if preferred is not None:
         waited = preferred
     wait_s = 0.0 if waited is None else seconds("wait", waited)
     ttl_s = None
-    if is_lease and ttls is not None and (ttl_s := seconds("ttl", ttls)) < TTL_MIN_S:
+    if ttls is not None and (ttl_s := seconds("ttl", ttls)) < TTL_MIN_S:
         raise invalid(FieldError("ttl", f"must be at least {TTL_MIN_S} seconds"))
     return ReadOptions(
         None if limits is None else _limit(limits),
@@ -89,6 +94,12 @@ def read_options(query: str, waits: Waits, prefer: str = "", is_lease: bool = Fa
         preferred is not None,
         None if ttl_s is None else min(ttl_s, waits.lease_max_s),
     )
+
+
+def refuse_parameters(query: str) -> None:
+    """Raise a 400 problem for any parameter, on a route that changes messages and knows none."""
+    if query:
+        _fields(query, are_all=True)
 
 
 def is_waiting(route: str, query: str, prefer: str = "") -> bool:
@@ -172,8 +183,11 @@ def hash_of(*parts: str) -> str:
     return digest.hexdigest()
 
 
-def _fields(query: str, *names: str) -> list[str | None]:
-    """The values of these parameters in a query string; None for those that are not there."""
+def _fields(query: str, *names: str, are_all: bool = False) -> list[str | None]:
+    """Return the values of these parameters in a query string; None for those that are not there.
+
+    Raises a 400 problem for any other parameter if these `are_all` that there are.
+    """
     if len(query) > _QUERY_MAX:
         rule = f"may have at most {_QUERY_MAX} characters"
         raise invalid(FieldError("query", rule))
@@ -182,6 +196,13 @@ def _fields(query: str, *names: str) -> list[str | None]:
     except ValueError:
         rule = f"may have at most {_FIELDS_MAX} fields"
         raise invalid(FieldError("query", rule)) from None
+    if are_all:
+        # A misspelled limit must not empty an inbox.
+        for field, _ in fields:
+            if field not in names:
+                known = " and ".join((", ".join(names[:-1]), names[-1])) if names else "none"
+                shown = field[:_NAME_SHOWN_MAX]
+                raise invalid(FieldError(shown, f"is not a parameter here; known: {known}"))
     found: list[str | None] = []
     for name in names:
         values = [value for field, value in fields if field == name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import TTL_MIN_S, Waits, read_options
+from chat_service.parameters import TTL_MIN_S, Waits, read_options, refuse_parameters
 from chat_service.problems import FieldError, invalid, lease_over, not_acknowledged
 from chat_service.schema import LeaseBody, Rules, lease_of, username_in_path
 from workers.commands import Extend, Finish, Lease, Release, delivery
@@ -70,6 +70,7 @@ class LeaseHandlers:
         return _answer({"ttl": ttl_s})
 
     def _asked(self, request: Request) -> tuple[str, LeaseBody]:
+        refuse_parameters(request.query)
         return username_in_path(request.parameter, self._rules), lease_of(request.body)
 
 

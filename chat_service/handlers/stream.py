@@ -7,6 +7,7 @@ import msgspec
 
 from chat_service.leased_stream import LEASE_S, LeasedStream
 from chat_service.message import Part, Request, Response, Takeover
+from chat_service.parameters import refuse_parameters
 from chat_service.schema import Rules, is_message_id, username_in_path
 from chat_service.websocket import accept
 from workers.pool import WorkerPool
@@ -41,6 +42,7 @@ class StreamHandlers:
     async def stream(self, request: Request) -> Response | Takeover:
         """Deliver what is unread and what comes, each message as a lease."""
         username = username_in_path(request.parameter, self._rules)
+        refuse_parameters(request.query)
         # Before the head is out: an open stream that is refused its wait can only be silent.
         self._pool.refuse_wait_if_full()
         if request.headers.get("Upgrade", "").lower() == "websocket":

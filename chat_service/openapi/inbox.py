@@ -27,7 +27,8 @@ _READ = (
     "Gives everything that is neither read nor expired, oldest first, or `[]`, and marks it as "
     "read: it is never given again. An answer that is lost on its way is lost with its messages, "
     "unless the read has an `Idempotency-Key`: then a repeat within a minute gets the same "
-    "messages again, at most about 256 KiB of text and 1000 messages. Other parameters are ignored."
+    "messages again, at most about 256 KiB of text and 1000 messages. A parameter "
+    "that is not known is 400, and nothing is read."
 )
 _CONSUMED = "mark the messages as read"
 _RECEIPT_LINKS: Object = {

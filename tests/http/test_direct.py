@@ -51,7 +51,7 @@ PLAIN: Final = {
     "a wait": get(b"/chat/eve?wait=0.01"),
     "a wait for nothing": get(b"/chat/nobody?wait=0.01"),
     "a limit and a name that are none": get(b"/chat/%00?limit=0"),
-    "a query that nobody knows": get(b"/chat/eve?x=%y&"),
+    "a parameter that nobody knows": get(b"/chat/eve?x=%y&"),
     "an id of its own": get(b"/chat/eve", b"X-Request-ID: order-66"),
     "a connection that is kept": get(b"/chat/eve", b"Connection: Keep-Alive"),
 }
