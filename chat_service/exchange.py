@@ -151,6 +151,8 @@ class Exchange(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         """The client went away before its request was whole."""
         self._app.request_closed(self)
+        # This object is part of a cycle, and stays until the garbage collector finds it.
+        self._body.clear()
         self._app.bodies.release(self)
         self._give_up_answer()
 

@@ -109,7 +109,7 @@ class HttpStream(IOStream):
     def write(self, data: bytes | memoryview) -> "asyncio.Future[None]":
         """Write data; Tornado's bare 400 is replaced by a whole answer."""
         if data == _BARE_400 and self.on_refused is not None:
-            self.on_refused(bad_request("this is not a well-formed HTTP/1.1 request"))
+            self.on_refused(bad_request("the request cannot be read as HTTP/1.1"))
             # It is short, and nothing else waits to be sent: the kernel has it.
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             done.set_result(None)
@@ -127,4 +127,5 @@ class HttpStream(IOStream):
     def close_fd(self) -> None:
         """Tornado's hook for closing the socket."""
         sock, self.socket = self.socket, None  # type: ignore[assignment]
+        self.on_refused = self.on_bytes = None
         self._lingering.close(sock, is_sending=self.is_sending)
