@@ -11,6 +11,7 @@ import asyncio
 import errno
 import heapq
 import resource
+import select
 import socket
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
@@ -185,8 +186,11 @@ class Listener(Server):
     def _accept(self, listening: socket.socket) -> bool:
         """Take one connection; False where none waits or none can be taken now."""
         used = self.open_connections + len(self.lingering)
-        if used >= self._connections_max and not self._make_room():
-            return self._rest("too many connections are open, and each is being served")
+        if used >= self._connections_max:
+            if not _waits(listening):
+                return False
+            if not self._make_room():
+                return self._rest("too many connections are open, and each is being served")
         try:
             connection, address = listening.accept()
         except OSError as error:
@@ -242,6 +246,13 @@ class Listener(Server):
             self._pause()
             self._resting = asyncio.get_running_loop().call_later(_REST_S, self._listen)
         return False
+
+
+def _waits(listening: socket.socket) -> bool:
+    """Return whether a connection waits to be accepted."""
+    poll = select.poll()
+    poll.register(listening, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def use_all_descriptors() -> int:

@@ -13,7 +13,7 @@ from tests.support.server import Server
 #: So many descriptors the process may have, of which some are kept free for other uses.
 DESCRIPTORS: Final = 256
 CLIENTS: Final = 260
-#: What makes a connection wait: nothing, an answer before on either way, an unfinished head or body.
+#: What was sent on a connection that waits now, and whether that was answered.
 IDLE: Final = {
     "nothing": (b"", False),
     "an answer on the direct way": (get(b"/chat/nobody"), True),
@@ -60,7 +60,7 @@ async def test_clients_that_do_nothing_lock_nobody_out(
             await wire.close()
 
 
-async def test_where_each_request_is_served_new_clients_wait(port: int) -> None:
+async def test_while_each_connection_is_served_new_clients_wait(port: int) -> None:
     wire = Wire(port)
     served = [await wire.connect() for _ in range(DESCRIPTORS - 64)]
     for number, connection in enumerate(served):
