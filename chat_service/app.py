@@ -235,13 +235,17 @@ class App(HTTPServerConnectionDelegate):
         method: str,
         route: str,
         inbox: str,
+        client: str,
         status: int,
         seconds: float,
         span: "Span | None" = None,
     ) -> None:
-        """Count and log one answered request. `inbox` is the path's segment as sent, or empty."""
+        """Count and log one answered request.
+
+        `inbox` is the path's segment as sent, or empty; `client` the address of the peer.
+        """
         if span is not None and self.tracer is not None:
             self.tracer.end(span, status)
         method = method if method in _METHODS else "other"
         self._metrics.answered(method, route, status, seconds)
-        self._request_log.write(request_id, method, route, inbox, status, seconds)
+        self._request_log.write(request_id, method, route, inbox, client, status, seconds)

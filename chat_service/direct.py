@@ -462,8 +462,9 @@ class DirectConnection:
         method, route, parameter, query, request_id, _, began, span = request
         if is_waiting(route, query):
             route += WAITING
-        seconds = time.perf_counter() - began
-        self._direct.app.account(request_id, method, route, parameter, status, seconds, span)
+        seconds, client = time.perf_counter() - began, str(self._address[0])
+        account = self._direct.app.account
+        account(request_id, method, route, parameter, client, status, seconds, span)
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:

@@ -41,6 +41,7 @@ from workers.tracing import current
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
+    from tornado.httpserver import _HTTPRequestContext
 
     from chat_service.app import App, Resolved
 
@@ -385,8 +386,9 @@ class Exchange(HTTPMessageDelegate):
                 inbox = ""
             if self._is_waiting:
                 route += WAITING
+        client = cast("_HTTPRequestContext", self._connection.context).remote_ip
         self._app.account(
-            *(self._id, self._method, route or "none", inbox, status, seconds, self._span)
+            *(self._id, self._method, route or "none", inbox, client, status, seconds, self._span)
         )
 
     def _count_bytes(self, size: int) -> None:

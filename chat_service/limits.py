@@ -12,7 +12,7 @@ from chat_service.app import AppLimits
 from chat_service.guard import HostRule
 from chat_service.openapi import Terms
 from chat_service.parameters import Waits
-from chat_service.request_log import RequestLog
+from chat_service.request_log import LogRules, RequestLog
 from chat_service.schema import Rules
 from config import Settings
 from workers.pool import PoolLimits
@@ -92,5 +92,10 @@ def connection_limits_of(settings: Settings) -> dict[str, Any]:
 def request_log_of(settings: Settings) -> RequestLog:
     """What is logged of requests."""
     return RequestLog(
-        settings.log_requests_per_s, settings.log_usernames, settings.log_username_key
+        LogRules(
+            settings.log_requests_per_s,
+            settings.log_usernames,
+            settings.log_clients,
+            settings.log_username_key,
+        )
     )

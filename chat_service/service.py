@@ -21,7 +21,7 @@ from chat_service.bodies import BodyBudget
 from chat_service.connection import Server
 from chat_service.direct import Direct
 from chat_service.exposition import Exposition
-from chat_service.guard import host_rule
+from chat_service.guard import host_rule, is_loopback_address
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers, Readiness
@@ -95,6 +95,8 @@ class Service:
         self.settings = settings
         self.port = 0
         self._is_accepting = False
+        #: Whether what is for operators is served beside all else; with `auto`, `start` decides.
+        self._has_ops = settings.ops != "off"
         self._registry = CollectorRegistry()
         self._exposition = Exposition(self._registry)
         self._worker_metrics = WorkerMetrics(self._registry)
@@ -143,6 +145,8 @@ class Service:
             for each in (*sockets, *ops_sockets):
                 each.close()
             raise
+        if settings.ops == "auto":
+            self._has_ops = all(is_loopback_address(each) for each in addresses_of(sockets))
         handlers = self._make_handlers(self._pool)
         self._app = self._make_app(self._make_routes(handlers), sockets)
         self._server = Listener(
@@ -258,7 +262,7 @@ class Service:
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
             HealthHandlers(self._readiness, self._metrics_text.get),
-            PageHandlers(absent=() if settings.ops == "on" else (b"/ops",)),
+            PageHandlers(absent=() if self._has_ops else (b"/ops",)),
             BoardHandlers(self._history.document),
         )
 
@@ -293,7 +297,7 @@ class Service:
         settings = self.settings
         origins = frozenset(settings.allowed_origins)
         routes = make_routes(handlers, settings.max_batch_bytes, origins)
-        if settings.ops == "on":
+        if self._has_ops:
             routes = (*routes, *make_ops_routes(handlers))
         handlers.pages.publish(make_document(routes, terms_of(settings)))
         return routes

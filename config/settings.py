@@ -49,11 +49,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # What operators look at
     ops: Annotated[
-        Literal["on", "off"],
+        Literal["auto", "on", "off"],
         Meta(
-            description="Whether `/ops` and `/metrics` are served on the port of all others, too."
+            description="Whether `/ops` and `/metrics` are served on `port`, too; "
+            "auto: on a loopback address only."
         ),
-    ] = "on"
+    ] = "auto"
     ops_port: Annotated[
         int,
         Meta(ge=0, le=65535, description="Port for `/ops`, `/metrics` and health only; 0: none."),
@@ -204,7 +205,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_usernames: Annotated[
         Literal["off", "hashed", "clear"], Meta(description="How request lines name an inbox.")
     ] = "hashed"
+    log_clients: Annotated[
+        Literal["off", "hashed", "clear"],
+        Meta(description="How request lines name the address that a request came from."),
+    ] = "hashed"
     log_username_key: Annotated[
         str,
-        Meta(description="Key of that hash, shared by processes; empty: random."),
+        Meta(description="Key of these hashes, shared by processes; empty: random."),
     ] = ""

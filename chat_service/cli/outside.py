@@ -62,7 +62,8 @@ async def service(url: str) -> AsyncIterator[Finding]:
         answer = await _get(f"{url}/metrics")
         if answer.status != 200:
             detail = (
-                f"{shown}/metrics answers {answer.status}: with `ops` off they are at `ops_port`"
+                f"{shown}/metrics answers {answer.status}: the settings `ops` and `ops_port` say "
+                "where they are"
             )
             yield Finding("metrics", "warn", detail)
             return

@@ -96,16 +96,25 @@ async def test_no_other_site_may_read_it(chat: ChatClient) -> None:
     assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-async def test_on_a_public_port_all_that_is_for_operators_can_be_off(
-    start_service: StartService, connect: Connect
+@pytest.mark.parametrize("changes", [{"ops": "off"}, {"host": "0.0.0.0", "allowed_hosts": ()}])
+async def test_a_public_port_has_nothing_that_is_for_operators(
+    start_service: StartService, connect: Connect, changes: dict[str, object]
 ) -> None:
-    chat = connect(await start_service(ops="off"))
+    chat = connect(await start_service(**changes))
     chat.contract = None
     for path in OPS_PATHS:
         assert (await chat.request("GET", path)).code == 404, path
         for page in ("/", "/docs", "/openapi.json"):
             assert f'"{path}"'.encode() not in (await chat.request("GET", page)).body
     for path in ("/livez", "/readyz", "/"):
+        assert (await chat.request("GET", path)).code == 200, path
+
+
+async def test_a_public_port_serves_operators_if_it_is_told_to(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service(host="0.0.0.0", allowed_hosts=(), ops="on"))
+    for path in OPS_PATHS:
         assert (await chat.request("GET", path)).code == 200, path
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -310,16 +311,25 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
         await chat.post("secret-name", "secret-text")
         await chat.request("GET", "/chat/secret-name", None, X_Request_ID="find-me")
         await chat.request("POST", "/chat", b'{"text":"secret-text","username":1}')
+        for path in ("/livez", "/readyz", "/metrics"):
+            await chat.request("GET", path)
+        await chat.request("HEAD", "/chat/secret-name")
 
         def requests() -> list[dict[str, object]]:
             lines = [json.loads(line) for line in server.errors().splitlines()]
             return [line for line in lines if line["event"] == "request"]
 
         async def all_are_logged() -> bool:
-            return len(requests()) == 3
+            return len(requests()) == 4
 
         await eventually(all_are_logged)
-        assert [line["status"] for line in requests()] == [201, 200, 400]
+        assert [line["status"] for line in requests()] == [201, 200, 400, 200]
+        # The first were on the fast path, the last was not; one address has one name.
+        (client,) = {line["client"] for line in requests()}
+        assert re.fullmatch("[0-9a-f]{12}", str(client))
+        assert "127.0.0.1" not in "".join(
+            line for line in server.errors().splitlines() if '"request"' in line
+        )
         assert requests()[1]["id"] == "find-me"
         assert requests()[1]["route"] == "/chat/:username"
         assert "secret" not in server.errors()
