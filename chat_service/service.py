@@ -49,7 +49,7 @@ from chat_service.series import parts_of
 from chat_service.shared import Shared
 from config import Settings
 from workers.clock import DatabaseClock
-from workers.errors import ServiceError, StoreUnavailable
+from workers.errors import StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.pool import WorkerPool
 from workers.store.embedded import EmbeddedMongod
@@ -310,13 +310,7 @@ class Service:
         return Readiness(database, indexes, workers, self._is_accepting)
 
     async def _ask_database(self) -> bool:
-        if self._store is None:
-            return False
-        try:
-            await self._store.ping()
-        except ServiceError:
-            return False
-        return True
+        return self._pool is not None and await self._pool.database_answers()
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

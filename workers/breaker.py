@@ -7,6 +7,7 @@ probes the database while it is open.
 import structlog
 
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.lag import Begun, LoopLag
 from workers.metrics import WorkerMetrics
 
 log = structlog.get_logger(__name__)
@@ -18,18 +19,25 @@ FAILURES = 3
 class Breaker:
     """Closed while the database answers. Opens by itself; the pool closes it."""
 
-    def __init__(self, metrics: WorkerMetrics) -> None:
+    def __init__(self, metrics: WorkerMetrics, lag: LoopLag) -> None:
         self._metrics = metrics
+        #: What tells a database that does not answer from a loop that does not listen.
+        self.lag = lag
         self._failures = 0
         self.is_open = False
 
-    def observe(self, outcome: ServiceError | None) -> None:
+    def observe(self, outcome: ServiceError | None, begun: Begun) -> None:
         """Take note of how an operation ended; None for one that was answered."""
         if isinstance(outcome, IndexMissing):
             # It answers, and other operations need no index.
             return
         if not isinstance(outcome, StoreUnavailable | OutcomeUnknown):
             self._failures = 0
+            return
+        if self.lag.has_held_up(begun):
+            log.warning(
+                "the event loop was held up; an operation was given up", reason=str(outcome)[:200]
+            )
             return
         self._failures += 1
         is_away = isinstance(outcome, StoreUnavailable) and outcome.is_away

@@ -117,6 +117,7 @@ class Chores:
             await asyncio.sleep(seconds)
 
     async def _watch(self) -> None:
+        self._breaker.lag.tick()
         now = self._loop.time()
         for shard in self._shards:
             shard.expire(now)

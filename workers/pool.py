@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar, cast
 import structlog
 
 from workers.breaker import Breaker
-from workers.chores import Chores
+from workers.chores import WATCH_EVERY_S, Chores
 from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
@@ -40,9 +40,11 @@ from workers.errors import (
     KeyInFlight,
     NotExecuted,
     Overloaded,
+    ServiceError,
     StoreUnavailable,
 )
 from workers.ids import IdSource
+from workers.lag import LoopLag
 from workers.metrics import WorkerMetrics
 from workers.queue import QueueLimits, ShardQueue
 from workers.releases import Releases
@@ -60,6 +62,8 @@ T = TypeVar("T", bound=Outcome)
 #: Pause before a dead worker is started again, in seconds: doubled each time up to the last.
 RESTART_AFTER_S = (0.05, 2.0)
 _FIRST_COUNT_S = 1.0
+#: How often the database is asked at most whether it answers.
+_ASK_TIMES = 3
 
 _REASONS: Mapping[type[NotExecuted], str] = {
     Overloaded: "overloaded",
@@ -96,7 +100,7 @@ class WorkerPool:
         self._limits = limits
         self._metrics = metrics
         self._ids = IdSource()
-        self._breaker = Breaker(metrics)
+        self._breaker = Breaker(metrics, LoopLag(WATCH_EVERY_S))
         self._waiters = Waiters(limits.waiters, self._readmit)
         self._releases = Releases(store, clock, metrics, self._waiters)
         self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
@@ -135,6 +139,21 @@ class WorkerPool:
     def is_alive(self) -> bool:
         """Whether every worker is running."""
         return bool(self._workers) and not any(worker.done() for worker in self._workers)
+
+    async def database_answers(self) -> bool:
+        """Whether a write would find a primary with a majority.
+
+        Asked again if the event loop was held up meanwhile, which says nothing about the database.
+        """
+        for _ in range(_ASK_TIMES):
+            begun = self._breaker.lag.begin()
+            try:
+                await self._store.ping()
+                return True
+            except ServiceError:
+                if not self._breaker.lag.has_held_up(begun):
+                    break
+        return False
 
     @property
     def is_ending(self) -> bool:

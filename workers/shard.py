@@ -164,12 +164,13 @@ class Shard:
     ) -> None:
         """Do one part of a batch; what it raises is the answer of its open tickets."""
         failure: ServiceError
+        begun = self._breaker.lag.begin()
         try:
-            self._breaker.observe(await work(tickets))
+            self._breaker.observe(await work(tickets), begun)
             return
         except ServiceError as error:
             failure = error
-            self._breaker.observe(error)
+            self._breaker.observe(error, begun)
         except Exception as error:
             # A bug, or an error that the store does not know. The other parts go on.
             log.exception("a part of a batch failed", requests=len(tickets))

@@ -1,0 +1,34 @@
+"""Something keeps the event loop busy: that is not taken for a database that does not answer."""
+
+import asyncio
+import time
+
+from tests.conftest import StartService
+from workers.breaker import FAILURES
+from workers.commands import Key
+from workers.errors import OutcomeUnknown
+
+#: How long the loop is held up each time, and when an operation is given up, in seconds.
+STALL_S, TIMEOUT_S = 0.4, 1.0
+
+
+async def test_a_stalled_loop_is_not_the_databases_fault(start_service: StartService) -> None:
+    service = await start_service(mongo_timeout_s=TIMEOUT_S, deadline_s=60.0)
+    pool = service._pool
+    assert pool is not None
+    key = Key("one", "body")
+    await pool.post_once("bob", "hello", 5, 60, key)
+    met: list[BaseException | None] = []
+    for _ in range(FAILURES):
+        # A repeat asks the database twice in one operation: that takes more than one turn.
+        repeat = pool.post_once("bob", "hello", 5, 60, key)
+        while not repeat.done():
+            time.sleep(STALL_S)  # noqa: ASYNC251 - the loop is really stalled
+            await asyncio.sleep(0)
+        met.append(repeat.exception())
+        await asyncio.sleep(0)
+    # They were given up, which was the loop's doing.
+    assert [type(each) for each in met] == [OutcomeUnknown] * FAILURES
+    assert not pool._breaker.is_open
+    assert await pool.database_answers()
+    assert (await pool.post_once("bob", "hello", 5, 60, key)).is_repeated
