@@ -20,6 +20,7 @@ from chat_service.problems import (
 )
 from chat_service.schema import Rules, new_message
 from workers.commands import Key, Stored
+from workers.errors import NotExecuted
 from workers.pool import WorkerPool
 
 _SPACE = b" \t\r\n"
@@ -50,16 +51,13 @@ class BatchHandlers:
         bodies = self._split(request.body, request.headers.get("Content-Type", ""))
         prefer = preferences(request.headers.get("Prefer", ""))
         posting = Posting(idempotency_key(request.headers), prefer.receipt)
+        faults = _Faults(request.id)
         # Handed over before the first is awaited: in order, and into the same batches.
-        begun = [self._begin(body, number, posting) for number, body in enumerate(bodies)]
-        waiting = [each[0] for each in begun if not isinstance(each, Exception)]
+        begun = [self._begin(body, number, posting, faults) for number, body in enumerate(bodies)]
+        waiting = [each[0] for each in begun if isinstance(each, tuple)]
         outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
-        # Many items are often wrong in the same way: its words are made once.
-        said: dict[str, msgspec.Raw] = {}
         results = [
-            _error(each, request.id, said)
-            if isinstance(each, Exception)
-            else _result(next(outcomes), each[1], request.id, said)
+            _result(next(outcomes), each[1], faults) if isinstance(each, tuple) else each
             for each in begun
         ]
         headers = dict(JSON_HEADERS)
@@ -91,9 +89,9 @@ class BatchHandlers:
         return invalid(FieldError("body", f"may have at most {self._messages_max} messages"))
 
     def _begin(
-        self, body: bytes, number: int, posting: Posting
-    ) -> tuple[Awaitable[str | Stored], str] | Exception:
-        """Hand one message over: its outcome and its receipt, or what is wrong with it."""
+        self, body: bytes, number: int, posting: Posting, faults: "_Faults"
+    ) -> tuple[Awaitable[str | Stored], str] | dict[str, Any]:
+        """Hand one message over: its outcome and its receipt, or the result of one that is bad."""
         receipt = secrets.token_urlsafe(24) if posting.has_receipts else ""
         hashed = receipt_hash(receipt) if receipt else ""
         try:
@@ -104,35 +102,42 @@ class BatchHandlers:
             key = Key(hash_of("batch", posting.key, str(number)), fingerprint)
             return self._pool.post_once(*new, key, hashed), receipt
         except Exception as error:
-            return error
+            # Not kept: its traceback is a hundred times as large as the message.
+            return faults.result(error)
 
 
-def _result(
-    outcome: str | Stored | BaseException,
-    receipt: str,
-    request_id: str,
-    said: dict[str, msgspec.Raw],
-) -> dict[str, Any]:
+class _Faults:
+    """The results of the messages of one request that were not stored.
+
+    Many are often wrong in the same way: the words for it are made once.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def result(self, error: Exception) -> dict[str, Any]:
+        """Return what is answered for a message that met this error."""
+        # Others may name their message.
+        is_alike = isinstance(error, Problem | NotExecuted)
+        name = f"{type(error).__name__}: {error}" if is_alike else ""
+        result = self._known.get(name)
+        if result is None:
+            problem = answer_to(error, self._request_id, "/chat/batch")
+            assert isinstance(problem.body, Part)
+            result = {"error": msgspec.Raw(problem.body.body)}
+            if is_alike:
+                self._known[name] = result
+        return result
+
+
+def _result(outcome: str | Stored | BaseException, receipt: str, faults: _Faults) -> dict[str, Any]:
     if isinstance(outcome, Exception):
-        return _error(outcome, request_id, said)
+        return faults.result(outcome)
     if isinstance(outcome, BaseException):
         raise outcome
     result = {"id": outcome if isinstance(outcome, str) else outcome.id}
     return {**result, "receipt": receipt} if receipt else result
-
-
-def _error(error: Exception, request_id: str, said: dict[str, msgspec.Raw]) -> dict[str, Any]:
-    """Return the problem of one message. `said` holds those that were made for this request."""
-    # Other errors are rare, and may name their message.
-    known = str(error) if isinstance(error, Problem) else ""
-    if known in said:
-        return {"error": said[known]}
-    answer = answer_to(error, request_id, "/chat/batch")
-    assert isinstance(answer.body, Part)
-    problem = msgspec.Raw(answer.body.body)
-    if known:
-        said[known] = problem
-    return {"error": problem}
 
 
 def not_a_batch() -> Problem:

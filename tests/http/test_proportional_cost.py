@@ -1,0 +1,310 @@
+"""No request costs much more than an honest one of its size: a table of what is dear.
+
+Measured is the processor time of the service's own process, which runs as its users start it, in
+alternating rounds with the honest request. Only their ratio is judged. A bound is two to four times
+what is measured, and below what the same request costs without its remedy, where it has one.
+"""
+
+import json
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from tests.support.raw import chunked, get, message, post, request
+from tests.support.server import Server
+
+ROUNDS, AT_ONCE = 5, 10
+#: The longest that a kernel may be late with what it counts, in seconds.
+TICK_S = 0.01
+#: As long as a head and a body may be, and some less.
+HEAD_BYTES, BODY_BYTES = 7_500, 480_000
+
+UPGRADE = (
+    *(b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13"),
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+class Wire:
+    """One connection to the service, which is opened again where it was closed."""
+
+    def __init__(self, port: int) -> None:
+        self._address = ("127.0.0.1", port)
+        self._connect()
+
+    def ask(self, sent: bytes, answers: int = 1) -> None:
+        """Send requests and take their answers, whatever they are."""
+        self._socket.sendall(sent)
+        for _ in range(answers):
+            if not self._take_answer():
+                self.close()
+                self._connect()
+                return
+
+    def flood(self, sent: bytes) -> None:
+        """Send all that is ever sent over a connection, and take what comes until it is closed."""
+        self.close()
+        self._connect()
+        try:
+            self._socket.sendall(sent)
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._file.read(65536):
+                pass
+        except ConnectionError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
+        self._socket.close()
+
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(self._address, timeout=30)
+        self._file = self._socket.makefile("rb")
+
+    def _take_answer(self) -> bool:
+        if not self._file.readline():
+            return False
+        length = 0
+        while line := self._file.readline().strip():
+            name, _, value = line.partition(b":")
+            assert name.lower() != b"transfer-encoding"
+            if name.lower() == b"content-length":
+                length = int(value)
+        self._file.read(length)
+        return True
+
+
+class Row(NamedTuple):
+    """A kind of request, an honest one, and how many times as much as that it may cost."""
+
+    dear: bytes
+    honest: bytes
+    times: float
+    answers: int = 1
+    is_flood: bool = False
+
+
+def head(target: bytes = b"/chat/nobody", *headers: bytes) -> bytes:
+    return get(target, *headers)
+
+
+def read_of(size: int) -> bytes:
+    """A read of so many bytes: the rest is one header that means nothing."""
+    plain = get(b"/chat/nobody", b"X-Pad: ")
+    return get(b"/chat/nobody", b"X-Pad: " + b"x" * (size - len(plain)))
+
+
+def post_of(size: int) -> bytes:
+    """A good post of so many bytes: the rest is one field that is ignored."""
+    body = b'{"username":"bob","text":"x","pad":"%b"}'
+    return post(body % (b"x" * max(size - len(post(body)), 0)))
+
+
+def batch(items: bytes, *headers: bytes) -> bytes:
+    return request(b"POST", b"/chat/batch", *headers, body=items)
+
+
+def batch_of(count: int, text: str = "x") -> bytes:
+    """A batch of so many good messages."""
+    return batch(b"[%b]" % b",".join([message("bob", text)] * count))
+
+
+def against_read(dear: bytes, times: float) -> Row:
+    return Row(dear, read_of(max(len(dear), 100)), times)
+
+
+def against_post(dear: bytes, times: float) -> Row:
+    return Row(dear, post_of(len(dear)), times)
+
+
+def against_batch(items: bytes, times: float, *headers: bytes) -> Row:
+    return Row(batch(items, *headers), batch_of(500), times)
+
+
+def header(name: bytes, value: bytes, times: float) -> Row:
+    """A read with one long header."""
+    repeated = value * (HEAD_BYTES // len(value))
+    return against_read(get(b"/chat/nobody", name + b": " + repeated), times)
+
+
+def field(name: bytes, value: bytes, times: float) -> Row:
+    """A post in which one field holds this."""
+    others = {b"text": b'"text":"x"', b"username": b'"username":"bob"'}
+    kept = b",".join(other for each, other in others.items() if each != name)
+    return against_post(post(b'{%b,"%b":%b}' % (kept, name, value)), times)
+
+
+def list_of(item: bytes) -> bytes:
+    return b"[%b]" % b",".join([item] * (BODY_BYTES // (len(item) + 1)))
+
+
+def socket_of(*frames: Frame, headers: tuple[bytes, ...] = ()) -> bytes:
+    upgrade = get(b"/chat/nobody/stream", *UPGRADE, *headers)
+    return upgrade + b"".join(frame.serialize(mask=True) for frame in frames)
+
+
+def flood(frame: Frame, times: float) -> Row:
+    """A WebSocket with 64 KiB of the same frame, against one that is only opened and closed."""
+    count = (64 << 10) // len(frame.serialize(mask=True))
+    closing = Frame(Opcode.CLOSE, b"\x03\xe8")
+    return Row(socket_of(*[frame] * count), socket_of(closing), times, is_flood=True)
+
+
+def handshake(name: bytes, value: bytes, times: float) -> Row:
+    """A handshake with one long header, against one that is long by a header without meaning."""
+    closing = Frame(Opcode.CLOSE, b"\x03\xe8")
+    long = value * (6000 // len(value))
+    dear = socket_of(closing, headers=(name + b": " + long,))
+    return Row(dear, socket_of(closing, headers=(b"X-Pad: " + long,)), times, is_flood=True)
+
+
+def stream(line: bytes, times: float) -> Row:
+    """A stream of events that is opened and left, against one with a line without meaning."""
+    target, meaningless = b"/chat/nobody/stream", b"X-Pad: " + b"x" * len(line)
+    return Row(get(target, line), get(target, meaningless), times, is_flood=True)
+
+
+IDS = [f"{number:032x}" for number in range(5000)]
+WHOLE_LEASE = b'{"lease":"ab","ids":%b}'
+ASK = b"/chat/nobody/ack"
+
+ROWS = {
+    # What is the same for all who ask.
+    "metrics": against_read(get(b"/metrics"), 0.9),
+    "readiness": against_read(get(b"/readyz"), 0.9),
+    "the board's history": against_read(get(b"/ops/history", b"Accept-Encoding: gzip"), 2),
+    "the API's document": against_read(get(b"/openapi.json", b"Accept-Encoding: gzip"), 2),
+    "a page asked for by its tag": against_read(
+        get(b"/", b"If-None-Match: " + b'W/"0123456789abcdef", ' * 340), 2
+    ),
+    # Lists and values in a head.
+    "Prefer of commas": header(b"Prefer", b",", 3),
+    "Prefer of preferences": header(b"Prefer", b"wait=x;y,", 5),
+    "Prefer on many lines": against_read(get(b"/chat/nobody", *[b"Prefer: ,"] * 400), 9),
+    "Accept-Encoding of commas": against_read(
+        get(b"/", b"Accept-Encoding: " + b"," * HEAD_BYTES), 0.8
+    ),
+    "Connection of commas": header(b"Connection", b",", 4),
+    "traceparent": header(b"traceparent", b"0", 4),
+    "X-Request-ID": header(b"X-Request-ID", b"a", 4),
+    "a key of escapes": header(b"Idempotency-Key", b"\\\\", 3),
+    "a quoted key of escapes": against_read(
+        get(b"/chat/nobody", b'Idempotency-Key: "' + rb"\\" * (HEAD_BYTES // 2) + b'"'), 1.2
+    ),
+    "many header lines": against_read(
+        get(b"/chat/nobody", *[b"X%d: y" % number for number in range(700)]), 9
+    ),
+    # Targets.
+    "a query of 100 fields": against_read(get(b"/chat/nobody?" + b"a=b&" * 99), 4),
+    "a query of escapes": against_read(
+        get(b"/chat/nobody?" + (b"%61" * 10 + b"=%62" * 10 + b"&") * 95), 0.6
+    ),
+    "a query of one long field": against_read(get(b"/chat/nobody?a=" + b"%61" * 2400), 0.6),
+    "a query that nearly waits": against_read(get(b"/chat/nobody?" + b"xwait=" * 1200), 0.6),
+    "a name of escapes": against_read(get(b"/chat/" + b"%61" * 2400), 3),
+    "an id of escapes": against_read(
+        get(b"/messages/" + b"%61" * 2400 + b"/status", b"X-Receipt: x"), 0.8
+    ),
+    "a path of slashes": against_read(get(b"/" * HEAD_BYTES), 3),
+    "a method that is not allowed": against_read(request(b"PUT", b"/chat/nobody"), 2),
+    "OPTIONS": against_read(request(b"OPTIONS", b"/chat/nobody"), 2),
+    # Bodies.
+    "a text that is a list": field(b"text", list_of(b"{}"), 3.5),
+    "a name that is a list": field(b"username", list_of(b"0"), 5),
+    "a timeout that is a list": field(b"timeout", list_of(b"{}"), 3.5),
+    "a timeout of digits": field(b"timeout", b"1" * BODY_BYTES, 5),
+    "an ignored field": field(b"other", list_of(b"{}"), 7),
+    "many fields": field(b"other", b'1,"a":1' * 60_000, 7),
+    "a deep body": field(b"text", b"[" * (BODY_BYTES // 2) + b"]" * (BODY_BYTES // 2), 5),
+    "a body of spaces": against_post(post(b" " * BODY_BYTES), 5),
+    "a body in some chunks": Row(
+        request(b"POST", b"/chat", b"Transfer-Encoding: chunked")
+        + chunked(*[message("bob", "x" * 50_000)]),
+        post(message("bob", "x" * 50_000)),
+        4,
+    ),
+    "ids of a lease": against_post(
+        request(b"POST", ASK, body=WHOLE_LEASE % json.dumps(IDS).encode()), 12
+    ),
+    "too many ids": against_post(request(b"POST", ASK, body=WHOLE_LEASE % list_of(b'"x"')), 7),
+    # Batches, against a good one of as many messages.
+    "500 items that are no objects": against_batch(b"[" + b"1," * 499 + b"1]", 0.9),
+    "500 empty items": against_batch(b"[" + b"{}," * 499 + b"{}]", 0.9),
+    "500 wrong texts": against_batch(b"[" + b'{"text":[{},{}]},' * 499 + b"{}]", 0.9),
+    "500 lines that are empty objects": against_batch(b"{}\n" * 500, 0.7),
+    "a line, and many that are empty": against_post(
+        batch(b"{}\n" + b" \n" * (BODY_BYTES // 2), b"Content-Type: application/x-ndjson"), 5
+    ),
+    "more items than may be": Row(batch(list_of(b"1")), batch_of(500, "x" * 900), 4),
+    # Many requests at once, against as many one after the other.
+    "pipelined reads": Row(get(b"/chat/nobody") * 500, get(b"/chat/nobody"), 750, 500),
+    "pipelined paths that are none": Row(get(b"/nowhere") * 500, get(b"/nowhere"), 750, 500),
+    # Streams that are opened again and again.
+    "a stream that goes on behind nothing": stream(b"Last-Event-ID: " + b"x" * 6000, 2),
+    "a stream that goes on behind an unknown id": stream(b"Last-Event-ID: " + b"0" * 32, 3),
+    # WebSockets.
+    "a flood of pings": flood(Frame(Opcode.PING, b""), 7),
+    "a flood of pongs": flood(Frame(Opcode.PONG, b""), 7),
+    "a flood of long pings": flood(Frame(Opcode.PING, b"x" * 125), 7),
+    "a flood of nonsense": flood(Frame(Opcode.TEXT, b"x"), 7),
+    "a flood of unknown ids": flood(Frame(Opcode.TEXT, b'{"type":"ack","id":"x"}'), 9),
+    "a flood of closes": flood(Frame(Opcode.CLOSE, b"\x03\xe8"), 3),
+    "offers of compression": handshake(b"Sec-WebSocket-Extensions", b"permessage-deflate;a=b, ", 2),
+    "a handshake of many tokens": handshake(b"Connection", b"a,", 2),
+    "offers of protocols": handshake(b"Sec-WebSocket-Protocol", b"a,", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def server(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service, for all rows."""
+    folder = tmp_path_factory.mktemp("cost")
+    database = "test_proportional_cost"
+    with Server(folder, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
+        yield running
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Wire]:
+    """A connection to it."""
+    opened = Wire(server.port)
+    yield opened
+    opened.close()
+
+
+def processor_s(server: Server) -> float:
+    """The processor time that the service's process has had, of all its threads."""
+    # The clock counts what a thread has had when the thread goes to sleep, or at the next tick.
+    time.sleep(TICK_S)
+    # Linux has a clock for each process; this is how `clock_getcpuclockid` names it.
+    return time.clock_gettime((~server.process.pid << 3) | 2)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+def test_it_costs_in_proportion(server: Server, wire: Wire, row: Row) -> None:
+    def measure(ask: Callable[[], None], repeats: int) -> float:
+        before = processor_s(server)
+        for _ in range(repeats):
+            ask()
+        return (processor_s(server) - before) / repeats
+
+    sent, model, times, answers, is_flood = row
+    dear: Callable[[], None] = partial(wire.ask, sent, answers)
+    honest: Callable[[], None] = partial(wire.ask, model)
+    if is_flood:
+        dear, honest = partial(wire.flood, sent), partial(wire.flood, model)
+    # Once for what is made once, for a length of a body, a header or a route that is new.
+    dear()
+    honest()
+    repeats = max(AT_ONCE // answers, 1)
+    rounds = [(measure(dear, repeats), measure(honest, AT_ONCE)) for _ in range(ROUNDS)]
+    dear_s, honest_s = (statistics.median(each) for each in zip(*rounds, strict=True))
+    assert dear_s / honest_s <= times, f"{dear_s * 1000:.2f} ms against {honest_s * 1000:.2f} ms"

@@ -1,0 +1,83 @@
+"""One result for everyone who asks at about the same time."""
+
+import asyncio
+
+import pytest
+
+from chat_service.shared import Shared
+
+
+class Maker:
+    """Makes numbers, one after the other, each when it is told to."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self) -> int:
+        self.made += 1
+        number = self.made
+        await self.go.wait()
+        return number
+
+
+async def test_all_who_ask_meanwhile_get_the_same() -> None:
+    maker = Maker()
+    shared = Shared(maker, 60)
+    asking = [asyncio.create_task(shared.get()) for _ in range(10)]
+    await asyncio.sleep(0)
+    maker.go.set()
+    assert await asyncio.gather(*asking) == [1] * 10
+    assert await shared.get() == 1
+    assert maker.made == 1
+
+
+async def test_an_asker_that_goes_away_takes_nothing_from_others() -> None:
+    maker = Maker()
+    shared = Shared(maker, 60)
+    first, second = (asyncio.create_task(shared.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait((first,))
+    assert first.cancelled()
+    maker.go.set()
+    assert await second == 1
+    assert maker.made == 1
+
+
+async def test_what_is_too_old_is_made_again() -> None:
+    maker = Maker()
+    maker.go.set()
+    shared = Shared(maker, 0)
+    assert [await shared.get() for _ in range(3)] == [1, 2, 3]
+
+
+async def test_however_long_it_takes_one_is_made_at_a_time() -> None:
+    maker = Maker()
+    shared = Shared(maker, 0)
+    asking = []
+    for _ in range(3):
+        asking.append(asyncio.create_task(shared.get()))
+        await asyncio.sleep(0.001)
+    maker.go.set()
+    assert await asyncio.gather(*asking) == [1, 1, 1]
+
+
+async def test_all_who_ask_get_the_same_error() -> None:
+    async def fail() -> int:
+        raise ValueError("no")
+
+    shared = Shared(fail, 60)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            await shared.get()
+
+
+async def test_what_is_being_made_ends_with_its_owner() -> None:
+    shared = Shared(Maker(), 60)
+    asking = asyncio.create_task(shared.get())
+    await asyncio.sleep(0)
+    await shared.close()
+    await asyncio.wait((asking,))
+    assert asking.cancelled()
+    await Shared(Maker(), 60).close()
