@@ -2,8 +2,8 @@
 
 A client's requests differ in their first line and little else: the lines behind it are mostly
 those of the request before, to the byte. So each distinct block of header lines is parsed and
-checked once. `chat_service.direct` asks; whatever is not plain goes the long way, which refuses
-or handles it.
+checked once. Proxies add lines that differ for each request; these are cut out first.
+`chat_service.direct` asks; whatever is not plain goes the long way, which refuses or handles it.
 """
 
 import re
@@ -33,6 +33,13 @@ _UNUSUAL = (
     *("Idempotency-Key", "Prefer"),
 )
 _LENGTH = re.compile(r"[0-9]{1,9}")
+#: Lines that differ for each request and decide nothing, from the line feed before them to their
+#: carriage return. What else could be in a value is left to the parser.
+_PER_REQUEST = re.compile(
+    rb"\n(X-Request-ID|traceparent|tracestate|X-Forwarded-For|X-Real-IP|X-Amzn-Trace-Id)"
+    rb":[\t ]*([\t\x20-\x7e]*)\r(?=\n[^\t ])",
+    re.IGNORECASE,
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 
 
@@ -69,7 +76,36 @@ class Heads:
         try:
             return self._remembered[block]
         except KeyError:
+            pass
+        # What stays, a name, a value, what stays, and so on.
+        parts = _PER_REQUEST.split(b"\n" + block)
+        if len(parts) == 1:
+            return self._remember(block)
+        names = [name.lower() for name in parts[1::3]]
+        kept = b"".join(parts[::3])[1:]
+        lower = kept.lower()
+        is_left = b"x-request-id" in lower or b"traceparent" in lower
+        if is_left or len({*names}) < len(names) or block.count(b"\n") > _LINES_MAX:
+            # The parser knows what becomes of two, or of too many.
+            return self._parse(block)
+        head = self._remember(kept)
+        if head is None:
+            return None
+        request_id = traceparent = ""
+        for name, value in zip(names, parts[2::3], strict=True):
+            if name == b"x-request-id":
+                request_id = value.decode("ascii").rstrip("\t ")
+                request_id = request_id if _REQUEST_ID.fullmatch(request_id) else ""
+            elif name == b"traceparent":
+                traceparent = value.decode("ascii").rstrip("\t ")
+        return Head(head.length, request_id, traceparent)
+
+    def _remember(self, block: bytes) -> Head | None:
+        try:
+            return self._remembered[block]
+        except KeyError:
             head = self._parse(block)
+        # One that the expression above did not find may be in it all the same.
         is_single = head is not None and (head.request_id or head.traceparent)
         if len(block) <= _REMEMBERED_BYTES_MAX and not is_single:
             if len(self._remembered) >= _REMEMBERED_MAX:

@@ -1,6 +1,7 @@
 """The direct way and Tornado's: what a client sees must not tell which of them served it."""
 
 import asyncio
+import random
 import re
 import socket
 from pathlib import Path
@@ -353,3 +354,54 @@ def test_a_head_is_remembered_but_not_the_id_in_it() -> None:
     assert heads.plain(HOST + b"\r\n\r\n") == (0, "", "")
     for number in range(3000):
         assert heads.plain(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "", "")
+
+
+PIECES: Final = (
+    *(b"Host: a\r\n", b"Host: b\r\n", b"Content-Length: 7\r\n", b"Connection: close\r\n"),
+    *(b"X-Request-ID: one\r\n", b"x-request-id:two \t\r\n", b"X-Request-ID: a b\r\n"),
+    *(b"X-Request-ID:\r\n", b"X-Request-ID : x\r\n", b"X-Request-ID: x\n", b"X-Request-ID\r\n"),
+    *(b"X-Request-ID: \xe9\r\n", b"X-Request-ID: a\0\r\n", b"X-Request-ID: a\rHost: b\r\n"),
+    *(b"Y-X-Request-ID: y\r\n", b"X-Request-ID: x: y\r\n", b"X-Request-ID: \x7f\r\n"),
+    *(b"traceparent: 00-1\r\n", b"TraceParent:\t00-2\r\n", b"tracestate: a=b\r\n"),
+    *(b"X-Forwarded-For: 192.0.2.7, ::1\r\n", b"X-Forwarded-For: \r\n", b"X-Real-IP: x\r\n"),
+    *(b" folded\r\n", b"\tX-Request-ID: folded\r\n", b" \r\n", b"\r\n", b"\n", b"\r", b"\r\r\n"),
+    *(b"Transfer-Encoding: chunked\r\n", b"Origin: http://b\r\n", b"Accept: */*\r\n", b":\r\n"),
+    *(b"Accept: x\r\n" * 120,),
+)
+
+
+def test_lines_of_one_request_are_cut_out_and_change_no_verdict() -> None:
+    rule = HostRule(frozenset({"a"}))
+    pick = random.Random(1)
+    cached = Heads(1000, rule)
+    plain = cut = 0
+    for _ in range(20_000):
+        pieces = [pick.choice(PIECES[:-1]) for _ in range(pick.randrange(6))]
+        if pick.random() < 0.6:
+            pieces.insert(pick.randrange(len(pieces) + 1), b"Host: a\r\n")
+        if pick.random() < 0.02:
+            pieces.append(PIECES[-1])
+        block = b"".join(pieces) + b"\r\n"
+        expected = Heads(1000, rule)._parse(block)
+        assert cached.plain(block) == expected, block
+        plain += expected is not None
+        cut += expected is not None and bool(expected.request_id)
+    # It was about something.
+    assert plain > 1000
+    assert cut > 200
+
+
+def test_a_block_is_parsed_once_whatever_a_proxy_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    parse = Heads._parse
+
+    def counting(self: Heads, block: bytes) -> object:
+        parsed.append(block)
+        return parse(self, block)
+
+    monkeypatch.setattr(Heads, "_parse", counting)
+    heads = Heads(1000, HostRule())
+    for number in range(100):
+        block = b"Host: a\r\nX-Request-ID: %d\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
+        assert heads.plain(block % (number, number)) == (0, str(number), "")
+    assert parsed == [b"Host: a\r\n\r\n"]
