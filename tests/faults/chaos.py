@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.faults.checker import Violation, check
-from tests.faults.clients import Answer, Crowd
-from tests.faults.scenarios import SCENARIOS, Scenario, small_disk
-from tests.faults.site import Goal, Site, can_mount
+from tests.faults.clients import SHARES, TIMELESS, Answer, Crowd
+from tests.faults.outages import small_disk
+from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.site import Goal, Site
 
 #: Kinds of broken promises that the table shows; the others are in the last column.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
@@ -69,12 +70,15 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
             settings=scenario.settings,
             wrappers=scenario.wrappers,
             data_dir=disk / "data",
+            is_log_read=scenario.is_log_read,
+            steps_mongod=scenario.steps_mongod,
         ) as site:
             crowd = Crowd(
                 site.port,
                 clients=scenario.clients,
                 pause_s=scenario.pause_s,
                 lifetimes_s=scenario.lifetimes_s,
+                shares=TIMELESS if scenario.steps_mongod else SHARES,
             )
             site.crowd = crowd
             async with crowd:
@@ -107,7 +111,8 @@ def _judge(
         release_s=scenario.release_s,
     )
     violations = [*verdict.violations, *site.broken]
-    wrong = Counter(a.status for a in answers if a.status not in (0, 200, 201, 409, 410, 503))
+    right = {0, 200, 201, 409, 410, 503, *([507] if scenario.needs_disk else [])}
+    wrong = Counter(a.status for a in answers if a.status not in right)
     if wrong:
         violations.append(Violation("answered", f"with {dict(wrong)}"))
     if site.must_answer_all:
@@ -188,6 +193,7 @@ def summary(rows: list[Row]) -> str:
     accepted = max(total["posts ok"], 1)
     lines = [
         f"{total['posts ok']} messages accepted, {total['read']} read, {total['expired']} expired, "
+        f"{total['dropped']} dropped by an operator, "
         f"{total['recovered']} read though their post was not answered, {total['undelivered']} "
         f"taken by a read whose answer did not arrive; {sum(row.seconds for row in rows):.0f} s.",
         f"Broken promises: {dict(broken) or 'none'}; of none in {accepted} follows, with 95% "
@@ -219,8 +225,8 @@ def main() -> int:
     for scenario in SCENARIOS:
         if arguments.only and scenario.name not in arguments.only:
             continue
-        if scenario.needs_disk and not can_mount():
-            print(f"{scenario.name}: left out, it needs the right to mount", flush=True)
+        if missing := scenario.missing():
+            print(f"{scenario.name}: left out, it needs {missing}", flush=True)
             continue
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             rows.append(asyncio.run(run(scenario, Path(folder), short=arguments.short)))

@@ -50,6 +50,9 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     revoked: taken back, and read                   untrue: what a sender was told was not so
     hidden: an acknowledgement of all, though a part was lost
 
+    What an operator's drop of the collection may have taken with it is `dropped`, and not lost:
+    what was sent before the drop was over, and nothing later.
+
     A message that was acknowledged and is in no read is `undelivered`, and not lost, where a
     read of its inbox got no answer, and may have taken it. An answer that says `unknown` is no
     excuse, unless its server was killed before it could give back what it took, or the read had a
@@ -82,7 +85,7 @@ class _Checker(Taken, Told):
         for inquiry in self._history.inquiries:
             counts[f"{inquiry.what} {inquiry.status or inquiry.outcome}"] += 1
         stored = sum(sent.outcome == "ok" for sent in self._messages.values())
-        fates = ("read", "expired", "revoked", "undelivered", "lost")
+        fates = ("read", "expired", "dropped", "revoked", "undelivered", "lost")
         if stored != sum(counts[fate] for fate in fates):
             violations.append(Violation("unaccounted", str(dict(counts))))
         if (sums := self._history.sums) is not None:
@@ -97,7 +100,7 @@ class _Checker(Taken, Told):
             newest: dict[str, Sent] = {}
             for message_id, text in read.messages:
                 sent = self._messages.get(text)
-                if sent is None or (sent.ids and message_id not in sent.ids):
+                if sent is None or (not sent.remade and sent.ids and message_id not in sent.ids):
                     yield Violation("unexpected", f"{text} {message_id} in {read.user}: {sent}")
                     continue
                 if sent.user != read.user:
@@ -130,7 +133,7 @@ class _Checker(Taken, Told):
             elif any(isinstance(each.what, Inquiry) for each in takings):
                 self._counts["revoked"] += 1
             elif last_read.get(sent.user, 0.0) > sent.dies_from - self._late_s:
-                self._counts["expired"] += 1
+                self._counts["dropped" if sent.dropped_from <= sent.dies_from else "expired"] += 1
             elif any(
                 read.ended >= sent.began and self._may_have_kept(read)
                 for read in self._silent[sent.user]

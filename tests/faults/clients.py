@@ -8,7 +8,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.faults.history import Got, History, Outcome, Posted, Settlement
@@ -22,8 +22,9 @@ LEASE_S, REPEAT_S = 1.0, 40.0
 BACK_OFF_S = 0.05
 
 
-#: What clients do, and how often.
-_SHARES = {"post": 45, "post once": 10, "read": 28, "read once": 9, "lease": 8}
+#: What clients do, and how often; and where time is not what it was, nothing that has one.
+TIMELESS = {"post": 45, "post once": 10, "read": 45}
+SHARES = {"post": 45, "post once": 10, "read": 28, "read once": 9, "lease": 8}
 #: How an answer of 503 names what the request would have done.
 _EFFECTS = ("stored", "claimed", "changed")
 
@@ -98,7 +99,9 @@ class Crowd:
         users: int = 200,
         pause_s: float = 0.0,
         lifetimes_s: tuple[int, ...] = (3600,),
+        shares: Mapping[str, int] = SHARES,
     ) -> None:
+        self._shares = shares
         self._port = port
         self._users = [f"user-{number}" for number in range(users)]
         self._pause_s = pause_s
@@ -162,7 +165,7 @@ class Crowd:
             # The first inbox is everybody's; the others have a few writers and readers each.
             hot = rng.random() < 0.1
             user = self._users[0] if hot else rng.choice(self._users)
-            what = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
+            what = rng.choices(list(self._shares), list(self._shares.values()))[0]
             posted += "post" in what
             match what:
                 case "post":

@@ -34,7 +34,7 @@ class Evidence:
         self._late_s = late_s
         self._longest_s = longest_s
         self._release_s = release_s
-        self._messages = messages_of(history.posts)
+        self._messages = messages_of(history.posts, history.drops)
         self._by_id = {each: sent for sent in self._messages.values() for each in sent.ids}
         self._loans = Loans(history.reads, history.settlements, longest_s)
         self._counts: Counter[str] = Counter()
@@ -64,7 +64,7 @@ class Evidence:
         for read in history.reads:
             for message_id, text in read.messages:
                 sent = self._messages.get(text)
-                if sent is not None and (not sent.ids or message_id in sent.ids):
+                if sent is not None and (sent.remade or not sent.ids or message_id in sent.ids):
                     self._by_id.setdefault(message_id, sent)
                     self._take(read, message_id, sent)
         for message_id, revocations in self._revocations.items():
@@ -109,6 +109,14 @@ class Evidence:
         for each in sent.ids:
             taken += [revocation.began for revocation in self._revocations.get(each, ())]
         return min([*taken, sent.dies_from - self._late_s])
+
+    def _is_dropped_between(self, one: Taking, other: Taking) -> bool:
+        """Whether a message that was taken may have been dropped, and stored anew for its key."""
+        first, last = sorted((one, other), key=lambda taking: taking.began)
+        return any(
+            first.began < drop.ended and last.taken_upto > drop.began
+            for drop in self._history.drops
+        )
 
     def _stored(self) -> dict[str, list[Sent]]:
         stored: dict[str, list[Sent]] = defaultdict(list)

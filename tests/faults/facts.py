@@ -9,12 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from tests.faults.history import Got, Outcome, Posted, Settlement
+from tests.faults.history import Dropped, Got, Outcome, Posted, Settlement
 
 
 class Sent(NamedTuple):
     """One message, by all its posts. It is there from `began` at the earliest and `stored` at the
-    latest, and expires between `dies_from` and `dies_upto`.
+    latest, and expires between `dies_from` and `dies_upto`. From `dropped_from` on an operator may
+    have dropped it; with a key it may be stored anew after `remade` drops.
     """
 
     sender: str
@@ -27,17 +28,19 @@ class Sent(NamedTuple):
     outcome: Outcome
     ids: frozenset[str]
     key: str
+    dropped_from: float
+    remade: int
 
 
-def messages_of(posts: Iterable[Posted]) -> dict[str, Sent]:
+def messages_of(posts: Iterable[Posted], drops: Sequence[Dropped] = ()) -> dict[str, Sent]:
     """The messages by their texts."""
     attempts: dict[str, list[Posted]] = defaultdict(list)
     for post in posts:
         attempts[post.text].append(post)
-    return {text: _message_of(each) for text, each in attempts.items()}
+    return {text: _message_of(each, drops) for text, each in attempts.items()}
 
 
-def _message_of(posts: Sequence[Posted]) -> Sent:
+def _message_of(posts: Sequence[Posted], drops: Sequence[Dropped]) -> Sent:
     first = posts[0]
     began = min(post.began for post in posts)
     answered = [post.ended for post in posts if post.outcome == "ok"]
@@ -45,14 +48,20 @@ def _message_of(posts: Sequence[Posted]) -> Sent:
     outcome: Outcome = "ok" if answered else "refused" if outcomes == {"refused"} else "unknown"
     if len(posts) == 1:
         outcome = first.outcome
+    # Only what may have been stored before it.
+    dropped_from = min((drop.began for drop in drops if began < drop.ended), default=math.inf)
+    ended = max(post.ended for post in posts)
+    remade = sum(began < drop.ended and ended > drop.began for drop in drops)
     return Sent(
         *(first.sender, first.user, first.text, began),
         min(answered, default=max(post.ended for post in posts)),
-        began + first.lifetime_s,
-        max(post.ended for post in posts) + first.lifetime_s,
+        min(began + first.lifetime_s, dropped_from),
+        ended + first.lifetime_s,
         outcome,
         frozenset(post.id for post in posts if post.id),
         first.key,
+        dropped_from,
+        remade if first.key else 0,
     )
 
 

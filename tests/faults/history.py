@@ -84,13 +84,20 @@ class Inquiry(NamedTuple):
     status: str | None
 
 
+class Dropped(NamedTuple):
+    """An operator that dropped the collection of messages, between these moments."""
+
+    began: float
+    ended: float
+
+
 @dataclass
 class History:
     """All requests of a run; it ends with reads of every inbox that are all answered.
 
     `kills` are the moments at which a server was killed, with what it had in mind. In `faults`,
     from one moment to another, anything may take its time. `sums` are what the servers counted
-    of all messages at the end, where that must add up.
+    of all messages at the end, where that must add up. `drops` excuse what was stored before them.
     """
 
     posts: list[Posted]
@@ -98,5 +105,6 @@ class History:
     kills: list[float]
     settlements: list[Settlement] = field(default_factory=list)
     inquiries: list[Inquiry] = field(default_factory=list)
+    drops: list[Dropped] = field(default_factory=list)
     faults: list[tuple[float, float]] = field(default_factory=list)
     sums: Mapping[str, int] | None = None

@@ -4,23 +4,16 @@ Run by `tests.faults.chaos` in full and by `tests.faults.test_scenarios` in shor
 function gets a `Site` under load, breaks something so many times, and puts it up again.
 """
 
-import asyncio
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from tests.faults import floods
-from tests.faults.site import Database, Site
+from tests.faults import attacks, clocks, floods, operators, outages
+from tests.faults.attacks import attack
+from tests.faults.site import Database, Site, can_mount
+from tests.faults.stepping import FAKETIME, wrong_clock
 
 #: Goals for the first success after a break, in seconds.
 PROCESS_S, EMBEDDED_S, PRIMARY_S = 1.5, 8.0, 12.0
-_DISK_MIB = 512
 
 
 @dataclass(frozen=True)
@@ -46,267 +39,79 @@ class Scenario:
     longest_s: float = 8.0
     #: Seconds in which what an unknown read took is unread again, the database being back by then.
     release_s: float = 8.0
-    #: Whether it needs a small disk of its own.
+    #: Whether it needs a small disk of its own; a post that finds it full is refused with 507.
     needs_disk: bool = False
+    #: Whether anybody reads what the server writes to stderr.
+    is_log_read: bool = True
+    #: Whether the clock of its mongod steps: then no client does what has a time of its own.
+    steps_mongod: bool = False
 
-
-async def nothing(site: Site, times: int) -> None:
-    """Load alone, for so many seconds; everything is answered."""
-    site.must_answer_all = True
-    await asyncio.sleep(times)
-
-
-async def one_process(site: Site, times: int) -> None:
-    """SIGKILL one process of the server; its clients connect again, to the other."""
-    for _ in range(times):
-        await _all_serve(site)
-        await site.healed(site.kill(site.rng.choice(site.server.members())))
-
-
-async def all_processes(site: Site, times: int) -> None:
-    """SIGKILL all processes of the server at once; its supervisor lives."""
-    for _ in range(times):
-        await _all_serve(site)
-        await site.healed(site.kill(*site.server.members()))
-
-
-async def whole_server(site: Site, times: int) -> None:
-    """SIGKILL the server, and start it again; its database goes on."""
-    for _ in range(times):
-        await site.breathe()
-        site.kill(site.server.process.pid, *site.server.members())
-        await _start_again(site)
-
-
-async def server_and_mongod(site: Site, times: int) -> None:
-    """SIGKILL the server and its mongod, and start the server again."""
-    for _ in range(times):
-        await site.breathe()
-        site.kill(site.server.process.pid, *site.server.members(), site.mongod())
-        await _start_again(site)
-
-
-async def embedded_mongod(site: Site, times: int) -> None:
-    """SIGKILL the server's own mongod, which it starts again."""
-    for _ in range(times):
-        await site.breathe()
-        await site.healed(site.kill(site.mongod()))
-
-
-async def rolling(site: Site, times: int) -> None:
-    """SIGHUP: the processes are replaced one by one, and no client notices."""
-    site.must_answer_all = True
-    for _ in range(times):
-        await _all_serve(site)
-        before = set(site.server.members())
-        site.server.signal(signal.SIGHUP)
-        await site.has_none_of(before)
-
-
-async def terminate(site: Site, times: int) -> None:
-    """SIGTERM under load, and start again: who was accepted gets a whole answer."""
-    codes = 0
-    for _ in range(times):
-        await site.breathe()
-        site.server.signal(signal.SIGTERM)
-        codes += abs(await asyncio.to_thread(site.server.wait))
-        await _start_again(site)
-    cut = sum(answer.outcome == "cut" for answer in site.crowd.answers)
-    site.require(codes == 0, "the server exits with 0")
-    site.require(cut == 0, f"each request is answered; {cut} were not")
-
-
-async def stopped_process(site: Site, times: int) -> None:
-    """SIGSTOP one process for 3 s: the other takes all new connections."""
-    for _ in range(times):
-        await _all_serve(site)
-        victim = site.rng.choice(site.server.members())
-        os.kill(victim, signal.SIGSTOP)
-        await site.healed(time.monotonic())
-        await asyncio.sleep(3)
-        os.kill(victim, signal.SIGCONT)
-
-
-async def stopped_mongod(site: Site, times: int) -> None:
-    """SIGSTOP the mongod for longer than any request lives: all are answered all the same."""
-    for _ in range(times):
-        await site.breathe()
-        os.kill(site.mongod(), signal.SIGSTOP)
-        await asyncio.sleep(6)
-        os.kill(site.mongod(), signal.SIGCONT)
-        await site.healed(time.monotonic())
-
-
-async def primary_killed(site: Site, times: int) -> None:
-    """SIGKILL the primary of three, and start it again once another serves."""
-    await _without_primary(site, times, site.cluster.kill, site.cluster.start)
-
-
-async def primary_stopped(site: Site, times: int) -> None:
-    """SIGSTOP the primary until another is elected; it comes back and finds itself deposed."""
-    await _without_primary(site, times, site.cluster.pause, site.cluster.go_on)
-
-
-async def _without_primary(
-    site: Site, times: int, take: Callable[[int], None], give_back: Callable[[int], None]
-) -> None:
-    for _ in range(times):
-        port = await site.cluster.primary()
-        await site.breathe()
-        moment = time.monotonic()
-        take(port)
-        await site.healed(moment)
-        give_back(port)
-        await site.cluster.complete()
-
-
-async def primary_steps_down(site: Site, times: int) -> None:
-    """The primary steps down, as in maintenance."""
-    for _ in range(times):
-        await site.cluster.complete()
-        await site.breathe(1, 2)
-        await site.healed(await site.cluster.step_down())
-
-
-async def no_majority(site: Site, times: int) -> None:
-    """SIGSTOP both secondaries: nothing is acknowledged that a majority does not have."""
-    accepted = 0
-    for _ in range(times):
-        secondaries = await site.cluster.secondaries()
-        await site.breathe()
-        for port in secondaries:
-            site.cluster.pause(port)
-        # What was under way at that moment may have its majority.
-        await asyncio.sleep(1)
-        began = time.monotonic()
-        await asyncio.sleep(5)
-        accepted += sum(
-            answer.status == 201 and answer.began > began for answer in site.crowd.answers
-        )
-        for port in secondaries:
-            site.cluster.go_on(port)
-        await site.healed(time.monotonic())
-    site.require(accepted == 0, f"nothing is accepted without a majority; {accepted} were")
-
-
-async def lossy_wire(site: Site, times: int) -> None:
-    """A wire that loses replies, cuts and truncates, for so many seconds."""
-    site.proxy.lose_rate = {"insert": 0.02, "update": 0.02, "find": 0.01}
-    site.proxy.cut_rate = {"insert": 0.01, "update": 0.01, "find": 0.01}
-    site.proxy.truncate_rate = {"insert": 0.01, "update": 0.01, "find": 0.01}
-    await asyncio.sleep(times)
-    for rate in (site.proxy.lose_rate, site.proxy.cut_rate, site.proxy.truncate_rate):
-        rate.clear()
-    assert site.proxy.faults, "no fault came about"
-    await site.healed(time.monotonic())
-
-
-async def slow_wire(site: Site, times: int) -> None:
-    """A wire of 100 ms there and back, plus or minus 100 ms, for so many seconds."""
-    site.must_answer_all = True
-    site.proxy.delay_s = 0.1
-    await asyncio.sleep(times)
-    site.proxy.delay_s = 0
-
-
-async def full_disk(site: Site, times: int) -> None:
-    """The disk of the mongod fills up until nothing more can be stored, and has room again."""
-    filler = site.data_dir.parent / "filler"
-    for _ in range(times):
-        await site.breathe()
-        with filler.open("wb") as file, suppress(OSError):
-            while True:
-                file.write(bytes(1 << 20))
-        # What the mongod has set aside already is used up first.
-        await floods.until_refused(site)
-        await asyncio.sleep(2)
-        filler.unlink()
-        await site.healed(time.monotonic())
-
-
-async def _all_serve(site: Site) -> None:
-    """Wait until all processes of the server have served for a while."""
-    await site.complete()
-    await site.breathe()
-
-
-async def _start_again(site: Site) -> None:
-    """Start the server again; what counts is the time from here to the first success."""
-    await asyncio.to_thread(site.server.wait)
-    moment = time.monotonic()
-    await asyncio.to_thread(site.server.start)
-    await site.healed(moment)
-
-
-def wrong_clock(seconds: float, every_s: float = 0.0) -> tuple[str, ...]:
-    """Words that start a server whose wall clock is wrong; with `every_s` it is set right and wrong
-    again every so many seconds.
-    """
-    is_wrong = f"time.monotonic() // {every_s} % 2" if every_s else "1"
-    return (
-        *(sys.executable, "-P", "-c"),
-        "import runpy, sys, time\n"
-        f"right = time.time\ntime.time = lambda: right() + {seconds} * ({is_wrong})\n"
-        # What follows is the command: python -P -m chat_service ...
-        "del sys.argv[1:5]\n"
-        "runpy.run_module('chat_service', run_name='__main__', alter_sys=True)",
-    )
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own in memory; only the superuser can have one."""
-    folder.mkdir()
-    options = f"size={_DISK_MIB}m,mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "chaos", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    def missing(self) -> str:
+        """What it needs and is not there, in words; empty where all is."""
+        if self.needs_disk and not can_mount():
+            return "the right to mount a small disk of its own"
+        if self.steps_mongod and not FAKETIME.exists():
+            return "Debian's package faketime"
+        return ""
 
 
 SCENARIOS = (
-    Scenario("soak", "nothing is broken", nothing, 600, 3),
-    Scenario("process", "SIGKILL of one process of two", one_process, 60, 2, first_s=PROCESS_S),
-    Scenario("processes", "SIGKILL of both processes", all_processes, 40, 2, first_s=PROCESS_S),
+    Scenario("soak", "nothing is broken", outages.nothing, 600, 3),
     Scenario(
-        *("server", "SIGKILL of the server, started again", whole_server, 60, 2),
+        "process", "SIGKILL of one process of two", outages.one_process, 60, 2, first_s=PROCESS_S
+    ),
+    Scenario(
+        "processes", "SIGKILL of both processes", outages.all_processes, 40, 2, first_s=PROCESS_S
+    ),
+    Scenario(
+        *("server", "SIGKILL of the server, started again", outages.whole_server, 60, 2),
         database="external",
         processes=1,
         first_s=PROCESS_S,
     ),
     Scenario(
-        *("server-mongod", "SIGKILL of the server and its mongod", server_and_mongod, 60, 1),
+        *(
+            "server-mongod",
+            "SIGKILL of the server and its mongod",
+            outages.server_and_mongod,
+            60,
+            1,
+        ),
         first_s=EMBEDDED_S,
     ),
     Scenario(
         "mongod",
         "SIGKILL of its own mongod",
-        embedded_mongod,
+        outages.embedded_mongod,
         140,
         2,
         first_s=EMBEDDED_S,
         release_s=16,
     ),
-    Scenario("rolling", "SIGHUP: rolling restart", rolling, 20, 2),
-    Scenario("terminate", "SIGTERM under load, started again", terminate, 20, 1),
+    Scenario("rolling", "SIGHUP: rolling restart", outages.rolling, 20, 2),
+    Scenario("terminate", "SIGTERM under load, started again", outages.terminate, 20, 1),
     Scenario(
-        *("stopped-process", "SIGSTOP of one process for 3 s", stopped_process, 10, 1),
+        *("stopped-process", "SIGSTOP of one process for 3 s", outages.stopped_process, 10, 1),
         # Whose connections are all to the stopped one gives up on its own, in 12 s.
         longest_s=13,
         first_s=PROCESS_S,
     ),
     Scenario(
-        "stopped-mongod", "SIGSTOP of the mongod for 6 s", stopped_mongod, 10, 1, release_s=16
+        "stopped-mongod",
+        "SIGSTOP of the mongod for 6 s",
+        outages.stopped_mongod,
+        10,
+        1,
+        release_s=16,
     ),
     Scenario(
-        *("primary", "SIGKILL of the primary of three", primary_killed, 50, 1),
+        *("primary", "SIGKILL of the primary of three", outages.primary_killed, 50, 1),
         database="replicas",
         release_s=30,
         first_s=PRIMARY_S,
     ),
     Scenario(
-        *("step-down", "the primary of three steps down", primary_steps_down, 20, 1),
+        *("step-down", "the primary of three steps down", outages.primary_steps_down, 20, 1),
         database="replicas",
         release_s=30,
         first_s=PRIMARY_S,
@@ -314,40 +119,35 @@ SCENARIOS = (
     Scenario(
         # No goal: after the election, MongoDB's other secondary still waits for the stopped one
         # to send it what happened, and no majority has anything until it gives up.
-        *("stopped-primary", "SIGSTOP of the primary of three", primary_stopped, 3, 1),
+        *("stopped-primary", "SIGSTOP of the primary of three", outages.primary_stopped, 3, 1),
         database="replicas",
         release_s=30,
     ),
     Scenario(
-        *("no-majority", "SIGSTOP of both secondaries for 6 s", no_majority, 10, 1),
+        *("no-majority", "SIGSTOP of both secondaries for 6 s", outages.no_majority, 10, 1),
         database="replicas",
         release_s=30,
         first_s=PRIMARY_S,
     ),
     Scenario(
-        *("lossy-wire", "replies lost, cut, truncated", lossy_wire, 90, 4),
+        *("lossy-wire", "replies lost, cut, truncated", outages.lossy_wire, 90, 4),
         database="proxied",
     ),
     Scenario(
-        *("slow-wire", "every reply 0 to 200 ms late", slow_wire, 60, 3),
+        *("slow-wire", "every reply 0 to 200 ms late", outages.slow_wire, 60, 3),
         database="proxied",
     ),
-    Scenario("full-disk", "the disk fills up", full_disk, 5, 1, needs_disk=True, release_s=40),
     Scenario(
-        *("clocks", "clocks 2 s fast and an hour slow", nothing, 60, 6),
+        "full-disk", "the disk fills up", outages.full_disk, 5, 1, needs_disk=True, release_s=40
+    ),
+    Scenario(
+        *("clocks", "clocks 2 s fast and an hour slow", outages.nothing, 60, 6),
         database="external",
         processes=1,
         wrappers=(wrong_clock(2), wrong_clock(-3600), ()),
         lifetimes_s=(1, 2, 5),
     ),
-    Scenario(
-        *("clock-steps", "clocks that step by a minute and back", nothing, 60, 3),
-        database="external",
-        processes=1,
-        wrappers=(wrong_clock(60, 1.5), wrong_clock(-60, 2.0), ()),
-        lifetimes_s=(1, 2, 5),
-    ),
-    Scenario("expiry", "lifetimes of 1 to 5 s", nothing, 60, 5, lifetimes_s=(1, 2, 5)),
+    Scenario("expiry", "lifetimes of 1 to 5 s", outages.nothing, 60, 5, lifetimes_s=(1, 2, 5)),
     Scenario(
         *("descriptors", "twice as many connections as descriptors", floods.descriptors, 5, 1),
         processes=1,
@@ -362,5 +162,62 @@ SCENARIOS = (
         processes=1,
         settings={"batch_max": "8", "queue_max": "40"},
         clients=4,
+    ),
+    Scenario(
+        *("unread-log", "a log that nobody reads", outages.nothing, 30, 3),
+        is_log_read=False,
+    ),
+    Scenario(
+        *("dropped-indexes", "all indexes are dropped", operators.drop_indexes, 10, 1),
+        database="external",
+        first_s=PRIMARY_S,
+    ),
+    Scenario(
+        *("dropped-messages", "the collection is dropped", operators.drop_messages, 10, 1),
+        database="external",
+        first_s=PRIMARY_S,
+    ),
+    Scenario(
+        *("socket", "the mongod's socket is removed", operators.remove_socket, 10, 1),
+        first_s=PRIMARY_S,
+        release_s=16,
+    ),
+    Scenario(
+        *("reserve", "the disk is filled up to the reserve", operators.fill_disk, 5, 1),
+        needs_disk=True,
+    ),
+    Scenario(
+        *("clock-steps", "clocks that step by a minute and back", outages.nothing, 60, 3),
+        database="external",
+        processes=1,
+        wrappers=(wrong_clock(60, 1.5), wrong_clock(-60, 2.0), ()),
+        lifetimes_s=(1, 2, 5),
+    ),
+    Scenario(
+        *("database-clock", "the mongod's clock steps by a minute", clocks.database_steps, 3, 1),
+        database="external",
+        steps_mongod=True,
+        # By a clock that was put back it takes so much longer until a claim's time is over.
+        release_s=70,
+    ),
+    Scenario("attack-pings", "WebSockets flooded with pings", attack("pings"), 15, 3),
+    Scenario("attack-origins", "pages of other sites", attacks.origins, 15, 2),
+    Scenario(
+        *("attack-disk", "posts that fill the disk", attack("disk", answers_all=False), 30, 5),
+        needs_disk=True,
+    ),
+    Scenario(
+        *("attack-bodies", "120 unfinished bodies", attack("unfinished", answers_all=False), 15, 3),
+    ),
+    Scenario("attack-dear", "cheap requests for dear work", attack("dear"), 15, 3),
+    Scenario("attack-chunks", "bodies in chunks of one byte", attack("chunks"), 15, 3),
+    Scenario("attack-heads", "counts of a full inbox", attack("heads"), 15, 3),
+    Scenario(
+        *("attack-batches", "batches of 500", attack("batches", answers_all=False), 15, 3),
+    ),
+    Scenario(
+        *("attack-idle", "300 idle sockets", attack("idle", answers_all=False), 15, 3),
+        processes=1,
+        wrappers=(("prlimit", "--nofile=256"),),
     ),
 )

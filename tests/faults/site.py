@@ -6,17 +6,21 @@ import random
 import shutil
 import signal
 import time
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from pymongo import AsyncMongoClient
 
 from tests.faults.checker import Violation
 from tests.faults.clients import Crowd
 from tests.faults.cluster import ReplicaSet, free_port
+from tests.faults.stepping import stepping_mongod
 from tests.support.proxy import MongoProxy
 from tests.support.server import Server, mongods_on
 from tests.support.waiting import eventually
-from workers.store.embedded import EmbeddedMongod
+from workers.store.embedded import EmbeddedMongod, socket_path, uri_of
 
 #: embedded: the servers' own mongod. external: one mongod that outlives them. proxied: the
 #: same behind a `MongoProxy`. replicas: three mongods as a replica set.
@@ -55,12 +59,18 @@ class Site:
         settings: dict[str, str] | None = None,
         wrappers: tuple[tuple[str, ...], ...] = ((),),
         data_dir: Path | None = None,
+        is_log_read: bool = True,
+        steps_mongod: bool = False,
     ) -> None:
         self._folder = folder
         self._database = database
         self._processes = processes
         self._settings = {f"CHAT_{key.upper()}": value for key, value in (settings or {}).items()}
         self._wrappers = wrappers
+        self._is_log_read = is_log_read
+        self._steps_mongod = steps_mongod
+        self._clock = folder / "clock"
+        self._clock.write_text("0")
         self._stack = AsyncExitStack()
         self.data_dir = data_dir or folder / "data"
         self.servers: list[Server] = []
@@ -140,6 +150,29 @@ class Site:
 
         await eventually(are_gone, 60)
 
+    @property
+    def socket(self) -> Path:
+        """The socket of the server's own mongod."""
+        return socket_path(self.data_dir)
+
+    @asynccontextmanager
+    async def mongo(self) -> AsyncIterator[AsyncMongoClient[Any]]:
+        """A client of the only mongod, as an operator has one."""
+        client: AsyncMongoClient[Any] = AsyncMongoClient(uri_of(self.data_dir))
+        async with client:
+            yield client
+
+    def step_clock(self, seconds: int) -> None:
+        """Have the clock of the mongod go so many seconds wrong."""
+        new = self._clock.with_suffix(".new")
+        new.write_text(f"{seconds:+d}")
+        new.rename(self._clock)
+
+    def free_mib(self) -> float:
+        """What the disk of the mongod has left for it."""
+        disk = os.statvfs(self.data_dir)
+        return disk.f_bavail * disk.f_frsize / (1 << 20)
+
     def mongod(self) -> int:
         """The process of the only mongod."""
         return mongods_on(self.data_dir)[0]
@@ -166,6 +199,10 @@ class Site:
             **self._settings,
         )
         server.wrapper = wrapper
+        if not self._is_log_read:
+            unread, server.stderr = os.pipe()
+            stack.callback(os.close, server.stderr)
+            stack.callback(os.close, unread)
         return server
 
     async def _database_arguments(self, stack: AsyncExitStack) -> tuple[str, ...]:
@@ -174,9 +211,13 @@ class Site:
             self.cluster = await stack.enter_async_context(ReplicaSet(self._folder))
             self._arguments = ("--mongo-uri", self.cluster.uri)
         elif self._database != "embedded":
-            mongod = EmbeddedMongod(self.data_dir, "")
+            wrapper = stepping_mongod(self._folder, self._clock) if self._steps_mongod else ""
+            mongod = EmbeddedMongod(self.data_dir, wrapper)
             stack.push_async_callback(mongod.stop)
             uri = await mongod.start()
+            if self._steps_mongod:
+                # Under a library that changes its clock it does not end by itself.
+                stack.callback(lambda: os.kill(self.mongod(), signal.SIGKILL))
             if self._database == "proxied":
                 self.proxy = await stack.enter_async_context(MongoProxy(uri, self._folder))
                 uri = self.proxy.uri

@@ -17,7 +17,7 @@ class Taken(Evidence):
         """Of all posts with one key, one message is stored."""
         by_key: dict[str, list[Sent]] = defaultdict(list)
         for sent in self._messages.values():
-            if len(sent.ids) > 1:
+            if len(sent.ids) > 1 + sent.remade:
                 yield Violation("duplicated", f"two ids: {sent}")
             if sent.key and (sent.outcome == "ok" or self._takings.get(sent.text)):
                 by_key[sent.key].append(sent)
@@ -38,6 +38,8 @@ class Taken(Evidence):
                 if one.free_from <= other.taken_upto + self._late_s:
                     continue
                 if other.free_from <= one.taken_upto + self._late_s:
+                    continue
+                if self._messages[text].remade and self._is_dropped_between(one, other):
                     continue
                 kind = "duplicated"
                 if isinstance(one.what, Inquiry) or isinstance(other.what, Inquiry):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.bugs import BUGS, Bug, detect
 from tests.faults.checker import check
-from tests.faults.history import Got, History, Inquiry, Posted, Settlement
+from tests.faults.history import Dropped, Got, History, Inquiry, Posted, Settlement
 
 SCHEDULES = 3000
 
@@ -89,6 +89,34 @@ def test_what_an_unknown_read_took_has_to_be_back_in_time() -> None:
 def test_a_message_that_expired_unread_is_not_lost_unless_a_read_had_to_hold_it() -> None:
     assert kinds(post("a", 0, lifetime_s=3), got(9)) == set()
     assert kinds(post("a", 0, lifetime_s=9), got(2), got(12)) == {"missed"}
+
+
+def dropped(*requests: Posted | Got, began: float = 3, ended: float = 4) -> set[str]:
+    """What the checker says where an operator dropped all messages at that time."""
+    history = History(
+        [each for each in requests if isinstance(each, Posted)],
+        [each for each in requests if isinstance(each, Got)],
+        [],
+        drops=[Dropped(began, ended)],
+    )
+    return check(history, late_s=0.1, longest_s=5, release_s=5).kinds
+
+
+def test_an_operators_drop_excuses_what_was_stored_before_it_and_nothing_later() -> None:
+    assert dropped(post("a", 0), got(6)) == set()
+    assert dropped(post("a", 0), got(1.5), got(6)) == {"missed"}
+    assert dropped(post("a", 3.5), got(6)) == set()
+    assert dropped(post("a", 4.5), got(6)) == {"lost", "missed"}
+    assert dropped(post("a", 0), got(6, "a"), got(8, "a")) == {"duplicated"}
+
+
+def test_a_key_stores_one_message_on_each_side_of_a_drop() -> None:
+    first, again = post("a", 0)._replace(key="k"), post("a", 5)._replace(key="k", id="b")
+    twice = (got(1.5, "a"), got(7)._replace(messages=(("b", "a"),)))
+    assert dropped(first, again, *twice) == set()
+    third = again._replace(id="c")
+    assert "duplicated" in dropped(first, again, third, *twice)
+    assert "duplicated" in dropped(post("a", 4.2)._replace(key="k"), again, *twice[1:])
 
 
 def test_of_an_unknown_post_everything_may_come_but_not_of_a_refused_one() -> None:

@@ -7,15 +7,14 @@ import pytest
 
 from tests.faults.chaos import run
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.site import can_mount
 
 pytestmark = pytest.mark.chaos
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_promise_is_kept_while(scenario: Scenario, tmp_path: Path) -> None:
-    if scenario.needs_disk and not can_mount():
-        pytest.skip("a small disk of its own needs the right to mount")
+    if missing := scenario.missing():
+        pytest.skip(f"it needs {missing}")
     row = asyncio.run(run(scenario, tmp_path, short=True))
     assert row.violations == []
     assert row.counts["posts ok"] > 50
