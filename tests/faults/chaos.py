@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -229,7 +230,7 @@ def main() -> int:
             print(f"{scenario.name}: left out, it needs {missing}", flush=True)
             continue
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            rows.append(asyncio.run(run(scenario, Path(folder), short=arguments.short)))
+            rows.append(_run_whole(scenario, Path(folder), short=arguments.short))
         gc.collect()
         row = rows[-1]
         verdict = "kept" if row.is_kept else "BROKEN"
@@ -243,10 +244,32 @@ def main() -> int:
     return 0 if all(row.is_kept for row in rows) else 1
 
 
+def _run_whole(scenario: Scenario, folder: Path, *, short: bool) -> Row:
+    """Run a scenario; one that raises is a broken row, and the others are run all the same."""
+    began = time.monotonic()
+    try:
+        return asyncio.run(run(scenario, folder, short=short))
+    except Exception as error:
+        traceback.print_exc()
+        seconds = time.monotonic() - began
+        broken = [Violation("not run", f"it raised {error!r}")]
+        return Row(
+            *(scenario.name, scenario.title, 0, {}, broken),
+            *(math.nan, math.nan, math.nan, math.nan, seconds),
+        )
+
+
 def _write(path: Path, rows: list[Row]) -> None:
-    path.write_text(f"{table(rows)}\n\n{summary(rows)}\n", encoding="utf-8")
+    """Write the report so far; an older one stays whole until the new one is there."""
     facts = json.dumps([asdict(row) for row in rows], indent=1)
-    path.with_suffix(".json").write_text(facts, encoding="utf-8")
+    texts = {
+        path: f"{table(rows)}\n\n{summary(rows)}\n",
+        path.with_suffix(".json"): facts,
+    }
+    for file, text in texts.items():
+        new = file.with_name(f"{file.name}.new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(file)
 
 
 if __name__ == "__main__":
