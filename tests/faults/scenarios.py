@@ -178,15 +178,6 @@ SCENARIOS = (
         first_s=PRIMARY_S,
     ),
     Scenario(
-        *("socket", "the mongod's socket is removed", operators.remove_socket, 10, 1),
-        first_s=PRIMARY_S,
-        release_s=16,
-    ),
-    Scenario(
-        *("reserve", "the disk is filled up to the reserve", operators.fill_disk, 5, 1),
-        needs_disk=True,
-    ),
-    Scenario(
         *("clock-steps", "clocks that step by a minute and back", outages.nothing, 60, 3),
         database="external",
         processes=1,
