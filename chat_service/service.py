@@ -158,7 +158,7 @@ class Service:
         self._app.on_takeover = self._server.count_connections
         self._server.add_sockets(sockets)
         if ops_sockets:
-            alone = handlers._replace(pages=PageHandlers(absent=(b"/", b"/docs")))
+            alone = handlers._replace(pages=PageHandlers(absent=(b"./", b"docs")))
             ops_routes = (*make_common_routes(alone), *make_ops_routes(alone))
             self._ops_app = self._make_app(ops_routes, ops_sockets, is_ops=True)
             self._ops_server = Server(self._ops_app, **connection_limits_of(settings))
@@ -262,7 +262,7 @@ class Service:
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
             HealthHandlers(self._readiness, self._metrics_text.get),
-            PageHandlers(absent=() if self._has_ops else (b"/ops",)),
+            PageHandlers(absent=() if self._has_ops else (b"ops",)),
             BoardHandlers(self._history.document),
         )
 

@@ -53,7 +53,7 @@ class PageHandlers:
     """The handlers of pages, and of the files that they load."""
 
     def __init__(self, absent: Collection[bytes] = ()) -> None:
-        """`absent` are the paths of pages that are not served beside these: none links there."""
+        """`absent` are the links to pages that are not served beside these: none links there."""
         self._files = {
             path.name: _load(path, absent) for path in WEB.iterdir() if path.suffix in _TYPES
         }

@@ -85,7 +85,8 @@ def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
                 "description": _ABOUT,
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
-            "servers": [{"url": "/"}],
+            # Where the document is, also below a proxy's path.
+            "servers": [{"url": "."}],
             "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
             "paths": paths,
             "x-other-requests": _others(terms),

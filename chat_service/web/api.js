@@ -44,7 +44,10 @@ export function newKey() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** One request: its answer's document and headers. Throws `Problem` or `Unreachable`. */
+/**
+ * One request: its answer's document and headers. `path` is relative, as all links are: a proxy may
+ * serve the pages below a path of its own. Throws `Problem` or `Unreachable`.
+ */
 export async function ask(method, path, { headers = {}, body, keepalive = false } = {}) {
   const request = new Request(path, {
     method,
@@ -121,7 +124,7 @@ async function probe() {
     await Promise.race([sleep(pause), online()]);
     try {
       const signal = AbortSignal.timeout(LIVE_MS);
-      const answer = await fetch("/livez", { method: "HEAD", cache: "no-store", signal });
+      const answer = await fetch("livez", { method: "HEAD", cache: "no-store", signal });
       if (answer.ok) break;
     } catch {
       // Still away.

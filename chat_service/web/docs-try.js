@@ -146,7 +146,7 @@ function asCommand({ method, target, headers, body }) {
   if (target.split("?")[0].endsWith("/stream")) words.push("-N");
   for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
   if (body !== undefined) words.push(body.includes("\n") ? "--data-binary" : "-d", quoted(body));
-  return [...words, quoted(location.origin + target)].join(" ");
+  return [...words, quoted(new URL(".", location.href).href + target.slice(1))].join(" ");
 }
 
 /** Whether a request is meant: asked for what takes or changes something, once for each inbox. */
@@ -185,7 +185,7 @@ async function carryOut({ method, target, headers, body }, result, abort) {
   const began = performance.now();
   const took = () => `${Math.round(performance.now() - began)} ms`;
   try {
-    const answer = await fetch(target, { method, headers, body, signal: abort.signal, cache: "no-store" });
+    const answer = await fetch(`.${target}`, { method, headers, body, signal: abort.signal, cache: "no-store" });
     const status = element("span", { class: `status ${kindOf(answer.status)}` }, [String(answer.status)]);
     const time = element("span", { class: "muted number" }, [took()]);
     line.replaceChildren(status, ` ${answer.statusText} `, time);

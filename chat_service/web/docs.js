@@ -25,7 +25,7 @@ function show(api) {
     ...paragraphs(api.info.description),
     element("p", { class: "muted small" }, [
       `Version ${api.info.version}, licence ${api.info.license.name}. The same for programs: `,
-      element("a", { href: "/openapi.json" }, ["/openapi.json"]),
+      element("a", { href: "openapi.json" }, ["/openapi.json"]),
       ` (OpenAPI ${api.openapi}).`,
     ]),
   );
@@ -105,7 +105,7 @@ filter.addEventListener("keydown", (event) => {
 addEventListener("hashchange", follow);
 
 try {
-  const answer = await fetch("/openapi.json");
+  const answer = await fetch("openapi.json");
   if (!answer.ok) throw new Error(`it is answered ${answer.status}`);
   show(await answer.json());
 } catch (error) {

@@ -26,7 +26,7 @@ class Inbox {
 
   constructor(name) {
     this.name = name;
-    this.path = `/chat/${encodeURIComponent(name)}`;
+    this.path = `chat/${encodeURIComponent(name)}`;
     const { element, parts } = copyOf("an-inbox");
     this.element = element;
     this.parts = parts;

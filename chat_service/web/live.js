@@ -19,7 +19,9 @@ export class Live {
 
   /** `show` is given each message, `tell` a state: connecting, live, lost, stopped; and why. */
   constructor(path, show, tell) {
-    this.#path = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}/stream`;
+    const url = new URL(`${path}/stream`, location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    this.#path = url.href;
     this.#show = show;
     this.#tell = tell;
     document.addEventListener("visibilitychange", () => this.#acknowledge());

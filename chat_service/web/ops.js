@@ -78,7 +78,7 @@ async function ask() {
   const since = answered ? `?since=${(answered.time - OVERLAP_S).toFixed(3)}` : "";
   const signal = AbortSignal.timeout(TIMEOUT_MS);
   try {
-    const answer = await fetch(`/ops/history${since}`, { cache: "no-store", signal });
+    const answer = await fetch(`ops/history${since}`, { cache: "no-store", signal });
     return { status: answer.status, news: answer.ok ? await answer.json() : null };
   } catch {
     return {};

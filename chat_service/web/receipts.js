@@ -114,7 +114,7 @@ class Sent {
   }
 
   #ask(method, path = "") {
-    return ask(method, `/messages/${this.id}${path}`, { headers: { "X-Receipt": this.receipt } });
+    return ask(method, `messages/${this.id}${path}`, { headers: { "X-Receipt": this.receipt } });
   }
 }
 

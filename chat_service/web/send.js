@@ -63,7 +63,7 @@ async function send() {
   const post = () => {
     tries += 1;
     askedAt = Date.now();
-    return ask("POST", "/chat", { headers, body: message });
+    return ask("POST", "chat", { headers, body: message });
   };
   const { document: stored, headers: said } = await persist(post, tell, giveUp.signal);
   const isRepeat = said.has("Idempotent-Replayed");

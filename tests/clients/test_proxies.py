@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from urllib.parse import urljoin
 
 import pytest
+from playwright.async_api import async_playwright, expect
 from websockets.asyncio.client import connect
 
 from config.settings import PROJECT_ROOT
 from tests.clients.conftest import StartProxy
+from tests.pages.inbox import button, open_inbox, read_here, send
 from tests.support.client import ChatClient
 from tests.support.events import EventStream
 from tests.support.waiting import eventually
@@ -120,6 +123,54 @@ async def test_a_websocket_goes_through_a_proxy(
 
         await eventually(read)
     assert await chat.texts("bob", "?wait=10") == ["two"]
+
+
+#: The service below a path of a site that has more to show.
+SUB_PATH = {
+    "nginx": NGINX_UPGRADES.replace("location / {", "location /inbox/ {").replace(
+        "http://{server};", "http://{server}/;"
+    ),
+    "haproxy": HAPROXY.replace(
+        "    server chat",
+        "    http-request return status 404 unless { path_beg /inbox/ }\n"
+        "    http-request replace-path /inbox(/.*) \\1\n    server chat",
+    ),
+}
+
+
+@pytest.mark.parametrize("program", ["nginx", "haproxy"])
+async def test_the_pages_work_below_a_path_of_a_proxy(
+    chat: ChatClient, start_proxy: StartProxy, program: str
+) -> None:
+    site = f"http://127.0.0.1:{start_proxy(program, SUB_PATH[program])}"
+    base = f"{site}/inbox"
+    failed: list[str] = []
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = await chromium.new_page()
+        page.on("response", lambda each: failed.append(each.url) if each.status >= 400 else None)
+        await page.goto(f"{base}/")
+        await send(page, "bob", "one")
+        await open_inbox(page, base, "bob", 1)
+        await button(page, "Read").click()
+        await expect(read_here(page)).to_have_text(["one"])
+        await button(page, "Watch live").click()
+        await expect(page.locator("[data-live]")).to_have_text("live")
+        await chat.post("bob", "two")
+        await expect(read_here(page)).to_have_text(["two", "one"])
+        await page.get_by_role("link", name="API").click()
+        await page.wait_for_selector("#readyz h3", state="attached")
+        await page.get_by_role("link", name="Board").click()
+        await expect(page.locator("main")).to_be_visible()
+        assert page.url == f"{base}/ops"
+        document = await page.evaluate(
+            "fetch('openapi.json').then(async (answer) => [answer.url, await answer.json()])"
+        )
+        assert urljoin(document[0], document[1]["servers"][0]["url"]) == f"{base}/"
+        await chromium.close()
+    assert failed == []
 
 
 async def test_the_balancer_serves_everybody_but_nothing_that_is_for_operators(
