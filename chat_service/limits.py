@@ -15,9 +15,11 @@ from chat_service.parameters import Waits
 from chat_service.request_log import LogRules, RequestLog
 from chat_service.schema import Rules
 from config import Settings
+from config.settings import STORAGE_FREE_MIN_BYTES
 from workers.pool import PoolLimits
 from workers.queue import QueueLimits
 from workers.shard import ShardLimits
+from workers.storage import StorageLimits
 from workers.store.database import StoreOptions
 
 
@@ -70,6 +72,11 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
         ),
         settings.deadline_s,
         settings.waiters_max,
+        StorageLimits(
+            settings.storage_free_min_bytes,
+            # Who sets it knows the disk.
+            0.2 if settings.storage_free_min_bytes == STORAGE_FREE_MIN_BYTES else 1.0,
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from workers.errors import (
     Overloaded,
     Rejected,
     ServiceError,
+    StorageFull,
     StoreUnavailable,
 )
 
@@ -196,7 +197,7 @@ def internal_error() -> Problem:
 
 
 def of_service_error(error: ServiceError, effect: str) -> Problem:
-    """503, saying what became of the request; 400 for a message that can never be stored.
+    """503 or 507, saying what became of the request; 400 for a message that can never be stored.
 
     `effect` is the word for what the request would have done: "stored", "claimed" or "changed".
     """
@@ -209,6 +210,12 @@ def of_service_error(error: ServiceError, effect: str) -> Problem:
         detail = "a request with this Idempotency-Key is not answered yet; ask again"
         title, again = "The same request is being served", {"Retry-After": "1"}
         return Problem(409, "key-in-flight", title, detail, headers=again)
+    if isinstance(error, StorageFull):
+        detail = (
+            "the disk has no room for messages until some are read or expire; nothing was stored"
+        )
+        title, again = "The storage is full", {"Retry-After": "10"}
+        return Problem(507, "storage-full", title, detail, headers=again, more={"stored": False})
     happened: str | bool
     if isinstance(error, OutcomeUnknown):
         title, kind, happened = "The outcome is not known", "outcome-unknown", "unknown"

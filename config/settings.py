@@ -21,6 +21,9 @@ DATA_DIR = (
     else Path(_XDG if os.path.isabs(_XDG) else os.path.expanduser("~/.local/state"), "chat-inbox")
 )
 
+#: The default of `storage_free_min_bytes`. Of a small disk it is at most a fifth.
+STORAGE_FREE_MIN_BYTES = 512 << 20
+
 #: Settings whose values may hold a password: masked in `--print-config`, readable from `*_FILE`.
 SECRETS = frozenset({"mongo_uri", "log_username_key"})
 
@@ -90,6 +93,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "without a checkout ~/.local/state/chat-inbox."
         ),
     ] = DATA_DIR
+
+    storage_free_min_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Posts are refused where less is free on the database's disk; 0: never. "
+            "The default is a fifth of a disk that is smaller than 2.5 GiB.",
+        ),
+    ] = STORAGE_FREE_MIN_BYTES
 
     # What a message may be
     max_username_chars: Annotated[

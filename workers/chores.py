@@ -18,6 +18,7 @@ from workers.errors import ServiceError
 from workers.metrics import WorkerMetrics
 from workers.releases import Releases
 from workers.shard import Shard
+from workers.storage import MEASURE_EVERY_S, StorageReserve
 from workers.store.base import Store
 from workers.waiting import Waiters
 
@@ -64,6 +65,7 @@ class Chores:
         breaker: Breaker,
         releases: Releases,
         waiters: Waiters,
+        reserve: StorageReserve,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -72,6 +74,7 @@ class Chores:
         self._breaker = breaker
         self._releases = releases
         self._waiters = waiters
+        self._reserve = reserve
         # Whether the database tells of arrivals just now.
         self._is_told = False
         #: Started, and to be cancelled by who stops the pool.
@@ -96,6 +99,7 @@ class Chores:
             "probe": (PROBE_EVERY_S, self._probe),
             "indexes": (INDEXES_EVERY_S, self._store.keep_indexes),
             "clock": (CLOCK_PAUSE_S, self._follow_clock),
+            "storage": (MEASURE_EVERY_S[0], self._measure_storage),
         }
         self.tasks = [
             asyncio.create_task(self._every(seconds, chore), name=name)
@@ -195,6 +199,13 @@ class Chores:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOCK_EVERY_S - CLOCK_PAUSE_S):
                 await self._clock_is_doubtful.wait()
+
+    async def _measure_storage(self) -> None:
+        try:
+            self._reserve.observe(await self._store.measure_storage())
+        finally:
+            # Also where the database did not answer: what was known last holds.
+            await self._reserve.wait_until_due()
 
 
 def pause_after_count(seconds: float) -> float:

@@ -7,6 +7,7 @@
     │   ├── Expired          the deadline passed before its turn came
     │   ├── StoreUnavailable the database was not reached
     │   │   └── IndexMissing it was, and lacks an index that this needs
+    │   ├── StorageFull      the database's disk has no room for this message
     │   ├── Rejected         the database cannot hold this message
     │   ├── KeyInFlight      a request with this idempotency key is not answered yet
     │   └── KeyReused        its idempotency key was used for something else
@@ -49,6 +50,10 @@ class StoreUnavailable(NotExecuted):
 
 class IndexMissing(StoreUnavailable):
     """Raised when the database lacks an index; the store makes it again."""
+
+
+class StorageFull(NotExecuted):
+    """Raised when a post would use the part of the disk that is kept for reads."""
 
 
 class Rejected(NotExecuted):

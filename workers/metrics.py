@@ -130,8 +130,26 @@ class WorkerMetrics:
             ["reason"],
             registry=registry,
         )
-        for reason in ("overloaded", "draining", "unavailable", "expired"):
+        for reason in ("overloaded", "draining", "unavailable", "expired", "storage-full"):
             self.refused.labels(reason)
+        self.storage_free = Gauge(
+            "chat_storage_free_bytes",
+            "Free bytes on the disk of the database.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.storage_reusable = Gauge(
+            "chat_storage_reusable_bytes",
+            "Bytes in the files of the database that new messages can use.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.storage_full = Gauge(
+            "chat_storage_full",
+            "1 while posts are refused because the disk of the database is nearly full.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.restarts = Counter(
             "chat_worker_restarts_total", "Shard workers started again.", registry=registry
         )

@@ -50,6 +50,7 @@ from workers.queue import QueueLimits, ShardQueue
 from workers.releases import Releases
 from workers.routing import shard_of
 from workers.shard import Shard, ShardLimits
+from workers.storage import StorageLimits, StorageReserve
 from workers.store.base import Store
 from workers.ticket import Ticket
 from workers.tracing import UNTRACED, Tracer, current
@@ -74,7 +75,7 @@ _REASONS: Mapping[type[NotExecuted], str] = {
 
 class PoolLimits(NamedTuple):
     """Shards in the pool, the bounds of each one's queue and batches, seconds for a request, and
-    how many reads may wait for a message.
+    how many reads may wait for a message, and how much of the disk is kept free.
     """
 
     shards: int
@@ -82,6 +83,7 @@ class PoolLimits(NamedTuple):
     batch: ShardLimits
     deadline_s: float
     waiters: int
+    storage: StorageLimits = StorageLimits()
 
 
 class WorkerPool:
@@ -102,6 +104,7 @@ class WorkerPool:
         self._ids = IdSource()
         self._breaker = Breaker(metrics, LoopLag(WATCH_EVERY_S))
         self._waiters = Waiters(limits.waiters, self._readmit)
+        self._reserve = StorageReserve(limits.storage, metrics)
         self._releases = Releases(store, clock, metrics, self._waiters)
         self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
         self._shards = [
@@ -115,7 +118,7 @@ class WorkerPool:
         self._keys: set[str] = set()
         self._chores = Chores(
             *(store, clock, metrics, self._shards),
-            *(self._breaker, self._releases, self._waiters),
+            *(self._breaker, self._releases, self._waiters, self._reserve),
         )
         self._workers: list[asyncio.Task[None]] = []
 
@@ -170,10 +173,11 @@ class WorkerPool:
         """Store a message of `size` bytes for `timeout_s` seconds from now.
 
         The future gives its id once it is durable on a majority, or raises a `ServiceError`.
-        Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. Cancelling the future
-        before its turn has come leaves nothing behind. `receipt` is the hash of what its sender
-        can ask for its fate with.
+        Raises `Overloaded`, `Draining`, `StoreUnavailable` or `StorageFull` at once. Cancelling
+        the future before its turn has come leaves nothing behind. `receipt` is the hash of what
+        its sender can ask for its fate with.
         """
+        self._reserve.admit(size)
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
@@ -189,6 +193,7 @@ class WorkerPool:
         Raises `KeyInFlight` at once while another one with it is not answered in this process;
         the future raises `KeyReused` where the key came with another message before.
         """
+        self._reserve.admit(size)
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000

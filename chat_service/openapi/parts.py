@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from chat_service.openapi.schemas import ID, Object, reference, schema_of
 from chat_service.problems import CONTENT_TYPE, FieldError, Problem, invalid, of_service_error
-from workers.errors import Draining, OutcomeUnknown, Overloaded, StoreUnavailable
+from workers.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreUnavailable
 
 #: The request in every example of an error.
 _REQUEST_ID = "f2b43ddace53-5"
@@ -82,9 +82,11 @@ def example_of(problem: Problem) -> Object:
 
 
 def not_served(effect: str) -> tuple[Problem, ...]:
-    """Every 503 of a route whose requests have this effect: "stored", "claimed" or "changed"."""
+    """Every 503 and 507 of a route with this effect: "stored", "claimed" or "changed"."""
     unknown = OutcomeUnknown("", ID if effect == "stored" else None)
-    errors = (Overloaded(), Draining(), StoreUnavailable(""), unknown)
+    errors = [Overloaded(), Draining(), StoreUnavailable(""), unknown]
+    if effect == "stored":
+        errors.insert(0, StorageFull())
     return tuple(of_service_error(error, effect) for error in errors)
 
 

@@ -28,7 +28,7 @@ from workers.commands import (
     Track,
 )
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled
+from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled, Storage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -222,6 +222,9 @@ class SimulatedStore:
 
     async def measure_clock(self) -> None:
         pass
+
+    async def measure_storage(self) -> Storage | None:
+        return None
 
     async def ping(self) -> None:
         await self._reach()

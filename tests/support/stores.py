@@ -24,7 +24,7 @@ from workers.commands import (
     Track,
 )
 from workers.errors import StoreUnavailable
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled
+from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled, Storage
 
 
 def new_claim(
@@ -150,6 +150,9 @@ class MemoryStore:
 
     async def measure_clock(self) -> None:
         pass
+
+    async def measure_storage(self) -> Storage | None:
+        return None
 
     async def ping(self) -> None:
         if self.away:

@@ -63,6 +63,14 @@ class Ended(NamedTuple):
     expired: int
 
 
+class Storage(NamedTuple):
+    """The bytes of the database's disk: in all, free, and free inside the database's files."""
+
+    total: int
+    free: int
+    reusable: int
+
+
 #: What is counted of messages: accepted = read + expired + revoked + pending.
 CountedFate: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
 #: The id of the message that was first stored under a key, where a post repeats it.
@@ -205,6 +213,10 @@ class Store(Protocol):
 
     async def measure_clock(self) -> None:
         """Compare the local clock with the database's, and correct the former's reading."""
+        ...
+
+    async def measure_storage(self) -> Storage | None:
+        """Measure the disk of the primary; None where the database does not say."""
         ...
 
     async def ping(self) -> None:

@@ -23,7 +23,7 @@ from pymongo.read_concern import ReadConcern
 from workers.clock import DatabaseClock
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
-from workers.store.base import CountedFate
+from workers.store.base import CountedFate, Storage
 from workers.store.driver import (
     TIMES_IN_MS,
     Client,
@@ -36,6 +36,8 @@ from workers.store.driver import (
 from workers.store.index_keeper import IndexKeeper
 from workers.store.schema import COLLECTION, READS, ensure_indexes, list_indexes
 from workers.tracing import UNTRACED, Tracer
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -118,6 +120,7 @@ class Database:
         self._tracer = tracer
         # Up to when what has expired is marked, and how often that was set back.
         self._expired_upto_ms = self._expiry_generation = 0
+        self._is_storage_hidden = False
         self._doubts: list[Doubt] = []
         self._client: Client | None = None
         #: Whether the indexes are there; see `workers.store.index_keeper`.
@@ -191,6 +194,31 @@ class Database:
         if client is not None and self.indexes.is_due:
             with read_errors():
                 await self.indexes.check(client[self._options.database], self._timeout_s)
+
+    async def measure_storage(self) -> Storage | None:
+        """See `workers.store.base.Store.measure_storage`."""
+        assert self._client is not None
+        with self._operation("storage"):
+            try:
+                stats = await self._client[self._options.database].command(
+                    {"dbStats": 1, "freeStorage": 1}
+                )
+            except OperationFailure as error:
+                if not self._is_storage_hidden:
+                    self._is_storage_hidden = True
+                    log.warning(
+                        "the free space of the database is not known; the role readWrite or read "
+                        "on its database lets the service see it",
+                        reason=str(error.code),
+                    )
+                return None
+            except PyMongoError as error:
+                raise StoreUnavailable(f"the database did not answer: {in_short(error)}") from error
+        total, used = stats.get("fsTotalSize"), stats.get("fsUsedSize")
+        if not total or used is None:
+            return None
+        reusable = stats.get("totalFreeStorageSize", 0)
+        return Storage(int(total), int(total - used), int(reusable))
 
     async def ping(self) -> None:
         """See `workers.store.base.Store.ping`.

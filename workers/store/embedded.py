@@ -1,21 +1,22 @@
 """The private mongod of a service that was given no database: found, started, watched, stopped.
 
-A real mongod, as a replica set of one, that listens on a unix socket in its data directory and
-nowhere else. It keeps its data between runs, is started again when it dies, and never outlives
-its server: it is tied to it (`tether`), and holds the lock of the data directory as long as it
-lives, so that a new server waits for an old mongod to be gone.
+A real mongod, as a replica set of one, that listens on a unix socket and nowhere else. It keeps its
+data between runs, is started again when it dies or its socket is deleted, and never outlives its
+server: it is tied to it (`tether`), and holds the lock of the data directory as long as it lives,
+so that a new server waits for an old mongod to be gone.
 """
 
 import asyncio
 import fcntl
-import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
 import sys
 import tempfile
-from errno import EPERM
+from contextlib import suppress
+from errno import EACCES, EPERM
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,6 +25,8 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from workers.store import tether
+from workers.store.ballast import Ballast
+from workers.store.last_words import LastWords
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +35,24 @@ START_S, STOP_S, LOCK_S = 60.0, 15.0, 20.0
 #: Pause before a dead mongod is started again, in seconds: doubled each time up to the last, and
 #: back to the first for one that has lived so long.
 RESTART_AFTER_S = (0.1, 2.0)
+#: How often a mongod that runs is looked after, in seconds.
+LOOK_EVERY_S = 1.0
 #: A unix socket's path has at most 107 bytes; mongod wants some for itself.
 _SOCKET_PATH_MAX = 100
+#: A path of these can be a socket's. mongod takes some others for separators, as `,` and `:`.
+_SOCKET_PATH = re.compile(r"[A-Za-z0-9_./+=@~ -]+")
+#: Where a data directory's path cannot be a socket's, this file in it says where the socket is.
+_SOCKET_PLACE = "socket-place"
 _LOG_BYTES_MAX = 16 << 20
+#: A disk of so many MiB gives one of them to the oplog.
+_OPLOG_SHARE, _OPLOG_MIB = 20, (64, 512)
+_SMALL_DISK_BYTES = 5 << 30
 #: One of these lies in a directory that was ours before.
 _OUR_FILES = frozenset({"lock", "WiredTiger", "mongod.sock"})
+#: File systems, desktops and version control leave these in a directory that is otherwise empty.
+_OF_OTHERS = frozenset(
+    {"lost+found", ".gitkeep", ".gitignore", ".keep", ".DS_Store", ".snapshot", ".snapshots"}
+)
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
@@ -71,17 +87,47 @@ def find_mongod(named: str) -> str:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Where the mongod of this data directory listens: there, or in a short private place."""
+    """Where the mongod of this data directory listens: there, or in the place that is noted there.
+
+    Without a note, as before the first start, it is a path at which nothing is.
+    """
     path = data_dir / "mongod.sock"
-    if len(os.fsencode(path)) <= _SOCKET_PATH_MAX:
+    if _can_be_socket(path):
         return path
-    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    return Path(tempfile.gettempdir(), f"chat-{os.getuid()}-{name}", "mongod.sock")
+    with suppress(OSError, ValueError):
+        noted = (data_dir / _SOCKET_PLACE).read_text(encoding="utf-8")
+        return Path(noted, "mongod.sock")
+    return path
 
 
 def uri_of(data_dir: Path) -> str:
     """The connection string of this data directory's mongod."""
-    return f"mongodb://{quote(str(socket_path(data_dir)), safe='')}/?directConnection=true"
+    return _uri(socket_path(data_dir))
+
+
+def _uri(socket: Path) -> str:
+    return f"mongodb://{quote(str(socket), safe='')}/?directConnection=true"
+
+
+def _can_be_socket(path: Path) -> bool:
+    is_short = len(os.fsencode(path)) <= _SOCKET_PATH_MAX
+    return is_short and _SOCKET_PATH.fullmatch(str(path)) is not None
+
+
+def _make_socket_place(data_dir: Path) -> Path:
+    """Make a folder for the socket, of this user alone, and note it in the data directory.
+
+    Its name is random: other users could make one that they can foresee before us.
+    """
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        if _can_be_socket(Path(parent, "chat-XXXXXXXX", "mongod.sock")):
+            place = tempfile.mkdtemp(prefix="chat-", dir=parent)
+            (data_dir / _SOCKET_PLACE).write_text(place, encoding="utf-8")
+            return Path(place)
+    raise EmbeddedError(
+        f"there is no place for the socket of mongod: the path of {data_dir} cannot hold it, nor "
+        "can that of the temporary directory; set TMPDIR to a short path"
+    )
 
 
 def owner_of(data_dir: Path) -> str | None:
@@ -110,7 +156,8 @@ class EmbeddedMongod:
 
     def __init__(self, data_dir: Path, mongod: str) -> None:
         self._data_dir = data_dir.absolute()
-        self._socket = socket_path(self._data_dir)
+        self._socket = self._data_dir / "mongod.sock"
+        self._ballast = Ballast(self._data_dir)
         self._mongod = mongod
         self._lock: int | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -123,18 +170,20 @@ class EmbeddedMongod:
         """
         program = find_mongod(self._mongod)
         try:
-            for directory in (self._data_dir, self._socket.parent):
-                _make_private(directory)
+            _make_private(self._data_dir)
         except OSError as error:
             raise _unusable(self._data_dir, error) from error
         self._lock = await self._take_lock()
         try:
+            if not _can_be_socket(self._socket):
+                self._socket = _make_socket_place(self._data_dir) / "mongod.sock"
+            self._ballast.fit()
             await self._launch(program)
         except BaseException:
             await self.stop()
             raise
         self._keeper = asyncio.create_task(self._keep_alive(program), name="mongod")
-        return uri_of(self._data_dir)
+        return _uri(self._socket)
 
     async def stop(self) -> None:
         """Stop it in order and wait until it has gone. Safe twice, and before `start`."""
@@ -146,6 +195,9 @@ class EmbeddedMongod:
             await _terminate(self._process)
             self._process = None
         if self._lock is not None:
+            if self._socket.parent != self._data_dir:
+                shutil.rmtree(self._socket.parent, ignore_errors=True)
+                (self._data_dir / _SOCKET_PLACE).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -179,6 +231,7 @@ class EmbeddedMongod:
         log_file = self._data_dir / "mongod.log"
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES_MAX:
             log_file.replace(log_file.with_suffix(".log.1"))
+        said = self._said = LastWords(program, log_file)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), program),
             *("--dbpath", str(self._data_dir), "--replSet", "chat"),
@@ -186,20 +239,22 @@ class EmbeddedMongod:
             *("--bind_ip", str(self._socket), "--nounixsocket", "--filePermissions", "0600"),
             # zlib compression can leak memory to whoever connects (CVE-2025-14847).
             *("--networkMessageCompressors", "disabled"),
-            *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "512"),
+            *("--wiredTigerCacheSizeGB", "0.25", *self._sizes()),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # Nobody reads the past: without this, every claim leaves its old version for 5 minutes.
             *("--setParameter", "minSnapshotHistoryWindowInSeconds=0"),
             *("--logpath", str(log_file), "--logappend", "--quiet"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
             pass_fds=(self._lock,),
             # Ctrl-C reaches the whole group, and mongod must outlast the drain.
             start_new_session=True,
         )
+        assert self._process.stderr is not None
+        said.listen(self._process.stderr)
         client: AsyncMongoClient[dict[str, object]] = AsyncMongoClient(
-            uri_of(self._data_dir), serverSelectionTimeoutMS=500
+            _uri(self._socket), serverSelectionTimeoutMS=500
         )
         exited = asyncio.create_task(self._process.wait())
         primary = asyncio.create_task(self._await_primary(client))
@@ -207,7 +262,8 @@ class EmbeddedMongod:
             async with asyncio.timeout(START_S):
                 await asyncio.wait((exited, primary), return_when=asyncio.FIRST_COMPLETED)
             if not primary.done():
-                raise EmbeddedError(_why_not(program, self._process.returncode, log_file))
+                code = self._process.returncode
+                raise EmbeddedError(f"mongod did not start: {await said.reason(code)}")
             primary.result()
         except TimeoutError:
             raise EmbeddedError(
@@ -249,24 +305,54 @@ class EmbeddedMongod:
                     await client.admin.command("replSetReconfig", config, force=True)
 
     async def _keep_alive(self, program: str) -> None:
-        """Start mongod again whenever it ends."""
+        """Start mongod again whenever it ends, or can no longer be reached."""
         pause, longest = RESTART_AFTER_S
         loop = asyncio.get_running_loop()
         while True:
             assert self._process is not None
             began = loop.time()
-            code = await self._process.wait()
-            log.error("mongod ended; it is started again", code=code, pause_s=pause)
+            code = await self._look_after(self._process)
+            reason = await self._said.reason(code)
+            log.error("mongod ended; it is started again", reason=reason, pause_s=pause)
             if loop.time() - began > longest:
                 pause = RESTART_AFTER_S[0]
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
+            self._ballast.fit()
             try:
                 await self._launch(program)
                 log.info("mongod is back")
             except (EmbeddedError, OSError) as error:
                 log.error("mongod did not come back", reason=str(error))
                 await _terminate(self._process)
+
+    async def _look_after(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for its end; its code. One without its socket is ended: nobody can reach it."""
+        ended = asyncio.create_task(process.wait())
+        try:
+            while not ended.done():
+                await asyncio.wait((ended,), timeout=LOOK_EVERY_S)
+                # Both look at a directory's entries and counters in memory, and do not wait.
+                self._ballast.fit()
+                if not ended.done() and not self._socket.exists():
+                    log.error("the socket of mongod was deleted; mongod is restarted")
+                    await _terminate(process)
+            return ended.result()
+        finally:
+            ended.cancel()
+
+    def _sizes(self) -> tuple[str, ...]:
+        """Size a new oplog and the journal: on a small disk, theirs would fill it."""
+        disk = os.statvfs(self._data_dir)
+        disk_bytes = disk.f_blocks * disk.f_frsize
+        least, most = _OPLOG_MIB
+        oplog_mib = max(least, min(disk_bytes // _OPLOG_SHARE >> 20, most))
+        sizes = ("--oplogSize", str(oplog_mib))
+        if disk_bytes >= _SMALL_DISK_BYTES:
+            return sizes
+        # Three files of 100 MB otherwise, and more of them until a checkpoint, each 60 s.
+        journal = "log=(file_max=16MB)"
+        return (*sizes, "--wiredTigerEngineConfigString", journal, "--syncdelay", "15")
 
 
 def _make_private(directory: Path) -> None:
@@ -277,20 +363,31 @@ def _make_private(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True)
     except FileExistsError:
-        _check_private(directory)
-        directory.chmod(0o700)
+        if _check_private(directory):
+            directory.chmod(0o700)
 
 
-def _check_private(directory: Path) -> None:
-    """Raise OSError for a directory that is not there, or that `_make_private` does not take."""
+def _check_private(directory: Path) -> bool:
+    """Raise OSError for a directory that is not there, or that `_make_private` does not take.
+
+    Returns whether it is this user's. Otherwise it is a volume of the superuser's that is given to
+    a group of ours, as Kubernetes' `fsGroup` does.
+    """
     found = directory.stat()
-    if found.st_uid != os.getuid():
-        raise PermissionError(EPERM, "it belongs to another user")
+    is_ours = found.st_uid == os.getuid()
     if found.st_mode & stat.S_ISVTX:
         raise PermissionError(EPERM, "it is shared with other users")
-    names = set(os.listdir(directory))
+    if not is_ours:
+        groups = {os.getegid(), *os.getgroups()}
+        is_for_group = found.st_uid == 0 and found.st_gid in groups
+        if not is_for_group or found.st_mode & stat.S_IWOTH:
+            raise PermissionError(EPERM, "it belongs to another user")
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(EACCES, "this user may not write to it")
+    names = set(os.listdir(directory)) - _OF_OTHERS
     if names and not names & _OUR_FILES:
         raise PermissionError(EPERM, "it holds files that are no database's")
+    return is_ours
 
 
 def _unusable(data_dir: Path, error: OSError) -> DataDirectoryUnusable:
@@ -322,25 +419,3 @@ async def _terminate(process: asyncio.subprocess.Process) -> None:
         log.warning("mongod did not stop; it is killed", waited_s=STOP_S)
         process.kill()
         await process.wait()
-
-
-def _why_not(program: str, code: int | None, log_file: Path) -> str:
-    """Why mongod did not start, and what to do."""
-    if log_file.exists():
-        return f"mongod did not start: {_last_error(log_file)} (see {log_file})"
-    return (
-        f"{program} ended with {code} and wrote no log: is it a mongod? Name another with the "
-        "setting mongod (CHAT_MONGOD)"
-    )
-
-
-def _last_error(log_file: Path) -> str:
-    """The last line of mongod's log that says what went wrong, in short."""
-    try:
-        lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        return str(error)
-    for line in reversed(lines):
-        if '"s":"E"' in line or '"s":"F"' in line:
-            return line[:400]
-    return "it said no more"

@@ -1,0 +1,184 @@
+"""The embedded mongod and its directory: odd paths, foreign files, a lost socket, why it ended."""
+
+import asyncio
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.process.test_serving import refusal
+from tests.support.client import ChatClient
+from tests.support.server import Server, mongods_on
+from tests.support.waiting import eventually
+
+
+async def keeps_a_message(server: Server) -> bool:
+    """Whether it takes a post, and gives it back."""
+    chat = ChatClient(server.base)
+    try:
+        await chat.post("bob", "x")
+        return await chat.texts("bob") == ["x"]
+    finally:
+        chat.close()
+
+
+async def test_a_mongod_whose_socket_is_deleted_is_restarted(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        (before,) = mongods_on(data_dir)
+        (data_dir / "mongod.sock").unlink()
+
+        async def another_runs() -> bool:
+            running = mongods_on(data_dir)
+            return len(running) == 1 and running != [before]
+
+        await eventually(another_runs, 30)
+
+        async def serves() -> bool:
+            chat = ChatClient(server.base)
+            try:
+                return (await chat.request("GET", "/chat/bob")).code == 200
+            finally:
+                chat.close()
+
+        await eventually(serves, 30)
+        assert await keeps_a_message(server)
+        assert "the socket of mongod was deleted" in server.errors()
+
+
+async def test_what_others_leave_in_an_empty_directory_is_ignored(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir / "lost+found").mkdir(parents=True, mode=0o700)
+    (data_dir / ".snapshot").mkdir()
+    for name in (".gitkeep", ".DS_Store"):
+        (data_dir / name).touch()
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        assert await keeps_a_message(server)
+    assert (data_dir / "lost+found").is_dir()
+
+
+@pytest.mark.parametrize("name", ["a,b:c[d]", "50% ünï 'q'", "long-" * 25])
+async def test_any_path_can_be_a_data_directory(tmp_path: Path, name: str) -> None:
+    data_dir = tmp_path / name
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        chat = ChatClient(server.base)
+        kept = await chat.post("bob", "kept", 3600)
+        chat.close()
+        place = Path((data_dir / "socket-place").read_text(encoding="utf-8"))
+        assert stat.S_IMODE(os.stat(place).st_mode) == 0o700
+        # It is found under another temporary directory, too.
+        environ = {**server.environ, "TMPDIR": str(tmp_path), "CHAT_DATA_DIR": str(data_dir)}
+        words = (sys.executable, "-P", "-m", "chat_service", "mongo-uri")
+        found = await asyncio.to_thread(subprocess.check_output, words, env=environ, text=True)
+        assert place.name in found
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert place.name not in os.listdir(place.parent)
+        server.start()
+        chat = ChatClient(server.base)
+        assert await chat.read("bob") == [("kept", kept)]
+        chat.close()
+
+
+async def test_two_copies_of_a_data_directory_do_not_meet(tmp_path: Path) -> None:
+    data_dir, copy = tmp_path / "a:b", tmp_path / "c:d"
+    with Server(tmp_path, "--data-dir", str(data_dir)) as server:
+        server.signal(signal.SIGKILL)
+        server.wait()
+        shutil.copytree(data_dir, copy, ignore=shutil.ignore_patterns("*.lock", "lock"))
+        (copy / "lock").touch()
+        server.start()
+        (tmp_path / "second").mkdir()
+        with Server(tmp_path / "second", "--data-dir", str(copy)) as second:
+            assert await keeps_a_message(second)
+            assert await keeps_a_message(server)
+            assert (data_dir / "socket-place").read_text() != (copy / "socket-place").read_text()
+
+
+#: Run the words behind it as user 1234 of the groups 1234 and 2000, who may read everything, also a
+#: Python in the superuser's home, but write only what is theirs.
+AS_ANOTHER_USER = (
+    *("setpriv", "--reuid", "1234", "--regid", "1234", "--groups", "2000"),
+    *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),
+)
+
+
+def can_be_another_user() -> bool:
+    """Whether this machine can run something so."""
+    try:
+        return subprocess.run([*AS_ANOTHER_USER, "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not can_be_another_user(), reason="it cannot be run as another user here")
+@pytest.mark.parametrize(("mode", "is_taken"), [(0o2775, True), (0o2777, False), (0o2755, False)])
+async def test_a_volume_of_its_group_is_taken(mode: int, is_taken: bool) -> None:
+    folder = Path("/var/tmp") / f"chat-test-{os.getpid()}-{mode:o}"
+    folder.mkdir(mode=0o755)
+    try:
+        data_dir = folder / "data"
+        data_dir.mkdir()
+        os.chown(data_dir, 0, 2000)
+        data_dir.chmod(mode)
+        server = Server(folder, "--data-dir", str(data_dir))
+        server.wrapper = AS_ANOTHER_USER
+        if is_taken:
+            with server:
+                assert await keeps_a_message(server)
+                (mongod,) = mongods_on(data_dir)
+                assert os.stat(f"/proc/{mongod}").st_uid == 1234
+        else:
+            with pytest.raises(AssertionError, match="did not start"):
+                server.start()
+            assert server.process.returncode == 5
+        assert stat.S_IMODE(data_dir.stat().st_mode) == mode
+    finally:
+        shutil.rmtree(folder)
+
+
+def script(folder: Path, body: str) -> str:
+    """A program in place of mongod."""
+    program = folder / "mongod"
+    program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("echo 'error while loading shared libraries: libcurl.so.4' >&2; exit 127", "libcurl.so.4"),
+        ("kill -ILL $$", "was ended by SIGILL; this processor lacks instructions"),
+        ("kill -KILL $$", "was ended by SIGKILL; the kernel does that when memory runs out"),
+    ],
+)
+def test_why_mongod_did_not_start_is_said(tmp_path: Path, body: str, said: str) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "WiredTiger").touch()
+    # What an earlier run has said is not why this one did not start.
+    (data_dir / "mongod.log").write_text('{"s":"F","msg":"of another day"}\n', encoding="utf-8")
+    mongod = script(tmp_path, body)
+    code, line = refusal(tmp_path, "--data-dir", str(data_dir), CHAT_MONGOD=mongod)
+    assert code == 4
+    assert said in line
+    assert "of another day" not in line
+
+
+def test_a_line_of_this_start_in_the_log_is_said(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    body = (
+        'while [ "$1" != --logpath ]; do shift; done\n'
+        """echo '{"s":"F","msg":"it broke","attr":{"error":"since it was old"}}' >> "$2"\n"""
+        "exit 62"
+    )
+    mongod = script(tmp_path, body)
+    code, line = refusal(tmp_path, "--data-dir", str(data_dir), CHAT_MONGOD=mongod)
+    assert code == 4
+    assert "it ended with 62: it broke: since it was old (see " in line

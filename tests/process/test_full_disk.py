@@ -1,0 +1,188 @@
+"""A disk that is full, by messages or by something else: posts are refused, reads free it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import ChatClient
+from tests.support.server import Server, mongods_on
+from tests.support.waiting import eventually
+
+_DISK_MIB = 640
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own in memory; only the superuser can have one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = f"size={_DISK_MIB}m,mode=0700"
+    command = ["mount", "-t", "tmpfs", "-o", options, "chat-test", str(folder)]
+    if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(params=["1", "2"])
+def server(tmp_path: Path, disk: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server whose messages are on that disk."""
+    arguments = ("--data-dir", str(disk / "data"), "--processes", request.param)
+    with Server(tmp_path, *arguments) as started:
+        yield started
+
+
+def free_mib(disk: Path) -> int:
+    """What is free there."""
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize >> 20
+
+
+class Filler:
+    """A program that fills a disk to its last byte, again and again."""
+
+    def __init__(self, disk: Path) -> None:
+        self._path = disk / "filler"
+        self._file = self._path.open("wb", buffering=0)
+
+    def fill(self) -> None:
+        """Take what is free."""
+        for size in (1 << 20, 4096):
+            try:
+                while True:
+                    self._file.write(b"x" * size)
+            except OSError:
+                continue
+
+    def end(self) -> None:
+        """Give all of it back."""
+        self._file.close()
+        self._path.unlink()
+
+
+async def status_of_a_post(chat: ChatClient) -> int:
+    """How a post ends now."""
+    return (await chat.request("POST", "/chat", b'{"text":"x","username":"bob"}')).code
+
+
+async def test_one_client_cannot_fill_the_disk(server: Server, disk: Path) -> None:
+    (mongod,) = mongods_on(disk / "data")
+    chat = ChatClient(server.base)
+    stored: list[str] = []
+    refused = False
+
+    async def fill(name: str) -> None:
+        nonlocal refused
+        while not refused:
+            # Texts that no compression makes smaller.
+            texts = [os.urandom(24_000).hex() for _ in range(32)]
+            items = [{"text": text, "username": name, "timeout": 3600} for text in texts]
+            response = await chat.request("POST", "/chat/batch", json.dumps(items).encode())
+            assert response.code == 200
+            for result in json.loads(response.body)["results"]:
+                if "id" in result:
+                    stored.append(result["id"])
+                    continue
+                error = result["error"]
+                assert (error["status"], error["type"]) == (507, "urn:chat:problem:storage-full")
+                assert error["stored"] is False
+                refused = await chat.metric("chat_storage_full") == 1
+
+    names = [f"inbox-{number}" for number in range(4)]
+    await asyncio.gather(*(fill(name) for name in names))
+
+    assert free_mib(disk) > 50
+    body = b'{"text":"x","username":"bob"}'
+    # Of two processes the other one knows it some seconds later.
+    for headers in ({}, {"Idempotency_Key": '"once"'}):
+
+        async def is_refused(headers: dict[str, str] = headers) -> bool:
+            response = await chat.request("POST", "/chat", body, **headers)
+            return (response.code, response.headers.get("Retry-After")) == (507, "10")
+
+        await eventually(is_refused, 30)
+    read = [message.id for message in await chat.read("bob")]
+    for name in names:
+        lease = json.loads((await chat.request("POST", f"/chat/{name}/lease?limit=5", b"")).body)
+        body = json.dumps({"lease": lease["lease"]}).encode()
+        assert (await chat.request("POST", f"/chat/{name}/ack", body)).code == 200
+        read += [message["id"] for message in lease["messages"]]
+        read += [message.id for message in await chat.read(name)]
+    assert set(stored) <= set(read)
+    assert len(set(read)) == len(read)
+    assert await chat.metric("chat_storage_full") == 1
+    assert await chat.metric("chat_requests_refused_total") > 0
+    assert await chat.metric("chat_storage_free_bytes") > 0
+    # Nothing of that was a restart.
+    assert mongods_on(disk / "data") == [mongod]
+    chat.close()
+
+
+async def test_a_disk_that_others_fill_is_survived(server: Server, disk: Path) -> None:
+    chat = ChatClient(server.base)
+    ids = [await chat.post("bob", "x", 3600) for _ in range(20)]
+    (mongod,) = mongods_on(disk / "data")
+    filler = Filler(disk)
+    filler.fill()
+
+    async def is_refused() -> bool:
+        return await status_of_a_post(chat) == 507
+
+    await eventually(is_refused, 30)
+    assert [message.id for message in (await chat.read("bob"))[:20]] == ids
+
+    async def room_was_made() -> bool:
+        return "the ballast was dropped" in server.errors() and free_mib(disk) > 0
+
+    await eventually(room_was_made, 30)
+    assert mongods_on(disk / "data") == [mongod]
+    filler.end()
+
+    async def is_taken() -> bool:
+        return await status_of_a_post(chat) == 201
+
+    await eventually(is_taken, 30)
+
+    async def all_processes_know() -> bool:
+        return await chat.metric("chat_storage_full") == 0
+
+    await eventually(all_processes_know, 30)
+    assert "posts are taken" in server.errors()
+    chat.close()
+
+
+async def test_a_mongod_that_died_of_a_full_disk_comes_back(server: Server, disk: Path) -> None:
+    chat = ChatClient(server.base)
+    kept = await chat.post("bob", "kept", 3600)
+    filler = Filler(disk)
+    filler.fill()
+
+    async def room_was_made() -> bool:
+        return "the ballast was dropped" in server.errors()
+
+    await eventually(room_was_made, 30)
+    # All of that, too: now there is nothing left that could be given up.
+    filler.fill()
+    os.kill(mongods_on(disk / "data")[0], signal.SIGKILL)
+
+    async def cause_is_named() -> bool:
+        filler.fill()
+        return f"the disk of {disk / 'data'} is full" in server.errors()
+
+    await eventually(cause_is_named, 60)
+    assert await status_of_a_post(chat) in (503, 507)
+    filler.end()
+
+    async def is_read() -> bool:
+        response = await chat.request("GET", "/chat/bob")
+        return response.code == 200 and json.loads(response.body) == [{"text": "kept", "id": kept}]
+
+    await eventually(is_read, 60)
+    assert server.process.poll() is None
+    chat.close()

@@ -1,0 +1,90 @@
+"""The reserve of the disk: when posts are refused, and when they are taken again."""
+
+import pytest
+
+from workers.errors import StorageFull
+from workers.metrics import WorkerMetrics
+from workers.storage import StorageLimits, StorageReserve
+from workers.store.base import Storage
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def reserve(metrics: WorkerMetrics) -> StorageReserve:
+    """A reserve of 100 MiB, or a fifth of a smaller disk."""
+    return StorageReserve(StorageLimits(100 * MIB, 0.2), metrics)
+
+
+def disk(free_mib: int, reusable_mib: int = 0, total_mib: int = 10_000) -> Storage:
+    return Storage(total_mib * MIB, free_mib * MIB, reusable_mib * MIB)
+
+
+def is_refused(reserve: StorageReserve, size: int = 1) -> bool:
+    try:
+        reserve.admit(size)
+    except StorageFull:
+        return True
+    return False
+
+
+def test_nothing_is_refused_before_the_disk_is_known(reserve: StorageReserve) -> None:
+    assert not is_refused(reserve, 1 << 40)
+    reserve.observe(None)
+    assert not is_refused(reserve, 1 << 40)
+
+
+def test_posts_are_refused_below_the_reserve(reserve: StorageReserve) -> None:
+    reserve.observe(disk(101))
+    assert not is_refused(reserve)
+    reserve.observe(disk(99))
+    assert is_refused(reserve)
+
+
+def test_posts_are_taken_again_a_little_above_it(reserve: StorageReserve) -> None:
+    reserve.observe(disk(99))
+    reserve.observe(disk(105))
+    assert is_refused(reserve)
+    reserve.observe(disk(111))
+    assert not is_refused(reserve)
+
+
+def test_room_in_the_databases_files_counts(reserve: StorageReserve) -> None:
+    reserve.observe(disk(50, reusable_mib=60))
+    assert not is_refused(reserve)
+    # But not alone: the journal needs some of the disk itself.
+    reserve.observe(disk(24, reusable_mib=9_000))
+    assert is_refused(reserve)
+
+
+def test_a_small_disk_has_a_small_reserve(reserve: StorageReserve) -> None:
+    reserve.observe(disk(70, total_mib=300))
+    assert not is_refused(reserve)
+    reserve.observe(disk(59, total_mib=300))
+    assert is_refused(reserve)
+
+
+def test_posts_between_two_measurements_do_not_pass_it(reserve: StorageReserve) -> None:
+    reserve.observe(disk(130))
+    taken = 0
+    while not is_refused(reserve, MIB):
+        taken += 1
+    assert 0 < taken <= 30
+    # What was measured since shows that they took less.
+    reserve.observe(disk(120))
+    assert not is_refused(reserve)
+
+
+def test_a_reserve_of_nothing_refuses_nothing(metrics: WorkerMetrics) -> None:
+    reserve = StorageReserve(StorageLimits(0), metrics)
+    reserve.observe(disk(0))
+    assert not is_refused(reserve, 1 << 40)
+    assert metrics.storage_free._value.get() == 0
+
+
+async def test_many_posts_have_it_measured_again(reserve: StorageReserve) -> None:
+    reserve.observe(disk(1000))
+    for _ in range(200):
+        reserve.admit(MIB)
+    await reserve.wait_until_due()
+    assert reserve.is_due
