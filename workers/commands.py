@@ -78,8 +78,15 @@ class Read(Struct, frozen=True, gc=False):
     key: str = ""
 
 
+#: Unread messages of one inbox are counted so far; of more it is only said that they are more.
+COUNT_MAX = 10_000
+
+
 class Count(Struct, frozen=True, gc=False):
-    """Count the unread messages of an inbox, claiming none. Gives back an int."""
+    """Count the unread messages of an inbox, claiming none. Gives back an int.
+
+    That is greater than `COUNT_MAX`, by whatever, where there are more than that.
+    """
 
     size: ClassVar[int] = 0
 

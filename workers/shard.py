@@ -32,7 +32,7 @@ from workers.commands import (
     Stored,
     Track,
 )
-from workers.errors import Expired, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.errors import Expired, OutcomeUnknown, Overloaded, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
 from workers.releases import Releases
@@ -51,6 +51,9 @@ SINGLE_LOOKUPS = 4
 ROUNDS = 4
 #: Errands of one shard that are on their way at the same time.
 ERRANDS_MAX = 64
+#: Counts that wait in one shard, and the inboxes that are counted at once.
+COUNTS_MAX = 1024
+COUNTED_INBOXES = 16
 
 
 class ShardLimits(NamedTuple):
@@ -93,6 +96,10 @@ class Shard:
         self._carried: list[Ticket] = []
         self._in_flight: list[Ticket] = []
         self._errands: dict[asyncio.Task[None], Ticket] = {}
+        # Counts that wait, those in flight, and the task that carries them out.
+        self._counts: list[Ticket] = []
+        self._counted: list[Ticket] = []
+        self._counting: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve batches until the queue is closed and empty.
@@ -102,29 +109,33 @@ class Shard:
         try:
             while tickets := await self._take():
                 await self._commit(tickets)
-            await asyncio.gather(*self._errands)
+            counting = () if self._counting is None else (self._counting,)
+            await asyncio.gather(*self._errands, *counting)
         finally:
-            errands = dict(self._errands)
+            errands: dict[asyncio.Task[None], Ticket | None] = {**self._errands}
+            if self._counting is not None:
+                errands[self._counting] = None
             for errand, ticket in errands.items():
                 errand.cancel()
-                self._fail(ticket, OutcomeUnknown("the worker stopped"))
-            for ticket in self._carried:
-                ticket.fail(StoreUnavailable("the worker stopped"))
+                if ticket is not None:
+                    self._fail(ticket, OutcomeUnknown("the worker stopped"))
+            for waiting in (*self._carried, *self._counts, *self._counted):
+                waiting.fail(StoreUnavailable("the worker stopped"))
             for ticket in self._in_flight:
                 self._fail(ticket, OutcomeUnknown("the worker stopped"))
-            self._carried, self._in_flight = [], []
+            self._carried, self._in_flight, self._counts, self._counted = [], [], [], []
             if errands:
                 await asyncio.wait(errands)
 
     def expire(self, now: float) -> None:
         """Answer what is past its deadline, waiting or in flight. `now` is the loop's time."""
         expired = self._queue.expire(now)
-        for ticket in self._carried:
+        for ticket in (*self._carried, *self._counts):
             if ticket.deadline <= now:
                 expired += ticket.fail(Expired("waited too long for its turn"))
         if expired:
             self._metrics.refused.labels("expired").inc(expired)
-        for ticket in (*self._in_flight, *self._errands.values()):
+        for ticket in (*self._in_flight, *self._errands.values(), *self._counted):
             if ticket.deadline <= now:
                 self._fail(ticket, OutcomeUnknown("the database is slow"))
 
@@ -137,10 +148,10 @@ class Shard:
         ]
 
     async def _commit(self, tickets: Sequence[Ticket]) -> None:
-        """Carry out one batch: posts, reads and counts at the same time."""
+        """Carry out one batch: posts and reads at the same time, the rest beside it."""
         batch = plan(tickets)
         self._carried = batch.carried
-        self._in_flight = [*batch.posts, *batch.reads, *batch.counts, *batch.errands]
+        self._in_flight = [*batch.posts, *batch.reads, *batch.errands]
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - tickets[0].entered)
         self._metrics.batch_requests.observe(len(tickets))
@@ -151,7 +162,7 @@ class Shard:
             if batch.reads:
                 work.append(self._guarded(self._read, batch.reads))
             if batch.counts:
-                work.append(self._guarded(self._count, batch.counts))
+                self._start_counts(batch.counts)
             if batch.errands:
                 work.append(self._start_errands(batch.errands))
             await asyncio.gather(*work)
@@ -176,7 +187,7 @@ class Shard:
             log.exception("a part of a batch failed", requests=len(tickets))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         # One that waits for a message by now has met nothing.
-        in_flight = {*self._in_flight, *self._errands.values()}
+        in_flight = {*self._in_flight, *self._errands.values(), *self._counted}
         for ticket in tickets:
             if ticket in in_flight:
                 self._fail(ticket, failure)
@@ -331,8 +342,37 @@ class Shard:
             return Finished(messages, is_all=True)
         return Finished(messages, False, audit.acknowledged, audit.lost)
 
+    def _start_counts(self, tickets: list[Ticket]) -> None:
+        """Have counts go on beside the batches: a full inbox takes long to count."""
+        room = COUNTS_MAX - len(self._counts)
+        self._counts += tickets[:room]
+        for ticket in tickets[room:]:
+            if ticket.fail(Overloaded("too many inboxes wait to be counted")):
+                self._metrics.refused.labels("overloaded").inc()
+        if self._counting is None:
+            self._counting = asyncio.create_task(self._count_on())
+
+    async def _count_on(self) -> None:
+        """Carry out the counts that wait, a few inboxes at a time, until none is left."""
+        try:
+            while self._counts:
+                names: dict[str, None] = {}
+                for ticket in self._counts:
+                    if ticket.is_open and len(names) < COUNTED_INBOXES:
+                        names[ticket.command.username] = None
+                waiting, self._counts = self._counts, []
+                for ticket in waiting:
+                    is_next = ticket.command.username in names
+                    (self._counted if is_next else self._counts).append(ticket)
+                if self._counted:
+                    await self._guarded(self._count, self._counted)
+                self._counted = []
+                self._counts = [ticket for ticket in self._counts if ticket.is_open]
+        finally:
+            self._counting = None
+
     async def _count(self, tickets: list[Ticket]) -> None:
-        """Answer the counts of a batch."""
+        """Answer these counts."""
         usernames = list({ticket.command.username for ticket in tickets})
         counts = await self._store.count_unread(usernames, self._clock.now_ms())
         for ticket in tickets:

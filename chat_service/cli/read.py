@@ -9,6 +9,7 @@ from chat_service.cli.ends import End, say
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.types import Duration, NotEmpty
 from chat_service.client import Message
+from chat_service.client.chat import COUNT_MAX
 
 
 @click.command()
@@ -78,11 +79,16 @@ def _show(talk: Talk, name: str, messages: list[Message], key: str) -> None:
 def count(talk: Talk, name: str) -> int:
     """Say how many messages are unread in the inbox NAME. Changes nothing.
 
+    Counts up to 10,000, and says so where there are more.
+
     \b
     Examples:
       chat count bob
       watch chat count bob --text
     """
     unread = talk.run(talk.chat.count(name))
-    talk.out.record(str(unread), unread=unread)
+    if unread > COUNT_MAX:
+        talk.out.record(f">{COUNT_MAX}", unread=COUNT_MAX, more=True)
+    else:
+        talk.out.record(str(unread), unread=unread)
     return End.DONE

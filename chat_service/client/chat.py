@@ -29,6 +29,8 @@ from chat_service.client.message import Message, messages_of
 from chat_service.client.stream import Stream
 from chat_service.client.waiting import Asked, granted, until
 
+#: Unread messages are counted so far.
+COUNT_MAX = 10_000
 #: What a read was given is known by its key for a minute; a repeat must arrive before. In seconds.
 _REPEAT_WITHIN_S = 45.0
 #: The service takes so much in one batch.
@@ -201,9 +203,13 @@ class ChatClient:
         return await until(timeout_s, lambda wait_s: self._read(username, limit, wait_s, key))
 
     async def count(self, username: str) -> int:
-        """How many messages are unread. Changes nothing."""
+        """How many messages are unread. Changes nothing.
+
+        The service counts up to `COUNT_MAX`. If there are more, this is one more than that.
+        """
         answer = await self._http.ask(Request("HEAD", _inbox(username)))
-        return int(answer.headers["X-Unread-Count"])
+        said = answer.headers["X-Unread-Count"]
+        return COUNT_MAX + 1 if said.startswith(">") else int(said)
 
     async def lease(
         self,

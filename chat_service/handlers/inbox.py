@@ -19,7 +19,7 @@ from chat_service.parameters import (
     read_options,
 )
 from chat_service.schema import Rules, new_message, username_in_path
-from workers.commands import Key, Slice
+from workers.commands import COUNT_MAX, Key, Slice
 from workers.errors import NotExecuted
 from workers.ids import last_id_of
 from workers.pool import WorkerPool
@@ -126,10 +126,11 @@ class InboxHandlers:
         return Response(200, headers, Part(_encode(first.messages), count))
 
     async def count(self, request: Request) -> Response:
-        """HEAD /chat/:username: how many messages are unread, claiming none."""
+        """HEAD /chat/:username: how many messages are unread, up to a bound, claiming none."""
         username = username_in_path(request.parameter, self._rules)
         unread = await self._pool.count(username)
-        return Response(200, {**JSON_HEADERS, "X-Unread-Count": str(unread)}, Part(b"", 0))
+        said = str(unread) if unread <= COUNT_MAX else f">{COUNT_MAX}"
+        return Response(200, {**JSON_HEADERS, "X-Unread-Count": said}, Part(b"", 0))
 
     async def _slices(
         self, first: Slice, username: str, limit: int | None, upto: str

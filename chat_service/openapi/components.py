@@ -5,6 +5,7 @@ Called by `chat_service.openapi`.
 
 from chat_service.openapi.schemas import ID, Object, Terms, username_of
 from chat_service.parameters import READ_KEY_MIN, TTL_MIN_S
+from workers.commands import COUNT_MAX
 
 KEY = "4f0c3a9e-9a53-4f7e-8f5b-0b4c2f1a77d1"
 RECEIPT = "ws5yGDMRspPrnW4OOFGpEqlMMuEQHPW_"
@@ -146,7 +147,11 @@ def response_headers() -> Object:
         },
         "Retry-After": {"description": "Seconds until to try again.", "schema": count, **always},
         "Allow": {"description": "The methods that are known here.", "schema": text, **always},
-        "X-Unread-Count": {"description": "How many are unread.", "schema": count, **always},
+        "X-Unread-Count": {
+            "description": f"How many are unread; `>{COUNT_MAX}` where more are.",
+            "schema": {"type": "string", "pattern": f"^([0-9]{{1,5}}|>{COUNT_MAX})$"},
+            **always,
+        },
         "X-More": {"description": "There where more is unread.", "schema": true},
         "X-Receipt": {"description": "There where one was preferred.", "schema": text},
         "Idempotent-Replayed": {"description": "There for a repeat.", "schema": true},

@@ -53,7 +53,9 @@ class Inbox {
   async count() {
     try {
       const { headers } = await ask("HEAD", this.path);
-      this.#counted(Number(headers.get("X-Unread-Count")));
+      const said = headers.get("X-Unread-Count");
+      // Above a bound the service does not count: ">10000".
+      this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
     } catch (error) {
       if (error instanceof Unreachable) {
         await reachable();
@@ -70,14 +72,15 @@ class Inbox {
     return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
   }
 
-  #counted(unread) {
+  #counted(unread, isMore) {
     const { last } = this.#counts;
     this.#counts = { last: unread, same: unread === last ? this.#counts.same + 1 : 0 };
-    this.parts.count.textContent = unread.toLocaleString("en");
+    const shown = `${isMore ? ">" : ""}${unread.toLocaleString("en")}`;
+    this.parts.count.textContent = shown;
     this.parts.words.textContent = `unread in ${this.name}’s inbox`;
     if (current !== this) return;
-    document.title = `${unread > 0 ? `(${unread}) ` : ""}${this.name} · Chat inbox`;
-    if (last === null || unread > last) announce(`${unread || "Nothing"} unread in the inbox of ${this.name}.`);
+    document.title = `${unread > 0 ? `(${isMore ? ">" : ""}${unread}) ` : ""}${this.name} · Chat inbox`;
+    if (last === null || unread > last) announce(`${isMore ? `More than ${unread}` : unread || "Nothing"} unread in the inbox of ${this.name}.`);
   }
 
   async #try(act) {

@@ -160,7 +160,8 @@ def test_a_reader_of_the_output_that_has_gone_is_told_how_to_have_the_rest(
     again = chat("read", *said.partition("chat read ")[2].split())
     assert len(again.records) == 1000
     # What it was not given yet is unread.
-    assert chat("count", name).records[0]["unread"] > 10_000
+    assert chat("count", name).records == [{"unread": 10_000, "more": True}]
+    assert chat("count", name, "--text").out == ">10000\n"
 
 
 def test_text_form_is_for_people_also_through_a_pipe(chat: Chat, name: str) -> None:

@@ -3,14 +3,18 @@
 import asyncio
 import json
 import re
+from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
+from chat_service import client as chat_client
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.raw import get
 from tests.support.waiting import eventually
+from workers.commands import COUNT_MAX
 
 
 async def test_a_limit_takes_the_oldest_and_leaves_the_rest(chat: ChatClient) -> None:
@@ -39,6 +43,25 @@ async def test_counting_consumes_nothing(chat: ChatClient) -> None:
         assert (head.code, head.headers["X-Unread-Count"], head.body) == (200, "3", b"")
     assert len(await chat.read("bob")) == 3
     assert (await chat.request("HEAD", "/chat/bob")).headers["X-Unread-Count"] == "0"
+
+
+async def test_a_full_inbox_is_counted_up_to_a_bound(
+    chat: ChatClient, service: Service, mongo_uri: str, database: str
+) -> None:
+    await chat.post("bob", "one")
+    with MongoClient[dict[str, Any]](mongo_uri) as client:
+        messages = client[database]["messages"]
+        one = messages.find_one({"username": "bob"})
+        assert one is not None
+        for count, said in ((COUNT_MAX, str(COUNT_MAX)), (COUNT_MAX + 1, f">{COUNT_MAX}")):
+            there = messages.count_documents({"username": "bob"})
+            messages.insert_many(
+                [{**one, "_id": f"{number:032x}"} for number in range(there, count)]
+            )
+            head = await chat.request("HEAD", "/chat/bob")
+            assert head.headers["X-Unread-Count"] == said
+    client_count = await chat_client.ChatClient(f"http://127.0.0.1:{service.port}").count("bob")
+    assert client_count == COUNT_MAX + 1
 
 
 async def test_a_message_lives_as_long_as_it_says(chat: ChatClient) -> None:

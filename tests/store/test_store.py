@@ -97,6 +97,33 @@ async def test_reads_and_claims_use_the_indexes(
     assert updates[0]["docsExamined"] == 2
 
 
+async def test_a_count_looks_at_no_document_and_not_at_all(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    mongo: Messages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.store.mongo.COUNT_MAX", 10)
+    sizes = {"a": 3, "b": 10, "c": 40, "d": 0, "e": 11, "f": 2, "g": 25, "h": 1}
+    await store.insert([new_post(name) for name, size in sizes.items() for _ in range(size)])
+    await store.insert([new_post("f", timeout_s=1, age_s=60) for _ in range(5)])
+    database = mongo.database
+    database.command("profile", 2)
+    counts = await store.count_unread(list(sizes), clock.now_ms())
+    database.command("profile", 0)
+    assert {name: min(counts.get(name, 0), 11) for name in sizes} == {
+        name: min(size, 11) for name, size in sizes.items()
+    }
+    profile = database["system.profile"].find({"ns": mongo.full_name}).to_list()
+    work = [entry for entry in profile if "keysExamined" in entry]
+    assert {entry["docsExamined"] for entry in work} == {0}
+    assert not any(entry.get("hasSortStage") for entry in work)
+    # Of each: the bound, what has expired, and an entry to step over for each name.
+    assert max(entry["keysExamined"] for entry in work) <= 11 + 5 + len(sizes)
+    assert len(work) <= 2 * len(sizes)
+
+
 async def test_a_claim_that_the_databases_clock_calls_late_has_it_measured(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:

@@ -200,6 +200,10 @@ class GateStore(MemoryStore):
         await self._pass("find")
         return await super().find_unread(usernames, limit, now_ms)
 
+    async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
+        await self._pass("count")
+        return await super().count_unread(usernames, now_ms)
+
     async def claim(self, claim: Claim) -> Claimed:
         await self._pass("claim")
         return await super().claim(claim)

@@ -114,7 +114,10 @@ class Store(Protocol):
         ...
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
-        """How many messages of these inboxes are unread and not expired."""
+        """How many messages of these inboxes are unread and not expired.
+
+        Above `COUNT_MAX` any greater number stands for all. Inboxes without any may be left out.
+        """
         ...
 
     async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
