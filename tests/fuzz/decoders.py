@@ -1,0 +1,352 @@
+"""What decodes messages, batches, names and queries, against the slow reference.
+
+Each case is some bytes for one of them. Its outcome must be one that `tests.fuzz.reference` has:
+the same values, or a problem of the same kind about the same fields, and never another exception.
+Nor may it cost more processor time than a generous multiple of what Python's json module takes.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry
+from tornado.httputil import HTTPHeaders
+
+from chat_service.handlers.batch import BatchHandlers
+from chat_service.message import Part, Request
+from chat_service.parameters import Waits, idempotency_key, preferences, read_options
+from chat_service.problems import Problem
+from chat_service.schema import Rules, lease_of, new_message, username_in_path
+from tests.fuzz import bodies, reference
+from tests.fuzz.fuzzer import Case, Finding, Fuzzer, shrink
+from tests.fuzz.mutation import mutate
+from tests.fuzz.reference import Accepted, Limits, Outcome, Refused
+from tests.support.stores import MemoryStore
+from workers.clock import DatabaseClock
+from workers.metrics import WorkerMetrics
+from workers.pool import PoolLimits, WorkerPool
+from workers.queue import QueueLimits
+from workers.shard import ShardLimits
+
+LIMITS = Limits(username_chars=128, text_bytes=2048, default_timeout_s=60, timeout_s=2592000)
+RULES, WAITS = Rules(*LIMITS), Waits(25.0, 3600.0)
+MESSAGES_MAX = 5
+#: Input that is shorter is cheap in any case; a decoder may take so many times as long as json.
+_COSTLY_BYTES, _TIMES_JSON = 2000, 40
+_QUERY_PARTS = (
+    *(
+        "limit=1",
+        "limit=007",
+        "limit=0",
+        "limit=999999999",
+        "limit=9999999999",
+        "limit=",
+        "limit",
+        "wait=0",
+    ),
+    *(
+        "wait=1.5",
+        "wait=.5",
+        "wait=1.",
+        "wait=1e1",
+        "wait=-1",
+        "wait=25.0001",
+        "wait=999999999",
+        "limit=+1",
+    ),
+    *(
+        "wait=" + "0" * 40,
+        "wait=0." + "1" * 33,
+        "wait=0." + "1" * 32,
+        "limit=1 ",
+        "wait=\u0661",
+        "limit=\u0661",
+    ),
+    *(
+        "x=1",
+        "Limit=1",
+        "limit =1",
+        "",
+        "=",
+        "limit=1;wait=1",
+        "wait=NaN",
+        "wait=inf",
+        "limit=0x1",
+        "limit=1_0",
+    ),
+)
+
+
+class Input(NamedTuple):
+    """Bytes for one of the decoders."""
+
+    kind: str
+    data: bytes
+    content_type: str = ""
+
+
+def make(case: Case) -> Input:
+    """The input of a case."""
+    rng = case.rng
+    match rng.randrange(10):
+        case 0 | 1 | 2 | 3:
+            return Input("message", bodies.message(rng, "bob"))
+        case 4 | 5:
+            type_ = rng.choice(
+                ("application/json", "application/x-ndjson", "Application/X-NDJSON; a=b")
+            )
+            return Input("batch", bodies.batch(rng, ("bob", "eve"), MESSAGES_MAX), type_)
+        case 6:
+            return Input("name", _name(rng))
+        case 7:
+            parts = [rng.choice(_QUERY_PARTS) for _ in range(rng.choice((0, 1, 1, 2, 3, 120)))]
+            return Input("query", bodies.damage(rng, "&".join(parts).encode()))
+        case 8:
+            return Input("lease", bodies.about_a_lease(rng))
+        case _:
+            made = mutate(
+                rng, rng.choice((b'"a\\"b"', b"wait=1, receipt", b"k" * 22)), rng.randrange(5)
+            )
+            return Input("header", made * rng.choice((1, 1, 1, 300)))
+
+
+def _name(rng: random.Random) -> bytes:
+    letters = (
+        "a",
+        "Z",
+        "%41",
+        "%C3%A9",
+        "%00",
+        "%2F",
+        ".",
+        "%2e",
+        "%",
+        "%zz",
+        "%C3",
+        "%ED%A0%80",
+        "~",
+        "+",
+    )
+    long = rng.choice((1, 1, 1, 60, 130))
+    made = "".join(rng.choice(letters) for _ in range(rng.randrange(6))) * long
+    return made.encode()
+
+
+class Decoders(Fuzzer):
+    """All decoders, in this process, on a store in memory."""
+
+    name = "decoders"
+    at_once = 200
+    share = 2
+
+    async def __aenter__(self) -> "Decoders":
+        self._stack = AsyncExitStack()
+        limits = PoolLimits(
+            1, QueueLimits(5000, 1 << 26, 5000), ShardLimits(500, 1 << 22, 1000, 5.0), 5.0, 1000
+        )
+        metrics = WorkerMetrics(CollectorRegistry())
+        self._store = MemoryStore()
+        self._pool = WorkerPool(self._store, DatabaseClock(), limits, metrics)
+        self._stack.push_async_callback(self._pool.stop)
+        await self._pool.start()
+        self._batches = BatchHandlers(self._pool, RULES, MESSAGES_MAX)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def judge(self, cases: Sequence[Case]) -> list[Finding]:
+        """Decode one after the other."""
+        findings = []
+        for case in cases:
+            given = make(case)
+            self.tally[given.kind] += 1
+            found = await self._check(given)
+            if found:
+                rule, seen = found
+                findings.append(Finding(case, rule, await self._shown(given, rule, seen)))
+        # What was stored is not looked at again.
+        self._store.data.documents.clear()
+        self._store.data.undo.clear()
+        await asyncio.sleep(0)
+        return findings
+
+    async def _shown(self, given: Input, rule: str, seen: str) -> str:
+        async def is_found(data: bytes) -> bool:
+            found = await self._check(given._replace(data=data))
+            return found is not None and found[0] == rule
+
+        check: Callable[[bytes], Awaitable[bool]] = is_found
+        short = given.data if not self.shortens else await shrink(given.data, check)
+        found = await self._check(given._replace(data=short))
+        return f"{given.kind}, cut to {short!r}\n{found[1] if found else seen}"
+
+    async def _check(self, given: Input) -> tuple[str, str] | None:
+        """The rule that this breaks, and how; None where none is broken."""
+        try:
+            if given.kind == "batch":
+                return await self._check_batch(given)
+            return _CHECKS[given.kind](given.data) or _cost(given)
+        except Exception as error:
+            return "an exception that is no problem", f"{type(error).__name__}: {error}"
+
+    async def _check_batch(self, given: Input) -> tuple[str, str] | None:
+        wanted = reference.batch(given.data, given.content_type, LIMITS, MESSAGES_MAX)
+        headers = {"Content-Type": given.content_type}
+        request = Request("id", "POST", "", "", headers, given.data)
+        before = set(self._store.data.documents)
+        try:
+            response = await self._batches.post(request)
+        except Problem as problem:
+            got = _refusal(problem)
+            if got in wanted.wholes:
+                return None
+            return "a batch is refused", f"got {got}, right would be {wanted}"
+        if wanted.messages is None:
+            return "a batch that is none is taken", f"right would be {set(wanted.wholes)}"
+        assert isinstance(response.body, Part)
+        results = json.loads(response.body.body)["results"]
+        outcomes = [self._outcome(result) for result in results]
+        for number, (outcome, right) in enumerate(zip(outcomes, wanted.messages, strict=False)):
+            if outcome not in right:
+                return "a message of a batch", f"number {number}: got {outcome}, right: {right}"
+        if len(outcomes) != len(wanted.messages):
+            return "as many answers as messages", f"{len(outcomes)}, not {len(wanted.messages)}"
+        stored = len(set(self._store.data.documents) - before)
+        if stored != sum(isinstance(outcome, Accepted) for outcome in outcomes):
+            return "what is stored is what was accepted", f"{stored} stored, {outcomes}"
+        return None
+
+    def _outcome(self, result: dict[str, object]) -> Outcome:
+        if "id" not in result:
+            problem = result["error"]
+            assert isinstance(problem, dict)
+            fields = frozenset(error["field"] for error in problem.get("errors", ()))
+            return Refused(problem["type"].rpartition(":")[2], fields)
+        post = self._store.data.documents[str(result["id"])].post
+        return Accepted(post.username, post.text, round((post.expires_ms - post.created_ms) / 1000))
+
+
+def _refusal(problem: Problem) -> Refused:
+    return Refused(problem.kind, frozenset(error.field for error in problem.errors))
+
+
+def _check_message(data: bytes) -> tuple[str, str] | None:
+    right = reference.message(data, LIMITS)
+    got: Outcome
+    try:
+        new = new_message(data, RULES)
+    except Problem as problem:
+        got = _refusal(problem)
+    else:
+        got = Accepted(new.username, new.text, new.timeout_s)
+        if new.size != len(new.text.encode()):
+            return "the size of a text", f"{new.size} for {new.text!r}"
+    return None if got in right else ("a message", f"got {got}, right would be {right}")
+
+
+def _check_name(data: bytes) -> tuple[str, str] | None:
+    segment = data.decode("latin1")
+    right = reference.username_in_path(segment, LIMITS)
+    got: str | Refused
+    try:
+        got = username_in_path(segment, RULES)
+    except Problem as problem:
+        got = _refusal(problem)
+    return None if got == right else ("a name in a path", f"got {got!r}, right would be {right!r}")
+
+
+def _check_query(data: bytes) -> tuple[str, str] | None:
+    query = data.decode("latin1")
+    right = reference.read_options(query)
+    try:
+        options = read_options(query, WAITS)
+    except Problem as problem:
+        if right is not None:
+            return "a query is refused", f"got {_refusal(problem)}, right would be {right}"
+        return None
+    if right is None:
+        # What is unknown or written in another way is not judged; the bounds are.
+        if options.limit is not None and options.limit < 1:
+            return "a limit below 1", str(options)
+        return None if 0 <= options.wait_s <= WAITS.wait_max_s else ("a wait", str(options))
+    limit, wait_s = right
+    wanted = (limit, min(wait_s, WAITS.wait_max_s), wait_s > WAITS.wait_max_s)
+    got = (options.limit, options.wait_s, options.is_clamped)
+    return None if got == wanted else ("a query", f"got {got}, right would be {wanted}")
+
+
+def _check_lease(data: bytes) -> tuple[str, str] | None:
+    try:
+        asked = lease_of(data)
+    except Problem as problem:
+        got = _refusal(problem)
+        known = {"invalid-json", "invalid-request"}
+        fits = got.kind in known and got.fields <= {"lease", "ids", "ttl"}
+        return None if fits else ("a problem about a lease", str(got))
+    try:
+        document = json.loads(data.decode(), parse_int=float)
+    except ValueError as error:
+        return "a lease in what is no JSON", f"got {asked}, but {error}"
+    right = (document.get("lease"), document.get("ids"), document.get("ttl"))
+    return None if (asked.lease, asked.ids, asked.ttl) == right else ("a lease", str(asked))
+
+
+def _check_header(data: bytes) -> tuple[str, str] | None:
+    value = data.decode("latin1")
+    preferred = preferences(value)
+    if preferred.wait is not None and not float(preferred.wait) >= 0:
+        return "a wait in Prefer", str(preferred)
+    try:
+        key = idempotency_key(HTTPHeaders({"Idempotency-Key": value}))
+    except (Problem, ValueError) as error:
+        # Tornado's own class refuses what is no header's value.
+        is_right = isinstance(error, Problem) or not value.isprintable() or value != value.strip()
+        return None if is_right else ("a key", repr(error))
+    is_key = key is not None and 1 <= len(key) <= 255 and key.isascii() and key.isprintable()
+    return None if is_key else ("a key", repr(key))
+
+
+_CHECKS: dict[str, Callable[[bytes], tuple[str, str] | None]] = {
+    "message": _check_message,
+    "name": _check_name,
+    "query": _check_query,
+    "lease": _check_lease,
+    "header": _check_header,
+}
+
+
+#: The service's part in each check, alone.
+_WORK: dict[str, Callable[[str, bytes], object]] = {
+    "message": lambda _, data: new_message(data, RULES),
+    "name": lambda text, _: username_in_path(text, RULES),
+    "query": lambda text, _: read_options(text, WAITS),
+    "lease": lambda _, data: lease_of(data),
+    "header": lambda text, _: (preferences(text), idempotency_key({"Idempotency-Key": text})),
+}
+
+
+def _cost(given: Input) -> tuple[str, str] | None:
+    """Whether this takes far longer than an honest document of its length."""
+    if len(given.data) < _COSTLY_BYTES:
+        return None
+    work, text = _WORK[given.kind], given.data.decode("latin1")
+    honest = json.dumps({"text": "x" * len(given.data), "username": "bob"})
+    # The least of a few: what else the machine does is nobody's cost.
+    base = min(_time(lambda: json.loads(honest)) for _ in range(5))
+    taken = min(_time(lambda: work(text, given.data)) for _ in range(5))
+    # With a little that everything may take, whatever its length.
+    if taken < _TIMES_JSON * base + 0.0005:
+        return None
+    return "the cost", f"{taken:.6f} s, and json {base:.6f} s for as many bytes"
+
+
+def _time(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    with suppress(Problem, ValueError):
+        work()
+    return time.process_time() - began

@@ -1,0 +1,112 @@
+"""A raw connection that keeps every byte that came, also where the server resets it afterwards.
+
+A transport of asyncio's is lost with all that it has not read when a write fails.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Sequence
+
+_READ_BYTES = 1 << 20
+
+
+class Wire:
+    """One connection to a service on this machine."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.received = bytearray()
+        self.is_closed = False
+        self._sock = sock
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._read)
+
+    @classmethod
+    async def connect(cls, port: int, receive_buffer: int = 0) -> "Wire":
+        """A new connection to this port; with a small buffer it can be made to take little."""
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        return cls(sock)
+
+    async def send(self, segments: Sequence[bytes]) -> None:
+        """Send these one by one, so that the server, on the same loop, reads them one by one."""
+        for segment in segments:
+            if self.is_closed:
+                return
+            try:
+                async with asyncio.timeout(20):
+                    await self._loop.sock_sendall(self._sock, segment)
+            except (OSError, TimeoutError):
+                # It is closed; what was answered before is still to be read.
+                return
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    async def until(self, end: bytes, within_s: float) -> bool:
+        """Wait until this was received; False where it does not come."""
+        while end not in self.received:
+            if self.is_closed or not await self.news(within_s):
+                return False
+        return True
+
+    async def until_closed(self, quiet_s: float) -> bool:
+        """Wait for the server to close it; False where it has said nothing for so long."""
+        while not self.is_closed:
+            if not await self.news(quiet_s):
+                return False
+        return True
+
+    async def news(self, within_s: float) -> bool:
+        """Wait for more, or for the end; False where neither comes."""
+        try:
+            await asyncio.wait_for(self._news.wait(), within_s)
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
+
+    def pause(self) -> None:
+        """Take nothing any more, so that the server's writes pile up."""
+        if not self.is_closed:
+            self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Take what comes again."""
+        if not self.is_closed:
+            self._loop.add_reader(self._sock, self._read)
+
+    def half_close(self) -> None:
+        """Send nothing more, and say so."""
+        if not self.is_closed:
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self, *, by_reset: bool = False) -> None:
+        """Close it from this side. Safe twice."""
+        if not self.is_closed and by_reset:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._end()
+
+    def _read(self) -> None:
+        try:
+            data = self._sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.received += data
+            self._news.set()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+            self._news.set()
