@@ -4,6 +4,8 @@ The shards tell it how their operations end, the pool asks it before it takes a 
 probes the database while it is open.
 """
 
+import math
+
 import structlog
 
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
@@ -44,6 +46,8 @@ class Breaker:
         if not self.is_open and (is_away or self._failures >= FAILURES):
             self.is_open = True
             self._metrics.database_away.set(1)
+            # What was counted last says nothing of what the database holds by now.
+            self._metrics.pending.set(math.nan)
             log.error("the database is away; requests are refused", reason=str(outcome)[:200])
 
     def refuse_if_open(self) -> None:

@@ -6,6 +6,7 @@ those who wait: being told by the database what arrives elsewhere. Made, started
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
 from typing import cast
@@ -80,6 +81,9 @@ class Chores:
         #: Started, and to be cancelled by who stops the pool.
         self.tasks: list[asyncio.Task[None]] = []
         self._clock_is_doubtful = asyncio.Event()
+        # That the pending messages are to be counted at once, and how long it took last.
+        self._recount = asyncio.Event()
+        self._counted_in_s = math.inf
         #: Set once the pending messages are known.
         self.has_counted = asyncio.Event()
 
@@ -93,7 +97,7 @@ class Chores:
             "leases": (LEASES_EVERY_S, self._end_leases),
             "release": (RELEASE_EVERY_S, self._releases.carry_out),
             "reckon": (RECKON_EVERY_S, self._reckon),
-            "pending": (PENDING_EVERY_S, self._count_pending),
+            "pending": (PROBE_EVERY_S, self._count_pending),
             "listen": (PROBE_EVERY_S, self._listen),
             "look": (LOOK_EVERY_S[1], self._look_now_and_then),
             "probe": (PROBE_EVERY_S, self._probe),
@@ -132,6 +136,7 @@ class Chores:
         if self._breaker.is_open:
             await self._store.ping()
             self._breaker.close()
+            self._recount.set()
 
     async def _expire(self) -> None:
         self._metrics.expired.inc(await self._store.expire(self._clock.now_ms()))
@@ -151,11 +156,42 @@ class Chores:
             self._metrics.fates[fate].inc(messages)
 
     async def _count_pending(self) -> None:
+        """Count what is pending, and pause; sooner again once the database is back."""
+        self._recount.clear()
+        pause_s = PENDING_EVERY_S
+        with suppress(ServiceError):
+            pause_s = max(await self._count_once(), PENDING_EVERY_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._recount.wait()
+
+    async def _count_once(self) -> float:
+        """Count what is pending; for how many seconds not to count again.
+
+        A count from before the database was away is given up: its connection may be dead.
+        """
         began = self._loop.time()
-        self._metrics.pending.set(await self._store.count_pending())
+        counting = asyncio.create_task(self._store.count_pending())
+        recounting = asyncio.create_task(self._recount.wait())
+        try:
+            await asyncio.wait((counting, recounting), return_when=asyncio.FIRST_COMPLETED)
+            if not counting.done():
+                return 0.0
+            pending = counting.result()
+        except ServiceError:
+            self._metrics.pending.set(math.nan)
+            raise
+        finally:
+            counting.cancel()
+            recounting.cancel()
+            await asyncio.gather(counting, recounting, return_exceptions=True)
+        if not self._breaker.is_open:
+            self._metrics.pending.set(pending)
         self.has_counted.set()
-        pause_s = pause_after_count(self._loop.time() - began)
-        await asyncio.sleep(max(pause_s - PENDING_EVERY_S, 0))
+        # Of two counts the quicker one: a single stall says nothing about the next.
+        took_s = self._loop.time() - began
+        quicker_s, self._counted_in_s = min(took_s, self._counted_in_s), took_s
+        return pause_after_count(quicker_s)
 
     async def _listen(self) -> None:
         """While anybody waits, have the database tell what arrives at other processes."""

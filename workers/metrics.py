@@ -48,7 +48,8 @@ class WorkerMetrics:
         }
         self.pending = Gauge(
             "chat_messages_pending",
-            "Messages of all processes neither read, expired nor revoked, when last counted.",
+            "Messages of all processes neither read, expired nor revoked, when last counted; NaN "
+            "while that is unknown.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )

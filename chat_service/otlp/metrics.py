@@ -5,6 +5,7 @@ show is the same. Each process sends its own, told apart by `service.instance.id
 """
 
 import asyncio
+import math
 import os
 import re
 import threading
@@ -102,6 +103,8 @@ class MetricsExport:
                 [
                     NumberDataPoint(sample.labels, now_ns, now_ns, sample.value)
                     for sample in family.samples
+                    # What is unknown is left out.
+                    if not math.isnan(sample.value)
                 ]
             )
         elif family.type == "counter":

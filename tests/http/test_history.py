@@ -1,6 +1,7 @@
 """What the board is drawn from: the service's own counters, and on which ports they are shown."""
 
 import json
+import math
 import re
 import socket
 from typing import Any
@@ -153,3 +154,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+async def test_what_is_unknown_is_null_on_the_board_and_nan_in_the_metrics(
+    service: Service, chat: ChatClient
+) -> None:
+    service._worker_metrics.pending.set(math.nan)
+    assert math.isnan(await chat.metric("chat_messages_pending"))
+
+    async def is_null() -> bool:
+        service._worker_metrics.pending.set(math.nan)
+        return last(await history(chat))["chat_messages_pending"] is None
+
+    await eventually(is_null)
+    answer = await chat.request("GET", "/ops/history")
+    # A browser reads neither NaN nor Infinity.
+    assert b"NaN" not in answer.body

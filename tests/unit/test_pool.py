@@ -1,6 +1,7 @@
 """The pool and its shards on a small store: group commit, fairness, faults, and the end."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.stores import FailingStore, GateStore, LateStore, MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
+from workers.chores import PENDING_EVERY_S
 from workers.commands import Slice
 from workers.errors import (
     Draining,
@@ -245,6 +247,59 @@ async def test_while_the_database_is_away_requests_are_refused_at_once_until_it_
     await eventually(is_back)
     await post(pool, "bob")
     assert len((await pool.read("bob")).messages) == 1
+
+
+async def test_what_is_pending_is_unknown_until_it_can_be_counted(
+    make_pool: MakePool, registry: CollectorRegistry
+) -> None:
+    store = FailingStore()
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    store.failures["find"] = StoreUnavailable("no primary", is_away=True)
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        await pool.read("bob")
+    pending = registry.get_sample_value("chat_messages_pending")
+    assert pending is not None
+    assert math.isnan(pending)
+    store.failures.clear()
+    store.away = False
+
+    async def is_counted() -> bool:
+        return registry.get_sample_value("chat_messages_pending") == 1
+
+    # Sooner than it is counted now and then.
+    await eventually(is_counted, within_s=PENDING_EVERY_S / 2)
+
+
+async def test_a_count_from_before_an_outage_is_not_waited_for(
+    make_pool: MakePool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs on a connection that nobody answers any more."""
+    never = asyncio.Event()
+    calls = 0
+
+    async def count_pending() -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await never.wait()
+        return 7
+
+    monkeypatch.setattr("workers.pool._FIRST_COUNT_S", 0.01)
+    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_away=True)})
+    store.away = True
+    monkeypatch.setattr(store, "count_pending", count_pending)
+    pool = await make_pool(store)
+    with pytest.raises(StoreUnavailable):
+        await pool.read("bob")
+    store.failures.clear()
+    store.away = False
+
+    async def is_counted() -> bool:
+        return registry.get_sample_value("chat_messages_pending") == 7
+
+    await eventually(is_counted, within_s=PENDING_EVERY_S / 2)
 
 
 async def test_answers_that_fail_now_and_then_do_not_count_as_a_database_that_is_away(
