@@ -31,6 +31,10 @@ class StorageLimits(NamedTuple):
     free_min_bytes: int = 0
     share_max: float = 1.0
 
+    def reserve_of(self, total: int) -> int:
+        """Say how many bytes of a disk of `total` bytes are kept free."""
+        return min(self.free_min_bytes, int(total * self.share_max))
+
 
 class StorageReserve:
     """Keeps part of the disk for claims. Posts are taken as long as it is whole."""
@@ -79,16 +83,12 @@ class StorageReserve:
         self._metrics.storage_reusable.set(storage.reusable)
         if not self.is_on:
             return
-        reserve = self.reserve_of(storage.total)
+        reserve = self._limits.reserve_of(storage.total)
         # Once it is full, a little more has to be free: else it would be full in turns.
         needed = reserve + reserve // 10 if self.is_full else reserve
         left = min(storage.free + storage.reusable - needed, storage.free - needed // _ON_DISK)
         self._left = max(left, 0)
         self._set_full(left <= 0, storage)
-
-    def reserve_of(self, total: int) -> int:
-        """Say how many bytes of a disk of `total` bytes are kept free."""
-        return min(self._limits.free_min_bytes, int(total * self._limits.share_max))
 
     async def wait_until_due(self) -> None:
         """Return when the disk has to be measured again."""

@@ -13,6 +13,7 @@ from chat_service.cli.output import Output
 from chat_service.cli.settings import EPILOG, settings_of, with_options
 from chat_service.cli.talk import bare
 from chat_service.cli.types import Url
+from chat_service.limits import pool_limits_of
 from chat_service.listener import OPS_NAMES
 from config import Settings, SettingsError
 from config.environment import setting_variables, unknown_variables
@@ -43,7 +44,7 @@ def doctor(url: str | None, is_json: bool | None, **given: Any) -> int:
 
 
 async def _look(out: Output, given: dict[str, str | None], url: str | None) -> int:
-    parts = {"A start here": _for_a_start(given)}
+    parts = {"A start here": _for_a_start(given, may_run=url is not None)}
     if url is not None:
         parts[f"The service at {bare(url)}"] = outside.service(url)
     failed = count = 0
@@ -60,8 +61,11 @@ async def _look(out: Output, given: dict[str, str | None], url: str | None) -> i
     return End.NOTHING if failed else End.DONE
 
 
-async def _for_a_start(given: dict[str, str | None]) -> AsyncIterator[Finding]:
-    """Everything that `chat serve` with these options needs, in the order in which it would."""
+async def _for_a_start(given: dict[str, str | None], may_run: bool) -> AsyncIterator[Finding]:
+    """Everything that `chat serve` with these options needs, in the order in which it would.
+
+    With `may_run` a service may have it already; otherwise that keeps another from starting.
+    """
     for finding in machine.findings():
         yield finding
     for line in unknown_variables(os.environ):
@@ -75,10 +79,11 @@ async def _for_a_start(given: dict[str, str | None]) -> AsyncIterator[Finding]:
         yield _sources(given)
         if settings.telemetry == "otlp":
             yield machine.telemetry()
-        yield await outside.port(settings.host, settings.port)
+        yield await outside.port(settings.host, settings.port, may_serve=may_run)
         if settings.ops_port:
-            yield await outside.port(settings.ops_host, settings.ops_port, OPS_NAMES)
-        async for finding in _database(settings):
+            ops = settings.ops_host, settings.ops_port, OPS_NAMES
+            yield await outside.port(*ops, may_serve=may_run)
+        async for finding in _database(settings, may_run):
             yield finding
 
 
@@ -90,7 +95,7 @@ def _sources(given: dict[str, str | None]) -> Finding:
     return Finding("settings", "ok", f"from {', '.join(words)}" if words else "all as by default")
 
 
-async def _database(settings: Settings) -> AsyncIterator[Finding]:
+async def _database(settings: Settings, may_run: bool) -> AsyncIterator[Finding]:
     """The database that is named; or the private one, where a service runs it."""
     uri = settings.mongo_uri
     if not uri:
@@ -101,11 +106,18 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         except EmbeddedError as error:
             yield Finding("data", "fail", str(error))
             return
+        yield machine.disk(data_dir, pool_limits_of(settings).storage)
         if owner is None:
-            state = "free" if data_dir.exists() else "not there yet; the first start makes it"
-            yield Finding("data", "ok", f"{data_dir} is {state}")
+            yield machine.place(data_dir)
             return
-        yield Finding("data", "ok", f"{data_dir} is in use by process {owner}")
+        said = f"{data_dir} is in use by process {owner}"
+        if may_run:
+            yield Finding("data", "ok", said)
+        else:
+            advice = (
+                "stop it, name another with --data-dir, or look at the one that runs with --url"
+            )
+            yield Finding("data", "fail", f"{said}, so another cannot start; {advice}")
         if not socket_path(data_dir).exists():
             detail = f"process {owner} has no mongod running yet; see its log"
             yield Finding("database", "warn", detail)

@@ -9,11 +9,14 @@ import resource
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
 from chat_service.cli.talk import bare
 from config.settings import PROJECT_ROOT
+from workers.storage import StorageLimits
 from workers.store.checkup import Finding
-from workers.store.embedded import EmbeddedError, find_mongod
+from workers.store.embedded import START_BYTES, EmbeddedError, find_mongod, first_start_bytes
+from workers.store.last_words import ending_of
 
 _OLDEST_PYTHON = (3, 11)
 #: Connections that a process should be able to hold, with what it needs besides.
@@ -100,32 +103,68 @@ def telemetry() -> Finding:
     return Finding("telemetry", "ok", f"over OTLP to {bare(to)}")
 
 
+def place(data_dir: Path) -> Finding:
+    """Whether a data directory that is not in use can be had."""
+    if data_dir.exists():
+        return Finding("data", "ok", f"{data_dir} is free")
+    there = _nearest(data_dir)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        detail = f"{data_dir} cannot be made in {there}; name another with --data-dir"
+        return Finding("data", "fail", detail)
+    return Finding("data", "ok", f"{data_dir} is not there yet; the first start makes it")
+
+
+def disk(data_dir: Path, limits: StorageLimits) -> Finding:
+    """Whether the data directory's disk has room for a start, and for posts."""
+    found = os.statvfs(_nearest(data_dir))
+    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    reserve = limits.reserve_of(total)
+    needed = START_BYTES if data_dir.exists() else first_start_bytes(total)
+    said = f"{free >> 20:,} of {total >> 20:,} MiB are free"
+    if free < needed:
+        detail = f"{said}, and mongod cannot start with less than {needed >> 20}; free some space"
+        return Finding("disk", "fail", detail)
+    if free < reserve:
+        advice = f"posts are refused below {reserve >> 20} (storage_free_min_bytes)"
+        return Finding("disk", "warn", f"{said}; {advice}")
+    return Finding("disk", "ok", said)
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
 async def mongod(named: str) -> Finding:
     """The mongod that a service would start: found, and what it says that it is."""
     try:
         program = find_mongod(named)
     except EmbeddedError as error:
         return Finding("mongod", "fail", str(error))
-    version = b""
+    version, stderr, reason = b"", b"", ""
     try:
         process = await asyncio.create_subprocess_exec(
             *(program, "--version"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
         try:
             async with asyncio.timeout(_MONGOD_WITHIN_S):
-                version, _ = await process.communicate()
+                version, stderr = await process.communicate()
+            said = stderr.decode("utf-8", "replace").strip().splitlines()
+            reason = f"it {ending_of(process.returncode)}" + (f": {said[-1]}" if said else "")
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    except (OSError, TimeoutError):
-        # As one that says nothing.
-        pass
+    except OSError as error:
+        reason = str(error.strerror)
+    except TimeoutError:
+        reason = f"it took longer than {_MONGOD_WITHIN_S:.0f} s"
     match = re.search(rb"db version v(\S+)", version)
     if match is None:
         advice = "is it a mongod, and of this machine's kind? Name another with CHAT_MONGOD"
-        return Finding("mongod", "fail", f"{program} does not say its version: {advice}")
+        detail = f"{program} does not say its version, {reason}: {advice}"
+        return Finding("mongod", "fail", detail)
     return Finding("mongod", "ok", f"{match[1].decode()}, {program}")

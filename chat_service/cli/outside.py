@@ -12,14 +12,20 @@ from chat_service.listener import NAMES, PortTaken, bind
 from workers.store.checkup import Finding
 
 _WITHIN_S = 2.0
+_LOOK = "look at the one that runs with --url"
 #: Above these, in seconds, something is wrong.
 _LAG_S, _OFFSET_S = 0.1, 1.0
 #: What a service that is ready says of itself.
 _PARTS = ("database", "indexes", "workers", "accepting")
 
 
-async def port(host: str, number: int, names: tuple[str, str] = NAMES) -> Finding:
-    """Whether a service could listen there, or one of ours does. `names` are the settings'."""
+async def port(
+    host: str, number: int, names: tuple[str, str] = NAMES, *, may_serve: bool = False
+) -> Finding:
+    """Whether a service could listen there. `names` are the settings'.
+
+    With `may_serve` it is all right as well that a service of ours listens there already.
+    """
     if number == 0:
         return Finding("port", "ok", "any that is free")
     address = f"{host}:{number}"
@@ -31,7 +37,11 @@ async def port(host: str, number: int, names: tuple[str, str] = NAMES) -> Findin
         readiness = await _readiness(f"http://{f'[{near}]' if ':' in near else near}:{number}")
         if readiness is None:
             return Finding("port", "fail", str(error))
-        return Finding("port", "ok", f"{address}: a service of ours answers there")
+        said = f"{address}: a service of ours answers there"
+        if may_serve:
+            return Finding("port", "ok", said)
+        detail = f"{said}, so a second one cannot start; {_LOOK}, or choose another with {names[1]}"
+        return Finding("port", "fail", detail)
     return Finding("port", "ok", f"{address} is free")
 
 
@@ -77,6 +87,7 @@ async def service(url: str) -> AsyncIterator[Finding]:
 
 def _judged(metrics: dict[str, float]) -> list[Finding]:
     away = metrics.get("chat_database_away", 0)
+    full = metrics.get("chat_storage_full", 0)
     restarts = metrics.get("chat_process_restarts_total", 0)
     workers = metrics.get("chat_worker_restarts_total", 0)
     lag = metrics.get("chat_event_loop_lag_seconds", 0)
@@ -85,6 +96,9 @@ def _judged(metrics: dict[str, float]) -> list[Finding]:
         Finding("its database", "fail", "does not answer: requests are refused until it does")
         if away
         else Finding("its database", "ok", "answers"),
+        Finding("its disk", "fail", "nearly full: posts are refused with 507 until there is room")
+        if full
+        else Finding("its disk", "ok", "has room"),
         Finding(
             "restarts",
             "warn" if restarts or workers else "ok",

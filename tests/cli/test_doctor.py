@@ -48,6 +48,46 @@ def test_a_private_database_in_use_is_looked_at_and_a_free_one_left_alone(
         assert states(used)["majority"] == "ok"
 
 
+def test_it_fails_where_a_start_would(tmp_path: Path, chat: Chat) -> None:
+    data = tmp_path / "data"
+    with Server(tmp_path, "--data-dir", str(data)) as running:
+        words = ("--data-dir", str(data), "--port", str(running.port))
+        found = failed(chat("doctor", *words, CHAT_URL=""))
+        assert f"in use by process {running.process.pid}, so another cannot start" in found["data"]
+        assert "a service of ours answers there, so a second one cannot start" in found["port"]
+        # Who looks at the one that runs finds nothing wrong.
+        assert failed(chat("doctor", *words, CHAT_URL=running.base)) == {}
+
+
+def test_a_disk_without_the_reserve_is_a_warning(tmp_path: Path, chat: Chat) -> None:
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    (warned,) = [
+        each
+        for each in chat(*words, CHAT_STORAGE_FREE_MIN_BYTES=str(1 << 60)).records
+        if each["check"] == "disk"
+    ]
+    assert warned["state"] == "warn"
+    assert "posts are refused below" in warned["detail"]
+    assert states(chat(*words))["disk"] == "ok"
+
+
+def test_a_data_directory_that_cannot_be_made_fails(tmp_path: Path, chat: Chat) -> None:
+    (tmp_path / "file").touch()
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "file" / "data"))
+    assert "--data-dir" in failed(chat(*words))["data"]
+
+
+def test_why_a_mongod_says_nothing_is_told(tmp_path: Path, chat: Chat) -> None:
+    program = tmp_path / "mongod"
+    program.write_text("#!/bin/sh\necho 'no libcurl.so.4' >&2\nkill -ILL $$\n", encoding="utf-8")
+    program.chmod(0o755)
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    ended = chat(*words, CHAT_MONGOD=str(program))
+    found = failed(ended)["mongod"]
+    assert "was ended by SIGILL" in found
+    assert "no libcurl.so.4" in found
+
+
 def test_it_makes_no_database_and_no_index(chat: Chat, mongo_uri: str, database: str) -> None:
     ended = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
     assert failed(ended) == {}

@@ -56,6 +56,15 @@ _OF_OTHERS = frozenset(
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
+#: A mongod with data needs so much to start, and a new one, on a small disk or a larger one.
+START_BYTES, _FIRST_START_BYTES = 16 << 20, (64 << 20, 320 << 20)
+
+
+def first_start_bytes(disk_bytes: int) -> int:
+    """Say how much free space a first start needs on a disk of this size."""
+    return _FIRST_START_BYTES[disk_bytes >= _SMALL_DISK_BYTES]
+
+
 class EmbeddedError(Exception):
     """The private mongod cannot be had; the message says what to do."""
 

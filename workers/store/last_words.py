@@ -58,7 +58,7 @@ class LastWords:
                 f"the disk of {self._log_file.parent} is full; free some space there, and mongod "
                 "goes on by itself"
             )
-        ended = _ending(code)
+        ended = ending_of(code)
         said = next((text for line in reversed(lines) if (text := _problem(line))), "")
         said = said or next((line for line in reversed(stderr) if line), "")
         if said:
@@ -80,7 +80,8 @@ class LastWords:
             yield from log.read(_LOG_BYTES).decode("utf-8", "replace").splitlines()
 
 
-def _ending(code: int | None) -> str:
+def ending_of(code: int | None) -> str:
+    """Say how a program ended: with a code, or by which signal."""
     if code is None or code >= 0:
         return f"ended with {code}"
     try:
