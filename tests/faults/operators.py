@@ -36,12 +36,14 @@ async def drop_messages(site: Site, times: int) -> None:
 
 
 async def remove_socket(site: Site, times: int) -> None:
-    """Remove the file of the socket that the mongod listens on."""
+    """Remove the file of the socket that the mongod listens on; it is started again."""
     for _ in range(times):
         await site.breathe()
-        moment = time.monotonic()
+        before = site.mongod()
         site.socket.unlink()
-        await site.healed(moment)
+        # Those that are connected go on until it is started again.
+        await site.has_another_mongod(before)
+        await site.healed(time.monotonic())
 
 
 async def fill_disk(site: Site, times: int) -> None:

@@ -83,7 +83,7 @@ SCENARIOS = (
         "mongod",
         "SIGKILL of its own mongod",
         outages.embedded_mongod,
-        140,
+        100,
         2,
         first_s=EMBEDDED_S,
         release_s=16,
@@ -105,7 +105,7 @@ SCENARIOS = (
         release_s=16,
     ),
     Scenario(
-        *("primary", "SIGKILL of the primary of three", outages.primary_killed, 50, 1),
+        *("primary", "SIGKILL of the primary of three", outages.primary_killed, 30, 1),
         database="replicas",
         release_s=30,
         first_s=PRIMARY_S,
@@ -176,6 +176,15 @@ SCENARIOS = (
         *("dropped-messages", "the collection is dropped", operators.drop_messages, 10, 1),
         database="external",
         first_s=PRIMARY_S,
+    ),
+    Scenario(
+        *("socket", "the mongod's socket is removed", operators.remove_socket, 8, 1),
+        first_s=PRIMARY_S,
+        release_s=16,
+    ),
+    Scenario(
+        *("reserve", "the disk is filled up to the reserve", operators.fill_disk, 5, 1),
+        needs_disk=True,
     ),
     Scenario(
         *("clock-steps", "clocks that step by a minute and back", outages.nothing, 60, 3),

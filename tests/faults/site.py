@@ -177,6 +177,14 @@ class Site:
         """The process of the only mongod."""
         return mongods_on(self.data_dir)[0]
 
+    async def has_another_mongod(self, pid: int) -> None:
+        """Wait until the server has started another mongod, and taken up with it."""
+
+        async def is_another() -> bool:
+            return self.socket.exists() and mongods_on(self.data_dir) not in ([], [pid])
+
+        await eventually(is_another, 60)
+
     def require(self, is_kept: bool, what: str) -> None:
         """Note a broken promise where it is not kept."""
         if not is_kept:
