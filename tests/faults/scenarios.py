@@ -74,7 +74,7 @@ SCENARIOS = (
             "server-mongod",
             "SIGKILL of the server and its mongod",
             outages.server_and_mongod,
-            60,
+            50,
             1,
         ),
         first_s=EMBEDDED_S,
