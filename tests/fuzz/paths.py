@@ -29,8 +29,8 @@ from tests.support.raw import errors_logged
 
 #: Whoever gets this request hands its connection over to Tornado, which serves it from then on.
 _TO_TORNADO = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
-#: A service that says nothing for so long says nothing more: in a crowd, and alone.
-_QUIET_S, _ALONE_QUIET_S = 0.7, 2.0
+#: A service that says nothing to anybody for so long says nothing more: at first, and to be sure.
+_QUIET_S, _ALONE_QUIET_S = 0.5, 1.5
 #: What a client leaves behind is settled within this.
 _SETTLE_S = 5.0
 
@@ -119,7 +119,7 @@ class Paths(Fuzzer):
     """The fast path against Tornado's."""
 
     name = "paths"
-    at_once = 150
+    at_once = 80
     share = 5
 
     async def __aenter__(self) -> "Paths":

@@ -14,6 +14,9 @@ _READ_BYTES = 1 << 20
 class Wire:
     """One connection to a service on this machine."""
 
+    #: When any of them last received anything, on the loop's clock.
+    heard_at = 0.0
+
     def __init__(self, sock: socket.socket) -> None:
         self.received = bytearray()
         self.is_closed = False
@@ -55,9 +58,11 @@ class Wire:
         return True
 
     async def until_closed(self, quiet_s: float) -> bool:
-        """Wait for the server to close it; False where it has said nothing for so long."""
+        """Wait for the server to close it; False where it and all other connections have been
+        quiet for so long: a server that is busy with others may still answer.
+        """
         while not self.is_closed:
-            if not await self.news(quiet_s):
+            if not await self.news(quiet_s) and self._loop.time() - Wire.heard_at > quiet_s:
                 return False
         return True
 
@@ -98,6 +103,7 @@ class Wire:
             return
         except OSError:
             data = b""
+        Wire.heard_at = self._loop.time()
         if data:
             self.received += data
             self._news.set()
