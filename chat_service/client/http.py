@@ -109,6 +109,9 @@ class Http:
                 if 200 <= answer.status < 300:
                     return answer
                 problem = problem_of(answer.status, answer.body)
+                if is_unclear and problem.status == 507:
+                    # This try was refused, but an earlier one may have been carried out.
+                    raise giving_up(str(problem), True, request.key)
                 if not problem.is_passing:
                     raise problem
                 reason, retry_after_s = str(problem), answer.retry_after_s

@@ -134,6 +134,19 @@ async def test_a_busy_service_is_asked_again(service: Service) -> None:
         assert await client.count("bob") == 0
 
 
+async def test_a_full_disk_does_not_settle_an_unknown_outcome(service: Service) -> None:
+    unknown = answer(503, b'{"type": "urn:chat:problem:outcome-unknown", "stored": "unknown"}')
+    full = answer(507, b'{"type": "urn:chat:problem:storage-full", "stored": false}')
+    async with Middleman(service.port) as between, ChatClient(between.base, tries=3) as client:
+        between.answers = [unknown, full]
+        with pytest.raises(OutcomeUnknown):
+            await client.post("bob", "x")
+        between.answers = [full]
+        with pytest.raises(ProblemError) as refused:
+            await client.post("bob", "x")
+        assert (refused.value.status, refused.value.kind) == (507, "storage-full")
+
+
 async def test_an_outcome_that_stays_unknown_is_settled_by_its_key(service: Service) -> None:
     async with Middleman(service.port) as between, ChatClient(between.base, tries=2) as client:
         between.lose = 2
