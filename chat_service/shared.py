@@ -1,8 +1,8 @@
-"""One result for everyone who asks at about the same time.
+"""Keeps dear answers cheap, however many clients ask for them and however often.
 
-For answers that are dear to make and the same for all: the text of `/metrics`, the check of the
-database behind `/readyz`. However often they are asked for, they are made once in a while. Made by
-`chat_service.service`.
+What is the same for all, such as the text of `/metrics`, is made once in a while (`Shared`), and
+clients that ask for a long answer again and again are slowed down (`Pace`). Made by
+`chat_service.service` and by the handlers.
 """
 
 import asyncio
@@ -45,3 +45,28 @@ class Shared(Generic[T]):
 
     async def _run(self) -> T:
         return await self._make()
+
+
+class Pace:
+    """Lets so many requests through at once in each span of time; each of the others waits for one.
+
+    Clients that ask again as soon as they are answered then leave the processor to others, and one
+    that asks now and then does not notice.
+    """
+
+    def __init__(self, at_once: int, span_s: float) -> None:
+        self._at_once = at_once
+        self._span_s = span_s
+        self._left = 0
+        self._until = 0.0
+
+    async def turn(self) -> None:
+        """Return when the request may be answered."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._until:
+            self._until, self._left = now + self._span_s, self._at_once
+        if self._left:
+            self._left -= 1
+        else:
+            # From its own arrival on: those that wait go on one after the other.
+            await asyncio.sleep(self._span_s)

@@ -36,7 +36,10 @@ BEAT_S, SILENT_BEATS_MAX = LEASE_S / 3, 3
 _FRAGMENTS_MAX = 100
 #: Frames that a client may send: so many at once, so many more each second, and so many for each
 #: message that it is given. What it has not used adds up to a bound.
-FRAMES_AT_ONCE, FRAMES_PER_S, _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX = 200, 50, 4, 5000
+FRAMES_AT_ONCE, FRAMES_PER_S, _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX = 100, 50, 4, 5000
+#: A client that has sent more is not read from for so long before it is closed, in seconds: one
+#: that connects again at once to go on is slowed down.
+PENALTY_S = 1.0
 #: The longest line of a handshake, in characters: a browser's have some dozens.
 _LINE_MAX = 1024
 #: How long the other side is waited for after a close frame, in seconds.
@@ -177,6 +180,7 @@ class _Socket:
                     assert isinstance(frame, Frame)
                     await self._handle(frame)
             elif self._protocol.state is State.OPEN:
+                await asyncio.sleep(PENALTY_S)
                 self._protocol.fail(CloseCode.POLICY_VIOLATION, _too_many_frames())
             await self._flush()
             # What was read ahead is given at once: without this, the others would have no turn.

@@ -6,9 +6,12 @@ from typing import TypeAlias
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
 from chat_service.parameters import since, takes_gzip
+from chat_service.shared import Pace
 
 #: An answer is compressed no more often than this, in seconds.
 ZIPPED_EVERY_S = 0.5
+#: Answers that are given at once in a second; others wait for a second.
+HISTORY_AT_ONCE, PACE_S = 20, 1.0
 #: Gives the samples after a time, as JSON: the time, what time it is now, and whether zipped.
 Document: TypeAlias = Callable[[float, float, bool], Awaitable[bytes]]
 
@@ -19,14 +22,17 @@ class BoardHandlers:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._zip_again_at = 0.0
+        self._pace = Pace(HISTORY_AT_ONCE, PACE_S)
 
     async def history(self, request: Request) -> Response:
         """GET /ops/history: raw counters of all processes, those after `?since=` only."""
+        since_s = since(request.query)
+        await self._pace.turn()
         now = time.monotonic()
         # Compressing costs more than all else, and a plain answer is always right.
         if zipped := now >= self._zip_again_at and takes_gzip(request.headers):
             self._zip_again_at = now + ZIPPED_EVERY_S
-        body = await self._document(since(request.query), time.time(), zipped)
+        body = await self._document(since_s, time.time(), zipped)
         headers = {
             **JSON_HEADERS,
             "Vary": "Accept-Encoding",

@@ -7,6 +7,10 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
+from chat_service.shared import Pace
+
+#: Answers of `/metrics` that are given at once in a second; others wait for a second.
+METRICS_AT_ONCE, PACE_S = 20, 1.0
 
 
 class Readiness(NamedTuple):
@@ -28,6 +32,7 @@ class HealthHandlers:
     ) -> None:
         self._check = check
         self._metrics_text = metrics_text
+        self._metrics_pace = Pace(METRICS_AT_ONCE, PACE_S)
 
     async def live(self, request: Request) -> Response:
         """GET /livez: 200 as long as the loop turns; asks nothing of anybody."""
@@ -44,5 +49,6 @@ class HealthHandlers:
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics: the Prometheus exposition, of all processes together."""
+        await self._metrics_pace.turn()
         headers = {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
         return Response(200, headers, Part(await self._metrics_text(), 0))

@@ -1,10 +1,10 @@
-"""One result for everyone who asks at about the same time."""
+"""Dear answers: one for everyone who asks at about the same time, and not too often."""
 
 import asyncio
 
 import pytest
 
-from chat_service.shared import Shared
+from chat_service.shared import Pace, Shared
 
 
 class Maker:
@@ -81,3 +81,20 @@ async def test_what_is_being_made_ends_with_its_owner() -> None:
     await asyncio.wait((asking,))
     assert asking.cancelled()
     await Shared(Maker(), 60).close()
+
+
+async def test_those_beyond_the_pace_wait_and_then_go_on() -> None:
+    pace = Pace(3, 0.3)
+    asking = [asyncio.create_task(pace.turn()) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert [each.done() for each in asking] == [True, True, True, False, False]
+    await asyncio.gather(*asking)
+
+
+async def test_one_that_asks_now_and_then_never_waits() -> None:
+    pace = Pace(1, 0.01)
+    for _ in range(5):
+        asking = asyncio.create_task(pace.turn())
+        await asyncio.sleep(0)
+        assert asking.done()
+        await asyncio.sleep(0.02)
