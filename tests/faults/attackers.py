@@ -141,7 +141,9 @@ async def origins(attacker: Attacker) -> None:
 
 async def disk(attacker: Attacker) -> None:
     """Posts of the largest texts, as many as are taken."""
-    body = json.dumps({"text": "x" * 65_000, "username": "hoard", "timeout": 86_400})
+    # What cannot be compressed.
+    text = base64.b64encode(os.urandom(45_000)).decode()
+    body = json.dumps({"text": text, "username": "hoard", "timeout": 86_400})
     request = (
         f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     ).encode()

@@ -23,6 +23,8 @@ _BEFORE_S = 1.5
 _SLOWER = 2.0
 #: MiB that a process of the service may have.
 _MEMORY_MIB = 300
+#: MiB of the disk that an attacker finds: soon no more than the service keeps free.
+_ROOM_MIB = 120
 
 
 def attack(name: str, *, answers_all: bool = True) -> Callable[[Site, int], Awaitable[None]]:
@@ -31,6 +33,7 @@ def attack(name: str, *, answers_all: bool = True) -> Callable[[Site, int], Awai
     async def act(site: Site, times: int) -> None:
         site.must_answer_all = answers_all
         await mount(site, name, times)
+        await site.healed(time.monotonic())
 
     act.__doc__ = f"The attack `{name}`, for so many seconds."
     return act
@@ -62,7 +65,6 @@ async def mount(site: Site, name: str, seconds: float) -> dict[str, Any]:
         slower = _p50(during) / before
         site.goals.append(Goal("p50 beside it, to that before", slower, _SLOWER, "times"))
     site.goals.append(Goal("memory of a process", site.memory_mib, _MEMORY_MIB, "MiB"))
-    await site.healed(time.monotonic())
     return said
 
 
@@ -81,6 +83,25 @@ async def origins(site: Site, times: int) -> None:
     texts = [message["text"] for message in json.loads(read.body)]
     site.require(texts == ["mine"], f"they consume and post nothing; there is {texts}")
     client.close()
+
+
+async def disk(site: Site, times: int) -> None:
+    """Posts that fill the disk, for so many seconds: all of them can be read while it is full."""
+    filler = site.data_dir.parent / "filler"
+    with filler.open("wb") as file:
+        while site.free_mib() > _ROOM_MIB:
+            file.write(bytes(1 << 20))
+            file.flush()
+    said = await mount(site, "disk", times)
+    site.require("507" in said["answers"], f"the disk fills up: {said['answers']}")
+    client = Client(site.port)
+    read = await client.ask(read_request("hoard"))
+    while read is not None and read.body != b"[]":
+        site.require(read.status == 200, "a full disk is read")
+        read = await client.ask(read_request("hoard"))
+    client.close()
+    filler.unlink()
+    await site.healed(time.monotonic())
 
 
 def _served(answers: list[Answer]) -> list[Answer]:

@@ -203,8 +203,9 @@ SCENARIOS = (
     Scenario("attack-pings", "WebSockets flooded with pings", attack("pings"), 15, 3),
     Scenario("attack-origins", "pages of other sites", attacks.origins, 15, 2),
     Scenario(
-        *("attack-disk", "posts that fill the disk", attack("disk", answers_all=False), 30, 5),
+        *("attack-disk", "posts that fill the disk", attacks.disk, 20, 6),
         needs_disk=True,
+        release_s=40,
     ),
     Scenario(
         *("attack-bodies", "120 unfinished bodies", attack("unfinished", answers_all=False), 15, 3),
