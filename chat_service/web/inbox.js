@@ -23,6 +23,9 @@ class Inbox {
   #ids = new Set();
   #leases = new Set();
   #counts = { last: null, same: 0 };
+  // Whether the last count failed, and whether the note is an error.
+  #isUnknown = false;
+  #isBad = false;
 
   constructor(name) {
     this.name = name;
@@ -42,7 +45,10 @@ class Inbox {
     return this.parts.read;
   }
 
-  tell = (words, kind = "") => note(this.parts.note, words, kind);
+  tell = (words, kind = "") => {
+    this.#isBad = kind === "bad";
+    note(this.parts.note, words, kind);
+  };
 
   refresh() {
     this.#counts.same = 0;
@@ -58,6 +64,7 @@ class Inbox {
       this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
     } catch (error) {
       if (error instanceof Unreachable) {
+        this.#uncounted("there is no answer from the service");
         await reachable();
         return 0;
       }
@@ -66,14 +73,24 @@ class Inbox {
         refuse("is no name for the service: 1 to 128 characters, none of them a control character");
         return null;
       }
-      const answer = `the service answered ${error.status} (request ${error.requestId})`;
-      this.parts.words.textContent = `not counted: ${answer}. It is asked again.`;
+      this.#uncounted(`the service answered ${error.status} (request ${error.requestId})`);
     }
     return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
   }
 
+  /** How many are unread is not known, so no number is shown. */
+  #uncounted(why) {
+    this.#isUnknown = true;
+    this.#counts = { last: null, same: 0 };
+    this.parts.count.textContent = "–";
+    this.parts.words.textContent = `not counted: ${why}. It is asked again.`;
+    if (current === this) document.title = `${this.name} · Chat inbox`;
+  }
+
   #counted(unread, isMore) {
     const { last } = this.#counts;
+    if (this.#isUnknown && this.#isBad) this.tell("");
+    this.#isUnknown = false;
     this.#counts = { last: unread, same: unread === last ? this.#counts.same + 1 : 0 };
     const shown = `${isMore ? ">" : ""}${unread.toLocaleString("en")}`;
     this.parts.count.textContent = shown;
@@ -165,7 +182,7 @@ class Inbox {
     if (live.textContent !== word) announce(word || "Not watched any more.");
     live.textContent = word;
     live.hidden = word === "";
-    if (state === "live") this.tell(why);
+    if (state === "live") this.tell(why, why && "bad");
     this.refresh();
   };
 

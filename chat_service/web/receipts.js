@@ -85,7 +85,10 @@ class Sent {
     try {
       const { document: said } = await this.#ask("GET", "/status");
       this.enter(said.status, said.at === null ? null : Date.parse(said.at));
+      if (this.isTroubled) note(this.parts.note, "");
+      this.isTroubled = false;
     } catch (error) {
+      this.isTroubled = error.status !== 404;
       if (error instanceof Unreachable) await reachable();
       else if (error.status === 404) this.enter("unknown");
       else if (error instanceof Problem && error.retryAfterS === null) note(this.parts.note, error.words);

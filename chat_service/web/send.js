@@ -134,6 +134,7 @@ function countBytes() {
 function showCommands() {
   const username = to.value.trim() || to.placeholder;
   const message = { text: text.value || text.placeholder, username, timeout: lifetime() };
+  const here = new URL(".", location.href).href;
   const quoted = JSON.stringify(message).replaceAll("'", "'\\''");
   let path = "…";
   try {
@@ -141,8 +142,8 @@ function showCommands() {
   } catch {
     // It is not well-formed Unicode, and no name.
   }
-  byId("curl").textContent = `curl -d '${quoted}' ${location.origin}/chat
-curl -X POST ${location.origin}/chat/${path}/read`;
+  byId("curl").textContent = `curl -d '${quoted}' ${here}chat
+curl -X POST ${here}chat/${path}/read`;
 }
 
 form.addEventListener("submit", async (event) => {
