@@ -12,19 +12,16 @@ class DateCache:
 
     def __init__(self) -> None:
         self._second = -1
-        self._text = ""
         self._bytes = b""
 
     def text(self) -> str:
         """Return the current time as HTTP writes it."""
+        return self.ascii().decode("ascii")
+
+    def ascii(self) -> bytes:
+        """Return the same, encoded: what the fast path needs."""
         second = int(time.time())
         if second != self._second:
             self._second = second
-            self._text = formatdate(second, usegmt=True)
-            self._bytes = self._text.encode("ascii")
-        return self._text
-
-    def ascii(self) -> bytes:
-        """Return the same, encoded."""
-        self.text()
+            self._bytes = formatdate(second, usegmt=True).encode("ascii")
         return self._bytes

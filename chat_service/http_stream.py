@@ -72,7 +72,8 @@ class HttpStream(IOStream):
 
     def now_awaits(self, awaiting: Awaiting) -> None:
         """Record what the connection waits for from now on."""
-        self.awaiting, self.since = awaiting, self.io_loop.time()
+        # Tornado's own loop tells the wall clock's time.
+        self.awaiting, self.since = awaiting, asyncio.get_running_loop().time()
 
     def give_back(self, data: bytes) -> None:
         """Have the last bytes that were read from the stream read again.

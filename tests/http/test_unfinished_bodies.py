@@ -9,7 +9,7 @@ from typing import Final
 
 from chat_service.bodies import Body
 from chat_service.chunks import read_chunks
-from chat_service.http_stream import HttpStream
+from chat_service.http_stream import Awaiting, HttpStream
 from chat_service.lingering import Lingering
 from chat_service.service import Service
 from tests.conftest import StartService
@@ -129,6 +129,31 @@ async def test_a_body_whose_decoding_has_no_room_is_refused(start_service: Start
     async with unharmed(service) as wire:
         assert await wire.texts("bob") == []
     assert service._bodies.total == 0
+
+
+async def test_who_holds_little_or_briefly_is_not_given_up(start_service: StartService) -> None:
+    service = await start_service(bodies_max_bytes=4 * MIB)
+    # These hold little, at Tornado's and on the direct way, while others fill the budget.
+    small = [await Unfinished.send(service.port, b"/chat/batch", 100, 50) for _ in range(5)]
+    small += [await Unfinished.send(service.port, b"/chat", 100, 50) for _ in range(5)]
+    large = [
+        await Unfinished.send(service.port, b"/chat/batch", 4 * MIB, 500_000) for _ in range(20)
+    ]
+    refused = [bool(await client.answer(0.05)) for client in large]
+    assert sum(refused) >= 10
+    assert not any([await client.answer() for client in small])
+    for client in (*small, *large):
+        await client.close()
+
+
+async def test_a_stream_tells_its_time_on_the_loops_clock() -> None:
+    ours, theirs = socket.socketpair()
+    stream, loop = HttpStream(ours, Lingering()), asyncio.get_running_loop()
+    before = loop.time()
+    stream.now_awaits(Awaiting.BODY)
+    assert before <= stream.since <= loop.time()
+    stream.close()
+    theirs.close()
 
 
 def resident_mib(pid: int) -> float:
