@@ -11,8 +11,16 @@ import pymongo
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
-from workers.store.database import in_short
-from workers.store.driver import Client, Document, Driver, close_client, hello, open_client
+from workers.store.database import in_short, refusal
+from workers.store.driver import (
+    BadConnectionString,
+    Client,
+    Document,
+    Driver,
+    close_client,
+    hello,
+    open_client,
+)
 from workers.store.schema import (
     COLLECTION,
     INDEXES,
@@ -47,14 +55,14 @@ async def examine(
     """
     try:
         client = open_client(driver, uri)
-    except (PyMongoError, ValueError) as error:
+    except BadConnectionString as error:
         yield Finding("database", "fail", f"{error}; mend --mongo-uri (CHAT_MONGO_URI)")
         return
     try:
         async for finding in _parts(client, database, within_s):
             yield finding
     except OperationFailure as error:
-        yield Finding("database", "fail", f"refused: {error.details or error}; see to the user")
+        yield Finding("database", "fail", refusal(error))
     except PyMongoError as error:
         advice = "is it running, is the address right (--mongo-uri), has its set a primary?"
         yield Finding("database", "fail", f"{in_short(error)}; {advice}")

@@ -26,6 +26,7 @@ from workers.metrics import WorkerMetrics
 from workers.store.base import CountedFate, Storage
 from workers.store.driver import (
     TIMES_IN_MS,
+    BadConnectionString,
     Client,
     Document,
     Driver,
@@ -60,8 +61,12 @@ CLAIMED_GRACE_MIN_S = 90
 
 #: What the driver adds to a reason: its timeouts, and all that it knows of the servers.
 _DRIVERS_OWN = re.compile(
-    r" \(configured timeouts: [^)]*\)|, Timeout: .*|, Topology Des.*", re.DOTALL
+    r" \(configured timeouts: [^)]*\)|, Timeout: .*|, Topology Des.*|, full error: .*", re.DOTALL
 )
+#: Codes of errors that are about the user: Unauthorized, AuthenticationFailed, AtlasError.
+_UNAUTHORIZED, _REFUSALS = 13, (13, 18, 8000)
+#: What it says of a missing right: the database, the command, and all that was in it.
+_LACKS_RIGHT = re.compile(r"not authorized on (\S+) to execute command \{ (\w+):")
 
 #: A write that was given up is applied no more so long after its time, in seconds.
 _SETTLED_AFTER_S = 1.0
@@ -69,6 +74,10 @@ _SETTLED_AFTER_S = 1.0
 
 class StoreMisconfigured(Exception):
     """Raised at start when the database cannot keep the promises."""
+
+
+class StoreRefused(StoreUnavailable):
+    """Raised when the database refuses the user of the connection string."""
 
 
 class StoreOptions(NamedTuple):
@@ -138,7 +147,12 @@ class Database:
         `IndexMismatch` where it does but will not do. Safe to repeat.
         """
         if self._client is None:
-            self._client = open_client(self._options.driver, self._uri)
+            try:
+                self._client = open_client(self._options.driver, self._uri)
+            except BadConnectionString as error:
+                raise StoreMisconfigured(
+                    f"the connection string is wrong: {error}; mend --mongo-uri (CHAT_MONGO_URI)"
+                ) from error
         database = self._client[self._options.database]
         self._messages = database.get_collection(COLLECTION, codec_options=TIMES_IN_MS)
         self._majority = self._messages.with_options(read_concern=ReadConcern("majority"))
@@ -147,21 +161,26 @@ class Database:
             READS, codec_options=TIMES_IN_MS, read_concern=ReadConcern("majority")
         )
         within_s = min(within_s, self._timeout_s)
-        with self._operation("open"), read_errors(), pymongo.timeout(within_s):
-            server = await hello(self._client)
-            if "setName" not in server and server.get("msg") != "isdbgrid":
-                raise StoreMisconfigured(
-                    "the database is a single mongod without a replica set, which can neither "
-                    "repeat a write safely nor confirm it on a majority; start it with "
-                    "--replSet and run rs.initiate() once"
+        try:
+            with self._operation("open"), read_errors(), pymongo.timeout(within_s):
+                server = await hello(self._client)
+                if "setName" not in server and server.get("msg") != "isdbgrid":
+                    raise StoreMisconfigured(
+                        "the database is a single mongod without a replica set, which can neither "
+                        "repeat a write safely nor confirm it on a majority; start it with "
+                        "--replSet and run rs.initiate() once"
+                    )
+                listing = await list_indexes(database)
+            if missing := [name for name in listing.missing if listing.there]:
+                log.warning(
+                    "making indexes; with many messages this takes minutes", indexes=missing
                 )
-            listing = await list_indexes(database)
-        if missing := [name for name in listing.missing if listing.there]:
-            log.warning("making indexes; with many messages this takes minutes", indexes=missing)
-        with self._operation("indexes", BUILD_S), read_errors():
-            # Also where all are listed: another node may still be making them.
-            await ensure_indexes(database)
-        await self.measure_clock()
+            with self._operation("indexes", BUILD_S), read_errors():
+                # Also where all are listed: another node may still be making them.
+                await ensure_indexes(database)
+            await self.measure_clock()
+        except StoreRefused as error:
+            raise StoreMisconfigured(str(error)) from error
 
     async def close(self) -> None:
         """Close the connections. Safe twice."""
@@ -281,7 +300,9 @@ class Database:
                     if not was_repeated and isinstance(failure, StoreUnavailable):
                         raise failure from error
                     if not await may_repeat(deadline):
-                        raise OutcomeUnknown(f"the {name} was not confirmed: {error}") from error
+                        raise OutcomeUnknown(
+                            f"the {name} was not confirmed: {in_short(error)}"
+                        ) from error
                     was_repeated = True
 
 
@@ -293,9 +314,9 @@ def read_errors() -> Iterator[None]:
     except OperationFailure as error:
         if misses_index(error.details):
             raise IndexMissing(MISSING) from error
-        if error.code in (13, 18):  # Unauthorized, AuthenticationFailed
-            raise StoreMisconfigured(f"the database refuses this user: {error}") from error
-        raise StoreUnavailable(f"the database did not answer: {error}") from error
+        if error.code in _REFUSALS:
+            raise StoreRefused(refusal(error)) from error
+        raise StoreUnavailable(f"the database answered with an error: {in_short(error)}") from error
     except PyMongoError as error:
         is_away = isinstance(error, ServerSelectionTimeoutError)
         reason = f"the database did not answer: {in_short(error)}"
@@ -313,7 +334,30 @@ def write_failure(error: PyMongoError) -> ServiceError:
     if isinstance(error, ServerSelectionTimeoutError):
         reason = f"the database was not reached: {in_short(error)}"
         return StoreUnavailable(reason, is_away=True)
-    return OutcomeUnknown(f"the database's answer was lost: {error}")
+    if isinstance(error, OperationFailure) and error.code in _REFUSALS:
+        # An earlier try may have been allowed.
+        return OutcomeUnknown(refusal(error))
+    return OutcomeUnknown(f"the database's answer was lost: {in_short(error)}")
+
+
+def refusal(error: OperationFailure) -> str:
+    """Say why the database refuses the user of the connection string, and what the user needs."""
+    reason = str((error.details or {}).get("errmsg") or in_short(error))
+    if error.code == _UNAUTHORIZED:
+        if match := _LACKS_RIGHT.match(reason):
+            return (
+                f"the database does not allow this user to {match[2]} in {match[1]}: grant the "
+                f"user the role readWrite on the database {match[1]}"
+            )
+        if "requires authentication" in reason:
+            return (
+                "the database requires a user: name one in --mongo-uri "
+                "(mongodb://NAME:PASSWORD@HOST/) with the role readWrite on the database"
+            )
+    return (
+        f"the database refuses the user: {reason.rstrip('.')}; check name, password and authSource "
+        "in --mongo-uri (CHAT_MONGO_URI)"
+    )
 
 
 def misses_index(answer: Mapping[str, Any] | None) -> bool:

@@ -7,12 +7,17 @@ PyMongo's API and runs it on threads, so the store is written once, against PyMo
 import asyncio
 import inspect
 import os
+import warnings
 from typing import Any, Literal, TypeAlias, cast
 
+import structlog
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import PyMongoError
+
+log = structlog.get_logger(__name__)
 
 Document: TypeAlias = dict[str, Any]
 Client: TypeAlias = AsyncMongoClient[Document]
@@ -25,12 +30,16 @@ TIMES_IN_MS: CodecOptions[Document] = CodecOptions(
 )
 
 
+class BadConnectionString(Exception):
+    """Raised when the driver cannot make a client of the connection string; says why."""
+
+
 def open_client(driver: Driver, uri: str) -> Client:
     """A client of the running loop that connects when first used.
 
     Its options keep the promises whatever the connection string says: acknowledged by a
-    majority, journaled, from the primary. Raises `pymongo.errors.PyMongoError` or `ValueError`
-    for a connection string that makes no sense.
+    majority, journaled, from the primary. Raises `BadConnectionString` for one that makes no
+    sense, or that names files that cannot be used.
     """
     options: dict[str, Any] = {
         "w": "majority",
@@ -45,11 +54,36 @@ def open_client(driver: Driver, uri: str) -> Client:
         "maxPoolSize": 16,
         "appname": f"chat/{os.getpid()}",
     }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            client = _make_client(driver, uri, options)
+        except (PyMongoError, OSError, ValueError, LookupError, TypeError) as error:
+            raise BadConnectionString(_reason(error)) from error
+    for each in caught:
+        log.warning("an option of the connection string is ignored", reason=str(each.message))
+    return client
+
+
+def _make_client(driver: Driver, uri: str, options: dict[str, Any]) -> Client:
     if driver == "motor":
         from motor.motor_asyncio import AsyncIOMotorClient
 
         return cast(Client, AsyncIOMotorClient(uri, **options))
     return AsyncMongoClient(uri, **options)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a connection string, without anything that may be a password."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        file = f" {error.filename!r}" if error.filename else ""
+        return f"a file that it names cannot be used:{file} {error.strerror or reason}"
+    if isinstance(error, LookupError):
+        return f"an option cannot have the value {reason}"
+    if "@" in reason:
+        return "a name or password in it must be percent-encoded, such as / as %2F and @ as %40"
+    return reason.replace(", use urllib.parse.quote_plus", ": / as %2F, @ as %40")
 
 
 async def hello(client: Client) -> Document:
