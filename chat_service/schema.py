@@ -24,6 +24,8 @@ _LEASE_RULES = {
 }
 #: Stands for a value that has not the type it must have.
 _WRONG = object()
+#: Windows' programs begin JSON with it; RFC 8259, section 8.1, lets a reader ignore it.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: Ids in one request about a lease.
 IDS_MAX = 5000
 
@@ -89,6 +91,9 @@ def new_message(body: bytes, rules: Rules, what: str = "body") -> NewMessage:
             body.decode()
         text, username, timeout = msgspec.structs.astuple(_decode(body))
     except (msgspec.DecodeError, ValueError, RecursionError):
+        bare = body.removeprefix(BYTE_ORDER_MARK)
+        if len(bare) < len(body) and not bare.startswith(BYTE_ORDER_MARK):
+            return new_message(bare, rules, what)
         # Slowly, for the sentence: it says all that is wrong at once.
         text, username, timeout = _loosely(body, what)
     errors: list[FieldError] = []
@@ -112,6 +117,7 @@ def new_message(body: bytes, rules: Rules, what: str = "body") -> NewMessage:
 
 def lease_of(body: bytes) -> LeaseBody:
     """The lease that a request's body is about."""
+    body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.strip():
         raise not_json("the body is empty")
     try:

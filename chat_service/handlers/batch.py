@@ -18,7 +18,7 @@ from chat_service.problems import (
     invalid,
     not_json,
 )
-from chat_service.schema import Rules, new_message
+from chat_service.schema import BYTE_ORDER_MARK, Rules, new_message
 from workers.commands import Key, Stored
 from workers.errors import NotExecuted
 from workers.pool import WorkerPool
@@ -67,6 +67,7 @@ class BatchHandlers:
 
     def _split(self, body: bytes, content_type: str) -> list[bytes]:
         """The messages of a JSON array, or of lines with an object each (NDJSON)."""
+        body = body.removeprefix(BYTE_ORDER_MARK)
         if not body.lstrip().startswith(b"["):
             # However many empty lines are between them; one message too many is enough to know.
             lines = _LINE_END.split(body.strip(_SPACE), self._messages_max)

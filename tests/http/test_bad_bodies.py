@@ -41,7 +41,10 @@ NOT_AN_OBJECT: Final = {
     "a form of 1001 fields": b"&".join(b"a%d=1" % number for number in range(1001)),
     "a form in parts": b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nhi\r\n--x--\r\n',
     "gzip that says nothing of it": gzip.compress(GOOD),
-    "a byte order mark": b"\xef\xbb\xbf" + GOOD,
+    "two byte order marks": b"\xef\xbb\xbf" * 2 + GOOD,
+    "ten thousand byte order marks": b"\xef\xbb\xbf" * 10_000 + GOOD,
+    "a byte order mark alone": b"\xef\xbb\xbf",
+    "a byte order mark behind": GOOD + b"\xef\xbb\xbf",
     "UTF-16": GOOD.decode().encode("utf-16"),
     "UTF-16 without a mark": GOOD.decode().encode("utf-16-le"),
     "UTF-16 the other way round": GOOD.decode().encode("utf-16-be"),
@@ -78,6 +81,7 @@ async def test_what_is_not_a_json_object_is_refused(
 
 
 UNUSUAL: Final = {
+    "a byte order mark, as Windows' programs write": b"\xef\xbb\xbf" + GOOD,
     "space around everything": b' \r\n\t{ "text" : "hi" , "username" : "bob" } \n',
     "another message's id": beside(b'"_id": "0", "id": "0"'),
     "fields of the store": beside(b'"unread": false, "claim": "x", "expires_at": 0, "batch": 1'),

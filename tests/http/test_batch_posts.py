@@ -140,3 +140,14 @@ async def test_empty_lines_between_messages_are_none_however_many(
         answer = await chat.request("POST", "/chat/batch", body)
         assert all("id" in result for result in json.loads(answer.body)["results"]), answer.body
         assert await chat.texts("bob") == ["0", "1", "2"]
+
+
+async def test_a_batch_may_begin_with_a_byte_order_mark(chat: ChatClient) -> None:
+    mark = b"\xef\xbb\xbf"
+    one = json.dumps(message("x")).encode()
+    for body, kind in ((b"[" + one + b"]", "json"), (one + b"\n" + one, "x-ndjson")):
+        answer = await chat.request(
+            "POST", "/chat/batch", mark + body, Content_Type=f"application/{kind}"
+        )
+        assert all("id" in each for each in json.loads(answer.body)["results"])
+    assert len(await chat.read("bob")) == 3
