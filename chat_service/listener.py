@@ -55,8 +55,13 @@ def bind(host: str, port: int, names: tuple[str, str] = NAMES) -> list[socket.so
     Raises `PortTaken`.
     """
     host_name, port_name = names
+    # Tornado's sockets for IPv6 take no IPv4: `::` is one of each kind, as elsewhere on Linux.
+    address = None if host == "::" else host
+    shown = f"[{host}]" if ":" in host else host
     try:
-        return bind_sockets(port, host, backlog=_BACKLOG)
+        return bind_sockets(port, address, backlog=_BACKLOG)
+    except UnicodeError:
+        raise PortTaken(f"cannot listen on {shown}: {host_name} is not a host name") from None
     except OSError as error:
         advice = (
             f"stop what uses it, or choose another with {port_name}"
@@ -65,7 +70,7 @@ def bind(host: str, port: int, names: tuple[str, str] = NAMES) -> list[socket.so
             if error.errno != errno.EACCES
             else f"choose one from 1024 on with {port_name}"
         )
-        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; {advice}") from error
+        raise PortTaken(f"cannot listen on {shown}:{port}: {error.strerror}; {advice}") from error
 
 
 def inherited(descriptors: str) -> list[socket.socket]:

@@ -20,6 +20,11 @@ def harmless(text: str) -> str:
     return _OBEYED.sub(_spelled, text)
 
 
+def harmless_json(document: str) -> str:
+    """The same for a JSON document, as escapes of JSON: it means what it meant."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+
+
 def _spelled(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

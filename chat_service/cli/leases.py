@@ -4,11 +4,11 @@ from shlex import quote
 
 import click
 
-from chat_service.cli.ends import End, Failed
+from chat_service.cli.ends import End, Failed, Unwritten
 from chat_service.cli.output import span
 from chat_service.cli.talk import Talk, talking
-from chat_service.cli.types import Duration, NotEmpty
-from chat_service.client import LeaseOver
+from chat_service.cli.types import Duration, NotEmpty, Text
+from chat_service.client import Lease, LeaseOver
 
 
 @click.command()
@@ -43,21 +43,33 @@ def lease(talk: Talk, name: str, ttl: float, limit: int | None, wait: float) -> 
     if taken.name is None:
         talk.out.note("nothing is unread")
         return End.NOTHING
+    try:
+        _show(talk, name, taken)
+        talk.out.settle()
+    except Unwritten as unwritten:
+        raise unwritten.told(
+            f"the lease ends in {span(taken.ttl_s)}; to have its messages unread again now: "
+            f"chat release {quote(name)} {taken.name}"
+        ) from None
+    return End.DONE
+
+
+def _show(talk: Talk, name: str, taken: Lease) -> None:
+    """Print what was leased, and the lease."""
     if talk.out.is_json:
         messages = [message._asdict() for message in taken.messages]
         talk.out.record("", lease=taken.name, ttl=taken.ttl_s, more=taken.more, messages=messages)
-        return End.DONE
+        return
     for message in taken.messages:
         talk.out.message(message)
     talk.out.record(f"lease {taken.name}")
     talk.out.note(f"ends in {span(taken.ttl_s)}; before: chat ack {quote(name)} {taken.name}")
-    return End.DONE
 
 
 @click.command()
 @click.argument("name", type=NotEmpty())
-@click.argument("lease", metavar="LEASE")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("lease", type=Text(), metavar="LEASE")
+@click.argument("ids", type=Text(), nargs=-1, metavar="[ID]...")
 @talking
 def ack(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
     """Acknowledge messages of a lease, all of them or those named: they are read, and gone.
@@ -84,8 +96,8 @@ def ack(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
 
 @click.command()
 @click.argument("name", type=NotEmpty())
-@click.argument("lease", metavar="LEASE")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("lease", type=Text(), metavar="LEASE")
+@click.argument("ids", type=Text(), nargs=-1, metavar="[ID]...")
 @talking
 def release(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
     """Give messages of a lease back, all of them or those named: they are unread again at once.
@@ -107,7 +119,7 @@ def release(talk: Talk, name: str, lease: str, ids: tuple[str, ...]) -> int:
 
 @click.command()
 @click.argument("name", type=NotEmpty())
-@click.argument("lease", metavar="LEASE")
+@click.argument("lease", type=Text(), metavar="LEASE")
 @click.option(
     "--ttl", type=Duration(), metavar="TIME", required=True, help="How long from now: 30s, 10m."
 )

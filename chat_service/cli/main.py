@@ -11,7 +11,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from chat_service import __version__
-from chat_service.cli.ends import End, Failed, say, write_no_more
+from chat_service.cli.ends import (
+    End,
+    Failed,
+    Unwritten,
+    open_closed_streams,
+    say,
+    write_no_more,
+)
 
 #: By section: each command, its file, and what it does in short. None of the files is imported
 #: before its command is asked for.
@@ -70,6 +77,7 @@ Exit codes:
   5    the data directory cannot be used
   6    the service was not reached
   7    it is unknown what became of it; where a key settles it, the line names it
+  8    the output could not be written; the line says how to have it again
   129  SIGHUP: the terminal is gone
   130  Ctrl-C
   141  whoever read the output has gone
@@ -131,6 +139,7 @@ def chat() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the process's exit code."""
+    open_closed_streams()
     try:
         code = chat.main(arguments, prog_name="chat", standalone_mode=False)
         sys.stdout.flush()
@@ -154,10 +163,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return End.REFUSED
     except (click.Abort, KeyboardInterrupt):
         return End.INTERRUPTED
-    except BrokenPipeError:
-        # Else Python tries once more at its end, and complains.
+    except OSError as error:
+        if error.filename is not None:
+            say(f"{error.filename}: {error.strerror}")
+            return End.REFUSED
+        # Texts such as help are written directly.
+        write_no_more()
+        unwritten = Unwritten(error)
+        for line in unwritten.lines:
+            say(line)
+        return unwritten.code
+    except SystemExit as error:
+        if error.code != 1:
+            return int(error.code or 0)
+        # What click makes of a broken pipe.
         write_no_more()
         return End.UNHEARD
-    except SystemExit as error:
-        # What click makes of the same.
-        return End.UNHEARD if error.code == 1 else int(error.code or 0)

@@ -1,12 +1,14 @@
 """What a command writes to stdout: for people on a terminal, else a JSON object on each line."""
 
+import fcntl
 import json
 import os
 import sys
 import time
 from typing import Any, TextIO
 
-from chat_service.cli.harmless import harmless
+from chat_service.cli.ends import End, Failed, beside, written
+from chat_service.cli.harmless import harmless, harmless_json
 from chat_service.client.message import Message
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -15,12 +17,17 @@ _TIME_DIGITS = 12
 
 
 class Output:
-    """One command's output. Each call writes at once, and raises `BrokenPipeError` where nobody
-    reads it any more.
-    """
+    """One command's output. Each call writes at once, and raises `Unwritten` if that fails."""
 
     def __init__(self, is_json: bool | None) -> None:
-        """None: as stdout is, a terminal or not."""
+        """None: as stdout is, a terminal or not. Raises `Failed` if stdout is closed."""
+        if fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            # Now, since a command that reads messages has nowhere to put them.
+            raise Failed(
+                End.REFUSED,
+                "standard output is closed: nothing was done; to discard the output, "
+                "redirect it to /dev/null",
+            )
         is_terminal = sys.stdout.isatty()
         self.is_json = not is_terminal if is_json is None else is_json
         self._has_colours = has_colours(sys.stdout)
@@ -38,6 +45,10 @@ class Output:
         else:
             self._line(f"{harmless(message.text)}\n{self.dim(f'  {message.id}{_age(message.id)}')}")
 
+    def settle(self) -> None:
+        """Have what was written stored. Some file systems report a full disk only at a close."""
+        written(lambda: os.close(os.dup(sys.stdout.fileno())))
+
     def record(self, words: str, /, **fields: Any) -> None:
         """Anything else: in words for people, as fields for programs."""
         if self.is_json:
@@ -53,7 +64,7 @@ class Output:
     def note(self, words: str) -> None:
         """What only people want to know, beside the output."""
         if not self.is_json:
-            print(_dim(harmless(words), has_colours(sys.stderr)), file=sys.stderr)  # noqa: T201
+            beside(_dim(harmless(words), has_colours(sys.stderr)))
 
     def colour(self, words: str, code: str) -> str:
         """Words in a colour, by its number among the terminal's."""
@@ -64,11 +75,11 @@ class Output:
         return _dim(words, self._has_colours)
 
     def _json(self, fields: dict[str, Any]) -> None:
-        self._line(json.dumps(fields, ensure_ascii=self._is_ascii, separators=(",", ":")))
+        line = json.dumps(fields, ensure_ascii=self._is_ascii, separators=(",", ":"))
+        self._line(harmless_json(line))
 
     def _line(self, line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        written(lambda: sys.stdout.write(line + "\n"))
 
 
 def has_colours(stream: TextIO) -> bool:

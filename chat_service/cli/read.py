@@ -5,7 +5,7 @@ import shlex
 
 import click
 
-from chat_service.cli.ends import End, say
+from chat_service.cli.ends import End, Unwritten, say
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.types import Duration, NotEmpty
 from chat_service.client import Message
@@ -65,12 +65,18 @@ def _show(talk: Talk, name: str, messages: list[Message], key: str) -> None:
         for message in messages:
             talk.out.message(message)
             left -= 1
-    except (BrokenPipeError, KeyboardInterrupt):
-        say(
-            f"{left} of the messages that were taken are not shown; for a minute all of them are "
-            f"given again to: chat read {shlex.quote(name)} --key {key}"
-        )
+        talk.out.settle()
+    except Unwritten as unwritten:
+        raise unwritten.told(_advice(left, name, key)) from None
+    except KeyboardInterrupt:
+        say(_advice(left, name, key))
         raise
+
+
+def _advice(left: int, name: str, key: str) -> str:
+    what = f"{left} of the messages that were taken are not shown; " if left else ""
+    again = f"chat read {shlex.quote(name)} --key {shlex.quote(key)}"
+    return f"{what}for a minute all of them are given again to: {again}"
 
 
 @click.command()

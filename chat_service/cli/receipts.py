@@ -7,14 +7,15 @@ import click
 from chat_service.cli.ends import End, Failed
 from chat_service.cli.output import ago
 from chat_service.cli.talk import Talk, talking
+from chat_service.cli.types import Text
 
 #: One in 64 receipts begins with a hyphen.
 _RECEIPT_LIKE_OPTION = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
 
 @click.command(context_settings=_RECEIPT_LIKE_OPTION)
-@click.argument("message_id", metavar="ID")
-@click.argument("receipt")
+@click.argument("message_id", type=Text(), metavar="ID")
+@click.argument("receipt", type=Text())
 @talking
 def status(talk: Talk, message_id: str, receipt: str) -> int:
     """Say what became of a message: pending, leased, read, expired or revoked.
@@ -37,8 +38,8 @@ def status(talk: Talk, message_id: str, receipt: str) -> int:
 
 
 @click.command(context_settings=_RECEIPT_LIKE_OPTION)
-@click.argument("message_id", metavar="ID")
-@click.argument("receipt")
+@click.argument("message_id", type=Text(), metavar="ID")
+@click.argument("receipt", type=Text())
 @talking
 def revoke(talk: Talk, message_id: str, receipt: str) -> int:
     """Take a message back while it is unread.

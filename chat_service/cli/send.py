@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from chat_service.cli.ends import End, Failed, say
-from chat_service.cli.talk import Talk, bare, reason_of, talking
-from chat_service.cli.types import Duration, NotEmpty
+from chat_service.cli.ends import End, Failed, Unwritten, say
+from chat_service.cli.talk import Talk, reason_of, talking, unavailable
+from chat_service.cli.types import Duration, NotEmpty, Text
 from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
 _CHUNK_BYTES = 1 << 20
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 1 << 20
 
 @click.command()
 @click.argument("name", type=NotEmpty())
-@click.argument("words", metavar="[TEXT]...", nargs=-1)
+@click.argument("words", type=Text(), metavar="[TEXT]...", nargs=-1)
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -52,7 +52,7 @@ def send(
     """Post TEXT to the inbox NAME, and print the message's id.
 
     Several words are one text. Without TEXT, or where it is -, the text is read from standard
-    input, less the newline at its end; exits with 1 where there is none.
+    input, less the newline (LF or CRLF) at its end; exits with 1 where there is none.
 
     \b
     Examples:
@@ -68,7 +68,11 @@ def send(
         return _send_lines(talk, name, timeout, key, receipt)
     text = _text(text, file)
     posted = talk.run(talk.chat.post(name, text, timeout, key=key, receipt=receipt))
-    _tell(talk, posted)
+    try:
+        _tell(talk, posted)
+    except Unwritten as unwritten:
+        receipt_is = f", with the receipt {posted.receipt}" if posted.receipt else ""
+        raise unwritten.told(f"the message is stored as {posted.id}{receipt_is}") from None
     return End.DONE
 
 
@@ -84,10 +88,13 @@ def _text(text: str | None, file: Path | None) -> str:
     if text is None and sys.stdin.isatty():
         raise click.UsageError("There is no text: name TEXT or --file, or pipe one in.")
     if text is None or text == "-":
-        given = sys.stdin.buffer.read()
+        try:
+            given = sys.stdin.buffer.read()
+        except OSError as error:
+            raise _unreadable(error) from None
         if not given:
             raise Failed(End.NOTHING, "standard input is empty: nothing was sent")
-        return _decoded(given, "standard input").removesuffix("\n")
+        return _decoded(_without_newline(given), "standard input")
     return text
 
 
@@ -96,13 +103,19 @@ def _send_lines(talk: Talk, name: str, timeout: int | None, key: str | None, rec
     end, is_away = End.DONE, False
     number = 0
     for lines in [list(_all_lines())] if key else _lines_as_they_come():
+        sent = number
         drafts = [Draft(name, line, timeout) for line in lines]
         for result in talk.run(talk.chat.post_many(drafts, key=key, receipt=receipt)):
             number += 1
-            if isinstance(result, Posted):
-                _tell(talk, result, number)
-            else:
-                end = max(end, _tell_failure(talk, result, number))
+            try:
+                if isinstance(result, Posted):
+                    _tell(talk, result, number)
+                else:
+                    end = max(end, _tell_failure(talk, result, number))
+            except Unwritten as unwritten:
+                upto = sent + len(lines)
+                lost = f"what became of lines {number} to {upto} is not shown"
+                raise unwritten.told(lost) from None
                 is_away = is_away or isinstance(result, ServiceUnavailable)
         if is_away:
             say("no more lines are read")
@@ -126,7 +139,7 @@ def _tell_failure(talk: Talk, error: ChatError, line: int) -> End:
     if isinstance(error, ProblemError):
         reason, end = f"was refused: {reason_of(error)}", End.REFUSED
     elif isinstance(error, ServiceUnavailable):
-        reason, end = f"was not sent: no answer from {bare(talk.url)}: {error}", End.UNREACHABLE
+        reason, end = f"was not sent: {unavailable(talk.url, error)}", End.UNREACHABLE
     else:
         reason, end = f"may be stored or not: {error}", End.UNKNOWN
     say(f"line {line} {reason}")
@@ -139,12 +152,32 @@ def _lines_as_they_come() -> Iterator[list[str]]:
     """Some lines at a time: those that are there, so that none waits for the next."""
     rest = b""
     number = 0
-    while chunk := os.read(sys.stdin.fileno(), _CHUNK_BYTES):
+    while chunk := _read_some():
         *whole, rest = (rest + chunk).split(b"\n")
-        yield [_decoded(line, f"line {number + at}") for at, line in enumerate(whole, 1)]
+        yield [
+            _decoded(line.removesuffix(b"\r"), f"line {number + at}")
+            for at, line in enumerate(whole, 1)
+        ]
         number += len(whole)
     if rest:
         yield [_decoded(rest, f"line {number + 1}")]
+
+
+def _read_some() -> bytes:
+    try:
+        return os.read(sys.stdin.fileno(), _CHUNK_BYTES)
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> Failed:
+    return Failed(End.REFUSED, f"standard input cannot be read: {error.strerror}")
+
+
+def _without_newline(text: bytes) -> bytes:
+    """The text without the newline at its end, Unix's or Windows'."""
+    whole = text.removesuffix(b"\n")
+    return whole.removesuffix(b"\r") if len(whole) < len(text) else text
 
 
 def _all_lines() -> Iterator[str]:

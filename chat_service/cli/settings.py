@@ -1,14 +1,13 @@
 """The options of commands that read the service's settings, and the settings they make."""
 
+import json
 import os
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import click
-import msgspec
 
 from chat_service.cli.ends import End, Failed
 from config import Settings, SettingsError, load_settings
@@ -45,8 +44,8 @@ def with_settings(command: Callable[Concatenate[Settings, P], int]) -> Callable[
             problems = (f"bad setting: {problem}" for problem in error.problems)
             raise Failed(End.REFUSED, *problems) from None
         if print_config:
-            sys.stdout.write(msgspec.json.format(msgspec.json.encode(describe(settings))).decode())
-            sys.stdout.write("\n")
+            # ASCII, since a path may have bytes that are not UTF-8.
+            click.echo(json.dumps(describe(settings), indent=2))
             return End.DONE
         return command(settings, *args, **options)
 

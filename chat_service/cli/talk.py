@@ -132,12 +132,13 @@ def told(url: str) -> Iterator[None]:
         key = f"; to settle it, repeat this command with --key {error.key}" if error.key else ""
         raise Failed(End.UNKNOWN, f"it may have been done or not: {error}{key}") from None
     except ServiceUnavailable as error:
-        tls = ", does it speak https" if url.startswith("https") else ""
-        raise Failed(
-            End.UNREACHABLE,
-            f"no answer from {url}: {error}; is it running (chat serve){tls}, and is this the "
-            "address (--url, CHAT_URL)?",
-        ) from None
+        advice = ""
+        if error.answer is None:
+            tls = ", does it speak https" if url.startswith("https") else ""
+            advice = (
+                f"; is it running (chat serve){tls}, and is this the address (--url, CHAT_URL)?"
+            )
+        raise Failed(End.UNREACHABLE, unavailable(url, error) + advice) from None
     except ChatError as error:
         raise Failed(End.UNREACHABLE, f"{url}: {error}") from None
     except KeyboardInterrupt:
@@ -152,10 +153,18 @@ def bare(url: str) -> str:
     return re.sub(r"(?<=//)[^/@]*@", "", url)
 
 
+def unavailable(url: str, error: ServiceUnavailable) -> str:
+    """Say that nothing was done, and why: what the service answered, if it did."""
+    if error.answer is None:
+        return f"no answer from {bare(url)}: {error}"
+    reason = reason_of(error.answer)
+    return f"nothing was done: the service at {bare(url)} answered {error.answer.status}: {reason}"
+
+
 def reason_of(problem: ProblemError) -> str:
     """What the service said, about what this command's user wrote."""
     reason = problem.detail or problem.title or f"it answered {problem.status}"
-    if problem.status == 404 and not problem.kind:
+    if not problem.kind and (problem.status < 400 or problem.status in (401, 403, 404, 405)):
         reason += "; is this the address of the service itself?"
     for theirs, ours in _IN_OUR_WORDS.items():
         reason = reason.replace(theirs, ours)

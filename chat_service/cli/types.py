@@ -1,6 +1,7 @@
 """What a user may write for a time, an address, and the like: click's types for our options."""
 
 import math
+import os
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,15 +38,31 @@ class Duration(click.ParamType[float]):
         return int(seconds)
 
 
-class NotEmpty(click.ParamType[str]):
-    """A name or a key. The service has the rules, but an empty one says nothing to it."""
+class Text(click.ParamType[str]):
+    """Text as the service takes it: UTF-8."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            str(value).encode()
+            return str(value)
+        except UnicodeEncodeError:
+            # Python could not decode it; in a locale of ASCII it does not try UTF-8.
+            pass
+        try:
+            return os.fsencode(value).decode()
+        except UnicodeDecodeError:
+            self.fail(f"{value!r} is not UTF-8.", param, ctx)
+
+
+class NotEmpty(Text):
+    """A name or a key. The service has the rules, but an empty one says nothing to it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:
             self.fail("it is empty.", param, ctx)
-        return str(value)
+        return super().convert(value, param, ctx)
 
 
 class Url(click.ParamType[str]):
@@ -58,6 +75,9 @@ class Url(click.ParamType[str]):
             parts = urlsplit(value)
             is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
             is_url = is_url and parts.port != 0
+            # Names with labels that are empty or too long, and bytes that are not UTF-8.
+            (parts.hostname or "").encode("idna")
+            value.encode()
         except ValueError:
             is_url = False
         if not is_url or parts.query or parts.fragment:

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import click
 
-from chat_service.cli.ends import End
+from chat_service.cli.ends import End, Unwritten
 from chat_service.cli.talk import Talk, talking
 from chat_service.cli.types import NotEmpty
 from chat_service.client import (
@@ -63,6 +63,9 @@ async def _show(talk: Talk, name: str) -> None:
         try:
             async for message in messages:
                 talk.out.message(message)
+                talk.out.settle()
+        except Unwritten as unwritten:
+            raise unwritten.told("what was not shown is unread again") from None
         except asyncio.CancelledError:
             # The last one has been shown, and perhaps not been acknowledged yet.
             await messages.acknowledge()

@@ -22,6 +22,7 @@ from chat_service.client.errors import (
     ProblemError,
     giving_up,
     problem_in,
+    understanding,
 )
 from chat_service.client.http import Answer, Http, Request, pause_s
 from chat_service.client.lease import Lease, end, extend
@@ -127,7 +128,8 @@ class ChatClient:
         headers = _post_headers(key, receipt)
         body = Draft(username, text, timeout_s).body()
         answer = await self._http.ask(Request("POST", "/chat", body, headers, key=key))
-        return Posted(str(answer.document()["id"]), answer.headers.get("X-Receipt"))
+        with understanding():
+            return Posted(str(answer.document()["id"]), answer.headers.get("X-Receipt"))
 
     async def post_many(
         self,
@@ -184,7 +186,8 @@ class ChatClient:
             key,
         )
         answer = await self._http.ask(request)
-        messages = messages_of(answer.document())
+        with understanding():
+            messages = messages_of(answer.document())
         return Asked(messages, bool(messages), granted(answer, wait_s))
 
     async def wait(
@@ -208,8 +211,9 @@ class ChatClient:
         The service counts up to `COUNT_MAX`. If there are more, this is one more than that.
         """
         answer = await self._http.ask(Request("HEAD", _inbox(username)))
-        said = answer.headers["X-Unread-Count"]
-        return COUNT_MAX + 1 if said.startswith(">") else int(said)
+        with understanding():
+            said = answer.headers["X-Unread-Count"]
+            return COUNT_MAX + 1 if said.startswith(">") else int(said)
 
     async def lease(
         self,
@@ -245,15 +249,16 @@ class ChatClient:
         inbox = _inbox(username)
         path = f"{inbox}/lease{_query(ttl=ttl_s, limit=limit, wait=wait_s)}"
         answer = await self._http.ask(Request("POST", path, b"", wait_s=wait_s))
-        taken = answer.document()
-        lease = Lease(
-            self._http,
-            inbox,
-            taken["lease"],
-            float(taken["ttl"]),
-            messages_of(taken["messages"]),
-            answer.headers.get("X-More") == "true",
-        )
+        with understanding():
+            taken = answer.document()
+            lease = Lease(
+                self._http,
+                inbox,
+                taken["lease"],
+                float(taken["ttl"]),
+                messages_of(taken["messages"]),
+                answer.headers.get("X-More") == "true",
+            )
         return Asked(lease, lease.name is not None, granted(answer, wait_s))
 
     async def acknowledge(self, username: str, lease: str, ids: Iterable[str] | None = None) -> int:
@@ -294,9 +299,10 @@ class ChatClient:
         """What became of a message. `ProblemError` 404 where the receipt is not its own."""
         path = f"/messages/{quote(message_id, safe='')}/status"
         answer = await self._http.ask(Request("GET", path, headers={"X-Receipt": receipt}))
-        fate = answer.document()
-        at = fate["at"]
-        return Status(fate["status"], None if at is None else datetime.fromisoformat(at))
+        with understanding():
+            fate = answer.document()
+            at = fate["at"]
+            return Status(fate["status"], None if at is None else datetime.fromisoformat(at))
 
     async def revoke(self, message_id: str, receipt: str) -> bool:
         """Take back a message that is unread; False where it is read, on loan or expired.
@@ -306,11 +312,14 @@ class ChatClient:
         """
         path = f"/messages/{quote(message_id, safe='')}"
         try:
-            await self._http.ask(Request("DELETE", path, headers={"X-Receipt": receipt}))
+            answer = await self._http.ask(Request("DELETE", path, headers={"X-Receipt": receipt}))
         except ProblemError as problem:
             if problem.kind != "too-late":
                 raise
             return False
+        with understanding():
+            if answer.status != 204:
+                raise ValueError(f"revoking answered {answer.status}")
         return True
 
     async def _post_batch(
@@ -330,12 +339,13 @@ class ChatClient:
 
 
 def _results(answer: Answer) -> list[Posted | ChatError]:
-    return [
-        problem_in(each["error"], each["error"]["status"])
-        if "error" in each
-        else Posted(each["id"], each.get("receipt"))
-        for each in answer.document()["results"]
-    ]
+    with understanding():
+        return [
+            problem_in(each["error"], each["error"]["status"])
+            if "error" in each
+            else Posted(each["id"], each.get("receipt"))
+            for each in answer.document()["results"]
+        ]
 
 
 def _is_passing(result: Posted | ChatError) -> bool:
@@ -345,7 +355,7 @@ def _is_passing(result: Posted | ChatError) -> bool:
 def _final(result: Posted | ChatError, key: str) -> Posted | ChatError:
     """A result after the last try."""
     if isinstance(result, ProblemError) and result.is_passing:
-        return giving_up(str(result), result.is_unclear, key)
+        return giving_up(str(result), result.is_unclear, key, result)
     return result
 
 

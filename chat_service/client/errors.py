@@ -4,7 +4,8 @@ Raised by everything in `chat_service.client`, for its callers. All are `ChatErr
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 #: What a 503 is called where the service is certain that nothing was done.
@@ -18,7 +19,14 @@ class ChatError(Exception):
 
 
 class ServiceUnavailable(ChatError):
-    """The service could not be asked, or was too busy, in all of the tries. Nothing was done."""
+    """The service could not be asked, or was too busy, in all of the tries. Nothing was done.
+
+    `answer` is what it said at the last try; None if it did not answer.
+    """
+
+    def __init__(self, reason: str, answer: "ProblemError | None" = None) -> None:
+        super().__init__(reason)
+        self.answer = answer
 
 
 class OutcomeUnknown(ChatError):
@@ -87,7 +95,7 @@ def problem_of(status: int, body: bytes) -> ProblemError:
     """The problem in an answer, whatever it is that answered."""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     return problem_in(document if isinstance(document, dict) else {}, status)
 
@@ -95,14 +103,17 @@ def problem_of(status: int, body: bytes) -> ProblemError:
 def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
     """The problem of a document, as an answer of this status."""
     kind = str(document.get("type", "")).rpartition(":")[2]
+    errors = document.get("errors")
     problem = (LeaseOver if kind == "lease-over" else ProblemError)(
         status,
         kind,
         str(document.get("title", "")),
         str(document.get("detail", "")),
+        # Others than the service answer in JSON, too, with errors of their own form.
         tuple(
-            FieldError(str(each["field"]), str(each["detail"]))
-            for each in document.get("errors", ())
+            FieldError(str(each.get("field", "")), str(each.get("detail", "")))
+            for each in (errors if isinstance(errors, list) else ())
+            if isinstance(each, dict)
         ),
     )
     if isinstance(problem, LeaseOver):
@@ -111,6 +122,17 @@ def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
     return problem
 
 
-def giving_up(reason: str, is_unclear: bool, key: str | None = None) -> ChatError:
+@contextmanager
+def understanding() -> Iterator[None]:
+    """Read an answer. Raises `ChatError` if it is not one that the service gives."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        raise ChatError("the answer is not the service's: is this its address?") from None
+
+
+def giving_up(
+    reason: str, is_unclear: bool, key: str | None = None, answer: ProblemError | None = None
+) -> ChatError:
     """What is raised when the tries are used up."""
-    return OutcomeUnknown(reason, key) if is_unclear else ServiceUnavailable(reason)
+    return OutcomeUnknown(reason, key) if is_unclear else ServiceUnavailable(reason, answer)

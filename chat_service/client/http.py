@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.httputil import HTTPHeaders
+from tornado.httputil import HTTPHeaders, HTTPInputError
 from tornado.iostream import IOStream
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.tcpclient import TCPClient
 
-from chat_service.client.errors import ChatError, giving_up, problem_of
+from chat_service.client.errors import ProblemError, giving_up, problem_of, understanding
 
 #: An answer is waited for so long, beyond what the request itself asks to wait, in seconds.
 _ANSWER_S, CONNECT_S = 15.0, 10.0
@@ -53,10 +53,8 @@ class Answer(NamedTuple):
 
     def document(self) -> Any:
         """The JSON of its body."""
-        try:
+        with understanding():
             return json.loads(self.body)
-        except ValueError:
-            raise ChatError("the answer is not JSON: is this the service?") from None
 
     @property
     def retry_after_s(self) -> float:
@@ -93,6 +91,7 @@ class Http:
         loop = asyncio.get_running_loop()
         give_up_at, is_unclear = math.inf, False
         reason, retry_after_s = "", 0.0
+        said: ProblemError | None = None
         for number in range(tries or self.tries):
             if number:
                 await asyncio.sleep(pause_s(number, retry_after_s))
@@ -105,6 +104,7 @@ class Http:
                     answer = await self._once(request)
             except NotAnswered as error:
                 reason, retry_after_s, may_be_done = str(error), 0.0, error.is_sent
+                said = None
             else:
                 if 200 <= answer.status < 300:
                     return answer
@@ -115,13 +115,14 @@ class Http:
                 if not problem.is_passing:
                     raise problem
                 reason, retry_after_s = str(problem), answer.retry_after_s
+                said = problem
                 may_be_done = problem.is_unclear
             if may_be_done:
                 is_unclear = True
                 give_up_at = min(give_up_at, began + request.within_s)
         # What only looks has no outcome.
         changes = request.method in ("POST", "DELETE")
-        raise giving_up(reason, is_unclear and changes, request.key)
+        raise giving_up(reason, is_unclear and changes, request.key, said)
 
     async def _once(self, request: Request) -> Answer:
         headers = dict(request.headers)
@@ -154,7 +155,7 @@ async def fetch(request: HTTPRequest) -> Answer:
         await asyncio.wait((fetched,))
         response = fetched.result()
         return Answer(response.code, response.headers, response.body)
-    except (OSError, HTTPClientError) as error:
+    except (OSError, HTTPClientError, HTTPInputError, ValueError) as error:
         raise NotAnswered(str(error) or type(error).__name__, dialer.has_connected) from error
     finally:
         fetched.add_done_callback(lambda done: done.exception())

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from chat_service.client.errors import ChatError, LeaseOver
+from chat_service.client.errors import ChatError, LeaseOver, understanding
 from chat_service.client.http import Http, Request
 from chat_service.client.message import Message
 
@@ -142,11 +142,13 @@ async def end(
         fields["ids"] = list(ids)
     body = json.dumps(fields).encode()
     answer = await http.ask(Request("POST", f"{inbox}/{what}", body), tries)
-    return int(answer.document()["acknowledged" if what == "ack" else "released"])
+    with understanding():
+        return int(answer.document()["acknowledged" if what == "ack" else "released"])
 
 
 async def extend(http: Http, inbox: str, name: str, ttl_s: float) -> float:
     """Have a lease end so many seconds from now; how many the service grants."""
     body = json.dumps({"lease": name, "ttl": ttl_s}).encode()
     answer = await http.ask(Request("POST", f"{inbox}/extend", body))
-    return float(answer.document()["ttl"])
+    with understanding():
+        return float(answer.document()["ttl"])

@@ -13,4 +13,4 @@ class Message(NamedTuple):
 
 def messages_of(documents: Iterable[Mapping[str, str]]) -> list[Message]:
     """The messages in an answer."""
-    return [Message(each["text"], each["id"]) for each in documents]
+    return [Message(str(each["text"]), str(each["id"])) for each in documents]

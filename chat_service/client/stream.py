@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from tornado.httpclient import HTTPRequest
 
-from chat_service.client.errors import ChatError, ProblemError, problem_of
+from chat_service.client.errors import ChatError, ProblemError, problem_of, understanding
 from chat_service.client.events import EventParser
 from chat_service.client.http import CONNECT_S, Answer, Http, NotAnswered, Request
 from chat_service.client.http import fetch as carry_out
-from chat_service.client.message import Message
+from chat_service.client.message import Message, messages_of
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,7 @@ class _Connection:
         self._parser = EventParser()
         self._lease = ""
         self._status = 0
+        self._is_foreign = False
         self._type = ""
         self._body = b""
         self._news = asyncio.Event()
@@ -236,6 +237,8 @@ class _Connection:
 
         Raises `ProblemError` where it refused for good.
         """
+        if self._is_foreign:
+            raise ProblemError(200, title="The answer is not the service's: is this its address?")
         try:
             answer = self._task.result()._replace(body=self._body)
         except (NotAnswered, asyncio.CancelledError):
@@ -269,14 +272,22 @@ class _Connection:
         if self._status != 200:
             self._body += chunk
             return
+        try:
+            with understanding():
+                self._take_events(chunk)
+        except ChatError:
+            # Another's stream. Its end says so.
+            self._is_foreign = True
+            self._task.cancel()
+        self._news.set()
+
+    def _take_events(self, chunk: bytes) -> None:
         for event in self._parser.feed(chunk):
             if event.type == "open":
-                self._lease = json.loads(event.data)["lease"]
+                self._lease = str(json.loads(event.data)["lease"])
             elif event.type == "message":
-                fields = json.loads(event.data)
-                message = Message(fields["text"], fields["id"])
+                message = messages_of([json.loads(event.data)])[0]
                 self.deliveries.append(_Delivery(message, self._lease))
-        self._news.set()
 
     def _have_ended(self, task: asyncio.Task[Answer]) -> None:
         if not task.cancelled():

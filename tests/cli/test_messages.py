@@ -168,3 +168,10 @@ def test_text_form_is_for_people_also_through_a_pipe(chat: Chat, name: str) -> N
     (sent,) = chat("send", name, "two\nlines \x1b[2J").records
     shown = chat("read", name, "--text").out
     assert shown.startswith(f"two\nlines \\x1b[2J\n  {sent['id']}, ")
+
+
+def test_a_newline_of_windows_is_no_part_of_a_text(chat: Chat, name: str) -> None:
+    assert chat("send", name, stdin=b"one\r\ntwo\r\n").code == 0
+    assert chat("send", name, "--lines", stdin=b"three\r\nfour\r\n\r\nfive").code == 0
+    assert chat("send", name, stdin=b"bare\r").code == 0
+    assert chat.texts(name) == ["one\r\ntwo", "three", "four", "", "five", "bare\r"]

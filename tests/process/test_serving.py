@@ -283,6 +283,27 @@ def test_a_service_link_named_chat_stops_neither_the_start_nor_its_health_check(
         assert "did you mean CHAT_DEADLINE_S?" in warned[0]
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has IPv6, at least to itself."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+async def test_the_host_of_all_addresses_takes_ipv4_too(
+    tmp_path: Path, mongo_uri: str, database: str
+) -> None:
+    arguments = ("--mongo-uri", mongo_uri, "--host", "::")
+    with Server(tmp_path, *arguments, CHAT_MONGO_DATABASE=database) as server:
+        for host in ("127.0.0.1", "[::1]"):
+            chat = ChatClient(f"http://{host}:{server.port}")
+            await chat.post("bob", "kept")
+            chat.close()
+
+
 def test_a_mongod_that_is_none_is_said_to_be_so(tmp_path: Path, data_dir: Path) -> None:
     code, line = refusal(tmp_path, "--data-dir", str(data_dir), CHAT_MONGOD="/bin/false")
     assert code == 4
