@@ -42,11 +42,12 @@ async def read_chunks(stream: HttpStream, deliver: Deliver) -> None:
             if body:
                 await deliver(bytes(body))
             data = data[position:]
-            if not is_turn_over or reader.is_done:
-                break
+            if reader.is_done:
+                return
+            # What is read next may be there already: a flood would keep all others waiting.
             await asyncio.sleep(0)
-        if reader.is_done:
-            return
+            if not is_turn_over:
+                break
         rest = data
 
 

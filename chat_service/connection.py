@@ -25,6 +25,16 @@ _LINGER_AT_STOP_S = 1.0
 class Connection(HTTP1Connection):
     """Reads one request and writes its answer."""
 
+    async def _read_fixed_body(self, content_length: int, delegate: HTTPMessageDelegate) -> None:
+        while content_length:
+            most = min(self.params.chunk_size, content_length)
+            piece = await self.stream.read_bytes(most, partial=True)
+            content_length -= len(piece)
+            await self._deliver_body(delegate, piece)
+            if content_length:
+                # Other connections have their turn after each piece, and not after four.
+                await asyncio.sleep(0)
+
     async def _read_chunked_body(self, delegate: HTTPMessageDelegate) -> None:
         async def deliver(data: bytes) -> None:
             await self._deliver_body(delegate, data)

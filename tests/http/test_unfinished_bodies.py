@@ -7,6 +7,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from chat_service.bodies import Body
 from chat_service.chunks import read_chunks
 from chat_service.http_stream import Awaiting, HttpStream
@@ -194,9 +196,11 @@ async def test_a_body_in_one_byte_chunks_is_refused(service: Service) -> None:
         assert await connection.answer() is None
 
 
-async def test_chunks_of_one_connection_keep_no_other_waiting() -> None:
+@pytest.mark.parametrize("chunk", [b"12345", b"x" * 50_000], ids=["tiny", "large"])
+async def test_chunks_of_one_connection_keep_no_other_waiting(chunk: bytes) -> None:
     ours, theirs = socket.socketpair()
-    stream, sent = HttpStream(ours, Lingering()), chunked(*[b"12345"] * 20_000)
+    count = 20_000 if len(chunk) < 100 else 60
+    stream, sent = HttpStream(ours, Lingering()), chunked(*[chunk] * count)
     turns, body = 0, bytearray()
 
     async def deliver(data: bytes) -> None:
@@ -213,9 +217,9 @@ async def test_chunks_of_one_connection_keep_no_other_waiting() -> None:
     await read_chunks(stream, deliver)
     await sending
     others.cancel()
-    assert bytes(body) == b"12345" * 20_000
-    # Others have a turn after every 1,024 chunks at the latest.
-    assert turns >= 20_000 // 1024
+    assert bytes(body) == chunk * count
+    # Others have a turn after every 1,024 chunks, and every 128 KiB, at the latest.
+    assert turns >= max(count // 1024, len(sent) >> 17)
     stream.close()
     theirs.close()
 
