@@ -5,12 +5,10 @@ import json
 from urllib.parse import urljoin
 
 import pytest
-from playwright.async_api import async_playwright, expect
 from websockets.asyncio.client import connect
 
 from config.settings import PROJECT_ROOT
 from tests.clients.conftest import StartProxy
-from tests.pages.inbox import button, open_inbox, read_here, send
 from tests.support.client import ChatClient
 from tests.support.events import EventStream
 from tests.support.waiting import eventually
@@ -142,6 +140,11 @@ SUB_PATH = {
 async def test_the_pages_work_below_a_path_of_a_proxy(
     chat: ChatClient, start_proxy: StartProxy, program: str
 ) -> None:
+    # Only tox's environment `clients` has a browser's driver; the others collect this file, too.
+    from playwright.async_api import async_playwright, expect
+
+    from tests.pages.inbox import button, open_inbox, read_here, send
+
     site = f"http://127.0.0.1:{start_proxy(program, SUB_PATH[program])}"
     base = f"{site}/inbox"
     failed: list[str] = []
