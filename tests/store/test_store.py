@@ -154,3 +154,10 @@ def test_both_drivers_are_opened_through_one_seam(io_loop: IOLoop, mongo_uri: st
 
     assert io_loop.run_sync(lambda: ping("pymongo")) == 1
     assert io_loop.run_sync(lambda: ping("motor")) == 1
+
+
+async def test_the_disk_of_the_database_is_measured(store: MongoStore) -> None:
+    found = await store.measure_storage()
+    assert found is not None
+    assert found.total > found.free > 0
+    assert found.reusable >= 0

@@ -388,8 +388,9 @@ def _check_private(directory: Path) -> bool:
         raise PermissionError(EPERM, "it is shared with other users")
     if not is_ours:
         groups = {os.getegid(), *os.getgroups()}
-        is_for_group = found.st_uid == 0 and found.st_gid in groups
-        if not is_for_group or found.st_mode & stat.S_IWOTH:
+        if found.st_mode & stat.S_IWOTH:
+            raise PermissionError(EPERM, "it is another user's and everybody may write to it")
+        if found.st_uid != 0 or found.st_gid not in groups:
             raise PermissionError(EPERM, "it belongs to another user")
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(EACCES, "this user may not write to it")
