@@ -88,6 +88,12 @@ def message(rng: random.Random, name: str, is_good: bool | None = None) -> bytes
     fields = [("text", _string(rng)), ("username", username)]
     if rng.random() < 0.3:
         fields.append(("timeout", str(rng.randrange(20, 5000))))
+    if rng.random() < 0.08:
+        # Around the bounds of a text and of a body.
+        fields[0] = (
+            "text",
+            '"%s"' % ("x" * rng.choice((2047, 2048, 2049, 4000, 4050, 4100, 6000))),
+        )
     if is_good:
         if rng.random() < 0.2:
             fields.append((rng.choice(_OTHERS[:7]), rng.choice(_VALUES[:12])))

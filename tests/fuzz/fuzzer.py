@@ -64,6 +64,8 @@ class Fuzzer(ABC):
         self.tally: Counter[str] = Counter()
         #: Whether what is found is made as short as it can be.
         self.shortens = True
+        #: Findings of one round after which the others are left.
+        self.enough = 5
 
     def case(self, number: int) -> Case:
         """The case of this number."""

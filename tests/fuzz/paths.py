@@ -149,6 +149,8 @@ class Paths(Fuzzer):
         findings: list[Finding] = []
         for case in (suspects or cases) if differences else ():
             findings += await self._confirm(case, lines[case])
+            if len(findings) >= self.enough:
+                break
         if differences and not findings:
             self.tally["rounds that differed, and none of their cases alone"] += 1
         return findings

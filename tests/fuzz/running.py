@@ -49,7 +49,7 @@ async def fuzz(
 ) -> Result:
     """Run the cases of one fuzzer in their order until time is up."""
     fuzzer = kind(seed, mongo_uri)
-    fuzzer.shortens = shortens
+    fuzzer.shortens, fuzzer.enough = shortens, findings_max
     began, number = time.monotonic(), 0
     findings: list[Finding] = []
     async with fuzzer:
