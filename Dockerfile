@@ -1,6 +1,6 @@
 # The service alone; its database is a MongoDB replica set named by CHAT_MONGO_URI.
 # docker-compose.yml runs both. The two stages have one base, so that the virtual environment fits.
-FROM python:3.13-slim AS build
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 
 # Nothing is compiled and nothing is fetched that the requirements do not name by its hash. With
 # --build-arg REQUIREMENTS=otel the image can send OpenTelemetry's traces and metrics.
@@ -16,7 +16,7 @@ COPY chat_service /app/chat_service
 # Byte code is made here: the file system is read-only later, and a start would compile all again.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app
 
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
