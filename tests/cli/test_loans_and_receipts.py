@@ -32,6 +32,16 @@ def test_a_lease_that_is_over_is_too_late(chat: Chat, name: str) -> None:
     assert chat("lease", name, "--wait", "10s").code == 0
 
 
+def test_an_acknowledgement_names_what_is_lost(chat: Chat, name: str) -> None:
+    chat("send", name, "--lines", stdin=b"one\ntwo\n")
+    (lease,) = chat("lease", name).records
+    first, second = (message["id"] for message in lease["messages"])
+    assert chat("release", name, lease["lease"], second).code == 0
+    late = chat("ack", name, lease["lease"], first, second)
+    assert (late.code, late.out) == (1, "")
+    assert late.err == f"chat: the lease of these messages was over: {second}; 1 acknowledged\n"
+
+
 def test_a_lease_of_nothing_is_nothing(chat: Chat, name: str) -> None:
     nothing = chat("lease", name, "--wait", "0.1s")
     assert (nothing.code, nothing.out) == (1, "")
