@@ -289,7 +289,7 @@ def _check_lease(data: bytes) -> tuple[str, str] | None:
         fits = got.kind in known and got.fields <= {"lease", "ids", "ttl"}
         return None if fits else ("a problem about a lease", str(got))
     try:
-        document = json.loads(data.decode(), parse_int=float)
+        document = json.loads(data.removeprefix(reference.BOM).decode(), parse_int=float)
     except ValueError as error:
         return "a lease in what is no JSON", f"got {asked}, but {error}"
     right = (document.get("lease"), document.get("ids"), document.get("ttl"))

@@ -88,8 +88,13 @@ _decoder = json.JSONDecoder(
 )
 
 
+#: Some editors begin a file with it: a body may.
+BOM = b"\xef\xbb\xbf"
+
+
 def message(body: bytes, limits: Limits) -> set[Outcome]:
     """What may come of a post of this body."""
+    body = body.removeprefix(BOM)
     try:
         document = _document(body.decode())
     except (_NotJson, UnicodeDecodeError):
@@ -130,6 +135,7 @@ class Batch(NamedTuple):
 
 def batch(body: bytes, content_type: str, limits: Limits, most: int) -> Batch:
     """What may come of a batch: an array, or a message on each line."""
+    body = body.removeprefix(BOM)
     if not body.lstrip().startswith(b"["):
         lines = [line for line in body.split(b"\n") if line.strip(_SPACE.encode())]
         is_one = len(lines) == 1 and "ndjson" not in content_type.lower()

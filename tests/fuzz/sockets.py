@@ -309,7 +309,7 @@ class Session:
             answer = await self._ask(head % len(body) + body)
             self._posted[json.loads(answer)["id"]] = text
 
-    async def _ask(self, request: bytes) -> bytes:
+    async def _ask(self, request: bytes, tries: int = 10) -> bytes:
         """The body of the answer to a request, which must be good."""
         wire = self._http
         wire.received.clear()
@@ -317,6 +317,10 @@ class Session:
         if not await wire.until(b"\r\n\r\n", _PATIENCE_S):
             raise Broken("a request is answered", f"closed: {wire.is_closed}")
         head, _, body = bytes(wire.received).partition(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 503 ") and tries:
+            # An honest answer of a machine that is too busy.
+            await asyncio.sleep(1)
+            return await self._ask(request, tries - 1)
         if head[:12] not in (b"HTTP/1.1 200", b"HTTP/1.1 201"):
             raise Broken("a good request has a good answer", repr(head))
         length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
