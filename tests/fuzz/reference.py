@@ -143,7 +143,10 @@ def batch(body: bytes, content_type: str, limits: Limits, most: int) -> Batch:
             return Batch(frozenset({NOT_JSON}), None)
         if len(lines) > most:
             return Batch(frozenset({TOO_MANY}), None)
-        return Batch(frozenset(), [message(line, limits) for line in lines])
+        # Of one within a body nothing is said.
+        within = [{NOT_JSON} if line.startswith(BOM) else set() for line in lines]
+        right = [message(line, limits) | more for line, more in zip(lines, within, strict=True)]
+        return Batch(frozenset(), right)
     items, is_whole = _items(body.decode("utf-8", "surrogateescape"))
     if not is_whole:
         # One that is too long may be refused before its end is looked at.
