@@ -27,8 +27,11 @@ IDLE: Final = {
 @pytest.fixture
 def port(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[int]:
     """The port of a process with few descriptors."""
-    names = {"CHAT_MONGO_DATABASE": database, "CHAT_ALLOWED_HOSTS": "good.test"}
-    server = Server(tmp_path, "--mongo-uri", mongo_uri, **names)
+    server = Server(
+        *(tmp_path, "--mongo-uri", mongo_uri),
+        CHAT_MONGO_DATABASE=database,
+        CHAT_ALLOWED_HOSTS="good.test",
+    )
     server.wrapper = ("prlimit", f"--nofile={DESCRIPTORS}")
     with server:
         yield server.port
