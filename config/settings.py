@@ -1,6 +1,6 @@
 """Every setting of the service: its type, default, bounds and meaning, in one frozen object.
 
-Read by `config.load`, which fills it, and by the table in README.md, which is made from it.
+Read by `config.load`, which fills it, and by the table in docs/settings.md, which is made from it.
 Only `chat_service.cli`, `chat_service.service` and `chat_service.limits` see a `Settings`;
 everything else is given plain arguments.
 """

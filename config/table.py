@@ -1,4 +1,4 @@
-"""The table of settings in README.md, made from their types: `scripts/settings-table` writes it."""
+"""The table of settings in docs/settings.md, made from their types: `scripts/settings-table` writes it."""
 
 import sys
 from pathlib import Path
@@ -24,12 +24,12 @@ def markdown_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def refresh(readme: Path) -> None:
+def refresh(document: Path) -> None:
     """Write the table between its marks in a file."""
-    text = readme.read_text(encoding="utf-8")
+    text = document.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    readme.write_text(before + _BEGIN + markdown_table() + _END + after, encoding="utf-8")
+    document.write_text(before + _BEGIN + markdown_table() + _END + after, encoding="utf-8")
 
 
 def _default(value: Any) -> str:
@@ -39,5 +39,5 @@ def _default(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    refresh(PROJECT_ROOT / "README.md")
+    refresh(PROJECT_ROOT / "docs" / "settings.md")
     sys.exit()

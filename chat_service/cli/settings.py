@@ -15,7 +15,7 @@ from config.load import describe
 
 P = ParamSpec("P")
 
-EPILOG = "Every setting of README.md can be given as CHAT_<NAME> in the environment."
+EPILOG = "Every setting of docs/settings.md can be given as CHAT_<NAME> in the environment."
 #: What a shell completes them with.
 _PATHS = {"config": click.Path(dir_okay=False), "data_dir": click.Path(file_okay=False)}
 _OPTIONS = {

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/page.md: `python -m tests.pages.screenshots`.
+"""Makes the pictures of docs/web-ui.md: `python -m tests.pages.screenshots`.
 
 They show a real service with real messages. Each must stay small, or it fails.
 """

@@ -34,7 +34,15 @@ _EXEMPT = ("tests/unit/test_language.py", "docs/glossary.md")
 
 def written() -> Iterator[Path]:
     """Everything that a person wrote to be read."""
-    for pattern in ("*.md", "docs/**/*.md", "deploy/**/*", "scripts/*", "*.yml", "*.ini", "Dockerfile"):
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "deploy/**/*",
+        "scripts/*",
+        "*.yml",
+        "*.ini",
+        "Dockerfile",
+    ):
         yield from (path for path in PROJECT_ROOT.glob(pattern) if path.is_file())
     for package in ("chat_service", "workers", "config", "tests"):
         for suffix in ("py", "js", "html", "css"):

@@ -175,9 +175,9 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], 
         load_settings(given, {})
 
 
-def test_the_readmes_table_is_the_codes() -> None:
-    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-    assert markdown_table() in readme, "refresh it with: scripts/settings-table"
+def test_the_documented_settings_are_those_of_the_code() -> None:
+    document = (PROJECT_ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert markdown_table() in document, "refresh it with: scripts/settings-table"
 
 
 def test_without_a_checkout_data_is_kept_apart_from_what_is_installed(tmp_path: Path) -> None:
