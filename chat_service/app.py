@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
 
-from chat_service.bodies import BodyBudget
-from chat_service.exchange import Exchange
-from chat_service.guard import STREAM, HostRule, refuse_other_pages, refuse_prefetches
+from chat_service.api.problems import method_not_allowed, not_found
+from chat_service.api.request_policy import STREAM, HostRule, refuse_other_pages, refuse_prefetches
+from chat_service.api.types import Part, Request, Response, Takeover
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers
@@ -19,11 +19,11 @@ from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
-from chat_service.http_date import DateCache
-from chat_service.message import Part, Request, Response, Takeover
-from chat_service.metrics import HttpMetrics
-from chat_service.problems import method_not_allowed, not_found
-from chat_service.request_log import RequestLog
+from chat_service.metrics.http import HttpMetrics
+from chat_service.server.access_log import RequestLog
+from chat_service.server.body_budget import BodyBudget
+from chat_service.server.exchange import Exchange
+from chat_service.server.http_date import DateCache
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import CollectorRegistry
 
+from chat_service.api.request_policy import host_rule, is_loopback_address
+from chat_service.api.shared_answers import Shared
 from chat_service.app import (
     App,
     Handlers,
@@ -17,11 +19,6 @@ from chat_service.app import (
     make_ops_routes,
     make_routes,
 )
-from chat_service.bodies import BodyBudget
-from chat_service.connection import Server
-from chat_service.direct import Direct
-from chat_service.exposition import Exposition
-from chat_service.guard import host_rule, is_loopback_address
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers, Readiness
@@ -30,9 +27,17 @@ from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
-from chat_service.heads import Heads
-from chat_service.history import History
-from chat_service.limits import (
+from chat_service.metrics.history import History
+from chat_service.metrics.http import HttpMetrics
+from chat_service.metrics.multiprocess import Exposition
+from chat_service.metrics.sampler import parts_of
+from chat_service.openapi import make_document
+from chat_service.server.body_budget import BodyBudget
+from chat_service.server.connection import Server
+from chat_service.server.fast_path import Direct
+from chat_service.server.header_cache import Heads
+from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind
+from chat_service.wiring import (
     app_limits_of,
     connection_limits_of,
     pool_limits_of,
@@ -42,17 +47,12 @@ from chat_service.limits import (
     terms_of,
     waits_of,
 )
-from chat_service.listener import OPS_NAMES, Listener, addresses_of, bind
-from chat_service.metrics import HttpMetrics
-from chat_service.openapi import make_document
-from chat_service.series import parts_of
-from chat_service.shared import Shared
 from config import Settings
 from workers.clock import DatabaseClock
 from workers.errors import StoreUnavailable
 from workers.metrics import WorkerMetrics
+from workers.mongod.embedded import EmbeddedMongod
 from workers.pool import WorkerPool
-from workers.store.embedded import EmbeddedMongod
 from workers.store.mongo import MongoStore
 from workers.tracing import UNTRACED, Tracer
 
@@ -124,7 +124,7 @@ class Service:
     async def start(self) -> None:
         """Start every part, the listening socket last.
 
-        Raises `TelemetryUnusable`, `PortTaken`, `workers.store.embedded.EmbeddedError`,
+        Raises `TelemetryUnusable`, `PortTaken`, `workers.mongod.embedded.EmbeddedError`,
         `StoreUnavailable`, `StoreMisconfigured` or `IndexMismatch`; call `stop` then.
         """
         settings = self.settings

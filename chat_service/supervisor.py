@@ -5,7 +5,7 @@ dead keeps no connection waiting that it has not taken. Each is a fresh `python 
 process`: nothing is forked from a running loop. It says `ready` on its standard output, and
 drains when its standard input ends, which is how it learns that the supervisor is gone.
 
-The supervisor owns the private mongod. Made by `chat_service.cli.serve` for `--processes`.
+The supervisor owns the private mongod. Made by `chat_service.cli.commands.serve` for `--processes`.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import structlog
 
-from chat_service.exposition import DIRECTORY_VARIABLE, DeadProcesses
-from chat_service.listener import OPS_NAMES, bind
+from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, DeadProcesses
+from chat_service.server.listener import OPS_NAMES, bind
 from config import Settings
-from workers.store.embedded import EmbeddedMongod
+from workers.mongod.embedded import EmbeddedMongod
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,7 @@ class Supervisor:
     async def start(self) -> None:
         """Start the database and every process, the first one alone: it makes the indexes.
 
-        Raises `PortTaken`, `workers.store.embedded.EmbeddedError` or `ProcessFailed`; call
+        Raises `PortTaken`, `workers.mongod.embedded.EmbeddedError` or `ProcessFailed`; call
         `stop` then.
         """
         settings = self.settings

@@ -1,6 +1,7 @@
 """Structured logging for the whole process: JSON lines, or coloured text on a terminal.
 
-`configure_logging` is called once by `chat_service.cli.serve`. Lines of libraries (Tornado,
+`configure_logging` is called once by `chat_service.cli.commands.serve`. Lines of libraries
+(Tornado,
 PyMongo) go through the standard library and come out in the same form.
 """
 

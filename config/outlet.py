@@ -2,7 +2,8 @@
 
 A pipe that nobody reads, a terminal that is stopped and a disk that hangs all block `write(2)`.
 An `Outlet` queues what it is given and returns at once; its own thread does the waiting. What does
-not fit into the queue is dropped and counted. Used by `config.log` and `chat_service.cli.serve`.
+not fit into the queue is dropped and counted. Used by `config.log` and
+`chat_service.cli.commands.serve`.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Every setting of the service: its type, default, bounds and meaning, in one frozen object.
 
 Read by `config.load`, which fills it, and by the table in docs/settings.md, which is made from it.
-Only `chat_service.cli`, `chat_service.service` and `chat_service.limits` see a `Settings`;
+Only `chat_service.cli`, `chat_service.service` and `chat_service.wiring` see a `Settings`;
 everything else is given plain arguments.
 """
 

@@ -1,4 +1,6 @@
-"""The table of settings in docs/settings.md, made from their types: `scripts/settings-table` writes it."""
+"""The table of settings in docs/settings.md, made from their types: `scripts/settings-table`
+writes it.
+"""
 
 import sys
 from pathlib import Path

@@ -21,7 +21,7 @@ from tests.support.mongod import running_mongod
 from tests.support.server import Server
 from workers.clock import DatabaseClock
 from workers.metrics import WorkerMetrics
-from workers.store.database import StoreOptions
+from workers.store.connection import StoreOptions
 from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from workers.commands import Count, Post, Read, Unread
-from workers.ticket import Ticket
+from workers.work_item import Ticket
 
 #: Code points of text that one read is given at once: what a slow reader holds in memory.
 SHARE_CHARS_MAX = 256 << 10

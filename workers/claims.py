@@ -13,14 +13,14 @@ from typing import NamedTuple
 import structlog
 
 from workers.batch import Share
+from workers.claim_rollback import Releases
 from workers.clock import DatabaseClock
 from workers.commands import Claim, KeyedBatch, Read, Slice, Unread
 from workers.errors import NotExecuted, OutcomeUnknown, ServiceError
 from workers.metrics import WorkerMetrics
-from workers.releases import Releases
 from workers.store.base import Store
-from workers.ticket import Ticket
-from workers.waiting import Waiters
+from workers.waiters import Waiters
+from workers.work_item import Ticket
 
 log = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """One clock for all nodes: the database's, followed from the local one.
 
-The store measures the difference now and then (`workers.chores` asks it to), everything that
+The store measures the difference now and then (`workers.maintenance` asks it to), everything that
 stamps or expires a message asks `DatabaseClock.now_ms`. Between two measurements time is counted by
 a clock that nobody sets: the wall clock may be set forward or back at any time.
 """

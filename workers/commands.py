@@ -1,6 +1,6 @@
 """What is asked of a shard, and what it gives back: small frozen values.
 
-Made by `workers.pool`, carried by `workers.ticket`, carried out by `workers.shard`; a `Claim` is
+Made by `workers.pool`, carried by `workers.work_item`, carried out by `workers.shard`; a `Claim` is
 what a shard makes of a batch of reads.
 Times are milliseconds of the database's clock since 1970; a command's `size` is what it has a queue
 hold, in bytes of UTF-8. Its `username` is the inbox by which it finds its shard.

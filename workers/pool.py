@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar, cast
 
 import structlog
 
-from workers.breaker import Breaker
-from workers.chores import WATCH_EVERY_S, Chores
+from workers.circuit_breaker import Breaker
+from workers.claim_rollback import Releases
 from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
@@ -44,17 +44,17 @@ from workers.errors import (
     StoreUnavailable,
 )
 from workers.ids import IdSource
-from workers.lag import LoopLag
+from workers.loop_lag import LoopLag
+from workers.maintenance import WATCH_EVERY_S, Chores
 from workers.metrics import WorkerMetrics
 from workers.queue import QueueLimits, ShardQueue
-from workers.releases import Releases
 from workers.routing import shard_of
 from workers.shard import Shard, ShardLimits
 from workers.storage import StorageLimits, StorageReserve
 from workers.store.base import Store
-from workers.ticket import Ticket
 from workers.tracing import UNTRACED, Tracer, current
-from workers.waiting import Waiters
+from workers.waiters import Waiters
+from workers.work_item import Ticket
 
 log = structlog.get_logger(__name__)
 

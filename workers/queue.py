@@ -9,7 +9,7 @@ from collections import deque
 from typing import NamedTuple
 
 from workers.errors import Draining, Expired, Overloaded
-from workers.ticket import Ticket
+from workers.work_item import Ticket
 
 
 class QueueLimits(NamedTuple):

@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeVar
 import structlog
 
 from workers.batch import Share, lookups, plan, share_out
-from workers.breaker import Breaker
+from workers.circuit_breaker import Breaker
+from workers.claim_rollback import Releases
 from workers.claims import Claims
 from workers.clock import DatabaseClock
 from workers.commands import (
@@ -35,11 +36,10 @@ from workers.commands import (
 from workers.errors import Expired, OutcomeUnknown, Overloaded, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
-from workers.releases import Releases
 from workers.store.base import Settled, Store
-from workers.ticket import Ticket
 from workers.tracing import Tracer
-from workers.waiting import ANY, Waiters
+from workers.waiters import ANY, Waiters
+from workers.work_item import Ticket
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """Refuses posts before the database's disk is full, so that reads can go on and free it.
 
 A claim, an acknowledgement and a purge are writes, too: a full disk would stop them with the posts.
-`workers.chores` measures, `workers.pool` asks before it takes a post.
+`workers.maintenance` measures, `workers.pool` asks before it takes a post.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
-from workers.ticket import Ticket
+from workers.work_item import Ticket
 
 #: The trace of the request that is being handed over, or None. Only a tracer looks into it.
 current: ContextVar[object] = ContextVar("current", default=None)

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from chat_service import __version__
-from chat_service.cli.ends import (
+from chat_service.cli.exit_codes import (
     End,
     Failed,
     Unwritten,

@@ -7,8 +7,8 @@ import sys
 import time
 from typing import Any, TextIO
 
-from chat_service.cli.ends import End, Failed, beside, written
-from chat_service.cli.harmless import harmless, harmless_json
+from chat_service.cli.exit_codes import End, Failed, beside, written
+from chat_service.cli.terminal import harmless, harmless_json
 from chat_service.client.message import Message
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"

@@ -8,17 +8,17 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from chat_service.handlers.messages import receipt_hash
-from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import hash_of, idempotency_key, preferences
-from chat_service.problems import (
+from chat_service.api.problems import (
     FieldError,
     Problem,
     answer_to,
     invalid,
     not_json,
 )
-from chat_service.schema import BYTE_ORDER_MARK, Rules, new_message
+from chat_service.api.request_options import hash_of, idempotency_key, preferences
+from chat_service.api.types import JSON_HEADERS, Part, Request, Response
+from chat_service.api.validation import BYTE_ORDER_MARK, Rules, new_message
+from chat_service.handlers.messages import receipt_hash
 from workers.commands import Key, Stored
 from workers.errors import NotExecuted
 from workers.pool import WorkerPool

@@ -4,9 +4,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import since, takes_gzip
-from chat_service.shared import Pace
+from chat_service.api.request_options import since, takes_gzip
+from chat_service.api.shared_answers import Pace
+from chat_service.api.types import JSON_HEADERS, Part, Request, Response
 
 #: An answer is compressed no more often than this, in seconds.
 ZIPPED_EVERY_S = 0.5

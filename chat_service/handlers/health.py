@@ -6,8 +6,8 @@ from typing import NamedTuple
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.shared import Pace
+from chat_service.api.shared_answers import Pace
+from chat_service.api.types import JSON_HEADERS, Part, Request, Response
 
 #: Answers of `/metrics` that are given at once in a second; others wait for a second.
 METRICS_AT_ONCE, PACE_S = 20, 1.0

@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import msgspec
 from msgspec.structs import astuple
 
-from chat_service.handlers.messages import receipt_hash
-from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import (
+from chat_service.api.request_options import (
     READ_KEY_MIN,
     ReadOptions,
     Waits,
@@ -18,7 +16,9 @@ from chat_service.parameters import (
     preferences,
     read_options,
 )
-from chat_service.schema import Rules, new_message, username_in_path
+from chat_service.api.types import JSON_HEADERS, Part, Request, Response
+from chat_service.api.validation import Rules, new_message, username_in_path
+from chat_service.handlers.messages import receipt_hash
 from workers.commands import COUNT_MAX, Key, Slice
 from workers.errors import NotExecuted
 from workers.ids import last_id_of

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import TTL_MIN_S, Waits, read_options, refuse_parameters
-from chat_service.problems import FieldError, invalid, lease_over, not_acknowledged
-from chat_service.schema import LeaseBody, Rules, lease_of, username_in_path
+from chat_service.api.problems import FieldError, invalid, lease_over, not_acknowledged
+from chat_service.api.request_options import TTL_MIN_S, Waits, read_options, refuse_parameters
+from chat_service.api.types import JSON_HEADERS, Part, Request, Response
+from chat_service.api.validation import LeaseBody, Rules, lease_of, username_in_path
 from workers.commands import Extend, Finish, Lease, Release, delivery
 from workers.pool import WorkerPool
 

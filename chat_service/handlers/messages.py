@@ -5,10 +5,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import hash_of
-from chat_service.problems import no_receipt, no_such_message, too_late
-from chat_service.schema import is_message_id
+from chat_service.api.problems import no_receipt, no_such_message, too_late
+from chat_service.api.request_options import hash_of
+from chat_service.api.types import JSON_HEADERS, Part, Request, Response
+from chat_service.api.validation import is_message_id
 from workers.commands import Revoke, Track
 from workers.pool import WorkerPool
 

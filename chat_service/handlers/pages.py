@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from chat_service.message import Part, Request, Response
-from chat_service.parameters import takes_gzip
-from chat_service.problems import not_found
+from chat_service.api.problems import not_found
+from chat_service.api.request_options import takes_gzip
+from chat_service.api.types import Part, Request, Response
 
 WEB = Path(__file__).parents[1] / "web"
 

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from chat_service.leased_stream import LEASE_S, LeasedStream
-from chat_service.message import Part, Request, Response, Takeover
-from chat_service.parameters import refuse_parameters
-from chat_service.schema import Rules, is_message_id, username_in_path
-from chat_service.websocket import accept
+from chat_service.api.request_options import refuse_parameters
+from chat_service.api.types import Part, Request, Response, Takeover
+from chat_service.api.validation import Rules, is_message_id, username_in_path
+from chat_service.streaming.subscription import LEASE_S, LeasedStream
+from chat_service.streaming.websocket import accept
 from workers.pool import WorkerPool
 
 #: A client that stays connected for so long after an event was written has it. In seconds.

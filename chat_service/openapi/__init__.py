@@ -11,17 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from chat_service import __version__
-from chat_service.app import Handler, Route
-from chat_service.guard import HEALTH
-from chat_service.openapi import inbox, others
-from chat_service.openapi.components import parameters, response_headers
-from chat_service.openapi.parts import (
-    Operation,
-    answer,
-    refusals,
-)
-from chat_service.openapi.schemas import Object, Terms, reference, schemas
-from chat_service.problems import (
+from chat_service.api.problems import (
     bad_request,
     cross_origin,
     encoded_body,
@@ -32,6 +22,16 @@ from chat_service.problems import (
     too_large,
     wrong_host,
 )
+from chat_service.api.request_policy import HEALTH
+from chat_service.app import Handler, Route
+from chat_service.openapi import inbox, others
+from chat_service.openapi.components import parameters, response_headers
+from chat_service.openapi.parts import (
+    Operation,
+    answer,
+    refusals,
+)
+from chat_service.openapi.schemas import Object, Terms, reference, schemas
 
 __all__ = ["Terms", "make_document"]
 

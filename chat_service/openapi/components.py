@@ -3,8 +3,8 @@
 Called by `chat_service.openapi`.
 """
 
+from chat_service.api.request_options import READ_KEY_MIN, TTL_MIN_S
 from chat_service.openapi.schemas import ID, Object, Terms, username_of
-from chat_service.parameters import READ_KEY_MIN, TTL_MIN_S
 from workers.commands import COUNT_MAX
 
 KEY = "4f0c3a9e-9a53-4f7e-8f5b-0b4c2f1a77d1"

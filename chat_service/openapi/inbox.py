@@ -1,5 +1,14 @@
 """The operations on an inbox: posting, reading, counting, streams; and what a receipt is for."""
 
+from chat_service.api.problems import (
+    FieldError,
+    no_handshake,
+    no_receipt,
+    no_such_message,
+    not_json,
+    of_service_error,
+    too_late,
+)
 from chat_service.handlers.batch import not_a_batch
 from chat_service.openapi.parts import (
     Operation,
@@ -11,15 +20,6 @@ from chat_service.openapi.parts import (
     refused,
 )
 from chat_service.openapi.schemas import ID, MESSAGE, RECEIVED, Object, Terms, schema_of
-from chat_service.problems import (
-    FieldError,
-    no_handshake,
-    no_receipt,
-    no_such_message,
-    not_json,
-    of_service_error,
-    too_late,
-)
 from workers.errors import KeyInFlight, KeyReused
 
 _IN_FLIGHT = of_service_error(KeyInFlight(), "claimed")

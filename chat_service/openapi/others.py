@@ -3,9 +3,9 @@
 A page is one entry here: what its route answers is the same for all of them.
 """
 
+from chat_service.api.problems import lease_over, not_found, not_json
 from chat_service.openapi.parts import Operation, answer, json_body, link, not_served, refused
 from chat_service.openapi.schemas import LEASE, RECEIVED, Object, schema_of
-from chat_service.problems import lease_over, not_found, not_json
 
 _LEASE = "$response.body#/lease"
 _NEXT: Object = {

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from chat_service.api.problems import CONTENT_TYPE, FieldError, Problem, invalid, of_service_error
 from chat_service.openapi.schemas import ID, Object, reference, schema_of
-from chat_service.problems import CONTENT_TYPE, FieldError, Problem, invalid, of_service_error
 from workers.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreUnavailable
 
 #: The request in every example of an error.

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
+from chat_service.api.request_options import TTL_MIN_S, Waits
+from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, Rules
 from chat_service.handlers.health import Readiness
-from chat_service.parameters import TTL_MIN_S, Waits
-from chat_service.schema import IDS_MAX, LeaseBody, MessageBody, Rules
 from workers.commands import Message, Status
 
 #: Anything in the document.

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
 
 from chat_service import __version__
-from chat_service.otlp.aside import aside
+from chat_service.otlp.daemon_thread import aside
 from chat_service.otlp.metrics import MetricsExport
 from chat_service.otlp.tracing import RequestTracer
 

@@ -36,7 +36,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Sample
 
-from chat_service.otlp.aside import aside
+from chat_service.otlp.daemon_thread import aside
 
 log = structlog.get_logger(__name__)
 

@@ -28,7 +28,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from workers.ticket import Ticket
+from workers.work_item import Ticket
 
 _propagator = TraceContextTextMapPropagator()
 #: The context of a request that belongs to no trace yet.

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from chat_service.cli.press import Load
+from chat_service.loadgen.generator import Load
 from config.settings import PROJECT_ROOT
 from tests.bench import wrk
 from tests.bench.generator import READY, Measured
-from tests.faults.cluster import free_port
+from tests.faults.mongod_cluster import free_port
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

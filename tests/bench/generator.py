@@ -13,7 +13,7 @@ import time
 import msgspec
 import uvloop
 
-from chat_service.cli.press import Load, Outcome, Press
+from chat_service.loadgen.generator import Load, Outcome, Press
 
 #: What is printed once all connections are there and the load begins; its result follows.
 READY = b"ready\n"

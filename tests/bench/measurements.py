@@ -14,13 +14,13 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from chat_service.cli.press import Load
+from chat_service.loadgen.generator import Load
 from tests.bench import stored
 from tests.bench.contenders import Contender, Sample
 from tests.bench.results import Memory, Results, Round, Row
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
 from tests.support.server import mongods_on
-from workers.store.embedded import EmbeddedMongod
+from workers.mongod.embedded import EmbeddedMongod
 
 #: After each run, so that what the mongod has put off is not paid for by the next, in seconds.
 _PAUSE_S = 0.3

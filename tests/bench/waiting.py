@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from chat_service.cli.press import Load
+from chat_service.loadgen.generator import Load
 from tests.bench.contenders import Contender
 from tests.bench.results import Memory, Waking
 from tests.support.waiting import eventually

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from chat_service.cli.press import Load
+from chat_service.loadgen.generator import Load
 from tests.bench.generator import Measured
 
 _SCRIPT = Path(__file__).with_name("requests.lua")

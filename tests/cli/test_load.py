@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from chat_service.cli.press import Load, Outcome, Press, reads_of
+from chat_service.loadgen.generator import Load, Outcome, Press, reads_of
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from chat_service.cli.harmless import harmless
+from chat_service.cli.terminal import harmless
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_service.cli.watch import _end
+from chat_service.cli.commands.watch import _end
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server
@@ -132,7 +132,7 @@ def test_a_terminal_that_is_closed_ends_a_watch_and_its_command(
 async def test_a_command_that_does_not_listen_is_ended_by_force(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chat_service.cli.watch._GRACE_S", 0.2)
+    monkeypatch.setattr("chat_service.cli.commands.watch._GRACE_S", 0.2)
     command = "trap '' TERM; echo deaf; sleep 600 & wait; wait; sleep 600"
     process = await asyncio.create_subprocess_shell(
         command, stdout=asyncio.subprocess.PIPE, process_group=0

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from config.settings import PROJECT_ROOT
-from tests.faults.clients import Answer, Client, post_request, read_request
-from tests.faults.site import Goal, Site
+from tests.faults.chaos_clients import Answer, Client, post_request, read_request
+from tests.faults.testbed import Goal, Site
 
 #: What the honest ones' p50 is compared over before the attack, in seconds.
 _BEFORE_S = 1.5

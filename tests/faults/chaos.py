@@ -21,11 +21,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.faults.chaos_clients import SHARES, TIMELESS, Answer, Crowd
 from tests.faults.checker import Violation, check
-from tests.faults.clients import SHARES, TIMELESS, Answer, Crowd
 from tests.faults.outages import small_disk
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.site import Goal, Site
+from tests.faults.testbed import Goal, Site
 
 #: Kinds of broken promises that the table shows; the others are in the last column.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")

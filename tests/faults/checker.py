@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.faults.evidence import Violation as Violation
-from tests.faults.facts import Sent, earliest
+from tests.faults.derived_facts import Sent, earliest
+from tests.faults.exclusivity_rules import Taken
 from tests.faults.history import Got, History, Inquiry
-from tests.faults.taken import Taken
-from tests.faults.told import Told
+from tests.faults.history_index import Violation as Violation
+from tests.faults.receipt_rules import Told
 
 #: How long a read may go on waiting while a message is there and nothing is broken, in seconds.
 WAKE_S = 0.8

@@ -7,7 +7,7 @@ A scenario of `tests.faults.scenarios`. Servers whose own clocks step are starte
 import asyncio
 import time
 
-from tests.faults.site import Site
+from tests.faults.testbed import Site
 
 #: How far it steps, and how long it stays so, in seconds.
 _STEP_S, _STAYS_S = 60, 3

@@ -1,6 +1,6 @@
 """What clients saw: every request of a run, with its time and its outcome.
 
-Filled by the clients of `tests.faults.simulation` and `tests.faults.clients`, judged by
+Filled by the clients of `tests.faults.simulation` and `tests.faults.chaos_clients`, judged by
 `tests.faults.checker`. Times are seconds of one clock.
 """
 

@@ -6,9 +6,9 @@ Scenarios of `tests.faults.scenarios`.
 import asyncio
 import time
 
-from tests.faults.floods import until_refused
 from tests.faults.history import Dropped
-from tests.faults.site import Site
+from tests.faults.overload_scenarios import until_refused
+from tests.faults.testbed import Site
 from workers.store.schema import COLLECTION
 
 #: MiB that the filled disk has left: less than what the service keeps free for its reads.

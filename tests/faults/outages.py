@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.faults import floods
-from tests.faults.site import Site
+from tests.faults import overload_scenarios
+from tests.faults.testbed import Site
 
 _DISK_MIB = 512
 
@@ -187,7 +187,7 @@ async def full_disk(site: Site, times: int) -> None:
             while True:
                 file.write(bytes(1 << 20))
         # What the mongod has set aside already is used up first.
-        await floods.until_refused(site)
+        await overload_scenarios.until_refused(site)
         await asyncio.sleep(2)
         filler.unlink()
         await site.healed(time.monotonic())

@@ -7,10 +7,10 @@ function gets a `Site` under load, breaks something so many times, and puts it u
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tests.faults import attacks, clocks, floods, operators, outages
+from tests.faults import attacks, clocks, operators, outages, overload_scenarios
 from tests.faults.attacks import attack
-from tests.faults.site import Database, Site, can_mount
 from tests.faults.stepping import FAKETIME, wrong_clock
+from tests.faults.testbed import Database, Site, can_mount
 
 #: Goals for the first success after a break, in seconds.
 PROCESS_S, EMBEDDED_S, PRIMARY_S = 1.5, 8.0, 12.0
@@ -149,15 +149,25 @@ SCENARIOS = (
     ),
     Scenario("expiry", "lifetimes of 1 to 5 s", outages.nothing, 60, 5, lifetimes_s=(1, 2, 5)),
     Scenario(
-        *("descriptors", "twice as many connections as descriptors", floods.descriptors, 5, 1),
+        *(
+            "descriptors",
+            "twice as many connections as descriptors",
+            overload_scenarios.descriptors,
+            5,
+            1,
+        ),
         processes=1,
         wrappers=(("prlimit", "--nofile=256"),),
     ),
-    Scenario("slow-senders", "2,000 connections, a byte a second", floods.slow_senders, 20, 3),
-    Scenario("slow-readers", "readers that take nothing", floods.slow_readers, 20, 3),
-    Scenario("disconnects", "clients that leave at any point", floods.disconnects, 60, 3),
     Scenario(
-        *("overload", "three times what it can carry", floods.overload, 30, 4),
+        "slow-senders", "2,000 connections, a byte a second", overload_scenarios.slow_senders, 20, 3
+    ),
+    Scenario("slow-readers", "readers that take nothing", overload_scenarios.slow_readers, 20, 3),
+    Scenario(
+        "disconnects", "clients that leave at any point", overload_scenarios.disconnects, 60, 3
+    ),
+    Scenario(
+        *("overload", "three times what it can carry", overload_scenarios.overload, 30, 4),
         database="proxied",
         processes=1,
         settings={"batch_max": "8", "queue_max": "40"},

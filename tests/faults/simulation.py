@@ -3,8 +3,10 @@
     python -m tests.faults.simulation [--schedules N] [--seed SEED] [--jobs N]
 
 Runs the real pool, queues, shards, breaker, waiters and releases. Only the loop's clock and the
-database are made, by `tests.faults.replica`, and the store, by `tests.faults.erring_store`. Nodes
-are killed, their clocks are off, and the clients are those of `tests.faults.callers`. What they
+database are made, by `tests.faults.simulated_replica_set`, and the store, by
+`tests.faults.faulty_store`. Nodes
+are killed, their clocks are off, and the clients are those of `tests.faults.simulated_clients`.
+What they
 saw is judged by `tests.faults.checker`.
 """
 
@@ -21,11 +23,11 @@ from typing import Any, NamedTuple
 import structlog
 from prometheus_client import CollectorRegistry
 
-from tests.faults.callers import KILLED, Callers
 from tests.faults.checker import Verdict, check
-from tests.faults.erring_store import HANG_MAX_S, LATE_MAX_S, SimulatedStore
+from tests.faults.faulty_store import HANG_MAX_S, LATE_MAX_S, SimulatedStore
 from tests.faults.history import History
-from tests.faults.replica import EPOCH_S, Database, VirtualLoop
+from tests.faults.simulated_clients import KILLED, Callers
+from tests.faults.simulated_replica_set import EPOCH_S, Database, VirtualLoop
 from workers.clock import DatabaseClock
 from workers.ids import IdSource
 from workers.metrics import WorkerMetrics

@@ -1,13 +1,13 @@
 """How a process is started whose clock is wrong, or steps while it runs.
 
 The service gets another `time.time`; its mongod runs under Debian's `faketime`, which changes the
-clocks of a program in C. Used by `tests.faults.clocks` and `tests.faults.site`.
+clocks of a program in C. Used by `tests.faults.clocks` and `tests.faults.testbed`.
 """
 
 import sys
 from pathlib import Path
 
-from workers.store.embedded import find_mongod
+from workers.mongod.embedded import find_mongod
 
 #: Whether Debian's package `faketime` is there.
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")

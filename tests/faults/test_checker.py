@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.bugs import BUGS, Bug, detect
 from tests.faults.checker import check
 from tests.faults.history import Dropped, Got, History, Inquiry, Posted, Settlement
+from tests.faults.seeded_bugs import BUGS, Bug, detect
 
 SCHEDULES = 3000
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry
 from tornado.httputil import HTTPHeaders
 
+from chat_service.api.problems import Problem
+from chat_service.api.request_options import Waits, idempotency_key, preferences, read_options
+from chat_service.api.types import Part, Request
+from chat_service.api.validation import Rules, lease_of, new_message, username_in_path
 from chat_service.handlers.batch import BatchHandlers
-from chat_service.message import Part, Request
-from chat_service.parameters import Waits, idempotency_key, preferences, read_options
-from chat_service.problems import Problem
-from chat_service.schema import Rules, lease_of, new_message, username_in_path
 from tests.fuzz import bodies, reference
 from tests.fuzz.fuzzer import Case, Finding, Fuzzer, shrink
 from tests.fuzz.mutation import mutate

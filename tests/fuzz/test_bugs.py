@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.fuzz.bugs import BUGS, Bug
 from tests.fuzz.running import FUZZERS, fuzz
+from tests.fuzz.seeded_bugs import BUGS, Bug
 
 pytestmark = pytest.mark.fuzz
 

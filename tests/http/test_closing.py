@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from structlog.testing import capture_logs
 
-from chat_service.lingering import LINGERING_MAX, Lingering
+from chat_service.server.lingering import LINGERING_MAX, Lingering
 from chat_service.service import Service
 from tests.conftest import StartService
 from tests.support.raw import (

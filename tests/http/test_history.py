@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from chat_service.history import EVERY_S, SAMPLES
+from chat_service.metrics.history import EVERY_S, SAMPLES
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient

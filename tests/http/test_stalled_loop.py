@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from tests.conftest import StartService
-from workers.breaker import FAILURES
+from workers.circuit_breaker import FAILURES
 from workers.commands import Key
 from workers.errors import OutcomeUnknown
 

@@ -19,7 +19,7 @@ from tests.support.collector import Collector, attributes
 from tests.support.waiting import eventually
 from workers.commands import Count
 from workers.errors import StoreUnavailable
-from workers.ticket import Ticket
+from workers.work_item import Ticket
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"

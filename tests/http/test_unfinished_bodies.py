@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 
-from chat_service.bodies import Body
-from chat_service.chunks import read_chunks
-from chat_service.http_stream import Awaiting, HttpStream
-from chat_service.lingering import Lingering
+from chat_service.server.body_budget import Body
+from chat_service.server.chunks import read_chunks
+from chat_service.server.http_stream import Awaiting, HttpStream
+from chat_service.server.lingering import Lingering
 from chat_service.service import Service
 from tests.conftest import StartService
 from tests.support.raw import (

@@ -12,9 +12,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
-from chat_service import websocket
-from chat_service.leased_stream import LeasedStream
 from chat_service.service import Service
+from chat_service.streaming import websocket
+from chat_service.streaming.subscription import LeasedStream
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.raw import errors_logged, get, unharmed
@@ -67,7 +67,7 @@ async def test_what_is_acknowledged_is_read_and_what_is_not_comes_again_at_once(
 async def test_what_is_not_acknowledged_stays_on_loan_as_long_as_the_socket_is_open(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_service.leased_stream.LEASE_S", 0.6)
+    monkeypatch.setattr("chat_service.streaming.subscription.LEASE_S", 0.6)
     monkeypatch.setattr(websocket, "BEAT_S", 0.1)
     await chat.post("bob", "hello")
     async with stream(service) as socket:
@@ -233,7 +233,7 @@ async def test_a_client_that_answers_no_ping_is_gone(
 async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", 2)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", 2)
     async with stream(service) as socket:
         for text in ("one", "two"):
             await chat.post("bob", text)
@@ -250,7 +250,7 @@ async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
 async def test_a_service_that_stops_says_so(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", most)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", most)
     service, other = await start_service(), await start_service()
     await connect(service).post("bob", "hello")
     async with stream(service) as socket:
@@ -317,7 +317,7 @@ async def test_what_is_acknowledged_in_the_moment_of_leaving_is_read(
 async def test_an_expired_message_acknowledges_those_before_it(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_service.leased_stream.UNSETTLED_MAX", 3)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", 3)
     async with stream(service) as socket:
         for text, timeout in (("one", 600), ("two", 600), ("three", 1)):
             await chat.post("bob", text, timeout)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from chat_service.history import EVERY_S, SAMPLES
+from chat_service.metrics.history import EVERY_S, SAMPLES
 from chat_service.service import Service
 from config.settings import PROJECT_ROOT
 from tests.conftest import StartService

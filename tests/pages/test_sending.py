@@ -5,7 +5,7 @@ import re
 
 from playwright.async_api import Route, expect
 
-from chat_service.problems import of_service_error
+from chat_service.api.problems import of_service_error
 from tests.pages.conftest import OpenBrowser
 from tests.pages.inbox import button, lose, send
 from tests.support.client import ChatClient

@@ -17,8 +17,8 @@ from tornado.testing import bind_unused_port
 from config.settings import PROJECT_ROOT
 from tests.support.client import ChatClient
 from tests.support.server import Server
-from workers.store import tether
-from workers.store.embedded import find_mongod
+from workers.mongod import die_with_parent
+from workers.mongod.embedded import find_mongod
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     sock.close()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), find_mongod("")),
+            *(
+                sys.executable,
+                "-I",
+                "-S",
+                die_with_parent.__file__,
+                str(os.getpid()),
+                find_mongod(""),
+            ),
             *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1"),
             *("--replSet", "guarded", "--keyFile", str(key), "--nounixsocket"),
             *("--wiredTigerCacheSizeGB", "0.25", "--logpath", str(folder / "log"), "--quiet"),

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import OpenStore
 from workers.clock import DatabaseClock
-from workers.store.checkup import examine
+from workers.store.diagnostics import examine
 from workers.store.driver import Driver
 
 #: POSIX rules, so that they hold also on a machine without a zone database.

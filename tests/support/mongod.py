@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workers.store.embedded import EmbeddedMongod
+from workers.mongod.embedded import EmbeddedMongod
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from itertools import count
 
 from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out
 from workers.commands import Command, Count, Message, Outcome, Post, Read, Unread
-from workers.ticket import Ticket
+from workers.work_item import Ticket
 
 _numbers = count()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPInputError
 
-from chat_service.chunks import FRAMING_MAX, ChunkReader
+from chat_service.server.chunks import FRAMING_MAX, ChunkReader
 from tests.support.raw import chunked
 
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from chat_service.metrics import HttpMetrics
+from chat_service.metrics.http import HttpMetrics
 from config.settings import PROJECT_ROOT
 from tests.support.dashboard import PROMETHEUS, alerts, dashboard, expressions
 from workers.metrics import WorkerMetrics

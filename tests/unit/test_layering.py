@@ -14,8 +14,9 @@ FORBIDDEN = {
     "chat_service": ("pymongo", "motor", "bson"),
 }
 #: Only these may hold the settings; everything else is given plain arguments.
-COMPOSITION = {f"chat_service/{name}.py" for name in ("limits", "service", "supervisor")} | {
-    f"chat_service/cli/{name}.py" for name in ("doctor", "machine", "operate", "serve", "settings")
+COMPOSITION = {f"chat_service/{name}.py" for name in ("wiring", "service", "supervisor")} | {
+    f"chat_service/cli/{name}.py"
+    for name in ("options", "commands/probes", "commands/serve", "doctor/command", "doctor/host")
 }
 
 
@@ -45,4 +46,6 @@ def test_settings_are_held_only_where_the_parts_are_put_together() -> None:
 def test_only_the_stores_modules_know_the_driver() -> None:
     for name, module in imports("workers"):
         if module.partition(".")[0] in ("pymongo", "bson", "motor"):
-            assert name.startswith("workers/store/"), f"{name} imports {module}"
+            assert name.startswith(("workers/store/", "workers/mongod/")), (
+                f"{name} imports {module}"
+            )

@@ -14,10 +14,10 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from tornado.httputil import HTTPHeaders
 
-from chat_service import problems
-from chat_service.parameters import READ_KEY_MIN, idempotency_key
-from chat_service.problems import FieldError, Problem, of_service_error
-from chat_service.schema import LeaseBody, MessageBody, Rules, new_message
+from chat_service.api import problems
+from chat_service.api.problems import FieldError, Problem, of_service_error
+from chat_service.api.request_options import READ_KEY_MIN, idempotency_key
+from chat_service.api.validation import LeaseBody, MessageBody, Rules, new_message
 from config import Settings
 from config.settings import PROJECT_ROOT
 from tests.support.contract import Contract, document_of, routes_of

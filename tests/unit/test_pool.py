@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry
 from tests.support.stores import FailingStore, GateStore, LateStore, MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
-from workers.chores import PENDING_EVERY_S
 from workers.commands import Slice
 from workers.errors import (
     Draining,
@@ -21,6 +20,7 @@ from workers.errors import (
     ServiceError,
     StoreUnavailable,
 )
+from workers.maintenance import PENDING_EVERY_S
 from workers.pool import WorkerPool
 from workers.queue import QueueLimits
 from workers.shard import ShardLimits

@@ -8,7 +8,7 @@ import pytest
 from workers.commands import Command, Outcome, Post, Read
 from workers.errors import Draining, Expired, Overloaded
 from workers.queue import QueueLimits, ShardQueue
-from workers.ticket import Ticket
+from workers.work_item import Ticket
 
 WIDE = QueueLimits(100, 1 << 20, 100)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from chat_service.shared import Pace, Shared
+from chat_service.api.shared_answers import Pace, Shared
 
 
 class Maker:

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from workers.commands import Acknowledge, Audit, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
-from workers.store.database import Database, read_errors, write_failure
+from workers.store.connection import Database, read_errors, write_failure
 from workers.store.driver import Document
 from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 

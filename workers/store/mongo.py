@@ -30,9 +30,9 @@ from workers.errors import (
     ServiceError,
     StoreUnavailable,
 )
-from workers.store.arrivals import Arrivals
 from workers.store.base import Claimed, Found, Insertion
-from workers.store.database import (
+from workers.store.change_stream import Arrivals
+from workers.store.connection import (
     MISSING,
     may_repeat,
     misses_index,
@@ -41,9 +41,9 @@ from workers.store.database import (
     write_failure,
 )
 from workers.store.driver import Document, aggregate
-from workers.store.fates import Fates
-from workers.store.keys import KeyedReads
+from workers.store.idempotent_reads import KeyedReads
 from workers.store.leases import Leases
+from workers.store.lifecycle import Fates
 from workers.store.schema import INBOX_INDEX, KEY_INDEX
 
 #: A reply holds at most 16 MiB, and MongoDB cuts a longer one without a word. From so many code

@@ -1,0 +1,1 @@
+"""The HTTP interface without sockets: values, problems, rules for requests, routes."""

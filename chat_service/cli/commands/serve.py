@@ -1,0 +1,195 @@
+"""`chat serve`: runs the service until a signal, and says why where it cannot.
+
+`process` is what `chat_service.supervisor` starts, one of several that serve one socket.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import click
+import structlog
+import uvloop
+
+from chat_service import __version__
+from chat_service.cli.commands.notify import Notifier
+from chat_service.cli.exit_codes import End, Failed
+from chat_service.cli.options import EPILOG, with_settings, words_of
+from chat_service.server.listener import PortTaken, inherited
+from chat_service.service import Service, TelemetryUnusable
+from chat_service.supervisor import READY, ProcessFailed, Supervisor
+from config import Settings
+from config.environment import unknown_variables
+from config.log import configure_logging, divert_output
+from config.outlet import Outlet
+from workers.errors import StoreUnavailable
+from workers.mongod.embedded import DataDirectoryUnusable, EmbeddedError
+from workers.store.connection import StoreMisconfigured
+from workers.store.schema import IndexMismatch
+
+log = structlog.get_logger(__name__)
+
+#: On a second signal, the last log lines get so long to be written, in seconds.
+_LAST_WORDS_S = 0.2
+
+
+@click.command(epilog=EPILOG)
+@with_settings
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Without --mongo-uri it starts a MongoDB of its own, in the data directory.
+
+    \b
+    Examples:
+      chat serve
+      chat serve --port 9000 --data-dir /var/lib/chat
+      chat serve --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0' --processes 0
+    """
+    stderr = divert_output()
+    # Taken out of the environment: no child speaks for the service.
+    notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
+    server = (
+        Service(settings, dropped_lines=lambda: stderr.dropped)
+        if settings.processes == 1
+        else Supervisor(settings, words_of(click.get_current_context()))
+    )
+    return _run(server, stderr, notifier, is_member=False)
+
+
+@click.command(hidden=True)
+@click.option("--sockets", required=True)
+@click.option("--ops-sockets", required=True)
+@with_settings
+def process(settings: Settings, sockets: str, ops_sockets: str) -> int:
+    """Serve on sockets that were inherited, until standard input ends."""
+    stderr = divert_output()
+    listening = inherited(sockets), inherited(ops_sockets)
+    service = Service(settings, *listening, dropped_lines=lambda: stderr.dropped)
+    return _run(service, stderr, Notifier(""), is_member=True)
+
+
+def _run(server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_member: bool) -> int:
+    configure_logging(server.settings.log_level, server.settings.log_format)
+    if not is_member:
+        for line in unknown_variables(os.environ):
+            log.warning(line)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(server, stderr, notifier, is_member))
+
+
+async def _serve(
+    server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_member: bool
+) -> int:
+    """Serve until the first signal, then drain; a second signal stops at once.
+
+    A member of a supervisor's processes drains when its standard input ends, too. It is asked to
+    by all who may (a service manager signals the whole group), and ended only by its supervisor.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set() and not is_member:
+            # What was acknowledged is on disk, and a private mongod dies with its parent.
+            if isinstance(server, Supervisor):
+                server.abort()
+            stderr.settle(_LAST_WORDS_S)
+            os._exit(End.INTERRUPTED)
+        stopping.set()
+
+    def on_orphaned() -> None:
+        loop.remove_reader(sys.stdin)
+        stopping.set()
+
+    def on_reloaded(_: asyncio.Task[None]) -> None:
+        if not stopping.is_set():
+            notifier.ready()
+
+    def on_reload() -> None:
+        assert isinstance(server, Supervisor)
+        notifier.reloading()
+        server.roll().add_done_callback(on_reloaded)
+
+    _handle_signals(loop, on_signal, on_reload if isinstance(server, Supervisor) else None)
+    if is_member:
+        loop.add_reader(sys.stdin, on_orphaned)
+    try:
+        started = asyncio.create_task(server.start())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+            return End.DONE
+        started.result()
+        _announce(server, is_member)
+        notifier.ready()
+        await stopped
+        log.info("stopping")
+        notifier.stopping()
+        await server.drain()
+        return End.DONE
+    except ProcessFailed as error:
+        return error.code
+    except TelemetryUnusable as error:
+        raise Failed(End.REFUSED, str(error)) from None
+    except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
+        reason = _unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
+        raise Failed(_end_of(error), reason) from None
+    finally:
+        await server.stop()
+
+
+def _handle_signals(
+    loop: asyncio.AbstractEventLoop,
+    on_stop: Callable[[], None],
+    on_reload: Callable[[], None] | None,
+) -> None:
+    """Have signals stop the service, reload it, or be noted and ignored.
+
+    `nohup` and shells that start a job in the background make a process ignore some signals: it
+    goes on ignoring those. SIGTERM always stops it, and SIGHUP always reloads a supervisor.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, on_stop)
+    if on_reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, on_reload)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(number, _ignore, number)
+
+
+def _ignore(number: signal.Signals) -> None:
+    log.warning("a signal was ignored; SIGTERM stops the service", signal=number.name)
+
+
+def _announce(server: Service | Supervisor, is_member: bool) -> None:
+    settings = server.settings
+    if is_member:
+        sys.stdout.write(READY.decode())
+    else:
+        sys.stdout.write(f"listening on {_url(settings.host, server.port)}\n")
+        if settings.ops_port:
+            sys.stdout.write(f"operators: {_url(settings.ops_host, settings.ops_port)}/ops\n")
+    sys.stdout.flush()
+    log.info("started", version=__version__, port=server.port, pid=os.getpid())
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _end_of(error: Exception) -> End:
+    if isinstance(error, PortTaken):
+        return End.PORT
+    return End.DATA_DIR if isinstance(error, DataDirectoryUnusable) else End.DATABASE
+
+
+def _unreachable(error: StoreUnavailable) -> str:
+    return (
+        "the database was not reached: check --mongo-uri (CHAT_MONGO_URI), and that the replica "
+        f"set has a primary; {error}"
+    )

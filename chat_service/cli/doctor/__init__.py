@@ -1,0 +1,1 @@
+"""`chat doctor`: what is wrong with the host, the service and the database."""

@@ -1,0 +1,1 @@
+"""What the service counts, and how it is read: by Prometheus and by the dashboard."""

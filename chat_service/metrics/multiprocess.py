@@ -1,0 +1,142 @@
+"""What `/metrics` answers: the counts of this process, or of all processes together.
+
+Under a supervisor every process counts in files of one directory (prometheus_client's
+multiprocess mode), so that whichever process is asked answers for all, and what a killed process
+has counted stays counted.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import add
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+#: Names the directory; the library reads it when it is imported.
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: With a process's id behind it, the file in it with what `chat_service.metrics.history` has noted.
+HISTORY_FILE = "history_"
+
+_ADDITIVE = ("counter", "histogram")
+_DEAD = "dead"
+_RESTARTS = "chat_process_restarts"
+
+
+class Exposition:
+    """The text of `/metrics`. `registry` holds what this process counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._directory = os.environ.get(DIRECTORY_VARIABLE)
+        if self._directory is None:
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+            GCCollector(registry=registry)
+
+    async def text(self) -> bytes:
+        """The Prometheus exposition."""
+        if self._directory is None:
+            return generate_latest(self._registry)
+        # Reads files of all processes: not in the loop.
+        return await asyncio.to_thread(_of_all, Path(self._directory))
+
+
+def _of_all(directory: Path) -> bytes:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
+    PlatformCollector(registry=registry)
+    registry.register(_Processes(directory))
+    with _locked(directory, fcntl.LOCK_SH):
+        return generate_latest(registry)
+
+
+@contextmanager
+def _locked(directory: Path, how: int) -> Iterator[None]:
+    """Files are moved from the living to the dead while nobody reads them."""
+    with (directory / "lock").open("a", encoding="ascii") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+class _Processes:
+    """`process_*` of all living processes: sums, and of the start times the first."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterator[Metric]:
+        totals: dict[str, Metric] = {}
+        for pid in self._pids():
+            for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                total = totals.setdefault(metric.name, metric)
+                if total is not metric:
+                    combine = min if "start_time" in metric.name else add
+                    total.samples = [
+                        mine._replace(value=combine(mine.value, other.value))
+                        for mine, other in zip(total.samples, metric.samples, strict=True)
+                    ]
+        yield from totals.values()
+
+    def _pids(self) -> Iterable[int]:
+        paths = self._directory.glob("gauge_livesum_*.db")
+        return sorted(int(path.stem.rpartition("_")[2]) for path in paths)
+
+
+def process_restarts(directory: Path) -> int:
+    """How many processes have died and were started again."""
+    path = directory / f"counter_{_DEAD}.db"
+    if not path.exists():
+        return 0
+    with _locked(directory, fcntl.LOCK_SH):
+        values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
+        return int(sum(value for key, value, _, _ in values if key == _restarts_key()))
+
+
+def _restarts_key() -> str:
+    text = "Server processes that died and were started again."
+    key: str = mmap_key(_RESTARTS, f"{_RESTARTS}_total", [], [], text)
+    return key
+
+
+class DeadProcesses:
+    """The supervisor's part: keeps the counts of processes that have ended, in one file a kind."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def restarted(self) -> None:
+        """Count one process that died and was started again."""
+        self._add("counter", {_restarts_key(): 1.0})
+
+    def bury(self, pid: int) -> None:
+        """Add up what a process counted, and forget its gauges. Its files are gone then."""
+        with _locked(self._directory, fcntl.LOCK_EX):
+            mark_process_dead(pid, str(self._directory))  # type: ignore[no-untyped-call]
+            for kind in _ADDITIVE:
+                path = self._directory / f"{kind}_{pid}.db"
+                if path.exists():
+                    values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
+                    path.unlink()
+                    self._add(kind, {key: value for key, value, _, _ in values})
+            for name in (f"{HISTORY_FILE}{pid}", f"{HISTORY_FILE}{pid}.new"):
+                (self._directory / name).unlink(missing_ok=True)
+
+    def _add(self, kind: str, values: dict[str, float]) -> None:
+        file = MmapedDict(str(self._directory / f"{kind}_{_DEAD}.db"))  # type: ignore[no-untyped-call]
+        for key, value in values.items():
+            before, timestamp = file.read_value(key)  # type: ignore[no-untyped-call]
+            file.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
+        file.close()  # type: ignore[no-untyped-call]

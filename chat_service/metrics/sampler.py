@@ -1,0 +1,146 @@
+"""Which of the service's metrics the board at `/ops` shows, and how they are read at little cost.
+
+The library's own way, `collect`, makes objects for every series and is too slow for the loop. Here
+each metric's children are found once, and only their numbers are read. Made by
+`chat_service.service`, read by `chat_service.metrics.history`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeAlias
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from chat_service.api.request_options import WAITING
+from chat_service.api.request_policy import STREAM
+from chat_service.metrics.http import HttpMetrics
+from workers.metrics import WorkerMetrics
+
+Labels: TypeAlias = tuple[str, ...]
+Form: TypeAlias = Literal["value", "total", "buckets"]
+
+_REFUSALS = ("overloaded", "draining", "unavailable", "expired")
+#: Operations of the database that every message needs, and others that clients ask for.
+_HOT_OPERATIONS = ("insert", "find", "claim")
+_OPERATIONS = ("lease", "lease end", "release", "revoke", "count")
+
+
+class Part:
+    """The children of one metric that the board shows as one, added up.
+
+    `label` is what its series are told apart by, `belongs` says which labels they have. Of a
+    histogram, `total` reads its sum and count, `buckets` also those.
+    """
+
+    def __init__(
+        self,
+        metric: Counter | Gauge | Histogram,
+        form: Form = "value",
+        label: str = "",
+        belongs: Callable[[Labels], bool] = lambda labels: True,
+    ) -> None:
+        self._metric: Any = metric
+        self._form = form
+        self._label = label
+        self._belongs = belongs
+        self._children: list[Any] = []
+        self._known = -1
+
+    def names(self) -> list[str]:
+        """The names of its series, as in `/metrics`."""
+        described = self._metric.describe()[0]
+        name, label = described.name, self._label
+        if self._form == "value":
+            return [_series(name + "_total" * (described.type == "counter"), label)]
+        names = [_series(f"{name}_sum", label), _series(f"{name}_count", label)]
+        if self._form == "buckets":
+            bounds = self._metric._upper_bounds[:-1]
+            names += [_series(f"{name}_bucket", label, f'le="{bound}"') for bound in bounds]
+        return names
+
+    def values(self) -> list[float]:
+        """Their values now: those of this process, also where several count together."""
+        children = self._found()
+        if self._form == "value":
+            return [sum([child._value.get() for child in children])]
+        total, below = 0.0, [0.0] * len(self._metric._upper_bounds)
+        for child in children:
+            total += child._sum.get()
+            count = 0.0
+            for position, bucket in enumerate(child._buckets):
+                count += bucket.get()
+                below[position] += count
+        return [total, below[-1], *(below[:-1] if self._form == "buckets" else ())]
+
+    def _found(self) -> list[Any]:
+        """The children; looked for again only where there are more than before."""
+        if not self._metric._labelnames:
+            return [self._metric]
+        children = self._metric._metrics
+        if len(children) != self._known:
+            self._known = len(children)
+            self._children = [child for key, child in children.items() if self._belongs(key)]
+        return self._children
+
+
+def parts_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> list[Part]:
+    """What the board shows, of a process with so many shards."""
+    return [
+        *_requests(http),
+        *map(Part, workers.fates.values()),
+        Part(workers.pending),
+        Part(workers.leased),
+        Part(workers.undelivered),
+        *(_labelled(workers.refused, reason) for reason in _REFUSALS),
+        Part(workers.unknown),
+        *(_labelled(workers.queued, str(number)) for number in range(shards)),
+        Part(workers.queue_wait, "buckets"),
+        Part(workers.batch_requests, "buckets"),
+        Part(workers.batch_posts, "total"),
+        Part(workers.batch_reads, "total"),
+        *(_labelled(workers.store_seconds, name, "buckets") for name in _HOT_OPERATIONS),
+        *(_labelled(workers.store_seconds, name, "total") for name in _OPERATIONS),
+        Part(workers.store_seconds, "total", 'operation="other"', _is_other_operation),
+        Part(workers.database_away),
+        Part(workers.restarts),
+        Part(workers.waiters),
+        Part(http.connections),
+        Part(http.open),
+        Part(http.loop_lag),
+    ]
+
+
+def _requests(http: HttpMetrics) -> Iterator[Part]:
+    """Requests of clients: not those of operators, who would see their own looking."""
+    for label, codes in (("ok", "123"), ("4xx", "4"), ("499", ""), ("5xx", "5")):
+
+        def belongs(labels: Labels, codes: str = codes) -> bool:
+            _, route, code = labels
+            fits = code[0] in codes if code != "499" else not codes
+            return fits and _is_clients(route)
+
+        yield Part(http.requests, "value", f'code="{label}"', belongs)
+    # How long it took to wait, or to stream, says nothing about the service.
+    yield Part(
+        http.seconds,
+        "buckets",
+        belongs=lambda labels: _is_clients(labels[0]) and not labels[0].endswith((WAITING, STREAM)),
+    )
+
+
+def _is_clients(route: str) -> bool:
+    return route.startswith(("/chat", "/messages", "none"))
+
+
+def _is_other_operation(labels: Labels) -> bool:
+    return labels[0] not in (*_HOT_OPERATIONS, *_OPERATIONS)
+
+
+def _labelled(metric: Counter | Gauge | Histogram, value: str, form: Form = "value") -> Part:
+    """The one child of a metric with one label that has this value."""
+    (name,) = metric._labelnames
+    return Part(metric, form, f'{name}="{value}"', lambda labels: labels == (value,))
+
+
+def _series(name: str, *labels: str) -> str:
+    said = ",".join(label for label in labels if label)
+    return f"{name}{{{said}}}" if said else name

@@ -1,0 +1,1 @@
+"""The sockets: the listener, the fast path, Tornado's exchanges, the access log."""

@@ -1,0 +1,102 @@
+"""One log line for each request, up to so many a second; the rest are counted.
+
+Never the text of a message. The inbox and the client's address by a keyed hash unless settings
+say otherwise. What probes and monitoring ask is logged at level debug, with a budget of its own.
+"""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+import structlog
+
+from chat_service.api.request_policy import HEALTH
+
+log = structlog.get_logger("chat.request")
+
+#: How a line names an inbox or a client.
+Naming: TypeAlias = Literal["off", "hashed", "clear"]
+#: Machines ask for these all the time, and nobody looks for that in a log.
+_PROBED = HEALTH | {"/metrics"}
+
+
+class LogRules(NamedTuple):
+    """What request lines tell, and how many there are in a second. An empty key is a random one."""
+
+    per_second: int
+    usernames: Naming
+    clients: Naming
+    key: str
+
+
+class _Lines:
+    """Writes at most so many lines in each second, and then how many were left out."""
+
+    def __init__(self, per_second: int, write: Callable[..., object]) -> None:
+        self._per_second = per_second
+        self._write = write
+        self._second = 0
+        self._left = per_second
+        self._suppressed = 0
+
+    def take(self) -> bool:
+        """Return whether one more line may be written now."""
+        now = int(time.monotonic())
+        if now != self._second:
+            if self._suppressed:
+                self._write("requests not logged", count=self._suppressed)
+            self._second, self._left, self._suppressed = now, self._per_second, 0
+        if self._left <= 0:
+            self._suppressed += 1
+            return False
+        self._left -= 1
+        return True
+
+
+class RequestLog:
+    """Writes request lines."""
+
+    def __init__(self, rules: LogRules) -> None:
+        self._rules = rules
+        self._key = (rules.key or secrets.token_hex(16)).encode()[:32]
+        self._asked = _Lines(rules.per_second, log.info)
+        self._probed = _Lines(rules.per_second, log.debug)
+
+    def write(
+        self,
+        request_id: str,
+        method: str,
+        route: str,
+        inbox: str,
+        client: str,
+        status: int,
+        seconds: float,
+    ) -> None:
+        """Log one answered request.
+
+        `inbox` is the path's segment as sent, or empty; `client` the address of the peer.
+        """
+        is_probe = route in _PROBED
+        if not (self._probed if is_probe else self._asked).take():
+            return
+        named = {}
+        if inbox and self._rules.usernames != "off":
+            named["inbox"] = self._name(inbox, self._rules.usernames)
+        if client and self._rules.clients != "off":
+            named["client"] = self._name(client, self._rules.clients)
+        (log.debug if is_probe else log.info)(
+            "request",
+            id=request_id,
+            method=method,
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            **named,
+        )
+
+    def _name(self, name: str, naming: Naming) -> str:
+        if naming == "clear":
+            return name
+        return hashlib.blake2s(name.encode(), key=self._key, digest_size=6).hexdigest()

@@ -1,0 +1,112 @@
+"""Request bodies in memory: how one is collected, and how much all of a process may take.
+
+`chat_service.server.exchange` and `chat_service.server.fast_path` report what they hold to the
+`BodyBudget`. When
+the budget is exceeded, it gives up the bodies that have held the most memory for the longest, so
+that a client that sends what it announced is rarely among them.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Protocol
+
+#: Why a request is answered 503 whose body was given up.
+OVER_BUDGET = "the bodies of all requests together take too much memory"
+#: Pieces are collected in blocks of this size, in bytes: many small objects would cost far more.
+_BLOCK_BYTES = 64 << 10
+#: After the budget is exceeded, so much of it is free again: 1/16.
+_FREED = 16
+
+
+class Body:
+    """The body of one request, as far as it has arrived."""
+
+    def __init__(self) -> None:
+        self._blocks: list[bytes | bytearray] = []
+        self._last = bytearray()
+
+    def append(self, piece: bytes) -> None:
+        """Add the next piece."""
+        if len(self._last) + len(piece) <= _BLOCK_BYTES:
+            self._last += piece
+            return
+        if self._last:
+            self._blocks.append(self._last)
+            self._last = bytearray()
+        self._blocks.append(piece)
+
+    def take(self) -> bytes:
+        """Return the whole body, and forget it."""
+        whole = b"".join((*self._blocks, self._last))
+        self.clear()
+        return whole
+
+    def clear(self) -> None:
+        """Forget what has arrived."""
+        self._blocks.clear()
+        self._last = bytearray()
+
+
+class Holder(Protocol):
+    """A request whose body is in memory."""
+
+    #: When its body began to arrive, in seconds of the loop's time.
+    body_began: float
+
+    def give_up_body(self) -> None:
+        """Forget the body at once, and answer 503 from the loop. It is unfinished."""
+
+
+class BodyBudget:
+    """Counts the bytes of all bodies of a process, and bounds them."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max = max_bytes
+        self._total = 0
+        self._unfinished: dict[Holder, int] = {}
+        self._served: dict[Holder, int] = {}
+
+    @property
+    def total(self) -> int:
+        """The bytes of all bodies, and of what has been decoded from them."""
+        return self._total
+
+    def grow(self, holder: Holder, size: int) -> None:
+        """Count bytes of an unfinished body. It may be given up at once, like any other."""
+        self._unfinished[holder] = self._unfinished.get(holder, 0) + size
+        self._total += size
+        if self._total > self._max:
+            self._give_up()
+
+    def serve(self, holder: Holder, size: int) -> bool:
+        """Count a whole body and what is decoded from it. Return False if there is no room."""
+        self.release(holder)
+        self._total += size
+        if self._total > self._max:
+            self._give_up()
+        if self._total > self._max:
+            self._total -= size
+            return False
+        self._served[holder] = size
+        return True
+
+    def release(self, holder: Holder) -> None:
+        """Forget a body that is no longer in memory. Harmless if there is none."""
+        self._total -= self._unfinished.pop(holder, 0) + self._served.pop(holder, 0)
+
+    def _give_up(self) -> None:
+        for holder in self._longest_and_largest():
+            if self._total <= self._max - self._max // _FREED:
+                return
+            self.release(holder)
+            holder.give_up_body()
+
+    def _longest_and_largest(self) -> Iterator[Holder]:
+        now = asyncio.get_running_loop().time()
+
+        def byte_seconds(item: tuple[Holder, int]) -> float:
+            holder, size = item
+            return size * (now - holder.body_began)
+
+        ordered = sorted(self._unfinished.items(), key=byte_seconds, reverse=True)
+        return iter([holder for holder, _ in ordered])

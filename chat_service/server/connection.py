@@ -1,0 +1,89 @@
+"""Tornado's HTTP/1 connections and server, with our stream and our reader of chunks.
+
+The server of `chat_service.server.listener` and that of the operators' port are made of these.
+"""
+
+import asyncio
+from typing import cast
+
+import structlog
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.httpserver import HTTPServer, _HTTPRequestContext
+from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
+
+from chat_service.server.chunks import read_chunks
+from chat_service.server.http_stream import HttpStream
+from chat_service.server.lingering import Lingering
+
+log = structlog.get_logger(__name__)
+
+#: When the service stops, clients that still send have so long to read their answers, in seconds.
+_LINGER_AT_STOP_S = 1.0
+
+
+class Connection(HTTP1Connection):
+    """Reads one request and writes its answer."""
+
+    async def _read_fixed_body(self, content_length: int, delegate: HTTPMessageDelegate) -> None:
+        while content_length:
+            most = min(self.params.chunk_size, content_length)
+            piece = await self.stream.read_bytes(most, partial=True)
+            content_length -= len(piece)
+            await self._deliver_body(delegate, piece)
+            if content_length:
+                # Other connections have their turn after each piece, and not after four.
+                await asyncio.sleep(0)
+
+    async def _read_chunked_body(self, delegate: HTTPMessageDelegate) -> None:
+        async def deliver(data: bytes) -> None:
+            await self._deliver_body(delegate, data)
+
+        await read_chunks(cast(HttpStream, self.stream), deliver)
+
+
+class ServerConnection(HTTP1ServerConnection):
+    """Has the requests of one connection served, one after the other."""
+
+    async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
+        try:
+            is_open = True
+            while is_open:
+                connection = Connection(self.stream, False, self.params, self.context)
+                exchange = delegate.start_request(self, connection)
+                try:
+                    is_open = await connection.read_response(exchange)
+                except (StreamClosedError, UnsatisfiableReadError, asyncio.CancelledError):
+                    return
+                except Exception:
+                    log.exception("a connection failed")
+                    connection.close()
+                    return
+                # Other connections have their turn.
+                await asyncio.sleep(0)
+        finally:
+            delegate.on_close(self)
+
+
+class Server(HTTPServer):
+    """Tornado's server, whose connections are `ServerConnection`s on `HttpStream`s."""
+
+    def initialize(  # type: ignore[override]
+        self, app: HTTPServerConnectionDelegate, **limits: object
+    ) -> None:
+        self.lingering = Lingering()
+        super().initialize(app, **limits)  # type: ignore[arg-type]
+
+    def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
+        """Serve a connection that was accepted."""
+        if not isinstance(stream, HttpStream):
+            stream = HttpStream(stream.socket, self.lingering)
+        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        connection = ServerConnection(stream, self.conn_params, context)
+        self._connections.add(connection)
+        connection.start_serving(self)
+
+    async def close_all_connections(self) -> None:
+        """Close all connections; those that wait to be closed have a moment for it."""
+        await super().close_all_connections()
+        await self.lingering.end(_LINGER_AT_STOP_S)

@@ -1,0 +1,1 @@
+"""Streams of one inbox, as Server-Sent Events and over WebSockets."""

@@ -1,0 +1,294 @@
+"""A stream as a WebSocket: every message is acknowledged by its receiver, or comes again.
+
+    server: {"type": "message", "id", "text"}      client: {"type": "ack", "id"}, cumulative
+
+The protocol is the `websockets` package's, which has no input or output of its own; this moves
+bytes between it and Tornado's stream. Made by `chat_service.handlers.stream`, run by
+`chat_service.server.exchange` once the head has been read.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+import structlog
+from tornado.iostream import IOStream, StreamClosedError
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from chat_service.api.problems import bad_request, no_handshake
+from chat_service.api.types import Takeover
+from chat_service.streaming.subscription import LEASE_S, LeasedStream
+from workers.errors import ServiceError
+
+log = structlog.get_logger(__name__)
+
+#: The longest message that a client may send, in bytes: an acknowledgement is short.
+MESSAGE_MAX = 16 << 10
+#: A ping is sent so often, and leases are held, in seconds; a client that has sent nothing over so
+#: many of them is gone.
+BEAT_S, SILENT_BEATS_MAX = LEASE_S / 3, 3
+#: Frames of one message.
+_FRAGMENTS_MAX = 100
+#: Frames that a client may send: so many at once, so many more each second, and so many for each
+#: message that it is given. What it has not used adds up to a bound.
+FRAMES_AT_ONCE, FRAMES_PER_S, _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX = 100, 50, 4, 5000
+#: A client that has sent more is not read from for so long before it is closed, in seconds: one
+#: that connects again at once to go on is slowed down.
+PENALTY_S = 1.0
+#: The longest line of a handshake, in characters: a browser's have some dozens.
+_LINE_MAX = 1024
+#: How long the other side is waited for after a close frame, in seconds.
+_CLOSE_S = 1.0
+#: How much is handled in one turn of the loop, in bytes: a flood of the smallest frames, and what
+#: is answered to it, takes a millisecond of it.
+_READ_BYTES = 1 << 10
+#: How much is thrown away of what a client sends that was told to stop, in bytes.
+_DISCARD_MAX, _DISCARD_BYTES = 1 << 20, 64 << 10
+#: How long a message is waited for in one go, in seconds.
+_WAIT_S = 60.0
+#: How a connection ends that nobody is to blame for.
+_ENDS = (StreamClosedError, TimeoutError)
+
+#: The lines of a handshake. Of extensions and subprotocols there are none to choose.
+_HANDSHAKE = ("Host", "Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Ack(msgspec.Struct, tag_field="type", tag="ack"):
+    id: str
+
+
+class _Message(msgspec.Struct, tag_field="type", tag="message"):
+    id: str
+    text: str
+
+
+class _Refusal(msgspec.Struct, tag_field="type", tag="error"):
+    detail: str
+
+
+_decode = msgspec.json.Decoder(_Ack).decode
+
+
+def accept(
+    request_id: str, headers: Mapping[str, str], stream: LeasedStream, write_s: float
+) -> Takeover:
+    """Answer a handshake. Raises a `Problem` for one that is none."""
+    protocol = ServerProtocol(max_size=MESSAGE_MAX)
+    # Other lines say nothing to the protocol, and the parts of these are taken one by one.
+    needed = {name: headers.get(name, "") for name in _HANDSHAKE}
+    for name, value in needed.items():
+        if len(value) > _LINE_MAX:
+            raise bad_request(f"{name} may have at most {_LINE_MAX} characters")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in needed.items() if value)
+    protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin1"))
+    (request,) = protocol.events_received() or (None,)
+    if not isinstance(request, Request):
+        raise bad_request("this is no WebSocket handshake")
+    response = protocol.accept(request)
+    if response.status_code != 101:
+        raise no_handshake(f"this is no WebSocket handshake: {protocol.handshake_exc}")
+    response.headers["X-Request-Id"] = request_id
+    protocol.send_response(response)
+    return Takeover(101, lambda transport: _Socket(transport, protocol, stream, write_s).run())
+
+
+class _Allowance:
+    """How many frames a client may still send."""
+
+    def __init__(self) -> None:
+        self._frames = float(FRAMES_AT_ONCE)
+        self._counted_at = asyncio.get_running_loop().time()
+
+    def add_messages(self, messages: int) -> None:
+        """Allow the client to answer messages that it is given."""
+        self._frames = min(self._frames + messages * _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX)
+
+    def take(self, frames: int) -> bool:
+        """Count frames that have come. Return whether they were allowed."""
+        now = asyncio.get_running_loop().time()
+        if self._frames < FRAMES_AT_ONCE:
+            earned = (now - self._counted_at) * FRAMES_PER_S
+            self._frames = min(self._frames + earned, FRAMES_AT_ONCE)
+        self._counted_at = now
+        self._frames -= frames
+        return self._frames >= 0
+
+
+def _too_many_frames() -> str:
+    return f"send at most {FRAMES_PER_S} frames a second and {_FRAMES_PER_MESSAGE} a message"
+
+
+class _Socket:
+    """One open WebSocket."""
+
+    def __init__(
+        self,
+        transport: IOStream,
+        protocol: ServerProtocol,
+        stream: LeasedStream,
+        write_s: float,
+    ) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._stream = stream
+        self._write_s = write_s
+        self._allowance = _Allowance()
+        self._fragments: list[bytes] = []
+        self._silent_beats = 0
+        self._next_beat: asyncio.TimerHandle
+        self._holding: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Serve it until either side ends it. What was not acknowledged is unread again then."""
+        receiving = asyncio.create_task(self._receive())
+        delivering = asyncio.create_task(self._deliver())
+        self._beat_later()
+        try:
+            await asyncio.wait((receiving, delivering), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._next_beat.cancel()
+            delivering.cancel()
+            await asyncio.wait((delivering,))
+            if self._holding is not None:
+                await asyncio.wait((self._holding,))
+            if self._protocol.state is not State.OPEN:
+                # What the client acknowledged before it closed still counts.
+                await asyncio.wait((receiving,), timeout=_CLOSE_S)
+            await self._stream.close()
+            await self._close(receiving)
+            for result in await asyncio.gather(receiving, delivering, return_exceptions=True):
+                if isinstance(result, Exception) and not isinstance(result, _ENDS):
+                    log.error("a WebSocket failed", exc_info=result)
+
+    async def _receive(self) -> None:
+        # The handshake's answer.
+        await self._flush()
+        while not self._protocol.close_expected():
+            data = await self._transport.read_bytes(_READ_BYTES, partial=True)
+            self._silent_beats = 0
+            self._protocol.receive_data(data)
+            frames = self._protocol.events_received()
+            if self._allowance.take(len(frames)):
+                for frame in frames:
+                    assert isinstance(frame, Frame)
+                    await self._handle(frame)
+            elif self._protocol.state is State.OPEN:
+                await asyncio.sleep(PENALTY_S)
+                self._protocol.fail(CloseCode.POLICY_VIOLATION, _too_many_frames())
+            await self._flush()
+            # What was read ahead is given at once: without this, the others would have no turn.
+            await asyncio.sleep(0)
+
+    async def _handle(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.BINARY:
+            self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text")
+        elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
+            self._fragments.append(bytes(frame.data))
+            if len(self._fragments) > _FRAGMENTS_MAX:
+                self._protocol.fail(CloseCode.MESSAGE_TOO_BIG, "it has too many fragments")
+            elif frame.fin:
+                message, self._fragments = b"".join(self._fragments), []
+                await self._take(message)
+
+    async def _take(self, message: bytes) -> None:
+        """An acknowledgement, or what is said to be none."""
+        try:
+            message.decode()
+            ack = _decode(message)
+        except UnicodeDecodeError:
+            self._protocol.fail(CloseCode.INVALID_DATA, "it is not UTF-8")
+            return
+        except (msgspec.DecodeError, RecursionError):
+            self._refuse('only {"type": "ack", "id": "..."} is understood')
+            return
+        try:
+            is_known = await self._stream.acknowledge_upto(ack.id)
+        except ServiceError as error:
+            log.warning("an acknowledgement failed", reason=str(error))
+            is_known = False
+        if not is_known:
+            self._refuse(f"{ack.id[:64]} was never on loan here, has expired, or comes again")
+
+    def _refuse(self, detail: str) -> None:
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_text(_encode(_Refusal(detail)))
+
+    async def _deliver(self) -> None:
+        while not self._stream.is_ending:
+            messages = await self._stream.next(_WAIT_S)
+            if self._protocol.state is not State.OPEN:
+                # It is being closed. What came just now is unread again when that is done.
+                return
+            self._allowance.add_messages(len(messages))
+            for message in messages:
+                self._protocol.send_text(_encode(_Message(message.id, message.text)))
+            await self._flush()
+
+    def _beat_later(self) -> None:
+        self._next_beat = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        """Hold the leases of what the client works on, and see that there is a client."""
+        if self._silent_beats >= SILENT_BEATS_MAX:
+            self._protocol.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
+            self._transport.write(b"".join(self._protocol.data_to_send()))
+            self._transport.close()
+            return
+        self._silent_beats += 1
+        if self._stream.unsettled and (self._holding is None or self._holding.done()):
+            self._holding = asyncio.create_task(self._hold())
+        if self._protocol.state is State.OPEN and not self._transport.closed():
+            self._protocol.send_ping(b"")
+            self._transport.write(b"".join(self._protocol.data_to_send()))
+        self._beat_later()
+
+    async def _hold(self) -> None:
+        try:
+            await self._stream.hold()
+        except ServiceError as error:
+            log.warning("leases were not extended; they may come again", reason=str(error))
+
+    async def _flush(self) -> None:
+        """Write what the protocol has to send. Raises where the client takes nothing for long."""
+        data = b"".join(self._protocol.data_to_send())
+        if data:
+            async with asyncio.timeout(self._write_s):
+                await self._transport.write(data)
+
+    async def _close(self, receiving: "asyncio.Task[None]") -> None:
+        """Close in order where the other side takes part in it, and in any case."""
+        if self._protocol.state is State.OPEN:
+            is_ending = self._stream.is_ending
+            code = CloseCode.GOING_AWAY if is_ending else CloseCode.INTERNAL_ERROR
+            self._protocol.send_close(code, "the service stops; connect again" if is_ending else "")
+        with suppress(*_ENDS):
+            await self._flush()
+            await asyncio.wait((receiving,), timeout=_CLOSE_S)
+            if receiving.done() and self._protocol.close_rcvd is None:
+                await self._discard_rest()
+        self._transport.close()
+
+    async def _discard_rest(self) -> None:
+        """Read on for a while, so that a client that still sends is told why it is closed.
+
+        A connection that is closed with bytes unread is reset, and a reset may overtake the close
+        frame.
+        """
+        if self._transport.closed():
+            return
+        with suppress(OSError):
+            self._transport.socket.shutdown(socket.SHUT_WR)
+        left = _DISCARD_MAX
+        async with asyncio.timeout(_CLOSE_S):
+            while left > 0:
+                left -= len(await self._transport.read_bytes(_DISCARD_BYTES, partial=True))
+                await asyncio.sleep(0)
+            # Nothing more is read, so that the client can send nothing more.
+            await asyncio.Event().wait()

@@ -1,0 +1,108 @@
+"""Settings, dealt out: what each part of the service is told of them.
+
+The parts know nothing of `Settings`: what bounds one of them is seen here. Called by
+`chat_service.service`, which makes the parts.
+"""
+
+import os
+import socket
+from typing import Any
+
+from chat_service.api.request_options import Waits
+from chat_service.api.request_policy import HostRule
+from chat_service.api.validation import Rules
+from chat_service.app import AppLimits
+from chat_service.openapi import Terms
+from chat_service.server.access_log import LogRules, RequestLog
+from config import Settings
+from config.settings import STORAGE_FREE_MIN_BYTES
+from workers.pool import PoolLimits
+from workers.queue import QueueLimits
+from workers.shard import ShardLimits
+from workers.storage import StorageLimits
+from workers.store.connection import StoreOptions
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What a message may be."""
+    return Rules(
+        settings.max_username_chars,
+        settings.max_text_bytes,
+        settings.default_timeout_s,
+        settings.max_timeout_s,
+    )
+
+
+def waits_of(settings: Settings) -> Waits:
+    """How long a read may wait, and a lease last."""
+    return Waits(settings.max_wait_s, settings.max_lease_s)
+
+
+def terms_of(settings: Settings) -> Terms:
+    """What the OpenAPI document says of all that."""
+    return Terms(
+        rules_of(settings),
+        waits_of(settings),
+        settings.max_body_bytes,
+        settings.max_batch_messages,
+        settings.max_batch_bytes,
+        settings.receipt_keep_s,
+    )
+
+
+def store_options_of(settings: Settings) -> StoreOptions:
+    """How the database is spoken to."""
+    return StoreOptions(
+        driver=settings.mongo_driver,
+        database=settings.mongo_database,
+        timeout_s=settings.mongo_timeout_s,
+        purge_grace_s=settings.purge_grace_s,
+        receipt_keep_s=settings.receipt_keep_s,
+        node=f"{socket.gethostname()}/{os.getpid()}",
+    )
+
+
+def pool_limits_of(settings: Settings) -> PoolLimits:
+    """How much may wait, and how much goes into a batch."""
+    return PoolLimits(
+        settings.shards,
+        QueueLimits(settings.queue_max, settings.queue_max_bytes, settings.inbox_queue_max),
+        ShardLimits(
+            settings.batch_max, settings.batch_max_bytes, settings.slice_max, settings.deadline_s
+        ),
+        settings.deadline_s,
+        settings.waiters_max,
+        StorageLimits(
+            settings.storage_free_min_bytes,
+            # Who sets it knows the disk.
+            0.2 if settings.storage_free_min_bytes == STORAGE_FREE_MIN_BYTES else 1.0,
+        ),
+    )
+
+
+def app_limits_of(settings: Settings, host_rule: HostRule) -> AppLimits:
+    """What a request may be, and how long its answer may take to be written."""
+    return AppLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
+
+
+def connection_limits_of(settings: Settings) -> dict[str, Any]:
+    """What Tornado is told of a connection."""
+    return {
+        "max_header_size": settings.max_header_bytes,
+        "idle_connection_timeout": settings.idle_timeout_s,
+        "body_timeout": settings.body_timeout_s,
+        # The app refuses long bodies itself, with an answer.
+        "max_body_size": 1 << 62,
+    }
+
+
+def request_log_of(settings: Settings) -> RequestLog:
+    """What is logged of requests."""
+    return RequestLog(
+        LogRules(
+            settings.log_requests_per_s,
+            settings.log_usernames,
+            settings.log_clients,
+            settings.log_username_key,
+        )
+    )

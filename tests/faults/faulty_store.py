@@ -1,0 +1,343 @@
+"""A store that errs in every way that may happen: the simulation's, over its replica set.
+
+It keeps the contract of `workers.store.base` and errs wherever that allows it: before it
+has applied a command, after, or in the middle; it hangs; a command given up comes into force
+later; a failover rolls back what no majority has confirmed. All of it is drawn from one seed.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from tests.faults.simulated_replica_set import Database
+from tests.support.documents import Stored, found_of
+from workers.commands import (
+    Acknowledge,
+    Audit,
+    Claim,
+    Extend,
+    Fate,
+    Held,
+    KeyedBatch,
+    Message,
+    Post,
+    Release,
+    Resume,
+    Revoke,
+    Track,
+)
+from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled, Storage
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: A command given up comes into force this much later at most, in seconds.
+LATE_MAX_S = 3.0
+_LATES_S = (0.2, 1, LATE_MAX_S)
+#: The longest that a command hangs before it is given up, in seconds.
+HANG_MAX_S = 1.5
+#: The most times that a write is sent.
+_TRIES = 3
+#: How long the database holds a question for arrivals open, in seconds.
+_HOLD_S = 1.0
+
+
+class _Doubt(NamedTuple):
+    """What a write without an answer may have made of messages, known for good when it is due."""
+
+    fate: CountedFate
+    due: float
+    is_its: Callable[[Stored], bool]
+
+
+class SimulatedStore:
+    """A node's way to the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rng = database.rng
+        self._doubts: list[_Doubt] = []
+
+    async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
+        try:
+            return (await self._confirmed(self._database.insert, posts))[0]
+        except ServiceError as error:
+            if isinstance(error, OutcomeUnknown):
+                ids = {post.id for post in posts}
+                self._doubt("accepted", lambda stored: stored.post.id in ids)
+            return [error] * len(posts)
+
+    async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
+        """A linearizable read: what it shows, a majority has when it is answered."""
+        await self._reach()
+        database = self._database
+        unread = self.unread(usernames, now_ms)
+        position, term = database.position, database.term
+        await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003, 0.02)))
+        if database.term != term:
+            raise StoreUnavailable("another became primary")
+        database.confirm(position)
+        return found_of(unread, usernames, limit)
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """As the real store: sent again with the same token, while there is time."""
+        tries = 0
+        # Whether it may have taken effect, and whether a copy of it may still be on its way.
+        was_sent, is_final = False, True
+        while True:
+            tries += 1
+            is_answered = False
+            try:
+                await self._write(lambda part: self._database.claim(claim, part), claim.ids)
+                is_answered = was_sent = True
+                return Claimed(await self._seen(lambda: self._database.owned(claim)), is_final)
+            except ServiceError as error:
+                if not was_sent and isinstance(error, StoreUnavailable):
+                    raise
+                if self._gives_up(tries):
+                    if claim.key:
+                        self._doubt("read", lambda stored: stored.token == claim.token)
+                    raise OutcomeUnknown("the claim was not confirmed") from error
+                was_sent = True
+                is_final = is_final and is_answered
+
+    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
+        return await self._write(lambda part: self._database.release(claim, part), ids)
+
+    async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
+        await self._reach()
+        return Counter(post.username for post in self.unread(usernames, now_ms))
+
+    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+        database, keys = self._database, [batch.key for batch in batches]
+        while True:
+            await self._confirmed(
+                lambda part: [database.remember(batch, now_ms) for batch in part], batches
+            )
+            holding = await self._seen(lambda: database.recall(keys, now_ms))
+            # One that held may have been forgotten between the two.
+            if len(holding) == len(batches):
+                return [holding[key] for key in keys]
+
+    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        return await self._seen(lambda: self._database.recall(keys, now_ms))
+
+    async def give(self, batch: KeyedBatch) -> bool:
+        return (await self._once(lambda: self._database.give(batch)))[0]
+
+    async def forget(self, batch: KeyedBatch) -> None:
+        await self._once(lambda: self._database.forget(batch))
+
+    async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
+        return await self._seen(lambda: self._database.keyed_messages(batch, now_ms))
+
+    async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
+        return await self._read(lambda token: self._database.acknowledge(command, now_ms, token))
+
+    async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        return await self._seen(lambda: self._database.audit(command, now_ms))
+
+    async def resume(self, command: Resume, now_ms: int) -> Settled:
+        settled = await self._read(lambda token: self._database.resume(command, now_ms, token))
+        return Settled(settled.changed, settled.changed)
+
+    async def return_lease(self, command: Release, now_ms: int) -> Settled:
+        return (await self._once(lambda: self._database.return_lease(command, now_ms)))[0]
+
+    async def extend(self, command: Extend, now_ms: int) -> int:
+        # Else a late copy would shorten the lease of what is lent meanwhile.
+        return (await self._in_time(lambda: self._database.extend(command, now_ms), 0))[0]
+
+    async def held(self, command: Held, now_ms: int) -> frozenset[str]:
+        return await self._seen(lambda: self._database.held(command, now_ms))
+
+    async def end_leases(self, now_ms: int) -> Ended:
+        database, mark = self._database, self._token()
+        return await self._marked(mark, lambda: database.end_leases(now_ms, mark))
+
+    async def track(self, command: Track, now_ms: int) -> Fate | None:
+        return await self._seen(lambda: self._database.track(command, now_ms))
+
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+        mark, database = self._token(), self._database
+        nothing: tuple[Fate | None, int] = (None, 0)
+        try:
+            # Else what is said of one that was read would be untrue after a late copy.
+            (fate, changed), was_repeated = await self._in_time(
+                lambda: database.revoke(command, now_ms, mark), nothing
+            )
+        except OutcomeUnknown:
+            self._doubt("revoked", lambda stored: stored.mark == mark)
+            raise
+        if was_repeated:
+            stored = self._database.documents.get(command.id)
+            changed = int(stored is not None and stored.mark == mark)
+        return fate, changed
+
+    async def reckon(self) -> Mapping[CountedFate, int]:
+        await self._reach()
+        database = self._database
+        due = [doubt for doubt in self._doubts if doubt.due <= database.loop.time()]
+        self._doubts = [doubt for doubt in self._doubts if doubt not in due]
+        counts: Counter[CountedFate] = Counter()
+        for doubt in due:
+            counts[doubt.fate] += sum(map(doubt.is_its, database.documents.values()))
+        return counts
+
+    async def count_pending(self) -> int:
+        return await self._seen(self._database.pending)
+
+    async def expire(self, now_ms: int) -> int:
+        database, mark = self._database, self._token()
+        return await self._marked(mark, lambda: database.expire(now_ms, mark))
+
+    async def retire(self, now_ms: int) -> None:
+        await self._reach()
+
+    async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
+        await self._reach()
+        database, feed = self._database, asyncio.Queue[str | None]()
+        database.feeds[feed] = None
+        term = database.term
+        try:
+            yield None
+            while True:
+                try:
+                    async with asyncio.timeout(_HOLD_S):
+                        news = await feed.get()
+                except TimeoutError:
+                    yield ()
+                else:
+                    yield None if news is None else (news,)
+                await self._reach()
+                if database.term != term:
+                    raise StoreUnavailable("another became primary")
+        finally:
+            del database.feeds[feed]
+
+    async def keep_indexes(self) -> None:
+        pass
+
+    async def measure_clock(self) -> None:
+        pass
+
+    async def measure_storage(self) -> Storage | None:
+        return None
+
+    async def ping(self) -> None:
+        await self._reach()
+
+    def unread(self, usernames: Sequence[str], now_ms: int) -> list[Post]:
+        """What a search finds, in its order."""
+        return self._database.unread(usernames, now_ms)
+
+    async def _read(self, mark_read: Callable[[str], Settled]) -> Settled:
+        """Mark messages as read by a claim of its own; how many it took, exactly."""
+        token = self._token()
+        try:
+            settled, was_repeated = await self._once(lambda: mark_read(token))
+        except OutcomeUnknown:
+            self._doubt("read", lambda stored: stored.token == token)
+            raise
+        if was_repeated:
+            documents = self._database.documents.values()
+            settled = settled._replace(changed=sum(each.token == token for each in documents))
+        return settled
+
+    async def _marked(self, mark: str, sweep: Callable[[], T]) -> T:
+        """A sweep that marks what has expired."""
+        try:
+            return (await self._write(lambda part: [sweep() for _ in part], [mark]))[0]
+        except OutcomeUnknown:
+            self._doubt("expired", lambda stored: stored.expired and stored.mark == mark)
+            raise
+
+    def _doubt(self, fate: CountedFate, is_its: Callable[[Stored], bool]) -> None:
+        due = self._database.loop.time() + LATE_MAX_S
+        self._doubts.append(_Doubt(fate, due, is_its))
+
+    def _token(self) -> str:
+        return self._rng.randbytes(8).hex()
+
+    async def _reach(self) -> None:
+        """The way there: takes time, and may fail while nothing is applied yet."""
+        await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003, 0.02)))
+        database = self._database
+        if database.loop.time() < database.away_until:
+            await asyncio.sleep(self._rng.choice((0.01, 0.2)))
+            raise StoreUnavailable("away")
+        if self._rng.random() < database.fault_rate / 20:
+            raise StoreUnavailable("not reached")
+
+    async def _return(self) -> None:
+        await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003)))
+
+    async def _seen(self, look: Callable[[], T]) -> T:
+        """A read of what a majority has."""
+        await self._reach()
+        with self._database.majority():
+            seen = look()
+        await self._return()
+        return seen
+
+    def _gives_up(self, tries: int) -> bool:
+        return tries == _TRIES or self._rng.random() < 0.5
+
+    async def _once(self, apply: Callable[[], T]) -> tuple[T, bool]:
+        """A write of one piece, as `_confirmed`."""
+        results, was_repeated = await self._confirmed(lambda part: [apply() for _ in part], [None])
+        return results[0], was_repeated
+
+    async def _in_time(self, apply: Callable[[], T], void: T) -> tuple[T, bool]:
+        """As `_once`, and no copy of it takes effect when this is over."""
+        is_over = False
+        try:
+            return await self._once(lambda: void if is_over else apply())
+        finally:
+            is_over = True
+
+    async def _confirmed(
+        self, apply: Callable[[Sequence[T]], R], items: Sequence[T]
+    ) -> tuple[R, bool]:
+        """A write that is sent again until it is answered: its result, and whether it was."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._write(apply, items), tries > 1
+            except ServiceError as error:
+                if tries == 1 and isinstance(error, StoreUnavailable):
+                    raise
+                if self._gives_up(tries):
+                    raise OutcomeUnknown("the write was not confirmed") from error
+
+    async def _write(self, apply: Callable[[Sequence[T]], R], items: Sequence[T]) -> R:
+        """A write, and the wait for its majority."""
+        await self._reach()
+        database, rng = self._database, self._rng
+        fault = ""
+        if rng.random() < database.fault_rate:
+            fault = rng.choice(("before", "after", "part", "hang", "late"))
+        if fault == "before":
+            raise OutcomeUnknown("the connection broke")
+        if fault == "late":
+            # It lies in a buffer: given up here, and applied there some time after.
+            database.loop.call_later(rng.choice(_LATES_S) * rng.random(), apply, items)
+            await asyncio.sleep(rng.choice((0.01, 0.3)))
+            raise OutcomeUnknown("no answer")
+        result = apply(items[: rng.randint(0, len(items))] if fault == "part" else items)
+        position, term = database.position, database.term
+        if fault == "hang":
+            await asyncio.sleep(rng.uniform(0, HANG_MAX_S))
+            raise OutcomeUnknown("no answer")
+        await self._return()
+        if database.term != term:
+            raise OutcomeUnknown("another became primary")
+        # What stands before it in the log is confirmed with it.
+        database.confirm(position)
+        if fault:
+            raise OutcomeUnknown("the answer was lost")
+        await self._return()
+        return result

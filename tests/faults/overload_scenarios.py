@@ -1,0 +1,238 @@
+"""Clients that ask too much: too many, too slow, too fast, or gone before their answer.
+
+Scenarios of `tests.faults.scenarios`. The crowd of the site is the honest traffic beside them.
+"""
+
+import asyncio
+import socket
+import statistics
+import time
+from itertools import count
+
+from tests.faults.chaos_clients import Answer, Client, post_request, read_request
+from tests.faults.testbed import Goal, Site
+
+_SLOW = 2000
+_DESCRIPTORS = 256
+#: Slow readers, and what each asks for: so many messages of so many bytes.
+_READERS, _MESSAGES, _LARGE = 30, 100, 60_000
+_STARVED_S = 3.0
+#: Requests that fit into the service of the overload: 40 wait in each of two shards, 8 are served.
+_FITTING = 90
+
+
+async def slow_senders(site: Site, times: int) -> None:
+    """2,000 connections that send a byte of their head each second, for so many seconds."""
+    await asyncio.sleep(times)
+    before = _p99(site.crowd.answers)
+    senders = [await _open(site) for _ in range(_SLOW)]
+    began = time.monotonic()
+    head = f"GET /chat/slow HTTP/1.1\r\nHost: localhost\r\nX-Long: {'x' * 10_000}".encode()
+    for second in range(times):
+        turn = time.monotonic()
+        for position in range(0, _SLOW, 100):
+            for sender in senders[position : position + 100]:
+                await _send(sender, head[second : second + 1])
+            await asyncio.sleep(max(turn + position / _SLOW - time.monotonic(), 0))
+        await asyncio.sleep(max(turn + 1 - time.monotonic(), 0))
+    during = _p99(_since(site.crowd.answers, began))
+    for sender in senders:
+        sender.close()
+    site.goals.append(Goal("p99 beside them, to that before", during / before, 2, "times"))
+
+
+async def slow_readers(site: Site, times: int) -> None:
+    """30 readers of 6 MB each that take nothing of it; memory stays bounded."""
+    await asyncio.gather(*(_fill(site, f"large-{number}") for number in range(_READERS)))
+    site.memory_mib = 0
+    readers = []
+    for number in range(_READERS):
+        readers.append(await _open(site, receive_bytes=4096))
+        await _send(readers[-1], read_request(f"large-{number}"))
+    await asyncio.sleep(times)
+    for reader in readers:
+        reader.close()
+    site.goals.append(Goal("memory of a process", site.memory_mib, 300, "MiB"))
+
+
+async def _fill(site: Site, user: str) -> None:
+    client = Client(site.port)
+    for _ in range(_MESSAGES):
+        answer = await client.ask(post_request(user, "x" * _LARGE, 3600))
+        assert answer is not None
+        assert answer.status == 201
+    client.close()
+
+
+async def descriptors(site: Site, times: int) -> None:
+    """Twice as many connections as there are descriptors: no spinning, and back at once."""
+    shares: list[float] = []
+    for _ in range(times):
+        await site.breathe()
+        before = await _share(site)
+        idle = [await _open(site) for _ in range(2 * _DESCRIPTORS)]
+        answered = len(site.crowd.answers)
+        shares.append(await _share(site) / before)
+        served = len(site.crowd.answers) - answered
+        for connection in idle:
+            connection.close()
+        moment = time.monotonic()
+        fresh = Client(site.port)
+        answer = await fresh.ask(read_request("nobody"))
+        assert answer is not None
+        assert answer.status == 200
+        site.firsts.append(time.monotonic() - moment)
+        fresh.close()
+        assert served, "those who are connected are served"
+    site.goals.append(Goal("a new client is served after", max(site.firsts), 1, "s"))
+    site.goals.append(Goal("processor time, to that before", max(shares), 1.5, "times"))
+
+
+async def until_refused(site: Site) -> None:
+    """Post large messages until none is taken any more."""
+    text = "x" * _LARGE
+
+    async def press(number: int) -> None:
+        client = Client(site.port)
+        while True:
+            answer = await client.ask(post_request(f"press-{number}", text, 3600))
+            if answer is None or answer.status != 201:
+                break
+        client.close()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(press(number) for number in range(8)))
+
+
+async def disconnects(site: Site, times: int) -> None:
+    """Clients that reset their connection after the head, in the body, before the answer."""
+    until = time.monotonic() + times
+    request = post_request("leaver", "x" * 100, 60)
+    ends = (request[:40], request[:-50], request, read_request("leaver"))
+    left = 0
+    while time.monotonic() < until:
+        for part in ends:
+            sender = await _open(site)
+            await _send(sender, part)
+            # Lingering for no time at all resets instead of closing.
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sender.close()
+            left += 1
+        await asyncio.sleep(0.005)
+    site.goals.append(Goal("memory of a process", site.memory_mib, 300, "MiB"))
+
+
+async def overload(site: Site, times: int) -> None:
+    """Three times what it can carry, for so many seconds each; then as before.
+
+    A slow wire and small batches make the service so slow that clients in Python can press it.
+    """
+    site.proxy.delay_s = 0.02
+    peak = await _capacity(site, times)
+    served, answers = await _offered(site, times, rate=3 * peak)
+    accepted = [answer for answer in answers if answer.outcome == "ok"]
+    refused = [answer for answer in answers if answer.status == 503]
+    assert len(answers) > 2.5 * peak * times, "the clients were too slow to overload it"
+    assert len(refused) > len(answers) / 3, f"{len(refused)} of {len(answers)} were refused"
+    site.goals += [
+        Goal("goodput lost to that at peak", 1 - served / peak, 0.1, ""),
+        Goal("p99 of refusals", _p99(refused), 0.05, "s"),
+        Goal("p99 of what was served", _p99(accepted), 5, "s"),
+    ]
+    site.proxy.delay_s = 0
+    await site.healed(time.monotonic())
+
+
+def _mixed(number: int) -> bytes:
+    """As many posts as reads, over 200 inboxes."""
+    user = f"flood-{number // 2 % 200}"
+    return read_request(user) if number % 2 else post_request(user, "x", 3600)
+
+
+async def _capacity(site: Site, seconds: float) -> float:
+    """Requests that are answered in a second where clients wait for their answers.
+
+    There are as many clients as just find room in the queues.
+    """
+    until = time.monotonic() + seconds
+    numbers = count()
+    served = 0
+
+    async def live() -> None:
+        nonlocal served
+        client = Client(site.port)
+        while time.monotonic() < until:
+            answer = await client.ask(_mixed(next(numbers)))
+            served += answer is not None and answer.outcome == "ok"
+        client.close()
+
+    await asyncio.gather(*(live() for _ in range(_FITTING)))
+    return served / seconds
+
+
+async def _offered(site: Site, seconds: float, rate: float) -> tuple[float, list[Answer]]:
+    """Offer a rate of requests, whatever comes of them; served in a second, and all answers."""
+    answers: list[Answer] = []
+    idle: list[Client] = []
+    asked: set[asyncio.Task[None]] = set()
+
+    async def ask(client: Client, number: int) -> None:
+        answer = await client.ask(_mixed(number))
+        if answer is not None:
+            answers.append(answer)
+        idle.append(client)
+
+    began = time.monotonic()
+    number = 0
+    while (now := time.monotonic()) < began + seconds:
+        while number < (now - began) * rate:
+            task = asyncio.create_task(ask(idle.pop() if idle else Client(site.port), number))
+            asked.add(task)
+            task.add_done_callback(asked.discard)
+            number += 1
+        await asyncio.sleep(0.002)
+    served = sum(answer.outcome == "ok" for answer in answers) / seconds
+    await asyncio.gather(*asked)
+    for client in idle:
+        client.close()
+    return served, answers
+
+
+def _since(answers: list[Answer], moment: float) -> list[Answer]:
+    return [answer for answer in answers if answer.began >= moment]
+
+
+def _p99(answers: list[Answer]) -> float:
+    return statistics.quantiles([answer.ended - answer.began for answer in answers], n=100)[-1]
+
+
+async def _share(site: Site) -> float:
+    """Seconds of processor time that the server uses in a second."""
+    began, used = time.monotonic(), _cpu_s(site)
+    await asyncio.sleep(_STARVED_S)
+    return (_cpu_s(site) - used) / (time.monotonic() - began)
+
+
+def _cpu_s(site: Site) -> float:
+    """Seconds of processor time that the server has used."""
+    path = f"/proc/{site.server.process.pid}/stat"
+    with open(path, encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+async def _open(site: Site, receive_bytes: int = 0) -> socket.socket:
+    connection = socket.socket()
+    if receive_bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", site.port()))
+    return connection
+
+
+async def _send(connection: socket.socket, data: bytes) -> None:
+    try:
+        await asyncio.get_running_loop().sock_sendall(connection, data)
+    except (BrokenPipeError, ConnectionResetError):
+        # The service has had enough of it.
+        return

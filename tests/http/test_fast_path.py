@@ -1,0 +1,407 @@
+"""The direct way and Tornado's: what a client sees must not tell which of them served it."""
+
+import asyncio
+import random
+import re
+import socket
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chat_service.api.request_policy import HostRule
+from chat_service.handlers.inbox import InboxHandlers
+from chat_service.metrics.http import HttpMetrics
+from chat_service.server.handoff import Handover, Resumed
+from chat_service.server.header_cache import Heads
+from chat_service.server.lingering import Lingering
+from chat_service.service import Service
+from tests.conftest import Connect, StartService
+from tests.support.client import ChatClient
+from tests.support.proxy import MongoProxy
+from tests.support.raw import HOST, accepted, get, message, post, texts_of, unharmed
+from tests.support.waiting import eventually
+
+#: Takes a connection to Tornado, and changes nothing else.
+TO_TORNADO: Final = b"TE: trailers"
+ID: Final = re.compile(rb"[0-9a-f]{32}|[0-9a-f]{12}-[0-9a-f]+")
+DATE: Final = re.compile(rb"Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+
+
+async def raw_answers(service: Service, *requests: bytes) -> bytes:
+    """All that the service writes to these requests on one connection until it closes it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(b"".join(requests))
+    writer.write(get(b"/livez", b"Connection: close"))
+    answers = await reader.read()
+    writer.close()
+    return DATE.sub(b"Date: now", ID.sub(b"ID", answers))
+
+
+PLAIN: Final = {
+    "a post": post(message("eve", "hi")),
+    "a read": get(b"/chat/eve"),
+    "a read of nothing": get(b"/chat/nobody"),
+    "a name in escapes": get(b"/chat/%C3%A9"),
+    "an escape that is none": get(b"/chat/%zz"),
+    "a body that is no JSON": post(b"{"),
+    "a message without a text": post(b'{"username": "eve"}'),
+    "a body on a read": get(b"/chat/eve", b"Content-Length: 2") + b"{}",
+    "a limit": get(b"/chat/eve?limit=1"),
+    "a limit that is none": get(b"/chat/eve?limit=0"),
+    "a wait": get(b"/chat/eve?wait=0.01"),
+    "a wait for nothing": get(b"/chat/nobody?wait=0.01"),
+    "a limit and a name that are none": get(b"/chat/%00?limit=0"),
+    "a parameter that nobody knows": get(b"/chat/eve?x=%y&"),
+    "an id of its own": get(b"/chat/eve", b"X-Request-ID: order-66"),
+    "a connection that is kept": get(b"/chat/eve", b"Connection: Keep-Alive"),
+}
+
+
+async def test_both_ways_give_the_same_answers_to_the_byte(
+    service: Service, chat: ChatClient, subtests: pytest.Subtests
+) -> None:
+    for promise, sent in PLAIN.items():
+        with subtests.test(promise):
+            line, _, rest = sent.partition(b"\r\n")
+            answers = []
+            for each in (sent, line + b"\r\n" + TO_TORNADO + b"\r\n" + rest):
+                await chat.read("eve")
+                await chat.post("eve", "hi")
+                answers.append(await raw_answers(service, each))
+            direct, tornados = answers
+            assert direct == tornados
+
+
+async def test_plain_requests_stay_on_the_direct_way_and_others_do_not(
+    service: Service, chat: ChatClient, subtests: pytest.Subtests
+) -> None:
+    unusual = {
+        "another route": get(b"/livez"),
+        "a key": get(b"/chat/eve", b"Idempotency-Key: " + b"k" * 22),
+        "a preference": get(b"/chat/eve", b"Prefer: wait=0"),
+    }
+    for promise, sent in {**PLAIN, **unusual}.items():
+        with subtests.test(promise):
+            before = await chat.metric("chat_http_handovers_total")
+            async with unharmed(service) as wire:
+                connection = await wire.connect()
+                await connection.ask(sent)
+                # This question is handed over itself, whichever client asks it.
+                after = await chat.metric("chat_http_handovers_total")
+                assert after - before == 1 + (promise in unusual)
+
+
+async def test_a_long_read_is_timed_from_its_head_though_tornado_writes_it(
+    start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        service = await start_service(mongo_uri=proxy.uri, slice_max=5)
+        chat = connect(service)
+        for number in range(12):
+            await chat.post("bob", str(number))
+        before = await chat.metric("chat_http_request_duration_seconds_sum")
+        proxy.hold["find"] = b"text"
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(get(b"/chat/bob", b"X-Request-ID: long-1"))
+        await proxy.held.wait()
+        held_for_s = 0.5
+        await asyncio.sleep(held_for_s)
+        proxy.release()
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"X-Request-Id: long-1" in head
+        assert b"Transfer-Encoding: chunked" in head
+        assert (await reader.readuntil(b"0\r\n\r\n")).count(b'"id"') == 12
+        writer.close()
+        assert await chat.metric("chat_http_request_duration_seconds_sum") - before >= held_for_s
+        await service.stop()
+
+
+async def test_a_bug_in_an_answer_closes_its_connection_and_leaves_nothing_open(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    with monkeypatch.context() as patched:
+        patched.setattr(HttpMetrics, "answered", fails)
+        writer.write(get(b"/chat/bob"))
+        assert (await reader.read()).endswith(b"[]")
+    writer.close()
+    assert await chat.metric("chat_http_requests_open") == 1
+
+
+async def test_what_was_claimed_for_an_answer_that_fails_is_counted(
+    service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    await chat.post("bob", "x")
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    with monkeypatch.context() as patched:
+        patched.setattr(InboxHandlers, "have_read", fails)
+        writer.write(get(b"/chat/bob"))
+        assert await reader.read() == b""
+    writer.close()
+    assert await chat.metric("chat_messages_undelivered_total") == 1
+    assert await chat.metric("chat_http_requests_open") == 1
+
+
+async def test_a_connection_goes_on_at_tornado_with_its_first_unusual_request(
+    service: Service,
+) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        kinds = (
+            post(message("bob", "1")),
+            get(b"/livez"),
+            post(message("bob", "2")),
+            get(b"/chat/bob?limit=1"),
+            get(b"/chat/bob"),
+        )
+        answers = [await connection.ask(sent) for sent in kinds]
+        assert [answer.status for answer in answers] == [201, 200, 201, 200, 200]
+        assert [texts_of(answer) for answer in answers[3:]] == [["1"], ["2"]]
+
+
+async def test_pipelined_requests_are_answered_in_order_across_the_ways(service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        posts = [post(message("bob", str(number))) for number in range(20)]
+        bad = post(b"{")
+        await connection.send(b"".join([*posts[:10], bad, get(b"/livez"), *posts[10:]]))
+        statuses = []
+        for _ in range(22):
+            answer = await connection.answer()
+            assert answer is not None
+            statuses.append(answer.status)
+        assert statuses == [*[201] * 10, 400, 200, *[201] * 10]
+        assert sorted(await wire.texts("bob"), key=int) == [str(number) for number in range(20)]
+
+
+async def test_no_answer_waits_for_the_one_before_to_be_acknowledged_at_tornado_either() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        server, address = listening.accept()
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream = Resumed(Handover(server, address, b"", None, None), Lingering())
+    # As Tornado does behind each request.
+    stream.set_nodelay(False)
+    assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    stream.close()
+    client.close()
+
+
+async def test_more_than_is_held_waits_in_the_kernel_and_is_served_all_the_same(
+    service: Service,
+) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        await connection.send(b"".join(post(message("bob", "x" * 3000)) for _ in range(100)))
+        for _ in range(100):
+            answer = await connection.answer()
+            assert answer is not None
+            accepted(answer)
+        assert len(await wire.texts("bob")) == 100
+
+
+async def test_a_body_may_come_behind_its_head_and_in_any_number_of_pieces(
+    service: Service, subtests: pytest.Subtests
+) -> None:
+    sent = post(message("bob", "in pieces"))
+    end = sent.index(b"\r\n\r\n") + 4
+    cuts = {
+        "head, then body": [end],
+        "in the middle of the body": [end + 5],
+        "in three": [end, end + 5],
+        "in the head": [10],
+        "behind the request line": [sent.index(b"\r\n") + 2],
+        "byte by byte": list(range(1, len(sent))),
+    }
+    for promise, places in cuts.items():
+        with subtests.test(promise):
+            async with unharmed(service) as wire:
+                pieces = [sent[a:b] for a, b in zip([0, *places], [*places, None], strict=True)]
+                connection = await wire.connect()
+                await connection.send(*pieces)
+                answer = await connection.answer()
+                assert answer is not None
+                accepted(answer)
+                assert await wire.texts("bob") == ["in pieces"]
+
+
+async def test_half_a_body_is_given_up_when_its_time_is_over(
+    start_service: StartService, connect: Connect
+) -> None:
+    service = await start_service(body_timeout_s=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(post(message("bob", "half"))[:-3])
+    assert await reader.read() == b""
+    writer.close()
+    chat = connect(service)
+    assert await chat.read("bob") == []
+
+    async def only_this_is_open() -> bool:
+        return await chat.metric("chat_http_requests_open") == 1
+
+    await eventually(only_this_is_open)
+
+
+async def test_an_idle_connection_is_closed(start_service: StartService) -> None:
+    service = await start_service(idle_timeout_s=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(get(b"/chat/bob"))
+    answer = await reader.read()
+    assert answer.endswith(b"[]")
+    writer.close()
+
+
+async def stuck_reader(service: Service, chat: ChatClient) -> tuple[socket.socket, int]:
+    """A client with an answer on its way that it does not take, and how many it has asked for."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", service.port))
+    for asked in range(1, 1000):
+        await chat.post("bob", "x" * 60_000)
+        sock.sendall(get(b"/chat/bob"))
+
+        async def is_claimed(asked: int = asked) -> bool:
+            return await chat.metric("chat_messages_read_total") == asked
+
+        await eventually(is_claimed)
+        # The one that asks is open, too.
+        if await chat.metric("chat_http_requests_open") == 2:
+            return sock, asked
+    raise AssertionError("the kernel takes everything")
+
+
+async def test_a_reader_that_takes_nothing_of_a_short_answer_is_cut_off(
+    start_service: StartService, connect: Connect
+) -> None:
+    service = await start_service(write_timeout_s=2)
+    chat = connect(service)
+    sock, asked = await stuck_reader(service, chat)
+
+    async def is_cut_off() -> bool:
+        return await chat.metric("chat_messages_undelivered_total") == 1
+
+    await eventually(is_cut_off)
+    assert await chat.metric("chat_http_requests_open") == 1
+    assert await chat.metric("chat_messages_read_total") == asked
+    sock.close()
+
+
+async def test_a_reader_that_is_slow_gets_all_of_its_answers(
+    service: Service, chat: ChatClient
+) -> None:
+    sock, asked = await stuck_reader(service, chat)
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    received = b""
+    await loop.sock_sendall(sock, get(b"/chat/bob"))
+    while not received.endswith(b"\r\n\r\n[]"):
+        chunk = await loop.sock_recv(sock, 1 << 20)
+        assert chunk, "closed"
+        received += chunk
+    assert received.count(b"x" * 60_000) == asked
+    assert await chat.metric("chat_messages_undelivered_total") == 0
+    sock.close()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"Host: a\n\nGET /chat/bob HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"Host: a\nX: b\r\n\r\n",
+        b"Host: a\r\n\nX: b\r\n\r\n",
+        b"X: no host\r\n\r\n",
+        b"Host: a b\r\n\r\n",
+        b"Host: elsewhere\r\n\r\n",
+        b"Host: a\r\nX\r\n\r\n",
+        b"Host: a\r\nX : b\r\n\r\n",
+        b"Host: a\r\nX: a\r\n b\r\n\r\n",
+        b"Host: a\r\nX: a\0b\r\n\r\n",
+        b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"Host: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"Host: a\r\nContent-Length: +5\r\n\r\n",
+        b"Host: a\r\nContent-Length: \xb2\r\n\r\n",
+        b"Host: a\r\nContent-Length: 1001\r\n\r\n",
+        b"Host: a\r\nContent-Encoding: gzip\r\n\r\n",
+        b"Host: a\r\nExpect: 100-continue\r\n\r\n",
+        b"Host: a\r\nConnection: close\r\n\r\n",
+        b"Host: a\r\nconnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"Host: a\r\nSec-Purpose: prefetch\r\n\r\n",
+        b"Host: a\r\nSec-Fetch-Site: cross-site\r\n\r\n",
+        b"Host: a\r\nSec-Fetch-Site: same-site\r\n\r\n",
+        b"Host: a\r\nOrigin: http://b\r\n\r\n",
+        b"Host: a\r\nReferer: http://b/\r\n\r\n",
+        b"\r\n",
+    ],
+)
+def test_what_is_not_plain_is_left_to_tornado(block: bytes) -> None:
+    heads = Heads(1000, HostRule(frozenset({"a"})))
+    assert heads.plain(block) is None
+    assert heads.plain(block) is None
+
+
+def test_a_head_is_remembered_but_not_the_id_in_it() -> None:
+    heads = Heads(1000, HostRule())
+    for request_id in ("one", "two"):
+        block = b"Host: a\r\nX-Request-ID: %b\r\nContent-Length: 7\r\n\r\n" % request_id.encode()
+        assert heads.plain(block) == (7, request_id, "")
+    assert heads.plain(HOST + b"\r\n\r\n") == (0, "", "")
+    for number in range(3000):
+        assert heads.plain(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "", "")
+
+
+PIECES: Final = (
+    *(b"Host: a\r\n", b"Host: b\r\n", b"Content-Length: 7\r\n", b"Connection: close\r\n"),
+    *(b"X-Request-ID: one\r\n", b"x-request-id:two \t\r\n", b"X-Request-ID: a b\r\n"),
+    *(b"X-Request-ID:\r\n", b"X-Request-ID : x\r\n", b"X-Request-ID: x\n", b"X-Request-ID\r\n"),
+    *(b"X-Request-ID: \xe9\r\n", b"X-Request-ID: a\0\r\n", b"X-Request-ID: a\rHost: b\r\n"),
+    *(b"Y-X-Request-ID: y\r\n", b"X-Request-ID: x: y\r\n", b"X-Request-ID: \x7f\r\n"),
+    *(b"traceparent: 00-1\r\n", b"TraceParent:\t00-2\r\n", b"tracestate: a=b\r\n"),
+    *(b"X-Forwarded-For: 192.0.2.7, ::1\r\n", b"X-Forwarded-For: \r\n", b"X-Real-IP: x\r\n"),
+    *(b" folded\r\n", b"\tX-Request-ID: folded\r\n", b" \r\n", b"\r\n", b"\n", b"\r", b"\r\r\n"),
+    *(b"Transfer-Encoding: chunked\r\n", b"Origin: http://b\r\n", b"Accept: */*\r\n", b":\r\n"),
+    *(b"Accept: x\r\n" * 120,),
+)
+
+
+def test_lines_of_one_request_are_cut_out_and_change_no_verdict() -> None:
+    rule = HostRule(frozenset({"a"}))
+    pick = random.Random(1)
+    cached = Heads(1000, rule)
+    plain = cut = 0
+    for _ in range(20_000):
+        pieces = [pick.choice(PIECES[:-1]) for _ in range(pick.randrange(6))]
+        if pick.random() < 0.6:
+            pieces.insert(pick.randrange(len(pieces) + 1), b"Host: a\r\n")
+        if pick.random() < 0.02:
+            pieces.append(PIECES[-1])
+        block = b"".join(pieces) + b"\r\n"
+        expected = Heads(1000, rule)._parse(block)
+        assert cached.plain(block) == expected, block
+        plain += expected is not None
+        cut += expected is not None and bool(expected.request_id)
+    # It was about something.
+    assert plain > 1000
+    assert cut > 200
+
+
+def test_a_block_is_parsed_once_whatever_a_proxy_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    parse = Heads._parse
+
+    def counting(self: Heads, block: bytes) -> object:
+        parsed.append(block)
+        return parse(self, block)
+
+    monkeypatch.setattr(Heads, "_parse", counting)
+    heads = Heads(1000, HostRule())
+    for number in range(100):
+        block = b"Host: a\r\nX-Request-ID: %d\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
+        assert heads.plain(block % (number, number)) == (0, str(number), "")
+    assert parsed == [b"Host: a\r\n\r\n"]

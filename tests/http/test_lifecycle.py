@@ -1,0 +1,134 @@
+"""The fate of every message is accounted for, over all nodes and through every lost reply."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from tests.conftest import Connect, StartService
+from tests.support.client import ChatClient
+from tests.support.proxy import MongoProxy
+from tests.support.waiting import eventually
+from workers.maintenance import pause_after_count
+
+USERS = ("ann", "bob", "cy")
+
+
+async def live(chat: ChatClient, seed: int, steps: int) -> None:
+    """Do what clients do, whatever becomes of it."""
+    rng = random.Random(seed)
+    receipts: list[tuple[str, str]] = []
+    for number in range(steps):
+        user, key = rng.choice(USERS), f"{seed}-{number}-{'k' * 22}"
+        fields = {"text": key, "username": user, "timeout": rng.choice((1, 600))}
+        body = json.dumps(fields).encode()
+        match rng.choice(("post", "post", "keyed post", "receipt", "read", "keyed read", "lease")):
+            case "post":
+                await chat.request("POST", "/chat", body)
+            case "keyed post":
+                for _ in range(3):
+                    answer = await chat.request("POST", "/chat", body, Idempotency_Key=key)
+                    if answer.code == 201:
+                        break
+            case "receipt":
+                answer = await chat.request("POST", "/chat", body, Prefer="receipt")
+                if answer.code == 201:
+                    sent = json.loads(answer.body)["id"]
+                    receipts.append((sent, answer.headers["X-Receipt"]))
+                if receipts and rng.random() < 0.5:
+                    message_id, receipt = rng.choice(receipts)
+                    await chat.request("DELETE", f"/messages/{message_id}", X_Receipt=receipt)
+            case "read":
+                await chat.request("GET", f"/chat/{user}?limit={rng.randint(1, 5)}&wait=0.05")
+            case "keyed read":
+                for _ in range(3):
+                    path = f"/chat/{user}?limit=3"
+                    answer = await chat.request("GET", path, Idempotency_Key=key)
+                    if answer.code == 200:
+                        break
+            case "lease":
+                path = f"/chat/{user}/lease?ttl={rng.choice((0.2, 60))}&limit=5"
+                answer = await chat.request("POST", path, b"")
+                if answer.code == 200:
+                    lease = json.loads(answer.body)["lease"]
+                    asked = json.dumps({"lease": lease or "0"}).encode()
+                    end = rng.choice(("ack", "ack", "release", "nothing"))
+                    await chat.request("POST", f"/chat/{user}/{end}", asked)
+
+
+@pytest.mark.parametrize("losses", [0.0, 0.05], ids=["no fault", "lost replies"])
+async def test_accepted_is_read_and_expired_and_revoked_and_pending(
+    start_service: StartService,
+    connect: Connect,
+    mongo_uri: str,
+    database: str,
+    tmp_path: Path,
+    losses: float,
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        services = [await start_service(mongo_uri=proxy.uri, mongo_timeout_s=1.0) for _ in range(2)]
+        nodes = [connect(service) for service in services]
+
+        async def lose() -> None:
+            """Some replies, then for a while all of them, so that outcomes stay unknown."""
+            for rate, seconds in ((losses, 0.5), (float(losses > 0), 1.5), (losses, 0.0)):
+                proxy.lose_rate = dict.fromkeys(("insert", "update", "find"), rate)
+                await asyncio.sleep(seconds)
+
+        await asyncio.gather(lose(), *(live(nodes[n % 2], n, 25) for n in range(8)))
+        proxy.lose_rate = {}
+        for each in (1, 600):
+            # Somebody's message expires, and somebody's is taken back, whatever came before.
+            body = json.dumps({"text": "x", "username": "nobody", "timeout": each}).encode()
+            answer = await nodes[0].request("POST", "/chat", body, Prefer="receipt")
+        path = f"/messages/{json.loads(answer.body)['id']}"
+        await nodes[1].request("DELETE", path, X_Receipt=answer.headers["X-Receipt"])
+        with MongoClient[dict[str, Any]](mongo_uri) as client:
+            messages = client[database]["messages"]
+
+            async def sum_of(name: str) -> int:
+                return int(sum([await node.metric(name) for node in nodes]))
+
+            async def is_balanced() -> bool:
+                stored = await asyncio.to_thread(messages.count_documents, {})
+                unread = await asyncio.to_thread(
+                    messages.count_documents,
+                    {"$or": [{"unread": True}, {"lease.until": {"$exists": True}}]},
+                )
+                accepted = await sum_of("chat_messages_accepted_total")
+                ended = [
+                    await sum_of(f"chat_messages_{fate}_total")
+                    for fate in ("read", "expired_unread", "revoked")
+                ]
+                # Not at one moment: each moves on while the next is asked.
+                return 0 < accepted == stored == sum(ended) + unread and all(ended)
+
+            await eventually(is_balanced, 20)
+            unknown = await sum_of("chat_outcomes_unknown_total")
+            assert (unknown > 0) == (losses > 0)
+        for service in services:
+            await service.stop()
+
+
+async def test_what_is_pending_is_known_from_the_start(
+    start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.pool._FIRST_COUNT_S", 20.0)
+    first = await start_service()
+    for _ in range(3):
+        await connect(first).post("bob", "x")
+    await first.stop()
+    assert await connect(await start_service()).metric("chat_messages_pending") == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pause"), [(0.01, 1), (0.5, 50), (5.5, 60), (60, 600)], ids=str
+)
+def test_a_slow_count_leaves_what_is_pending_old_for_a_minute_or_ten_counts(
+    seconds: float, pause: float
+) -> None:
+    assert pause_after_count(seconds) == pytest.approx(pause)

@@ -1,0 +1,50 @@
+"""Request lines: how they name inboxes and clients, and what they leave out."""
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from chat_service.server.access_log import LogRules, Naming, RequestLog
+
+
+def lines_of(rules: LogRules, *routes: str) -> list[Any]:
+    """What is logged of requests for these routes."""
+    request_log = RequestLog(rules)
+    with capture_logs() as lines:
+        for route in routes:
+            request_log.write("id", "GET", route, "bob", "192.0.2.7", 200, 0.001)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("usernames", "clients", "named"),
+    [
+        ("off", "off", {}),
+        ("clear", "off", {"inbox": "bob"}),
+        ("off", "clear", {"client": "192.0.2.7"}),
+    ],
+)
+def test_a_line_names_what_the_settings_say(
+    usernames: Naming, clients: Naming, named: dict[str, str]
+) -> None:
+    (line,) = lines_of(LogRules(10, usernames, clients, ""), "/chat/:username")
+    assert {name: line[name] for name in ("inbox", "client") if name in line} == named
+
+
+def test_a_hash_depends_on_the_key_and_nothing_else() -> None:
+    hashes = {
+        key: {lines_of(LogRules(10, "off", "hashed", key), "/chat")[0]["client"] for _ in range(2)}
+        for key in ("one", "two", "")
+    }
+    assert [len(hashes[key]) for key in ("one", "two", "")] == [1, 1, 2]
+    assert len(set().union(*hashes.values())) == 4
+
+
+def test_probes_are_no_news_and_use_up_no_lines() -> None:
+    probes = ("/livez", "/readyz", "/metrics")
+    lines = lines_of(LogRules(5, "off", "off", ""), *probes * 4, *["/chat"] * 6)
+    levels = [(line["log_level"], line["route"]) for line in lines if line["event"] == "request"]
+    assert levels[:5] == [("debug", route) for route in (*probes, *probes)[:5]]
+    # The clock may turn to the next second meanwhile, but never for each line.
+    assert 5 <= levels.count(("info", "/chat")) <= 6

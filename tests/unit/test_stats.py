@@ -1,0 +1,45 @@
+"""What `chat load` counts and draws."""
+
+import random
+
+import pytest
+
+from chat_service.loadgen import report
+from chat_service.loadgen.generator import Outcome
+from chat_service.loadgen.stats import Latencies, Tally
+
+
+def test_ranks_are_right_to_two_percent() -> None:
+    rng = random.Random(7)
+    seconds = sorted(rng.lognormvariate(-6, 1.5) for _ in range(5000))
+    latencies = Latencies()
+    for each in seconds:
+        latencies.add(each)
+    for share in (0.1, 0.5, 0.9, 0.99, 0.999):
+        exact_ms = seconds[int(share * len(seconds)) - 1] * 1000
+        assert latencies.rank_ms(share) == pytest.approx(exact_ms, rel=0.021)
+    assert latencies.rank_ms(1) == pytest.approx(seconds[-1] * 1000)
+    assert Latencies().rank_ms(0.5) == 0
+
+
+def outcome(status: int, messages: int, at: float) -> Outcome:
+    """An answer with so many messages that took 10 ms."""
+    return Outcome(status, b'{"text":"x","id":"1"}' * messages, at - 0.01, at)
+
+
+def test_a_load_is_accounted_for_and_drawn_second_by_second() -> None:
+    tally = Tally(began=100.0)
+    for second in range(3):
+        tally.count(outcome(201, 0, 100.5 + second))
+        tally.count(outcome(201, 0, 100.6 + second))
+        tally.count(outcome(200, 1, 100.7 + second))
+    tally.count(outcome(503, 0, 102.8))
+    tally.is_sweeping = True
+    tally.count(outcome(200, 2, 103.5))
+    assert (tally.accepted, tally.read, tally.swept, tally.missing) == (6, 3, 2, 1)
+    drawn = "\n".join(report.report(tally, 3))
+    assert "10 requests in 3.0 s: 3 a second" in drawn
+    assert "accepted 6 = read 3 + left, and taken at the end 2 + missing 1" in drawn
+    assert "errors: 1 of 503" in drawn
+    assert "requests/s  ▇▇█  3 to 4" in drawn
+    assert "█" * 40 in drawn

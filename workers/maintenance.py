@@ -1,0 +1,253 @@
+"""What a pool does beside serving requests: now and then, or whenever it is told to.
+
+Deadlines, what has expired, leases that are over, what is to be given back or reckoned up, and for
+those who wait: being told by the database what arrives elsewhere. Made, started and stopped by
+`workers.pool`.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import aclosing, suppress
+from typing import cast
+
+import structlog
+
+from workers.circuit_breaker import Breaker
+from workers.claim_rollback import Releases
+from workers.clock import DatabaseClock
+from workers.errors import ServiceError
+from workers.metrics import WorkerMetrics
+from workers.shard import Shard
+from workers.storage import MEASURE_EVERY_S, StorageReserve
+from workers.store.base import Store
+from workers.waiters import Waiters
+
+log = structlog.get_logger(__name__)
+
+#: How often requests past their deadline are looked for, in seconds; the most they overstay.
+WATCH_EVERY_S = 0.05
+#: How often expired messages are marked, the dead lose their text, and the database's clock is
+#: compared, in seconds.
+EXPIRE_EVERY_S = 2.0
+RETIRE_EVERY_S = 20.0
+CLOCK_EVERY_S = 10.0
+#: The least time between two comparisons of the clocks, in seconds.
+CLOCK_PAUSE_S = 0.5
+#: How often a database that is away is asked for, and claims that came to nobody are given
+#: back, in seconds.
+PROBE_EVERY_S = 0.2
+RELEASE_EVERY_S = 0.25
+#: How often leases that ran out are looked for, and what became of writes that were not answered,
+#: in seconds.
+LEASES_EVERY_S = 0.25
+RECKON_EVERY_S = 1.0
+#: How often the store is asked whether an index was missed, in seconds. It looks less often.
+INDEXES_EVERY_S = 0.25
+#: How often messages are looked for that somebody waits for, while the database tells of arrivals
+#: by itself, and while it does not. In seconds.
+LOOK_EVERY_S = (5.0, 1.0)
+_LOOK_AT_ONCE = 1000
+#: The database is no longer asked to tell of arrivals when nobody has waited for so long.
+LISTEN_ON_S = 10.0
+#: Pending messages are counted so often at most, in seconds.
+PENDING_EVERY_S = 10.0
+
+
+class Chores:
+    """The chores of one pool, each a task of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: DatabaseClock,
+        metrics: WorkerMetrics,
+        shards: Sequence[Shard],
+        breaker: Breaker,
+        releases: Releases,
+        waiters: Waiters,
+        reserve: StorageReserve,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._shards = shards
+        self._breaker = breaker
+        self._releases = releases
+        self._waiters = waiters
+        self._reserve = reserve
+        # Whether the database tells of arrivals just now.
+        self._is_told = False
+        #: Started, and to be cancelled by who stops the pool.
+        self.tasks: list[asyncio.Task[None]] = []
+        self._clock_is_doubtful = asyncio.Event()
+        # That the pending messages are to be counted at once, and how long it took last.
+        self._recount = asyncio.Event()
+        self._counted_in_s = math.inf
+        #: Set once the pending messages are known.
+        self.has_counted = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin all of them."""
+        self._loop = asyncio.get_running_loop()
+        chores: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+            "watch": (WATCH_EVERY_S, self._watch),
+            "expire": (EXPIRE_EVERY_S, self._expire),
+            "retire": (RETIRE_EVERY_S, self._retire),
+            "leases": (LEASES_EVERY_S, self._end_leases),
+            "release": (RELEASE_EVERY_S, self._releases.carry_out),
+            "reckon": (RECKON_EVERY_S, self._reckon),
+            "pending": (PROBE_EVERY_S, self._count_pending),
+            "listen": (PROBE_EVERY_S, self._listen),
+            "look": (LOOK_EVERY_S[1], self._look_now_and_then),
+            "probe": (PROBE_EVERY_S, self._probe),
+            "indexes": (INDEXES_EVERY_S, self._store.keep_indexes),
+            "clock": (CLOCK_PAUSE_S, self._follow_clock),
+            "storage": (MEASURE_EVERY_S[0], self._measure_storage),
+        }
+        self.tasks = [
+            asyncio.create_task(self._every(seconds, chore), name=name)
+            for name, (seconds, chore) in chores.items()
+        ]
+
+    async def _every(self, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
+        """Do a chore now and then. It may fail: the next time comes."""
+        while True:
+            try:
+                await chore()
+            except ServiceError as error:
+                log.debug("a chore was put off", chore=chore.__name__, reason=str(error))
+            except BaseException:
+                # A cancellation that nobody asked this task for came out of a library.
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                log.exception("a chore failed", chore=chore.__name__)
+            await asyncio.sleep(seconds)
+
+    async def _watch(self) -> None:
+        self._breaker.lag.tick()
+        now = self._loop.time()
+        for shard in self._shards:
+            shard.expire(now)
+        if self._clock.is_doubtful:
+            self._clock_is_doubtful.set()
+
+    async def _probe(self) -> None:
+        if self._breaker.is_open:
+            await self._store.ping()
+            self._breaker.close()
+            self._recount.set()
+
+    async def _expire(self) -> None:
+        self._metrics.expired.inc(await self._store.expire(self._clock.now_ms()))
+
+    async def _retire(self) -> None:
+        await self._store.retire(self._clock.now_ms())
+
+    async def _end_leases(self) -> None:
+        ended = await self._store.end_leases(self._clock.now_ms())
+        self._metrics.lease_ends.labels("expired").inc(ended.returned + ended.expired)
+        self._metrics.expired.inc(ended.expired)
+        self._waiters.wake(ended.usernames)
+
+    async def _reckon(self) -> None:
+        """Count what was done and could not be told."""
+        for fate, messages in (await self._store.reckon()).items():
+            self._metrics.fates[fate].inc(messages)
+
+    async def _count_pending(self) -> None:
+        """Count what is pending, and pause; sooner again once the database is back."""
+        self._recount.clear()
+        pause_s = PENDING_EVERY_S
+        with suppress(ServiceError):
+            pause_s = max(await self._count_once(), PENDING_EVERY_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._recount.wait()
+
+    async def _count_once(self) -> float:
+        """Count what is pending; for how many seconds not to count again.
+
+        A count from before the database was away is given up: its connection may be dead.
+        """
+        began = self._loop.time()
+        counting = asyncio.create_task(self._store.count_pending())
+        recounting = asyncio.create_task(self._recount.wait())
+        try:
+            await asyncio.wait((counting, recounting), return_when=asyncio.FIRST_COMPLETED)
+            if not counting.done():
+                return 0.0
+            pending = counting.result()
+        except ServiceError:
+            self._metrics.pending.set(math.nan)
+            raise
+        finally:
+            counting.cancel()
+            recounting.cancel()
+            await asyncio.gather(counting, recounting, return_exceptions=True)
+        if not self._breaker.is_open:
+            self._metrics.pending.set(pending)
+        self.has_counted.set()
+        # Of two counts the quicker one: a single stall says nothing about the next.
+        took_s = self._loop.time() - began
+        quicker_s, self._counted_in_s = min(took_s, self._counted_in_s), took_s
+        return pause_after_count(quicker_s)
+
+    async def _listen(self) -> None:
+        """While anybody waits, have the database tell what arrives at other processes."""
+        await self._waiters.are_there.wait()
+        last_needed = self._loop.time()
+        telling = cast(AsyncGenerator[Collection[str] | None, None], self._store.arrivals())
+        async with aclosing(telling) as arrivals:
+            try:
+                async for usernames in arrivals:
+                    if usernames is None:
+                        self._waiters.notice_any()
+                        self._is_told = True
+                        await self._look()
+                    else:
+                        self._waiters.wake(usernames)
+                    now = self._loop.time()
+                    if self._waiters.count:
+                        last_needed = now
+                    elif now - last_needed > LISTEN_ON_S:
+                        return
+            finally:
+                self._is_told = False
+
+    async def _look_now_and_then(self) -> None:
+        """Whatever is told: nobody waits long for a message that is there."""
+        await self._waiters.are_there.wait()
+        await self._look()
+        if self._is_told:
+            await asyncio.sleep(LOOK_EVERY_S[0] - LOOK_EVERY_S[1])
+
+    async def _look(self) -> None:
+        """Wake those who wait for what is there."""
+        usernames = list(self._waiters.usernames())
+        for start in range(0, len(usernames), _LOOK_AT_ONCE):
+            some = usernames[start : start + _LOOK_AT_ONCE]
+            self._waiters.wake(await self._store.count_unread(some, self._clock.now_ms()))
+
+    async def _follow_clock(self) -> None:
+        self._clock_is_doubtful.clear()
+        await self._store.measure_clock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOCK_EVERY_S - CLOCK_PAUSE_S):
+                await self._clock_is_doubtful.wait()
+
+    async def _measure_storage(self) -> None:
+        try:
+            self._reserve.observe(await self._store.measure_storage())
+        finally:
+            # Also where the database did not answer: what was known last holds.
+            await self._reserve.wait_until_due()
+
+
+def pause_after_count(seconds: float) -> float:
+    """How long the pending are not counted again, after a count that took so long: in seconds.
+
+    Counting is to take a hundredth of the time; or a tenth, where else the figure was over a minute
+    old. One count that a stall held up must not leave it old for long.
+    """
+    return max(min(100 * seconds, 60.0), 10 * seconds)

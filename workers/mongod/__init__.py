@@ -1,0 +1,1 @@
+"""The embedded MongoDB: a mongod that the service starts and stops itself."""

@@ -1,0 +1,111 @@
+"""Why a mongod ended: from its log, what it wrote to stderr, and the signal that ended it.
+
+Only what this start wrote counts: the log goes on over many. Used by `workers.mongod.embedded`.
+"""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from workers.mongod.ballast import free_bytes
+
+#: Of stderr, and of the log, so many bytes from the end are looked at.
+_STDERR_BYTES, _LOG_BYTES = 4096, 1 << 20
+#: What stderr still holds arrives within this, in seconds.
+_REST_S = 1.0
+#: Below this, in bytes, a mongod that ended did so because the disk is full.
+_FULL_BYTES = 1 << 20
+_NO_SPACE = "No space left on device"
+_HINTS = {
+    "SIGILL": "; this processor lacks instructions that it needs, so another build is needed",
+    "SIGKILL": "; the kernel does that when memory runs out",
+    "SIGBUS": "; a disk that is full or broken does that",
+}
+
+
+class LastWords:
+    """What one run of mongod says. Made before it starts."""
+
+    def __init__(self, program: str, log_file: Path) -> None:
+        self._program = program
+        self._log_file = log_file
+        self._begin = _size(log_file)
+        self._stderr = b""
+        self._listening: asyncio.Task[None] | None = None
+
+    def listen(self, stderr: asyncio.StreamReader) -> None:
+        """Read its stderr to the end, and keep the last of it."""
+        self._listening = asyncio.create_task(self._listen(stderr), name="mongod-stderr")
+
+    async def _listen(self, stderr: asyncio.StreamReader) -> None:
+        while data := await stderr.read(_STDERR_BYTES):
+            self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
+
+    async def reason(self, code: int | None) -> str:
+        """Say why it ended with this code, and what to do."""
+        if self._listening is not None:
+            await asyncio.wait((self._listening,), timeout=_REST_S)
+        lines = list(self._log_lines())
+        stderr = [line.strip() for line in self._stderr.decode("utf-8", "replace").splitlines()]
+        free = free_bytes(self._log_file.parent)
+        is_full = free is not None and free < _FULL_BYTES
+        if is_full or any(_NO_SPACE in line for line in (*lines, *stderr)):
+            return (
+                f"the disk of {self._log_file.parent} is full; free some space there, and mongod "
+                "goes on by itself"
+            )
+        ended = ending_of(code)
+        said = next((text for line in reversed(lines) if (text := _problem(line))), "")
+        said = said or next((line for line in reversed(stderr) if line), "")
+        if said:
+            return f"it {ended}: {said[:400]} (see {self._log_file})"
+        if code is not None and code < 0:
+            return f"it {ended}"
+        if not lines:
+            return (
+                f"{self._program} {ended} and wrote no log: is it a mongod? Name another with the "
+                "setting mongod (CHAT_MONGOD)"
+            )
+        return f"it {ended} (see {self._log_file})"
+
+    def _log_lines(self) -> Iterator[str]:
+        """The lines that this run has written to the log."""
+        with suppress(OSError), self._log_file.open("rb") as log:
+            size = os.fstat(log.fileno()).st_size
+            log.seek(max(self._begin if self._begin <= size else 0, size - _LOG_BYTES))
+            yield from log.read(_LOG_BYTES).decode("utf-8", "replace").splitlines()
+
+
+def ending_of(code: int | None) -> str:
+    """Say how a program ended: with a code, or by which signal."""
+    if code is None or code >= 0:
+        return f"ended with {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was ended by {name}{_HINTS.get(name, '')}"
+
+
+def _problem(line: str) -> str:
+    """What a line of the log says, if it is an error."""
+    try:
+        entry = json.loads(line)
+        if entry["s"] not in ("E", "F"):
+            return ""
+        more = entry.get("attr", {})
+        detail = more.get("error", more.get("message", "")) if isinstance(more, dict) else ""
+        return f"{entry['msg']}: {detail}".strip(" :") if detail else str(entry["msg"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

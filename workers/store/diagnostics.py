@@ -1,0 +1,170 @@
+"""Looks at a database as the store needs it, and says of each part how it is. Changes nothing.
+
+For `chat doctor`. Speaks for itself instead of opening a store, which would make the indexes.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import pymongo
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure, PyMongoError
+
+from workers.store.connection import in_short, refusal
+from workers.store.driver import (
+    BadConnectionString,
+    Client,
+    Document,
+    Driver,
+    close_client,
+    hello,
+    open_client,
+)
+from workers.store.schema import (
+    COLLECTION,
+    INDEXES,
+    KEY_INDEX,
+    OBSOLETE,
+    describe_duplicates,
+    list_indexes,
+    meaning_of,
+)
+
+State: TypeAlias = Literal["ok", "warn", "fail"]
+
+_OLDEST = (6, 0)
+#: A clock that is further off than this is worth mending, in seconds.
+_OFFSET_S = 1.0
+
+
+class Finding(NamedTuple):
+    """How one part is, and, where it is not well, what to do."""
+
+    what: str
+    state: State
+    detail: str
+
+
+async def examine(
+    uri: str, driver: Driver, database: str, within_s: float
+) -> AsyncIterator[Finding]:
+    """Each part of a database, one after the other, each in so many seconds.
+
+    Ends with the first part without which the rest cannot be seen. Raises nothing.
+    """
+    try:
+        client = open_client(driver, uri)
+    except BadConnectionString as error:
+        yield Finding("database", "fail", f"{error}; mend --mongo-uri (CHAT_MONGO_URI)")
+        return
+    try:
+        async for finding in _parts(client, database, within_s):
+            yield finding
+    except OperationFailure as error:
+        yield Finding("database", "fail", refusal(error))
+    except PyMongoError as error:
+        advice = "is it running, is the address right (--mongo-uri), has its set a primary?"
+        yield Finding("database", "fail", f"{in_short(error)}; {advice}")
+    finally:
+        await close_client(client)
+
+
+async def _parts(client: Client, database: str, within_s: float) -> AsyncIterator[Finding]:
+    with pymongo.timeout(within_s):
+        server = await hello(client)
+        version: str = (await client.admin.command("buildInfo"))["version"]
+    yield _deployment(server, version)
+    if "setName" not in server and server.get("msg") != "isdbgrid":
+        return
+    yield await _compatibility(client, version, within_s)
+    with pymongo.timeout(within_s):
+        began = time.perf_counter()
+        # No message has this id: nothing is deleted, and the majority has confirmed it.
+        await client[database][COLLECTION].delete_one({"_id": ""})
+        ms = (time.perf_counter() - began) * 1000
+    yield Finding("majority", "ok", f"confirms a write in {ms:.1f} ms")
+    with pymongo.timeout(within_s):
+        yield await _indexes(client[database])
+        yield await _clock(client)
+
+
+def _deployment(server: Document, version: str) -> Finding:
+    name = server.get("setName")
+    if tuple(map(int, version.split(".")[:2])) < _OLDEST:
+        return Finding("database", "fail", f"MongoDB {version}: 6.0 or newer is needed")
+    if server.get("msg") == "isdbgrid":
+        return Finding("database", "ok", f"MongoDB {version}, through mongos")
+    if name is None:
+        return Finding(
+            "database",
+            "fail",
+            "a single mongod without a replica set: start it with --replSet and run "
+            "rs.initiate() once",
+        )
+    members = len(server.get("hosts", ()))
+    detail = f"MongoDB {version}, primary of replica set {name}, {members} member(s)"
+    return Finding("database", "ok", detail)
+
+
+async def _compatibility(client: Client, version: str, within_s: float) -> Finding:
+    try:
+        with pymongo.timeout(within_s):
+            answer = await client.admin.command(
+                {"getParameter": 1, "featureCompatibilityVersion": 1}
+            )
+    except OperationFailure:
+        return Finding("compatibility", "ok", "not to be seen by this user")
+    level: str = answer["featureCompatibilityVersion"]["version"]
+    if version.startswith(level + "."):
+        return Finding("compatibility", "ok", f"of {level}, as the server")
+    return Finding(
+        "compatibility",
+        "warn",
+        f"of {level}, while the server is {version}: after an upgrade that is to stay, run "
+        "db.adminCommand({setFeatureCompatibilityVersion: ...})",
+    )
+
+
+async def _indexes(database: AsyncDatabase[Document]) -> Finding:
+    listing = await list_indexes(database)
+    if listing.different:
+        collection, _, name = listing.different[0].partition(".")
+        found: Any = (await database[collection].index_information()).get(name, {})
+        return Finding(
+            "indexes",
+            "fail",
+            f"{name} is {meaning_of(found)}, but must be {dict(INDEXES[collection][name])}; drop "
+            f'it with db.{collection}.dropIndex("{name}"), and the service makes it again',
+        )
+    wanted_count = sum(map(len, INDEXES.values()))
+    if len(listing.missing) == wanted_count:
+        return Finding("indexes", "ok", f"none yet in {database.name}: the first start makes them")
+    if listing.missing:
+        missing = ", ".join(listing.missing)
+        if f"{COLLECTION}.{KEY_INDEX}" in listing.missing:
+            duplicates = await describe_duplicates(database[COLLECTION])
+            if duplicates:
+                return Finding("indexes", "fail", f"missing: {missing}; {duplicates}")
+        detail = f"missing: {missing}; a service makes them within seconds, or when it starts"
+        return Finding("indexes", "warn", detail)
+    obsolete = [
+        f"{collection}.{name}"
+        for collection, names in OBSOLETE.items()
+        for name in names
+        if f"{collection}.{name}" in listing.there
+    ]
+    if obsolete:
+        detail = f"all {wanted_count} there, and of an earlier version: {', '.join(obsolete)}"
+        return Finding("indexes", "ok", f"{detail}; the service drops them a while after its start")
+    return Finding("indexes", "ok", f"all {wanted_count} there, as they must be")
+
+
+async def _clock(client: Client) -> Finding:
+    sent = time.time()
+    server = await hello(client)
+    middle = (sent + time.time()) / 2
+    offset = int(server["localTime"]) / 1000 - middle
+    if abs(offset) > _OFFSET_S:
+        return Finding("clock", "warn", f"the database's is {offset:+.1f} s off ours: mend NTP")
+    return Finding("clock", "ok", f"the database's is {offset * 1000:+.0f} ms off ours")

@@ -1,0 +1,117 @@
+"""Reads with an idempotency key in MongoDB: what each was given is decided once, for all repeats.
+
+The decision is a document whose `_id` is the key's hash, inserted before anything is claimed: of
+two that decide at once, in two processes, one wins. The claims of all of them then mark the same
+messages with the key. Before the first of them answers, it marks the decision as given; one that
+came to nothing is forgotten, which it cannot be once it is given, nor given once it is forgotten.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from bson.datetime_ms import DatetimeMS
+from pymongo.errors import BulkWriteError
+
+from workers.commands import KeyedBatch, Message
+from workers.errors import StoreUnavailable
+from workers.store.connection import Database, read_errors
+from workers.store.driver import Document
+
+_DUPLICATE_KEY = 11000
+#: Times that something is decided before it is given up.
+_DECISIONS_MAX = 5
+
+
+class KeyedReads(Database):
+    """The part of `workers.store.base.Store` that is about reads with a key."""
+
+    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+        """See `workers.store.base.Store.remember`."""
+        documents: list[Document] = [
+            {
+                "_id": batch.key,
+                "username": batch.username,
+                "ids": list(batch.ids),
+                "until": DatetimeMS(batch.until_ms),
+                "more": batch.more,
+            }
+            for batch in batches
+        ]
+
+        async def write() -> bool:
+            """Whether all of them are new."""
+            try:
+                await self._reads.insert_many(documents, ordered=False)
+                return True
+            except BulkWriteError as error:
+                details = error.details or {}
+                codes = {each["code"] for each in details.get("writeErrors", ())}
+                if codes != {_DUPLICATE_KEY} or details.get("writeConcernErrors"):
+                    raise
+                return False
+
+        keys = [batch.key for batch in batches]
+        for _ in range(_DECISIONS_MAX):
+            if (await self._confirmed("remember", write))[0]:
+                return list(batches)
+            holding = await self.recall(keys, now_ms)
+            if all(key in holding for key in keys):
+                return [holding[key] for key in keys]
+            # One was forgotten before it was looked at, or has not held for long: decided again.
+            await self._confirmed("remember", partial(self._clear, keys, now_ms))
+        raise StoreUnavailable("what a key gets is decided and forgotten all the time")
+
+    async def _clear(self, keys: Sequence[str], now_ms: int) -> None:
+        """Free what holds no more, though the TTL index has not freed it yet."""
+        over = {"_id": {"$in": list(keys)}, "until": {"$lt": DatetimeMS(now_ms)}}
+        await self._reads.delete_many(over)
+
+    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        """See `workers.store.base.Store.recall`."""
+        with self._operation("recall"), read_errors():
+            documents = await self._reads.find(
+                {"_id": {"$in": list(keys)}, "until": {"$gte": DatetimeMS(now_ms)}}
+            ).to_list(None)
+        return {
+            each["_id"]: KeyedBatch(
+                *(each["_id"], each["username"], tuple(each["ids"]), int(each["until"])),
+                more=each.get("more", False),
+                is_given=each.get("given", False),
+            )
+            for each in documents
+        }
+
+    async def give(self, batch: KeyedBatch) -> bool:
+        """See `workers.store.base.Store.give`."""
+
+        async def write() -> bool:
+            its = {"_id": batch.key, "ids": list(batch.ids)}
+            result = await self._reads.update_one(its, {"$set": {"given": True}})
+            return result.matched_count == 1
+
+        return (await self._confirmed("give", write))[0]
+
+    async def forget(self, batch: KeyedBatch) -> None:
+        """See `workers.store.base.Store.forget`."""
+
+        async def write() -> None:
+            its: Document = {"_id": batch.key, "ids": list(batch.ids), "given": None}
+            await self._reads.delete_one(its)
+
+        await self._confirmed("forget", write)
+
+    async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
+        """See `workers.store.base.Store.keyed_messages`."""
+        with self._operation("recall"), read_errors():
+            documents = await self._majority.find(
+                {
+                    "username": batch.username,
+                    "_id": {"$in": list(batch.ids)},
+                    "claim.key": batch.key,
+                    "expires_at": {"$gte": DatetimeMS(now_ms)},
+                },
+                projection={"text": 1},
+                sort=[("_id", 1)],
+                hint="_id_",
+            ).to_list(None)
+        return [Message(each["text"], each["_id"]) for each in documents]

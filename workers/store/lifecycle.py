@@ -1,0 +1,214 @@
+"""What becomes of messages in MongoDB: expired, told to their senders, taken back, forgotten.
+
+Kept messages, those with a receipt or an idempotency key, outlive their end for their senders:
+without their text (`retire`), and for a bounded time.
+"""
+
+import hmac
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+import pymongo
+import structlog
+from bson.datetime_ms import DatetimeMS
+from pymongo.errors import PyMongoError
+
+from workers.commands import Fate, Revoke, Track
+from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.store.base import CountedFate
+from workers.store.connection import Database, read_errors, write_failure
+from workers.store.driver import Document
+from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
+
+log = structlog.get_logger(__name__)
+
+#: Sweeps leave alone what expired less than this ago: clocks of nodes may differ a little.
+EXPIRE_MARGIN_MS = 1000
+#: Longest time to count what is pending, in seconds.
+_COUNT_S = 60.0
+
+
+class Fates(Database):
+    """The part of `workers.store.base.Store` that is about the end of messages."""
+
+    async def track(self, command: Track, now_ms: int) -> Fate | None:
+        """See `workers.store.base.Store.track`."""
+        with self._operation("track"), read_errors():
+            document = await self._majority.find_one(
+                {"_id": command.id},
+                projection=dict.fromkeys(
+                    ("receipts", "unread", "lease", "claim", "revoked", "expires_at"), 1
+                ),
+            )
+        if document is None or not _has_receipt(document, command.receipt):
+            return None
+        return _fate_of(document, now_ms)
+
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+        """See `workers.store.base.Store.revoke`."""
+        fate = await self.track(command, now_ms)
+        if fate is None or fate.status != "pending":
+            return fate, 0
+
+        async def write() -> int:
+            result = await self._messages.update_one(
+                {
+                    "_id": command.id,
+                    "receipts": command.receipt,
+                    # On loan no more, though it has not been given back yet.
+                    "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
+                    "expires_at": {"$gte": DatetimeMS(now_ms)},
+                    **self._in_time(now_ms),
+                },
+                {
+                    "$set": {
+                        "revoked": DatetimeMS(now_ms),
+                        "purge_at": DatetimeMS(now_ms + self._keep_ms),
+                    },
+                    "$unset": {"unread": "", "text": "", "kept": "", "lease.until": ""},
+                },
+            )
+            return result.modified_count
+
+        mine = {"_id": command.id, "revoked": DatetimeMS(now_ms)}
+        try:
+            changed, was_repeated = await self._confirmed("revoke", write)
+        except OutcomeUnknown:
+            self._doubt("revoked", mine)
+            raise
+        if changed:
+            return Fate("revoked", now_ms), 1
+        # Somebody was faster; or the first of several tries was applied, or still may be.
+        try:
+            fate = await self.track(command, now_ms)
+        except StoreUnavailable as error:
+            if not was_repeated:
+                raise
+            self._doubt("revoked", mine)
+            raise OutcomeUnknown(str(error)) from error
+        if was_repeated:
+            self._doubt("revoked", mine)
+        if fate is not None and fate.status == "pending":
+            # It was late, or somebody had it for a moment.
+            raise (OutcomeUnknown if was_repeated else StoreUnavailable)("ask again")
+        return fate, 0
+
+    async def reckon(self) -> Mapping[CountedFate, int]:
+        """See `workers.store.base.Store.reckon`."""
+        counts: Counter[CountedFate] = Counter()
+        now = time.monotonic()
+        for doubt in [each for each in self._doubts if each.due <= now]:
+            try:
+                with self._operation("reckon"), read_errors():
+                    counts[doubt.fate] += await self._majority.count_documents(
+                        doubt.selection, hint=doubt.hint
+                    )
+            except StoreUnavailable:
+                # What was told of the others is not told again.
+                break
+            self._doubts.remove(doubt)
+        return counts
+
+    async def count_pending(self) -> int:
+        """See `workers.store.base.Store.count_pending`."""
+        with read_errors(), pymongo.timeout(_COUNT_S):
+            # All that the indexes hold, and no document is looked at.
+            unread = await self._messages.count_documents({}, hint=INBOX_INDEX)
+            leased = await self._messages.count_documents({}, hint=LEASE_END_INDEX)
+        return unread + leased
+
+    async def expire(self, now_ms: int) -> int:
+        """See `workers.store.base.Store.expire`.
+
+        Goes through the purge index, from where the last call ended: unread messages lie there
+        a full grace behind their expiry, and claimed ones do not. Those that are kept have an
+        index of their own.
+        """
+        from_ms, upto_ms = self._expired_upto_ms, now_ms - EXPIRE_MARGIN_MS
+        grace_ms = self._unread_grace_ms
+        purged = {
+            "$gte": DatetimeMS(from_ms + grace_ms),
+            "$lt": DatetimeMS(upto_ms + grace_ms),
+        }
+        kept = {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(upto_ms)}
+        generation = self._expiry_generation
+        expired = await self._mark_expired({"purge_at": purged}, PURGE_INDEX)
+        try:
+            expired += await self._mark_expired(
+                {"kept": True, "claim.at": None, "expires_at": kept}, KEPT_INDEX
+            )
+        except ServiceError as error:
+            # The next call looks at all of it again; what this one marked is told now.
+            log.debug("a sweep was put off", reason=str(error))
+            return expired
+        # Something may have become unread behind it meanwhile.
+        if self._expiry_generation == generation:
+            self._expired_upto_ms = upto_ms
+        return expired
+
+    async def retire(self, now_ms: int) -> None:
+        """See `workers.store.base.Store.retire`."""
+        claimed_ms, expired_ms = now_ms - self._claimed_grace_ms, now_ms - self._unread_grace_ms
+        with self._operation("retire"):
+            try:
+                await self._messages.update_many(
+                    # A range of times: null, of what is not claimed, is in none.
+                    {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
+                    self._retirement("$claim.at"),
+                    hint=KEPT_INDEX,
+                )
+                await self._messages.update_many(
+                    {
+                        "kept": True,
+                        "claim.at": None,
+                        "expires_at": {"$lt": DatetimeMS(expired_ms)},
+                        # Only what was counted before.
+                        "expired": {"$exists": True},
+                    },
+                    self._retirement("$expires_at"),
+                    hint=KEPT_INDEX,
+                )
+            except PyMongoError as error:
+                raise write_failure(error) from error
+
+    def _retirement(self, end: str) -> list[Document]:
+        return [
+            {"$set": {"purge_at": {"$add": [end, self._keep_ms]}}},
+            {"$unset": ["text", "kept"]},
+        ]
+
+    async def _mark_expired(self, selection: Document, hint: str) -> int:
+        mark = secrets.token_hex(4)
+        with self._operation("expire"):
+            try:
+                result = await self._messages.update_many(
+                    {"unread": True, **selection},
+                    {"$unset": {"unread": ""}, "$set": {"expired": mark}},
+                    hint=hint,
+                )
+            except PyMongoError as error:
+                self._doubt("expired", {**selection, "expired": mark}, hint)
+                raise write_failure(error) from error
+        return result.modified_count
+
+
+def _has_receipt(document: Document, receipt: str) -> bool:
+    """Whether a document has this receipt; compares all it has, in constant time each."""
+    found = False
+    for each in document.get("receipts", ()):
+        found |= hmac.compare_digest(each, receipt)
+    return found
+
+
+def _fate_of(document: Document, now_ms: int) -> Fate:
+    if "revoked" in document:
+        return Fate("revoked", int(document["revoked"]))
+    if "claim" in document:
+        return Fate("read", int(document["claim"]["at"]))
+    expires_ms = int(document["expires_at"])
+    if expires_ms < now_ms:
+        return Fate("expired", expires_ms)
+    until = document.get("lease", {}).get("until")
+    return Fate("leased" if until is not None and int(until) >= now_ms else "pending", None)

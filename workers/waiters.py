@@ -1,0 +1,147 @@
+"""Reads that wait for a first message: parked here, woken when one may have come.
+
+A wake-up only has a read try again; the database decides what is there. Per inbox they are woken
+one at a time, so that a message costs one search however many wait for it: who gets one and
+leaves some has the next one woken.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from workers.commands import Outcome, Slice
+from workers.errors import Overloaded
+from workers.work_item import Ticket
+
+#: Where a read that was woken has failed, the next one is woken after so long, in seconds.
+_AFTER_FAILURE_S = 0.2
+#: In a notebook: that something was missed, so that any inbox may have got a message.
+ANY = None
+
+
+class Waiters:
+    """The parked reads of a pool."""
+
+    def __init__(self, most: int, readmit: Callable[[Ticket], None]) -> None:
+        """`most` may be parked at once; `readmit` puts one back into its shard's queue."""
+        self._most = most
+        self._readmit = readmit
+        # Dictionaries for their order.
+        self._parked: dict[str, dict[Ticket, None]] = {}
+        self._count = 0
+        self._notebooks: list[set[str | None]] = []
+        self._is_ending = False
+        #: Set while any is parked.
+        self.are_there = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        """How many are parked."""
+        return self._count
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nobody waits any more, because the service stops."""
+        return self._is_ending
+
+    def usernames(self) -> Collection[str]:
+        """The inboxes that are waited for."""
+        return list(self._parked)
+
+    def refuse_if_full(self) -> None:
+        """Raise `Overloaded` where no more can be parked."""
+        if self._count >= self._most:
+            raise Overloaded("too many requests wait for messages")
+
+    @contextmanager
+    def noticing(self) -> Iterator[set[str | None]]:
+        """Notes the inboxes that are woken meanwhile.
+
+        For a search: a message that comes after it began, and before its read is parked, would
+        be missed otherwise.
+        """
+        noticed: set[str | None] = set()
+        self._notebooks.append(noticed)
+        try:
+            yield noticed
+        finally:
+            self._notebooks = [each for each in self._notebooks if each is not noticed]
+
+    def park(self, ticket: Ticket) -> bool:
+        """Have a read wait, or refuse it; False where its time is over, or the service stops."""
+        loop = asyncio.get_running_loop()
+        if self._is_ending or ticket.wait_until <= loop.time():
+            return False
+        if self._count >= self._most:
+            ticket.fail(Overloaded("too many requests wait for messages"))
+            return True
+        if ticket.timer is None:
+            ticket.timer = loop.call_at(ticket.wait_until, self._give_up, ticket)
+            ticket.future.add_done_callback(partial(self._leave, ticket))
+        self._parked.setdefault(ticket.command.username, {})[ticket] = None
+        self._count += 1
+        self.are_there.set()
+        return True
+
+    def wake(self, usernames: Iterable[str]) -> None:
+        """Messages may have come into these inboxes."""
+        if not self._count and not self._notebooks:
+            return
+        for username in usernames:
+            for notebook in self._notebooks:
+                notebook.add(username)
+            if username in self._parked:
+                ticket = next(iter(self._parked[username]))
+                self._unpark(ticket)
+                self._readmit(ticket)
+
+    def notice_any(self) -> None:
+        """Messages may have come into any inbox, as far as reads in flight are concerned."""
+        for notebook in self._notebooks:
+            notebook.add(ANY)
+
+    def end(self) -> None:
+        """Answer all of them with nothing; nobody is parked from here on."""
+        self._is_ending = True
+        for tickets in [*self._parked.values()]:
+            for ticket in [*tickets]:
+                self._give_up(ticket)
+
+    def _unpark(self, ticket: Ticket) -> bool:
+        username = ticket.command.username
+        tickets = self._parked.get(username)
+        if tickets is None or ticket not in tickets:
+            return False
+        del tickets[ticket]
+        if not tickets:
+            del self._parked[username]
+        self._count -= 1
+        if not self._count:
+            self.are_there.clear()
+        return True
+
+    def _give_up(self, ticket: Ticket) -> None:
+        # One that is in its shard just now is answered there, and not parked again: its timer,
+        # which may fire a moment early, is spent.
+        ticket.wait_until = 0.0
+        if not self._unpark(ticket):
+            return
+        if self._is_ending:
+            ticket.resolve(Slice((), False))
+        else:
+            # Once more: that there is nothing has to be known, and the database may be away.
+            self._readmit(ticket)
+
+    def _leave(self, ticket: Ticket, future: "asyncio.Future[Outcome]") -> None:
+        """It is answered, or its client has gone."""
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        if self._unpark(ticket) or self._is_ending:
+            return
+        # What it was woken for may still be there, for the next one.
+        if future.cancelled():
+            self.wake((ticket.command.username,))
+        elif future.exception() is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_AFTER_FAILURE_S, self.wake, (ticket.command.username,))
