@@ -10,7 +10,7 @@ from tornado.httputil import HTTPConnection, HTTPServerConnectionDelegate
 
 from chat_service.api.problems import method_not_allowed, not_found
 from chat_service.api.request_policy import STREAM, HostRule, refuse_other_pages, refuse_prefetches
-from chat_service.api.types import Part, Request, Response, Takeover
+from chat_service.api.types import BodyChunk, Request, Response, Takeover
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.board import BoardHandlers
 from chat_service.handlers.health import HealthHandlers
@@ -20,7 +20,7 @@ from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.metrics.http import HttpMetrics
-from chat_service.server.access_log import RequestLog
+from chat_service.server.access_log import AccessLog
 from chat_service.server.body_budget import BodyBudget
 from chat_service.server.exchange import Exchange
 from chat_service.server.http_date import DateCache
@@ -136,7 +136,7 @@ class App(HTTPServerConnectionDelegate):
         routes: Sequence[Route],
         limits: AppLimits,
         metrics: HttpMetrics,
-        request_log: RequestLog,
+        access_log: AccessLog,
         on_undelivered: Callable[[int], None],
         bodies: BodyBudget,
         tracer: "RequestTracer | None" = None,
@@ -155,7 +155,7 @@ class App(HTTPServerConnectionDelegate):
         self._idle = asyncio.Event()
         self._routes = [(route.path.split("/")[1:], route) for route in routes]
         self._metrics = metrics
-        self._request_log = request_log
+        self._access_log = access_log
         self._id_prefix = secrets.token_hex(6)
         self._ids_made = 0
 
@@ -225,7 +225,7 @@ class App(HTTPServerConnectionDelegate):
             raise method_not_allowed(allowed)
 
         async def options(request: Request) -> Response:
-            return Response(204, {"Allow": allowed, "Cache-Control": "no-store"}, Part(b"", 0))
+            return Response(204, {"Allow": allowed, "Cache-Control": "no-store"}, BodyChunk(b"", 0))
 
         return Resolved(fitting[-1].path, "", options, self.max_body_bytes)
 
@@ -248,4 +248,4 @@ class App(HTTPServerConnectionDelegate):
             self.tracer.end(span, status)
         method = method if method in _METHODS else "other"
         self._metrics.answered(method, route, status, seconds)
-        self._request_log.write(request_id, method, route, inbox, client, status, seconds)
+        self._access_log.write(request_id, method, route, inbox, client, status, seconds)

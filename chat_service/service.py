@@ -30,22 +30,22 @@ from chat_service.handlers.stream import StreamHandlers
 from chat_service.metrics.history import History
 from chat_service.metrics.http import HttpMetrics
 from chat_service.metrics.multiprocess import Exposition
-from chat_service.metrics.sampler import parts_of
+from chat_service.metrics.sampler import series_groups_of
 from chat_service.openapi import make_document
 from chat_service.server.body_budget import BodyBudget
 from chat_service.server.connection import Server
-from chat_service.server.fast_path import Direct
-from chat_service.server.header_cache import Heads
+from chat_service.server.fast_path import FastPath
+from chat_service.server.header_cache import HeaderCache
 from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind
 from chat_service.wiring import (
+    access_log_of,
     app_limits_of,
     connection_limits_of,
+    message_limits_of,
     pool_limits_of,
-    request_log_of,
-    rules_of,
     store_options_of,
     terms_of,
-    waits_of,
+    wait_limits_of,
 )
 from config import Settings
 from workers.clock import DatabaseClock
@@ -101,7 +101,7 @@ class Service:
         self._exposition = Exposition(self._registry)
         self._worker_metrics = WorkerMetrics(self._registry)
         self._http_metrics = HttpMetrics(self._registry)
-        parts = parts_of(self._http_metrics, self._worker_metrics, settings.shards)
+        parts = series_groups_of(self._http_metrics, self._worker_metrics, settings.shards)
         self._history = History(parts, time.time())
         self._bodies = BodyBudget(settings.bodies_max_bytes)
         self._clock = DatabaseClock()
@@ -151,7 +151,7 @@ class Service:
         self._app = self._make_app(self._make_routes(handlers), sockets)
         self._server = Listener(
             self._app,
-            self._make_direct(self._app, handlers.inbox),
+            self._make_fast_path(self._app, handlers.inbox),
             self._http_metrics.handovers.inc,
             **connection_limits_of(settings),
         )
@@ -253,7 +253,7 @@ class Service:
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings
-        rules, waits = rules_of(settings), waits_of(settings)
+        rules, waits = message_limits_of(settings), wait_limits_of(settings)
         origins = frozenset(settings.allowed_origins)
         return Handlers(
             InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
@@ -266,13 +266,13 @@ class Service:
             BoardHandlers(self._history.document),
         )
 
-    def _make_direct(self, app: App, inbox: InboxHandlers) -> Direct:
+    def _make_fast_path(self, app: App, inbox: InboxHandlers) -> FastPath:
         settings = self.settings
-        heads = Heads(app.max_body_bytes, app.host_rule)
-        return Direct(
+        header_cache = HeaderCache(app.max_body_bytes, app.host_rule)
+        return FastPath(
             app,
             inbox,
-            heads,
+            header_cache,
             header_max=settings.max_header_bytes,
             idle_timeout_s=settings.idle_timeout_s,
         )
@@ -282,10 +282,10 @@ class Service:
     ) -> App:
         # Operators' machines ask by address.
         rule = host_rule(self.settings.allowed_hosts, addresses_of(sockets), has_addresses=is_ops)
-        limits, request_log = app_limits_of(self.settings, rule), request_log_of(self.settings)
+        limits, access_log = app_limits_of(self.settings, rule), access_log_of(self.settings)
         on_undelivered = self._worker_metrics.undelivered.inc
         return App(
-            *(routes, limits, self._http_metrics, request_log, on_undelivered, self._bodies),
+            *(routes, limits, self._http_metrics, access_log, on_undelivered, self._bodies),
             None if self._telemetry is None else self._telemetry.tracer,
         )
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, DeadProcesses
+from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, ExitedProcesses
 from chat_service.server.listener import OPS_NAMES, bind
 from config import Settings
 from workers.mongod.embedded import EmbeddedMongod
@@ -64,7 +64,7 @@ class Supervisor:
             None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
         )
         self._directory: Path | None = None
-        self._dead: DeadProcesses
+        self._dead: ExitedProcesses
         self._members: list[_Member] = []
         self._endings: dict[asyncio.Task[None], asyncio.subprocess.Process] = {}
         self._has_killed = False
@@ -87,7 +87,7 @@ class Supervisor:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self._directory = Path(tempfile.mkdtemp(prefix="chat-metrics-", dir=memory))
         self._environ[DIRECTORY_VARIABLE] = str(self._directory)
-        self._dead = DeadProcesses(self._directory)
+        self._dead = ExitedProcesses(self._directory)
         self._members = [_Member(self) for _ in range(self._count)]
         await self._members[0].start()
         await asyncio.gather(*(member.start() for member in self._members[1:]))
@@ -158,7 +158,7 @@ class Supervisor:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            self._bury(process)
+            self._merge_exited(process)
             raise
         return process
 
@@ -182,21 +182,21 @@ class Supervisor:
             self._has_killed = True
             process.kill()
             await process.wait()
-        self._bury(process)
+        self._merge_exited(process)
 
     def died(self, process: asyncio.subprocess.Process, pause_s: float) -> None:
         """Take note of a process that ended by itself."""
         log.error("a process died", pid=process.pid, code=process.returncode, pause_s=pause_s)
-        self._bury(process)
+        self._merge_exited(process)
 
     async def launch_again(self) -> asyncio.subprocess.Process:
         """As `launch`, for a process that died; counted, also where this one dies on its way."""
         self._dead.restarted()
         return await self.launch()
 
-    def _bury(self, process: asyncio.subprocess.Process) -> None:
+    def _merge_exited(self, process: asyncio.subprocess.Process) -> None:
         try:
-            self._dead.bury(process.pid)
+            self._dead.merge_exited(process.pid)
         except Exception:
             # A file that a killed process left half written must not keep it from being replaced.
             log.exception("what a process has counted is lost", pid=process.pid)

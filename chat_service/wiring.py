@@ -8,12 +8,12 @@ import os
 import socket
 from typing import Any
 
-from chat_service.api.request_options import Waits
+from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule
-from chat_service.api.validation import Rules
+from chat_service.api.validation import MessageLimits
 from chat_service.app import AppLimits
 from chat_service.openapi import Terms
-from chat_service.server.access_log import LogRules, RequestLog
+from chat_service.server.access_log import AccessLog, LogRules
 from config import Settings
 from config.settings import STORAGE_FREE_MIN_BYTES
 from workers.pool import PoolLimits
@@ -23,9 +23,9 @@ from workers.storage import StorageLimits
 from workers.store.connection import StoreOptions
 
 
-def rules_of(settings: Settings) -> Rules:
+def message_limits_of(settings: Settings) -> MessageLimits:
     """What a message may be."""
-    return Rules(
+    return MessageLimits(
         settings.max_username_chars,
         settings.max_text_bytes,
         settings.default_timeout_s,
@@ -33,16 +33,16 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def waits_of(settings: Settings) -> Waits:
+def wait_limits_of(settings: Settings) -> WaitLimits:
     """How long a read may wait, and a lease last."""
-    return Waits(settings.max_wait_s, settings.max_lease_s)
+    return WaitLimits(settings.max_wait_s, settings.max_lease_s)
 
 
 def terms_of(settings: Settings) -> Terms:
     """What the OpenAPI document says of all that."""
     return Terms(
-        rules_of(settings),
-        waits_of(settings),
+        message_limits_of(settings),
+        wait_limits_of(settings),
         settings.max_body_bytes,
         settings.max_batch_messages,
         settings.max_batch_bytes,
@@ -96,9 +96,9 @@ def connection_limits_of(settings: Settings) -> dict[str, Any]:
     }
 
 
-def request_log_of(settings: Settings) -> RequestLog:
+def access_log_of(settings: Settings) -> AccessLog:
     """What is logged of requests."""
-    return RequestLog(
+    return AccessLog(
         LogRules(
             settings.log_requests_per_s,
             settings.log_usernames,

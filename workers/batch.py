@@ -1,8 +1,8 @@
-"""The decisions of a shard, without any waiting: which tickets go together, who gets what.
+"""The decisions of a shard, without any waiting: which items go together, who gets what.
 
 Pure functions over lists, called by `workers.shard` between its awaits.
 
-Everything in a queue is unanswered, hence concurrent: any order of its tickets is one that
+Everything in a queue is unanswered, hence concurrent: any order of its items is one that
 could have happened. Two rules remain. A read that stands behind a post to the same inbox
 waits for the next batch, so that it finds the message; and of the reads of one inbox the
 earlier gets the older messages.
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from workers.commands import Count, Post, Read, Unread
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 #: Code points of text that one read is given at once: what a slow reader holds in memory.
 SHARE_CHARS_MAX = 256 << 10
@@ -21,32 +21,32 @@ SHARE_CHARS_MAX = 256 << 10
 class Batch(NamedTuple):
     """What one round of a shard carries out, each list in order of arrival."""
 
-    posts: list[Ticket]
-    reads: list[Ticket]
-    counts: list[Ticket]
-    errands: list[Ticket]
-    carried: list[Ticket]
+    posts: list[WorkItem]
+    reads: list[WorkItem]
+    counts: list[WorkItem]
+    single_calls: list[WorkItem]
+    carried: list[WorkItem]
 
 
-def plan(tickets: Iterable[Ticket]) -> Batch:
-    """Sort the open tickets by kind; carry over the reads that stand behind a post."""
+def plan(items: Iterable[WorkItem]) -> Batch:
+    """Sort the open items by kind; carry over the reads that stand behind a post."""
     batch = Batch([], [], [], [], [])
     posted: set[str] = set()
-    for ticket in tickets:
-        if not ticket.is_open:
+    for item in items:
+        if not item.is_open:
             continue
-        command = ticket.command
+        command = item.command
         if isinstance(command, Post):
             posted.add(command.username)
-            batch.posts.append(ticket)
+            batch.posts.append(item)
         elif not isinstance(command, Read | Count):
-            batch.errands.append(ticket)
+            batch.single_calls.append(item)
         elif command.username in posted:
-            batch.carried.append(ticket)
+            batch.carried.append(item)
         elif isinstance(command, Read):
-            batch.reads.append(ticket)
+            batch.reads.append(item)
         else:
-            batch.counts.append(ticket)
+            batch.counts.append(item)
     return batch
 
 
@@ -57,7 +57,7 @@ class Lookup(NamedTuple):
     limit: int
 
 
-def lookups(reads: Iterable[Ticket], slice_max: int, singles_max: int) -> list[Lookup]:
+def lookups(reads: Iterable[WorkItem], slice_max: int, singles_max: int) -> list[Lookup]:
     """The searches that serve these reads: one for all plain reads, one for each limited inbox.
 
     A limited read, or one that goes on with a long inbox, gets a search of its own, or an inbox
@@ -66,8 +66,8 @@ def lookups(reads: Iterable[Ticket], slice_max: int, singles_max: int) -> list[L
     """
     shared: dict[str, None] = {}
     single: dict[str, int] = {}
-    for ticket in reads:
-        command = ticket.command
+    for item in reads:
+        command = item.command
         assert isinstance(command, Read)
         wanted = slice_max if command.limit is None else command.limit
         if command.username in single or command.limit is not None or command.upto is not None:
@@ -84,16 +84,16 @@ def lookups(reads: Iterable[Ticket], slice_max: int, singles_max: int) -> list[L
 class Share(NamedTuple):
     """What one read is to claim; `more` where unread messages may be left behind it."""
 
-    ticket: Ticket
+    item: WorkItem
     messages: tuple[Unread, ...]
     more: bool
 
 
 def share_out(
-    reads: Sequence[Ticket],
+    reads: Sequence[WorkItem],
     found: Mapping[str, Sequence[Unread]],
     complete: Collection[str],
-) -> tuple[list[Share], list[Ticket]]:
+) -> tuple[list[Share], list[WorkItem]]:
     """Deal the messages found to the reads, in order of arrival: the shares, and who goes on.
 
     `found` holds an inbox's unread messages, oldest first; `complete` names the inboxes of
@@ -107,9 +107,9 @@ def share_out(
     own: set[str] = set()
     plain: set[str] = set()
     shares: list[Share] = []
-    again: list[Ticket] = []
-    for ticket in reads:
-        command = ticket.command
+    again: list[WorkItem] = []
+    for item in reads:
+        command = item.command
         assert isinstance(command, Read)
         messages = found.get(command.username, ())
         start = dealt.get(command.username, 0)
@@ -128,9 +128,9 @@ def share_out(
         if share:
             (own if is_own else plain).add(command.username)
         if share or exhausted:
-            shares.append(Share(ticket, share, not exhausted))
+            shares.append(Share(item, share, not exhausted))
         else:
-            again.append(ticket)
+            again.append(item)
     return shares, again
 
 

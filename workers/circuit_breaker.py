@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 FAILURES = 3
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed while the database answers. Opens by itself; the pool closes it."""
 
     def __init__(self, metrics: WorkerMetrics, lag: LoopLag) -> None:

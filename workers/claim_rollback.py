@@ -1,7 +1,7 @@
 """What was claimed for a read that came to nobody, and is to be made unread again.
 
 A shard adds what its reader did not wait for, and claims whose outcome it could not learn; the
-pool carries the releases out. No message in here was ever handed to a front end.
+pool carries the rollback out. No message in here was ever handed to a front end.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ class _Release(NamedTuple):
     ids: Sequence[str]
 
 
-class Releases:
-    """The releases of one pool. Lost with the process: what it held then stays claimed."""
+class ClaimRollback:
+    """The rollback of one pool. Lost with the process: what it held then stays claimed."""
 
     def __init__(
         self, store: Store, clock: DatabaseClock, metrics: WorkerMetrics, waiters: Waiters
@@ -71,7 +71,7 @@ class Releases:
         """Whether what a key got holds, though it was to be forgotten: nobody knew for certain."""
         if claim.token:
             return False
-        holding = await self._store.recall([claim.key], self._clock.now_ms())
+        holding = await self._store.find_batches([claim.key], self._clock.now_ms())
         return claim.key in holding and holding[claim.key].ids == claim.ids
 
     async def drain(self, timeout_s: float) -> bool:

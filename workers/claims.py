@@ -13,14 +13,14 @@ from typing import NamedTuple
 import structlog
 
 from workers.batch import Share
-from workers.claim_rollback import Releases
+from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
 from workers.commands import Claim, KeyedBatch, Read, Slice, Unread
 from workers.errors import NotExecuted, OutcomeUnknown, ServiceError
 from workers.metrics import WorkerMetrics
 from workers.store.base import Store
 from workers.waiters import Waiters
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Claims:
         clock: DatabaseClock,
         claim_s: float,
         metrics: WorkerMetrics,
-        releases: Releases,
+        rollback: ClaimRollback,
         waiters: Waiters,
     ) -> None:
         """A claim may take effect for `claim_s` seconds."""
@@ -54,7 +54,7 @@ class Claims:
         self._clock = clock
         self._claim_ms = int(claim_s * 1000)
         self._metrics = metrics
-        self._releases = releases
+        self._rollback = rollback
         self._waiters = waiters
 
     async def make(self, shares: Sequence[Share]) -> Unanswered:
@@ -65,27 +65,27 @@ class Claims:
             [failure for result in results for failure in result.failed],
         )
 
-    async def repeat(self, tickets: Sequence[Ticket]) -> Unanswered:
+    async def repeat(self, items: Sequence[WorkItem]) -> Unanswered:
         """Answer the reads whose key was used before; gives back the others."""
         keys = {
-            ticket.command.key: ticket
-            for ticket in tickets
-            if isinstance(ticket.command, Read) and ticket.command.key and ticket.is_open
+            item.command.key: item
+            for item in items
+            if isinstance(item.command, Read) and item.command.key and item.is_open
         }
-        unanswered = [Share(ticket, (), more=True) for ticket in tickets]
+        unanswered = [Share(item, (), more=True) for item in items]
         if not keys:
             return Unanswered(unanswered, [])
-        batches = await self._store.recall(list(keys), self._clock.now_ms())
+        batches = await self._store.find_batches(list(keys), self._clock.now_ms())
         repeated = {keys[key]: batch for key, batch in batches.items()}
         results = await asyncio.gather(
             *(
-                self._guarded([share], partial(self._give_again, share, repeated[share.ticket]))
+                self._guarded([share], partial(self._give_again, share, repeated[share.item]))
                 for share in unanswered
-                if share.ticket in repeated
+                if share.item in repeated
             )
         )
         return Unanswered(
-            [share for share in unanswered if share.ticket not in repeated]
+            [share for share in unanswered if share.item not in repeated]
             + [share for result in results for share in result.shares],
             [failure for result in results for failure in result.failed],
         )
@@ -93,7 +93,7 @@ class Claims:
     def _of(self, shares: Sequence[Share]) -> Iterator[Awaitable[Unanswered]]:
         plain: list[Share] = []
         for share in shares:
-            command = share.ticket.command
+            command = share.item.command
             assert isinstance(command, Read)
             if not share.messages or (command.lease is None and not command.key):
                 plain.append(share)
@@ -129,7 +129,7 @@ class Claims:
         except NotExecuted:
             raise
         except BaseException:
-            self._releases.add(claim, claim.ids, is_final=False)
+            self._rollback.add(claim, claim.ids, is_final=False)
             raise
         lost_some = len(owned) < len(claim.ids)
         if lost_some:
@@ -137,11 +137,11 @@ class Claims:
             if not is_final and claim.lease_ms is not None:
                 # What a copy that is still on its way takes under this token, its taker would
                 # acknowledge unseen, with what it was given.
-                self._releases.add(claim, claim.ids, is_final)
+                self._rollback.add(claim, claim.ids, is_final)
                 raise OutcomeUnknown("others were faster, or the claim is still on its way")
             if not is_final:
                 # A copy that is still on its way may yet take what others give back.
-                self._releases.add(claim, [i for i in claim.ids if i not in owned], is_final)
+                self._rollback.add(claim, [i for i in claim.ids if i not in owned], is_final)
         nothing: list[Share] = []
         given: list[Unread] = []
         for share in shares:
@@ -150,13 +150,13 @@ class Claims:
                 mine = tuple(unread for unread in mine if unread.message.id in owned)
             if not mine:
                 nothing.append(share)
-            elif share.ticket.resolve(Slice(tuple([each.message for each in mine]), share.more)):
+            elif share.item.resolve(Slice(tuple([each.message for each in mine]), share.more)):
                 given += mine
                 if share.more:
                     # Somebody may be waiting for the rest.
-                    self._waiters.wake((share.ticket.command.username,))
+                    self._waiters.wake((share.item.command.username,))
             else:
-                self._releases.add(claim, [unread.message.id for unread in mine], is_final)
+                self._rollback.add(claim, [unread.message.id for unread in mine], is_final)
         if given:
             counter = self._metrics.read if claim.lease_ms is None else self._metrics.leased
             counter.inc(len(given))
@@ -168,22 +168,22 @@ class Claims:
 
         What is claimed for a key is never given back: it is there for who repeats the read.
         """
-        ticket, now_ms = share.ticket, self._clock.now_ms()
+        item, now_ms = share.item, self._clock.now_ms()
         ids = tuple(unread.message.id for unread in share.messages)
         until_ms = now_ms + KEY_WINDOW_MS
-        batch = KeyedBatch(key, ticket.command.username, ids, until_ms, share.more)
-        batch = (await self._store.remember([batch], now_ms))[0]
+        batch = KeyedBatch(key, item.command.username, ids, until_ms, share.more)
+        batch = (await self._store.record_batch([batch], now_ms))[0]
         return await self._give_again(share, batch)
 
     async def _give_again(self, share: Share, batch: KeyedBatch) -> list[Share]:
-        return [] if await self._give_batch(share.ticket, batch) else [share]
+        return [] if await self._give_batch(share.item, batch) else [share]
 
-    async def _give_batch(self, ticket: Ticket, batch: KeyedBatch) -> bool:
+    async def _give_batch(self, item: WorkItem, batch: KeyedBatch) -> bool:
         """Claim a batch as far as it is unread, and answer with what is the key's of it.
 
         False where that is nothing, and was nothing before: all of it is others', or has expired.
         """
-        claim = self._new_claim([Share(ticket, (), batch.more)], batch.ids, batch.key)
+        claim = self._new_claim([Share(item, (), batch.more)], batch.ids, batch.key)
         owned, is_final = await self._store.claim(claim)
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
@@ -195,14 +195,14 @@ class Claims:
             raise OutcomeUnknown(str(error)) from error
         if is_given:
             self._metrics.read.inc(len(owned))
-            ticket.resolve(Slice(tuple(messages), batch.more))
+            item.resolve(Slice(tuple(messages), batch.more))
             if batch.more:
                 # Somebody may be waiting for the rest.
                 self._waiters.wake((batch.username,))
             return True
         if messages:
             # Another had forgotten it: nobody is given these for the key.
-            self._releases.add(claim, list(owned), is_final)
+            self._rollback.add(claim, list(owned), is_final)
         else:
             # Others were faster, or it has expired on the way.
             self._metrics.read.inc(len(owned))
@@ -223,16 +223,16 @@ class Claims:
         )
         ids = [each for each in batch.ids if each not in expired]
         if ids:
-            self._releases.add(late, ids, is_final=False)
+            self._rollback.add(late, ids, is_final=False)
         await self._store.forget(batch)
 
     def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
         now_ms = self._clock.now_ms()
-        command = shares[0].ticket.command
+        command = shares[0].item.command
         lease = command.lease if isinstance(command, Read) and shares[0].messages else None
         return Claim(
             secrets.token_hex(16) if lease is None else lease.token,
-            tuple({share.ticket.command.username for share in shares}),
+            tuple({share.item.command.username for share in shares}),
             tuple(ids),
             now_ms,
             now_ms + self._claim_ms,

@@ -56,7 +56,7 @@ class DatabaseClock:
         # A pause between those two readings looks like a step: looked at more closely.
         return abs(self._compare_ms() - self._base_ms) > STEP_MS
 
-    def doubt(self) -> None:
+    def mark_suspect(self) -> None:
         """Have the clocks compared soon: the database judged a time otherwise than was expected."""
         self._is_doubted = True
 

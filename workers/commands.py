@@ -190,8 +190,8 @@ class Audit(Struct, frozen=True, gc=False):
     lost: tuple[str, ...] = ()
 
 
-Errand: TypeAlias = Acknowledge | Release | Extend | Held | Resume | Track | Revoke
-Command: TypeAlias = Post | Read | Count | Errand
+SingleCall: TypeAlias = Acknowledge | Release | Extend | Held | Resume | Track | Revoke
+Command: TypeAlias = Post | Read | Count | SingleCall
 
 
 class Stored(Struct, frozen=True, gc=False):

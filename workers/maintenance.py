@@ -13,8 +13,8 @@ from typing import cast
 
 import structlog
 
-from workers.circuit_breaker import Breaker
-from workers.claim_rollback import Releases
+from workers.circuit_breaker import CircuitBreaker
+from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
 from workers.errors import ServiceError
 from workers.metrics import WorkerMetrics
@@ -41,7 +41,7 @@ RELEASE_EVERY_S = 0.25
 #: How often leases that ran out are looked for, and what became of writes that were not answered,
 #: in seconds.
 LEASES_EVERY_S = 0.25
-RECKON_EVERY_S = 1.0
+COUNT_RESOLVED_EVERY_S = 1.0
 #: How often the store is asked whether an index was missed, in seconds. It looks less often.
 INDEXES_EVERY_S = 0.25
 #: How often messages are looked for that somebody waits for, while the database tells of arrivals
@@ -54,8 +54,8 @@ LISTEN_ON_S = 10.0
 PENDING_EVERY_S = 10.0
 
 
-class Chores:
-    """The chores of one pool, each a task of its own."""
+class Maintenance:
+    """The jobs of one pool, each a task of its own."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class Chores:
         clock: DatabaseClock,
         metrics: WorkerMetrics,
         shards: Sequence[Shard],
-        breaker: Breaker,
-        releases: Releases,
+        breaker: CircuitBreaker,
+        rollback: ClaimRollback,
         waiters: Waiters,
         reserve: StorageReserve,
     ) -> None:
@@ -73,7 +73,7 @@ class Chores:
         self._metrics = metrics
         self._shards = shards
         self._breaker = breaker
-        self._releases = releases
+        self._rollback = rollback
         self._waiters = waiters
         self._reserve = reserve
         # Whether the database tells of arrivals just now.
@@ -90,13 +90,13 @@ class Chores:
     def start(self) -> None:
         """Begin all of them."""
         self._loop = asyncio.get_running_loop()
-        chores: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+        jobs: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
             "watch": (WATCH_EVERY_S, self._watch),
             "expire": (EXPIRE_EVERY_S, self._expire),
             "retire": (RETIRE_EVERY_S, self._retire),
             "leases": (LEASES_EVERY_S, self._end_leases),
-            "release": (RELEASE_EVERY_S, self._releases.carry_out),
-            "reckon": (RECKON_EVERY_S, self._reckon),
+            "release": (RELEASE_EVERY_S, self._rollback.carry_out),
+            "count_resolved": (COUNT_RESOLVED_EVERY_S, self._count_resolved),
             "pending": (PROBE_EVERY_S, self._count_pending),
             "listen": (PROBE_EVERY_S, self._listen),
             "look": (LOOK_EVERY_S[1], self._look_now_and_then),
@@ -106,22 +106,22 @@ class Chores:
             "storage": (MEASURE_EVERY_S[0], self._measure_storage),
         }
         self.tasks = [
-            asyncio.create_task(self._every(seconds, chore), name=name)
-            for name, (seconds, chore) in chores.items()
+            asyncio.create_task(self._every(seconds, job), name=name)
+            for name, (seconds, job) in jobs.items()
         ]
 
-    async def _every(self, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
-        """Do a chore now and then. It may fail: the next time comes."""
+    async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+        """Do a job now and then. It may fail: the next time comes."""
         while True:
             try:
-                await chore()
+                await job()
             except ServiceError as error:
-                log.debug("a chore was put off", chore=chore.__name__, reason=str(error))
+                log.debug("a job was put off", job=job.__name__, reason=str(error))
             except BaseException:
                 # A cancellation that nobody asked this task for came out of a library.
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
-                log.exception("a chore failed", chore=chore.__name__)
+                log.exception("a job failed", job=job.__name__)
             await asyncio.sleep(seconds)
 
     async def _watch(self) -> None:
@@ -150,9 +150,9 @@ class Chores:
         self._metrics.expired.inc(ended.expired)
         self._waiters.wake(ended.usernames)
 
-    async def _reckon(self) -> None:
+    async def _count_resolved(self) -> None:
         """Count what was done and could not be told."""
-        for fate, messages in (await self._store.reckon()).items():
+        for fate, messages in (await self._store.count_resolved()).items():
             self._metrics.fates[fate].inc(messages)
 
     async def _count_pending(self) -> None:

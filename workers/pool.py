@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar, cast
 
 import structlog
 
-from workers.circuit_breaker import Breaker
-from workers.claim_rollback import Releases
+from workers.circuit_breaker import CircuitBreaker
+from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
@@ -45,7 +45,7 @@ from workers.errors import (
 )
 from workers.ids import IdSource
 from workers.loop_lag import LoopLag
-from workers.maintenance import WATCH_EVERY_S, Chores
+from workers.maintenance import WATCH_EVERY_S, Maintenance
 from workers.metrics import WorkerMetrics
 from workers.queue import QueueLimits, ShardQueue
 from workers.routing import shard_of
@@ -54,7 +54,7 @@ from workers.storage import StorageLimits, StorageReserve
 from workers.store.base import Store
 from workers.tracing import UNTRACED, Tracer, current
 from workers.waiters import Waiters
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 log = structlog.get_logger(__name__)
 
@@ -102,23 +102,23 @@ class WorkerPool:
         self._limits = limits
         self._metrics = metrics
         self._ids = IdSource()
-        self._breaker = Breaker(metrics, LoopLag(WATCH_EVERY_S))
+        self._breaker = CircuitBreaker(metrics, LoopLag(WATCH_EVERY_S))
         self._waiters = Waiters(limits.waiters, self._readmit)
         self._reserve = StorageReserve(limits.storage, metrics)
-        self._releases = Releases(store, clock, metrics, self._waiters)
+        self._rollback = ClaimRollback(store, clock, metrics, self._waiters)
         self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
         self._shards = [
             Shard(
                 *(queue, store, clock, limits.batch, metrics),
-                *(self._breaker, self._releases, self._waiters, tracer),
+                *(self._breaker, self._rollback, self._waiters, tracer),
             )
             for queue in self._queues
         ]
         # Hashes of the idempotency keys of requests that are not answered yet.
         self._keys: set[str] = set()
-        self._chores = Chores(
+        self._maintenance = Maintenance(
             *(store, clock, metrics, self._shards),
-            *(self._breaker, self._releases, self._waiters, self._reserve),
+            *(self._breaker, self._rollback, self._waiters, self._reserve),
         )
         self._workers: list[asyncio.Task[None]] = []
 
@@ -133,10 +133,10 @@ class WorkerPool:
             asyncio.create_task(self._supervise(shard), name=f"shard-{number}")
             for number, shard in enumerate(self._shards)
         ]
-        self._chores.start()
+        self._maintenance.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_COUNT_S):
-                await self._chores.has_counted.wait()
+                await self._maintenance.has_counted.wait()
 
     @property
     def is_alive(self) -> bool:
@@ -274,12 +274,12 @@ class WorkerPool:
             return True
         deadline = self._loop.time() + timeout_s
         _, left = await asyncio.wait(self._workers, timeout=timeout_s)
-        is_released = await self._releases.drain(max(deadline - self._loop.time(), 0))
+        is_released = await self._rollback.drain(max(deadline - self._loop.time(), 0))
         return not left and is_released
 
     async def stop(self) -> None:
         """End every task, answering what is still open. Complete on return; safe twice."""
-        tasks = {*self._chores.tasks, *self._workers}
+        tasks = {*self._maintenance.tasks, *self._workers}
         while tasks:
             # Asked again and again: a driver may turn a cancellation into an error of its own,
             # which a chore or a shard takes for one of the database's and survives.
@@ -290,8 +290,8 @@ class WorkerPool:
         self.end_waits()
         for queue in self._queues:
             queue.close()
-            for ticket in queue.take_nowait(1 << 62, 1 << 62):
-                ticket.fail(Draining("the service stopped"))
+            for item in queue.take_nowait(1 << 62, 1 << 62):
+                item.fail(Draining("the service stopped"))
 
     def _submit(self, command: Command, wait_s: float = 0.0) -> asyncio.Future[T]:
         now = self._loop.time()
@@ -301,17 +301,17 @@ class WorkerPool:
         deadline = now + self._limits.deadline_s
         try:
             self._breaker.refuse_if_open()
-            queue.put_or_refuse(Ticket(command, now, deadline, future, wait_until, current.get()))
+            queue.put_or_refuse(WorkItem(command, now, deadline, future, wait_until, current.get()))
         except NotExecuted as refusal:
             self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
             raise
         return cast(asyncio.Future[T], future)
 
-    def _readmit(self, ticket: Ticket) -> None:
+    def _readmit(self, item: WorkItem) -> None:
         """Have a read that waited look again."""
-        ticket.entered = self._loop.time()
-        ticket.deadline = ticket.entered + self._limits.deadline_s
-        self._queues[shard_of(ticket.command.username, len(self._queues))].readmit(ticket)
+        item.entered = self._loop.time()
+        item.deadline = item.entered + self._limits.deadline_s
+        self._queues[shard_of(item.command.username, len(self._queues))].readmit(item)
 
     def _one_at_a_time(
         self, key: str, submit: Callable[[], asyncio.Future[T]]

@@ -9,19 +9,19 @@ from collections import deque
 from typing import NamedTuple
 
 from workers.errors import Draining, Expired, Overloaded
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 
 class QueueLimits(NamedTuple):
-    """The bounds of one queue: tickets in all, bytes of text in all, tickets for one inbox."""
+    """The bounds of one queue: items in all, bytes of text in all, items for one inbox."""
 
-    tickets: int
+    items: int
     bytes: int
     tickets_per_inbox: int
 
 
-class ShardQueue(asyncio.Queue[Ticket | None]):
-    """An `asyncio.Queue` of tickets with one taker; None in it wakes a taker at the end.
+class ShardQueue(asyncio.Queue[WorkItem | None]):
+    """An `asyncio.Queue` of items with one taker; None in it wakes a taker at the end.
 
     The three overridden hooks are the ones in which asyncio's own queues differ; they are where
     the bytes and the inboxes are counted.
@@ -33,18 +33,18 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
         super().__init__()
 
     def _init(self, maxsize: int) -> None:
-        self._queue: deque[Ticket | None] = deque()
+        self._queue: deque[WorkItem | None] = deque()
         self._per_inbox: dict[str, int] = {}
         self._bytes = 0
 
-    def _put(self, item: Ticket | None) -> None:
+    def _put(self, item: WorkItem | None) -> None:
         self._queue.append(item)
         if item is not None:
             username = item.command.username
             self._per_inbox[username] = self._per_inbox.get(username, 0) + 1
             self._bytes += item.command.size
 
-    def _get(self) -> Ticket | None:
+    def _get(self) -> WorkItem | None:
         item = self._queue.popleft()
         if item is not None:
             username = item.command.username
@@ -59,27 +59,27 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
         """Bytes of text that wait."""
         return self._bytes
 
-    def put_or_refuse(self, ticket: Ticket) -> None:
-        """Add a ticket at the end. Raises `Overloaded` or `Draining` and adds nothing."""
+    def put_or_refuse(self, item: WorkItem) -> None:
+        """Add a item at the end. Raises `Overloaded` or `Draining` and adds nothing."""
         if self._closed:
             raise Draining("the service is stopping")
-        if len(self._queue) >= self._limits.tickets:
+        if len(self._queue) >= self._limits.items:
             raise Overloaded("too many requests wait")
-        if self._per_inbox.get(ticket.command.username, 0) >= self._limits.tickets_per_inbox:
+        if self._per_inbox.get(item.command.username, 0) >= self._limits.tickets_per_inbox:
             raise Overloaded("too many requests wait for this inbox")
-        if self._bytes + ticket.command.size > self._limits.bytes:
+        if self._bytes + item.command.size > self._limits.bytes:
             raise Overloaded("too many bytes wait to be stored")
-        self.put_nowait(ticket)
+        self.put_nowait(item)
 
-    def readmit(self, ticket: Ticket) -> None:
-        """Add a ticket that was here before, and has waited for a message, whatever the bounds."""
+    def readmit(self, item: WorkItem) -> None:
+        """Add a item that was here before, and has waited for a message, whatever the bounds."""
         if self._closed:
-            ticket.fail(Draining("the service is stopping"))
+            item.fail(Draining("the service is stopping"))
         else:
-            self.put_nowait(ticket)
+            self.put_nowait(item)
 
-    async def take(self, tickets_max: int, bytes_max: int) -> list[Ticket]:
-        """Wait for a ticket, then take what waits, up to the bounds, in order of arrival.
+    async def take(self, tickets_max: int, bytes_max: int) -> list[WorkItem]:
+        """Wait for a item, then take what waits, up to the bounds, in order of arrival.
 
         An empty list means that the queue is closed and empty. Safe to cancel: nothing is lost.
         """
@@ -90,9 +90,9 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
             return []
         return [first, *self.take_nowait(tickets_max - 1, bytes_max - first.command.size)]
 
-    def take_nowait(self, tickets_max: int, bytes_max: int) -> list[Ticket]:
+    def take_nowait(self, tickets_max: int, bytes_max: int) -> list[WorkItem]:
         """What waits now, up to the bounds, in order of arrival."""
-        taken: list[Ticket] = []
+        taken: list[WorkItem] = []
         while self._queue and len(taken) < tickets_max:
             head = self._queue[0]
             if head is None or (bytes_max := bytes_max - head.command.size) < 0:
@@ -102,9 +102,9 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
         return taken
 
     def expire(self, now: float) -> int:
-        """Answer the tickets at the head whose deadline has passed; how many there were.
+        """Answer the items at the head whose deadline has passed; how many there were.
 
-        All tickets of a process have the same time to live, so the head is the oldest.
+        All items of a process have the same time to live, so the head is the oldest.
         """
         expired = 0
         while self._queue and (head := self._queue[0]) is not None and head.deadline <= now:
@@ -113,7 +113,7 @@ class ShardQueue(asyncio.Queue[Ticket | None]):
         return expired
 
     def close(self) -> None:
-        """Refuse new tickets; `take` hands out what is left, then an empty list."""
+        """Refuse new items; `take` hands out what is left, then an empty list."""
         if not self._closed:
             self._closed = True
             if self.empty():

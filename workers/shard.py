@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 import structlog
 
 from workers.batch import Share, lookups, plan, share_out
-from workers.circuit_breaker import Breaker
-from workers.claim_rollback import Releases
+from workers.circuit_breaker import CircuitBreaker
+from workers.claim_rollback import ClaimRollback
 from workers.claims import Claims
 from workers.clock import DatabaseClock
 from workers.commands import (
@@ -39,7 +39,7 @@ from workers.queue import ShardQueue
 from workers.store.base import Settled, Store
 from workers.tracing import Tracer
 from workers.waiters import ANY, Waiters
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ SINGLE_LOOKUPS = 4
 #: Rounds of search and claim in one batch; reads that need more go first in the next batch.
 ROUNDS = 4
 #: Errands of one shard that are on their way at the same time.
-ERRANDS_MAX = 64
+SINGLE_CALLS_MAX = 64
 #: Counts that wait in one shard, and the inboxes that are counted at once.
 COUNTS_MAX = 1024
 COUNTED_INBOXES = 16
@@ -78,8 +78,8 @@ class Shard:
         clock: DatabaseClock,
         limits: ShardLimits,
         metrics: WorkerMetrics,
-        breaker: Breaker,
-        releases: Releases,
+        breaker: CircuitBreaker,
+        rollback: ClaimRollback,
         waiters: Waiters,
         tracer: Tracer,
     ) -> None:
@@ -91,55 +91,55 @@ class Shard:
         self._breaker = breaker
         self._waiters = waiters
         self._tracer = tracer
-        self._claims = Claims(store, clock, limits.claim_s, metrics, releases, waiters)
-        # Every ticket taken from the queue is in one of these until it is settled.
-        self._carried: list[Ticket] = []
-        self._in_flight: list[Ticket] = []
-        self._errands: dict[asyncio.Task[None], Ticket] = {}
+        self._claims = Claims(store, clock, limits.claim_s, metrics, rollback, waiters)
+        # Every item taken from the queue is in one of these until it is settled.
+        self._carried: list[WorkItem] = []
+        self._in_flight: list[WorkItem] = []
+        self._single_calls: dict[asyncio.Task[None], WorkItem] = {}
         # Counts that wait, those in flight, and the task that carries them out.
-        self._counts: list[Ticket] = []
-        self._counted: list[Ticket] = []
+        self._counts: list[WorkItem] = []
+        self._counted: list[WorkItem] = []
         self._counting: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve batches until the queue is closed and empty.
 
-        Whatever ends it, no ticket that it held is left without an answer.
+        Whatever ends it, no item that it held is left without an answer.
         """
         try:
-            while tickets := await self._take():
-                await self._commit(tickets)
+            while items := await self._take():
+                await self._commit(items)
             counting = () if self._counting is None else (self._counting,)
-            await asyncio.gather(*self._errands, *counting)
+            await asyncio.gather(*self._single_calls, *counting)
         finally:
-            errands: dict[asyncio.Task[None], Ticket | None] = {**self._errands}
+            single_calls: dict[asyncio.Task[None], WorkItem | None] = {**self._single_calls}
             if self._counting is not None:
-                errands[self._counting] = None
-            for errand, ticket in errands.items():
-                errand.cancel()
-                if ticket is not None:
-                    self._fail(ticket, OutcomeUnknown("the worker stopped"))
+                single_calls[self._counting] = None
+            for single_call, item in single_calls.items():
+                single_call.cancel()
+                if item is not None:
+                    self._fail(item, OutcomeUnknown("the worker stopped"))
             for waiting in (*self._carried, *self._counts, *self._counted):
                 waiting.fail(StoreUnavailable("the worker stopped"))
-            for ticket in self._in_flight:
-                self._fail(ticket, OutcomeUnknown("the worker stopped"))
+            for item in self._in_flight:
+                self._fail(item, OutcomeUnknown("the worker stopped"))
             self._carried, self._in_flight, self._counts, self._counted = [], [], [], []
-            if errands:
-                await asyncio.wait(errands)
+            if single_calls:
+                await asyncio.wait(single_calls)
 
     def expire(self, now: float) -> None:
         """Answer what is past its deadline, waiting or in flight. `now` is the loop's time."""
         expired = self._queue.expire(now)
-        for ticket in (*self._carried, *self._counts):
-            if ticket.deadline <= now:
-                expired += ticket.fail(Expired("waited too long for its turn"))
+        for item in (*self._carried, *self._counts):
+            if item.deadline <= now:
+                expired += item.fail(Expired("waited too long for its turn"))
         if expired:
             self._metrics.refused.labels("expired").inc(expired)
-        for ticket in (*self._in_flight, *self._errands.values(), *self._counted):
-            if ticket.deadline <= now:
-                self._fail(ticket, OutcomeUnknown("the database is slow"))
+        for item in (*self._in_flight, *self._single_calls.values(), *self._counted):
+            if item.deadline <= now:
+                self._fail(item, OutcomeUnknown("the database is slow"))
 
-    async def _take(self) -> list[Ticket]:
+    async def _take(self) -> list[WorkItem]:
         if not self._carried:
             return await self._queue.take(self._limits.requests, self._limits.bytes)
         return [
@@ -147,14 +147,14 @@ class Shard:
             *self._queue.take_nowait(self._limits.requests, self._limits.bytes),
         ]
 
-    async def _commit(self, tickets: Sequence[Ticket]) -> None:
+    async def _commit(self, items: Sequence[WorkItem]) -> None:
         """Carry out one batch: posts and reads at the same time, the rest beside it."""
-        batch = plan(tickets)
+        batch = plan(items)
         self._carried = batch.carried
-        self._in_flight = [*batch.posts, *batch.reads, *batch.errands]
+        self._in_flight = [*batch.posts, *batch.reads, *batch.single_calls]
         now = asyncio.get_running_loop().time()
-        self._metrics.queue_wait.observe(now - tickets[0].entered)
-        self._metrics.batch_requests.observe(len(tickets))
+        self._metrics.queue_wait.observe(now - items[0].entered)
+        self._metrics.batch_requests.observe(len(items))
         with self._tracer.batch(self._in_flight):
             work = []
             if batch.posts:
@@ -163,114 +163,114 @@ class Shard:
                 work.append(self._guarded(self._read, batch.reads))
             if batch.counts:
                 self._start_counts(batch.counts)
-            if batch.errands:
-                work.append(self._start_errands(batch.errands))
+            if batch.single_calls:
+                work.append(self._start_single_calls(batch.single_calls))
             await asyncio.gather(*work)
         self._in_flight = []
 
     async def _guarded(
         self,
-        work: Callable[[list[Ticket]], Awaitable[ServiceError | None]],
-        tickets: list[Ticket],
+        work: Callable[[list[WorkItem]], Awaitable[ServiceError | None]],
+        items: list[WorkItem],
     ) -> None:
-        """Do one part of a batch; what it raises is the answer of its open tickets."""
+        """Do one part of a batch; what it raises is the answer of its open items."""
         failure: ServiceError
         begun = self._breaker.lag.begin()
         try:
-            self._breaker.observe(await work(tickets), begun)
+            self._breaker.observe(await work(items), begun)
             return
         except ServiceError as error:
             failure = error
             self._breaker.observe(error, begun)
         except Exception as error:
             # A bug, or an error that the store does not know. The other parts go on.
-            log.exception("a part of a batch failed", requests=len(tickets))
+            log.exception("a part of a batch failed", requests=len(items))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         # One that waits for a message by now has met nothing.
-        in_flight = {*self._in_flight, *self._errands.values(), *self._counted}
-        for ticket in tickets:
-            if ticket in in_flight:
-                self._fail(ticket, failure)
+        in_flight = {*self._in_flight, *self._single_calls.values(), *self._counted}
+        for item in items:
+            if item in in_flight:
+                self._fail(item, failure)
 
-    async def _start_errands(self, tickets: list[Ticket]) -> None:
-        """Have errands go on beside the batches, which a slow one shall not hold up.
+    async def _start_single_calls(self, items: list[WorkItem]) -> None:
+        """Have single_calls go on beside the batches, which a slow one shall not hold up.
 
         Those that wait for a place are still in flight, so that somebody answers them.
         """
-        for ticket in tickets:
-            while len(self._errands) >= ERRANDS_MAX:
-                await asyncio.wait(self._errands, return_when=asyncio.FIRST_COMPLETED)
-            errand = asyncio.create_task(self._guarded(self._run_errand, [ticket]))
-            self._errands[errand] = ticket
-            errand.add_done_callback(self._errands.pop)
+        for item in items:
+            while len(self._single_calls) >= SINGLE_CALLS_MAX:
+                await asyncio.wait(self._single_calls, return_when=asyncio.FIRST_COMPLETED)
+            single_call = asyncio.create_task(self._guarded(self._run_single_call, [item]))
+            self._single_calls[single_call] = item
+            single_call.add_done_callback(self._single_calls.pop)
 
-    async def _insert(self, tickets: list[Ticket]) -> ServiceError | None:
+    async def _insert(self, items: list[WorkItem]) -> ServiceError | None:
         """Store the posts of a batch, and answer each. Gives back what all of them met."""
-        self._metrics.batch_posts.observe(len(tickets))
-        posts = [ticket.command for ticket in tickets if isinstance(ticket.command, Post)]
+        self._metrics.batch_posts.observe(len(items))
+        posts = [item.command for item in items if isinstance(item.command, Post)]
         outcomes = await self._store.insert(posts)
         self._metrics.accepted.inc(outcomes.count(None))
         # Resolve after the store has answered: a reply is a promise.
         failure: ServiceError | None = None
-        for ticket, post, outcome in zip(tickets, posts, outcomes, strict=True):
+        for item, post, outcome in zip(items, posts, outcomes, strict=True):
             if outcome is None:
-                ticket.resolve(post.id if post.key is None else Stored(post.id, False))
+                item.resolve(post.id if post.key is None else Stored(post.id, False))
             elif isinstance(outcome, str):
-                ticket.resolve(Stored(outcome, True))
+                item.resolve(Stored(outcome, True))
             else:
                 failure = outcome
-                self._fail(ticket, outcome)
+                self._fail(item, outcome)
         self._waiters.wake(post.username for post in posts)
         return None if None in outcomes else failure
 
-    async def _read(self, tickets: list[Ticket]) -> ServiceError | None:
+    async def _read(self, items: list[WorkItem]) -> ServiceError | None:
         """Serve the reads of a batch in rounds; what needs more goes first in the next one.
 
         Gives back what a claim met, where one failed.
         """
-        self._metrics.batch_reads.observe(len(tickets))
-        others, failed = await self._claims.repeat(tickets)
+        self._metrics.batch_reads.observe(len(items))
+        others, failed = await self._claims.repeat(items)
         failure: ServiceError | None = None
         for share, failure in failed:
-            self._fail(share.ticket, failure)
-        tickets = [share.ticket for share in others]
+            self._fail(share.item, failure)
+        items = [share.item for share in others]
         with self._waiters.noticing() as noticed:
             for _ in range(ROUNDS):
-                if not tickets:
+                if not items:
                     return failure
-                tickets, met = await self._read_round(tickets, noticed)
+                items, met = await self._read_round(items, noticed)
                 failure = met or failure
-        self._carried = [*tickets, *self._carried]
-        left = set(tickets)
-        self._in_flight = [ticket for ticket in self._in_flight if ticket not in left]
+        self._carried = [*items, *self._carried]
+        left = set(items)
+        self._in_flight = [item for item in self._in_flight if item not in left]
         return failure
 
     async def _read_round(
-        self, tickets: list[Ticket], noticed: set[str | None]
-    ) -> tuple[list[Ticket], ServiceError | None]:
+        self, items: list[WorkItem], noticed: set[str | None]
+    ) -> tuple[list[WorkItem], ServiceError | None]:
         """Search, claim, answer; gives back the reads not answered yet, and what a claim met."""
         now_ms = self._clock.now_ms()
         noticed.clear()
-        searches = lookups(tickets, self._limits.slice, SINGLE_LOOKUPS)
+        searches = lookups(items, self._limits.slice, SINGLE_LOOKUPS)
         results = await _all(
             self._store.find_unread(search.usernames, search.limit, now_ms) for search in searches
         )
         found = {name: unread for result in results for name, unread in result.messages.items()}
         complete = {name for result in results for name in result.complete}
         # Asked again just before the claim: whoever has gone by now has consumed nothing.
-        shares, again = share_out([t for t in tickets if t.is_open], found, complete)
-        claimed = [share for share in shares if found.get(share.ticket.command.username)]
-        nothing = [share for share in shares if not found.get(share.ticket.command.username)]
+        shares, again = share_out([t for t in items if t.is_open], found, complete)
+        claimed = [share for share in shares if found.get(share.item.command.username)]
+        nothing = [share for share in shares if not found.get(share.item.command.username)]
         failure: ServiceError | None = None
         if claimed:
             unclaimed, failed = await self._claims.make(claimed)
             for share, failure in failed:
-                self._fail(share.ticket, failure)
-            unsure = {share.ticket.command.username for share, _ in failed}
+                self._fail(share.item, failure)
+            unsure = {share.item.command.username for share, _ in failed}
             for share in unclaimed:
-                if share.messages or share.ticket.command.username in unsure:
+                if share.messages or share.item.command.username in unsure:
                     # Others took them, or the claim came too late: it has to be asked again.
-                    again.append(share.ticket)
+                    again.append(share.item)
                 else:
                     nothing.append(share)
         for share in nothing:
@@ -278,54 +278,54 @@ class Shard:
             again += self._found_nothing(share, noticed)
         return again, failure
 
-    def _found_nothing(self, share: Share, noticed: set[str | None]) -> list[Ticket]:
+    def _found_nothing(self, share: Share, noticed: set[str | None]) -> list[WorkItem]:
         """Answer a read that gets nothing, or have it wait; gives it back where it has to look
         again at once, since something came meanwhile.
         """
-        ticket = share.ticket
-        if ticket.wait_until and ticket.is_open:
-            if ticket.command.username in noticed or ANY in noticed:
-                return [ticket]
-            if self._waiters.park(ticket):
-                self._in_flight = [each for each in self._in_flight if each is not ticket]
+        item = share.item
+        if item.wait_until and item.is_open:
+            if item.command.username in noticed or ANY in noticed:
+                return [item]
+            if self._waiters.park(item):
+                self._in_flight = [each for each in self._in_flight if each is not item]
                 return []
-        ticket.resolve(Slice((), share.more))
+        item.resolve(Slice((), share.more))
         return []
 
-    async def _run_errand(self, tickets: list[Ticket]) -> None:
+    async def _run_single_call(self, items: list[WorkItem]) -> None:
         """Carry out a command that is one call of the store."""
-        (ticket,) = tickets
+        (item,) = items
         now_ms, store, metrics = self._clock.now_ms(), self._store, self._metrics
-        match ticket.command:
+        match item.command:
             case Finish() as command:
                 settled = await store.acknowledge(command, now_ms)
                 metrics.acknowledged(settled.changed)
-                ticket.resolve(await self._audited(command, settled, now_ms))
+                item.resolve(await self._audited(command, settled, now_ms))
             case Acknowledge() as command:
                 settled = await store.acknowledge(command, now_ms)
                 metrics.acknowledged(settled.changed)
-                ticket.resolve(settled.messages)
+                item.resolve(settled.messages)
             case Release() as command:
                 settled = await store.return_lease(command, now_ms)
                 metrics.lease_ends.labels("released").inc(settled.changed)
                 self._waiters.wake((command.username,))
-                ticket.resolve(settled.messages)
+                item.resolve(settled.messages)
             case Extend() as command:
-                ticket.resolve(await store.extend(command, now_ms))
+                item.resolve(await store.extend(command, now_ms))
             case Held() as command:
-                ticket.resolve(await store.held(command, now_ms))
+                item.resolve(await store.held(command, now_ms))
             case Resume() as command:
                 settled = await store.resume(command, now_ms)
                 metrics.acknowledged(settled.changed)
-                ticket.resolve(settled.messages)
+                item.resolve(settled.messages)
             case Revoke() as command:
                 fate, changed = await store.revoke(command, now_ms)
                 metrics.revoked.inc(changed)
-                ticket.resolve(fate)
+                item.resolve(fate)
             case Track() as command:
-                ticket.resolve(await store.track(command, now_ms))
+                item.resolve(await store.track(command, now_ms))
             case Post() | Read() | Count():
-                raise AssertionError("no errand")
+                raise AssertionError("no single_call")
 
     async def _audited(self, command: Finish, settled: Settled, now_ms: int) -> Finished:
         """The outcome of an acknowledgement, with what was lost."""
@@ -342,12 +342,12 @@ class Shard:
             return Finished(messages, is_all=True)
         return Finished(messages, False, audit.acknowledged, audit.lost)
 
-    def _start_counts(self, tickets: list[Ticket]) -> None:
+    def _start_counts(self, items: list[WorkItem]) -> None:
         """Have counts go on beside the batches: a full inbox takes long to count."""
         room = COUNTS_MAX - len(self._counts)
-        self._counts += tickets[:room]
-        for ticket in tickets[room:]:
-            if ticket.fail(Overloaded("too many inboxes wait to be counted")):
+        self._counts += items[:room]
+        for item in items[room:]:
+            if item.fail(Overloaded("too many inboxes wait to be counted")):
                 self._metrics.refused.labels("overloaded").inc()
         if self._counting is None:
             self._counting = asyncio.create_task(self._count_on())
@@ -357,34 +357,34 @@ class Shard:
         try:
             while self._counts:
                 names: dict[str, None] = {}
-                for ticket in self._counts:
-                    if ticket.is_open and len(names) < COUNTED_INBOXES:
-                        names[ticket.command.username] = None
+                for item in self._counts:
+                    if item.is_open and len(names) < COUNTED_INBOXES:
+                        names[item.command.username] = None
                 waiting, self._counts = self._counts, []
-                for ticket in waiting:
-                    is_next = ticket.command.username in names
-                    (self._counted if is_next else self._counts).append(ticket)
+                for item in waiting:
+                    is_next = item.command.username in names
+                    (self._counted if is_next else self._counts).append(item)
                 if self._counted:
                     await self._guarded(self._count, self._counted)
                 self._counted = []
-                self._counts = [ticket for ticket in self._counts if ticket.is_open]
+                self._counts = [item for item in self._counts if item.is_open]
         finally:
             self._counting = None
 
-    async def _count(self, tickets: list[Ticket]) -> None:
+    async def _count(self, items: list[WorkItem]) -> None:
         """Answer these counts."""
-        usernames = list({ticket.command.username for ticket in tickets})
+        usernames = list({item.command.username for item in items})
         counts = await self._store.count_unread(usernames, self._clock.now_ms())
-        for ticket in tickets:
-            ticket.resolve(counts.get(ticket.command.username, 0))
+        for item in items:
+            item.resolve(counts.get(item.command.username, 0))
 
-    def _fail(self, ticket: Ticket, error: ServiceError) -> None:
-        """Answer a ticket with an error; one whose outcome is unknown is counted."""
-        command = ticket.command
+    def _fail(self, item: WorkItem, error: ServiceError) -> None:
+        """Answer a item with an error; one whose outcome is unknown is counted."""
+        command = item.command
         is_unknown = isinstance(error, OutcomeUnknown)
         if is_unknown and isinstance(command, Post):
             error = OutcomeUnknown(str(error), command.id)
-        if ticket.fail(error) and is_unknown:
+        if item.fail(error) and is_unknown:
             self._metrics.unknown.labels(type(command).__name__.lower()).inc()
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 #: The trace of the request that is being handed over, or None. Only a tracer looks into it.
 current: ContextVar[object] = ContextVar("current", default=None)
@@ -19,7 +19,7 @@ current: ContextVar[object] = ContextVar("current", default=None)
 class Tracer(Protocol):
     """Told of what the engine does, as contexts around it. Raises nothing."""
 
-    def batch(self, tickets: Sequence[Ticket]) -> AbstractContextManager[None]:
+    def batch(self, items: Sequence[WorkItem]) -> AbstractContextManager[None]:
         """A batch of these requests is carried out."""
         ...
 
@@ -29,7 +29,7 @@ class Tracer(Protocol):
 
 
 class _Untraced:
-    def batch(self, tickets: Sequence[Ticket]) -> AbstractContextManager[None]:
+    def batch(self, items: Sequence[WorkItem]) -> AbstractContextManager[None]:
         return nullcontext()
 
     def operation(self, name: str) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from functools import partial
 
 from workers.commands import Outcome, Slice
 from workers.errors import Overloaded
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 #: Where a read that was woken has failed, the next one is woken after so long, in seconds.
 _AFTER_FAILURE_S = 0.2
@@ -23,12 +23,12 @@ ANY = None
 class Waiters:
     """The parked reads of a pool."""
 
-    def __init__(self, most: int, readmit: Callable[[Ticket], None]) -> None:
+    def __init__(self, most: int, readmit: Callable[[WorkItem], None]) -> None:
         """`most` may be parked at once; `readmit` puts one back into its shard's queue."""
         self._most = most
         self._readmit = readmit
         # Dictionaries for their order.
-        self._parked: dict[str, dict[Ticket, None]] = {}
+        self._parked: dict[str, dict[WorkItem, None]] = {}
         self._count = 0
         self._notebooks: list[set[str | None]] = []
         self._is_ending = False
@@ -68,18 +68,18 @@ class Waiters:
         finally:
             self._notebooks = [each for each in self._notebooks if each is not noticed]
 
-    def park(self, ticket: Ticket) -> bool:
+    def park(self, item: WorkItem) -> bool:
         """Have a read wait, or refuse it; False where its time is over, or the service stops."""
         loop = asyncio.get_running_loop()
-        if self._is_ending or ticket.wait_until <= loop.time():
+        if self._is_ending or item.wait_until <= loop.time():
             return False
         if self._count >= self._most:
-            ticket.fail(Overloaded("too many requests wait for messages"))
+            item.fail(Overloaded("too many requests wait for messages"))
             return True
-        if ticket.timer is None:
-            ticket.timer = loop.call_at(ticket.wait_until, self._give_up, ticket)
-            ticket.future.add_done_callback(partial(self._leave, ticket))
-        self._parked.setdefault(ticket.command.username, {})[ticket] = None
+        if item.timer is None:
+            item.timer = loop.call_at(item.wait_until, self._give_up, item)
+            item.future.add_done_callback(partial(self._leave, item))
+        self._parked.setdefault(item.command.username, {})[item] = None
         self._count += 1
         self.are_there.set()
         return True
@@ -92,9 +92,9 @@ class Waiters:
             for notebook in self._notebooks:
                 notebook.add(username)
             if username in self._parked:
-                ticket = next(iter(self._parked[username]))
-                self._unpark(ticket)
-                self._readmit(ticket)
+                item = next(iter(self._parked[username]))
+                self._unpark(item)
+                self._readmit(item)
 
     def notice_any(self) -> None:
         """Messages may have come into any inbox, as far as reads in flight are concerned."""
@@ -104,44 +104,44 @@ class Waiters:
     def end(self) -> None:
         """Answer all of them with nothing; nobody is parked from here on."""
         self._is_ending = True
-        for tickets in [*self._parked.values()]:
-            for ticket in [*tickets]:
-                self._give_up(ticket)
+        for items in [*self._parked.values()]:
+            for item in [*items]:
+                self._give_up(item)
 
-    def _unpark(self, ticket: Ticket) -> bool:
-        username = ticket.command.username
-        tickets = self._parked.get(username)
-        if tickets is None or ticket not in tickets:
+    def _unpark(self, item: WorkItem) -> bool:
+        username = item.command.username
+        items = self._parked.get(username)
+        if items is None or item not in items:
             return False
-        del tickets[ticket]
-        if not tickets:
+        del items[item]
+        if not items:
             del self._parked[username]
         self._count -= 1
         if not self._count:
             self.are_there.clear()
         return True
 
-    def _give_up(self, ticket: Ticket) -> None:
+    def _give_up(self, item: WorkItem) -> None:
         # One that is in its shard just now is answered there, and not parked again: its timer,
         # which may fire a moment early, is spent.
-        ticket.wait_until = 0.0
-        if not self._unpark(ticket):
+        item.wait_until = 0.0
+        if not self._unpark(item):
             return
         if self._is_ending:
-            ticket.resolve(Slice((), False))
+            item.resolve(Slice((), False))
         else:
             # Once more: that there is nothing has to be known, and the database may be away.
-            self._readmit(ticket)
+            self._readmit(item)
 
-    def _leave(self, ticket: Ticket, future: "asyncio.Future[Outcome]") -> None:
+    def _leave(self, item: WorkItem, future: "asyncio.Future[Outcome]") -> None:
         """It is answered, or its client has gone."""
-        if ticket.timer is not None:
-            ticket.timer.cancel()
-        if self._unpark(ticket) or self._is_ending:
+        if item.timer is not None:
+            item.timer.cancel()
+        if self._unpark(item) or self._is_ending:
             return
         # What it was woken for may still be there, for the next one.
         if future.cancelled():
-            self.wake((ticket.command.username,))
+            self.wake((item.command.username,))
         elif future.exception() is not None:
             loop = asyncio.get_running_loop()
-            loop.call_later(_AFTER_FAILURE_S, self.wake, (ticket.command.username,))
+            loop.call_later(_AFTER_FAILURE_S, self.wake, (item.command.username,))

@@ -5,11 +5,11 @@ import asyncio
 from workers.commands import Command, Outcome
 
 
-class Ticket:
+class WorkItem:
     """A command and the future that its sender awaits.
 
     The sender gives up by cancelling the future; the shard then leaves out what it has not yet
-    sent to the database. A ticket is settled once: what comes later is ignored, and said so.
+    sent to the database. A item is settled once: what comes later is ignored, and said so.
     """
 
     __slots__ = ("command", "deadline", "entered", "future", "timer", "trace", "wait_until")

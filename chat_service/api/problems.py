@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from chat_service.api.types import Part, Response
+from chat_service.api.types import BodyChunk, Response
 from workers.commands import Finished
 from workers.errors import (
     Draining,
@@ -253,4 +253,4 @@ def answer_to(error: Exception, request_id: str, route: str = "") -> Response:
         log.error("a handler failed", id=request_id, route=route, exc_info=error)
         problem = internal_error()
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
-    return Response(problem.status, headers, Part(problem.body(request_id), 0))
+    return Response(problem.status, headers, BodyChunk(problem.body(request_id), 0))

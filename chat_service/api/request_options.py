@@ -34,7 +34,7 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{_KEY_MAX}}}")
 _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
 
-class Waits(NamedTuple):
+class WaitLimits(NamedTuple):
     """The bounds of what can be asked for, in seconds: of a wait, and of a lease."""
 
     wait_max_s: float
@@ -64,7 +64,7 @@ _PLAIN = ReadOptions(None, 0.0, False)
 _READ_NAMES, _LEASE_NAMES = ("limit", "wait"), ("limit", "wait", "ttl")
 #: What requests that wait have behind their route where they are counted: how long they take says
 #: nothing about the service.
-WAITING = "?wait"
+WAIT_SUFFIX = "?wait"
 
 
 class Preferences(NamedTuple):
@@ -74,7 +74,9 @@ class Preferences(NamedTuple):
     receipt: bool
 
 
-def read_options(query: str, waits: Waits, prefer: str = "", is_lease: bool = False) -> ReadOptions:
+def read_options(
+    query: str, waits: WaitLimits, prefer: str = "", is_lease: bool = False
+) -> ReadOptions:
     """The options in a query string; the wait may come from a `Prefer` header instead."""
     if not query and not prefer:
         return _PLAIN

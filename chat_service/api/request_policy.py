@@ -126,7 +126,7 @@ def _is_at(url: str, host: str) -> bool:
     return found[2].lower().removesuffix(port) == host.lower().removesuffix(port)
 
 
-def refuse_upgrades_but_to(stream: str, route: str) -> None:
+def reject_upgrades_except(stream: str, route: str) -> None:
     """Raise a 400 problem for a WebSocket that is opened elsewhere: nobody would see the answer."""
     if route != stream:
         raise bad_request(f"a WebSocket is opened at {stream}")
@@ -138,7 +138,7 @@ def refuse_malformed_hosts(host: str) -> None:
         raise bad_request("the Host is not one host's name")
 
 
-def refuse_other_hosts(host: str, rule: HostRule) -> None:
+def reject_other_hosts(host: str, rule: HostRule) -> None:
     """Raise a 421 problem for a host that the rule does not answer for."""
     if not rule.names and not rule.is_loopback:
         return

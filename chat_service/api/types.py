@@ -22,7 +22,7 @@ class Request(Struct, frozen=True):
     body: bytes
 
 
-class Part(NamedTuple):
+class BodyChunk(NamedTuple):
     """A piece of a body, and how many claimed messages are in it."""
 
     body: bytes
@@ -38,7 +38,7 @@ class Response(Struct, frozen=True):
 
     status: int
     headers: Mapping[str, str]
-    body: Part | AsyncIterator[Part]
+    body: BodyChunk | AsyncIterator[BodyChunk]
 
 
 class Takeover(Struct, frozen=True):

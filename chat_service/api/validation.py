@@ -31,7 +31,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 IDS_MAX = 5000
 
 
-class Rules(NamedTuple):
+class MessageLimits(NamedTuple):
     """The limits on a message, from the settings: code points, bytes of UTF-8, seconds."""
 
     username_chars: int
@@ -81,7 +81,7 @@ _decode_lease = msgspec.json.Decoder(LeaseBody).decode
 _decode_raw = msgspec.json.Decoder(_RawBody).decode
 
 
-def new_message(body: bytes, rules: Rules, what: str = "body") -> NewMessage:
+def new_message(body: bytes, rules: MessageLimits, what: str = "body") -> NewMessage:
     """The message in a request's body. Unknown fields are ignored, `null` counts as absent.
 
     `what` is the word for the bytes in what is said of them.
@@ -96,7 +96,7 @@ def new_message(body: bytes, rules: Rules, what: str = "body") -> NewMessage:
         if len(bare) < len(body) and not bare.startswith(BYTE_ORDER_MARK):
             return new_message(bare, rules, what)
         # Slowly, for the sentence: it says all that is wrong at once.
-        text, username, timeout = _loosely(body, what)
+        text, username, timeout = _decode_leniently(body, what)
     errors: list[FieldError] = []
     if reason := _username_fault(username, rules.username_chars):
         errors.append(FieldError("username", reason))
@@ -149,7 +149,7 @@ def is_message_id(text: str) -> bool:
     return _MESSAGE_ID.fullmatch(text) is not None
 
 
-def username_in_path(segment: str, rules: Rules) -> str:
+def username_in_path(segment: str, rules: MessageLimits) -> str:
     """The username that a path segment names, percent-decoded once."""
     if "%" in segment:
         if _BAD_ESCAPE.search(segment):
@@ -186,7 +186,7 @@ def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
     return None
 
 
-def _loosely(body: bytes, what: str) -> tuple[Any, Any, Any]:
+def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any]:
     """The three fields whatever their types, for a body that did not decode strictly."""
     if not body.strip():
         raise not_json(f"the {what} is empty", what)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import TextIO
 
-from chat_service.cli.terminal import harmless
+from chat_service.cli.terminal import escape_controls
 
 
-class End(IntEnum):
+class ExitCode(IntEnum):
     """Exit codes, as `chat --help` and docs/command-line.md list them."""
 
     DONE = 0
@@ -40,7 +40,7 @@ class End(IntEnum):
 class Failed(Exception):
     """Raised by a command that cannot go on: the exit code, and what to print, a line for each."""
 
-    def __init__(self, code: End, *lines: str) -> None:
+    def __init__(self, code: ExitCode, *lines: str) -> None:
         super().__init__(*lines)
         self.code = code
         self.lines = lines
@@ -53,7 +53,7 @@ class Unwritten(Failed):
         self.reason = ""
         if error.errno != errno.EPIPE:
             self.reason = f"the output could not be written: {error.strerror or error}"
-        code = End.UNWRITTEN if self.reason else End.UNHEARD
+        code = ExitCode.UNWRITTEN if self.reason else ExitCode.UNHEARD
         super().__init__(code, *filter(None, (self.reason,)))
 
     def told(self, advice: str) -> Failed:
@@ -63,7 +63,7 @@ class Unwritten(Failed):
 
 def say(line: str) -> None:
     """One line for the user, beside the output."""
-    beside(f"chat: {harmless(line)}")
+    beside(f"chat: {escape_controls(line)}")
 
 
 def beside(line: str) -> None:

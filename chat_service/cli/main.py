@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from chat_service import __version__
 from chat_service.cli.exit_codes import (
-    End,
+    ExitCode,
     Failed,
     Unwritten,
     open_closed_streams,
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed.code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return End.REFUSED
+        return ExitCode.REFUSED
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "chat"
         hint = ""
@@ -160,13 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = " ".join(error.format_message().split())
         stop = "" if reason.endswith((".", "?")) else "."
         say(f"{reason}{stop}{hint} See: {command} --help")
-        return End.REFUSED
+        return ExitCode.REFUSED
     except (click.Abort, KeyboardInterrupt):
-        return End.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except OSError as error:
         if error.filename is not None:
             say(f"{error.filename}: {error.strerror}")
-            return End.REFUSED
+            return ExitCode.REFUSED
         # Texts such as help are written directly.
         write_no_more()
         unwritten = Unwritten(error)
@@ -178,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(error.code or 0)
         # What click makes of a broken pipe.
         write_no_more()
-        return End.UNHEARD
+        return ExitCode.UNHEARD

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
-from chat_service.cli.exit_codes import End, Failed
+from chat_service.cli.exit_codes import ExitCode, Failed
 from config import Settings, SettingsError, load_settings
 from config.load import describe
 
@@ -42,11 +42,11 @@ def with_settings(command: Callable[Concatenate[Settings, P], int]) -> Callable[
             settings = settings_of(given)
         except SettingsError as error:
             problems = (f"bad setting: {problem}" for problem in error.problems)
-            raise Failed(End.REFUSED, *problems) from None
+            raise Failed(ExitCode.REFUSED, *problems) from None
         if print_config:
             # ASCII, since a path may have bytes that are not UTF-8.
             click.echo(json.dumps(describe(settings), indent=2))
-            return End.DONE
+            return ExitCode.DONE
         return command(settings, *args, **options)
 
     return with_options(settled)

@@ -7,8 +7,8 @@ import sys
 import time
 from typing import Any, TextIO
 
-from chat_service.cli.exit_codes import End, Failed, beside, written
-from chat_service.cli.terminal import harmless, harmless_json
+from chat_service.cli.exit_codes import ExitCode, Failed, beside, written
+from chat_service.cli.terminal import escape_controls, harmless_json
 from chat_service.client.message import Message
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -24,7 +24,7 @@ class Output:
         if fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             # Now, since a command that reads messages has nowhere to put them.
             raise Failed(
-                End.REFUSED,
+                ExitCode.REFUSED,
                 "standard output is closed: nothing was done; to discard the output, "
                 "redirect it to /dev/null",
             )
@@ -43,7 +43,9 @@ class Output:
         if self.is_json:
             self._json(message._asdict())
         else:
-            self._line(f"{harmless(message.text)}\n{self.dim(f'  {message.id}{_age(message.id)}')}")
+            self._line(
+                f"{escape_controls(message.text)}\n{self.dim(f'  {message.id}{_age(message.id)}')}"
+            )
 
     def settle(self) -> None:
         """Have what was written stored. Some file systems report a full disk only at a close."""
@@ -59,12 +61,12 @@ class Output:
     def title(self, words: str) -> None:
         """What is said above some records, to people."""
         if not self.is_json:
-            self._line(harmless(words))
+            self._line(escape_controls(words))
 
     def note(self, words: str) -> None:
         """What only people want to know, beside the output."""
         if not self.is_json:
-            beside(_dim(harmless(words), has_colours(sys.stderr)))
+            beside(_dim(escape_controls(words), has_colours(sys.stderr)))
 
     def colour(self, words: str, code: str) -> str:
         """Words in a colour, by its number among the terminal's."""

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from chat_service.cli.exit_codes import End, Failed
+from chat_service.cli.exit_codes import ExitCode, Failed
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
 from chat_service.client import (
@@ -45,7 +45,7 @@ _IN_OUR_WORDS = {
 }
 
 
-class Talk:
+class Session:
     """A client, what runs its questions, and where the answers go."""
 
     def __init__(self, url: str, output: Output, runner: asyncio.Runner) -> None:
@@ -65,13 +65,13 @@ class Talk:
 async def _unless_terminated(question: Coroutine[Any, Any, T]) -> T:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    came: list[End] = []
+    came: list[ExitCode] = []
 
-    def end(code: End) -> None:
+    def end(code: ExitCode) -> None:
         came.append(code)
         task.cancel()
 
-    ends = {signal.SIGTERM: End.TERMINATED, signal.SIGHUP: End.HUNG_UP}
+    ends = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HUNG_UP}
     # One that is ignored stays so, as under nohup.
     ends = {sign: code for sign, code in ends.items() if signal.getsignal(sign) != signal.SIG_IGN}
     for sign, code in ends.items():
@@ -87,8 +87,8 @@ async def _unless_terminated(question: Coroutine[Any, Any, T]) -> T:
             loop.remove_signal_handler(sign)
 
 
-def talking(command: Callable[Concatenate[Talk, P], int]) -> Callable[..., int]:
-    """Give a command the options `--url`, `--json` and `--text`, and a `Talk` made of them."""
+def with_session(command: Callable[Concatenate[Session, P], int]) -> Callable[..., int]:
+    """Give a command the options `--url`, `--json` and `--text`, and a `Session` made of them."""
 
     @click.option(
         "--url",
@@ -100,15 +100,15 @@ def talking(command: Callable[Concatenate[Talk, P], int]) -> Callable[..., int]:
     )
     @click.option("--json/--text", "is_json", default=None, help="For programs, or for people.")
     @wraps(command)
-    def talk(*args: Any, url: str, is_json: bool | None, **options: Any) -> int:
+    def session(*args: Any, url: str, is_json: bool | None, **options: Any) -> int:
         with told(url), asyncio.Runner() as runner:
-            talk = Talk(url, Output(is_json), runner)
+            session = Session(url, Output(is_json), runner)
             try:
-                return command(talk, *args, **options)
+                return command(session, *args, **options)
             finally:
-                runner.run(talk.chat.close())
+                runner.run(session.chat.close())
 
-    return talk
+    return session
 
 
 @contextmanager
@@ -119,18 +119,18 @@ def told(url: str) -> Iterator[None]:
         yield
     except LeaseOver:
         raise Failed(
-            End.NOTHING,
+            ExitCode.NOTHING,
             "the lease is over, or is not this inbox's: what it held is unread again, or read",
         ) from None
     except ProblemError as problem:
         if problem.status >= 500:
             raise Failed(
-                End.UNKNOWN, f"the service at {url} failed: {problem}; its log says why"
+                ExitCode.UNKNOWN, f"the service at {url} failed: {problem}; its log says why"
             ) from None
-        raise Failed(End.REFUSED, f"the service refused: {reason_of(problem)}") from None
+        raise Failed(ExitCode.REFUSED, f"the service refused: {reason_of(problem)}") from None
     except OutcomeUnknown as error:
         key = f"; to settle it, repeat this command with --key {error.key}" if error.key else ""
-        raise Failed(End.UNKNOWN, f"it may have been done or not: {error}{key}") from None
+        raise Failed(ExitCode.UNKNOWN, f"it may have been done or not: {error}{key}") from None
     except ServiceUnavailable as error:
         advice = ""
         if error.answer is None:
@@ -138,14 +138,14 @@ def told(url: str) -> Iterator[None]:
             advice = (
                 f"; is it running (chat serve){tls}, and is this the address (--url, CHAT_URL)?"
             )
-        raise Failed(End.UNREACHABLE, unavailable(url, error) + advice) from None
+        raise Failed(ExitCode.UNREACHABLE, unavailable(url, error) + advice) from None
     except ChatError as error:
-        raise Failed(End.UNREACHABLE, f"{url}: {error}") from None
+        raise Failed(ExitCode.UNREACHABLE, f"{url}: {error}") from None
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             # The terminal has written ^C.
             click.echo(err=True)
-        raise Failed(End.INTERRUPTED) from None
+        raise Failed(ExitCode.INTERRUPTED) from None
 
 
 def bare(url: str) -> str:

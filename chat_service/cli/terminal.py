@@ -15,7 +15,7 @@ _OBEYED = re.compile(
 )
 
 
-def harmless(text: str) -> str:
+def escape_controls(text: str) -> str:
     """The text, with everything that a terminal would obey spelled out; lines and tabs stay."""
     return _OBEYED.sub(_spelled, text)
 

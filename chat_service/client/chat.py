@@ -224,7 +224,8 @@ class ChatClient:
     ) -> Lease:
         """Take what is unread on loan for `ttl_s`: it is unread again unless acknowledged by then.
 
-        Waits for a first message as `read` does; the lease may hold none. An answer that is lost,
+        WaitLimits for a first message as `read` does; the lease may hold none. An answer that is
+        lost,
         or a cancellation, leaves messages on loan until the lease is over, so they come later.
         Raises `OutcomeUnknown` where that may be so and the tries are used up.
         """

@@ -16,8 +16,8 @@ from chat_service.api.problems import (
     not_json,
 )
 from chat_service.api.request_options import hash_of, idempotency_key, preferences
-from chat_service.api.types import JSON_HEADERS, Part, Request, Response
-from chat_service.api.validation import BYTE_ORDER_MARK, Rules, new_message
+from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
+from chat_service.api.validation import BYTE_ORDER_MARK, MessageLimits, new_message
 from chat_service.handlers.messages import receipt_hash
 from workers.commands import Key, Stored
 from workers.errors import NotExecuted
@@ -38,7 +38,7 @@ class Posting(NamedTuple):
 class BatchHandlers:
     """The handler of POST /chat/batch."""
 
-    def __init__(self, pool: WorkerPool, rules: Rules, messages_max: int) -> None:
+    def __init__(self, pool: WorkerPool, rules: MessageLimits, messages_max: int) -> None:
         self._pool = pool
         self._rules = rules
         self._messages_max = messages_max
@@ -63,7 +63,7 @@ class BatchHandlers:
         headers = dict(JSON_HEADERS)
         if posting.has_receipts:
             headers["Preference-Applied"] = "receipt"
-        return Response(200, headers, Part(msgspec.json.encode({"results": results}), 0))
+        return Response(200, headers, BodyChunk(msgspec.json.encode({"results": results}), 0))
 
     def _split(self, body: bytes, content_type: str) -> list[bytes]:
         """The messages of a JSON array, or of lines with an object each (NDJSON)."""
@@ -125,7 +125,7 @@ class _Faults:
         result = self._known.get(name)
         if result is None:
             problem = answer_to(error, self._request_id, "/chat/batch")
-            assert isinstance(problem.body, Part)
+            assert isinstance(problem.body, BodyChunk)
             result = {"error": msgspec.Raw(problem.body.body)}
             if is_alike:
                 self._known[name] = result

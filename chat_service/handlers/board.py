@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from chat_service.api.request_options import since, takes_gzip
 from chat_service.api.shared_answers import Pace
-from chat_service.api.types import JSON_HEADERS, Part, Request, Response
+from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 
 #: An answer is compressed no more often than this, in seconds.
 ZIPPED_EVERY_S = 0.5
@@ -40,4 +40,4 @@ class BoardHandlers:
         }
         if zipped:
             headers["Content-Encoding"] = "gzip"
-        return Response(200, headers, Part(body, 0))
+        return Response(200, headers, BodyChunk(body, 0))

@@ -7,7 +7,7 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from chat_service.api.shared_answers import Pace
-from chat_service.api.types import JSON_HEADERS, Part, Request, Response
+from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 
 #: Answers of `/metrics` that are given at once in a second; others wait for a second.
 METRICS_AT_ONCE, PACE_S = 20, 1.0
@@ -36,7 +36,7 @@ class HealthHandlers:
 
     async def live(self, request: Request) -> Response:
         """GET /livez: 200 as long as the loop turns; asks nothing of anybody."""
-        return Response(200, JSON_HEADERS, Part(b'{"status":"ok"}', 0))
+        return Response(200, JSON_HEADERS, BodyChunk(b'{"status":"ok"}', 0))
 
     async def ready(self, request: Request) -> Response:
         """GET /readyz: 200 where requests can be served, else 503, and which part cannot."""
@@ -44,11 +44,11 @@ class HealthHandlers:
         is_ready = all(readiness)
         document = {"status": "ok" if is_ready else "unavailable", **readiness._asdict()}
         return Response(
-            200 if is_ready else 503, JSON_HEADERS, Part(msgspec.json.encode(document), 0)
+            200 if is_ready else 503, JSON_HEADERS, BodyChunk(msgspec.json.encode(document), 0)
         )
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics: the Prometheus exposition, of all processes together."""
         await self._metrics_pace.turn()
         headers = {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
-        return Response(200, headers, Part(await self._metrics_text(), 0))
+        return Response(200, headers, BodyChunk(await self._metrics_text(), 0))

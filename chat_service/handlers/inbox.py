@@ -10,14 +10,14 @@ from msgspec.structs import astuple
 from chat_service.api.request_options import (
     READ_KEY_MIN,
     ReadOptions,
-    Waits,
+    WaitLimits,
     hash_of,
     idempotency_key,
     preferences,
     read_options,
 )
-from chat_service.api.types import JSON_HEADERS, Part, Request, Response
-from chat_service.api.validation import Rules, new_message, username_in_path
+from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
+from chat_service.api.validation import MessageLimits, new_message, username_in_path
 from chat_service.handlers.messages import receipt_hash
 from workers.commands import COUNT_MAX, Key, Slice
 from workers.errors import NotExecuted
@@ -38,8 +38,8 @@ class InboxHandlers:
     def __init__(
         self,
         pool: WorkerPool,
-        rules: Rules,
-        waits: Waits,
+        rules: MessageLimits,
+        waits: WaitLimits,
         on_undelivered: Callable[[int], None],
     ) -> None:
         self._pool = pool
@@ -79,7 +79,7 @@ class InboxHandlers:
 
     def posted(self, message_id: str, headers: Mapping[str, str] = JSON_HEADERS) -> Response:
         """The answer to a post."""
-        return Response(201, headers, Part(b'{"id":"%b"}' % message_id.encode(), 0))
+        return Response(201, headers, BodyChunk(b'{"id":"%b"}' % message_id.encode(), 0))
 
     async def read(self, request: Request) -> Response:
         """GET /chat/:username, POST /chat/:username/read: claim what is unread, oldest first.
@@ -97,7 +97,7 @@ class InboxHandlers:
             if again.more:
                 headers["X-More"] = "true"
             # A repeat gets it back, so that it is not lost with the answer.
-            return Response(200, headers, Part(_encode(again.messages), 0))
+            return Response(200, headers, BodyChunk(_encode(again.messages), 0))
         first = await self._claim(self._pool.read(username, options.limit, wait_s=options.wait_s))
         return self._have_read(username, options, first)
 
@@ -123,25 +123,25 @@ class InboxHandlers:
             # A long inbox is read up to this moment, slice by slice, however fast others post.
             upto = last_id_of(self._pool.now_ms())
             return Response(200, headers, self._slices(first, username, options.limit, upto))
-        return Response(200, headers, Part(_encode(first.messages), count))
+        return Response(200, headers, BodyChunk(_encode(first.messages), count))
 
     async def count(self, request: Request) -> Response:
         """HEAD /chat/:username: how many messages are unread, up to a bound, claiming none."""
         username = username_in_path(request.parameter, self._rules)
         unread = await self._pool.count(username)
         said = str(unread) if unread <= COUNT_MAX else f">{COUNT_MAX}"
-        return Response(200, {**JSON_HEADERS, "X-Unread-Count": said}, Part(b"", 0))
+        return Response(200, {**JSON_HEADERS, "X-Unread-Count": said}, BodyChunk(b"", 0))
 
     async def _slices(
         self, first: Slice, username: str, limit: int | None, upto: str
-    ) -> AsyncIterator[Part]:
+    ) -> AsyncIterator[BodyChunk]:
         """The JSON array of a long inbox in parts; a slice is claimed when its turn has come."""
         current = first
         separator = b"["
         while True:
             count = len(current.messages)
             if count:
-                yield Part(separator + _encode(current.messages)[1:-1], count)
+                yield BodyChunk(separator + _encode(current.messages)[1:-1], count)
                 separator = b","
             if limit is not None:
                 limit -= count
@@ -154,7 +154,7 @@ class InboxHandlers:
             if following is None:
                 break
             current = following
-        yield Part(b"]" if separator == b"," else b"[]", 0)
+        yield BodyChunk(b"]" if separator == b"," else b"[]", 0)
 
     async def _claim_patiently(self, username: str, limit: int, upto: str) -> Slice | None:
         """The next slice; None where the service stays too busy: the rest is still unread."""

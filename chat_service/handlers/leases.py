@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import msgspec
 
 from chat_service.api.problems import FieldError, invalid, lease_over, not_acknowledged
-from chat_service.api.request_options import TTL_MIN_S, Waits, read_options, refuse_parameters
-from chat_service.api.types import JSON_HEADERS, Part, Request, Response
-from chat_service.api.validation import LeaseBody, Rules, lease_of, username_in_path
+from chat_service.api.request_options import TTL_MIN_S, WaitLimits, read_options, refuse_parameters
+from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
+from chat_service.api.validation import LeaseBody, MessageLimits, lease_of, username_in_path
 from workers.commands import Extend, Finish, Lease, Release, delivery
 from workers.pool import WorkerPool
 
@@ -19,7 +19,7 @@ TTL_S = 30.0
 class LeaseHandlers:
     """The handlers of leases under /chat/:username."""
 
-    def __init__(self, pool: WorkerPool, rules: Rules, waits: Waits) -> None:
+    def __init__(self, pool: WorkerPool, rules: MessageLimits, waits: WaitLimits) -> None:
         self._pool = pool
         self._rules = rules
         self._waits = waits
@@ -83,4 +83,4 @@ def _some(messages: int, asked: LeaseBody) -> int:
 
 def _answer(document: dict[str, object], more: Mapping[str, str] | None = None) -> Response:
     headers = {**JSON_HEADERS, **more} if more else JSON_HEADERS
-    return Response(200, headers, Part(msgspec.json.encode(document), 0))
+    return Response(200, headers, BodyChunk(msgspec.json.encode(document), 0))

@@ -7,7 +7,7 @@ import msgspec
 
 from chat_service.api.problems import no_receipt, no_such_message, too_late
 from chat_service.api.request_options import hash_of
-from chat_service.api.types import JSON_HEADERS, Part, Request, Response
+from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 from chat_service.api.validation import is_message_id
 from workers.commands import Revoke, Track
 from workers.pool import WorkerPool
@@ -30,7 +30,7 @@ class MessageHandlers:
             raise no_such_message()
         at = None if fate.at_ms is None else _time(fate.at_ms)
         document = {"id": message_id, "status": fate.status, "at": at}
-        return Response(200, JSON_HEADERS, Part(msgspec.json.encode(document), 0))
+        return Response(200, JSON_HEADERS, BodyChunk(msgspec.json.encode(document), 0))
 
     async def revoke(self, request: Request) -> Response:
         """DELETE /messages/:id: take it back while it is unread; the same again for a repeat."""
@@ -40,7 +40,7 @@ class MessageHandlers:
             raise no_such_message()
         if fate.status != "revoked":
             raise too_late(fate.status)
-        return Response(204, {"Cache-Control": "no-store"}, Part(b"", 0))
+        return Response(204, {"Cache-Control": "no-store"}, BodyChunk(b"", 0))
 
 
 def _time(at_ms: int) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from chat_service.api.problems import not_found
 from chat_service.api.request_options import takes_gzip
-from chat_service.api.types import Part, Request, Response
+from chat_service.api.types import BodyChunk, Request, Response
 
 WEB = Path(__file__).parents[1] / "web"
 
@@ -94,10 +94,12 @@ class PageHandlers:
         if file is None:
             raise not_found()
         if file.headers["ETag"] in request.headers.get("If-None-Match", ""):
-            return Response(304, file.headers, Part(b"", 0))
+            return Response(304, file.headers, BodyChunk(b"", 0))
         if takes_gzip(request.headers):
-            return Response(200, {**file.headers, "Content-Encoding": "gzip"}, Part(file.zipped, 0))
-        return Response(200, file.headers, Part(file.body, 0))
+            return Response(
+                200, {**file.headers, "Content-Encoding": "gzip"}, BodyChunk(file.zipped, 0)
+            )
+        return Response(200, file.headers, BodyChunk(file.body, 0))
 
 
 def _load(path: Path, absent: Collection[bytes]) -> _File:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from chat_service.api.request_options import refuse_parameters
-from chat_service.api.types import Part, Request, Response, Takeover
-from chat_service.api.validation import Rules, is_message_id, username_in_path
-from chat_service.streaming.subscription import LEASE_S, LeasedStream
+from chat_service.api.types import BodyChunk, Request, Response, Takeover
+from chat_service.api.validation import MessageLimits, is_message_id, username_in_path
+from chat_service.streaming.subscription import LEASE_S, Subscription
 from chat_service.streaming.websocket import accept
 from workers.pool import WorkerPool
 
@@ -32,7 +32,11 @@ class StreamHandlers:
     """The handler of streams."""
 
     def __init__(
-        self, pool: WorkerPool, rules: Rules, allowed_origins: frozenset[str], write_s: float
+        self,
+        pool: WorkerPool,
+        rules: MessageLimits,
+        allowed_origins: frozenset[str],
+        write_s: float,
     ) -> None:
         self._pool = pool
         self._rules = rules
@@ -46,7 +50,7 @@ class StreamHandlers:
         # Before the head is out: an open stream that is refused its wait can only be silent.
         self._pool.refuse_wait_if_full()
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            stream = LeasedStream(self._pool, username, is_lease_known=False)
+            stream = Subscription(self._pool, username, is_lease_known=False)
             return accept(request.id, request.headers, stream, self._write_s)
         last = request.headers.get("Last-Event-ID", "")
         if not is_message_id(last):
@@ -55,14 +59,14 @@ class StreamHandlers:
         headers = dict(_HEADERS)
         if (origin := request.headers.get("Origin")) in self._allowed_origins:
             headers |= {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
-        stream = LeasedStream(self._pool, username, is_lease_known=True)
+        stream = Subscription(self._pool, username, is_lease_known=True)
         return Response(200, headers, self._events(stream, last))
 
-    async def _events(self, stream: LeasedStream, last: str) -> AsyncIterator[Part]:
+    async def _events(self, stream: Subscription, last: str) -> AsyncIterator[BodyChunk]:
         # No message of a part is lost with it: counted are those that would be.
         try:
             lease = stream.lease
-            yield Part(_RETRY + _opened(lease), 0)
+            yield BodyChunk(_RETRY + _opened(lease), 0)
             if last:
                 await stream.resume(last)
             while not stream.is_ending:
@@ -70,7 +74,7 @@ class StreamHandlers:
                 if not messages and stream.is_ending:
                     break
                 if not messages:
-                    yield Part(b": keep-alive\n\n", 0)
+                    yield BodyChunk(b": keep-alive\n\n", 0)
                     continue
                 # The lease changes where the database was away meanwhile.
                 opened = _opened(stream.lease) if stream.lease != lease else b""
@@ -81,7 +85,7 @@ class StreamHandlers:
                     for each in messages
                 ]
                 began = time.monotonic()
-                yield Part(opened + b"".join(events), 0)
+                yield BodyChunk(opened + b"".join(events), 0)
                 # Asked for more: the kernel has taken these.
                 if time.monotonic() - began > LEASE_S / 4:
                     # It was slow, and their lease has gone on meanwhile.

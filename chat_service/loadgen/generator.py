@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
     at: float
 
 
-class Press:
+class LoadGenerator:
     """One load. `connect`, then `run`, then `close`; each outcome is told to `on`."""
 
     def __init__(self, load: Load, on: Callable[[Outcome], None]) -> None:
@@ -76,7 +76,7 @@ class Press:
             await self._connect()
 
     async def run(self, began: float, seconds: float) -> None:
-        """Press for so long from that moment on, then wait for the last answers."""
+        """LoadGenerator for so long from that moment on, then wait for the last answers."""
         rate = self._load.rate
         if not rate:
             while self._idle:

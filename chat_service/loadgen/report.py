@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from chat_service.loadgen.stats import Second, Tally
+from chat_service.loadgen.stats import LoadStats, Second
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _COLUMNS = "▁▂▃▄▅▆▇█"
@@ -20,9 +20,9 @@ def progress(second: Second, number: int, errors: int) -> str:
     )
 
 
-def report(tally: Tally, seconds: float) -> Iterator[str]:
+def report(stats: LoadStats, seconds: float) -> Iterator[str]:
     """All of it, line by line."""
-    latencies = tally.all
+    latencies = stats.all
     rate = latencies.count / seconds
     yield f"{latencies.count:,d} requests in {seconds:.1f} s: {rate:,.0f} a second"
     ranks = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
@@ -30,8 +30,8 @@ def report(tally: Tally, seconds: float) -> Iterator[str]:
     yield "  ".join([*parts, f"longest {latencies.worst_s * 1000:.2f} ms"])
     yield ""
     yield "latency"
-    yield from _histogram(tally)
-    whole = tally.seconds[: int(seconds)]
+    yield from _histogram(stats)
+    whole = stats.seconds[: int(seconds)]
     if len(whole) > 1:
         yield ""
         yield _columns("requests/s", [each.latencies.count for each in whole])
@@ -39,12 +39,12 @@ def report(tally: Tally, seconds: float) -> Iterator[str]:
         if any(each.errors for each in whole):
             yield _columns("errors/s", [each.errors for each in whole])
     yield ""
-    yield from _account(tally)
+    yield from _account(stats)
 
 
-def _histogram(tally: Tally) -> Iterator[str]:
+def _histogram(stats: LoadStats) -> Iterator[str]:
     counts = [
-        (low, high, tally.all.between(low, high))
+        (low, high, stats.all.between(low, high))
         for low, high in zip([0.0, *_BOUNDS_MS], _BOUNDS_MS, strict=False)
     ]
     filled = [number for number, (_, _, count) in enumerate(counts) if count]
@@ -53,7 +53,7 @@ def _histogram(tally: Tally) -> Iterator[str]:
     counts = counts[filled[0] : filled[-1] + 1]
     most = max(count for _, _, count in counts)
     for low, high, count in counts:
-        share = count / tally.all.count
+        share = count / stats.all.count
         yield f"{low:>7g} to {high:<6g} ms  {_bar(count / most):<{_BAR_CELLS}}  {share:6.2%}"
 
 
@@ -74,17 +74,17 @@ def _columns(title: str, values: Sequence[float]) -> str:
     return f"{title:>10}  {columns}  {min(means):,.4g} to {max(means):,.4g}"
 
 
-def _account(tally: Tally) -> Iterator[str]:
+def _account(stats: LoadStats) -> Iterator[str]:
     rest = ""
-    if tally.missing > 0:
-        rest = f" + missing {tally.missing:,d}"
-    elif tally.missing < 0:
-        rest = f" - {-tally.missing:,d} whose acceptance was not told"
+    if stats.missing > 0:
+        rest = f" + missing {stats.missing:,d}"
+    elif stats.missing < 0:
+        rest = f" - {-stats.missing:,d} whose acceptance was not told"
     yield (
-        f"accepted {tally.accepted:,d} = read {tally.read:,d} + left, and taken at the end "
-        f"{tally.swept:,d}{rest}"
+        f"accepted {stats.accepted:,d} = read {stats.read:,d} + left, and taken at the end "
+        f"{stats.swept:,d}{rest}"
     )
-    for status, count in sorted(tally.errors.items()):
+    for status, count in sorted(stats.errors.items()):
         yield f"errors: {count:,d} of {status or 'lost connections'}"
-    if tally.errors[0] or tally.errors[503]:
+    if stats.errors[0] or stats.errors[503]:
         yield "what was answered with an error may be stored or read all the same"

@@ -52,7 +52,7 @@ class Second:
 
 
 @dataclass
-class Tally:
+class LoadStats:
     """All of a load. `began` is a moment of `time.perf_counter`."""
 
     began: float

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, HISTORY_FILE, process_restarts
-from chat_service.metrics.sampler import Part
+from chat_service.metrics.sampler import SeriesGroup
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class Recorded(NamedTuple):
 class History:
     """A ring of samples of this process, and, where there are others, what they have noted."""
 
-    def __init__(self, parts: Sequence[Part], started: float) -> None:
+    def __init__(self, parts: Sequence[SeriesGroup], started: float) -> None:
         """`started` is now, in seconds since 1970: a process's id may have been another's."""
         self._parts = parts
         series = [name for part in parts for name in part.names()]

@@ -111,7 +111,7 @@ def _restarts_key() -> str:
     return key
 
 
-class DeadProcesses:
+class ExitedProcesses:
     """The supervisor's part: keeps the counts of processes that have ended, in one file a kind."""
 
     def __init__(self, directory: Path) -> None:
@@ -121,7 +121,7 @@ class DeadProcesses:
         """Count one process that died and was started again."""
         self._add("counter", {_restarts_key(): 1.0})
 
-    def bury(self, pid: int) -> None:
+    def merge_exited(self, pid: int) -> None:
         """Add up what a process counted, and forget its gauges. Its files are gone then."""
         with _locked(self._directory, fcntl.LOCK_EX):
             mark_process_dead(pid, str(self._directory))  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from chat_service.api.request_options import WAITING
+from chat_service.api.request_options import WAIT_SUFFIX
 from chat_service.api.request_policy import STREAM
 from chat_service.metrics.http import HttpMetrics
 from workers.metrics import WorkerMetrics
@@ -24,7 +24,7 @@ _HOT_OPERATIONS = ("insert", "find", "claim")
 _OPERATIONS = ("lease", "lease end", "release", "revoke", "count")
 
 
-class Part:
+class SeriesGroup:
     """The children of one metric that the board shows as one, added up.
 
     `label` is what its series are told apart by, `belongs` says which labels they have. Of a
@@ -82,34 +82,34 @@ class Part:
         return self._children
 
 
-def parts_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> list[Part]:
+def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> list[SeriesGroup]:
     """What the board shows, of a process with so many shards."""
     return [
         *_requests(http),
-        *map(Part, workers.fates.values()),
-        Part(workers.pending),
-        Part(workers.leased),
-        Part(workers.undelivered),
+        *map(SeriesGroup, workers.fates.values()),
+        SeriesGroup(workers.pending),
+        SeriesGroup(workers.leased),
+        SeriesGroup(workers.undelivered),
         *(_labelled(workers.refused, reason) for reason in _REFUSALS),
-        Part(workers.unknown),
+        SeriesGroup(workers.unknown),
         *(_labelled(workers.queued, str(number)) for number in range(shards)),
-        Part(workers.queue_wait, "buckets"),
-        Part(workers.batch_requests, "buckets"),
-        Part(workers.batch_posts, "total"),
-        Part(workers.batch_reads, "total"),
+        SeriesGroup(workers.queue_wait, "buckets"),
+        SeriesGroup(workers.batch_requests, "buckets"),
+        SeriesGroup(workers.batch_posts, "total"),
+        SeriesGroup(workers.batch_reads, "total"),
         *(_labelled(workers.store_seconds, name, "buckets") for name in _HOT_OPERATIONS),
         *(_labelled(workers.store_seconds, name, "total") for name in _OPERATIONS),
-        Part(workers.store_seconds, "total", 'operation="other"', _is_other_operation),
-        Part(workers.database_away),
-        Part(workers.restarts),
-        Part(workers.waiters),
-        Part(http.connections),
-        Part(http.open),
-        Part(http.loop_lag),
+        SeriesGroup(workers.store_seconds, "total", 'operation="other"', _is_other_operation),
+        SeriesGroup(workers.database_away),
+        SeriesGroup(workers.restarts),
+        SeriesGroup(workers.waiters),
+        SeriesGroup(http.connections),
+        SeriesGroup(http.open),
+        SeriesGroup(http.loop_lag),
     ]
 
 
-def _requests(http: HttpMetrics) -> Iterator[Part]:
+def _requests(http: HttpMetrics) -> Iterator[SeriesGroup]:
     """Requests of clients: not those of operators, who would see their own looking."""
     for label, codes in (("ok", "123"), ("4xx", "4"), ("499", ""), ("5xx", "5")):
 
@@ -118,12 +118,14 @@ def _requests(http: HttpMetrics) -> Iterator[Part]:
             fits = code[0] in codes if code != "499" else not codes
             return fits and _is_clients(route)
 
-        yield Part(http.requests, "value", f'code="{label}"', belongs)
+        yield SeriesGroup(http.requests, "value", f'code="{label}"', belongs)
     # How long it took to wait, or to stream, says nothing about the service.
-    yield Part(
+    yield SeriesGroup(
         http.seconds,
         "buckets",
-        belongs=lambda labels: _is_clients(labels[0]) and not labels[0].endswith((WAITING, STREAM)),
+        belongs=lambda labels: (
+            _is_clients(labels[0]) and not labels[0].endswith((WAIT_SUFFIX, STREAM))
+        ),
     )
 
 
@@ -135,10 +137,10 @@ def _is_other_operation(labels: Labels) -> bool:
     return labels[0] not in (*_HOT_OPERATIONS, *_OPERATIONS)
 
 
-def _labelled(metric: Counter | Gauge | Histogram, value: str, form: Form = "value") -> Part:
+def _labelled(metric: Counter | Gauge | Histogram, value: str, form: Form = "value") -> SeriesGroup:
     """The one child of a metric with one label that has this value."""
     (name,) = metric._labelnames
-    return Part(metric, form, f'{name}="{value}"', lambda labels: labels == (value,))
+    return SeriesGroup(metric, form, f'{name}="{value}"', lambda labels: labels == (value,))
 
 
 def _series(name: str, *labels: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
-from chat_service.api.request_options import TTL_MIN_S, Waits
-from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, Rules
+from chat_service.api.request_options import TTL_MIN_S, WaitLimits
+from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, MessageLimits
 from chat_service.handlers.health import Readiness
 from workers.commands import Message, Status
 
@@ -28,8 +28,8 @@ _IS_LEASE = {"pattern": "^[0-9a-f]{1,64}$", "description": "As the lease's answe
 class Terms(NamedTuple):
     """What the settings in force allow: seconds, bytes, messages."""
 
-    rules: Rules
-    waits: Waits
+    rules: MessageLimits
+    waits: WaitLimits
     body_bytes: int
     batch_messages: int
     batch_bytes: int
@@ -46,7 +46,7 @@ def schema_of(name: str) -> Object:
     return reference("schemas", name)
 
 
-def username_of(rules: Rules) -> Object:
+def username_of(rules: MessageLimits) -> Object:
     """The schema of a username, in a body or in a path."""
     return {
         "type": "string",

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
 
 from chat_service import __version__
-from chat_service.otlp.daemon_thread import aside
+from chat_service.otlp.daemon_thread import on_daemon_thread
 from chat_service.otlp.metrics import MetricsExport
 from chat_service.otlp.tracing import RequestTracer
 
@@ -63,6 +63,7 @@ class Telemetry:
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_S):
                 await asyncio.gather(
-                    aside(partial(self._metrics.send, last)), aside(self._provider.shutdown)
+                    on_daemon_thread(partial(self._metrics.send, last)),
+                    on_daemon_thread(self._provider.shutdown),
                 )
         self._metrics.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 
-async def aside(work: Callable[[], object]) -> None:
+async def on_daemon_thread(work: Callable[[], object]) -> None:
     """Do it, and wait until it is done. Cancelled, it goes on, and nobody waits for it."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()

@@ -36,7 +36,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Sample
 
-from chat_service.otlp.daemon_thread import aside
+from chat_service.otlp.daemon_thread import on_daemon_thread
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class MetricsExport:
         while True:
             await asyncio.sleep(self._every_s)
             data = self.collect()
-            await aside(partial(self.send, data))
+            await on_daemon_thread(partial(self.send, data))
 
     def collect(self) -> MetricsData:
         """All counts as of now."""

@@ -28,7 +28,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 _propagator = TraceContextTextMapPropagator()
 #: The context of a request that belongs to no trace yet.
@@ -66,13 +66,13 @@ class RequestTracer:
         span.end()
 
     @contextmanager
-    def batch(self, tickets: Sequence[Ticket]) -> Iterator[None]:
+    def batch(self, items: Sequence[WorkItem]) -> Iterator[None]:
         """See `workers.tracing.Tracer.batch`."""
-        # Many tickets can be of one request: the oldest counts.
+        # Many items can be of one request: the oldest counts.
         entered: dict[Span, float] = {}
-        for ticket in tickets:
-            if isinstance(ticket.trace, Span):
-                entered.setdefault(ticket.trace, ticket.entered)
+        for item in items:
+            if isinstance(item.trace, Span):
+                entered.setdefault(item.trace, item.entered)
         if not entered:
             yield
             return
@@ -80,7 +80,7 @@ class RequestTracer:
         batch = self._tracer.start_span(
             "batch",
             set_span_in_context(next(iter(entered)), Context()),
-            attributes={"chat.batch.requests": len(tickets)},
+            attributes={"chat.batch.requests": len(items)},
             links=[Link(span.get_span_context()) for span in entered],
             start_time=now_ns,
         )

@@ -55,7 +55,7 @@ class _Lines:
         return True
 
 
-class RequestLog:
+class AccessLog:
     """Writes request lines."""
 
     def __init__(self, rules: LogRules) -> None:

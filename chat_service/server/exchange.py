@@ -23,17 +23,17 @@ from tornado.httputil import (
 )
 
 from chat_service.api.problems import Problem, answer_to, bad_request, encoded_body, too_large
-from chat_service.api.request_options import WAITING, is_waiting
+from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
 from chat_service.api.request_policy import (
     HEALTH,
     STREAM,
     refuse_malformed_hosts,
-    refuse_other_hosts,
-    refuse_upgrades_but_to,
+    reject_other_hosts,
+    reject_upgrades_except,
 )
-from chat_service.api.types import CLIENT_GONE, Part, Request, Response, Takeover
+from chat_service.api.types import CLIENT_GONE, BodyChunk, Request, Response, Takeover
 from chat_service.server.body_budget import OVER_BUDGET, Body
-from chat_service.server.handoff import Answered, Resumed
+from chat_service.server.handoff import Answered, PrefetchedStream
 from chat_service.server.header_cache import request_id_of
 from chat_service.server.http_stream import Awaiting, HttpStream
 from workers.errors import Overloaded, ServiceError
@@ -70,8 +70,8 @@ class Exchange(HTTPMessageDelegate):
         stream.now_awaits(Awaiting.HEAD)
         stream.is_sending = False
         stream.on_refused = self._refuse_malformed
-        # A request that came here from the direct way, perhaps with its answer.
-        self._handover = stream.take_handover() if isinstance(stream, Resumed) else None
+        # A request that came here from the fast_path way, perhaps with its answer.
+        self._handoff = stream.take_handoff() if isinstance(stream, PrefetchedStream) else None
         self._answered: Answered | None = None
         self._began = 0.0
         self._id = ""
@@ -97,9 +97,9 @@ class Exchange(HTTPMessageDelegate):
         """Decide what can be decided from the head."""
         self._began = time.perf_counter()
         self._app.request_opened(self)
-        if self._handover is not None:
-            self._app.request_closed(self._handover.server)
-            self._answered, self._handover = self._handover.answered, None
+        if self._handoff is not None:
+            self._app.request_closed(self._handoff.server)
+            self._answered, self._handoff = self._handoff.answered, None
         self._headers = headers
         self._method = cast(RequestStartLine, start_line).method
         self._is_old = cast(RequestStartLine, start_line).version == "HTTP/1.0"
@@ -188,7 +188,7 @@ class Exchange(HTTPMessageDelegate):
         prefer = self._headers.get("Prefer", "")
         self._is_waiting = is_waiting(self._resolved.route, self._query, prefer)
         if self._headers.get("Upgrade", "").lower() == "websocket":
-            refuse_upgrades_but_to(STREAM, self._resolved.route)
+            reject_upgrades_except(STREAM, self._resolved.route)
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":
             raise encoded_body()
 
@@ -198,7 +198,7 @@ class Exchange(HTTPMessageDelegate):
         refuse_malformed_hosts(host or "")
         if path not in HEALTH:
             # Probes ask by whatever address they find, and are told nothing that is secret.
-            refuse_other_hosts(host or "", self._app.host_rule)
+            reject_other_hosts(host or "", self._app.host_rule)
 
     def _refuse_body(self, will_close: bool) -> None:
         """Answer 413 before the body is read whole; what still comes of it is thrown away."""
@@ -225,7 +225,7 @@ class Exchange(HTTPMessageDelegate):
         headers = self._all_headers(response)
         if will_close:
             headers["Connection"] = "close"
-        body = cast(Part, response.body).body
+        body = cast(BodyChunk, response.body).body
         headers["Content-Length"] = str(len(body))
         chunk = None if self._method == "HEAD" else body
         self._connection.write_headers(_start_line(response.status), headers, chunk)
@@ -249,7 +249,7 @@ class Exchange(HTTPMessageDelegate):
         response = answer_to(problem, self._id)
         headers = self._all_headers(response)
         headers["Connection"] = "close"
-        body = cast(Part, response.body).body
+        body = cast(BodyChunk, response.body).body
         headers["Content-Length"] = str(len(body))
         lines = [f"{name}: {value}" for name, value in headers.get_all()]
         status = f"HTTP/1.1 {problem.status} {responses[problem.status]}"
@@ -318,7 +318,7 @@ class Exchange(HTTPMessageDelegate):
         """Write the answer; False where the client did not take it."""
         headers = self._all_headers(response)
         start_line = _start_line(response.status)
-        if not isinstance(response.body, Part):
+        if not isinstance(response.body, BodyChunk):
             self._connection.write_headers(start_line, headers)
             return await self._write_parts(response.body)
         body: bytes | None = response.body.body
@@ -332,9 +332,9 @@ class Exchange(HTTPMessageDelegate):
         self._connection.finish()
         return True
 
-    async def _write_parts(self, parts: AsyncIterator[Part]) -> bool:
+    async def _write_parts(self, parts: AsyncIterator[BodyChunk]) -> bool:
         """A body in chunks, each asked for only after the one before it has left."""
-        async with aclosing(cast(AsyncGenerator[Part, None], parts)):
+        async with aclosing(cast(AsyncGenerator[BodyChunk, None], parts)):
             try:
                 async for part in parts:
                     written = self._connection.write(part.body)
@@ -385,7 +385,7 @@ class Exchange(HTTPMessageDelegate):
             if not route.startswith("/chat"):
                 inbox = ""
             if self._is_waiting:
-                route += WAITING
+                route += WAIT_SUFFIX
         client = cast("_HTTPRequestContext", self._connection.context).remote_ip
         self._app.account(
             *(self._id, self._method, route or "none", inbox, client, status, seconds, self._span)

@@ -1,4 +1,5 @@
-"""The direct way: the two requests that are nearly all of them, straight between socket and pool.
+"""The fast_path way: the two requests that are nearly all of them, straight between socket and
+pool.
 
 `POST /chat` and `GET /chat/:username`, plain and whole, cost a third of what they do on Tornado's
 connections, with its coroutines, streams and header objects. A connection begins here. With its
@@ -30,12 +31,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from chat_service.api.problems import answer_to
-from chat_service.api.request_options import WAITING, is_waiting
-from chat_service.api.types import CLIENT_GONE, JSON_HEADERS, Part, Response
+from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
+from chat_service.api.types import CLIENT_GONE, JSON_HEADERS, BodyChunk, Response
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.server.body_budget import OVER_BUDGET
-from chat_service.server.handoff import Answered, Handover
-from chat_service.server.header_cache import Heads
+from chat_service.server.handoff import Answered, Handoff
+from chat_service.server.header_cache import HeaderCache
 from chat_service.server.http_stream import Awaiting, has_input
 from chat_service.server.lingering import Lingering
 from workers.commands import Slice
@@ -70,7 +71,7 @@ def _or_close(callback: Callable[..., None]) -> Callable[..., None]:
     """A callback of the loop: a bug in it ends its connection, and is logged."""
 
     @functools.wraps(callback)
-    def guarded(self: "DirectConnection", *arguments: object) -> None:
+    def guarded(self: "FastPathConnection", *arguments: object) -> None:
         try:
             callback(self, *arguments)
         except Exception:
@@ -93,42 +94,42 @@ class _Request(NamedTuple):
     span: "Span | None"
 
 
-class Direct:
-    """The connections of a process that are on the direct way."""
+class FastPath:
+    """The connections of a process that are on the fast_path way."""
 
     def __init__(
         self,
         app: "App",
         inbox: InboxHandlers,
-        heads: Heads,
+        header_cache: HeaderCache,
         *,
         header_max: int,
         idle_timeout_s: float,
     ) -> None:
         self.app = app
         self.inbox = inbox
-        self.heads = heads
+        self.header_cache = header_cache
         self.header_max = header_max
         self.loop = asyncio.get_running_loop()
         #: Whether every answer is its connection's last.
         self.is_ending = False
         #: Called with a connection that goes to Tornado, and when one is closed.
-        self.on_handover: Callable[[Handover], None]
+        self.on_handoff: Callable[[Handoff], None]
         self.on_closed: Callable[[], None]
         #: Closes the sockets.
         self.lingering: Lingering
         self._idle_timeout_s = idle_timeout_s
-        self._connections: set[DirectConnection] = set()
+        self._connections: set[FastPathConnection] = set()
 
     def connect(self, sock: socket.socket, address: tuple[object, ...]) -> None:
         """Serve a new connection."""
-        self._connections.add(DirectConnection(self, sock, address))
+        self._connections.add(FastPathConnection(self, sock, address))
 
-    def connections(self) -> list["DirectConnection"]:
-        """Return the connections that are on the direct way."""
+    def connections(self) -> list["FastPathConnection"]:
+        """Return the connections that are on the fast_path way."""
         return [*self._connections]
 
-    def forget(self, connection: "DirectConnection") -> None:
+    def forget(self, connection: "FastPathConnection") -> None:
         """It is closed or handed over."""
         self._connections.discard(connection)
 
@@ -144,12 +145,12 @@ class Direct:
             connection.close()
 
 
-class DirectConnection:
+class FastPathConnection:
     """One connection. Serves one request at a time, in the order in which they arrive."""
 
     __slots__ = (
         "_address",
-        "_direct",
+        "_fast_path",
         "_future",
         "_held",
         "_is_half",
@@ -165,8 +166,10 @@ class DirectConnection:
         "since",
     )
 
-    def __init__(self, direct: Direct, sock: socket.socket, address: tuple[object, ...]) -> None:
-        self._direct = direct
+    def __init__(
+        self, fast_path: FastPath, sock: socket.socket, address: tuple[object, ...]
+    ) -> None:
+        self._fast_path = fast_path
         self._socket: socket.socket | None = sock
         self._address = address
         #: What was read and is not handled yet; whether that is a request without its end.
@@ -174,7 +177,7 @@ class DirectConnection:
         self._is_half = False
         self._is_paused = False
         #: Since when it is idle, or a request is half there, in seconds of the loop's time.
-        self.since = direct.loop.time()
+        self.since = fast_path.loop.time()
         self.body_began = 0.0
         self._request: _Request | None = None
         self._future: asyncio.Future[Any] | None = None
@@ -187,7 +190,7 @@ class DirectConnection:
         sock.setblocking(False)
         # An answer is one write: waiting for more to send would only delay it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        direct.loop.add_reader(sock, self._on_readable)
+        fast_path.loop.add_reader(sock, self._on_readable)
 
     def expire(self, now: float, idle_s: float) -> None:
         """Close it where it has been idle for too long; hand over a request that stays half."""
@@ -195,7 +198,7 @@ class DirectConnection:
             return
         if self._is_half:
             if now - self.since > _HALF_S:
-                self._hand_over(self._held)
+                self._hand_off(self._held)
         elif now - self.since > idle_s:
             self.close()
 
@@ -215,17 +218,17 @@ class DirectConnection:
         """Close it. What it waited for is given up, what it did not take is counted. Safe twice."""
         if self._socket is None:
             return
-        self._direct.lingering.close(self._let_go(), is_sending=self._is_half)
-        self._direct.on_closed()
-        self._direct.app.request_closed(self)
+        self._fast_path.lingering.close(self._let_go(), is_sending=self._is_half)
+        self._fast_path.on_closed()
+        self._fast_path.app.request_closed(self)
         if self._is_half:
-            self._direct.app.bodies.release(self)
+            self._fast_path.app.bodies.release(self)
         if self._patience is not None:
             self._patience.cancel()
         if self._future is not None:
             self._future.cancel()
         if self._messages:
-            self._direct.app.on_undelivered(self._messages)
+            self._fast_path.app.on_undelivered(self._messages)
         if self._request is not None:
             self._account(self._request, CLIENT_GONE)
 
@@ -252,30 +255,30 @@ class DirectConnection:
         self._held = data
         if len(data) > _AHEAD_BYTES:
             self._is_paused = True
-            self._direct.loop.remove_reader(self._socket)
+            self._fast_path.loop.remove_reader(self._socket)
 
     def _begin(self, data: bytes) -> None:
         """Serve the first request of `data`, or see that somebody does."""
-        direct = self._direct
+        fast_path = self._fast_path
         line = _REQUEST_LINE.match(data)
         # From the request line's own CR LF on, for a head that has no more lines.
         end = data.find(b"\r\n\r\n", line.end() - 2) + 4 if line is not None else 0
         head = None
-        if line is not None and 4 <= end <= direct.header_max:
-            head = direct.heads.plain(data[line.end() : end])
+        if line is not None and 4 <= end <= fast_path.header_max:
+            head = fast_path.header_cache.plain(data[line.end() : end])
         if line is None or head is None:
-            self._hand_over(data)
+            self._hand_off(data)
             return
         if len(data) < end + head.length:
             self._wait_for_the_rest(data)
             return
         if self._is_half:
             self._is_half = False
-            direct.app.bodies.release(self)
+            fast_path.app.bodies.release(self)
         else:
-            direct.app.request_opened(self)
+            fast_path.app.request_opened(self)
         self._held = data[end + head.length :]
-        request_id = head.request_id or direct.app.next_request_id()
+        request_id = head.request_id or fast_path.app.next_request_id()
         raw, began = b"", time.perf_counter()
         segment = line[1]
         if segment is None:
@@ -286,16 +289,16 @@ class DirectConnection:
             raw = data[: end + head.length]
             name, query = segment.decode("ascii"), (line[2] or b"").decode("ascii")
         span = token = None
-        if (tracer := direct.app.tracer) is not None:
+        if (tracer := fast_path.app.tracer) is not None:
             span = tracer.begin(method, route, request_id, head.traceparent)
             token = current.set(span)
         request = _Request(method, route, name, query, request_id, raw, began, span)
         self._request = request
         try:
             if segment is None:
-                self._future = direct.inbox.begin_post(data[end : end + head.length])
+                self._future = fast_path.inbox.begin_post(data[end : end + head.length])
             else:
-                self._future = direct.inbox.begin_read(request.parameter, request.query)
+                self._future = fast_path.inbox.begin_read(request.parameter, request.query)
         except Exception as error:
             self._answer(answer_to(error, request_id, route))
         else:
@@ -307,26 +310,26 @@ class DirectConnection:
     def _wait_for_the_rest(self, data: bytes) -> None:
         """Many clients send the body behind the head, and a network cuts both as it likes."""
         if len(data) > _READ_BYTES:
-            self._hand_over(data)
+            self._hand_off(data)
             return
         more = len(data) - len(self._held)
         self._held = data
         if not self._is_half:
             more = len(data)
             self._is_half = True
-            self.since = self.body_began = self._direct.loop.time()
-            self._direct.app.request_opened(self)
-        self._direct.app.bodies.grow(self, more)
+            self.since = self.body_began = self._fast_path.loop.time()
+            self._fast_path.app.request_opened(self)
+        self._fast_path.app.bodies.grow(self, more)
 
     def give_up_body(self) -> None:
         """Forget what there is of a request, and answer 503 from the loop."""
-        request_id = self._direct.app.next_request_id()
+        request_id = self._fast_path.app.next_request_id()
         # Nearly all requests with a body are posts. What still comes of it is no next request.
         self._request = _Request(
             *("POST", "/chat", "", "", request_id, b"", time.perf_counter(), None)
         )
         self._held = b""
-        self._direct.loop.call_soon(self._refuse_half, request_id)
+        self._fast_path.loop.call_soon(self._refuse_half, request_id)
 
     @_or_close
     def _refuse_half(self, request_id: str) -> None:
@@ -338,11 +341,11 @@ class DirectConnection:
     def _on_outcome(self, future: asyncio.Future[Any]) -> None:
         if future.cancelled():
             return
-        error, inbox = future.exception(), self._direct.inbox
+        error, inbox = future.exception(), self._fast_path.inbox
         if self._socket is None:
             # It was closed in the very turn of the loop in which the outcome came.
             if error is None and isinstance(outcome := future.result(), Slice):
-                self._direct.app.on_undelivered(len(outcome.messages))
+                self._fast_path.app.on_undelivered(len(outcome.messages))
             return
         request, self._future = self._request, None
         assert request is not None
@@ -353,11 +356,11 @@ class DirectConnection:
             # From here on they are lost with the connection, and counted.
             self._messages = len(outcome.messages)
             answer = inbox.have_read(request.parameter, request.query, outcome)
-            if isinstance(answer.body, Part):
+            if isinstance(answer.body, BodyChunk):
                 self._answer(answer)
             else:
                 # In many parts: Tornado writes those. It reads the head again, which was plain.
-                self._hand_over(
+                self._hand_off(
                     request.raw + self._held,
                     Answered(
                         *(answer, len(outcome.messages), request.id, request.began, request.span)
@@ -368,16 +371,16 @@ class DirectConnection:
 
     def _answer(self, response: Response, is_last: bool = False) -> None:
         request, sock = self._request, self._socket
-        assert isinstance(response.body, Part)
+        assert isinstance(response.body, BodyChunk)
         assert request is not None
         assert sock is not None
         body, self._messages = response.body
         self._status = response.status
-        self._is_last = is_last or self._direct.is_ending
+        self._is_last = is_last or self._fast_path.is_ending
         data = _ANSWER % (
             _start_of(response),
             request.id.encode("ascii"),
-            self._direct.app.date.ascii(),
+            self._fast_path.app.date.ascii(),
             len(body),
             b"Connection: close\r\n" if self._is_last else b"",
             body,
@@ -393,9 +396,9 @@ class DirectConnection:
             self._answered()
             return
         # A reader that is slow, or takes nothing.
-        loop = self._direct.loop
+        loop = self._fast_path.loop
         self._unsent = memoryview(data)[sent:]
-        self._patience = loop.call_later(self._direct.app.write_timeout_s, self.close)
+        self._patience = loop.call_later(self._fast_path.app.write_timeout_s, self.close)
         loop.add_writer(sock, self._on_writable)
 
     @_or_close
@@ -411,17 +414,17 @@ class DirectConnection:
             return
         if not self._unsent:
             self._unsent = None
-            self._direct.loop.remove_writer(self._socket)
+            self._fast_path.loop.remove_writer(self._socket)
             assert self._patience is not None
             self._patience.cancel()
             self._answered()
 
     def _answered(self) -> None:
         """The kernel has all of the answer: the connection is free for the next request."""
-        loop = self._direct.loop
+        loop = self._fast_path.loop
         request, self._request, self._messages = self._request, None, 0
         assert request is not None
-        self._direct.app.request_closed(self)
+        self._fast_path.app.request_closed(self)
         if self._is_last:
             self.close()
         else:
@@ -440,31 +443,31 @@ class DirectConnection:
         if self._socket is not None and self._request is None and self._held and not self._is_half:
             self._begin(self._held)
 
-    def _hand_over(self, held: bytes, answered: Answered | None = None) -> None:
+    def _hand_off(self, held: bytes, answered: Answered | None = None) -> None:
         """Have Tornado serve this connection from here on."""
         server = self if self._is_half or self._request is not None else None
         if self._is_half:
-            self._direct.app.bodies.release(self)
-        self._direct.on_handover(Handover(self._let_go(), self._address, held, answered, server))
+            self._fast_path.app.bodies.release(self)
+        self._fast_path.on_handoff(Handoff(self._let_go(), self._address, held, answered, server))
 
     def _let_go(self) -> socket.socket:
         """Take the socket away from the loop and from this object."""
         sock, self._socket = self._socket, None
         assert sock is not None
-        loop = self._direct.loop
+        loop = self._fast_path.loop
         if not self._is_paused:
             loop.remove_reader(sock)
         if self._unsent is not None:
             loop.remove_writer(sock)
-        self._direct.forget(self)
+        self._fast_path.forget(self)
         return sock
 
     def _account(self, request: _Request, status: int) -> None:
         method, route, parameter, query, request_id, _, began, span = request
         if is_waiting(route, query):
-            route += WAITING
+            route += WAIT_SUFFIX
         seconds, client = time.perf_counter() - began, str(self._address[0])
-        account = self._direct.app.account
+        account = self._fast_path.app.account
         account(request_id, method, route, parameter, client, status, seconds, span)
 
 

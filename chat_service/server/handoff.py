@@ -31,7 +31,7 @@ class Answered(NamedTuple):
     span: "Span | None"
 
 
-class Handover(NamedTuple):
+class Handoff(NamedTuple):
     """A connection of which `held` was read: its next request, whole or in part, and what follows.
 
     `answered` is there where that request was handled; `server` is who had it counted as open.
@@ -44,17 +44,17 @@ class Handover(NamedTuple):
     server: object | None
 
 
-class Resumed(HttpStream):
+class PrefetchedStream(HttpStream):
     """A stream whose first bytes have been read before."""
 
-    def __init__(self, handover: Handover, lingering: Lingering) -> None:
-        self._handover: Handover | None = handover
-        super().__init__(handover.socket, lingering, handover.held)
+    def __init__(self, handoff: Handoff, lingering: Lingering) -> None:
+        self._handoff: Handoff | None = handoff
+        super().__init__(handoff.socket, lingering, handoff.held)
 
-    def take_handover(self) -> Handover | None:
+    def take_handoff(self) -> Handoff | None:
         """What came with the connection, once."""
-        handover, self._handover = self._handover, None
-        return handover
+        handoff, self._handoff = self._handoff, None
+        return handoff
 
     def set_nodelay(self, value: bool) -> None:
         """Leave it set, as it is from the first: Tornado would unset it between requests.

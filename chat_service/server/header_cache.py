@@ -1,4 +1,4 @@
-"""Which heads of requests are plain, told by Tornado's parser, and remembered.
+"""Which header_cache of requests are plain, told by Tornado's parser, and remembered.
 
 A client's requests differ in their first line and little else: the lines behind it are mostly
 those of the request before, to the byte. So each distinct block of header lines is parsed and
@@ -17,9 +17,9 @@ from chat_service.api.problems import Problem
 from chat_service.api.request_policy import (
     HostRule,
     refuse_malformed_hosts,
-    refuse_other_hosts,
     refuse_other_pages,
     refuse_prefetches,
+    reject_other_hosts,
 )
 
 #: Blocks remembered, and the longest of them in bytes: a client that never sends the same one
@@ -44,7 +44,7 @@ _PER_REQUEST = re.compile(
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 
 
-class Head(NamedTuple):
+class RequestHead(NamedTuple):
     """What a plain request's header lines say: the body's bytes, and the id and the trace that it
     brought, or ''.
     """
@@ -60,16 +60,16 @@ def request_id_of(headers: Mapping[str, str]) -> str:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else ""
 
 
-class Heads:
+class HeaderCache:
     """Tells plain blocks of header lines from others."""
 
     def __init__(self, length_max: int, host_rule: HostRule) -> None:
         """`length_max` bounds the body of a plain request, in bytes."""
         self._length_max = length_max
         self._host_rule = host_rule
-        self._remembered: dict[bytes, Head | None] = {}
+        self._remembered: dict[bytes, RequestHead | None] = {}
 
-    def plain(self, block: bytes) -> Head | None:
+    def plain(self, block: bytes) -> RequestHead | None:
         """The head of these header lines, or None where they are not plain.
 
         `block` begins behind the request line's CR LF and ends with the empty line.
@@ -99,9 +99,9 @@ class Heads:
                 request_id = request_id if _REQUEST_ID.fullmatch(request_id) else ""
             elif name == b"traceparent":
                 traceparent = value.decode("ascii").rstrip("\t ")
-        return Head(head.length, request_id, traceparent)
+        return RequestHead(head.length, request_id, traceparent)
 
-    def _remember(self, block: bytes) -> Head | None:
+    def _remember(self, block: bytes) -> RequestHead | None:
         try:
             return self._remembered[block]
         except KeyError:
@@ -114,7 +114,7 @@ class Heads:
             self._remembered[block] = head
         return head
 
-    def _parse(self, block: bytes) -> Head | None:
+    def _parse(self, block: bytes) -> RequestHead | None:
         # Tornado takes a bare LF for the end of a line, and two for the end of the head.
         lines = block.count(b"\r\n")
         if block.count(b"\n") != lines or lines > _LINES_MAX:
@@ -124,7 +124,7 @@ class Heads:
             if "Host" not in headers or any(name in headers for name in _UNUSUAL):
                 return None
             refuse_malformed_hosts(headers["Host"])
-            refuse_other_hosts(headers["Host"], self._host_rule)
+            reject_other_hosts(headers["Host"], self._host_rule)
             refuse_prefetches(headers)
             refuse_other_pages(headers)
         except (HTTPInputError, Problem):
@@ -134,4 +134,4 @@ class Heads:
         length = headers.get("Content-Length", "0")
         if not _LENGTH.fullmatch(length) or int(length) > self._length_max:
             return None
-        return Head(int(length), request_id_of(headers), headers.get("traceparent", ""))
+        return RequestHead(int(length), request_id_of(headers), headers.get("traceparent", ""))

@@ -2,7 +2,7 @@
 
 Several processes may share one socket. Each takes a few connections in a turn of its loop, so
 that none of them takes all of a burst, and one that is stopped keeps none waiting. A connection
-begins on the direct way (`chat_service.server.fast_path`), and comes to Tornado with its first
+begins on the fast_path way (`chat_service.server.fast_path`), and comes to Tornado with its first
 request that
 is not plain. Used by `chat_service.service`; `chat_service.supervisor` binds for all its
 processes.
@@ -22,8 +22,8 @@ from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
 from chat_service.server.connection import Server
-from chat_service.server.fast_path import Direct, DirectConnection
-from chat_service.server.handoff import Handover, Resumed
+from chat_service.server.fast_path import FastPath, FastPathConnection
+from chat_service.server.handoff import Handoff, PrefetchedStream
 from chat_service.server.http_stream import Awaiting, HttpStream
 
 log = structlog.get_logger(__name__)
@@ -92,7 +92,7 @@ class _Spare(NamedTuple):
 
     awaiting: Awaiting
     since: float
-    connection: DirectConnection | HttpStream
+    connection: FastPathConnection | HttpStream
 
 
 class Listener(Server):
@@ -101,22 +101,22 @@ class Listener(Server):
     def initialize(  # type: ignore[override]
         self,
         app: HTTPServerConnectionDelegate,
-        direct: Direct,
-        on_handover: Callable[[], None],
+        fast_path: FastPath,
+        on_handoff: Callable[[], None],
         **limits: object,
     ) -> None:
-        self._on_handover = on_handover
+        self._on_handoff = on_handoff
         self.open_connections = 0
         self._connections_max = use_all_descriptors() - _SPARE_DESCRIPTORS
         self._resting: asyncio.TimerHandle | None = None
-        self._direct = direct
-        direct.on_handover = self._take_over
-        direct.on_closed = self._on_closed
+        self._fast_path = fast_path
+        fast_path.on_handoff = self._take_over
+        fast_path.on_closed = self._on_closed
         self._sweep: asyncio.TimerHandle | None = None
         self._spare: list[_Spare] = []
         self._spared = 0
         super().initialize(app, **limits)
-        direct.lingering = self.lingering
+        fast_path.lingering = self.lingering
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for listening in sockets:
@@ -132,13 +132,13 @@ class Listener(Server):
 
     def end_keep_alive(self) -> None:
         """Every answer from here on is its connection's last."""
-        self._direct.is_ending = True
+        self._fast_path.is_ending = True
         self.conn_params.no_keep_alive = True
 
     async def close_all_connections(self) -> None:
         if self._sweep is not None:
             self._sweep.cancel()
-        self._direct.close()
+        self._fast_path.close()
         await super().close_all_connections()
 
     def accept_waiting(self) -> None:
@@ -158,13 +158,13 @@ class Listener(Server):
     def _on_closed(self) -> None:
         self.open_connections -= 1
 
-    def _take_over(self, handover: Handover) -> None:
-        self._on_handover()
-        self.handle_stream(Resumed(handover, self.lingering), handover.address)
+    def _take_over(self, handoff: Handoff) -> None:
+        self._on_handoff()
+        self.handle_stream(PrefetchedStream(handoff, self.lingering), handoff.address)
 
     def _sweep_again(self) -> None:
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep_again)
-        self._direct.sweep()
+        self._fast_path.sweep()
         if self._spared:
             log.warning("idle connections were closed to accept others", count=self._spared)
             self._spared = 0
@@ -203,7 +203,7 @@ class Listener(Server):
             # Otherwise nothing waits, or it has gone while it waited.
             return error.errno in _EXHAUSTED and self._rest(str(error))
         try:
-            self._direct.connect(connection, address)
+            self._fast_path.connect(connection, address)
         except OSError as error:
             # It was gone before it was served.
             log.debug("a connection was not taken", reason=str(error))
@@ -235,7 +235,10 @@ class Listener(Server):
         Those whose client has not sent all of a body come first: they are closed if none is idle.
         """
         streams = [cast(HttpStream, each.stream) for each in self._connections]
-        connections: list[DirectConnection | HttpStream] = [*self._direct.connections(), *streams]
+        connections: list[FastPathConnection | HttpStream] = [
+            *self._fast_path.connections(),
+            *streams,
+        ]
         waiting = (
             _Spare(each.awaiting, each.since, each)
             for each in connections

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 LEASE_S = 30.0
 #: Messages that may wait for their acknowledgement before no more are delivered, and how many are
 #: settled at once. One delivery may go beyond the former.
-UNSETTLED_MAX, _AT_ONCE = 1000, 1000
+UNACKED_MAX, _AT_ONCE = 1000, 1000
 #: Pause before a refused command is tried again, in seconds, and how often.
 _AGAIN_AFTER_S, _TRIES = 0.5, 10
 #: The longest pause before a stream with too much that is not acknowledged looks whether it still
@@ -43,7 +43,7 @@ _AGAIN_AFTER_S, _TRIES = 0.5, 10
 _PAUSE_MAX_S = 5.0
 
 
-class LeasedStream:
+class Subscription:
     """The deliveries of one stream of one inbox. For one task, but for `acknowledge`."""
 
     def __init__(self, pool: WorkerPool, username: str, is_lease_known: bool) -> None:
@@ -57,17 +57,17 @@ class LeasedStream:
         self.lease = secrets.token_hex(16)
         self._deliveries = 0
         # Messages with their lease, in order of delivery.
-        self._unsettled: dict[str, str] = {}
+        self._unacked: dict[str, str] = {}
         # The last that were acknowledged: again is as good as once.
         # Made when there is one: most streams of an idle service have none.
-        self._settled: deque[str] | None = None
+        self._acked: deque[str] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def unsettled(self) -> int:
+    def unacked(self) -> int:
         """Messages that were delivered and are not acknowledged."""
-        return len(self._unsettled)
+        return len(self._unacked)
 
     @property
     def is_ending(self) -> bool:
@@ -88,7 +88,7 @@ class LeasedStream:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while not self.is_ending and (left_s := deadline - loop.time()) > 0:
-            if len(self._unsettled) >= UNSETTLED_MAX:
+            if len(self._unacked) >= UNACKED_MAX:
                 await self._await_room(left_s)
                 continue
             self._deliveries += 1
@@ -110,7 +110,7 @@ class LeasedStream:
         finally:
             if reading.done() and not reading.cancelled() and reading.exception() is None:
                 given = reading.result().messages
-                self._unsettled.update((message.id, self.lease) for message in given)
+                self._unacked.update((message.id, self.lease) for message in given)
 
     async def _await_room(self, left_s: float) -> None:
         """Wait a moment for acknowledgements. For those by the lease, which may have come to any
@@ -127,17 +127,17 @@ class LeasedStream:
 
     async def _notice_acknowledgements(self) -> bool:
         """Forget what is no longer on loan to it; whether that was any."""
-        before = len(self._unsettled)
+        before = len(self._unacked)
         held: set[str] = set()
         try:
-            for lease in set(self._unsettled.values()):
+            for lease in set(self._unacked.values()):
                 held |= await self._pool.held(Held(self._username, lease))
         except ServiceError as error:
             log.debug("a stream has to try again", reason=str(error))
             return False
-        for each in [each for each in self._unsettled if each not in held]:
-            del self._unsettled[each]
-        return len(self._unsettled) < before
+        for each in [each for each in self._unacked if each not in held]:
+            del self._unacked[each]
+        return len(self._unacked) < before
 
     async def acknowledge(self, ids: Sequence[str]) -> bool:
         """Mark delivered messages as read; False where they are no longer this stream's."""
@@ -146,16 +146,16 @@ class LeasedStream:
         for lease, its in mine:
             command = Acknowledge(self._username, lease, its)
             read += await self._patiently(partial(self._pool.settle, command))
-            if self._settled is None:
-                self._settled = deque(maxlen=UNSETTLED_MAX)
-            self._settled.extend(its)
+            if self._acked is None:
+                self._acked = deque(maxlen=UNACKED_MAX)
+            self._acked.extend(its)
         return bool(mine) and read == sum(len(its) for _, its in mine)
 
     async def acknowledge_upto(self, message_id: str) -> bool:
         """Mark as read all that was delivered up to and with this message."""
-        if message_id not in self._unsettled:
-            return self._settled is not None and message_id in self._settled
-        upto = list(self._unsettled)
+        if message_id not in self._unacked:
+            return self._acked is not None and message_id in self._acked
+        upto = list(self._unacked)
         return await self.acknowledge(upto[: upto.index(message_id) + 1])
 
     def acknowledge_later(self, after_s: float, ids: Sequence[str]) -> None:
@@ -167,7 +167,7 @@ class LeasedStream:
 
     async def hold(self) -> None:
         """Have what is not acknowledged stay on loan for longer."""
-        for lease in set(self._unsettled.values()):
+        for lease in set(self._unacked.values()):
             command = Extend(self._username, lease, int(LEASE_S * 1000))
             await self._patiently(partial(self._pool.settle, command))
 
@@ -189,7 +189,7 @@ class LeasedStream:
         # Those that have begun go to their end: they are short.
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for lease, its in self._take(list(self._unsettled)):
+        for lease, its in self._take(list(self._unacked)):
             command = Release(self._username, lease, its)
             try:
                 await self._patiently(partial(self._pool.settle, command))
@@ -203,7 +203,7 @@ class LeasedStream:
         """
         by_lease: dict[str, list[str]] = {}
         for each in ids:
-            lease = self._unsettled.pop(each, None)
+            lease = self._unacked.pop(each, None)
             if lease is not None:
                 by_lease.setdefault(lease, []).append(each)
         return [

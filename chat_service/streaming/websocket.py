@@ -22,7 +22,7 @@ from websockets.server import ServerProtocol
 
 from chat_service.api.problems import bad_request, no_handshake
 from chat_service.api.types import Takeover
-from chat_service.streaming.subscription import LEASE_S, LeasedStream
+from chat_service.streaming.subscription import LEASE_S, Subscription
 from workers.errors import ServiceError
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ _decode = msgspec.json.Decoder(_Ack).decode
 
 
 def accept(
-    request_id: str, headers: Mapping[str, str], stream: LeasedStream, write_s: float
+    request_id: str, headers: Mapping[str, str], stream: Subscription, write_s: float
 ) -> Takeover:
     """Answer a handshake. Raises a `Problem` for one that is none."""
     protocol = ServerProtocol(max_size=MESSAGE_MAX)
@@ -132,7 +132,7 @@ class _Socket:
         self,
         transport: IOStream,
         protocol: ServerProtocol,
-        stream: LeasedStream,
+        stream: Subscription,
         write_s: float,
     ) -> None:
         self._transport = transport
@@ -242,7 +242,7 @@ class _Socket:
             self._transport.close()
             return
         self._silent_beats += 1
-        if self._stream.unsettled and (self._holding is None or self._holding.done()):
+        if self._stream.unacked and (self._holding is None or self._holding.done()):
             self._holding = asyncio.create_task(self._hold())
         if self._protocol.state is State.OPEN and not self._transport.closed():
             self._protocol.send_ping(b"")

@@ -73,7 +73,7 @@ class Contender:
         )
 
     async def load(self, load: Load) -> Sample:
-        """Press it. What it costs to warm up is not counted."""
+        """LoadGenerator it. What it costs to warm up is not counted."""
         load = msgspec.structs.replace(load, port=self.port)
         if load.rate or not wrk.is_installed():
             return await self._load_by_ours(load)

@@ -13,7 +13,7 @@ import time
 import msgspec
 import uvloop
 
-from chat_service.loadgen.generator import Load, Outcome, Press
+from chat_service.loadgen.generator import Load, LoadGenerator, Outcome
 
 #: What is printed once all connections are there and the load begins; its result follows.
 READY = b"ready\n"
@@ -34,7 +34,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 async def run(load: Load) -> Measured:
-    """Press, and measure after the time to warm up."""
+    """LoadGenerator, and measure after the time to warm up."""
     latencies: list[float] = []
     errors = 0
     start = end = math.inf
@@ -49,7 +49,7 @@ async def run(load: Load) -> Measured:
             errors += outcome.status not in (200, 201)
             in_time += outcome.at <= end
 
-    press = Press(load, on)
+    press = LoadGenerator(load, on)
     await press.connect()
     gc.collect()
     gc.freeze()

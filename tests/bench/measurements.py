@@ -130,7 +130,7 @@ def _round(sample: Sample) -> Round:
 
 
 MIXED = "half posts, half reads"
-WAITING = "half posts, half reads, with an open stream"
+WAIT_SUFFIX = "half posts, half reads, with an open stream"
 
 
 async def against_others(bench: Bench) -> None:
@@ -252,7 +252,7 @@ async def waits(bench: Bench) -> None:
             await stack.enter_async_context(waiting(waited.port, "an event stream", 1))
 
         await bench.side_by_side(
-            WAITING, [waited, not_waited], Load(0, 256, 0), before_each=somebody_waits
+            WAIT_SUFFIX, [waited, not_waited], Load(0, 256, 0), before_each=somebody_waits
         )
 
 

@@ -21,7 +21,7 @@ def is_installed() -> bool:
 
 
 async def press(load: Load, seconds: float) -> Measured:
-    """Press for so long, from a process of its own."""
+    """LoadGenerator for so long, from a process of its own."""
     process = await asyncio.create_subprocess_exec(
         *("wrk", "--threads", "1", "--connections", str(load.connections)),
         *("--duration", f"{max(round(seconds), 1)}s", "--timeout", "10s"),

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from chat_service.loadgen.generator import Load, Outcome, Press, reads_of
+from chat_service.loadgen.generator import Load, LoadGenerator, Outcome, reads_of
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server
@@ -75,7 +75,7 @@ async def test_the_inboxes_are_emptied_also_when_the_service_was_started_again_m
 ) -> None:
     load = Load(own_server.port, connections=4, seconds=0.1, users=20)
     outcomes: list[Outcome] = []
-    press = Press(load, outcomes.append)
+    press = LoadGenerator(load, outcomes.append)
     await press.connect()
     await press.finish()
     own_server.signal(signal.SIGKILL)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from chat_service.cli.terminal import harmless
+from chat_service.cli.terminal import escape_controls
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 
@@ -51,4 +51,4 @@ def test_what_the_service_says_is_harmless_too(chat: Chat) -> None:
 
 def test_text_of_many_languages_stays_as_it_is() -> None:
     text = "Grüße, いろは, דג סקרן, 👩‍👩‍👧 🏳️‍🌈\n\t"
-    assert harmless(text) == text
+    assert escape_controls(text) == text

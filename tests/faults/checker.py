@@ -68,7 +68,7 @@ class _Checker(Taken, Told):
             *self._posted_twice(),
             *self._taken_twice(),
             *self._repeated(),
-            *self._settled(),
+            *self._acked(),
             *self._told(),
             *self._missing(),
             *self._missed(),

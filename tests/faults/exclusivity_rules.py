@@ -1,4 +1,4 @@
-"""Rules of `tests.faults.checker`: nobody gets what another has."""
+"""MessageLimits of `tests.faults.checker`: nobody gets what another has."""
 
 import math
 from collections import defaultdict
@@ -70,7 +70,7 @@ class Taken(Evidence):
                         if not self._may_be_dead(text, again.ended):
                             yield Violation("inconsistent", f"{text} of {first} not in {again}")
 
-    def _settled(self) -> Iterator[Violation]:
+    def _acked(self) -> Iterator[Violation]:
         """What consumers were told of what they had on loan."""
         for each in self._history.settlements:
             if each.outcome != "ok":

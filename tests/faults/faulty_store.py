@@ -110,19 +110,19 @@ class SimulatedStore:
         await self._reach()
         return Counter(post.username for post in self.unread(usernames, now_ms))
 
-    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+    async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
         database, keys = self._database, [batch.key for batch in batches]
         while True:
             await self._confirmed(
-                lambda part: [database.remember(batch, now_ms) for batch in part], batches
+                lambda part: [database.record_batch(batch, now_ms) for batch in part], batches
             )
-            holding = await self._seen(lambda: database.recall(keys, now_ms))
+            holding = await self._seen(lambda: database.find_batches(keys, now_ms))
             # One that held may have been forgotten between the two.
             if len(holding) == len(batches):
                 return [holding[key] for key in keys]
 
-    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
-        return await self._seen(lambda: self._database.recall(keys, now_ms))
+    async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        return await self._seen(lambda: self._database.find_batches(keys, now_ms))
 
     async def give(self, batch: KeyedBatch) -> bool:
         return (await self._once(lambda: self._database.give(batch)))[0]
@@ -176,7 +176,7 @@ class SimulatedStore:
             changed = int(stored is not None and stored.mark == mark)
         return fate, changed
 
-    async def reckon(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedFate, int]:
         await self._reach()
         database = self._database
         due = [doubt for doubt in self._doubts if doubt.due <= database.loop.time()]

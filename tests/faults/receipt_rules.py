@@ -1,4 +1,4 @@
-"""Rules of `tests.faults.checker`: senders are told what is so."""
+"""MessageLimits of `tests.faults.checker`: senders are told what is so."""
 
 import math
 from collections import defaultdict

@@ -17,7 +17,7 @@ from tests.faults.simulated_clients import Callers
 from tests.faults.simulated_replica_set import Database
 from tests.faults.simulation import KINDS, World, run, schedule_of
 from tests.support.documents import Stored
-from workers.claim_rollback import Releases
+from workers.claim_rollback import ClaimRollback
 from workers.claims import Claims
 from workers.commands import (
     Acknowledge,
@@ -36,7 +36,7 @@ from workers.errors import Expired, OutcomeUnknown, Rejected, StoreUnavailable
 from workers.queue import ShardQueue
 from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled
 from workers.waiters import Waiters
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 HOURS_MS = 7_200_000
 
@@ -199,33 +199,35 @@ class _Patched(World):
 class GivesBackTooSoon(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        add = Releases.add
+        add = ClaimRollback.add
 
-        def add_at_once(self: Releases, claim: Claim, ids: Sequence[str], is_final: bool) -> None:
+        def add_at_once(
+            self: ClaimRollback, claim: Claim, ids: Sequence[str], is_final: bool
+        ) -> None:
             add(self, claim, ids, is_final=True)
 
-        with mock.patch.object(Releases, "add", add_at_once):
+        with mock.patch.object(ClaimRollback, "add", add_at_once):
             yield
 
 
 class GivesNothingBack(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        with mock.patch.object(Releases, "add"):
+        with mock.patch.object(ClaimRollback, "add"):
             yield
 
 
 class SwallowsAnAnswer(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        resolve = Ticket.resolve
+        resolve = WorkItem.resolve
 
-        def resolve_but_one(self: Ticket, outcome: object) -> bool:
+        def resolve_but_one(self: WorkItem, outcome: object) -> bool:
             if isinstance(outcome, str) and outcome.endswith("7"):
                 return True
             return resolve(self, outcome)  # type: ignore[arg-type]
 
-        with mock.patch.object(Ticket, "resolve", resolve_but_one):
+        with mock.patch.object(WorkItem, "resolve", resolve_but_one):
             yield
 
 
@@ -234,14 +236,14 @@ class CarriesOutWhatItRefused(_Patched):
     def patches(self) -> Iterator[None]:
         def expire(self: ShardQueue, now: float) -> int:
             return sum(
-                ticket.fail(Expired("late"))
-                for ticket in self._queue
-                if ticket is not None and ticket.deadline <= now
+                item.fail(Expired("late"))
+                for item in self._queue
+                if item is not None and item.deadline <= now
             )
 
         with (
             mock.patch.object(ShardQueue, "expire", expire),
-            mock.patch.object(Ticket, "is_open", True),
+            mock.patch.object(WorkItem, "is_open", True),
         ):
             yield
 
@@ -323,7 +325,7 @@ class GoesOnUnderALeaseThatFailed(Callers):
 
 
 class DecidesAgain(SimulatedStore):
-    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+    async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         await self._reach()
         return {}
 
@@ -333,11 +335,11 @@ class HasKeysInMemory(SimulatedStore):
         super().__init__(database)
         self._batches: dict[str, KeyedBatch] = {}
 
-    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+    async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
         await self._reach()
         return [self._batches.setdefault(batch.key, batch) for batch in batches]
 
-    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+    async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         await self._reach()
         return {key: self._batches[key] for key in keys if key in self._batches}
 
@@ -363,7 +365,7 @@ class TellsThatAllIsPending(SimulatedStore):
 
 
 class CountsNothingLater(SimulatedStore):
-    async def reckon(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedFate, int]:
         return {}
 
 
@@ -397,7 +399,7 @@ class GivesAKeyedBatchBack(_Patched):
     def patches(self) -> Iterator[None]:
         give = Claims._give_batch
 
-        async def give_or_release(self: Claims, ticket: Ticket, batch: KeyedBatch) -> bool:
+        async def give_or_release(self: Claims, item: WorkItem, batch: KeyedBatch) -> bool:
             claims: list[Claim] = []
             new_claim = self._new_claim
 
@@ -407,10 +409,10 @@ class GivesAKeyedBatchBack(_Patched):
 
             try:
                 with mock.patch.object(self, "_new_claim", noted):
-                    return await give(self, ticket, batch)
+                    return await give(self, item, batch)
             except OutcomeUnknown:
                 for claim in claims:
-                    self._releases.add(claim, claim.ids, is_final=False)
+                    self._rollback.add(claim, claim.ids, is_final=False)
                 raise
 
         with mock.patch.object(Claims, "_give_batch", give_or_release):

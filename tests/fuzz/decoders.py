@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry
 from tornado.httputil import HTTPHeaders
 
 from chat_service.api.problems import Problem
-from chat_service.api.request_options import Waits, idempotency_key, preferences, read_options
-from chat_service.api.types import Part, Request
-from chat_service.api.validation import Rules, lease_of, new_message, username_in_path
+from chat_service.api.request_options import WaitLimits, idempotency_key, preferences, read_options
+from chat_service.api.types import BodyChunk, Request
+from chat_service.api.validation import MessageLimits, lease_of, new_message, username_in_path
 from chat_service.handlers.batch import BatchHandlers
 from tests.fuzz import bodies, reference
 from tests.fuzz.fuzzer import Case, Finding, Fuzzer, shrink
@@ -33,7 +33,7 @@ from workers.queue import QueueLimits
 from workers.shard import ShardLimits
 
 LIMITS = Limits(username_chars=128, text_bytes=2048, default_timeout_s=60, timeout_s=2592000)
-RULES, WAITS = Rules(*LIMITS), Waits(25.0, 3600.0)
+RULES, WAITS = MessageLimits(*LIMITS), WaitLimits(25.0, 3600.0)
 MESSAGES_MAX = 5
 #: Input that is shorter is cheap in any case; a decoder may take so many times as long as json.
 _COSTLY_BYTES, _TIMES_JSON = 2000, 40
@@ -208,7 +208,7 @@ class Decoders(Fuzzer):
             return "a batch is refused", f"got {got}, right would be {wanted}"
         if wanted.messages is None:
             return "a batch that is none is taken", f"right would be {set(wanted.wholes)}"
-        assert isinstance(response.body, Part)
+        assert isinstance(response.body, BodyChunk)
         results = json.loads(response.body.body)["results"]
         outcomes = [self._outcome(result) for result in results]
         for number, (outcome, right) in enumerate(zip(outcomes, wanted.messages, strict=False)):

@@ -1,6 +1,7 @@
 """The same bytes to two services: one on the fast path, one whose connections Tornado serves.
 
-Both share a mongod, not a database. A connection of the second begins with a harmless request that
+Both share a mongod, not a database. A connection of the second begins with a escape_controls
+request that
 the fast path leaves to Tornado; from then on Tornado has it. Compared are every byte that comes
 back (`tests.fuzz.differences` names what may differ), whether the connection was closed, what is
 in the store afterwards, what was counted, and what was logged.

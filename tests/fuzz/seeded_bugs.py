@@ -15,10 +15,10 @@ from websockets.server import ServerProtocol
 from chat_service.api import validation
 from chat_service.handlers import batch
 from chat_service.handlers.inbox import InboxHandlers
-from chat_service.server.fast_path import DirectConnection
-from chat_service.server.header_cache import Head, Heads
+from chat_service.server.fast_path import FastPathConnection
+from chat_service.server.header_cache import HeaderCache, RequestHead
 from chat_service.streaming import websocket
-from chat_service.streaming.subscription import LeasedStream
+from chat_service.streaming.subscription import Subscription
 
 
 class Bug(NamedTuple):
@@ -30,44 +30,44 @@ class Bug(NamedTuple):
 
 
 def skips_lines_that_are_no_headers() -> AbstractContextManager[Any]:
-    plain = Heads.plain
+    plain = HeaderCache.plain
     no_header = re.compile(rb"(?m)^(?:[ \t:][^\r]*|[^:\r]+)\r\n")
 
-    def lenient(self: Heads, block: bytes) -> Head | None:
+    def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
         return plain(self, no_header.sub(b"", block))
 
-    return mock.patch.object(Heads, "plain", lenient)
+    return mock.patch.object(HeaderCache, "plain", lenient)
 
 
 def takes_the_first_of_two_lengths() -> AbstractContextManager[Any]:
-    plain = Heads.plain
+    plain = HeaderCache.plain
     second = re.compile(rb"(?i)(content-length:[^\r]*\r\n(?:.*\r\n)*?)content-length:[^\r]*\r\n")
 
-    def lenient(self: Heads, block: bytes) -> Head | None:
+    def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
         return plain(self, second.sub(rb"\1", block))
 
-    return mock.patch.object(Heads, "plain", lenient)
+    return mock.patch.object(HeaderCache, "plain", lenient)
 
 
 def forgets_how_long_a_body_may_be() -> AbstractContextManager[Any]:
-    plain = Heads.plain
+    plain = HeaderCache.plain
 
-    def lenient(self: Heads, block: bytes) -> Head | None:
+    def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
         with mock.patch.object(self, "_length_max", 1 << 30):
             return plain(self, block)
 
-    return mock.patch.object(Heads, "plain", lenient)
+    return mock.patch.object(HeaderCache, "plain", lenient)
 
 
 def forgets_what_came_with_a_request() -> AbstractContextManager[Any]:
-    answered = DirectConnection._answered
+    answered = FastPathConnection._answered
 
-    def forgetful(self: DirectConnection) -> None:
+    def forgetful(self: FastPathConnection) -> None:
         if len(self._held) > 300:
             self._held = b""
         answered(self)
 
-    return mock.patch.object(DirectConnection, "_answered", forgetful)
+    return mock.patch.object(FastPathConnection, "_answered", forgetful)
 
 
 def reads_beyond_the_limit() -> AbstractContextManager[Any]:
@@ -107,27 +107,27 @@ def counts_a_name_in_bytes() -> AbstractContextManager[Any]:
 
 
 def acknowledges_one_too_many() -> AbstractContextManager[Any]:
-    acknowledge = LeasedStream.acknowledge
+    acknowledge = Subscription.acknowledge
 
-    async def generous(self: LeasedStream, ids: Any) -> bool:
-        more = [each for each in self._unsettled if each not in ids][:1]
+    async def generous(self: Subscription, ids: Any) -> bool:
+        more = [each for each in self._unacked if each not in ids][:1]
         return await acknowledge(self, [*ids, *more])
 
-    return mock.patch.object(LeasedStream, "acknowledge", generous)
+    return mock.patch.object(Subscription, "acknowledge", generous)
 
 
 def acknowledges_nothing() -> AbstractContextManager[Any]:
-    async def idle(self: LeasedStream, message_id: str) -> bool:
+    async def idle(self: Subscription, message_id: str) -> bool:
         return True
 
-    return mock.patch.object(LeasedStream, "acknowledge_upto", idle)
+    return mock.patch.object(Subscription, "acknowledge_upto", idle)
 
 
 def gives_back_nothing() -> AbstractContextManager[Any]:
-    async def idle(self: LeasedStream) -> None:
-        self._unsettled.clear()
+    async def idle(self: Subscription) -> None:
+        self._unacked.clear()
 
-    return mock.patch.object(LeasedStream, "_give_back", idle)
+    return mock.patch.object(Subscription, "_give_back", idle)
 
 
 @contextmanager

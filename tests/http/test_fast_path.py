@@ -12,8 +12,8 @@ import pytest
 from chat_service.api.request_policy import HostRule
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.metrics.http import HttpMetrics
-from chat_service.server.handoff import Handover, Resumed
-from chat_service.server.header_cache import Heads
+from chat_service.server.handoff import Handoff, PrefetchedStream
+from chat_service.server.header_cache import HeaderCache
 from chat_service.server.lingering import Lingering
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
@@ -186,7 +186,7 @@ async def test_no_answer_waits_for_the_one_before_to_be_acknowledged_at_tornado_
         client = socket.create_connection(listening.getsockname())
         server, address = listening.accept()
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream = Resumed(Handover(server, address, b"", None, None), Lingering())
+    stream = PrefetchedStream(Handoff(server, address, b"", None, None), Lingering())
     # As Tornado does behind each request.
     stream.set_nodelay(False)
     assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -341,19 +341,19 @@ async def test_a_reader_that_is_slow_gets_all_of_its_answers(
     ],
 )
 def test_what_is_not_plain_is_left_to_tornado(block: bytes) -> None:
-    heads = Heads(1000, HostRule(frozenset({"a"})))
-    assert heads.plain(block) is None
-    assert heads.plain(block) is None
+    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})))
+    assert header_cache.plain(block) is None
+    assert header_cache.plain(block) is None
 
 
 def test_a_head_is_remembered_but_not_the_id_in_it() -> None:
-    heads = Heads(1000, HostRule())
+    header_cache = HeaderCache(1000, HostRule())
     for request_id in ("one", "two"):
         block = b"Host: a\r\nX-Request-ID: %b\r\nContent-Length: 7\r\n\r\n" % request_id.encode()
-        assert heads.plain(block) == (7, request_id, "")
-    assert heads.plain(HOST + b"\r\n\r\n") == (0, "", "")
+        assert header_cache.plain(block) == (7, request_id, "")
+    assert header_cache.plain(HOST + b"\r\n\r\n") == (0, "", "")
     for number in range(3000):
-        assert heads.plain(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "", "")
+        assert header_cache.plain(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "", "")
 
 
 PIECES: Final = (
@@ -373,7 +373,7 @@ PIECES: Final = (
 def test_lines_of_one_request_are_cut_out_and_change_no_verdict() -> None:
     rule = HostRule(frozenset({"a"}))
     pick = random.Random(1)
-    cached = Heads(1000, rule)
+    cached = HeaderCache(1000, rule)
     plain = cut = 0
     for _ in range(20_000):
         pieces = [pick.choice(PIECES[:-1]) for _ in range(pick.randrange(6))]
@@ -382,7 +382,7 @@ def test_lines_of_one_request_are_cut_out_and_change_no_verdict() -> None:
         if pick.random() < 0.02:
             pieces.append(PIECES[-1])
         block = b"".join(pieces) + b"\r\n"
-        expected = Heads(1000, rule)._parse(block)
+        expected = HeaderCache(1000, rule)._parse(block)
         assert cached.plain(block) == expected, block
         plain += expected is not None
         cut += expected is not None and bool(expected.request_id)
@@ -393,15 +393,15 @@ def test_lines_of_one_request_are_cut_out_and_change_no_verdict() -> None:
 
 def test_a_block_is_parsed_once_whatever_a_proxy_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
-    parse = Heads._parse
+    parse = HeaderCache._parse
 
-    def counting(self: Heads, block: bytes) -> object:
+    def counting(self: HeaderCache, block: bytes) -> object:
         parsed.append(block)
         return parse(self, block)
 
-    monkeypatch.setattr(Heads, "_parse", counting)
-    heads = Heads(1000, HostRule())
+    monkeypatch.setattr(HeaderCache, "_parse", counting)
+    header_cache = HeaderCache(1000, HostRule())
     for number in range(100):
         block = b"Host: a\r\nX-Request-ID: %d\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
-        assert heads.plain(block % (number, number)) == (0, str(number), "")
+        assert header_cache.plain(block % (number, number)) == (0, str(number), "")
     assert parsed == [b"Host: a\r\n\r\n"]

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from chat_service.api.problems import Problem
-from chat_service.api.request_policy import host_rule, is_loopback_address, refuse_other_hosts
+from chat_service.api.request_policy import host_rule, is_loopback_address, reject_other_hosts
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 
@@ -243,10 +243,10 @@ def test_named_hosts_hold_and_operators_ask_by_address(
 ) -> None:
     rule = host_rule(("Good.test.",), addresses, has_addresses=has_addresses)
     if is_answered:
-        refuse_other_hosts(host, rule)
+        reject_other_hosts(host, rule)
     else:
         with pytest.raises(Problem):
-            refuse_other_hosts(host, rule)
+            reject_other_hosts(host, rule)
 
 
 def test_loopback_addresses_are_told_from_others() -> None:

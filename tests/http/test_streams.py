@@ -230,7 +230,7 @@ async def test_a_stream_that_may_not_wait_is_refused_before_it_is_open(
 async def test_a_stream_that_is_not_acknowledged_gets_no_more_than_it_may_hold(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", 3)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", 3)
     monkeypatch.setattr(stream_handler, "KEEP_ALIVE_S", 0.2)
     async with EventStream(service.port) as stream:
         for number in range(3):
@@ -244,7 +244,7 @@ async def test_a_stream_that_is_not_acknowledged_gets_no_more_than_it_may_hold(
 async def test_what_is_acknowledged_anywhere_makes_room_for_more(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", 3)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", 3)
     monkeypatch.setattr(stream_handler, "ACKNOWLEDGED_AFTER_S", 1000.0)
     streaming, other = [await start_service() for _ in range(2)]
     elsewhere = connect(other)

@@ -19,7 +19,7 @@ from tests.support.collector import Collector, attributes
 from tests.support.waiting import eventually
 from workers.commands import Count
 from workers.errors import StoreUnavailable
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
@@ -250,8 +250,8 @@ async def test_what_an_exception_says_is_in_no_span() -> None:
     span = tracer.begin("GET", "/chat/:username", "id", "")
     assert span is not None
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    ticket = Ticket(Count("bob"), 0, 1, future, trace=span)
-    with pytest.raises(StoreUnavailable), tracer.batch([ticket]), tracer.operation("find"):
+    item = WorkItem(Count("bob"), 0, 1, future, trace=span)
+    with pytest.raises(StoreUnavailable), tracer.batch([item]), tracer.operation("find"):
         raise StoreUnavailable("not reached: bob") from ValueError("bob's text")
     tracer.end(span, 503)
     told = "".join(each.to_json() for each in exported.get_finished_spans())

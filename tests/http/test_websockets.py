@@ -14,7 +14,7 @@ from websockets.server import ServerProtocol
 
 from chat_service.service import Service
 from chat_service.streaming import websocket
-from chat_service.streaming.subscription import LeasedStream
+from chat_service.streaming.subscription import Subscription
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.raw import errors_logged, get, unharmed
@@ -233,7 +233,7 @@ async def test_a_client_that_answers_no_ping_is_gone(
 async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", 2)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", 2)
     async with stream(service) as socket:
         for text in ("one", "two"):
             await chat.post("bob", text)
@@ -250,7 +250,7 @@ async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
 async def test_a_service_that_stops_says_so(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", most)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", most)
     service, other = await start_service(), await start_service()
     await connect(service).post("bob", "hello")
     async with stream(service) as socket:
@@ -266,9 +266,9 @@ async def test_a_message_that_comes_while_its_client_leaves_is_no_error_and_stay
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leaving = asyncio.Event()
-    take_next, flush = LeasedStream.next, websocket._Socket._flush
+    take_next, flush = Subscription.next, websocket._Socket._flush
 
-    async def take_next_then_wait(self: LeasedStream, wait_s: float) -> Sequence[Message]:
+    async def take_next_then_wait(self: Subscription, wait_s: float) -> Sequence[Message]:
         messages = await take_next(self, wait_s)
         await leaving.wait()
         return messages
@@ -279,7 +279,7 @@ async def test_a_message_that_comes_while_its_client_leaves_is_no_error_and_stay
             await asyncio.sleep(0.05)
         await flush(self)
 
-    monkeypatch.setattr(LeasedStream, "next", take_next_then_wait)
+    monkeypatch.setattr(Subscription, "next", take_next_then_wait)
     monkeypatch.setattr(websocket._Socket, "_flush", flush_slowly)
     await chat.post("bob", "hello")
     with errors_logged() as errors:
@@ -293,14 +293,14 @@ async def test_what_is_acknowledged_in_the_moment_of_leaving_is_read(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = asyncio.Event()
-    acknowledge_upto = LeasedStream.acknowledge_upto
+    acknowledge_upto = Subscription.acknowledge_upto
 
-    async def acknowledge_slowly(self: LeasedStream, message_id: str) -> bool:
+    async def acknowledge_slowly(self: Subscription, message_id: str) -> bool:
         begun.set()
         await asyncio.sleep(0.1)
         return await acknowledge_upto(self, message_id)
 
-    monkeypatch.setattr(LeasedStream, "acknowledge_upto", acknowledge_slowly)
+    monkeypatch.setattr(Subscription, "acknowledge_upto", acknowledge_slowly)
     for text in ("one", "two"):
         await chat.post("bob", text)
     async with stream(service) as socket:
@@ -317,7 +317,7 @@ async def test_what_is_acknowledged_in_the_moment_of_leaving_is_read(
 async def test_an_expired_message_acknowledges_those_before_it(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_service.streaming.subscription.UNSETTLED_MAX", 3)
+    monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", 3)
     async with stream(service) as socket:
         for text, timeout in (("one", 600), ("two", 600), ("three", 1)):
             await chat.post("bob", text, timeout)

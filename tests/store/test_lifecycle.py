@@ -67,23 +67,23 @@ async def test_what_a_read_with_a_key_gets_is_decided_once(
     await any_store.insert(posts)
     first = KeyedBatch("key", "bob", (posts[0].id,), now_ms + 1000)
     second = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 1000)
-    assert await any_store.remember([first], now_ms) == [first]
-    assert await any_store.remember([second], now_ms) == [first]
-    assert await any_store.recall(["key", "unknown"], now_ms) == {"key": first}
+    assert await any_store.record_batch([first], now_ms) == [first]
+    assert await any_store.record_batch([second], now_ms) == [first]
+    assert await any_store.find_batches(["key", "unknown"], now_ms) == {"key": first}
     # After its time, the key is as good as new.
-    assert await any_store.recall(["key"], now_ms + 1001) == {}
+    assert await any_store.find_batches(["key"], now_ms + 1001) == {}
     later = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 5000)
-    assert await any_store.remember([later], now_ms + 1001) == [later]
+    assert await any_store.record_batch([later], now_ms + 1001) == [later]
     await any_store.forget(first)
-    assert await any_store.recall(["key"], now_ms + 1001) == {"key": later}
+    assert await any_store.find_batches(["key"], now_ms + 1001) == {"key": later}
     await any_store.forget(later)
-    assert await any_store.recall(["key"], now_ms + 1001) == {}
+    assert await any_store.find_batches(["key"], now_ms + 1001) == {}
     # What was given is not forgotten, and what was forgotten is not given.
     assert not await any_store.give(later)
-    assert await any_store.remember([first], now_ms) == [first]
+    assert await any_store.record_batch([first], now_ms) == [first]
     assert await any_store.give(first)
     await any_store.forget(first)
-    assert await any_store.recall(["key"], now_ms) == {"key": replace(first, is_given=True)}
+    assert await any_store.find_batches(["key"], now_ms) == {"key": replace(first, is_given=True)}
     assert await any_store.give(first)
 
 

@@ -82,7 +82,7 @@ async def test_a_key_and_a_receipt_survive_lost_replies(
         assert await store.insert([new_post(key=Key("k", "b"))]) == [post.id]
         batch = KeyedBatch("key", "bob", (post.id,), now_ms + 60_000)
         proxy.lose_reply["insert"] = 2
-        assert await store.remember([batch], now_ms) == [batch]
+        assert await store.record_batch([batch], now_ms) == [batch]
         proxy.lose_reply["update"] = 2
         fate, _ = await store.revoke(Revoke(post.id, "r"), now_ms)
         assert fate == Fate("revoked", now_ms)
@@ -115,13 +115,13 @@ async def test_what_is_never_confirmed_is_reckoned_up_later(
         counts: dict[str, int] = {}
 
         async def all_told() -> bool:
-            for fate, messages in (await store.reckon()).items():
+            for fate, messages in (await store.count_resolved()).items():
                 counts[fate] = counts.get(fate, 0) + messages
-            return not store._doubts
+            return not store._unresolved
 
         await eventually(all_told)
         # The expiry took the three that were stored without a word, too.
         assert counts == {"accepted": 3, "read": 2, "revoked": 1, "expired": 4}
-        assert await store.reckon() == {}
+        assert await store.count_resolved() == {}
         await asyncio.sleep(0)
         await store.close()

@@ -170,7 +170,7 @@ class Documents:
             self.change(stored, unread=True, token="", key="", until_ms=None, returned=returned)
         return len(mine)
 
-    def remember(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
+    def record_batch(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
         """The first decision for a key holds."""
         holding = self.reads.get(batch.key)
         if holding is None or holding.batch.until_ms < now_ms:
@@ -193,7 +193,7 @@ class Documents:
         swap()
         self.undo.append(swap)
 
-    def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+    def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         return {
             key: self._holding(key)
             for key in keys

@@ -16,7 +16,7 @@ class Middleman:
         self.lose = 0
         #: Answers that are given in the service's place.
         self.answers: list[bytes] = []
-        #: Heads of the requests that were seen.
+        #: HeaderCache of the requests that were seen.
         self.heads: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []

@@ -73,13 +73,13 @@ class MemoryStore:
         await self._call("count")
         return Counter(post.username for post in self.data.unread(usernames, now_ms))
 
-    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
-        await self._call("remember")
-        return [self.data.remember(batch, now_ms) for batch in batches]
+    async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+        await self._call("record_batch")
+        return [self.data.record_batch(batch, now_ms) for batch in batches]
 
-    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
-        await self._call("recall")
-        return self.data.recall(keys, now_ms)
+    async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        await self._call("find_batches")
+        return self.data.find_batches(keys, now_ms)
 
     async def give(self, batch: KeyedBatch) -> bool:
         await self._call("give")
@@ -128,7 +128,7 @@ class MemoryStore:
         await self._call("revoke")
         return self.data.revoke(command, now_ms)
 
-    async def reckon(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedFate, int]:
         return {}
 
     async def count_pending(self) -> int:

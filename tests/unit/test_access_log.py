@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chat_service.server.access_log import LogRules, Naming, RequestLog
+from chat_service.server.access_log import AccessLog, LogRules, Naming
 
 
 def lines_of(rules: LogRules, *routes: str) -> list[Any]:
     """What is logged of requests for these routes."""
-    request_log = RequestLog(rules)
+    access_log = AccessLog(rules)
     with capture_logs() as lines:
         for route in routes:
-            request_log.write("id", "GET", route, "bob", "192.0.2.7", 200, 0.001)
+            access_log.write("id", "GET", route, "bob", "192.0.2.7", 200, 0.001)
     return lines
 
 

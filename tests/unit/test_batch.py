@@ -5,7 +5,7 @@ from itertools import count
 
 from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out
 from workers.commands import Command, Count, Message, Outcome, Post, Read, Unread
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 _numbers = count()
 
@@ -14,18 +14,18 @@ _loop = asyncio.new_event_loop()
 _loop.close()
 
 
-def ticket(command: Command) -> Ticket:
+def item(command: Command) -> WorkItem:
     # Its future is never awaited, so that a closed loop will do.
     future: asyncio.Future[Outcome] = asyncio.Future(loop=_loop)
-    return Ticket(command, 0.0, 1e12, future)
+    return WorkItem(command, 0.0, 1e12, future)
 
 
-def post(username: str) -> Ticket:
-    return ticket(Post(str(next(_numbers)), username, "x", 1, 0, 0))
+def post(username: str) -> WorkItem:
+    return item(Post(str(next(_numbers)), username, "x", 1, 0, 0))
 
 
-def read(username: str, limit: int | None = None, upto: str | None = None) -> Ticket:
-    return ticket(Read(username, limit, upto))
+def read(username: str, limit: int | None = None, upto: str | None = None) -> WorkItem:
+    return item(Read(username, limit, upto))
 
 
 def messages(*ids: str) -> list[Unread]:
@@ -33,11 +33,11 @@ def messages(*ids: str) -> list[Unread]:
 
 
 def test_a_batch_sorts_its_tickets_by_kind_in_order_of_arrival() -> None:
-    tickets = [post("a"), read("b"), post("a"), ticket(Count("c")), read("b")]
-    batch = plan(tickets)
-    assert batch.posts == [tickets[0], tickets[2]]
-    assert batch.reads == [tickets[1], tickets[4]]
-    assert batch.counts == [tickets[3]]
+    items = [post("a"), read("b"), post("a"), item(Count("c")), read("b")]
+    batch = plan(items)
+    assert batch.posts == [items[0], items[2]]
+    assert batch.reads == [items[1], items[4]]
+    assert batch.counts == [items[3]]
     assert batch.carried == []
 
 
@@ -94,7 +94,7 @@ def test_large_messages_are_dealt_in_shares_that_fit_into_memory() -> None:
 def test_an_empty_answer_is_given_only_where_the_inbox_is_known_to_be_empty() -> None:
     first, second = read("a"), read("a")
     shares, again = share_out([first, second], {"a": messages("1", "2")}, set())
-    assert [share.ticket for share in shares] == [first]
+    assert [share.item for share in shares] == [first]
     assert shares[0].more
     assert again == [second]
 

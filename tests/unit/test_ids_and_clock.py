@@ -93,7 +93,7 @@ def test_a_step_of_the_wall_clock_is_noticed_until_measured() -> None:
 def test_a_step_of_the_databases_clock_is_followed() -> None:
     machine = Machine()
     machine.measure(1_000_000.0)
-    machine.clock.doubt()
+    machine.clock.mark_suspect()
     assert machine.clock.is_doubtful
     machine.measure(1_000_060.0)
     assert abs(machine.clock.now_ms() - 1_000_060_000) <= 2

@@ -17,7 +17,7 @@ from tornado.httputil import HTTPHeaders
 from chat_service.api import problems
 from chat_service.api.problems import FieldError, Problem, of_service_error
 from chat_service.api.request_options import READ_KEY_MIN, idempotency_key
-from chat_service.api.validation import LeaseBody, MessageBody, Rules, new_message
+from chat_service.api.validation import LeaseBody, MessageBody, MessageLimits, new_message
 from config import Settings
 from config.settings import PROJECT_ROOT
 from tests.support.contract import Contract, document_of, routes_of
@@ -187,7 +187,7 @@ VALUES = st.one_of(
 def test_a_message_is_valid_there_where_it_is_accepted_here(message: dict[str, object]) -> None:
     def is_accepted() -> bool:
         try:
-            new_message(json.dumps(message).encode(), Rules(128, 65536, 60, 2592000))
+            new_message(json.dumps(message).encode(), MessageLimits(128, 65536, 60, 2592000))
         except Problem:
             return False
         return True

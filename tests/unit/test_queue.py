@@ -8,31 +8,31 @@ import pytest
 from workers.commands import Command, Outcome, Post, Read
 from workers.errors import Draining, Expired, Overloaded
 from workers.queue import QueueLimits, ShardQueue
-from workers.work_item import Ticket
+from workers.work_item import WorkItem
 
 WIDE = QueueLimits(100, 1 << 20, 100)
 
 
-def a_ticket(command: Command, deadline: float = 1e12) -> Ticket:
+def a_ticket(command: Command, deadline: float = 1e12) -> WorkItem:
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    return Ticket(command, time.monotonic(), deadline, future)
+    return WorkItem(command, time.monotonic(), deadline, future)
 
 
-def a_post(username: str = "bob", size: int = 10) -> Ticket:
+def a_post(username: str = "bob", size: int = 10) -> WorkItem:
     return a_ticket(Post("id", username, "x" * size, size, 0, 0))
 
 
 async def test_tickets_leave_in_the_order_they_came() -> None:
     queue = ShardQueue(WIDE)
-    tickets = [a_post(name) for name in "abcabc"]
-    for ticket in tickets:
-        queue.put_or_refuse(ticket)
-    assert await queue.take(4, 1 << 20) == tickets[:4]
-    assert await queue.take(4, 1 << 20) == tickets[4:]
+    items = [a_post(name) for name in "abcabc"]
+    for item in items:
+        queue.put_or_refuse(item)
+    assert await queue.take(4, 1 << 20) == items[:4]
+    assert await queue.take(4, 1 << 20) == items[4:]
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    queue = ShardQueue(WIDE._replace(tickets=2))
+    queue = ShardQueue(WIDE._replace(items=2))
     queue.put_or_refuse(a_post("a"))
     queue.put_or_refuse(a_post("b"))
     with pytest.raises(Overloaded):
@@ -82,12 +82,12 @@ async def test_what_is_past_its_deadline_is_answered_and_leaves() -> None:
 
 async def test_a_closed_queue_hands_out_what_is_left_and_then_ends() -> None:
     queue = ShardQueue(WIDE)
-    ticket = a_post()
-    queue.put_or_refuse(ticket)
+    item = a_post()
+    queue.put_or_refuse(item)
     queue.close()
     with pytest.raises(Draining):
         queue.put_or_refuse(a_post())
-    assert await queue.take(10, 1 << 20) == [ticket]
+    assert await queue.take(10, 1 << 20) == [item]
     assert await queue.take(10, 1 << 20) == []
     assert await queue.take(10, 1 << 20) == []
 
@@ -104,8 +104,8 @@ async def test_cancelling_a_taker_loses_no_ticket() -> None:
     queue = ShardQueue(WIDE)
     taker = asyncio.create_task(queue.take(10, 1 << 20))
     await asyncio.sleep(0)
-    ticket = a_post()
-    queue.put_or_refuse(ticket)
+    item = a_post()
+    queue.put_or_refuse(item)
     taker.cancel()
     await asyncio.gather(taker, return_exceptions=True)
-    assert queue.take_nowait(10, 1 << 20) == [ticket]
+    assert queue.take_nowait(10, 1 << 20) == [item]

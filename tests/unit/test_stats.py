@@ -6,7 +6,7 @@ import pytest
 
 from chat_service.loadgen import report
 from chat_service.loadgen.generator import Outcome
-from chat_service.loadgen.stats import Latencies, Tally
+from chat_service.loadgen.stats import Latencies, LoadStats
 
 
 def test_ranks_are_right_to_two_percent() -> None:
@@ -28,16 +28,16 @@ def outcome(status: int, messages: int, at: float) -> Outcome:
 
 
 def test_a_load_is_accounted_for_and_drawn_second_by_second() -> None:
-    tally = Tally(began=100.0)
+    stats = LoadStats(began=100.0)
     for second in range(3):
-        tally.count(outcome(201, 0, 100.5 + second))
-        tally.count(outcome(201, 0, 100.6 + second))
-        tally.count(outcome(200, 1, 100.7 + second))
-    tally.count(outcome(503, 0, 102.8))
-    tally.is_sweeping = True
-    tally.count(outcome(200, 2, 103.5))
-    assert (tally.accepted, tally.read, tally.swept, tally.missing) == (6, 3, 2, 1)
-    drawn = "\n".join(report.report(tally, 3))
+        stats.count(outcome(201, 0, 100.5 + second))
+        stats.count(outcome(201, 0, 100.6 + second))
+        stats.count(outcome(200, 1, 100.7 + second))
+    stats.count(outcome(503, 0, 102.8))
+    stats.is_sweeping = True
+    stats.count(outcome(200, 2, 103.5))
+    assert (stats.accepted, stats.read, stats.swept, stats.missing) == (6, 3, 2, 1)
+    drawn = "\n".join(report.report(stats, 3))
     assert "10 requests in 3.0 s: 3 a second" in drawn
     assert "accepted 6 = read 3 + left, and taken at the end 2 + missing 1" in drawn
     assert "errors: 1 of 503" in drawn

@@ -109,7 +109,7 @@ async def test_a_message_that_comes_while_a_read_searches_is_not_missed(
 async def test_an_errand_that_finds_no_place_is_answered_when_its_shard_ends(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.shard.ERRANDS_MAX", 1)
+    monkeypatch.setattr("workers.shard.SINGLE_CALLS_MAX", 1)
 
     @dataclass
     class Stuck(MemoryStore):

@@ -120,11 +120,11 @@ class Store(Protocol):
         """
         ...
 
-    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+    async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
         """Decide what reads with a key get: for each the batch that holds, maybe another's."""
         ...
 
-    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+    async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         """What was decided for these keys, as far as it holds."""
         ...
 
@@ -183,7 +183,7 @@ class Store(Protocol):
         """Take back a message that is unread: its fate, and how many this call took back."""
         ...
 
-    async def reckon(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedFate, int]:
         """What writes that raised `OutcomeUnknown` have done after all, as far as that is certain.
 
         Each message is told once. Not the claims that `release` gives back.

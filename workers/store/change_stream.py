@@ -35,7 +35,7 @@ _PIPELINE = [
 ]
 
 
-class Arrivals(Database):
+class ChangeStream(Database):
     """The part of `workers.store.base.Store` that tells of arrivals."""
 
     async def arrivals(self) -> AsyncIterator[Collection[str] | None]:

@@ -93,7 +93,7 @@ class StoreOptions(NamedTuple):
     node: str
 
 
-class Doubt(NamedTuple):
+class UnresolvedWrite(NamedTuple):
     """A write that may have been applied after it was given up: what it would have made of
     messages, how to find them, and from when on that is for good (`time.monotonic` seconds).
     """
@@ -130,7 +130,7 @@ class Database:
         # Up to when what has expired is marked, and how often that was set back.
         self._expired_upto_ms = self._expiry_generation = 0
         self._is_storage_hidden = False
-        self._doubts: list[Doubt] = []
+        self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
         #: Whether the indexes are there; see `workers.store.index_keeper`.
         self.indexes = IndexKeeper(metrics)
@@ -280,10 +280,10 @@ class Database:
         until_ms = now_ms + int(self._timeout_s * 1000)
         return {"$expr": {"$lt": ["$$NOW", DatetimeMS(until_ms)]}}
 
-    def _doubt(self, fate: CountedFate, selection: Document, hint: str = "_id_") -> None:
-        """Have `reckon` count later what a write without an answer has done after all."""
+    def _note_unresolved(self, fate: CountedFate, selection: Document, hint: str = "_id_") -> None:
+        """Have `count_resolved` count later what a write without an answer has done after all."""
         due = time.monotonic() + self._timeout_s + _SETTLED_AFTER_S
-        self._doubts.append(Doubt(fate, selection, hint, due))
+        self._unresolved.append(UnresolvedWrite(fate, selection, hint, due))
 
     async def _confirmed(self, name: str, write: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Do a write that may be repeated, until it is answered: its result, and whether it was.

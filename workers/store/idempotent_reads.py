@@ -22,11 +22,11 @@ _DUPLICATE_KEY = 11000
 _DECISIONS_MAX = 5
 
 
-class KeyedReads(Database):
+class IdempotentReads(Database):
     """The part of `workers.store.base.Store` that is about reads with a key."""
 
-    async def remember(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
-        """See `workers.store.base.Store.remember`."""
+    async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
+        """See `workers.store.base.Store.record_batch`."""
         documents: list[Document] = [
             {
                 "_id": batch.key,
@@ -52,13 +52,13 @@ class KeyedReads(Database):
 
         keys = [batch.key for batch in batches]
         for _ in range(_DECISIONS_MAX):
-            if (await self._confirmed("remember", write))[0]:
+            if (await self._confirmed("record_batch", write))[0]:
                 return list(batches)
-            holding = await self.recall(keys, now_ms)
+            holding = await self.find_batches(keys, now_ms)
             if all(key in holding for key in keys):
                 return [holding[key] for key in keys]
             # One was forgotten before it was looked at, or has not held for long: decided again.
-            await self._confirmed("remember", partial(self._clear, keys, now_ms))
+            await self._confirmed("record_batch", partial(self._clear, keys, now_ms))
         raise StoreUnavailable("what a key gets is decided and forgotten all the time")
 
     async def _clear(self, keys: Sequence[str], now_ms: int) -> None:
@@ -66,9 +66,9 @@ class KeyedReads(Database):
         over = {"_id": {"$in": list(keys)}, "until": {"$lt": DatetimeMS(now_ms)}}
         await self._reads.delete_many(over)
 
-    async def recall(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
-        """See `workers.store.base.Store.recall`."""
-        with self._operation("recall"), read_errors():
+    async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        """See `workers.store.base.Store.find_batches`."""
+        with self._operation("find_batches"), read_errors():
             documents = await self._reads.find(
                 {"_id": {"$in": list(keys)}, "until": {"$gte": DatetimeMS(now_ms)}}
             ).to_list(None)
@@ -102,7 +102,7 @@ class KeyedReads(Database):
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         """See `workers.store.base.Store.keyed_messages`."""
-        with self._operation("recall"), read_errors():
+        with self._operation("find_batches"), read_errors():
             documents = await self._majority.find(
                 {
                     "username": batch.username,

@@ -183,7 +183,7 @@ class Leases(Database):
                 )
                 expired_count = expired.modified_count
             except PyMongoError:
-                self._doubt("expired", {"_id": over["_id"], "expired": mark})
+                self._note_unresolved("expired", {"_id": over["_id"], "expired": mark})
                 expired_count = 0
         usernames = {document["username"] for document in documents}
         return Ended(usernames, returned.modified_count, expired_count)
@@ -209,7 +209,7 @@ class Leases(Database):
         try:
             changed, was_repeated = await self._confirmed("lease", write)
         except OutcomeUnknown:
-            self._doubt("read", mine, hint)
+            self._note_unresolved("read", mine, hint)
             raise
         if not was_repeated:
             return changed
@@ -217,7 +217,7 @@ class Leases(Database):
             with self._operation("lease"), read_errors():
                 return await self._majority.count_documents(mine, hint=hint)
         except StoreUnavailable as error:
-            self._doubt("read", mine, hint)
+            self._note_unresolved("read", mine, hint)
             raise OutcomeUnknown(str(error)) from error
 
     async def _and_before(self, selection: Document, hint: str, changed: int) -> Settled:

@@ -30,7 +30,7 @@ EXPIRE_MARGIN_MS = 1000
 _COUNT_S = 60.0
 
 
-class Fates(Database):
+class Lifecycle(Database):
     """The part of `workers.store.base.Store` that is about the end of messages."""
 
     async def track(self, command: Track, now_ms: int) -> Fate | None:
@@ -76,7 +76,7 @@ class Fates(Database):
         try:
             changed, was_repeated = await self._confirmed("revoke", write)
         except OutcomeUnknown:
-            self._doubt("revoked", mine)
+            self._note_unresolved("revoked", mine)
             raise
         if changed:
             return Fate("revoked", now_ms), 1
@@ -86,29 +86,29 @@ class Fates(Database):
         except StoreUnavailable as error:
             if not was_repeated:
                 raise
-            self._doubt("revoked", mine)
+            self._note_unresolved("revoked", mine)
             raise OutcomeUnknown(str(error)) from error
         if was_repeated:
-            self._doubt("revoked", mine)
+            self._note_unresolved("revoked", mine)
         if fate is not None and fate.status == "pending":
             # It was late, or somebody had it for a moment.
             raise (OutcomeUnknown if was_repeated else StoreUnavailable)("ask again")
         return fate, 0
 
-    async def reckon(self) -> Mapping[CountedFate, int]:
-        """See `workers.store.base.Store.reckon`."""
+    async def count_resolved(self) -> Mapping[CountedFate, int]:
+        """See `workers.store.base.Store.count_resolved`."""
         counts: Counter[CountedFate] = Counter()
         now = time.monotonic()
-        for doubt in [each for each in self._doubts if each.due <= now]:
+        for unresolved in [each for each in self._unresolved if each.due <= now]:
             try:
-                with self._operation("reckon"), read_errors():
-                    counts[doubt.fate] += await self._majority.count_documents(
-                        doubt.selection, hint=doubt.hint
+                with self._operation("count_resolved"), read_errors():
+                    counts[unresolved.fate] += await self._majority.count_documents(
+                        unresolved.selection, hint=unresolved.hint
                     )
             except StoreUnavailable:
                 # What was told of the others is not told again.
                 break
-            self._doubts.remove(doubt)
+            self._unresolved.remove(unresolved)
         return counts
 
     async def count_pending(self) -> int:
@@ -189,7 +189,7 @@ class Fates(Database):
                     hint=hint,
                 )
             except PyMongoError as error:
-                self._doubt("expired", {**selection, "expired": mark}, hint)
+                self._note_unresolved("expired", {**selection, "expired": mark}, hint)
                 raise write_failure(error) from error
         return result.modified_count
 

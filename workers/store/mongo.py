@@ -31,7 +31,7 @@ from workers.errors import (
     StoreUnavailable,
 )
 from workers.store.base import Claimed, Found, Insertion
-from workers.store.change_stream import Arrivals
+from workers.store.change_stream import ChangeStream
 from workers.store.connection import (
     MISSING,
     may_repeat,
@@ -41,9 +41,9 @@ from workers.store.connection import (
     write_failure,
 )
 from workers.store.driver import Document, aggregate
-from workers.store.idempotent_reads import KeyedReads
+from workers.store.idempotent_reads import IdempotentReads
 from workers.store.leases import Leases
-from workers.store.lifecycle import Fates
+from workers.store.lifecycle import Lifecycle
 from workers.store.schema import INBOX_INDEX, KEY_INDEX
 
 #: A reply holds at most 16 MiB, and MongoDB cuts a longer one without a word. From so many code
@@ -67,7 +67,7 @@ _InsertOnce: TypeAlias = Callable[
 ]
 
 
-class MongoStore(Leases, KeyedReads, Fates, Arrivals):
+class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
     """Messages in one collection: see `workers.store.base.Store`."""
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
@@ -120,7 +120,7 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
                     outcomes[position] = failure
                 if isinstance(failure, OutcomeUnknown):
                     ids = [posts[position].id for position in pending]
-                    self._doubt("accepted", {"_id": {"$in": ids}})
+                    self._note_unresolved("accepted", {"_id": {"$in": ids}})
                 return
             sent_before = True
 
@@ -302,7 +302,7 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
                     owned = await self._claimed(selection, claim)
                     if not owned:
                         # Others were faster, or the database's clock says that it is too late.
-                        self._clock.doubt()
+                        self._clock.mark_suspect()
                     if not is_final:
                         self._metrics.claims_resolved.inc()
                     return Claimed(owned, is_final)
@@ -313,7 +313,7 @@ class MongoStore(Leases, KeyedReads, Fates, Arrivals):
                     if not await may_repeat(deadline):
                         if claim.key:
                             # Never given back: it is there for who repeats the read.
-                            self._doubt("read", {**selection, "claim.token": claim.token})
+                            self._note_unresolved("read", {**selection, "claim.token": claim.token})
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
                     was_sent = True
                     is_final = is_final and is_answered

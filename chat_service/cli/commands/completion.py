@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from chat_service.cli.exit_codes import End
+from chat_service.cli.exit_codes import ExitCode
 
 
 @click.command()
@@ -25,4 +25,4 @@ def completion(shell: str) -> int:
         # click's own cuts descriptions at their first comma.
         source = source.replace('string split "," $completion', 'string split -m 1 "," $completion')
     click.echo(source)
-    return End.DONE
+    return ExitCode.DONE

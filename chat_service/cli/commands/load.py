@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import click
 import uvloop
 
-from chat_service.cli.exit_codes import End, Failed
+from chat_service.cli.exit_codes import ExitCode, Failed
 from chat_service.cli.param_types import Duration
-from chat_service.cli.session import Talk, talking
+from chat_service.cli.session import Session, with_session
 from chat_service.loadgen import report
-from chat_service.loadgen.generator import Load, Press, reads_of
-from chat_service.loadgen.stats import Tally
+from chat_service.loadgen.generator import Load, LoadGenerator, reads_of
+from chat_service.loadgen.stats import LoadStats
 from chat_service.server.listener import use_all_descriptors
 
 #: The inboxes are emptied within this, in seconds; what is left then counts as missing.
@@ -29,7 +29,7 @@ _SPARE_DESCRIPTORS = 32
 class _Done(NamedTuple):
     """A load that is over: what it counted, for how long, and whether by Ctrl-C."""
 
-    tally: Tally
+    stats: LoadStats
     seconds: float
     was_interrupted: bool
 
@@ -67,10 +67,12 @@ class _Done(NamedTuple):
     show_default=True,
     help="Share of posts; the rest are reads.",
 )
-@click.option("--yes", is_flag=True, help="Press a service that is not on this machine, too.")
-@talking
+@click.option(
+    "--yes", is_flag=True, help="LoadGenerator a service that is not on this machine, too."
+)
+@with_session
 def load(
-    talk: Talk,
+    session: Session,
     rate: float | None,
     connections: int,
     duration: float,
@@ -78,7 +80,7 @@ def load(
     mix: int,
     yes: bool,
 ) -> int:
-    """Press a service with posts and reads, and say how it did.
+    """LoadGenerator a service with posts and reads, and say how it did.
 
     Its inboxes are its own, and empty at the end. A latency counts from the moment at which the
     request was due: with --rate, a stall counts for all that it held up. Exits with 1 where a
@@ -92,15 +94,15 @@ def load(
     """
     if duration < 1:
         raise click.UsageError("--duration must be 1s at least.")
-    parts = urlsplit(talk.url)
+    parts = urlsplit(session.url)
     host = parts.hostname or ""
     if not yes and not _is_this_machine(host):
         raise Failed(
-            End.REFUSED,
+            ExitCode.REFUSED,
             f"{host} is not this machine: --yes presses it all the same, if it is yours to press",
         )
     if parts.path.strip("/"):
-        raise Failed(End.REFUSED, "load presses a service itself: an address without a path")
+        raise Failed(ExitCode.REFUSED, "load presses a service itself: an address without a path")
     is_tls = parts.scheme == "https"
     wanted = Load(
         port=parts.port or (443 if is_tls else 80),
@@ -117,7 +119,7 @@ def load(
     descriptors = use_all_descriptors()
     if connections > descriptors - _SPARE_DESCRIPTORS:
         raise Failed(
-            End.REFUSED,
+            ExitCode.REFUSED,
             f"this machine lets a program have {descriptors} open files: use fewer connections, or "
             "raise the hard limit (ulimit -Hn)",
         )
@@ -125,29 +127,29 @@ def load(
     try:
         done = uvloop.run(_press(wanted, is_live))
     except OSError as error:
-        raise Failed(End.UNREACHABLE, f"no answer from {talk.url}: {error}") from None
-    if talk.out.is_json:
-        talk.out.record("", **_figures(wanted, done))
+        raise Failed(ExitCode.UNREACHABLE, f"no answer from {session.url}: {error}") from None
+    if session.out.is_json:
+        session.out.record("", **_figures(wanted, done))
     else:
-        for line in report.report(done.tally, done.seconds):
-            talk.out.record(line)
+        for line in report.report(done.stats, done.seconds):
+            session.out.record(line)
     if done.was_interrupted:
-        return End.INTERRUPTED
-    return End.NOTHING if done.tally.errors or done.tally.missing else End.DONE
+        return ExitCode.INTERRUPTED
+    return ExitCode.NOTHING if done.stats.errors or done.stats.missing else ExitCode.DONE
 
 
 async def _press(wanted: Load, is_live: bool) -> _Done:
-    """Press, empty the inboxes, and give what was counted."""
-    tally = Tally(0)
-    press = Press(wanted, tally.count)
+    """LoadGenerator, empty the inboxes, and give what was counted."""
+    stats = LoadStats(0)
+    press = LoadGenerator(wanted, stats.count)
     watching: asyncio.Task[None] | None = None
     was_interrupted = False
     try:
         await press.connect()
-        tally.began = time.perf_counter()
+        stats.began = time.perf_counter()
         if is_live:
-            watching = asyncio.create_task(_show(tally), name="progress")
-        pressing = asyncio.create_task(press.run(tally.began, wanted.seconds), name="press")
+            watching = asyncio.create_task(_show(stats), name="progress")
+        pressing = asyncio.create_task(press.run(stats.began, wanted.seconds), name="press")
         try:
             await asyncio.shield(pressing)
         except asyncio.CancelledError:
@@ -156,8 +158,8 @@ async def _press(wanted: Load, is_live: bool) -> _Done:
             pressing.cancel()
             await asyncio.gather(pressing, return_exceptions=True)
             await press.finish()
-        seconds = min(time.perf_counter() - tally.began, wanted.seconds)
-        tally.is_sweeping = True
+        seconds = min(time.perf_counter() - stats.began, wanted.seconds)
+        stats.is_sweeping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_SWEEP_S):
                 await press.ask(reads_of(wanted))
@@ -166,18 +168,18 @@ async def _press(wanted: Load, is_live: bool) -> _Done:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         await press.close()
-    return _Done(tally, seconds, was_interrupted)
+    return _Done(stats, seconds, was_interrupted)
 
 
-async def _show(tally: Tally) -> None:
+async def _show(stats: LoadStats) -> None:
     """One line on the terminal, each second anew; wiped at the end."""
     try:
         while True:
             await asyncio.sleep(1)
-            whole = min(int(time.perf_counter() - tally.began), len(tally.seconds))
+            whole = min(int(time.perf_counter() - stats.began), len(stats.seconds))
             if whole:
-                errors = sum(tally.errors.values())
-                line = report.progress(tally.seconds[whole - 1], whole, errors)
+                errors = sum(stats.errors.values())
+                line = report.progress(stats.seconds[whole - 1], whole, errors)
                 sys.stderr.write(f"\r\x1b[K{line}")
                 sys.stderr.flush()
     finally:
@@ -187,7 +189,7 @@ async def _show(tally: Tally) -> None:
 
 def _figures(wanted: Load, done: _Done) -> dict[str, Any]:
     """The whole as fields."""
-    tally, latencies = done.tally, done.tally.all
+    stats, latencies = done.stats, done.stats.all
     return {
         "connections": wanted.connections,
         "inboxes": wanted.users,
@@ -202,18 +204,18 @@ def _figures(wanted: Load, done: _Done) -> dict[str, Any]:
             },
             "longest": round(latencies.worst_s * 1000, 3),
         },
-        "accepted": tally.accepted,
-        "read": tally.read,
-        "swept": tally.swept,
-        "missing": tally.missing,
-        "errors": {str(status or "lost"): count for status, count in tally.errors.items()},
+        "accepted": stats.accepted,
+        "read": stats.read,
+        "swept": stats.swept,
+        "missing": stats.missing,
+        "errors": {str(status or "lost"): count for status, count in stats.errors.items()},
         "per_second": [
             {
                 "requests": each.latencies.count,
                 "p99_ms": round(each.latencies.rank_ms(0.99), 3),
                 "errors": each.errors,
             }
-            for each in tally.seconds
+            for each in stats.seconds
         ],
     }
 

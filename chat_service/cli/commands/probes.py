@@ -5,7 +5,7 @@ from http.client import HTTPConnection, HTTPException
 
 import click
 
-from chat_service.cli.exit_codes import End, Failed
+from chat_service.cli.exit_codes import ExitCode, Failed
 from chat_service.cli.options import EPILOG, with_settings
 from config import Settings
 
@@ -29,12 +29,12 @@ def healthcheck(settings: Settings) -> int:
         connection.request("GET", "/readyz")
         status = connection.getresponse().status
     except (OSError, HTTPException, UnicodeError) as error:
-        raise Failed(End.NOTHING, f"not ready: {error or type(error).__name__}") from None
+        raise Failed(ExitCode.NOTHING, f"not ready: {error or type(error).__name__}") from None
     finally:
         connection.close()
     if status != 200:
-        raise Failed(End.NOTHING, f"not ready: /readyz answers {status}")
-    return End.DONE
+        raise Failed(ExitCode.NOTHING, f"not ready: /readyz answers {status}")
+    return ExitCode.DONE
 
 
 @click.command(epilog=EPILOG)
@@ -49,7 +49,7 @@ def mongo_uri(settings: Settings) -> int:
     """
     if settings.mongo_uri:
         click.echo(settings.mongo_uri)
-        return End.DONE
+        return ExitCode.DONE
     # It loads the driver.
     from workers.mongod.embedded import socket_path, uri_of
 
@@ -57,8 +57,8 @@ def mongo_uri(settings: Settings) -> int:
     # os.path's, since a directory that may not be searched is no error there.
     if not os.path.exists(socket_path(data_dir)):
         raise Failed(
-            End.DATABASE,
+            ExitCode.DATABASE,
             f"no private mongod runs on {settings.data_dir}; start the service first",
         )
     click.echo(uri_of(data_dir))
-    return End.DONE
+    return ExitCode.DONE

@@ -5,9 +5,9 @@ import shlex
 
 import click
 
-from chat_service.cli.exit_codes import End, Unwritten, say
+from chat_service.cli.exit_codes import ExitCode, Unwritten, say
 from chat_service.cli.param_types import Duration, NotEmpty
-from chat_service.cli.session import Talk, talking
+from chat_service.cli.session import Session, with_session
 from chat_service.client import Message
 from chat_service.client.chat import COUNT_MAX
 
@@ -28,8 +28,8 @@ from chat_service.client.chat import COUNT_MAX
     help="22 random characters or more: for a minute, a repeat with this key "
     "gets the same messages again.",
 )
-@talking
-def read(talk: Talk, name: str, limit: int | None, wait: float, key: str | None) -> int:
+@with_session
+def read(session: Session, name: str, limit: int | None, wait: float, key: str | None) -> int:
     """Take what is unread in the inbox NAME, oldest first. It is read then, and never given again.
 
     Exits with 1 where there is nothing. With --key it takes one batch, of 1000 messages at most;
@@ -43,29 +43,29 @@ def read(talk: Talk, name: str, limit: int | None, wait: float, key: str | None)
       key=$(uuidgen); chat read bob --key $key || chat read bob --key $key
     """
     taken_with = key or secrets.token_urlsafe(24)
-    messages = talk.run(talk.chat.wait(name, wait, limit, key=taken_with))
+    messages = session.run(session.chat.wait(name, wait, limit, key=taken_with))
     found = bool(messages)
     left = limit
     while messages:
-        _show(talk, name, messages, taken_with)
+        _show(session, name, messages, taken_with)
         left = None if left is None else left - len(messages)
         if key or left == 0:
             break
         taken_with = secrets.token_urlsafe(24)
-        messages = talk.run(talk.chat.read(name, left, key=taken_with))
+        messages = session.run(session.chat.read(name, left, key=taken_with))
     if not found:
-        talk.out.note("nothing is unread")
-    return End.DONE if found else End.NOTHING
+        session.out.note("nothing is unread")
+    return ExitCode.DONE if found else ExitCode.NOTHING
 
 
-def _show(talk: Talk, name: str, messages: list[Message], key: str) -> None:
+def _show(session: Session, name: str, messages: list[Message], key: str) -> None:
     """Print what was taken; where that is cut off, say how the rest is still to be had."""
     left = len(messages)
     try:
         for message in messages:
-            talk.out.message(message)
+            session.out.message(message)
             left -= 1
-        talk.out.settle()
+        session.out.settle()
     except Unwritten as unwritten:
         raise unwritten.told(_advice(left, name, key)) from None
     except KeyboardInterrupt:
@@ -81,8 +81,8 @@ def _advice(left: int, name: str, key: str) -> str:
 
 @click.command()
 @click.argument("name", type=NotEmpty())
-@talking
-def count(talk: Talk, name: str) -> int:
+@with_session
+def count(session: Session, name: str) -> int:
     """Say how many messages are unread in the inbox NAME. Changes nothing.
 
     Counts up to 10,000, and says so where there are more.
@@ -92,9 +92,9 @@ def count(talk: Talk, name: str) -> int:
       chat count bob
       watch chat count bob --text
     """
-    unread = talk.run(talk.chat.count(name))
+    unread = session.run(session.chat.count(name))
     if unread > COUNT_MAX:
-        talk.out.record(f">{COUNT_MAX}", unread=COUNT_MAX, more=True)
+        session.out.record(f">{COUNT_MAX}", unread=COUNT_MAX, more=True)
     else:
-        talk.out.record(str(unread), unread=unread)
-    return End.DONE
+        session.out.record(str(unread), unread=unread)
+    return ExitCode.DONE

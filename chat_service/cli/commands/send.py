@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from chat_service.cli.exit_codes import End, Failed, Unwritten, say
+from chat_service.cli.exit_codes import ExitCode, Failed, Unwritten, say
 from chat_service.cli.param_types import Duration, NotEmpty, Text
-from chat_service.cli.session import Talk, reason_of, talking, unavailable
+from chat_service.cli.session import Session, reason_of, unavailable, with_session
 from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
 _CHUNK_BYTES = 1 << 20
@@ -38,9 +38,9 @@ _CHUNK_BYTES = 1 << 20
     help="Store it once, however often this command is repeated with the key.",
 )
 @click.option("--receipt", is_flag=True, help="Get a receipt, for status and revoke.")
-@talking
+@with_session
 def send(
-    talk: Talk,
+    session: Session,
     name: str,
     words: tuple[str, ...],
     file: Path | None,
@@ -65,15 +65,15 @@ def send(
     if lines:
         if text is not None or file is not None:
             raise click.UsageError("--lines reads standard input: name neither TEXT nor --file.")
-        return _send_lines(talk, name, timeout, key, receipt)
+        return _send_lines(session, name, timeout, key, receipt)
     text = _text(text, file)
-    posted = talk.run(talk.chat.post(name, text, timeout, key=key, receipt=receipt))
+    posted = session.run(session.chat.post(name, text, timeout, key=key, receipt=receipt))
     try:
-        _tell(talk, posted)
+        _tell(session, posted)
     except Unwritten as unwritten:
         receipt_is = f", with the receipt {posted.receipt}" if posted.receipt else ""
         raise unwritten.told(f"the message is stored as {posted.id}{receipt_is}") from None
-    return End.DONE
+    return ExitCode.DONE
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -84,7 +84,7 @@ def _text(text: str | None, file: Path | None) -> str:
         try:
             return file.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise Failed(End.REFUSED, f"{file} cannot be sent: {error}") from None
+            raise Failed(ExitCode.REFUSED, f"{file} cannot be sent: {error}") from None
     if text is None and sys.stdin.isatty():
         raise click.UsageError("There is no text: name TEXT or --file, or pipe one in.")
     if text is None or text == "-":
@@ -93,25 +93,27 @@ def _text(text: str | None, file: Path | None) -> str:
         except OSError as error:
             raise _unreadable(error) from None
         if not given:
-            raise Failed(End.NOTHING, "standard input is empty: nothing was sent")
+            raise Failed(ExitCode.NOTHING, "standard input is empty: nothing was sent")
         return _decoded(_without_newline(given), "standard input")
     return text
 
 
-def _send_lines(talk: Talk, name: str, timeout: int | None, key: str | None, receipt: bool) -> int:
+def _send_lines(
+    session: Session, name: str, timeout: int | None, key: str | None, receipt: bool
+) -> int:
     """Post line by line, as they come; with a key all at once, so that a repeat is the same."""
-    end, is_away = End.DONE, False
+    end, is_away = ExitCode.DONE, False
     number = 0
     for lines in [list(_all_lines())] if key else _lines_as_they_come():
         sent = number
         drafts = [Draft(name, line, timeout) for line in lines]
-        for result in talk.run(talk.chat.post_many(drafts, key=key, receipt=receipt)):
+        for result in session.run(session.chat.post_many(drafts, key=key, receipt=receipt)):
             number += 1
             try:
                 if isinstance(result, Posted):
-                    _tell(talk, result, number)
+                    _tell(session, result, number)
                 else:
-                    end = max(end, _tell_failure(talk, result, number))
+                    end = max(end, _tell_failure(session, result, number))
             except Unwritten as unwritten:
                 upto = sent + len(lines)
                 lost = f"what became of lines {number} to {upto} is not shown"
@@ -123,28 +125,28 @@ def _send_lines(talk: Talk, name: str, timeout: int | None, key: str | None, rec
     return end
 
 
-def _tell(talk: Talk, posted: Posted, line: int | None = None) -> None:
+def _tell(session: Session, posted: Posted, line: int | None = None) -> None:
     """Print what was stored."""
     fields: dict[str, Any] = {} if line is None else {"line": line}
     fields["id"] = posted.id
     words = posted.id
     if posted.receipt is not None:
         fields["receipt"] = posted.receipt
-        words += f"  {talk.out.dim('receipt')} {posted.receipt}"
-    talk.out.record(words, **fields)
+        words += f"  {session.out.dim('receipt')} {posted.receipt}"
+    session.out.record(words, **fields)
 
 
-def _tell_failure(talk: Talk, error: ChatError, line: int) -> End:
+def _tell_failure(session: Session, error: ChatError, line: int) -> ExitCode:
     """Print what was not stored, and why."""
     if isinstance(error, ProblemError):
-        reason, end = f"was refused: {reason_of(error)}", End.REFUSED
+        reason, end = f"was refused: {reason_of(error)}", ExitCode.REFUSED
     elif isinstance(error, ServiceUnavailable):
-        reason, end = f"was not sent: {unavailable(talk.url, error)}", End.UNREACHABLE
+        reason, end = f"was not sent: {unavailable(session.url, error)}", ExitCode.UNREACHABLE
     else:
-        reason, end = f"may be stored or not: {error}", End.UNKNOWN
+        reason, end = f"may be stored or not: {error}", ExitCode.UNKNOWN
     say(f"line {line} {reason}")
-    if talk.out.is_json:
-        talk.out.record("", line=line, error=reason)
+    if session.out.is_json:
+        session.out.record("", line=line, error=reason)
     return end
 
 
@@ -171,7 +173,7 @@ def _read_some() -> bytes:
 
 
 def _unreadable(error: OSError) -> Failed:
-    return Failed(End.REFUSED, f"standard input cannot be read: {error.strerror}")
+    return Failed(ExitCode.REFUSED, f"standard input cannot be read: {error.strerror}")
 
 
 def _without_newline(text: bytes) -> bytes:
@@ -189,4 +191,4 @@ def _decoded(text: bytes, what: str) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise Failed(End.REFUSED, f"{what} is not UTF-8: {error}") from None
+        raise Failed(ExitCode.REFUSED, f"{what} is not UTF-8: {error}") from None

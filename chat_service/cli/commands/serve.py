@@ -15,7 +15,7 @@ import uvloop
 
 from chat_service import __version__
 from chat_service.cli.commands.notify import Notifier
-from chat_service.cli.exit_codes import End, Failed
+from chat_service.cli.exit_codes import ExitCode, Failed
 from chat_service.cli.options import EPILOG, with_settings, words_of
 from chat_service.server.listener import PortTaken, inherited
 from chat_service.service import Service, TelemetryUnusable
@@ -97,7 +97,7 @@ async def _serve(
             if isinstance(server, Supervisor):
                 server.abort()
             stderr.settle(_LAST_WORDS_S)
-            os._exit(End.INTERRUPTED)
+            os._exit(ExitCode.INTERRUPTED)
         stopping.set()
 
     def on_orphaned() -> None:
@@ -123,7 +123,7 @@ async def _serve(
         if not started.done():
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
-            return End.DONE
+            return ExitCode.DONE
         started.result()
         _announce(server, is_member)
         notifier.ready()
@@ -131,11 +131,11 @@ async def _serve(
         log.info("stopping")
         notifier.stopping()
         await server.drain()
-        return End.DONE
+        return ExitCode.DONE
     except ProcessFailed as error:
         return error.code
     except TelemetryUnusable as error:
-        raise Failed(End.REFUSED, str(error)) from None
+        raise Failed(ExitCode.REFUSED, str(error)) from None
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         reason = _unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
         raise Failed(_end_of(error), reason) from None
@@ -182,10 +182,10 @@ def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _end_of(error: Exception) -> End:
+def _end_of(error: Exception) -> ExitCode:
     if isinstance(error, PortTaken):
-        return End.PORT
-    return End.DATA_DIR if isinstance(error, DataDirectoryUnusable) else End.DATABASE
+        return ExitCode.PORT
+    return ExitCode.DATA_DIR if isinstance(error, DataDirectoryUnusable) else ExitCode.DATABASE
 
 
 def _unreachable(error: StoreUnavailable) -> str:

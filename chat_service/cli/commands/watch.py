@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import click
 
-from chat_service.cli.exit_codes import End, Unwritten
+from chat_service.cli.exit_codes import ExitCode, Unwritten
 from chat_service.cli.param_types import NotEmpty
-from chat_service.cli.session import Talk, talking
+from chat_service.cli.session import Session, with_session
 from chat_service.client import (
     ChatError,
     Lease,
@@ -37,8 +37,8 @@ _GRACE_S = 10.0
     help="Run a shell command for each message, its text on standard input, its id in "
     "MESSAGE_ID: acknowledged where it exits 0, else unread again some 30 s later.",
 )
-@talking
-def watch(talk: Talk, name: str, command: str | None) -> int:
+@with_session
+def watch(session: Session, name: str, command: str | None) -> int:
     """Show what is unread in the inbox NAME, and what comes, until Ctrl-C.
 
     A message is read once it is shown. Goes on over restarts of the service.
@@ -50,20 +50,20 @@ def watch(talk: Talk, name: str, command: str | None) -> int:
       chat watch jobs --exec 'xargs -0 ./work'
     """
     # So that a wrong address or name is said at once; a stream would go on trying.
-    talk.run(talk.chat.count(name))
-    _tell_of_breaks(talk)
-    talk.out.note(f"watching {name}; Ctrl-C ends")
-    talk.run(_show(talk, name) if command is None else _work(talk, name, command))
-    return End.DONE
+    session.run(session.chat.count(name))
+    _tell_of_breaks(session)
+    session.out.note(f"watching {name}; Ctrl-C ends")
+    session.run(_show(session, name) if command is None else _work(session, name, command))
+    return ExitCode.DONE
 
 
-async def _show(talk: Talk, name: str) -> None:
+async def _show(session: Session, name: str) -> None:
     """Print; each is acknowledged as the next one is asked for, which is at once."""
-    async with talk.chat.stream(name) as messages:
+    async with session.chat.stream(name) as messages:
         try:
             async for message in messages:
-                talk.out.message(message)
-                talk.out.settle()
+                session.out.message(message)
+                session.out.settle()
         except Unwritten as unwritten:
             raise unwritten.told("what was not shown is unread again") from None
         except asyncio.CancelledError:
@@ -72,12 +72,12 @@ async def _show(talk: Talk, name: str) -> None:
             raise
 
 
-def _tell_of_breaks(talk: Talk) -> None:
+def _tell_of_breaks(session: Session) -> None:
     """Have the client's log lines (a stream has ended, it is begun again) shown as notes."""
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            talk.out.note(record.getMessage())
+            session.out.note(record.getMessage())
 
     log = logging.getLogger("chat_service.client")
     log.addHandler(Notes())
@@ -85,19 +85,19 @@ def _tell_of_breaks(talk: Talk) -> None:
     log.propagate = False
 
 
-async def _work(talk: Talk, name: str, command: str) -> None:
+async def _work(session: Session, name: str, command: str) -> None:
     """Lease one message after the other, and run the command for it."""
     while True:
         try:
-            lease = await talk.chat.wait_lease(name, math.inf, _TTL_S, limit=1)
+            lease = await session.chat.wait_lease(name, math.inf, _TTL_S, limit=1)
             for message in lease.messages:
-                await _work_off(talk, lease, message, command)
+                await _work_off(session, lease, message, command)
         except (ServiceUnavailable, OutcomeUnknown) as error:
             # Its tries take seconds, so that this does not spin.
-            talk.out.note(f"{error}; trying again")
+            session.out.note(f"{error}; trying again")
 
 
-async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) -> None:
+async def _work_off(session: Session, lease: Lease, message: Message, command: str) -> None:
     """Run the command for a message, and acknowledge it where that went well."""
     environ = {**os.environ, "MESSAGE_ID": message.id}
     # On a terminal it is in our group, for what it asks there, and for the terminal's signals.
@@ -119,9 +119,9 @@ async def _work_off(talk: Talk, lease: Lease, message: Message, command: str) ->
         try:
             await lease.acknowledge()
         except LeaseOver:
-            talk.out.note(f"{message.id}: was done too late, and comes again")
+            session.out.note(f"{message.id}: was done too late, and comes again")
     else:
-        talk.out.note(f"{message.id}: exit {code}; it is unread again in {_TTL_S:.0f} s or less")
+        session.out.note(f"{message.id}: exit {code}; it is unread again in {_TTL_S:.0f} s or less")
 
 
 def _has_terminal() -> bool:
@@ -133,7 +133,7 @@ def _has_terminal() -> bool:
 
 
 async def _end(process: Process, owns_group: bool) -> None:
-    """End a command, by force where it does not listen: its message is still on loan then."""
+    """ExitCode a command, by force where it does not listen: its message is still on loan then."""
     send = os.killpg if owns_group else os.kill
     with suppress(ProcessLookupError):
         send(process.pid, signal.SIGTERM)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from chat_service.cli.doctor import host, service
-from chat_service.cli.exit_codes import End
+from chat_service.cli.exit_codes import ExitCode
 from chat_service.cli.options import EPILOG, settings_of, with_options
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
@@ -58,7 +58,7 @@ async def _look(out: Output, given: dict[str, str | None], url: str | None) -> i
     out.note(f"{failed} of {count} checks failed" if failed else f"{count} checks, none failed")
     if url is None:
         out.note("--url URL looks at a running service, too")
-    return End.NOTHING if failed else End.DONE
+    return ExitCode.NOTHING if failed else ExitCode.DONE
 
 
 async def _for_a_start(given: dict[str, str | None], may_run: bool) -> AsyncIterator[Finding]:
