@@ -12,7 +12,7 @@ from chat_service.api.problems import method_not_allowed, not_found
 from chat_service.api.request_policy import STREAM, HostRule, refuse_other_pages, refuse_prefetches
 from chat_service.api.types import BodyChunk, Request, Response, Takeover
 from chat_service.handlers.batch import BatchHandlers
-from chat_service.handlers.board import BoardHandlers
+from chat_service.handlers.dashboard import DashboardHandlers
 from chat_service.handlers.health import HealthHandlers
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
@@ -69,7 +69,7 @@ class Handlers(NamedTuple):
     messages: MessageHandlers
     health: HealthHandlers
     pages: PageHandlers
-    board: BoardHandlers
+    dashboard: DashboardHandlers
 
 
 def make_routes(
@@ -112,10 +112,10 @@ def make_common_routes(handlers: Handlers) -> Sequence[Route]:
 
 def make_ops_routes(handlers: Handlers) -> Sequence[Route]:
     """What operators look at; not for everybody."""
-    health, pages, board = handlers.health, handlers.pages, handlers.board
+    health, pages, dashboard = handlers.health, handlers.pages, handlers.dashboard
     return (
-        Route("/ops", {"GET": pages.board, "HEAD": pages.board}),
-        Route("/ops/history", {"GET": board.history, "HEAD": board.history}),
+        Route("/ops", {"GET": pages.dashboard, "HEAD": pages.dashboard}),
+        Route("/ops/history", {"GET": dashboard.history, "HEAD": dashboard.history}),
         Route("/metrics", {"GET": health.metrics, "HEAD": health.metrics}),
     )
 

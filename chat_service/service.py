@@ -20,7 +20,7 @@ from chat_service.app import (
     make_routes,
 )
 from chat_service.handlers.batch import BatchHandlers
-from chat_service.handlers.board import BoardHandlers
+from chat_service.handlers.dashboard import DashboardHandlers
 from chat_service.handlers.health import HealthHandlers, Readiness
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
@@ -263,7 +263,7 @@ class Service:
             MessageHandlers(pool),
             HealthHandlers(self._readiness, self._metrics_text.get),
             PageHandlers(absent=() if self._has_ops else (b"ops",)),
-            BoardHandlers(self._history.document),
+            DashboardHandlers(self._history.document),
         )
 
     def _make_fast_path(self, app: App, inbox: InboxHandlers) -> FastPath:

@@ -100,7 +100,7 @@ def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr("chat_service.service.METRICS_KEPT_S", 0.0)
     monkeypatch.setattr("chat_service.handlers.health.METRICS_AT_ONCE", 1 << 40)
-    monkeypatch.setattr("chat_service.handlers.board.HISTORY_AT_ONCE", 1 << 40)
+    monkeypatch.setattr("chat_service.handlers.dashboard.HISTORY_AT_ONCE", 1 << 40)
 
 
 @pytest.fixture

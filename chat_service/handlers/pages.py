@@ -62,7 +62,7 @@ class PageHandlers:
         """GET /: the page to send and to read."""
         return self._answer(request, "inbox.html")
 
-    async def board(self, request: Request) -> Response:
+    async def dashboard(self, request: Request) -> Response:
         """GET /ops: what happens now."""
         return self._answer(request, "ops.html")
 

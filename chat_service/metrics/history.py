@@ -1,4 +1,4 @@
-"""The last quarter of an hour of the service's own counters, for the board at `/ops`.
+"""The last quarter of an hour of the service's own counters, for the dashboard at `/ops`.
 
 Every process notes every three seconds what its metrics say: raw and cumulative, so that rates and
 percentiles are up to who looks. Under a supervisor each keeps its notes in a file of the directory
@@ -123,7 +123,7 @@ def _write(own: Recorded, directory: Path) -> None:
         unfinished.write_bytes(b"%b\n%b" % (head, own.rows.tobytes()))
         unfinished.replace(path)
     except OSError as error:
-        log.warning("the board misses a sample", reason=str(error))
+        log.warning("the dashboard misses a sample", reason=str(error))
 
 
 def _read_all(directory: Path) -> Iterator[Recorded]:

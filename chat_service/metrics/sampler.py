@@ -1,4 +1,4 @@
-"""Which of the service's metrics the board at `/ops` shows, and how they are read at little cost.
+"""Which metrics the dashboard at `/ops` shows, and how they are read at little cost.
 
 The library's own way, `collect`, makes objects for every series and is too slow for the loop. Here
 each metric's children are found once, and only their numbers are read. Made by
@@ -25,7 +25,7 @@ _OPERATIONS = ("lease", "lease end", "release", "revoke", "count")
 
 
 class SeriesGroup:
-    """The children of one metric that the board shows as one, added up.
+    """The children of one metric that the dashboard shows as one, added up.
 
     `label` is what its series are told apart by, `belongs` says which labels they have. Of a
     histogram, `total` reads its sum and count, `buckets` also those.
@@ -83,7 +83,7 @@ class SeriesGroup:
 
 
 def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> list[SeriesGroup]:
-    """What the board shows, of a process with so many shards."""
+    """What the dashboard shows, of a process with so many shards."""
     return [
         *_requests(http),
         *map(SeriesGroup, workers.fates.values()),

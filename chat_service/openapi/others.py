@@ -147,11 +147,11 @@ def operations() -> dict[str, Operation]:
             "For Prometheus.",
             {200: answer("The figures.", text, media="text/plain")},
         ),
-        "GET /ops": page("page-board"),
+        "GET /ops": page("page-dashboard"),
         "GET /ops/history": Operation(
             "history",
             "Operators",
-            "What the board is drawn from: samples of every process's own counters, of the last "
+            "The samples that the dashboard draws: every process's own counters for the last "
             "quarter of an hour.",
             {200: answer("The samples.", {"type": "object"})},
             (refused("since", "must be one number of seconds since 1970"),),

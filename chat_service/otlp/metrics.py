@@ -1,6 +1,6 @@
 """The counters of `/metrics` as OpenTelemetry's data, sent to a collector now and then.
 
-The counts themselves are kept by prometheus_client only: what a board, a scrape and a collector
+The counts themselves are kept by prometheus_client only: what a dashboard, a scrape and a collector
 show is the same. Each process sends its own, told apart by `service.instance.id`.
 """
 

@@ -1,9 +1,9 @@
-/* The board: asks for new samples every three seconds and shows the last quarter of an hour.
+/* The dashboard: asks for new samples every three seconds and shows the last quarter of an hour.
 
-   The page's parts are in ops.html, what is shown in board.js, what it means in measures.js, and
+   The page's parts are in ops.html, what is shown in dashboard.js, what it means in measures.js, and
    how it is drawn in charts.js. While nobody sees it, it asks nothing. */
 
-import { CHARTS, COLOURS, TILES, isAway, workerRestarts } from "./board.js";
+import { CHARTS, COLOURS, TILES, isAway, workerRestarts } from "./dashboard.js";
 import { Chart, element } from "./charts.js";
 import { History } from "./measures.js";
 import { tables } from "./tables.js";
@@ -60,7 +60,7 @@ async function refresh() {
     answered = { time: news.now, at: performance.now() };
     say("good", "Live");
   } else if (status === 404) {
-    say("bad", "Off", "The board is switched off on this port.");
+    say("bad", "Off", "The dashboard is switched off on this port.");
   } else if (status) {
     say("bad", "No answer", `The service answered with ${status}.`);
   } else {

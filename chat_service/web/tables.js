@@ -1,6 +1,6 @@
 /* The same as the charts, in numbers. Used by ops.js. */
 
-import { OPERATIONS } from "./board.js";
+import { OPERATIONS } from "./dashboard.js";
 import { element, extremes } from "./charts.js";
 import { amount, short, time } from "./words.js";
 

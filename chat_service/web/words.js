@@ -1,4 +1,4 @@
-/* How numbers and times are said. Used by all scripts of the board. */
+/* How numbers and times are said. Used by all scripts of the dashboard. */
 
 import { isKnown } from "./measures.js";
 

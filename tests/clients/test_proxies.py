@@ -165,7 +165,7 @@ async def test_the_pages_work_below_a_path_of_a_proxy(
         await expect(read_here(page)).to_have_text(["two", "one"])
         await page.get_by_role("link", name="API").click()
         await page.wait_for_selector("#readyz h3", state="attached")
-        await page.get_by_role("link", name="Board").click()
+        await page.get_by_role("link", name="Dashboard").click()
         await expect(page.locator("main")).to_be_visible()
         assert page.url == f"{base}/ops"
         document = await page.evaluate(

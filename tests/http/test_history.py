@@ -1,4 +1,4 @@
-"""What the board is drawn from: the service's own counters, and on which ports they are shown."""
+"""The samples behind the dashboard: the counters in them, and the ports that serve them."""
 
 import json
 import math
@@ -156,7 +156,7 @@ def free_port() -> int:
         return port
 
 
-async def test_what_is_unknown_is_null_on_the_board_and_nan_in_the_metrics(
+async def test_what_is_unknown_is_null_on_the_dashboard_and_nan_in_the_metrics(
     service: Service, chat: ChatClient
 ) -> None:
     service._worker_metrics.pending.set(math.nan)

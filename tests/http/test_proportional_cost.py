@@ -199,7 +199,7 @@ ROWS = {
     # What is the same for all who ask.
     "metrics": paced(get(b"/metrics"), 0.9),
     "readiness": against_read(get(b"/readyz"), 0.9),
-    "the board's history": paced(get(b"/ops/history", b"Accept-Encoding: gzip"), 2),
+    "the dashboard's history": paced(get(b"/ops/history", b"Accept-Encoding: gzip"), 2),
     "the API's document": against_read(get(b"/openapi.json", b"Accept-Encoding: gzip"), 2),
     "a page asked for by its tag": against_read(
         get(b"/", b"If-None-Match: " + b'W/"0123456789abcdef", ' * 340), 2

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from chat_service.handlers import board
+from chat_service.handlers import dashboard
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
@@ -80,7 +80,7 @@ async def test_the_metrics_are_rendered_again_after_a_while(
 async def test_the_history_is_compressed_once_in_a_while(
     chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(board, "ZIPPED_EVERY_S", 60)
+    monkeypatch.setattr(dashboard, "ZIPPED_EVERY_S", 60)
     codings = []
     for _ in range(3):
         answer = await chat.request("GET", "/ops/history", None, Accept_Encoding="gzip")

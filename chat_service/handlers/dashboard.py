@@ -1,4 +1,4 @@
-"""What the board at `/ops` is drawn from."""
+"""What the dashboard at `/ops` is drawn from."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ HISTORY_AT_ONCE, PACE_S = 20, 1.0
 Document: TypeAlias = Callable[[float, float, bool], Awaitable[bytes]]
 
 
-class BoardHandlers:
+class DashboardHandlers:
     """The handler of the history."""
 
     def __init__(self, document: Document) -> None:

@@ -1,4 +1,4 @@
-"""The board at `/ops`, as who keeps the service running sees it."""
+"""The dashboard at `/ops`, as who keeps the service running sees it."""
 
 import asyncio
 import re
@@ -123,7 +123,7 @@ async def test_a_service_that_goes_away_and_comes_back_is_said_and_seen(
 
 
 async def eventually_sampled(page: Page) -> None:
-    """Wait until the board has a rate of the first process."""
+    """Wait until the dashboard has a rate of the first process."""
 
     async def is_there() -> bool:
         return "nothing" not in await summary(page)

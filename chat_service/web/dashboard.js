@@ -1,4 +1,4 @@
-/* What the board shows: for each chart its lines, and for each big number what it says.
+/* What the dashboard shows: for each chart its lines, and for each big number what it says.
 
    Used by ops.js. In a chart, `lines` are shown for all processes together, and `each` is what is
    shown of every process by itself. */

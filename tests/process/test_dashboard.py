@@ -1,4 +1,4 @@
-"""The board of several processes: whichever is asked answers for all that live."""
+"""The dashboard of several processes: whichever is asked answers for all that live."""
 
 import asyncio
 import json

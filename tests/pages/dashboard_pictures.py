@@ -1,5 +1,5 @@
-"""Makes the pictures of the board in docs/pictures, when it is run by its name:
-`python -m pytest -m clients --async-test-timeout=150 tests/pages/board_pictures.py`.
+"""Makes the pictures of the dashboard in docs/pictures, when it is run by its name:
+`python -m pytest -m clients --async-test-timeout=150 tests/pages/dashboard_pictures.py`.
 
 A quarter of an hour is lived in a minute, by a real service with real requests that is sampled
 twenty times as often as by the clock: its rates are a twentieth of what they were.
