@@ -24,33 +24,33 @@ from chat_service.cli.exit_codes import (
 #: before its command is asked for.
 _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Messages": {
-        "send": ("send", "post a message, or one for each line"),
-        "read": ("read", "take what is unread"),
-        "watch": ("watch", "show what comes, as it comes"),
-        "count": ("read", "say how many are unread; changes nothing"),
+        "send": ("commands.send", "post a message, or one for each line"),
+        "read": ("commands.read", "take what is unread"),
+        "watch": ("commands.watch", "show what comes, as it comes"),
+        "count": ("commands.read", "say how many are unread; changes nothing"),
     },
     "Leases": {
-        "lease": ("leases", "take what is unread on loan"),
-        "ack": ("leases", "acknowledge: read, and gone"),
-        "release": ("leases", "give back: unread again, at once"),
-        "extend": ("leases", "keep a lease for longer"),
+        "lease": ("commands.leases", "take what is unread on loan"),
+        "ack": ("commands.leases", "acknowledge: read, and gone"),
+        "release": ("commands.leases", "give back: unread again, at once"),
+        "extend": ("commands.leases", "keep a lease for longer"),
     },
     "Receipts": {
-        "status": ("receipts", "say what became of a message"),
-        "revoke": ("receipts", "take a message back while it is unread"),
+        "status": ("commands.receipts", "say what became of a message"),
+        "revoke": ("commands.receipts", "take a message back while it is unread"),
     },
     "The service": {
-        "serve": ("serve", "serve until SIGTERM or SIGINT"),
-        "doctor": ("doctor", "look for what is wrong, and say what to do"),
-        "load": ("load", "press a service and measure it"),
-        "healthcheck": ("operate", "exit 0 where the service on this port is ready"),
-        "mongo-uri": ("operate", "print the connection string of the database in use"),
-        "completion": ("completion", "print the completion script of a shell"),
+        "serve": ("commands.serve", "serve until SIGTERM or SIGINT"),
+        "doctor": ("doctor.command", "look for what is wrong, and say what to do"),
+        "load": ("commands.load", "press a service and measure it"),
+        "healthcheck": ("commands.probes", "exit 0 where the service on this port is ready"),
+        "mongo-uri": ("commands.probes", "print the connection string of the database in use"),
+        "completion": ("commands.completion", "print the completion script of a shell"),
     },
 }
 _COMMANDS = {name: file for section in _SECTIONS.values() for name, (file, _) in section.items()}
 #: What `chat_service.supervisor` starts; no command for people.
-_COMMANDS["process"] = "serve"
+_COMMANDS["process"] = "commands.serve"
 
 #: Options that nearly every command has, and `chat` itself has not.
 _BEHIND_COMMANDS = ("--url", "--json", "--text")
