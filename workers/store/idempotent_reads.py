@@ -52,13 +52,13 @@ class IdempotentReads(Database):
 
         keys = [batch.key for batch in batches]
         for _ in range(_DECISIONS_MAX):
-            if (await self._confirmed("record_batch", write))[0]:
+            if (await self._confirmed("remember", write))[0]:
                 return list(batches)
             holding = await self.find_batches(keys, now_ms)
             if all(key in holding for key in keys):
                 return [holding[key] for key in keys]
             # One was forgotten before it was looked at, or has not held for long: decided again.
-            await self._confirmed("record_batch", partial(self._clear, keys, now_ms))
+            await self._confirmed("remember", partial(self._clear, keys, now_ms))
         raise StoreUnavailable("what a key gets is decided and forgotten all the time")
 
     async def _clear(self, keys: Sequence[str], now_ms: int) -> None:
@@ -68,7 +68,7 @@ class IdempotentReads(Database):
 
     async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         """See `workers.store.base.Store.find_batches`."""
-        with self._operation("find_batches"), read_errors():
+        with self._operation("recall"), read_errors():
             documents = await self._reads.find(
                 {"_id": {"$in": list(keys)}, "until": {"$gte": DatetimeMS(now_ms)}}
             ).to_list(None)
@@ -102,7 +102,7 @@ class IdempotentReads(Database):
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         """See `workers.store.base.Store.keyed_messages`."""
-        with self._operation("find_batches"), read_errors():
+        with self._operation("recall"), read_errors():
             documents = await self._majority.find(
                 {
                     "username": batch.username,

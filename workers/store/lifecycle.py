@@ -101,7 +101,7 @@ class Lifecycle(Database):
         now = time.monotonic()
         for unresolved in [each for each in self._unresolved if each.due <= now]:
             try:
-                with self._operation("count_resolved"), read_errors():
+                with self._operation("reckon"), read_errors():
                     counts[unresolved.fate] += await self._majority.count_documents(
                         unresolved.selection, hint=unresolved.hint
                     )
