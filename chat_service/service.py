@@ -10,15 +10,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from chat_service.api.request_policy import host_rule, is_loopback_address
+from chat_service.api.routing import Audience, Route, RouteTable
 from chat_service.api.shared_answers import Shared
-from chat_service.app import (
-    App,
-    Handlers,
-    Route,
-    make_common_routes,
-    make_ops_routes,
-    make_routes,
-)
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.dashboard import DashboardHandlers
 from chat_service.handlers.health import HealthHandlers, Readiness
@@ -32,17 +25,20 @@ from chat_service.metrics.http import HttpMetrics
 from chat_service.metrics.multiprocess import Exposition
 from chat_service.metrics.sampler import series_groups_of
 from chat_service.openapi import make_document
+from chat_service.routes import Handlers, make_routes
 from chat_service.server.body_budget import BodyBudget
 from chat_service.server.connection import Server
+from chat_service.server.exchange import ExchangeFactory
 from chat_service.server.fast_path import FastPath
 from chat_service.server.header_cache import HeaderCache
 from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind
+from chat_service.server.request_tracker import RequestTracker
 from chat_service.wiring import (
     access_log_of,
-    app_limits_of,
     connection_limits_of,
     message_limits_of,
     pool_limits_of,
+    request_limits_of,
     store_options_of,
     terms_of,
     wait_limits_of,
@@ -110,10 +106,10 @@ class Service:
         )
         self._store: MongoStore | None = None
         self._pool: WorkerPool | None = None
-        self._app: App | None = None
+        self._tracker: RequestTracker | None = None
         self._sockets, self._ops_sockets = sockets, ops_sockets
         self._server: Listener | None = None
-        self._ops_app: App | None = None
+        self._ops_tracker: RequestTracker | None = None
         self._ops_server: Server | None = None
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._lag: asyncio.Task[None] | None = None
@@ -148,20 +144,21 @@ class Service:
         if settings.ops == "auto":
             self._has_ops = all(is_loopback_address(each) for each in addresses_of(sockets))
         handlers = self._make_handlers(self._pool)
-        self._app = self._make_app(self._make_routes(handlers), sockets)
+        self._tracker = self._make_tracker(sockets)
         self._server = Listener(
-            self._app,
-            self._make_fast_path(self._app, handlers.inbox),
+            self._make_exchanges(self._make_routes(handlers), self._tracker),
+            self._make_fast_path(self._tracker, handlers.inbox),
             self._http_metrics.handovers.inc,
             **connection_limits_of(settings),
         )
-        self._app.on_takeover = self._server.count_connections
+        self._tracker.on_takeover = self._server.count_connections
         self._server.add_sockets(sockets)
         if ops_sockets:
             alone = handlers._replace(pages=PageHandlers(absent=(b"./", b"docs")))
-            ops_routes = (*make_common_routes(alone), *make_ops_routes(alone))
-            self._ops_app = self._make_app(ops_routes, ops_sockets, is_ops=True)
-            self._ops_server = Server(self._ops_app, **connection_limits_of(settings))
+            ops_routes = make_routes(alone, 0, frozenset(), ("operators", "everyone"))
+            self._ops_tracker = self._make_tracker(ops_sockets, is_ops=True)
+            ops_exchanges = self._make_exchanges(ops_routes, self._ops_tracker)
+            self._ops_server = Server(ops_exchanges, **connection_limits_of(settings))
             self._ops_server.add_sockets(ops_sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
         self._sample()
@@ -179,25 +176,25 @@ class Service:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.drain_timeout_s
         left = 0
-        if self._server is not None and self._app is not None:
+        if self._server is not None and self._tracker is not None:
             self._server.accept_waiting()
             self._server.stop()
             self._server.end_keep_alive()
             if self._pool is not None:
                 self._pool.end_waits()
-            left = await self._settle(self._app, deadline)
+            left = await self._settle(self._tracker, deadline)
         is_empty = self._pool is None or await self._pool.drain(max(deadline - loop.time(), 0.1))
         log.info("drained", unanswered=left, in_time=is_empty and not left)
         return is_empty and not left
 
-    async def _settle(self, app: App, deadline: float) -> int:
+    async def _settle(self, tracker: RequestTracker, deadline: float) -> int:
         """Wait until nothing is open and nobody has asked for a while; how much is left then."""
         loop = asyncio.get_running_loop()
         while True:
-            answered = app.requests
+            answered = tracker.requests
             await asyncio.sleep(_SETTLE_S)
-            left = await app.idle(max(deadline - loop.time(), 0))
-            if app.requests == answered or loop.time() > deadline:
+            left = await tracker.idle(max(deadline - loop.time(), 0))
+            if tracker.requests == answered or loop.time() > deadline:
                 return left
 
     async def stop(self) -> None:
@@ -214,11 +211,11 @@ class Service:
             await self._pool.stop()
         if self._server is not None:
             await self._server.close_all_connections()
-        if self._app is not None:
+        if self._tracker is not None:
             # Those that served them have seen it.
-            await self._app.idle(_SETTLE_MAX_S)
-        if self._ops_server is not None and self._ops_app is not None:
-            await self._ops_app.idle(_SETTLE_MAX_S)
+            await self._tracker.idle(_SETTLE_MAX_S)
+        if self._ops_server is not None and self._ops_tracker is not None:
+            await self._ops_tracker.idle(_SETTLE_MAX_S)
             await self._ops_server.close_all_connections()
         await self._metrics_text.close()
         await self._database_answers.close()
@@ -266,26 +263,29 @@ class Service:
             DashboardHandlers(self._history.document),
         )
 
-    def _make_fast_path(self, app: App, inbox: InboxHandlers) -> FastPath:
+    def _make_fast_path(self, tracker: RequestTracker, inbox: InboxHandlers) -> FastPath:
         settings = self.settings
-        header_cache = HeaderCache(app.max_body_bytes, app.host_rule)
+        header_cache = HeaderCache(tracker.max_body_bytes, tracker.host_rule)
         return FastPath(
-            app,
+            tracker,
             inbox,
             header_cache,
             header_max=settings.max_header_bytes,
             idle_timeout_s=settings.idle_timeout_s,
         )
 
-    def _make_app(
-        self, routes: Sequence[Route], sockets: Sequence[socket.socket], *, is_ops: bool = False
-    ) -> App:
+    def _make_exchanges(self, routes: Sequence[Route], tracker: RequestTracker) -> ExchangeFactory:
+        return ExchangeFactory(RouteTable(routes, tracker.max_body_bytes), tracker)
+
+    def _make_tracker(
+        self, sockets: Sequence[socket.socket], *, is_ops: bool = False
+    ) -> RequestTracker:
         # Operators' machines ask by address.
         rule = host_rule(self.settings.allowed_hosts, addresses_of(sockets), has_addresses=is_ops)
-        limits, access_log = app_limits_of(self.settings, rule), access_log_of(self.settings)
+        limits, access_log = request_limits_of(self.settings, rule), access_log_of(self.settings)
         on_undelivered = self._worker_metrics.undelivered.inc
-        return App(
-            *(routes, limits, self._http_metrics, access_log, on_undelivered, self._bodies),
+        return RequestTracker(
+            *(limits, self._http_metrics, access_log, on_undelivered, self._bodies),
             None if self._telemetry is None else self._telemetry.tracer,
         )
 
@@ -296,9 +296,10 @@ class Service:
     def _make_routes(self, handlers: Handlers) -> Sequence[Route]:
         settings = self.settings
         origins = frozenset(settings.allowed_origins)
-        routes = make_routes(handlers, settings.max_batch_bytes, origins)
+        audiences: tuple[Audience, ...] = ("clients", "people", "everyone")
         if self._has_ops:
-            routes = (*routes, *make_ops_routes(handlers))
+            audiences = (*audiences, "operators")
+        routes = make_routes(handlers, settings.max_batch_bytes, origins, audiences)
         handlers.pages.publish(make_document(routes, terms_of(settings)))
         return routes
 
@@ -326,9 +327,9 @@ class Service:
         dropped = self._dropped_lines()
         self._http_metrics.log_dropped.inc(dropped - self._dropped_counted)
         self._dropped_counted = dropped
-        if self._server is not None and self._app is not None and self._pool is not None:
+        if self._server is not None and self._tracker is not None and self._pool is not None:
             self._http_metrics.connections.set(self._server.open_connections)
-            self._http_metrics.open.set(self._app.open_requests)
+            self._http_metrics.open.set(self._tracker.open_requests)
             self._pool.sample()
 
     async def _render_metrics(self) -> bytes:

@@ -11,9 +11,9 @@ from typing import Any
 from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule
 from chat_service.api.validation import MessageLimits
-from chat_service.app import AppLimits
 from chat_service.openapi import Terms
 from chat_service.server.access_log import AccessLog, LogRules
+from chat_service.server.request_tracker import RequestLimits
 from config import Settings
 from config.settings import STORAGE_FREE_MIN_BYTES
 from workers.pool import PoolLimits
@@ -80,9 +80,9 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
     )
 
 
-def app_limits_of(settings: Settings, host_rule: HostRule) -> AppLimits:
+def request_limits_of(settings: Settings, host_rule: HostRule) -> RequestLimits:
     """What a request may be, and how long its answer may take to be written."""
-    return AppLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
+    return RequestLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
 
 
 def connection_limits_of(settings: Settings) -> dict[str, Any]:

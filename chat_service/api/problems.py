@@ -5,7 +5,7 @@ raises. docs/api.md lists them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
@@ -22,22 +22,13 @@ from workers.errors import (
     Rejected,
     ServiceError,
     StorageFull,
-    StoreUnavailable,
 )
 
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
-#: What the requests of a route do to messages, where that is not claiming them.
-_EFFECTS = {
-    "/chat": "stored",
-    "/chat/batch": "stored",
-    "/chat/:username/ack": "changed",
-    "/chat/:username/release": "changed",
-    "/chat/:username/extend": "changed",
-    "/messages/:id": "changed",
-    "/messages/:id/status": "changed",
-}
+#: What a request does to messages. A 503 has this word as a field.
+Effect: TypeAlias = Literal["stored", "claimed", "changed"]
 
 
 class FieldError(NamedTuple):
@@ -99,6 +90,11 @@ def not_json(detail: str, what: str = "body") -> Problem:
 def bad_request(detail: str) -> Problem:
     """400: the request itself, its path or its head, is malformed."""
     return Problem(400, "bad-request", "The request is malformed", detail)
+
+
+def websocket_elsewhere(stream: str) -> Problem:
+    """400: a WebSocket is opened at another path than that of streams."""
+    return bad_request(f"a WebSocket is opened at {stream}")
 
 
 def no_handshake(detail: str) -> Problem:
@@ -196,7 +192,7 @@ def internal_error() -> Problem:
     return Problem(500, "internal", "Something went wrong", detail)
 
 
-def of_service_error(error: ServiceError, effect: str) -> Problem:
+def of_service_error(error: ServiceError, effect: Effect) -> Problem:
     """503 or 507, saying what became of the request; 400 for a message that can never be stored.
 
     `effect` is the word for what the request would have done: "stored", "claimed" or "changed".
@@ -239,18 +235,15 @@ def of_service_error(error: ServiceError, effect: str) -> Problem:
     return Problem(503, kind, title, detail, headers={"Retry-After": "1"}, more=more)
 
 
-def answer_to(error: Exception, request_id: str, route: str = "") -> Response:
+def answer_to(error: Exception, request_id: str, effect: Effect = "claimed") -> Response:
     """The answer to a request that met an error. What nobody expected is logged whole."""
     if isinstance(error, Problem):
         problem = error
     elif isinstance(error, ServiceError):
         log.debug("not served", id=request_id, kind=type(error).__name__, reason=str(error))
-        if route == "/messages/:id/status" and isinstance(error, OutcomeUnknown):
-            # It only looks.
-            error = StoreUnavailable(str(error))
-        problem = of_service_error(error, _EFFECTS.get(route, "claimed"))
+        problem = of_service_error(error, effect)
     else:
-        log.error("a handler failed", id=request_id, route=route, exc_info=error)
+        log.error("a handler failed", id=request_id, exc_info=error)
         problem = internal_error()
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
     return Response(problem.status, headers, BodyChunk(problem.body(request_id), 0))

@@ -27,7 +27,6 @@ _NAME_SHOWN_MAX = 64
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _NO_WEIGHT = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*", re.IGNORECASE)
-_WAITING_ROUTES = ("/chat/:username", "/chat/:username/read", "/chat/:username/lease")
 _WAIT = re.compile(r"(^|&)wait=")
 _KEY_MAX = 255
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{_KEY_MAX}}}")
@@ -61,7 +60,8 @@ class ReadOptions(NamedTuple):
 
 
 _PLAIN = ReadOptions(None, 0.0, False)
-_READ_NAMES, _LEASE_NAMES = ("limit", "wait"), ("limit", "wait", "ttl")
+#: The query parameters of reads and of leases.
+READ_PARAMETERS, LEASE_PARAMETERS = ("limit", "wait"), ("limit", "wait", "ttl")
 #: What requests that wait have behind their route where they are counted: how long they take says
 #: nothing about the service.
 WAIT_SUFFIX = "?wait"
@@ -80,7 +80,7 @@ def read_options(
     """The options in a query string; the wait may come from a `Prefer` header instead."""
     if not query and not prefer:
         return _PLAIN
-    names = _LEASE_NAMES if is_lease else _READ_NAMES
+    names = LEASE_PARAMETERS if is_lease else READ_PARAMETERS
     limits, waited, ttls = (*_fields(query, *names, are_all=True), None)[:3]
     preferred = preferences(prefer).wait if waited is None and prefer else None
     if preferred is not None:
@@ -104,10 +104,8 @@ def refuse_parameters(query: str) -> None:
         _fields(query, are_all=True)
 
 
-def is_waiting(route: str, query: str, prefer: str = "") -> bool:
-    """Whether a request of this route with this query, or this `Prefer` header, waits."""
-    if (not query and not prefer) or route not in _WAITING_ROUTES:
-        return False
+def is_waiting(query: str, prefer: str = "") -> bool:
+    """Return whether this query, or this `Prefer` header, asks for a long poll."""
     if "wait=" in query and _WAIT.search(query):
         return True
     return bool(prefer) and preferences(prefer).wait is not None

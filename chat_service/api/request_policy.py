@@ -22,10 +22,6 @@ _HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 _PORT = re.compile(r":\d*$")
 _URL = re.compile(r"(https?)://([^/?#]*)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-#: The one route that speaks WebSocket.
-STREAM = "/chat/:username/stream"
-#: The routes that probes ask. They are answered for every host.
-HEALTH = frozenset({"/livez", "/readyz"})
 _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz", "X-Purpose")
 
 
@@ -124,12 +120,6 @@ def _is_at(url: str, host: str) -> bool:
         return False
     port = _DEFAULT_PORTS[found[1].lower()]
     return found[2].lower().removesuffix(port) == host.lower().removesuffix(port)
-
-
-def reject_upgrades_except(stream: str, route: str) -> None:
-    """Raise a 400 problem for a WebSocket that is opened elsewhere: nobody would see the answer."""
-    if route != stream:
-        raise bad_request(f"a WebSocket is opened at {stream}")
 
 
 def refuse_malformed_hosts(host: str) -> None:

@@ -124,7 +124,7 @@ class _Faults:
         name = f"{type(error).__name__}: {error}" if is_alike else ""
         result = self._known.get(name)
         if result is None:
-            problem = answer_to(error, self._request_id, "/chat/batch")
+            problem = answer_to(error, self._request_id, "stored")
             assert isinstance(problem.body, BodyChunk)
             result = {"error": msgspec.Raw(problem.body.body)}
             if is_alike:

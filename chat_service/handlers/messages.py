@@ -10,6 +10,7 @@ from chat_service.api.request_options import hash_of
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 from chat_service.api.validation import is_message_id
 from workers.commands import Revoke, Track
+from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.pool import WorkerPool
 
 #: An id of which every character is percent-encoded.
@@ -25,7 +26,11 @@ class MessageHandlers:
     async def status(self, request: Request) -> Response:
         """GET /messages/:id/status: pending, leased, read, expired or revoked, and when."""
         receipt, message_id = _receipt_of(request), _message_of(request)
-        fate = await self._pool.track(Track(message_id, receipt))
+        try:
+            fate = await self._pool.track(Track(message_id, receipt))
+        except OutcomeUnknown as error:
+            # A query changes nothing, so its outcome cannot be in doubt.
+            raise StoreUnavailable(str(error)) from error
         if fate is None:
             raise no_such_message()
         at = None if fate.at_ms is None else _time(fate.at_ms)

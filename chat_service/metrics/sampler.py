@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from prometheus_client import Counter, Gauge, Histogram
 
 from chat_service.api.request_options import WAIT_SUFFIX
-from chat_service.api.request_policy import STREAM
+from chat_service.api.routing import STREAM_PATH, audience_of
 from chat_service.metrics.http import HttpMetrics
 from workers.metrics import WorkerMetrics
 
@@ -124,13 +124,13 @@ def _requests(http: HttpMetrics) -> Iterator[SeriesGroup]:
         http.seconds,
         "buckets",
         belongs=lambda labels: (
-            _is_clients(labels[0]) and not labels[0].endswith((WAIT_SUFFIX, STREAM))
+            _is_clients(labels[0]) and not labels[0].endswith((WAIT_SUFFIX, STREAM_PATH))
         ),
     )
 
 
 def _is_clients(route: str) -> bool:
-    return route.startswith(("/chat", "/messages", "none"))
+    return route == "none" or audience_of(route) == "clients"
 
 
 def _is_other_operation(labels: Labels) -> bool:

@@ -15,6 +15,7 @@ from chat_service.api.problems import (
     bad_request,
     cross_origin,
     encoded_body,
+    head_too_large,
     internal_error,
     method_not_allowed,
     not_found,
@@ -22,8 +23,7 @@ from chat_service.api.problems import (
     too_large,
     wrong_host,
 )
-from chat_service.api.request_policy import HEALTH
-from chat_service.app import Handler, Route
+from chat_service.api.routing import Handler, Route
 from chat_service.openapi import inbox, others
 from chat_service.openapi.components import parameters, response_headers
 from chat_service.openapi.parts import (
@@ -106,11 +106,12 @@ def _operation(operation: Operation, handler: Handler, route: Route, terms: Term
         bad_request("there is no Host"),
         too_large("the body", body_max),
         encoded_body(),
+        head_too_large(),
         internal_error(),
     ]
-    if route.path not in HEALTH:
+    if not route.takes_any_host:
         problems.append(wrong_host(is_loopback=True))
-    if route.path.startswith(("/chat", "/messages")):
+    if route.audience == "clients":
         problems += (
             speculative("a prefetch reads nothing here; ask again when it is wanted"),
             cross_origin("a page of another origin reads and writes nothing here"),
@@ -158,6 +159,7 @@ def _others(terms: Terms) -> Object:
         method_not_allowed("GET, HEAD, OPTIONS"),
         too_large("the body", terms.body_bytes),
         encoded_body(),
+        head_too_large(),
         wrong_host(is_loopback=True),
     )
     allowed = answer("The methods that are known here, for `OPTIONS`.", headers=("Allow",))

@@ -7,7 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from chat_service.api.problems import CONTENT_TYPE, FieldError, Problem, invalid, of_service_error
+from chat_service.api.problems import (
+    CONTENT_TYPE,
+    Effect,
+    FieldError,
+    Problem,
+    invalid,
+    of_service_error,
+)
 from chat_service.openapi.schemas import ID, Object, reference, schema_of
 from workers.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreUnavailable
 
@@ -81,7 +88,7 @@ def example_of(problem: Problem) -> Object:
     return document
 
 
-def not_served(effect: str) -> tuple[Problem, ...]:
+def not_served(effect: Effect) -> tuple[Problem, ...]:
     """Every 503 and 507 of a route with this effect: "stored", "claimed" or "changed"."""
     unknown = OutcomeUnknown("", ID if effect == "stored" else None)
     errors = [Overloaded(), Draining(), StoreUnavailable(""), unknown]

@@ -12,14 +12,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import structlog
 
-from chat_service.api.request_policy import HEALTH
-
 log = structlog.get_logger("chat.request")
 
 #: How a line names an inbox or a client.
 Naming: TypeAlias = Literal["off", "hashed", "clear"]
-#: Machines ask for these all the time, and nobody looks for that in a log.
-_PROBED = HEALTH | {"/metrics"}
 
 
 class LogRules(NamedTuple):
@@ -73,12 +69,13 @@ class AccessLog:
         client: str,
         status: int,
         seconds: float,
+        *,
+        is_probe: bool = False,
     ) -> None:
         """Log one answered request.
 
         `inbox` is the path's segment as sent, or empty; `client` the address of the peer.
         """
-        is_probe = route in _PROBED
         if not (self._probed if is_probe else self._asked).take():
             return
         named = {}

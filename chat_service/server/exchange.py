@@ -2,7 +2,7 @@
 
 Sits right on Tornado's HTTP/1 connection, below `RequestHandler`: what a consuming GET must not
 have (ETags and 304, form parsing, HTML errors) is then not there to be switched off, and a
-request costs about half. `chat_service.app` makes one `Exchange` for each request.
+request costs about half. `ExchangeFactory` makes one `Exchange` for each request.
 """
 
 import asyncio
@@ -16,34 +16,40 @@ from typing import TYPE_CHECKING, cast
 import structlog
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
+    HTTPConnection,
     HTTPHeaders,
     HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
     RequestStartLine,
     ResponseStartLine,
 )
 
-from chat_service.api.problems import Problem, answer_to, bad_request, encoded_body, too_large
+from chat_service.api.problems import (
+    Problem,
+    answer_to,
+    bad_request,
+    encoded_body,
+    too_large,
+    websocket_elsewhere,
+)
 from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
 from chat_service.api.request_policy import (
-    HEALTH,
-    STREAM,
     refuse_malformed_hosts,
     reject_other_hosts,
-    reject_upgrades_except,
 )
+from chat_service.api.routing import STREAM_PATH, Resolved, RouteTable
 from chat_service.api.types import CLIENT_GONE, BodyChunk, Request, Response, Takeover
 from chat_service.server.body_budget import OVER_BUDGET, Body
 from chat_service.server.handoff import Answered, PrefetchedStream
 from chat_service.server.header_cache import request_id_of
 from chat_service.server.http_stream import Awaiting, HttpStream
+from chat_service.server.request_tracker import RequestTracker
 from workers.errors import Overloaded, ServiceError
 from workers.tracing import current
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from tornado.httpserver import _HTTPRequestContext
-
-    from chat_service.app import App, Resolved
 
 log = structlog.get_logger(__name__)
 
@@ -58,13 +64,28 @@ _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
 _LENGTH = re.compile(r"0*([0-9]+)")
 
 
+class ExchangeFactory(HTTPServerConnectionDelegate):
+    """Makes an `Exchange` for each request. One for each port."""
+
+    def __init__(self, routes: RouteTable, tracker: RequestTracker) -> None:
+        self._routes = routes
+        self._tracker = tracker
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> "Exchange":
+        """Called by Tornado for each request on a connection."""
+        return Exchange(self._routes, self._tracker, cast(HTTP1Connection, request_conn))
+
+
 class Exchange(HTTPMessageDelegate):
     """The delegate of one request. Tornado calls it; it lives until its answer is written."""
 
     _headers: HTTPHeaders
 
-    def __init__(self, app: "App", connection: HTTP1Connection) -> None:
-        self._app = app
+    def __init__(
+        self, routes: RouteTable, tracker: RequestTracker, connection: HTTP1Connection
+    ) -> None:
+        self._routes = routes
+        self._tracker = tracker
         self._connection = connection
         stream = self._stream = cast(HttpStream, connection.stream)
         stream.now_awaits(Awaiting.HEAD)
@@ -96,9 +117,9 @@ class Exchange(HTTPMessageDelegate):
     ) -> None:
         """Decide what can be decided from the head."""
         self._began = time.perf_counter()
-        self._app.request_opened(self)
+        self._tracker.request_opened(self)
         if self._handoff is not None:
-            self._app.request_closed(self._handoff.server)
+            self._tracker.request_closed(self._handoff.server)
             self._answered, self._handoff = self._handoff.answered, None
         self._headers = headers
         self._method = cast(RequestStartLine, start_line).method
@@ -107,7 +128,7 @@ class Exchange(HTTPMessageDelegate):
             self._id, self._began = self._answered.id, self._answered.began
             self._span = self._answered.span
         else:
-            self._id = request_id_of(headers) or self._app.next_request_id()
+            self._id = request_id_of(headers) or self._tracker.next_request_id()
         try:
             self._check_head(cast(RequestStartLine, start_line))
         except Problem as problem:
@@ -140,7 +161,7 @@ class Exchange(HTTPMessageDelegate):
         if self._is_discarding:
             self._connection.finish()
             return
-        bodies = self._app.bodies
+        bodies = self._tracker.bodies
         if self._refusal is not None or self._is_given_up:
             bodies.release(self)
         elif self._size and not bodies.serve(self, self._size * _DECODED):
@@ -151,10 +172,10 @@ class Exchange(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         """The client went away before its request was whole."""
-        self._app.request_closed(self)
+        self._tracker.request_closed(self)
         # This object is part of a cycle, and stays until the garbage collector finds it.
         self._body.clear()
-        self._app.bodies.release(self)
+        self._tracker.bodies.release(self)
         self._give_up_answer()
 
     # What the budget for bodies calls.
@@ -171,7 +192,7 @@ class Exchange(HTTPMessageDelegate):
     @property
     def _max_body_bytes(self) -> int:
         resolved = self._resolved
-        return self._app.max_body_bytes if resolved is None else resolved.max_body_bytes
+        return self._tracker.max_body_bytes if resolved is None else resolved.max_body_bytes
 
     def _check_head(self, start_line: RequestStartLine) -> None:
         target = start_line.path
@@ -184,11 +205,12 @@ class Exchange(HTTPMessageDelegate):
             host = absolute[1]
         path, _, self._query = target.partition("?")
         self._check_host(host, start_line.version, path)
-        self._resolved = self._app.resolve(self._method, path, self._headers)
+        self._resolved = self._routes.resolve(self._method, path, self._headers)
         prefer = self._headers.get("Prefer", "")
-        self._is_waiting = is_waiting(self._resolved.route, self._query, prefer)
-        if self._headers.get("Upgrade", "").lower() == "websocket":
-            reject_upgrades_except(STREAM, self._resolved.route)
+        route = self._resolved.route
+        self._is_waiting = route.can_wait and is_waiting(self._query, prefer)
+        if self._headers.get("Upgrade", "").lower() == "websocket" and not route.takes_websockets:
+            raise websocket_elsewhere(STREAM_PATH)
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":
             raise encoded_body()
 
@@ -196,9 +218,9 @@ class Exchange(HTTPMessageDelegate):
         if host is None and version != "HTTP/1.0":
             raise bad_request("there is no Host")
         refuse_malformed_hosts(host or "")
-        if path not in HEALTH:
+        if path not in self._routes.any_host_paths:
             # Probes ask by whatever address they find, and are told nothing that is secret.
-            reject_other_hosts(host or "", self._app.host_rule)
+            reject_other_hosts(host or "", self._tracker.host_rule)
 
     def _refuse_body(self, will_close: bool) -> None:
         """Answer 413 before the body is read whole; what still comes of it is thrown away."""
@@ -211,8 +233,8 @@ class Exchange(HTTPMessageDelegate):
             self._answer_early(self._over_budget(), will_close=True)
 
     def _over_budget(self) -> Response:
-        route = "" if self._resolved is None else self._resolved.route
-        return answer_to(Overloaded(OVER_BUDGET), self._id, route)
+        effect = "claimed" if self._resolved is None else self._resolved.route.effect
+        return answer_to(Overloaded(OVER_BUDGET), self._id, effect)
 
     def _answer_early(self, response: Response, will_close: bool) -> None:
         """Answer before the body is read whole. Drop what still comes of it."""
@@ -220,8 +242,8 @@ class Exchange(HTTPMessageDelegate):
         self._stream.is_sending = True
         self._stream.on_bytes = None
         self._body.clear()
-        self._app.bodies.release(self)
-        self._app.request_closed(self)
+        self._tracker.bodies.release(self)
+        self._tracker.request_closed(self)
         headers = self._all_headers(response)
         if will_close:
             headers["Connection"] = "close"
@@ -245,7 +267,7 @@ class Exchange(HTTPMessageDelegate):
         self._stream.is_sending = True
         if not self._began:
             self._began = time.perf_counter()
-            self._id = self._app.next_request_id()
+            self._id = self._tracker.next_request_id()
         response = answer_to(problem, self._id)
         headers = self._all_headers(response)
         headers["Connection"] = "close"
@@ -276,23 +298,23 @@ class Exchange(HTTPMessageDelegate):
 
     def _begin_span(self) -> None:
         """Have what this task does belong to the request's trace."""
-        tracer, resolved = self._app.tracer, self._resolved
+        tracer, resolved = self._tracker.tracer, self._resolved
         if tracer is None or resolved is None:
             return
         if self._answered is None:
             traceparent = self._headers.get("traceparent", "")
-            self._span = tracer.begin(self._method, resolved.route, self._id, traceparent)
+            self._span = tracer.begin(self._method, resolved.route.path, self._id, traceparent)
         current.set(self._span)
 
     async def _hand_out(self, takeover: Takeover) -> None:
         """Give the connection to what goes on with it in another protocol."""
         stream = self._connection.detach()
-        self._app.on_takeover(1)
+        self._tracker.on_takeover(1)
         try:
             await takeover.serve(stream)
         finally:
             stream.close()
-            self._app.on_takeover(-1)
+            self._tracker.on_takeover(-1)
 
     async def _handle(self) -> Response | Takeover:
         """The handler's answer, or the problem that it met."""
@@ -312,7 +334,7 @@ class Exchange(HTTPMessageDelegate):
         try:
             return await handler(request)
         except Exception as error:
-            return answer_to(error, self._id, route)
+            return answer_to(error, self._id, route.effect)
 
     async def _write(self, response: Response) -> bool:
         """Write the answer; False where the client did not take it."""
@@ -359,7 +381,7 @@ class Exchange(HTTPMessageDelegate):
         delivered = False
         try:
             if not written.done():
-                async with asyncio.timeout(self._app.write_timeout_s):
+                async with asyncio.timeout(self._tracker.write_timeout_s):
                     await written
             # Tornado resolves a write also when the stream closes under it.
             delivered = not self._connection.stream.closed()
@@ -367,38 +389,38 @@ class Exchange(HTTPMessageDelegate):
             self._connection.close()
         finally:
             if not delivered:
-                self._app.on_undelivered(messages)
+                self._tracker.on_undelivered(messages)
         return delivered
 
     def _all_headers(self, response: Response) -> HTTPHeaders:
         headers = HTTPHeaders(response.headers)
         headers["X-Request-ID"] = self._id
         headers["X-Content-Type-Options"] = "nosniff"
-        headers["Date"] = self._app.date.text()
+        headers["Date"] = self._tracker.date.text()
         return headers
 
     def _account(self, status: int) -> None:
         seconds = time.perf_counter() - self._began
-        route = inbox = ""
+        label, inbox, is_probe = "none", "", False
         if self._resolved is not None:
             route, inbox, _, _ = self._resolved
-            if not route.startswith("/chat"):
+            if ":username" not in route.path:
                 inbox = ""
-            if self._is_waiting:
-                route += WAIT_SUFFIX
+            label = route.path + WAIT_SUFFIX if self._is_waiting else route.path
+            is_probe = route.is_probe
         client = cast("_HTTPRequestContext", self._connection.context).remote_ip
-        self._app.account(
-            *(self._id, self._method, route or "none", inbox, client, status, seconds, self._span)
+        self._tracker.account(
+            *(self._id, self._method, label, inbox, client, status, seconds, self._span, is_probe)
         )
 
     def _count_bytes(self, size: int) -> None:
         """Count what has arrived of the body, with its framing."""
-        self._app.bodies.grow(self, size)
+        self._tracker.bodies.grow(self, size)
 
     def _give_up_answer(self) -> None:
         """Count what is in an answer that came with the request, and was never written."""
         if self._answered is not None:
-            self._app.on_undelivered(self._answered.messages)
+            self._tracker.on_undelivered(self._answered.messages)
             self._answered = None
 
     def _on_gone(self) -> None:
@@ -407,8 +429,8 @@ class Exchange(HTTPMessageDelegate):
             self._task.cancel()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._app.request_closed(self)
-        self._app.bodies.release(self)
+        self._tracker.request_closed(self)
+        self._tracker.bodies.release(self)
         self._give_up_answer()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an exchange failed", id=self._id, exc_info=error)

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from chat_service.api.problems import answer_to
+from chat_service.api.problems import Effect, answer_to
 from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
+from chat_service.api.routing import INBOX_PATH, POST_PATH
 from chat_service.api.types import CLIENT_GONE, JSON_HEADERS, BodyChunk, Response
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.server.body_budget import OVER_BUDGET
@@ -39,14 +40,13 @@ from chat_service.server.handoff import Answered, Handoff
 from chat_service.server.header_cache import HeaderCache
 from chat_service.server.http_stream import Awaiting, has_input
 from chat_service.server.lingering import Lingering
+from chat_service.server.request_tracker import RequestTracker
 from workers.commands import Slice
 from workers.errors import Overloaded
 from workers.tracing import current
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-    from chat_service.app import App
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +63,8 @@ _REQUEST_LINE = re.compile(
     rb"(?:\?([A-Za-z0-9._~%!$&'()*+,;=:@/?-]*))?) HTTP/1\.1\r\n"
 )
 _ANSWER = b"%b%b\r\nX-Content-Type-Options: nosniff\r\nDate: %b\r\nContent-Length: %d\r\n%b\r\n%b"
+#: The effect of each of the two requests, by its method.
+_EFFECTS: Mapping[str, Effect] = {"POST": "stored", "GET": "claimed"}
 # One for all: what is in it is copied before the next connection reads.
 _buffer = memoryview(bytearray(_READ_BYTES))
 
@@ -99,7 +101,7 @@ class FastPath:
 
     def __init__(
         self,
-        app: "App",
+        app: RequestTracker,
         inbox: InboxHandlers,
         header_cache: HeaderCache,
         *,
@@ -282,9 +284,9 @@ class FastPathConnection:
         raw, began = b"", time.perf_counter()
         segment = line[1]
         if segment is None:
-            method, route, name, query = "POST", "/chat", "", ""
+            method, route, name, query = "POST", POST_PATH, "", ""
         else:
-            method, route = "GET", "/chat/:username"
+            method, route = "GET", INBOX_PATH
             # It may have to go to Tornado with its answer.
             raw = data[: end + head.length]
             name, query = segment.decode("ascii"), (line[2] or b"").decode("ascii")
@@ -300,7 +302,7 @@ class FastPathConnection:
             else:
                 self._future = fast_path.inbox.begin_read(request.parameter, request.query)
         except Exception as error:
-            self._answer(answer_to(error, request_id, route))
+            self._answer(answer_to(error, request_id, _EFFECTS[method]))
         else:
             self._future.add_done_callback(self._on_outcome)
         finally:
@@ -326,7 +328,7 @@ class FastPathConnection:
         request_id = self._fast_path.app.next_request_id()
         # Nearly all requests with a body are posts. What still comes of it is no next request.
         self._request = _Request(
-            *("POST", "/chat", "", "", request_id, b"", time.perf_counter(), None)
+            *("POST", POST_PATH, "", "", request_id, b"", time.perf_counter(), None)
         )
         self._held = b""
         self._fast_path.loop.call_soon(self._refuse_half, request_id)
@@ -334,7 +336,7 @@ class FastPathConnection:
     @_or_close
     def _refuse_half(self, request_id: str) -> None:
         if self._socket is not None:
-            answer = answer_to(Overloaded(OVER_BUDGET), request_id, "/chat")
+            answer = answer_to(Overloaded(OVER_BUDGET), request_id, "stored")
             self._answer(answer, is_last=True)
 
     @_or_close
@@ -351,7 +353,7 @@ class FastPathConnection:
         assert request is not None
         if error is not None:
             assert isinstance(error, Exception)
-            self._answer(answer_to(error, request.id, request.route))
+            self._answer(answer_to(error, request.id, _EFFECTS[request.method]))
         elif isinstance(outcome := future.result(), Slice):
             # From here on they are lost with the connection, and counted.
             self._messages = len(outcome.messages)
@@ -464,7 +466,7 @@ class FastPathConnection:
 
     def _account(self, request: _Request, status: int) -> None:
         method, route, parameter, query, request_id, _, began, span = request
-        if is_waiting(route, query):
+        if query and is_waiting(query):
             route += WAIT_SUFFIX
         seconds, client = time.perf_counter() - began, str(self._address[0])
         account = self._fast_path.app.account

@@ -20,10 +20,10 @@ def requests_counted(service: Service) -> Mapping[str, float]:
 
 def held_open(service: Service) -> Mapping[str, int]:
     """What of requests and connections is not over."""
-    assert service._app is not None
+    assert service._tracker is not None
     assert service._server is not None
     held = {
-        "requests open": service._app.open_requests,
+        "requests open": service._tracker.open_requests,
         "connections open": service._server.open_connections,
     }
     return {what: count for what, count in held.items() if count}

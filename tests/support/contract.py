@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from jsonschema import Draft202012Validator
 
-from chat_service.app import Route
+from chat_service.api.routing import Route
 from chat_service.service import Service
 from config import Settings
 from workers.pool import WorkerPool

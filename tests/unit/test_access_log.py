@@ -7,13 +7,16 @@ from structlog.testing import capture_logs
 
 from chat_service.server.access_log import AccessLog, LogRules, Naming
 
+PROBES = ("/livez", "/readyz", "/metrics")
+
 
 def lines_of(rules: LogRules, *routes: str) -> list[Any]:
     """What is logged of requests for these routes."""
     access_log = AccessLog(rules)
     with capture_logs() as lines:
         for route in routes:
-            access_log.write("id", "GET", route, "bob", "192.0.2.7", 200, 0.001)
+            is_probe = route in PROBES
+            access_log.write("id", "GET", route, "bob", "192.0.2.7", 200, 0.001, is_probe=is_probe)
     return lines
 
 
@@ -42,9 +45,8 @@ def test_a_hash_depends_on_the_key_and_nothing_else() -> None:
 
 
 def test_probes_are_no_news_and_use_up_no_lines() -> None:
-    probes = ("/livez", "/readyz", "/metrics")
-    lines = lines_of(LogRules(5, "off", "off", ""), *probes * 4, *["/chat"] * 6)
+    lines = lines_of(LogRules(5, "off", "off", ""), *PROBES * 4, *["/chat"] * 6)
     levels = [(line["log_level"], line["route"]) for line in lines if line["event"] == "request"]
-    assert levels[:5] == [("debug", route) for route in (*probes, *probes)[:5]]
+    assert levels[:5] == [("debug", route) for route in (*PROBES, *PROBES)[:5]]
     # The clock may turn to the next second meanwhile, but never for each line.
     assert 5 <= levels.count(("info", "/chat")) <= 6

@@ -1,0 +1,120 @@
+"""What all requests of one port share: their accounting, their ids, and their limits.
+
+Made by `chat_service.service`. Used by `chat_service.server.exchange` and
+`chat_service.server.fast_path`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from chat_service.api.request_policy import HostRule
+from chat_service.metrics.http import HttpMetrics
+from chat_service.server.access_log import AccessLog
+from chat_service.server.body_budget import BodyBudget
+from chat_service.server.http_date import DateCache
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from chat_service.otlp.tracing import RequestTracer
+
+#: The methods that are counted under their own names, so that clients cannot invent labels.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+
+
+class RequestLimits(NamedTuple):
+    """The limits of a port: bytes of a body, seconds for a write, and the hosts it answers for."""
+
+    max_body_bytes: int
+    write_timeout_s: float
+    host_rule: HostRule
+
+
+class RequestTracker:
+    """Knows the open requests of a port, and counts and logs those that are answered."""
+
+    def __init__(
+        self,
+        limits: RequestLimits,
+        metrics: HttpMetrics,
+        access_log: AccessLog,
+        on_undelivered: Callable[[int], None],
+        bodies: BodyBudget,
+        tracer: "RequestTracer | None" = None,
+    ) -> None:
+        """`on_undelivered` is called with the number of messages in an undelivered answer."""
+        self.max_body_bytes, self.write_timeout_s, self.host_rule = limits
+        self.on_undelivered = on_undelivered
+        self.bodies = bodies
+        self.date = DateCache()
+        self.tracer = tracer
+        #: The number of requests whose head has arrived.
+        self.requests = 0
+        #: Called with 1 for a connection that leaves HTTP for another protocol, and with -1 when
+        #: it closes.
+        self.on_takeover: Callable[[int], None] = lambda _: None
+        # The exchanges and connections that have a request in progress.
+        self._open: set[object] = set()
+        self._idle = asyncio.Event()
+        self._metrics = metrics
+        self._access_log = access_log
+        self._id_prefix = secrets.token_hex(6)
+        self._ids_made = 0
+
+    @property
+    def open_requests(self) -> int:
+        """Return the number of requests that have no answer yet."""
+        return len(self._open)
+
+    def request_opened(self, server: object) -> None:
+        """Record that the head of a request has arrived, and that `server` serves it."""
+        self.requests += 1
+        self._open.add(server)
+        self._idle.clear()
+
+    def request_closed(self, server: object) -> None:
+        """Record that the request was answered or abandoned. Safe to call twice."""
+        self._open.discard(server)
+        if not self._open:
+            self._idle.set()
+
+    async def idle(self, timeout_s: float) -> int:
+        """Wait until no request is open. Return how many are still open after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._open:
+                    await self._idle.wait()
+        except TimeoutError:
+            pass
+        return len(self._open)
+
+    def next_request_id(self) -> str:
+        """Return an id that no other request of any process has."""
+        self._ids_made += 1
+        return f"{self._id_prefix}-{self._ids_made:x}"
+
+    def account(
+        self,
+        request_id: str,
+        method: str,
+        route: str,
+        inbox: str,
+        client: str,
+        status: int,
+        seconds: float,
+        span: "Span | None" = None,
+        is_probe: bool = False,
+    ) -> None:
+        """Count and log one answered request.
+
+        `inbox` is the segment of the path as sent, or empty. `client` is the peer's address.
+        """
+        if span is not None and self.tracer is not None:
+            self.tracer.end(span, status)
+        method = method if method in _METHODS else "other"
+        self._metrics.answered(method, route, status, seconds)
+        self._access_log.write(
+            request_id, method, route, inbox, client, status, seconds, is_probe=is_probe
+        )
