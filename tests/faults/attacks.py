@@ -15,7 +15,7 @@ from typing import Any
 
 from config.settings import PROJECT_ROOT
 from tests.faults.chaos_clients import Answer, Client, post_request, read_request
-from tests.faults.testbed import Goal, Site
+from tests.faults.testbed import Goal, Testbed
 
 #: What the honest ones' p50 is compared over before the attack, in seconds.
 _BEFORE_S = 1.5
@@ -27,27 +27,27 @@ _MEMORY_MIB = 300
 _ROOM_MIB = 120
 
 
-def attack(name: str, *, answers_all: bool = True) -> Callable[[Site, int], Awaitable[None]]:
+def attack(name: str, *, answers_all: bool = True) -> Callable[[Testbed, int], Awaitable[None]]:
     """The scenario of one attack, for so many seconds. `answers_all` of the honest requests."""
 
-    async def act(site: Site, times: int) -> None:
-        site.must_answer_all = answers_all
-        await mount(site, name, times)
-        await site.healed(time.monotonic())
+    async def act(testbed: Testbed, times: int) -> None:
+        testbed.must_answer_all = answers_all
+        await mount(testbed, name, times)
+        await testbed.await_recovery(time.monotonic())
 
     act.__doc__ = f"The attack `{name}`, for so many seconds."
     return act
 
 
-async def mount(site: Site, name: str, seconds: float) -> dict[str, Any]:
+async def mount(testbed: Testbed, name: str, seconds: float) -> dict[str, Any]:
     """Attack for so many seconds, with goals for the honest clients; what the attacker says."""
     await asyncio.sleep(_BEFORE_S)
-    before = _p50(site.crowd.answers)
-    site.memory_mib = 0
+    before = _p50(testbed.clients.answers)
+    testbed.memory_mib = 0
     began = time.monotonic()
     attacker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "tests.faults.attackers"),
-        *(name, str(site.port()), str(seconds)),
+        *(name, str(testbed.port()), str(seconds)),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
     )
@@ -57,51 +57,51 @@ async def mount(site: Site, name: str, seconds: float) -> dict[str, Any]:
     finally:
         if attacker.returncode is None:
             attacker.kill()
-    during = [answer for answer in site.crowd.answers if answer.began >= began]
+    during = [answer for answer in testbed.clients.answers if answer.began >= began]
     said: dict[str, Any] = json.loads(out)
-    site.require(said["sent"] > 0, f"the attack {name} came about")
-    site.require(bool(_served(during)), "honest clients are served")
+    testbed.require(said["sent"] > 0, f"the attack {name} came about")
+    testbed.require(bool(_served(during)), "honest clients are served")
     if _served(during):
         slower = _p50(during) / before
-        site.goals.append(Goal("p50 beside it, to that before", slower, _SLOWER, "times"))
-    site.goals.append(Goal("memory of a process", site.memory_mib, _MEMORY_MIB, "MiB"))
+        testbed.goals.append(Goal("p50 beside it, to that before", slower, _SLOWER, "times"))
+    testbed.goals.append(Goal("memory of a process", testbed.memory_mib, _MEMORY_MIB, "MiB"))
     return said
 
 
-async def origins(site: Site, times: int) -> None:
+async def origins(testbed: Testbed, times: int) -> None:
     """Pages of other sites post and read, for so many seconds: nothing of it is carried out."""
-    site.must_answer_all = True
-    client = Client(site.port)
+    testbed.must_answer_all = True
+    client = Client(testbed.port)
     posted = await client.ask(post_request("guarded", "mine", 3600))
     assert posted is not None
     assert posted.status == 201
-    said = await mount(site, "origins", times)
+    said = await mount(testbed, "origins", times)
     others = {status: often for status, often in said["answers"].items() if status != "403"}
-    site.require(not others, f"other sites' pages are refused; they were answered {others}")
+    testbed.require(not others, f"other sites' pages are refused; they were answered {others}")
     read = await client.ask(read_request("guarded"))
     assert read is not None
     texts = [message["text"] for message in json.loads(read.body)]
-    site.require(texts == ["mine"], f"they consume and post nothing; there is {texts}")
+    testbed.require(texts == ["mine"], f"they consume and post nothing; there is {texts}")
     client.close()
 
 
-async def disk(site: Site, times: int) -> None:
+async def disk(testbed: Testbed, times: int) -> None:
     """Posts that fill the disk, for so many seconds: all of them can be read while it is full."""
-    filler = site.data_dir.parent / "filler"
+    filler = testbed.data_dir.parent / "filler"
     with filler.open("wb") as file:
-        while site.free_mib() > _ROOM_MIB:
+        while testbed.free_mib() > _ROOM_MIB:
             file.write(bytes(1 << 20))
             file.flush()
-    said = await mount(site, "disk", times)
-    site.require("507" in said["answers"], f"the disk fills up: {said['answers']}")
-    client = Client(site.port)
+    said = await mount(testbed, "disk", times)
+    testbed.require("507" in said["answers"], f"the disk fills up: {said['answers']}")
+    client = Client(testbed.port)
     read = await client.ask(read_request("hoard"))
     while read is not None and read.body != b"[]":
-        site.require(read.status == 200, "a full disk is read")
+        testbed.require(read.status == 200, "a full disk is read")
         read = await client.ask(read_request("hoard"))
     client.close()
     filler.unlink()
-    await site.healed(time.monotonic())
+    await testbed.await_recovery(time.monotonic())
 
 
 def _served(answers: list[Answer]) -> list[Answer]:

@@ -21,11 +21,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.faults.chaos_clients import SHARES, TIMELESS, Answer, Crowd
+from tests.faults.chaos_clients import SHARES, TIMELESS, Answer, ChaosClients
 from tests.faults.checker import Violation, check
 from tests.faults.outages import small_disk
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.testbed import Goal, Site
+from tests.faults.testbed import Goal, Testbed
 
 #: Kinds of broken promises that the table shows; the others are in the last column.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
@@ -49,7 +49,7 @@ class Row:
     p99_s: float
     memory_mib: float
     seconds: float
-    firsts: list[float] = field(default_factory=list)
+    recovery_times: list[float] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
 
     @property
@@ -64,7 +64,7 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
     began = time.monotonic()
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(folder / "disk")) if scenario.needs_disk else folder
-        async with Site(
+        async with Testbed(
             folder,
             scenario.database,
             processes=scenario.processes,
@@ -73,58 +73,67 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
             data_dir=disk / "data",
             is_log_read=scenario.is_log_read,
             steps_mongod=scenario.steps_mongod,
-        ) as site:
-            crowd = Crowd(
-                site.port,
+        ) as testbed:
+            clients = ChaosClients(
+                testbed.port,
                 clients=scenario.clients,
                 pause_s=scenario.pause_s,
                 lifetimes_s=scenario.lifetimes_s,
                 shares=TIMELESS if scenario.steps_mongod else SHARES,
             )
-            site.crowd = crowd
-            async with crowd:
-                await crowd.first_success(began)
+            testbed.clients = clients
+            async with clients:
+                await clients.first_success(began)
                 # Warm: what is measured is not the first connections.
                 await asyncio.sleep(0.5)
                 try:
-                    await scenario.act(site, times)
+                    await scenario.act(testbed, times)
                 except (TimeoutError, AssertionError) as error:
                     # What came of it until then is worth being judged, too.
-                    site.require(False, f"the scenario ended early: {error!r}")
+                    testbed.require(False, f"the scenario ended early: {error!r}")
                 await asyncio.sleep(0.5)
-            await site.settle(_SETTLE_S)
-            answered, ended = len(crowd.answers), time.monotonic()
-            await crowd.drain()
-            firsts, goals = site.firsts, site.goals
-    if scenario.first_s is not None and firsts:
-        goals.append(Goal("first success, p99", _percentile(firsts, 99), scenario.first_s, "s"))
-    return _judge(scenario, site, times, crowd.answers[:answered], began, ended)
+            await testbed.settle(_SETTLE_S)
+            answered, ended = len(clients.answers), time.monotonic()
+            await clients.drain()
+            recovery_times, goals = testbed.recovery_times, testbed.goals
+    if scenario.recovery_goal_s is not None and recovery_times:
+        goals.append(
+            Goal(
+                "first success, p99", _percentile(recovery_times, 99), scenario.recovery_goal_s, "s"
+            )
+        )
+    return _judge(scenario, testbed, times, clients.answers[:answered], began, ended)
 
 
 def _judge(
-    scenario: Scenario, site: Site, times: int, answers: list[Answer], began: float, ended: float
+    scenario: Scenario,
+    testbed: Testbed,
+    times: int,
+    answers: list[Answer],
+    began: float,
+    ended: float,
 ) -> Row:
-    crowd = site.crowd
+    clients = testbed.clients
     verdict = check(
-        crowd.history,
+        clients.history,
         late_s=scenario.late_s,
         longest_s=scenario.longest_s,
         release_s=scenario.release_s,
     )
-    violations = [*verdict.violations, *site.broken]
+    violations = [*verdict.violations, *testbed.broken]
     right = {0, 200, 201, 409, 410, 503, *([507] if scenario.needs_disk else [])}
     wrong = Counter(a.status for a in answers if a.status not in right)
     if wrong:
         violations.append(Violation("answered", f"with {dict(wrong)}"))
-    if site.must_answer_all:
+    if testbed.must_answer_all:
         failed = Counter(
             f"{a.status} {a.outcome}"
             for a in answers
             # A lease that is over is an answer.
             if a.outcome != "ok" and a.status != 410
         )
-        if crowd.not_connected:
-            failed["not connected"] = len(crowd.not_connected)
+        if clients.not_connected:
+            failed["not connected"] = len(clients.not_connected)
         if failed:
             violations.append(Violation("unanswered", str(dict(failed))))
     served = [answer.ended - answer.began for answer in answers if answer.outcome == "ok"]
@@ -134,13 +143,13 @@ def _judge(
         times=times,
         counts=dict(verdict.counts),
         violations=violations,
-        availability=_availability(answers, crowd.not_connected),
+        availability=_availability(answers, clients.not_connected),
         p50_s=_percentile(served, 50),
         p99_s=_percentile(served, 99),
-        memory_mib=site.memory_mib,
+        memory_mib=testbed.memory_mib,
         seconds=ended - began,
-        firsts=site.firsts,
-        goals=site.goals,
+        recovery_times=testbed.recovery_times,
+        goals=testbed.goals,
     )
 
 
@@ -171,13 +180,15 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         kinds = Counter(violation.kind for violation in row.violations)
-        firsts = [f"{_percentile(row.firsts, percent):.2f}" for percent in (50, 99, 100)]
+        recovery_times = [
+            f"{_percentile(row.recovery_times, percent):.2f}" for percent in (50, 99, 100)
+        ]
         cells = (
             *(row.title, f"{row.times}"),
             *(str(row.counts.get(key, 0)) for key in ("posts ok", *heads[3:6])),
             *(str(kinds.pop(kind, 0)) for kind in _KINDS),
             *(str(kinds.total()), f"{row.availability:.2%}"),
-            " / ".join(firsts) + " s" if row.firsts else "",
+            " / ".join(recovery_times) + " s" if row.recovery_times else "",
             f"{row.p50_s * 1000:.0f} / {row.p99_s * 1000:.0f} ms",
             f"{row.memory_mib:.0f} MiB",
         )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.faults.history import Got, History, Outcome, Posted, Settlement
+from tests.faults.history import History, LeaseOperation, Outcome, PostRecord, ReadRecord
 from tests.support.load import Connection
 
 #: Longer than any request may take; who waits longer has no answer.
@@ -23,8 +23,8 @@ BACK_OFF_S = 0.05
 
 
 #: What clients do, and how often; and where time is not what it was, nothing that has one.
-TIMELESS = {"post": 45, "post once": 10, "read": 45}
-SHARES = {"post": 45, "post once": 10, "read": 28, "read once": 9, "lease": 8}
+TIMELESS = {"post": 45, "keyed post": 10, "read": 45}
+SHARES = {"post": 45, "keyed post": 10, "read": 28, "keyed read": 9, "lease": 8}
 #: How an answer of 503 names what the request would have done.
 _EFFECTS = ("stored", "claimed", "changed")
 
@@ -88,7 +88,7 @@ def _request(what: str, fields: object, key: str = "") -> bytes:
     return head.encode() + body
 
 
-class Crowd:
+class ChaosClients:
     """Many clients at once, for as long as a fault lasts. Use as an async context."""
 
     def __init__(
@@ -108,19 +108,19 @@ class Crowd:
         self._lifetimes_s = lifetimes_s
         self._clients = clients
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_over = False
+        self._is_stopping = False
         self.history = History([], [], [])
         #: Every request that was sent, without its body.
         self.answers: list[Answer] = []
         #: Moments at which no connection could be had.
         self.not_connected: list[float] = []
 
-    async def __aenter__(self) -> "Crowd":
+    async def __aenter__(self) -> "ChaosClients":
         self._tasks = [asyncio.create_task(self._live(number)) for number in range(self._clients)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._is_over = True
+        self._is_stopping = True
         await asyncio.gather(*self._tasks)
 
     @property
@@ -161,7 +161,7 @@ class Crowd:
         rng = random.Random(number)
         client = Client(self._port)
         posted = 0
-        while not self._is_over:
+        while not self._is_stopping:
             # The first inbox is everybody's; the others have a few writers and readers each.
             hot = rng.random() < 0.1
             user = self._users[0] if hot else rng.choice(self._users)
@@ -170,15 +170,15 @@ class Crowd:
             match what:
                 case "post":
                     is_served = await self._post(client, f"{number}", user, posted, rng)
-                case "post once":
-                    is_served = await self._post_once(client, f"{number}", user, posted, rng)
+                case "keyed post":
+                    is_served = await self._keyed_post(client, f"{number}", user, posted, rng)
                 case "read":
                     got = await self._read(client, user)
                     is_served = got is not None and got.outcome == "ok"
-                case "read once":
-                    is_served = await self._read_once(client, user, rng)
+                case "keyed read":
+                    is_served = await self._keyed_read(client, user, rng)
                 case _:
-                    is_served = await self._borrow(client, user, rng)
+                    is_served = await self._lease(client, user, rng)
             if not is_served:
                 await asyncio.sleep(BACK_OFF_S)
             elif self._pause_s:
@@ -202,14 +202,14 @@ class Crowd:
             return False
         message_id = json.loads(answer.body)["id"] if answer.status == 201 else ""
         self.history.posts.append(
-            Posted(
+            PostRecord(
                 *(sender, user, text, lifetime_s, answer.began, answer.ended),
                 *(answer.outcome, message_id, key),
             )
         )
         return answer.outcome == "ok"
 
-    async def _post_once(
+    async def _keyed_post(
         self, client: Client, sender: str, user: str, number: int, rng: random.Random
     ) -> bool:
         """Post with a key, until it is answered; at times once more."""
@@ -219,14 +219,14 @@ class Crowd:
             lambda: self._post(client, f"{sender}.once", user, number, rng, key, lifetime_s), rng
         )
 
-    async def _read(self, client: Client, user: str, key: str = "") -> Got | None:
+    async def _read(self, client: Client, user: str, key: str = "") -> ReadRecord | None:
         answer = await self._ask(client, read_request(user, key))
         if answer is None:
             return None
         messages = json.loads(answer.body) if answer.status == 200 else ()
         return self._got(user, answer, messages, is_all=not key, key=key)
 
-    async def _read_once(self, client: Client, user: str, rng: random.Random) -> bool:
+    async def _keyed_read(self, client: Client, user: str, rng: random.Random) -> bool:
         """Read with a key, until it is answered; at times once more."""
         key = f"{rng.getrandbits(160):040x}"
 
@@ -246,7 +246,7 @@ class Crowd:
             await attempt()
         return True
 
-    async def _borrow(self, client: Client, user: str, rng: random.Random) -> bool:
+    async def _lease(self, client: Client, user: str, rng: random.Random) -> bool:
         """Take messages on loan, and acknowledge all or some of them, or nothing."""
         answer = await self._ask(client, _request(f"POST /chat/{user}/lease?ttl={LEASE_S}", {}))
         if answer is None:
@@ -281,8 +281,8 @@ class Crowd:
         # The lease is over: that is an answer, too.
         outcome: Outcome = "ok" if answer.status == 410 else answer.outcome
         told: Any = json.loads(answer.body)["acknowledged"] if answer.status in (200, 410) else ()
-        self.history.settlements.append(
-            Settlement(
+        self.history.lease_operations.append(
+            LeaseOperation(
                 *("acknowledge", user, lease, answer.began, answer.ended, outcome),
                 *(told if answer.status == 200 else len(told), ids),
                 is_all=answer.status == 200,
@@ -299,8 +299,8 @@ class Crowd:
         is_all: bool,
         key: str = "",
         lease: str = "",
-    ) -> Got:
-        got = Got(
+    ) -> ReadRecord:
+        got = ReadRecord(
             *(user, answer.began, answer.ended, answer.outcome),
             tuple((message["id"], message["text"]) for message in messages),
             is_all=is_all,

@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.faults.derived_facts import Sent, earliest
-from tests.faults.exclusivity_rules import Taken
-from tests.faults.history import Got, History, Inquiry
+from tests.faults.derived_facts import MessageRecord, earliest
+from tests.faults.exclusivity_rules import ExclusivityRules
+from tests.faults.history import History, ReadRecord, ReceiptQuery
 from tests.faults.history_index import Violation as Violation
-from tests.faults.receipt_rules import Told
+from tests.faults.receipt_rules import ReceiptRules
 
 #: How long a read may go on waiting while a message is there and nothing is broken, in seconds.
 WAKE_S = 0.8
@@ -61,18 +61,18 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     return _Checker(history, late_s, longest_s, release_s).verdict()
 
 
-class _Checker(Taken, Told):
+class _Checker(ExclusivityRules, ReceiptRules):
     def verdict(self) -> Verdict:
         violations = [
-            *self._returned(),
-            *self._posted_twice(),
+            *self._reads(),
+            *self._stored_twice(),
             *self._taken_twice(),
-            *self._repeated(),
-            *self._acked(),
-            *self._told(),
-            *self._missing(),
+            *self._repeated_keys(),
+            *self._lease_answers(),
+            *self._receipt_answers(),
+            *self._fates(),
             *self._missed(),
-            *self._waited(),
+            *self._long_polls(),
             *self._endless(),
         ]
         counts = self._counts
@@ -80,10 +80,10 @@ class _Checker(Taken, Told):
             counts[f"posts {post.outcome}"] += 1
         for read in self._history.reads:
             counts[f"reads {read.outcome}"] += 1
-        for settlement in self._history.settlements:
-            counts[f"{settlement.what} {settlement.outcome}"] += 1
-        for inquiry in self._history.inquiries:
-            counts[f"{inquiry.what} {inquiry.status or inquiry.outcome}"] += 1
+        for operation in self._history.lease_operations:
+            counts[f"{operation.what} {operation.outcome}"] += 1
+        for query in self._history.receipt_queries:
+            counts[f"{query.what} {query.status or query.outcome}"] += 1
         stored = sum(sent.outcome == "ok" for sent in self._messages.values())
         fates = ("read", "expired", "dropped", "revoked", "undelivered", "lost")
         if stored != sum(counts[fate] for fate in fates):
@@ -94,13 +94,13 @@ class _Checker(Taken, Told):
                 violations.append(Violation("unaccounted", str(dict(sums))))
         return Verdict(violations, counts)
 
-    def _returned(self) -> Iterator[Violation]:
+    def _reads(self) -> Iterator[Violation]:
         """What each read returned, one by one."""
         for read in self._history.reads:
-            newest: dict[str, Sent] = {}
+            newest: dict[str, MessageRecord] = {}
             for message_id, text in read.messages:
                 sent = self._messages.get(text)
-                if sent is None or (not sent.remade and sent.ids and message_id not in sent.ids):
+                if sent is None or (not sent.recreated and sent.ids and message_id not in sent.ids):
                     yield Violation("unexpected", f"{text} {message_id} in {read.user}: {sent}")
                     continue
                 if sent.user != read.user:
@@ -109,31 +109,35 @@ class _Checker(Taken, Told):
                     yield Violation("phantom", f"{sent} in {read}")
                 if sent.outcome != "ok":
                     self._counts["recovered"] += 1
-                if earliest(read, self._longest_s) > sent.dies_upto + self._late_s:
+                if earliest(read, self._longest_s) > sent.latest_expiry + self._late_s:
                     yield Violation("late", f"{sent} at {read.began}")
                 before = newest.get(sent.sender)
                 if before is not None and before.began > sent.began:
                     yield Violation("disordered", f"{before.text} before {text} in {read.user}")
                 newest[sent.sender] = sent
 
-    def _missing(self) -> Iterator[Violation]:
+    def _fates(self) -> Iterator[Violation]:
         """What became of each acknowledged message."""
         last_read = {read.user: read.began for read in self._history.reads if read.outcome == "ok"}
         for text, sent in self._messages.items():
             if sent.outcome != "ok":
                 continue
-            takings = self._takings.get(text, ())
-            loans = self._lent.get(text, ())
-            self._counts["lent"] += bool(loans)
-            if any(isinstance(each.what, Got) and not each.what.lease for each in takings):
-                self._counts["given again"] += bool(loans)
+            acquisitions = self._acquisitions.get(text, ())
+            loans = self._leased.get(text, ())
+            self._counts["leased"] += bool(loans)
+            if any(
+                isinstance(each.what, ReadRecord) and not each.what.lease for each in acquisitions
+            ):
+                self._counts["redelivered"] += bool(loans)
                 self._counts["read"] += 1
             elif any(loan.may_be_read for loan in loans):
                 self._counts["read"] += 1
-            elif any(isinstance(each.what, Inquiry) for each in takings):
+            elif any(isinstance(each.what, ReceiptQuery) for each in acquisitions):
                 self._counts["revoked"] += 1
-            elif last_read.get(sent.user, 0.0) > sent.dies_from - self._late_s:
-                self._counts["dropped" if sent.dropped_from <= sent.dies_from else "expired"] += 1
+            elif last_read.get(sent.user, 0.0) > sent.earliest_expiry - self._late_s:
+                self._counts[
+                    "dropped" if sent.dropped_from <= sent.earliest_expiry else "expired"
+                ] += 1
             elif any(
                 read.ended >= sent.began and self._may_have_kept(read)
                 for read in self._silent[sent.user]
@@ -153,21 +157,22 @@ class _Checker(Taken, Told):
                 if missed is not None and not self._may_be_held(sent, missed.began, missed.ended):
                     yield Violation("missed", f"{sent}: not in {missed}")
 
-    def _complete_reads(self) -> Iterator[list[Got]]:
-        by_user: dict[str, list[Got]] = defaultdict(list)
+    def _complete_reads(self) -> Iterator[list[ReadRecord]]:
+        by_user: dict[str, list[ReadRecord]] = defaultdict(list)
         for read in self._history.reads:
             if read.outcome == "ok" and read.is_all:
                 by_user[read.user].append(read)
         for reads in by_user.values():
             yield sorted(reads, key=lambda read: read.ended)
 
-    def _waited(self) -> Iterator[Violation]:
+    def _long_polls(self) -> Iterator[Violation]:
         """Reads that went on waiting though a message was there, or that did not wait."""
         stored = self._stored()
         for read in self._history.reads:
             if not read.wait_s or read.outcome != "ok":
                 continue
-            if not read.messages and read.ended < read.began + read.wait_s - self._late_s:
+            is_early = read.ended < read.began + read.wait_s - self._late_s
+            if is_early and not read.messages and not self._may_repeat_nothing(read):
                 yield Violation("impatient", str(read))
             faults = self._history.faults
             if any(began < read.ended and read.began < ended for began, ended in faults):
@@ -178,21 +183,45 @@ class _Checker(Taken, Told):
                 if until > there + WAKE_S and not self._may_be_held(sent, there, read.ended):
                     yield Violation("missed", f"{sent}: {read} waited on")
 
+    def _may_repeat_nothing(self, read: ReadRecord) -> bool:
+        """Return whether all messages of an earlier read with the same key may have expired.
+
+        Such a repeat is answered at once, without messages: its key has had its batch.
+        """
+        for earlier in self._keyed.get(read.key, ()):
+            if earlier is read or earlier.began >= read.ended or earlier.outcome == "refused":
+                continue
+            texts = [text for _, text in earlier.messages]
+            if not texts and earlier.outcome != "ok":
+                # The client does not know its messages: any one of the inbox may be the batch.
+                texts = [
+                    text
+                    for text, sent in self._messages.items()
+                    if sent.user == read.user
+                    and sent.outcome != "refused"
+                    and self._may_have_expired(text, read.ended)
+                ]
+            if texts and all(self._may_have_expired(text, read.ended) for text in texts):
+                return True
+        return False
+
     def _endless(self) -> Iterator[Violation]:
         for read in self._history.reads:
             if read.ended - read.began > read.wait_s + self._longest_s:
                 yield Violation("endless", str(read)[:300])
         for requests in (
             self._history.posts,
-            self._history.settlements,
-            self._history.inquiries,
+            self._history.lease_operations,
+            self._history.receipt_queries,
         ):
             for request in requests:
                 if request.ended - request.began > self._longest_s:
                     yield Violation("endless", str(request)[:300])
 
 
-def _first_between(reads: list[Got], ends: list[float], after: float, before: float) -> Got | None:
+def _first_between(
+    reads: list[ReadRecord], ends: list[float], after: float, before: float
+) -> ReadRecord | None:
     """The first read that began after one moment and ended before another."""
     position = bisect_right(ends, after)
     while position < len(reads) and reads[position].ended < before:

@@ -44,12 +44,12 @@ _TRIES = 3
 _HOLD_S = 1.0
 
 
-class _Doubt(NamedTuple):
+class _UnresolvedWrite(NamedTuple):
     """What a write without an answer may have made of messages, known for good when it is due."""
 
     fate: CountedFate
     due: float
-    is_its: Callable[[Stored], bool]
+    is_affected: Callable[[Stored], bool]
 
 
 class SimulatedStore:
@@ -58,7 +58,7 @@ class SimulatedStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._rng = database.rng
-        self._doubts: list[_Doubt] = []
+        self._unresolved: list[_UnresolvedWrite] = []
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         try:
@@ -66,7 +66,7 @@ class SimulatedStore:
         except ServiceError as error:
             if isinstance(error, OutcomeUnknown):
                 ids = {post.id for post in posts}
-                self._doubt("accepted", lambda stored: stored.post.id in ids)
+                self._note_unresolved("accepted", lambda stored: stored.post.id in ids)
             return [error] * len(posts)
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
@@ -98,7 +98,7 @@ class SimulatedStore:
                     raise
                 if self._gives_up(tries):
                     if claim.key:
-                        self._doubt("read", lambda stored: stored.token == claim.token)
+                        self._note_unresolved("read", lambda stored: stored.token == claim.token)
                     raise OutcomeUnknown("the claim was not confirmed") from error
                 was_sent = True
                 is_final = is_final and is_answered
@@ -169,7 +169,7 @@ class SimulatedStore:
                 lambda: database.revoke(command, now_ms, mark), nothing
             )
         except OutcomeUnknown:
-            self._doubt("revoked", lambda stored: stored.mark == mark)
+            self._note_unresolved("revoked", lambda stored: stored.mark == mark)
             raise
         if was_repeated:
             stored = self._database.documents.get(command.id)
@@ -179,11 +179,11 @@ class SimulatedStore:
     async def count_resolved(self) -> Mapping[CountedFate, int]:
         await self._reach()
         database = self._database
-        due = [doubt for doubt in self._doubts if doubt.due <= database.loop.time()]
-        self._doubts = [doubt for doubt in self._doubts if doubt not in due]
+        due = [doubt for doubt in self._unresolved if doubt.due <= database.loop.time()]
+        self._unresolved = [doubt for doubt in self._unresolved if doubt not in due]
         counts: Counter[CountedFate] = Counter()
         for doubt in due:
-            counts[doubt.fate] += sum(map(doubt.is_its, database.documents.values()))
+            counts[doubt.fate] += sum(map(doubt.is_affected, database.documents.values()))
         return counts
 
     async def count_pending(self) -> int:
@@ -239,7 +239,7 @@ class SimulatedStore:
         try:
             settled, was_repeated = await self._once(lambda: mark_read(token))
         except OutcomeUnknown:
-            self._doubt("read", lambda stored: stored.token == token)
+            self._note_unresolved("read", lambda stored: stored.token == token)
             raise
         if was_repeated:
             documents = self._database.documents.values()
@@ -251,12 +251,12 @@ class SimulatedStore:
         try:
             return (await self._write(lambda part: [sweep() for _ in part], [mark]))[0]
         except OutcomeUnknown:
-            self._doubt("expired", lambda stored: stored.expired and stored.mark == mark)
+            self._note_unresolved("expired", lambda stored: stored.expired and stored.mark == mark)
             raise
 
-    def _doubt(self, fate: CountedFate, is_its: Callable[[Stored], bool]) -> None:
+    def _note_unresolved(self, fate: CountedFate, is_affected: Callable[[Stored], bool]) -> None:
         due = self._database.loop.time() + LATE_MAX_S
-        self._doubts.append(_Doubt(fate, due, is_its))
+        self._unresolved.append(_UnresolvedWrite(fate, due, is_affected))
 
     def _token(self) -> str:
         return self._rng.randbytes(8).hex()
@@ -265,9 +265,9 @@ class SimulatedStore:
         """The way there: takes time, and may fail while nothing is applied yet."""
         await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003, 0.02)))
         database = self._database
-        if database.loop.time() < database.away_until:
+        if database.loop.time() < database.unavailable_until:
             await asyncio.sleep(self._rng.choice((0.01, 0.2)))
-            raise StoreUnavailable("away")
+            raise StoreUnavailable("unavailable")
         if self._rng.random() < database.fault_rate / 20:
             raise StoreUnavailable("not reached")
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 Outcome: TypeAlias = Literal["ok", "refused", "unknown", "cut"]
 
 
-class Posted(NamedTuple):
+class PostRecord(NamedTuple):
     """One POST. Its text is one that no other has, but for repeats with the same `key`.
 
     `sender` posts one after the other; `receipt` is what it asked for the message's fate with.
@@ -31,7 +31,7 @@ class Posted(NamedTuple):
     receipt: str = ""
 
 
-class Got(NamedTuple):
+class ReadRecord(NamedTuple):
     """One read, with what it returned as (id, text). `is_all`: it had no limit.
 
     It waited up to `wait_s` for a first message. With a `lease`, the token, it took them on loan
@@ -50,7 +50,7 @@ class Got(NamedTuple):
     key: str = ""
 
 
-class Settlement(NamedTuple):
+class LeaseOperation(NamedTuple):
     """What a consumer did with what it has on loan: all of the lease, or these ids.
 
     `lease` is its name. A resume names the `last` message of the stream with that lease.
@@ -72,7 +72,7 @@ class Settlement(NamedTuple):
     acknowledged: frozenset[str] = frozenset()
 
 
-class Inquiry(NamedTuple):
+class ReceiptQuery(NamedTuple):
     """A sender that asked what became of its message, or took it back. `status` is the answer."""
 
     what: Literal["track", "revoke"]
@@ -84,7 +84,7 @@ class Inquiry(NamedTuple):
     status: str | None
 
 
-class Dropped(NamedTuple):
+class CollectionDrop(NamedTuple):
     """An operator that dropped the collection of messages, between these moments."""
 
     began: float
@@ -100,11 +100,11 @@ class History:
     of all messages at the end, where that must add up. `drops` excuse what was stored before them.
     """
 
-    posts: list[Posted]
-    reads: list[Got]
+    posts: list[PostRecord]
+    reads: list[ReadRecord]
     kills: list[float]
-    settlements: list[Settlement] = field(default_factory=list)
-    inquiries: list[Inquiry] = field(default_factory=list)
-    drops: list[Dropped] = field(default_factory=list)
+    lease_operations: list[LeaseOperation] = field(default_factory=list)
+    receipt_queries: list[ReceiptQuery] = field(default_factory=list)
+    drops: list[CollectionDrop] = field(default_factory=list)
     faults: list[tuple[float, float]] = field(default_factory=list)
     sums: Mapping[str, int] | None = None

@@ -4,8 +4,15 @@ import math
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from tests.faults.derived_facts import Loan, Loans, Sent, earliest, messages_of, name_of
-from tests.faults.history import Got, History, Inquiry
+from tests.faults.derived_facts import (
+    LeaseRecord,
+    LeaseRecords,
+    MessageRecord,
+    earliest,
+    messages_of,
+    name_of,
+)
+from tests.faults.history import History, ReadRecord, ReceiptQuery
 
 
 class Violation(NamedTuple):
@@ -15,18 +22,18 @@ class Violation(NamedTuple):
     what: str
 
 
-class Taking(NamedTuple):
+class Acquisition(NamedTuple):
     """One way in which a message was taken: at some time from one moment up to another, and free
     for others no sooner than `free_from`.
     """
 
     began: float
-    taken_upto: float
+    taken_by: float
     free_from: float
-    what: Got | Inquiry
+    what: ReadRecord | ReceiptQuery
 
 
-class Evidence:
+class HistoryIndex:
     """A history, looked through once."""
 
     def __init__(self, history: History, late_s: float, longest_s: float, release_s: float) -> None:
@@ -36,10 +43,10 @@ class Evidence:
         self._release_s = release_s
         self._messages = messages_of(history.posts, history.drops)
         self._by_id = {each: sent for sent in self._messages.values() for each in sent.ids}
-        self._loans = Loans(history.reads, history.settlements, longest_s)
+        self._leases = LeaseRecords(history.reads, history.lease_operations, longest_s)
         self._counts: Counter[str] = Counter()
         # Reads with a key, and when the last of them was sent that was answered.
-        self._keyed: dict[str, list[Got]] = defaultdict(list)
+        self._keyed: dict[str, list[ReadRecord]] = defaultdict(list)
         self._answered: dict[str, float] = {}
         for read in history.reads:
             if read.key:
@@ -48,23 +55,23 @@ class Evidence:
                     last = self._answered.get(read.key, -math.inf)
                     self._answered[read.key] = max(last, read.began)
         # Reads of an inbox that may have taken something that nobody saw.
-        self._silent: dict[str, list[Got]] = defaultdict(list)
+        self._silent: dict[str, list[ReadRecord]] = defaultdict(list)
         for read in history.reads:
             if read.outcome in ("unknown", "cut"):
                 self._silent[read.user].append(read)
-        self._revocations: dict[str, list[Inquiry]] = defaultdict(list)
-        for inquiry in history.inquiries:
-            if inquiry.what == "revoke" and inquiry.outcome != "refused":
-                self._revocations[inquiry.id].append(inquiry)
+        self._revocations: dict[str, list[ReceiptQuery]] = defaultdict(list)
+        for query in history.receipt_queries:
+            if query.what == "revoke" and query.outcome != "refused":
+                self._revocations[query.id].append(query)
         # By text.
-        self._takings: dict[str, list[Taking]] = defaultdict(list)
-        self._lent: dict[str, list[Loan]] = defaultdict(list)
+        self._acquisitions: dict[str, list[Acquisition]] = defaultdict(list)
+        self._leased: dict[str, list[LeaseRecord]] = defaultdict(list)
         # By the lease's name and the message's id.
-        self._borrowed: dict[tuple[str, str], list[Loan]] = defaultdict(list)
+        self._lease_records: dict[tuple[str, str], list[LeaseRecord]] = defaultdict(list)
         for read in history.reads:
             for message_id, text in read.messages:
                 sent = self._messages.get(text)
-                if sent is not None and (sent.remade or not sent.ids or message_id in sent.ids):
+                if sent is not None and (sent.recreated or not sent.ids or message_id in sent.ids):
                     self._by_id.setdefault(message_id, sent)
                     self._take(read, message_id, sent)
         for message_id, revocations in self._revocations.items():
@@ -73,26 +80,28 @@ class Evidence:
             if done and sent is not None:
                 first = min(done, key=lambda each: each.ended)
                 began = min(each.began for each in revocations)
-                taking = Taking(began, first.ended, math.inf, first)
-                self._takings[sent.text].append(taking)
+                acquisition = Acquisition(began, first.ended, math.inf, first)
+                self._acquisitions[sent.text].append(acquisition)
 
-    def _take(self, read: Got, message_id: str, sent: Sent) -> None:
+    def _take(self, read: ReadRecord, message_id: str, sent: MessageRecord) -> None:
         began = earliest(read, self._longest_s)
         if read.lease:
-            loan = self._loans.loan(read, message_id, sent)
-            self._lent[sent.text].append(loan)
-            self._borrowed[name_of(read.lease), message_id].append(loan)
-            self._takings[sent.text].append(Taking(began, read.ended, loan.free_from, read))
+            loan = self._leases.record(read, message_id, sent)
+            self._leased[sent.text].append(loan)
+            self._lease_records[name_of(read.lease), message_id].append(loan)
+            self._acquisitions[sent.text].append(
+                Acquisition(began, read.ended, loan.free_from, read)
+            )
             return
         if read.key:
-            for other in self._takings[sent.text]:
-                if isinstance(other.what, Got) and other.what.key == read.key:
+            for other in self._acquisitions[sent.text]:
+                if isinstance(other.what, ReadRecord) and other.what.key == read.key:
                     return
             # From the first try on it may have been kept for the key.
             began = min(each.began for each in self._keyed[read.key])
-        self._takings[sent.text].append(Taking(began, read.ended, math.inf, read))
+        self._acquisitions[sent.text].append(Acquisition(began, read.ended, math.inf, read))
 
-    def _may_have_kept(self, read: Got) -> bool:
+    def _may_have_kept(self, read: ReadRecord) -> bool:
         """Whether what a read without messages took may be gone for good."""
         if read.lease:
             return False
@@ -103,35 +112,38 @@ class Evidence:
             read.began <= killed <= read.ended + self._release_s for killed in self._history.kills
         )
 
-    def _unread_until(self, sent: Sent, but: Got | None = None) -> float:
+    def _unread_until(self, sent: MessageRecord, except_for: ReadRecord | None = None) -> float:
         """Up to when a message is unread for certain, if it is not for this read."""
-        taken = [each.began for each in self._takings.get(sent.text, ()) if each.what is not but]
+        taken = [
+            each.began
+            for each in self._acquisitions.get(sent.text, ())
+            if each.what is not except_for
+        ]
         for each in sent.ids:
             taken += [revocation.began for revocation in self._revocations.get(each, ())]
-        return min([*taken, sent.dies_from - self._late_s])
+        return min([*taken, sent.earliest_expiry - self._late_s])
 
-    def _is_dropped_between(self, one: Taking, other: Taking) -> bool:
+    def _is_dropped_between(self, one: Acquisition, other: Acquisition) -> bool:
         """Whether a message that was taken may have been dropped, and stored anew for its key."""
-        first, last = sorted((one, other), key=lambda taking: taking.began)
+        first, last = sorted((one, other), key=lambda each: each.began)
         return any(
-            first.began < drop.ended and last.taken_upto > drop.began
-            for drop in self._history.drops
+            first.began < drop.ended and last.taken_by > drop.began for drop in self._history.drops
         )
 
-    def _stored(self) -> dict[str, list[Sent]]:
-        stored: dict[str, list[Sent]] = defaultdict(list)
+    def _stored(self) -> dict[str, list[MessageRecord]]:
+        stored: dict[str, list[MessageRecord]] = defaultdict(list)
         for sent in self._messages.values():
             if sent.outcome == "ok":
                 stored[sent.user].append(sent)
         return stored
 
-    def _may_be_dead(self, text: str, moment: float) -> bool:
+    def _may_have_expired(self, text: str, moment: float) -> bool:
         sent = self._messages.get(text)
-        return sent is None or moment > sent.dies_from - self._late_s
+        return sent is None or moment > sent.earliest_expiry - self._late_s
 
-    def _may_be_held(self, sent: Sent, began: float, ended: float) -> bool:
+    def _may_be_held(self, sent: MessageRecord, began: float, ended: float) -> bool:
         """Whether reads without messages may have kept it from one that took that time."""
-        is_taken = bool(self._takings.get(sent.text))
+        is_taken = bool(self._acquisitions.get(sent.text))
         return any(
             silent.began < ended
             and silent.ended >= sent.began

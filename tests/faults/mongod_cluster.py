@@ -142,7 +142,7 @@ class ReplicaSet:
         """SIGSTOP a member."""
         self._processes[port].send_signal(signal.SIGSTOP)
 
-    def go_on(self, port: int) -> None:
+    def resume(self, port: int) -> None:
         """SIGCONT a member."""
         self._processes[port].send_signal(signal.SIGCONT)
 

@@ -10,7 +10,7 @@ import time
 from itertools import count
 
 from tests.faults.chaos_clients import Answer, Client, post_request, read_request
-from tests.faults.testbed import Goal, Site
+from tests.faults.testbed import Goal, Testbed
 
 _SLOW = 2000
 _DESCRIPTORS = 256
@@ -21,11 +21,11 @@ _STARVED_S = 3.0
 _FITTING = 90
 
 
-async def slow_senders(site: Site, times: int) -> None:
+async def slow_senders(testbed: Testbed, times: int) -> None:
     """2,000 connections that send a byte of their head each second, for so many seconds."""
     await asyncio.sleep(times)
-    before = _p99(site.crowd.answers)
-    senders = [await _open(site) for _ in range(_SLOW)]
+    before = _p99(testbed.clients.answers)
+    senders = [await _open(testbed) for _ in range(_SLOW)]
     began = time.monotonic()
     head = f"GET /chat/slow HTTP/1.1\r\nHost: localhost\r\nX-Long: {'x' * 10_000}".encode()
     for second in range(times):
@@ -35,28 +35,28 @@ async def slow_senders(site: Site, times: int) -> None:
                 await _send(sender, head[second : second + 1])
             await asyncio.sleep(max(turn + position / _SLOW - time.monotonic(), 0))
         await asyncio.sleep(max(turn + 1 - time.monotonic(), 0))
-    during = _p99(_since(site.crowd.answers, began))
+    during = _p99(_since(testbed.clients.answers, began))
     for sender in senders:
         sender.close()
-    site.goals.append(Goal("p99 beside them, to that before", during / before, 2, "times"))
+    testbed.goals.append(Goal("p99 beside them, to that before", during / before, 2, "times"))
 
 
-async def slow_readers(site: Site, times: int) -> None:
+async def slow_readers(testbed: Testbed, times: int) -> None:
     """30 readers of 6 MB each that take nothing of it; memory stays bounded."""
-    await asyncio.gather(*(_fill(site, f"large-{number}") for number in range(_READERS)))
-    site.memory_mib = 0
+    await asyncio.gather(*(_fill(testbed, f"large-{number}") for number in range(_READERS)))
+    testbed.memory_mib = 0
     readers = []
     for number in range(_READERS):
-        readers.append(await _open(site, receive_bytes=4096))
+        readers.append(await _open(testbed, receive_bytes=4096))
         await _send(readers[-1], read_request(f"large-{number}"))
     await asyncio.sleep(times)
     for reader in readers:
         reader.close()
-    site.goals.append(Goal("memory of a process", site.memory_mib, 300, "MiB"))
+    testbed.goals.append(Goal("memory of a process", testbed.memory_mib, 300, "MiB"))
 
 
-async def _fill(site: Site, user: str) -> None:
-    client = Client(site.port)
+async def _fill(testbed: Testbed, user: str) -> None:
+    client = Client(testbed.port)
     for _ in range(_MESSAGES):
         answer = await client.ask(post_request(user, "x" * _LARGE, 3600))
         assert answer is not None
@@ -64,36 +64,36 @@ async def _fill(site: Site, user: str) -> None:
     client.close()
 
 
-async def descriptors(site: Site, times: int) -> None:
+async def descriptors(testbed: Testbed, times: int) -> None:
     """Twice as many connections as there are descriptors: no spinning, and back at once."""
     shares: list[float] = []
     for _ in range(times):
-        await site.breathe()
-        before = await _share(site)
-        idle = [await _open(site) for _ in range(2 * _DESCRIPTORS)]
-        answered = len(site.crowd.answers)
-        shares.append(await _share(site) / before)
-        served = len(site.crowd.answers) - answered
+        await testbed.run_load()
+        before = await _share(testbed)
+        idle = [await _open(testbed) for _ in range(2 * _DESCRIPTORS)]
+        answered = len(testbed.clients.answers)
+        shares.append(await _share(testbed) / before)
+        served = len(testbed.clients.answers) - answered
         for connection in idle:
             connection.close()
         moment = time.monotonic()
-        fresh = Client(site.port)
+        fresh = Client(testbed.port)
         answer = await fresh.ask(read_request("nobody"))
         assert answer is not None
         assert answer.status == 200
-        site.firsts.append(time.monotonic() - moment)
+        testbed.recovery_times.append(time.monotonic() - moment)
         fresh.close()
         assert served, "those who are connected are served"
-    site.goals.append(Goal("a new client is served after", max(site.firsts), 1, "s"))
-    site.goals.append(Goal("processor time, to that before", max(shares), 1.5, "times"))
+    testbed.goals.append(Goal("a new client is served after", max(testbed.recovery_times), 1, "s"))
+    testbed.goals.append(Goal("processor time, to that before", max(shares), 1.5, "times"))
 
 
-async def until_refused(site: Site) -> None:
+async def until_refused(testbed: Testbed) -> None:
     """Post large messages until none is taken any more."""
     text = "x" * _LARGE
 
     async def press(number: int) -> None:
-        client = Client(site.port)
+        client = Client(testbed.port)
         while True:
             answer = await client.ask(post_request(f"press-{number}", text, 3600))
             if answer is None or answer.status != 201:
@@ -104,7 +104,7 @@ async def until_refused(site: Site) -> None:
         await asyncio.gather(*(press(number) for number in range(8)))
 
 
-async def disconnects(site: Site, times: int) -> None:
+async def disconnects(testbed: Testbed, times: int) -> None:
     """Clients that reset their connection after the head, in the body, before the answer."""
     until = time.monotonic() + times
     request = post_request("leaver", "x" * 100, 60)
@@ -112,35 +112,35 @@ async def disconnects(site: Site, times: int) -> None:
     left = 0
     while time.monotonic() < until:
         for part in ends:
-            sender = await _open(site)
+            sender = await _open(testbed)
             await _send(sender, part)
             # Lingering for no time at all resets instead of closing.
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             sender.close()
             left += 1
         await asyncio.sleep(0.005)
-    site.goals.append(Goal("memory of a process", site.memory_mib, 300, "MiB"))
+    testbed.goals.append(Goal("memory of a process", testbed.memory_mib, 300, "MiB"))
 
 
-async def overload(site: Site, times: int) -> None:
+async def overload(testbed: Testbed, times: int) -> None:
     """Three times what it can carry, for so many seconds each; then as before.
 
     A slow wire and small batches make the service so slow that clients in Python can press it.
     """
-    site.proxy.delay_s = 0.02
-    peak = await _capacity(site, times)
-    served, answers = await _offered(site, times, rate=3 * peak)
+    testbed.proxy.delay_s = 0.02
+    peak = await _capacity(testbed, times)
+    served, answers = await _offered(testbed, times, rate=3 * peak)
     accepted = [answer for answer in answers if answer.outcome == "ok"]
     refused = [answer for answer in answers if answer.status == 503]
     assert len(answers) > 2.5 * peak * times, "the clients were too slow to overload it"
     assert len(refused) > len(answers) / 3, f"{len(refused)} of {len(answers)} were refused"
-    site.goals += [
+    testbed.goals += [
         Goal("goodput lost to that at peak", 1 - served / peak, 0.1, ""),
         Goal("p99 of refusals", _p99(refused), 0.05, "s"),
         Goal("p99 of what was served", _p99(accepted), 5, "s"),
     ]
-    site.proxy.delay_s = 0
-    await site.healed(time.monotonic())
+    testbed.proxy.delay_s = 0
+    await testbed.await_recovery(time.monotonic())
 
 
 def _mixed(number: int) -> bytes:
@@ -149,7 +149,7 @@ def _mixed(number: int) -> bytes:
     return read_request(user) if number % 2 else post_request(user, "x", 3600)
 
 
-async def _capacity(site: Site, seconds: float) -> float:
+async def _capacity(testbed: Testbed, seconds: float) -> float:
     """Requests that are answered in a second where clients wait for their answers.
 
     There are as many clients as just find room in the queues.
@@ -160,7 +160,7 @@ async def _capacity(site: Site, seconds: float) -> float:
 
     async def live() -> None:
         nonlocal served
-        client = Client(site.port)
+        client = Client(testbed.port)
         while time.monotonic() < until:
             answer = await client.ask(_mixed(next(numbers)))
             served += answer is not None and answer.outcome == "ok"
@@ -170,7 +170,7 @@ async def _capacity(site: Site, seconds: float) -> float:
     return served / seconds
 
 
-async def _offered(site: Site, seconds: float, rate: float) -> tuple[float, list[Answer]]:
+async def _offered(testbed: Testbed, seconds: float, rate: float) -> tuple[float, list[Answer]]:
     """Offer a rate of requests, whatever comes of them; served in a second, and all answers."""
     answers: list[Answer] = []
     idle: list[Client] = []
@@ -186,7 +186,7 @@ async def _offered(site: Site, seconds: float, rate: float) -> tuple[float, list
     number = 0
     while (now := time.monotonic()) < began + seconds:
         while number < (now - began) * rate:
-            task = asyncio.create_task(ask(idle.pop() if idle else Client(site.port), number))
+            task = asyncio.create_task(ask(idle.pop() if idle else Client(testbed.port), number))
             asked.add(task)
             task.add_done_callback(asked.discard)
             number += 1
@@ -206,27 +206,27 @@ def _p99(answers: list[Answer]) -> float:
     return statistics.quantiles([answer.ended - answer.began for answer in answers], n=100)[-1]
 
 
-async def _share(site: Site) -> float:
+async def _share(testbed: Testbed) -> float:
     """Seconds of processor time that the server uses in a second."""
-    began, used = time.monotonic(), _cpu_s(site)
+    began, used = time.monotonic(), _cpu_s(testbed)
     await asyncio.sleep(_STARVED_S)
-    return (_cpu_s(site) - used) / (time.monotonic() - began)
+    return (_cpu_s(testbed) - used) / (time.monotonic() - began)
 
 
-def _cpu_s(site: Site) -> float:
+def _cpu_s(testbed: Testbed) -> float:
     """Seconds of processor time that the server has used."""
-    path = f"/proc/{site.server.process.pid}/stat"
+    path = f"/proc/{testbed.server.process.pid}/stat"
     with open(path, encoding="ascii") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-async def _open(site: Site, receive_bytes: int = 0) -> socket.socket:
+async def _open(testbed: Testbed, receive_bytes: int = 0) -> socket.socket:
     connection = socket.socket()
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", site.port()))
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", testbed.port()))
     return connection
 
 

@@ -4,15 +4,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.faults.derived_facts import Sent
-from tests.faults.history import Got, Inquiry
-from tests.faults.history_index import Evidence, Violation
+from tests.faults.derived_facts import MessageRecord
+from tests.faults.history import ReadRecord, ReceiptQuery
+from tests.faults.history_index import HistoryIndex, Violation
 
 
-class Told(Evidence):
+class ReceiptRules(HistoryIndex):
     """What senders were told of their messages."""
 
-    def _told(self) -> Iterator[Violation]:
+    def _receipt_answers(self) -> Iterator[Violation]:
         """What senders were told of their messages."""
         receipts: dict[str, set[str]] = defaultdict(set)
         known: dict[tuple[str, str], float] = {}
@@ -21,7 +21,7 @@ class Told(Evidence):
                 receipts[post.text].add(post.receipt)
                 if post.outcome == "ok":
                     known[post.id, post.receipt] = post.ended
-        for each in self._history.inquiries:
+        for each in self._history.receipt_queries:
             if each.outcome != "ok":
                 continue
             sent = self._by_id.get(each.id)
@@ -31,43 +31,43 @@ class Told(Evidence):
             elif sent is not None and (
                 each.receipt not in receipts[sent.text] or not self._is_true(each, sent)
             ):
-                yield Violation("untrue", f"{each} of {sent}, {self._takings[sent.text]}")
+                yield Violation("untrue", f"{each} of {sent}, {self._acquisitions[sent.text]}")
 
-    def _is_true(self, inquiry: Inquiry, sent: Sent) -> bool:
-        takings = self._takings[sent.text]
-        final = [taking for taking in takings if taking.free_from == math.inf]
-        was_dead = inquiry.began > sent.dies_upto + self._late_s
+    def _is_true(self, query: ReceiptQuery, sent: MessageRecord) -> bool:
+        acquisitions = self._acquisitions[sent.text]
+        final = [acquisition for acquisition in acquisitions if acquisition.free_from == math.inf]
+        had_expired = query.began > sent.latest_expiry + self._late_s
         was_taken = any(
-            taking.taken_upto < inquiry.began
-            for taking in final
+            acquisition.taken_by < query.began
+            for acquisition in final
             # One that is acknowledged was only lent at first.
-            if not (isinstance(taking.what, Got) and taking.what.lease)
+            if not (isinstance(acquisition.what, ReadRecord) and acquisition.what.lease)
         )
-        match inquiry.status:
+        match query.status:
             case "pending":
                 # By the first end of its lease: by one clock it is over, by another acknowledged.
-                is_lent = any(
-                    loan.read.ended < inquiry.began
+                is_leased = any(
+                    loan.read.ended < query.began
                     and min(loan.free_from, loan.read.began + loan.read.ttl_s) - self._late_s
-                    > inquiry.ended
-                    for loan in self._lent[sent.text]
+                    > query.ended
+                    for loan in self._leased[sent.text]
                 )
-                return not was_dead and not was_taken and not is_lent
+                return not had_expired and not was_taken and not is_leased
             case "leased":
-                return not was_dead and not was_taken and self._may_have_had(inquiry, sent, True)
+                return not had_expired and not was_taken and self._may_have_had(query, sent, True)
             case "expired":
-                return not was_taken and inquiry.ended >= sent.dies_from - self._late_s
+                return not was_taken and query.ended >= sent.earliest_expiry - self._late_s
             case "revoked":
-                return any(each.began < inquiry.ended for each in self._revocations[inquiry.id])
+                return any(each.began < query.ended for each in self._revocations[query.id])
             case _:
-                return self._may_have_had(inquiry, sent, False)
+                return self._may_have_had(query, sent, False)
 
-    def _may_have_had(self, inquiry: Inquiry, sent: Sent, leased: bool) -> bool:
+    def _may_have_had(self, query: ReceiptQuery, sent: MessageRecord, leased: bool) -> bool:
         """Whether any read, or any read on loan, may have had it by then."""
         return any(
             read.user == sent.user
             and read.outcome != "refused"
-            and read.began < inquiry.ended
+            and read.began < query.ended
             and (read.lease or not leased)
             for read in self._history.reads
         )

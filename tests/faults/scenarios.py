@@ -1,7 +1,7 @@
 """Every fault that the service is put through: what is broken, how often, and what must hold.
 
 Run by `tests.faults.chaos` in full and by `tests.faults.test_scenarios` in short. A scenario's
-function gets a `Site` under load, breaks something so many times, and puts it up again.
+function gets a `Testbed` under load, breaks something so many times, and puts it up again.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tests.faults import attacks, clocks, operators, outages, overload_scenarios
 from tests.faults.attacks import attack
 from tests.faults.stepping import FAKETIME, wrong_clock
-from tests.faults.testbed import Database, Site, can_mount
+from tests.faults.testbed import Database, Testbed, can_mount
 
 #: Goals for the first success after a break, in seconds.
 PROCESS_S, EMBEDDED_S, PRIMARY_S = 1.5, 8.0, 12.0
@@ -22,7 +22,7 @@ class Scenario:
 
     name: str
     title: str
-    act: Callable[[Site, int], Awaitable[None]]
+    act: Callable[[Testbed, int], Awaitable[None]]
     times: int
     short: int
     database: Database = "embedded"
@@ -34,7 +34,7 @@ class Scenario:
     pause_s: float = 0.01
     lifetimes_s: tuple[int, ...] = (3600,)
     #: Seconds: the goal for the first success, how late a message may be, the longest request.
-    first_s: float | None = None
+    recovery_goal_s: float | None = None
     late_s: float = 0.1
     longest_s: float = 8.0
     #: Seconds in which what an unknown read took is unread again, the database being back by then.
@@ -58,16 +58,26 @@ class Scenario:
 SCENARIOS = (
     Scenario("soak", "nothing is broken", outages.nothing, 600, 3),
     Scenario(
-        "process", "SIGKILL of one process of two", outages.one_process, 60, 2, first_s=PROCESS_S
+        "process",
+        "SIGKILL of one process of two",
+        outages.one_process,
+        60,
+        2,
+        recovery_goal_s=PROCESS_S,
     ),
     Scenario(
-        "processes", "SIGKILL of both processes", outages.all_processes, 40, 2, first_s=PROCESS_S
+        "processes",
+        "SIGKILL of both processes",
+        outages.all_processes,
+        40,
+        2,
+        recovery_goal_s=PROCESS_S,
     ),
     Scenario(
         *("server", "SIGKILL of the server, started again", outages.whole_server, 60, 2),
         database="external",
         processes=1,
-        first_s=PROCESS_S,
+        recovery_goal_s=PROCESS_S,
     ),
     Scenario(
         *(
@@ -77,7 +87,7 @@ SCENARIOS = (
             50,
             1,
         ),
-        first_s=EMBEDDED_S,
+        recovery_goal_s=EMBEDDED_S,
     ),
     Scenario(
         "mongod",
@@ -85,7 +95,7 @@ SCENARIOS = (
         outages.embedded_mongod,
         100,
         2,
-        first_s=EMBEDDED_S,
+        recovery_goal_s=EMBEDDED_S,
         release_s=16,
     ),
     Scenario("rolling", "SIGHUP: rolling restart", outages.rolling, 20, 2),
@@ -94,7 +104,7 @@ SCENARIOS = (
         *("stopped-process", "SIGSTOP of one process for 3 s", outages.stopped_process, 10, 1),
         # Whose connections are all to the stopped one gives up on its own, in 12 s.
         longest_s=13,
-        first_s=PROCESS_S,
+        recovery_goal_s=PROCESS_S,
     ),
     Scenario(
         "stopped-mongod",
@@ -108,13 +118,13 @@ SCENARIOS = (
         *("primary", "SIGKILL of the primary of three", outages.primary_killed, 30, 1),
         database="replicas",
         release_s=30,
-        first_s=PRIMARY_S,
+        recovery_goal_s=PRIMARY_S,
     ),
     Scenario(
         *("step-down", "the primary of three steps down", outages.primary_steps_down, 20, 1),
         database="replicas",
         release_s=30,
-        first_s=PRIMARY_S,
+        recovery_goal_s=PRIMARY_S,
     ),
     Scenario(
         # No goal: after the election, MongoDB's other secondary still waits for the stopped one
@@ -127,7 +137,7 @@ SCENARIOS = (
         *("no-majority", "SIGSTOP of both secondaries for 6 s", outages.no_majority, 10, 1),
         database="replicas",
         release_s=30,
-        first_s=PRIMARY_S,
+        recovery_goal_s=PRIMARY_S,
     ),
     Scenario(
         *("lossy-wire", "replies lost, cut, truncated", outages.lossy_wire, 90, 4),
@@ -180,16 +190,16 @@ SCENARIOS = (
     Scenario(
         *("dropped-indexes", "all indexes are dropped", operators.drop_indexes, 10, 1),
         database="external",
-        first_s=PRIMARY_S,
+        recovery_goal_s=PRIMARY_S,
     ),
     Scenario(
         *("dropped-messages", "the collection is dropped", operators.drop_messages, 10, 1),
         database="external",
-        first_s=PRIMARY_S,
+        recovery_goal_s=PRIMARY_S,
     ),
     Scenario(
         *("socket", "the mongod's socket is removed", operators.remove_socket, 8, 1),
-        first_s=PRIMARY_S,
+        recovery_goal_s=PRIMARY_S,
         release_s=16,
     ),
     Scenario(

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tests.faults.checker import Verdict
 from tests.faults.faulty_store import SimulatedStore
-from tests.faults.simulated_clients import Callers
+from tests.faults.simulated_clients import SimulatedClients
 from tests.faults.simulated_replica_set import Database
 from tests.faults.simulation import KINDS, World, run, schedule_of
 from tests.support.documents import Stored
@@ -320,7 +320,7 @@ class ResumesTheWholeStream(Database):
         return Settled(len(mine), self._read(mine, now_ms, token))
 
 
-class GoesOnUnderALeaseThatFailed(Callers):
+class GoesOnUnderALeaseThatFailed(SimulatedClients):
     keeps_lease = True
 
 
@@ -425,8 +425,8 @@ def _bug(what: type, *kinds: str) -> Bug:
         world = _with_store(what)
     elif issubclass(what, Database):
         world = _with_database(what)
-    elif issubclass(what, Callers):
-        world = type("BuggyWorld", (World,), {"make_callers": what})
+    elif issubclass(what, SimulatedClients):
+        world = type("BuggyWorld", (World,), {"make_clients": what})
     return Bug(what.__name__, world, frozenset(kinds))
 
 
@@ -456,11 +456,11 @@ BUGS = (
     _bug(HidesALoss, "hidden"),
     # Acknowledged in part, run out, and leased by another before the rest is acknowledged.
     _bug(ForgetsALossThatIsLeasedAgain, "hidden")._replace(steps={"post": 2, "lease": 3}),
-    _bug(ReadsWhatIsOnLoan, "on loan"),
+    _bug(ReadsWhatIsOnLoan, "double lease"),
     _bug(LendsForLongerThanItLives, "overtime"),
     _bug(NeverEndsALease, "lost"),
     _bug(ResumesTheWholeStream, "excess", "lost"),
-    _bug(GoesOnUnderALeaseThatFailed, "on loan"),
+    _bug(GoesOnUnderALeaseThatFailed, "double lease"),
     _bug(DecidesAgain, "inconsistent"),
     _bug(HasKeysInMemory, "inconsistent", "lost"),
     _bug(GivesAKeyedBatchBack, "duplicated"),
@@ -470,6 +470,6 @@ BUGS = (
     _bug(CountsNothingLater, "unaccounted"),
     _bug(WakesNobody, "missed"),
     # A matter of a millisecond, and of nobody else that looks.
-    _bug(NoticesNothing, "missed")._replace(steps={"post": 1, "wait": 1}),
+    _bug(NoticesNothing, "missed")._replace(steps={"post": 1, "long poll": 1}),
     _bug(WaitsForNothing, "impatient"),
 )

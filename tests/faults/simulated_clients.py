@@ -9,7 +9,14 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from tests.faults.history import Got, History, Inquiry, Outcome, Posted, Settlement
+from tests.faults.history import (
+    History,
+    LeaseOperation,
+    Outcome,
+    PostRecord,
+    ReadRecord,
+    ReceiptQuery,
+)
 from workers.commands import (
     Extend,
     Fate,
@@ -56,7 +63,7 @@ class _Receipt(NamedTuple):
     receipt: str
 
 
-class Callers:
+class SimulatedClients:
     """All clients of one run."""
 
     #: Whether a stream whose read failed goes on under the same lease.
@@ -87,30 +94,30 @@ class Callers:
         match what:
             case "post":
                 client = self._post(node, user, number)
-            case "post once":
-                client = self._post_once(node, user, number)
+            case "keyed post":
+                client = self._keyed_post(node, user, number)
             case "read":
                 client = self.read(node, user)
-            case "read few":
+            case "limited read":
                 client = self.read(node, user, limit)
-            case "leave":
+            case "abandoned read":
                 client = self.read(node, user, leaves_after_s=number / 300)
-            case "wait":
+            case "long poll":
                 client = self.read(node, user, wait_s=_WAITS_S[number % 3])
-            case "wait few":
+            case "limited long poll":
                 client = self.read(node, user, limit, wait_s=_WAITS_S[number % 3])
-            case "wait leave":
+            case "abandoned long poll":
                 client = self.read(node, user, wait_s=2.5, leaves_after_s=number / 6)
-            case "read once":
-                client = self._read_once(node, user, number)
+            case "keyed read":
+                client = self._keyed_read(node, user, number)
             case "lease":
-                client = self._borrow(node, user, number)
+                client = self._lease(node, user, number)
             case "stream":
                 client = self._stream(node, user, number)
             case "track" | "revoke":
-                client = self._inquire(node, what == "revoke", number)
+                client = self._query_receipt(node, what == "revoke", number)
             case _:
-                client = _asked(node, lambda: node.pool.count(user))
+                client = _await_answer(node, lambda: node.pool.count(user))
         task = self._loop.create_task(client)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -147,17 +154,17 @@ class Callers:
         def ask() -> "asyncio.Future[str]":
             return node.pool.post(user, text, len(text), lifetime_s, receipt)
 
-        outcome, answer, unknown_id = await _asked(node, ask)
+        outcome, answer, unknown_id = await _await_answer(node, ask)
         self._senders.discard(sender)
         self._posted(
-            Posted(
+            PostRecord(
                 *(sender, user, text, lifetime_s, began, self._loop.time()),
                 *(outcome, answer or "", "", receipt),
             ),
             unknown_id,
         )
 
-    async def _post_once(self, node: Process, user: str, number: int) -> None:
+    async def _keyed_post(self, node: Process, user: str, number: int) -> None:
         """Post with a key; a few come with the key of another, and must be refused."""
         text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
         key = self._rng.choice(self._keys) if number == 8 and self._keys else f"k-{text}"
@@ -172,9 +179,9 @@ class Callers:
                     user, text, len(text), lifetime_s, Key(key, text), receipt
                 )
 
-            outcome, answer, unknown_id = await _asked(node, ask)
+            outcome, answer, unknown_id = await _await_answer(node, ask)
             self._posted(
-                Posted(
+                PostRecord(
                     *(text, user, text, lifetime_s, began, self._loop.time()),
                     *(outcome, answer.id if answer else "", key, receipt),
                 ),
@@ -184,7 +191,7 @@ class Callers:
 
         await self._repeat(node, number, attempt)
 
-    def _posted(self, post: Posted, unknown_id: str | None) -> None:
+    def _posted(self, post: PostRecord, unknown_id: str | None) -> None:
         self._history.posts.append(post)
         if post.receipt and (post.id or unknown_id):
             self._receipts.append(_Receipt(post.id or unknown_id or "", post.receipt))
@@ -216,7 +223,7 @@ class Callers:
         leaves_after_s: float | None = None,
         lease: Lease | None = None,
         key: str = "",
-    ) -> Got:
+    ) -> ReadRecord:
         """One read, whose client may leave before it is answered."""
         began = self._loop.time()
 
@@ -229,8 +236,8 @@ class Callers:
                 self._loop.call_later(leaves_after_s, request.cancel)
             return request
 
-        outcome, answer, _ = await _asked(node, ask)
-        got = Got(
+        outcome, answer, _ = await _await_answer(node, ask)
+        got = ReadRecord(
             *(user, began, self._loop.time(), outcome),
             tuple((each.id, each.text) for each in answer.messages) if answer else (),
             limit is None and not key and answer is not None and not answer.more,
@@ -242,7 +249,7 @@ class Callers:
         self._history.reads.append(got)
         return got
 
-    async def _read_once(self, node: Process, user: str, number: int) -> None:
+    async def _keyed_read(self, node: Process, user: str, number: int) -> None:
         key = self._rng.randbytes(8).hex()
         limit = 1 + number % 3 if number % 2 else None
         wait_s = 1.0 if number == 5 else 0.0
@@ -256,7 +263,7 @@ class Callers:
 
         await self._repeat(node, number, attempt)
 
-    async def _borrow(self, node: Process, user: str, number: int) -> None:
+    async def _lease(self, node: Process, user: str, number: int) -> None:
         """Take messages on loan, and settle that: all or some, in time or too late, or never."""
         name, ttl_s = self._rng.randbytes(8).hex(), self._rng.choice(_LEASES_S)
         limit = 3 if number % 2 else None
@@ -271,39 +278,41 @@ class Callers:
         node = self._other(node)
         match number:
             case 0 | 1 | 2:
-                await self._settle_surely(node, "acknowledge", user, name)
+                await self._retry_on_lease(node, "acknowledge", user, name)
             case 3:
-                await self._settle_surely(node, "acknowledge", user, name, some)
+                await self._retry_on_lease(node, "acknowledge", user, name, some)
             case 4:
-                await self._settle_surely(node, "acknowledge", user, name, some)
+                await self._retry_on_lease(node, "acknowledge", user, name, some)
                 # The rest may be another's by then.
                 await asyncio.sleep(ttl_s)
-                await self._settle_surely(node, "acknowledge", user, name)
+                await self._retry_on_lease(node, "acknowledge", user, name)
             case 5:
-                await self._settle(node, "release", user, name, some)
-                await self._settle_surely(node, "acknowledge", user, name)
+                await self._operate_on_lease(node, "release", user, name, some)
+                await self._retry_on_lease(node, "acknowledge", user, name)
             case 6:
-                await self._settle(node, "extend", user, name, ttl_s=self._rng.choice(_LEASES_S))
+                await self._operate_on_lease(
+                    node, "extend", user, name, ttl_s=self._rng.choice(_LEASES_S)
+                )
                 await asyncio.sleep(works_s)
-                await self._settle_surely(node, "acknowledge", user, name)
+                await self._retry_on_lease(node, "acknowledge", user, name)
             case 7:
-                await self._settle_surely(node, "release", user, name)
+                await self._retry_on_lease(node, "release", user, name)
             case _:
                 # It died.
                 pass
 
-    async def _settle_surely(
+    async def _retry_on_lease(
         self, node: Process, what: str, user: str, name: str, ids: tuple[str, ...] | None = None
     ) -> None:
         """Until it is answered, and at times once more."""
         for _ in range(_REPEATS):
-            settled = await self._settle(node, what, user, name, ids)
+            settled = await self._operate_on_lease(node, what, user, name, ids)
             if settled.outcome == "ok" and self._rng.random() < 0.7:
                 return
             await self._pause()
             node = self._other(node)
 
-    async def _settle(
+    async def _operate_on_lease(
         self,
         node: Process,
         what: str,
@@ -312,7 +321,7 @@ class Callers:
         ids: tuple[str, ...] | None = None,
         ttl_s: float = 0.0,
         last: str = "",
-    ) -> Settlement:
+    ) -> LeaseOperation:
         command: Release | Extend | Resume
         if what == "acknowledge":
             return await self._acknowledge(node, Finish(user, name, ids))
@@ -328,19 +337,19 @@ class Callers:
         def ask() -> "asyncio.Future[int]":
             return node.pool.settle(command)
 
-        outcome, count, _ = await _asked(node, ask)
-        settlement = Settlement(
+        outcome, count, _ = await _await_answer(node, ask)
+        operation = LeaseOperation(
             *(what, user, name, began, self._loop.time(), outcome),  # type: ignore[arg-type]
             *(count or 0, ids, ttl_s, last),
         )
-        self._history.settlements.append(settlement)
-        return settlement
+        self._history.lease_operations.append(operation)
+        return operation
 
-    async def _acknowledge(self, node: Process, command: Finish) -> Settlement:
+    async def _acknowledge(self, node: Process, command: Finish) -> LeaseOperation:
         began = self._loop.time()
-        outcome, finished, _ = await _asked(node, lambda: node.pool.finish(command))
+        outcome, finished, _ = await _await_answer(node, lambda: node.pool.finish(command))
         finished = finished or Finished(0, is_all=False)
-        settlement = Settlement(
+        operation = LeaseOperation(
             *("acknowledge", command.username, command.lease, began, self._loop.time(), outcome),
             # What a client is told where not all are.
             finished.messages if finished.is_all else len(finished.acknowledged),
@@ -348,8 +357,8 @@ class Callers:
             is_all=finished.is_all,
             acknowledged=frozenset(finished.acknowledged),
         )
-        self._history.settlements.append(settlement)
-        return settlement
+        self._history.lease_operations.append(operation)
+        return operation
 
     async def _stream(self, node: Process, user: str, number: int) -> None:
         """Deliveries under one lease, up to the end of its connection; then it comes again."""
@@ -357,7 +366,7 @@ class Callers:
         ttl_s = rng.choice((1.0, 4.0))
         for _ in range(2 + number % 2):
             if last:
-                await self._settle(node, "resume", user, name, last=last)
+                await self._operate_on_lease(node, "resume", user, name, last=last)
             name, last = rng.randbytes(8).hex(), ""
             for each in range(1, 2 + number % 4):
                 limit = 2 if number % 2 else None
@@ -370,29 +379,29 @@ class Callers:
                     break
                 ids = [message_id for message_id, _ in got.messages]
                 if ids and rng.random() < 0.3:
-                    await self._settle(node, "acknowledge", user, name, (ids[0],))
+                    await self._operate_on_lease(node, "acknowledge", user, name, (ids[0],))
                 if ids:
                     # Not all of a delivery may have reached the consumer.
                     last = ids[-1] if rng.random() < 0.7 else rng.choice(ids)
                     if last != ids[-1]:
                         break
                 if rng.random() < 0.3:
-                    await self._settle(node, "extend", user, name, ttl_s=ttl_s)
+                    await self._operate_on_lease(node, "extend", user, name, ttl_s=ttl_s)
             if number == 7:
-                await self._settle(node, "release", user, name)
+                await self._operate_on_lease(node, "release", user, name)
             await asyncio.sleep(rng.choice((0.02, 0.3, 1.2)))
             node = self._other(node)
 
-    async def _inquire(self, node: Process, revokes: bool, number: int) -> None:
+    async def _query_receipt(self, node: Process, revokes: bool, number: int) -> None:
         if not self._receipts:
             return
         known = self._rng.choice(self._receipts[-6:])
         receipt = "a guess" if number == 0 else known.receipt
         command = Revoke(known.id, receipt) if revokes else Track(known.id, receipt)
         began = self._loop.time()
-        outcome, fate, _ = await _asked(node, lambda: node.pool.track(command))
-        self._history.inquiries.append(
-            Inquiry(
+        outcome, fate, _ = await _await_answer(node, lambda: node.pool.track(command))
+        self._history.receipt_queries.append(
+            ReceiptQuery(
                 "revoke" if revokes else "track",
                 *(known.id, receipt, began, self._loop.time(), outcome),
                 fate.status if fate is not None else None,
@@ -400,7 +409,7 @@ class Callers:
         )
 
 
-async def _asked(
+async def _await_answer(
     node: Process, ask: Callable[[], "asyncio.Future[T]"]
 ) -> tuple[Outcome, T | None, str | None]:
     """What a client sees of one request, and the id in an answer that says `unknown`."""

@@ -45,7 +45,7 @@ class Database(Documents):
         self.loop = loop
         self.rng = rng
         self.fault_rate = fault_rate
-        self.away_until = 0.0
+        self.unavailable_until = 0.0
         self.term = 0
         #: Whom it tells of arrivals. A dictionary for its order.
         self.feeds: dict[asyncio.Queue[str | None], None] = {}

@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 from tests.faults.checker import Verdict, check
 from tests.faults.faulty_store import HANG_MAX_S, LATE_MAX_S, SimulatedStore
 from tests.faults.history import History
-from tests.faults.simulated_clients import KILLED, Callers
+from tests.faults.simulated_clients import KILLED, SimulatedClients
 from tests.faults.simulated_replica_set import EPOCH_S, Database, VirtualLoop
 from workers.clock import DatabaseClock
 from workers.ids import IdSource
@@ -68,14 +68,14 @@ class Schedule(NamedTuple):
 #: How often each kind of step occurs.
 KINDS = {
     "post": 40,
-    "post once": 8,
+    "keyed post": 8,
     "read": 14,
-    "read few": 4,
-    "leave": 5,
-    "wait": 10,
-    "wait few": 3,
-    "wait leave": 3,
-    "read once": 8,
+    "limited read": 4,
+    "abandoned read": 5,
+    "long poll": 10,
+    "limited long poll": 3,
+    "abandoned long poll": 3,
+    "keyed read": 8,
     "lease": 12,
     "stream": 5,
     "track": 5,
@@ -83,8 +83,8 @@ KINDS = {
     "count": 2,
     "kill": 1,
     "failover": 3,
-    "away": 3,
-    "skew": 2,
+    "outage": 3,
+    "clock skew": 2,
 }
 
 
@@ -178,7 +178,7 @@ class World:
     make_store: Callable[[Database], SimulatedStore] = SimulatedStore
     make_pool: Callable[..., WorkerPool] = WorkerPool
     make_database: Callable[..., Database] = Database
-    make_callers: Callable[..., Callers] = Callers
+    make_clients: Callable[..., SimulatedClients] = SimulatedClients
 
     def __init__(self, loop: VirtualLoop, schedule: Schedule) -> None:
         self.loop = loop
@@ -187,7 +187,7 @@ class World:
         self.database = self.make_database(loop, self.rng, schedule.fault_rate)
         self.nodes = [Node(self, number) for number in range(2)]
         self.history = History([], [], [])
-        self.callers = self.make_callers(loop, self.rng, self.nodes, self.history)
+        self.clients = self.make_clients(loop, self.rng, self.nodes, self.history)
 
     async def run(self) -> Verdict:
         """Carry out every step, heal what is broken, read what is left, and judge."""
@@ -196,10 +196,10 @@ class World:
         for step in self._schedule.steps:
             await asyncio.sleep(step.after_s)
             await self._do(step)
-        await self.callers.end(_LONGEST_S)
+        await self.clients.end(_LONGEST_S)
         if self._schedule.fault_rate:
             self._disturb(0.0, self.loop.time())
-        self.database.fault_rate = self.database.away_until = 0.0
+        self.database.fault_rate = self.database.unavailable_until = 0.0
         await asyncio.sleep(_HEAL_S)
         for user in USERS:
             await self._drain(user)
@@ -224,13 +224,13 @@ class World:
             case "failover":
                 self._disturb(now, now)
                 self.database.fail_over()
-            case "away":
-                self.database.away_until = now + step.number / 5
-                self._disturb(now, self.database.away_until)
-            case "skew":
+            case "outage":
+                self.database.unavailable_until = now + step.number / 5
+                self._disturb(now, self.database.unavailable_until)
+            case "clock skew":
                 node.skew_s = (step.number - 4.5) / 4.5 * SKEW_S
             case _:
-                self.callers.start(step.what, node, step.user, step.number)
+                self.clients.start(step.what, node, step.user, step.number)
 
     def _disturb(self, began: float, ended: float) -> None:
         self.history.faults.append((began, ended + _RECOVERY_S))
@@ -245,7 +245,7 @@ class World:
 
     async def _drain(self, user: str) -> None:
         while True:
-            last = await self.callers.read(self.nodes[0], user)
+            last = await self.clients.read(self.nodes[0], user)
             assert last.outcome == "ok", last
             if last.is_all and not last.messages:
                 return

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from tests.faults.checker import check
-from tests.faults.history import Dropped, Got, History, Inquiry, Posted, Settlement
+from tests.faults.history import (
+    CollectionDrop,
+    History,
+    LeaseOperation,
+    PostRecord,
+    ReadRecord,
+    ReceiptQuery,
+)
 from tests.faults.seeded_bugs import BUGS, Bug, detect
 
 SCHEDULES = 3000
@@ -17,49 +24,53 @@ def test_a_seeded_bug_is_caught(bug: Bug) -> None:
     assert detect(bug, SCHEDULES) is not None
 
 
-def post(text: str, began: float, outcome: str = "ok", lifetime_s: float = 100) -> Posted:
+def post(text: str, began: float, outcome: str = "ok", lifetime_s: float = 100) -> PostRecord:
     """A post of one client to one inbox, that took a second."""
-    return Posted("ann", "bob", text, lifetime_s, began, began + 1, outcome, text)  # type: ignore[arg-type]
+    return PostRecord("ann", "bob", text, lifetime_s, began, began + 1, outcome, text)  # type: ignore[arg-type]
 
 
-def got(began: float, *texts: str, outcome: str = "ok") -> Got:
+def got(began: float, *texts: str, outcome: str = "ok") -> ReadRecord:
     """A read of that inbox, that took a second."""
-    return Got("bob", began, began + 1, outcome, tuple((text, text) for text in texts))  # type: ignore[arg-type]
+    return ReadRecord("bob", began, began + 1, outcome, tuple((text, text) for text in texts))  # type: ignore[arg-type]
 
 
-def lent(began: float, *texts: str, lease: str = "l.0", ttl_s: float = 10) -> Got:
+def lent(began: float, *texts: str, lease: str = "l.0", ttl_s: float = 10) -> ReadRecord:
     """A read on loan."""
     return got(began, *texts)._replace(lease=lease, ttl_s=ttl_s)
 
 
-def keyed(began: float, *texts: str, outcome: str = "ok", key: str = "k") -> Got:
+def keyed(began: float, *texts: str, outcome: str = "ok", key: str = "k") -> ReadRecord:
     """A read with a key."""
     return got(began, *texts, outcome=outcome)._replace(key=key, is_all=False)
 
 
-def waited(began: float, ended: float, *texts: str) -> Got:
+def waited(began: float, ended: float, *texts: str) -> ReadRecord:
     """A read that waited up to ten seconds."""
     return got(began, *texts)._replace(wait_s=10, ended=ended)
 
 
-def settled(what: str, began: float, messages: int, outcome: str = "ok", **more: Any) -> Settlement:
+def settled(
+    what: str, began: float, messages: int, outcome: str = "ok", **more: Any
+) -> LeaseOperation:
     """What was done with that loan, in a second."""
-    return Settlement(what, "bob", "l", began, began + 1, outcome, messages, **more)  # type: ignore[arg-type]
+    return LeaseOperation(what, "bob", "l", began, began + 1, outcome, messages, **more)  # type: ignore[arg-type]
 
 
-def told(began: float, status: str | None, what: str = "track", text: str = "a") -> Inquiry:
+def told(began: float, status: str | None, what: str = "track", text: str = "a") -> ReceiptQuery:
     """What the sender of a message was told, in a second."""
-    return Inquiry(what, text, "r", began, began + 1, "ok" if status else "unknown", status)  # type: ignore[arg-type]
+    return ReceiptQuery(what, text, "r", began, began + 1, "ok" if status else "unknown", status)  # type: ignore[arg-type]
 
 
-def kinds(*requests: Posted | Got | Settlement | Inquiry, kills: Sequence[float] = ()) -> set[str]:
+def kinds(
+    *requests: PostRecord | ReadRecord | LeaseOperation | ReceiptQuery, kills: Sequence[float] = ()
+) -> set[str]:
     """What the checker says of a history."""
     history = History(
-        [each for each in requests if isinstance(each, Posted)],
-        [each for each in requests if isinstance(each, Got)],
+        [each for each in requests if isinstance(each, PostRecord)],
+        [each for each in requests if isinstance(each, ReadRecord)],
         list(kills),
-        [each for each in requests if isinstance(each, Settlement)],
-        [each for each in requests if isinstance(each, Inquiry)],
+        [each for each in requests if isinstance(each, LeaseOperation)],
+        [each for each in requests if isinstance(each, ReceiptQuery)],
     )
     return check(history, late_s=0.1, longest_s=5, release_s=5).kinds
 
@@ -91,13 +102,13 @@ def test_a_message_that_expired_unread_is_not_lost_unless_a_read_had_to_hold_it(
     assert kinds(post("a", 0, lifetime_s=9), got(2), got(12)) == {"missed"}
 
 
-def dropped(*requests: Posted | Got, began: float = 3, ended: float = 4) -> set[str]:
+def dropped(*requests: PostRecord | ReadRecord, began: float = 3, ended: float = 4) -> set[str]:
     """What the checker says where an operator dropped all messages at that time."""
     history = History(
-        [each for each in requests if isinstance(each, Posted)],
-        [each for each in requests if isinstance(each, Got)],
+        [each for each in requests if isinstance(each, PostRecord)],
+        [each for each in requests if isinstance(each, ReadRecord)],
         [],
-        drops=[Dropped(began, ended)],
+        drops=[CollectionDrop(began, ended)],
     )
     return check(history, late_s=0.1, longest_s=5, release_s=5).kinds
 
@@ -137,9 +148,9 @@ def test_what_was_on_loan_is_given_again_once_that_is_over_and_not_before() -> N
     loan = (post("a", 0), lent(2, "a"))
     assert kinds(*loan, got(14, "a")) == set()
     assert kinds(*loan, lent(14, "a", lease="m.0"), got(26, "a")) == set()
-    assert kinds(*loan, got(6, "a")) == {"on loan"}
+    assert kinds(*loan, got(6, "a")) == {"double lease"}
     assert kinds(*loan, settled("release", 4, 1), got(6, "a")) == set()
-    assert kinds(*loan, settled("extend", 4, 1, ttl_s=30), got(14, "a")) == {"on loan"}
+    assert kinds(*loan, settled("extend", 4, 1, ttl_s=30), got(14, "a")) == {"double lease"}
     assert kinds(*loan, got(20)) == {"lost"}
 
 
@@ -208,6 +219,16 @@ def test_who_waits_gets_a_message_as_it_comes_and_waits_to_the_end_for_none() ->
     assert kinds(waited(0, 10)) == set()
     assert kinds(waited(0, 5)) == {"impatient"}
     assert kinds(waited(0, 16)) == {"endless"}
+
+
+def test_a_keyed_long_poll_may_repeat_an_expired_batch_at_once() -> None:
+    repeat = keyed(6)._replace(wait_s=10, ended=6.5)
+    lost_answer = (keyed(1, outcome="unknown"), repeat)
+    assert kinds(post("a", 0, lifetime_s=5), *lost_answer) == set()
+    assert kinds(post("a", 0, lifetime_s=5), keyed(1, "a"), repeat) == set()
+    assert "impatient" in kinds(post("a", 0, lifetime_s=5), repeat)
+    assert "impatient" in kinds(post("a", 0), *lost_answer)
+    assert "impatient" in kinds(post("a", 0), keyed(1, "a"), repeat)
 
 
 def test_a_sender_is_told_what_is_so() -> None:

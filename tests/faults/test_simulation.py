@@ -37,7 +37,7 @@ def test_many_seeds_break_no_promise_and_reach_every_outcome() -> None:
         assert total[f"reads {outcome}"]
     for fate in ("read", "expired", "revoked", "recovered", "undelivered"):
         assert total[fate]
-    for way in ("lent", "given again", "repeats", "resume ok", "extend ok", "release ok"):
+    for way in ("leased", "redelivered", "repeats", "resume ok", "extend ok", "release ok"):
         assert total[way]
     for status in ("pending", "leased", "read", "expired", "revoked"):
         assert total[f"track {status}"]

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pymongo import AsyncMongoClient
 
-from tests.faults.chaos_clients import Crowd
+from tests.faults.chaos_clients import ChaosClients
 from tests.faults.checker import Violation
 from tests.faults.mongod_cluster import ReplicaSet, free_port
 from tests.faults.stepping import stepping_mongod
@@ -47,7 +47,7 @@ class Goal(NamedTuple):
         return f"{self.name} {self.value:.4g} (at most {self.limit:g}) {self.unit}{verdict}"
 
 
-class Site:
+class Testbed:
     """Servers, their database and a crowd of clients. Use as an async context."""
 
     def __init__(
@@ -74,12 +74,12 @@ class Site:
         self._stack = AsyncExitStack()
         self.data_dir = data_dir or folder / "data"
         self.servers: list[Server] = []
-        self.crowd: Crowd
+        self.clients: ChaosClients
         self.cluster: ReplicaSet
         self.proxy: MongoProxy
         self.rng = random.Random(0)
         #: Seconds from each break to the first success after it.
-        self.firsts: list[float] = []
+        self.recovery_times: list[float] = []
         #: What a scenario measured beyond what is measured in all.
         self.goals: list[Goal] = []
         #: Highest resident memory of any server process, in MiB.
@@ -89,7 +89,7 @@ class Site:
         #: Whether each request must have got its answer, and every connection been made.
         self.must_answer_all = False
 
-    async def __aenter__(self) -> "Site":
+    async def __aenter__(self) -> "Testbed":
         async with AsyncExitStack() as stack:
             for number, wrapper in enumerate(self._wrappers):
                 server = await self._server(stack, number, wrapper)
@@ -112,13 +112,13 @@ class Site:
         """A port of the service."""
         return self.rng.choice(self.servers).port
 
-    async def breathe(self, least_s: float = 0.3, most_s: float = 0.8) -> None:
+    async def run_load(self, least_s: float = 0.3, most_s: float = 0.8) -> None:
         """Let the load run for a while, so that what comes next meets it at any point."""
         await asyncio.sleep(self.rng.uniform(least_s, most_s))
 
-    async def healed(self, broken: float) -> None:
+    async def await_recovery(self, broken: float) -> None:
         """Wait for the first success since something was broken, and note how long it took."""
-        self.firsts.append(await self.crowd.first_success(broken))
+        self.recovery_times.append(await self.clients.first_success(broken))
 
     def kill(self, *pids: int) -> float:
         """SIGKILL processes; the moment before. Those that are servers' count as such."""
@@ -128,13 +128,13 @@ class Site:
         }
         for pid in pids:
             if pid in members:
-                self.crowd.history.kills.append(time.monotonic())
+                self.clients.history.kills.append(time.monotonic())
             # It may have gone with its supervisor.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return moment
 
-    async def complete(self) -> None:
+    async def await_processes(self) -> None:
         """Wait until every process of the server is there."""
 
         async def are_there() -> bool:
@@ -142,7 +142,7 @@ class Site:
 
         await eventually(are_there, 30)
 
-    async def has_none_of(self, pids: set[int]) -> None:
+    async def await_replaced(self, pids: set[int]) -> None:
         """Wait until the server has replaced these processes."""
 
         async def are_gone() -> bool:
@@ -177,7 +177,7 @@ class Site:
         """The process of the only mongod."""
         return mongods_on(self.data_dir)[0]
 
-    async def has_another_mongod(self, pid: int) -> None:
+    async def await_new_mongod(self, pid: int) -> None:
         """Wait until the server has started another mongod, and taken up with it."""
 
         async def is_another() -> bool:
@@ -192,7 +192,7 @@ class Site:
 
     async def settle(self, seconds: float) -> None:
         """Wait until nothing is under way that a server may still give back."""
-        unknown = [got.ended for got in self.crowd.history.reads if got.outcome == "unknown"]
+        unknown = [got.ended for got in self.clients.history.reads if got.outcome == "unknown"]
         if unknown:
             await asyncio.sleep(max(unknown[-1] + seconds - time.monotonic(), 0))
 
