@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec.structs import astuple
@@ -30,6 +32,19 @@ _SEARCH_MIN = 16
 _RETRIES, _RETRY_AFTER_S = 40, 0.1
 
 _encode = msgspec.json.Encoder().encode
+_T = TypeVar("_T")
+
+
+class Pending(msgspec.Struct, Generic[_T], frozen=True):
+    """A checked request that the pool has, and the functions that its outcome is answered with.
+
+    `render` returns the response; `count_claimed` returns how many messages the outcome claimed.
+    They are lost if the response is not delivered.
+    """
+
+    future: asyncio.Future[_T]
+    render: Callable[[_T], Response]
+    count_claimed: Callable[[_T], int]
 
 
 class InboxHandlers:
@@ -55,7 +70,7 @@ class InboxHandlers:
         prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
         given = idempotency_key(request.headers)
         if given is None and not prefers_receipt:
-            return self.posted(await self.begin_post(request.body))
+            return _posted(await self.begin_post(request.body).future)
         new = new_message(request.body, self._rules)
         headers = dict(JSON_HEADERS)
         hashed = ""
@@ -70,16 +85,16 @@ class InboxHandlers:
             message_id, is_repeated = astuple(await self._pool.post_once(*new, key, hashed))
             if is_repeated:
                 headers["Idempotent-Replayed"] = "true"
-        return self.posted(message_id, headers)
+        return _posted(message_id, headers)
 
-    def begin_post(self, body: bytes) -> asyncio.Future[str]:
-        """Hand a plain post to the pool: its message's id once stored. Raises what is wrong."""
+    def begin_post(self, body: bytes) -> Pending[str]:
+        """Hand a post without options to the pool. The outcome is the id of the stored message.
+
+        Raises a `Problem` if the body is invalid, or what `WorkerPool.post` raises.
+        """
         new = new_message(body, self._rules)
-        return self._pool.post(new.username, new.text, new.size, new.timeout_s)
-
-    def posted(self, message_id: str, headers: Mapping[str, str] = JSON_HEADERS) -> Response:
-        """The answer to a post."""
-        return Response(201, headers, BodyChunk(b'{"id":"%b"}' % message_id.encode(), 0))
+        future = self._pool.post(new.username, new.text, new.size, new.timeout_s)
+        return Pending(future, _posted, _claims_nothing)
 
     async def read(self, request: Request) -> Response:
         """GET /chat/:username, POST /chat/:username/read: claim what is unread, oldest first.
@@ -99,23 +114,22 @@ class InboxHandlers:
             # A repeat gets it back, so that it is not lost with the answer.
             return Response(200, headers, BodyChunk(_encode(again.messages), 0))
         first = await self._claim(self._pool.read(username, options.limit, wait_s=options.wait_s))
-        return self._have_read(username, options, first)
+        return self._render_read(username, options, first)
 
-    def begin_read(self, parameter: str, query: str) -> asyncio.Future[Slice]:
-        """Hand a plain read to the pool: its first slice. Raises what is wrong."""
-        if not query:
-            return self._pool.read(username_in_path(parameter, self._rules))
-        # In the order of `read`: of two faults, both name the same one.
+    def begin_read(self, parameter: str, query: str) -> Pending[Slice]:
+        """Hand a plain read to the pool. The outcome is its first slice.
+
+        Raises a `Problem` if a parameter is invalid, or what `WorkerPool.read` raises.
+        """
+        # In the order of `read`: if two parameters are invalid, both report the same one.
         options = read_options(query, self._waits)
         username = username_in_path(parameter, self._rules)
-        return self._pool.read(username, options.limit, wait_s=options.wait_s)
+        future = self._pool.read(username, options.limit, wait_s=options.wait_s)
+        render = partial(self._render_read, username, options)
+        return Pending(future, render, _count_claimed)
 
-    def have_read(self, parameter: str, query: str, first: Slice) -> Response:
-        """The answer to a plain read of which this is the first slice."""
-        options = read_options(query, self._waits)
-        return self._have_read(username_in_path(parameter, self._rules), options, first)
-
-    def _have_read(self, username: str, options: ReadOptions, first: Slice) -> Response:
+    def _render_read(self, username: str, options: ReadOptions, first: Slice) -> Response:
+        """Return the response to a plain read. Its body claims more slices if one is not all."""
         count = len(first.messages)
         said = options.headers()
         headers = {**JSON_HEADERS, **said} if said else JSON_HEADERS
@@ -173,3 +187,15 @@ class InboxHandlers:
             if not claim.cancelled() and claim.done() and claim.exception() is None:
                 self._on_undelivered(len(claim.result().messages))
             raise
+
+
+def _posted(message_id: str, headers: Mapping[str, str] = JSON_HEADERS) -> Response:
+    return Response(201, headers, BodyChunk(b'{"id":"%b"}' % message_id.encode(), 0))
+
+
+def _claims_nothing(_message_id: str) -> int:
+    return 0
+
+
+def _count_claimed(first: Slice) -> int:
+    return len(first.messages)

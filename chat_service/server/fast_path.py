@@ -1,47 +1,49 @@
-"""The fast_path way: the two requests that are nearly all of them, straight between socket and
-pool.
+"""The fast path: serves plain posts and reads directly between the socket and the pool.
 
-`POST /chat` and `GET /chat/:username`, plain and whole, cost a third of what they do on Tornado's
-connections, with its coroutines, streams and header objects. A connection begins here. With its
-first request that is anything else (another route, a query, a body in chunks or in many pieces, a
-head that is malformed or refused) it is handed over to Tornado, with what was read of that
-request, and stays there: one place decides what an unusual request gets.
+`POST /chat` and `GET /chat/:username`, with or without a query, are nearly all requests. Without
+Tornado's coroutines, streams and header objects they cost a third. Every connection begins here.
+Its first request of any other kind moves it to Tornado for good (the handoff), together with the
+bytes that were read of that request: another route, a body in chunks, a malformed or refused
+head. So one place decides how an unusual request is answered.
 
-    idle ──whole request──► busy ──outcome──► answering ──all sent──► idle, or closed in a drain
-     │  └─head, part of body─► half ──rest──► busy
-     │                          └──a second later──┐  └──a read in many slices──┐
-     └──anything else──────────────────────────────┴────────────────────────────┴──► Tornado's
+    IDLE     a whole request ► SERVING   a head and part of a body ► PARTIAL   other ► handoff
+    PARTIAL  the rest of the body ► SERVING                      too slow ► handoff
+    SERVING  response sent ► IDLE        sent in part ► WRITING   a body in parts ► handoff
+    WRITING  the rest sent ► IDLE
 
-What comes while it is busy waits, up to a bound, behind which the connection is not read from.
+Every state becomes CLOSED if the client leaves; IDLE also after the idle timeout, and in a drain
+after the last response. While a request is served, its connection is read ahead only up to a
+bound.
 
-The rules for a request are not here: `chat_service.server.header_cache` has those for a head, the
-handlers all
-others. Made by `chat_service.server.listener` for each connection that it takes.
+The rules for requests are elsewhere: `chat_service.server.request_match` and
+`chat_service.server.header_cache` decide which requests are eligible, and the handlers check
+everything else. `chat_service.server.listener` gives every accepted connection to the fast path.
 """
 
 import asyncio
 import functools
-import re
 import socket
 import time
-from collections.abc import Callable, Mapping
-from http.client import responses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import Struct
 
-from chat_service.api.problems import Effect, answer_to
+from chat_service.api.problems import answer_to
 from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
-from chat_service.api.routing import INBOX_PATH, POST_PATH
-from chat_service.api.types import CLIENT_GONE, JSON_HEADERS, BodyChunk, Response
-from chat_service.handlers.inbox import InboxHandlers
+from chat_service.api.routing import POST_PATH
+from chat_service.api.types import CLIENT_GONE, BodyChunk, Response
+from chat_service.handlers.inbox import InboxHandlers, Pending
 from chat_service.server.body_budget import OVER_BUDGET
 from chat_service.server.handoff import Answered, Handoff
-from chat_service.server.header_cache import HeaderCache
+from chat_service.server.header_cache import HeaderCache, RequestHead
 from chat_service.server.http_stream import Awaiting, has_input
 from chat_service.server.lingering import Lingering
+from chat_service.server.request_match import NoMatch, RequestMatch, match_request
 from chat_service.server.request_tracker import RequestTracker
-from workers.commands import Slice
+from chat_service.server.response_writer import ResponseWriter, format_response
 from workers.errors import Overloaded
 from workers.tracing import current
 
@@ -50,27 +52,55 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: The most that is read of a connection at once, and kept of a request without its end.
+#: The most that is read from a connection at once, and kept of an incomplete request, in bytes.
 _READ_BYTES = 64 << 10
-#: The most that is read at once while a request is served, and kept of the requests behind it.
+#: While a request is served: the most that is read at once, and kept of later requests, in bytes.
 _AHEAD_BYTES = 4 << 10
-#: A body that is not whole after so many seconds goes to Tornado, which then bounds its time.
-_HALF_S = 1.0
+#: A body that is incomplete after so many seconds goes to Tornado, which limits its time.
+_PARTIAL_S = 1.0
 
-# Usernames and queries are left in which nothing has to be decided: RFC 3986's characters.
-_REQUEST_LINE = re.compile(
-    rb"(?:POST /chat|GET /chat/([A-Za-z0-9._~%!$&'()*+,;=:@-]+)"
-    rb"(?:\?([A-Za-z0-9._~%!$&'()*+,;=:@/?-]*))?) HTTP/1\.1\r\n"
-)
-_ANSWER = b"%b%b\r\nX-Content-Type-Options: nosniff\r\nDate: %b\r\nContent-Length: %d\r\n%b\r\n%b"
-#: The effect of each of the two requests, by its method.
-_EFFECTS: Mapping[str, Effect] = {"POST": "stored", "GET": "claimed"}
-# One for all: what is in it is copied before the next connection reads.
+# All connections share it: what was read is copied before the next connection reads.
 _buffer = memoryview(bytearray(_READ_BYTES))
 
 
-def _or_close(callback: Callable[..., None]) -> Callable[..., None]:
-    """A callback of the loop: a bug in it ends its connection, and is logged."""
+class State(Enum):
+    """What a connection is doing."""
+
+    #: It waits for a request, or for its turn to serve one that has arrived already.
+    IDLE = auto()
+    #: The head of a request and part of its body have arrived.
+    PARTIAL = auto()
+    #: A request waits for its outcome.
+    SERVING = auto()
+    #: The client has taken only part of the response so far.
+    WRITING = auto()
+    #: It is closed, or Tornado has it.
+    CLOSED = auto()
+
+
+class _Serving(Struct):
+    """The request that is being served, and what its response and its accounting need."""
+
+    match: RequestMatch
+    id: str
+    #: The bytes of a read: a long one goes to Tornado together with its response.
+    raw: bytes
+    #: When it began, in seconds of `time.perf_counter`.
+    began: float
+    span: "Span | None"
+    #: Whether its client is still sending it.
+    is_partial: bool = False
+    future: asyncio.Future[Any] | None = None
+    #: The claimed messages that are lost if the response is not delivered.
+    claimed: int = 0
+
+
+#: Stands for a request whose body was given up. Nearly all requests with a body are posts.
+_GIVEN_UP = RequestMatch("POST", POST_PATH, "stored", "", "", RequestHead(0, "", ""), 0, 0)
+
+
+def _closing_on_error(callback: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a callback of the loop: a bug in it is logged and closes its connection."""
 
     @functools.wraps(callback)
     def guarded(self: "FastPathConnection", *arguments: object) -> None:
@@ -83,32 +113,19 @@ def _or_close(callback: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-class _Request(NamedTuple):
-    """A request that is being served: for its answer and its accounting."""
-
-    method: str
-    route: str
-    parameter: str
-    query: str
-    id: str
-    raw: bytes
-    began: float
-    span: "Span | None"
-
-
 class FastPath:
-    """The connections of a process that are on the fast_path way."""
+    """The connections of a process that are on the fast path."""
 
     def __init__(
         self,
-        app: RequestTracker,
+        tracker: RequestTracker,
         inbox: InboxHandlers,
         header_cache: HeaderCache,
         *,
         header_max: int,
         idle_timeout_s: float,
     ) -> None:
-        self.app = app
+        self.tracker = tracker
         self.inbox = inbox
         self.header_cache = header_cache
         self.header_max = header_max
@@ -128,15 +145,15 @@ class FastPath:
         self._connections.add(FastPathConnection(self, sock, address))
 
     def connections(self) -> list["FastPathConnection"]:
-        """Return the connections that are on the fast_path way."""
+        """Return the connections that are on the fast path."""
         return [*self._connections]
 
     def forget(self, connection: "FastPathConnection") -> None:
-        """It is closed or handed over."""
+        """Forget a connection that was closed or handed off."""
         self._connections.discard(connection)
 
     def sweep(self) -> None:
-        """Close or hand over those that have kept still for too long."""
+        """Close the connections that have been idle too long. Hand off slow bodies."""
         now = self.loop.time()
         for connection in [*self._connections]:
             connection.expire(now, self._idle_timeout_s)
@@ -148,22 +165,17 @@ class FastPath:
 
 
 class FastPathConnection:
-    """One connection. Serves one request at a time, in the order in which they arrive."""
+    """One connection on the fast path. Serves its requests one at a time, in order of arrival."""
 
     __slots__ = (
         "_address",
         "_fast_path",
-        "_future",
         "_held",
-        "_is_half",
-        "_is_last",
         "_is_paused",
-        "_messages",
-        "_patience",
-        "_request",
+        "_serving",
         "_socket",
-        "_status",
-        "_unsent",
+        "_state",
+        "_writer",
         "body_began",
         "since",
     )
@@ -172,74 +184,70 @@ class FastPathConnection:
         self, fast_path: FastPath, sock: socket.socket, address: tuple[object, ...]
     ) -> None:
         self._fast_path = fast_path
-        self._socket: socket.socket | None = sock
+        self._socket = sock
         self._address = address
-        #: What was read and is not handled yet; whether that is a request without its end.
+        self._state = State.IDLE
+        #: The bytes that were read and not served yet.
         self._held = b""
-        self._is_half = False
+        #: Whether reading has stopped, because enough was read ahead.
         self._is_paused = False
-        #: Since when it is idle, or a request is half there, in seconds of the loop's time.
+        #: When the connection became IDLE or PARTIAL, in seconds of the loop's time.
         self.since = fast_path.loop.time()
         self.body_began = 0.0
-        self._request: _Request | None = None
-        self._future: asyncio.Future[Any] | None = None
-        # The answer on its way: its status, the claimed messages in it, what is left of it.
-        self._status = 0
-        self._messages = 0
-        self._is_last = False
-        self._unsent: memoryview | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        #: Set while SERVING and WRITING.
+        self._serving: _Serving | None = None
+        #: Set while WRITING.
+        self._writer: ResponseWriter | None = None
         sock.setblocking(False)
-        # An answer is one write: waiting for more to send would only delay it.
+        # A response is one write. Nagle's algorithm would only delay it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         fast_path.loop.add_reader(sock, self._on_readable)
 
     def expire(self, now: float, idle_s: float) -> None:
-        """Close it where it has been idle for too long; hand over a request that stays half."""
-        if self._request is not None:
-            return
-        if self._is_half:
-            if now - self.since > _HALF_S:
+        """Close the connection if it has been idle too long. Hand off a body that is too slow."""
+        if self._state is State.PARTIAL:
+            if now - self.since > _PARTIAL_S:
                 self._hand_off(self._held)
-        elif now - self.since > idle_s:
+        elif self._state is State.IDLE and now - self.since > idle_s:
             self.close()
 
     @property
     def awaiting(self) -> Awaiting:
-        """What it waits for."""
-        if self._request is not None:
+        """What the connection waits for."""
+        if self._serving is not None:
             return Awaiting.ANSWER
-        return Awaiting.BODY if self._is_half else Awaiting.HEAD
+        return Awaiting.BODY if self._state is State.PARTIAL else Awaiting.HEAD
 
     @property
     def has_input(self) -> bool:
-        """Whether something has arrived that is not read yet."""
-        return self._socket is not None and has_input(self._socket)
+        """Whether bytes have arrived that were not read yet."""
+        return self._state is not State.CLOSED and has_input(self._socket)
 
     def close(self) -> None:
-        """Close it. What it waited for is given up, what it did not take is counted. Safe twice."""
-        if self._socket is None:
-            return
-        self._fast_path.lingering.close(self._let_go(), is_sending=self._is_half)
-        self._fast_path.on_closed()
-        self._fast_path.app.request_closed(self)
-        if self._is_half:
-            self._fast_path.app.bodies.release(self)
-        if self._patience is not None:
-            self._patience.cancel()
-        if self._future is not None:
-            self._future.cancel()
-        if self._messages:
-            self._fast_path.app.on_undelivered(self._messages)
-        if self._request is not None:
-            self._account(self._request, CLIENT_GONE)
+        """Close the connection. Harmless if it is closed.
 
-    @_or_close
+        The outcome of its request is not awaited, and messages that were claimed for it are counted
+        as undelivered.
+        """
+        if self._state is State.CLOSED:
+            return
+        serving, tracker = self._serving, self._fast_path.tracker
+        is_partial = self._state is State.PARTIAL
+        self._close_socket(is_partial or (serving is not None and serving.is_partial))
+        if is_partial:
+            tracker.bodies.release(self)
+        if serving is not None:
+            if serving.future is not None:
+                serving.future.cancel()
+            if serving.claimed:
+                tracker.on_undelivered(serving.claimed)
+            self._account(serving, CLIENT_GONE)
+
+    @_closing_on_error
     def _on_readable(self) -> None:
-        assert self._socket is not None
+        is_served = self._serving is not None
         try:
-            # Behind a request that is being served, little is read ahead.
-            count = self._socket.recv_into(_buffer, 0 if self._request is None else _AHEAD_BYTES)
+            count = self._socket.recv_into(_buffer, _AHEAD_BYTES if is_served else 0)
         except BlockingIOError:
             return
         except OSError:
@@ -250,241 +258,213 @@ class FastPathConnection:
         data = bytes(_buffer[:count])
         if self._held:
             data = self._held + data
-        if self._request is None:
+        if not is_served:
             self._begin(data)
             return
-        # Sent before the answer to what came before: it has to wait, and not to grow.
+        # The next request arrived before the response to this one: hold it, within bounds.
         self._held = data
         if len(data) > _AHEAD_BYTES:
             self._is_paused = True
             self._fast_path.loop.remove_reader(self._socket)
 
     def _begin(self, data: bytes) -> None:
-        """Serve the first request of `data`, or see that somebody does."""
+        """Serve the first request in `data`, wait for the rest of its body, or hand it off."""
         fast_path = self._fast_path
-        line = _REQUEST_LINE.match(data)
-        # From the request line's own CR LF on, for a head that has no more lines.
-        end = data.find(b"\r\n\r\n", line.end() - 2) + 4 if line is not None else 0
-        head = None
-        if line is not None and 4 <= end <= fast_path.header_max:
-            head = fast_path.header_cache.plain(data[line.end() : end])
-        if line is None or head is None:
+        tracker = fast_path.tracker
+        match = match_request(data, fast_path.header_cache, fast_path.header_max)
+        if match is NoMatch.INELIGIBLE:
             self._hand_off(data)
             return
-        if len(data) < end + head.length:
-            self._wait_for_the_rest(data)
+        if match is NoMatch.INCOMPLETE:
+            self._await_body(data)
             return
-        if self._is_half:
-            self._is_half = False
-            fast_path.app.bodies.release(self)
+        if self._state is State.PARTIAL:
+            tracker.bodies.release(self)
         else:
-            fast_path.app.request_opened(self)
-        self._held = data[end + head.length :]
-        request_id = head.request_id or fast_path.app.next_request_id()
-        raw, began = b"", time.perf_counter()
-        segment = line[1]
-        if segment is None:
-            method, route, name, query = "POST", POST_PATH, "", ""
-        else:
-            method, route = "GET", INBOX_PATH
-            # It may have to go to Tornado with its answer.
-            raw = data[: end + head.length]
-            name, query = segment.decode("ascii"), (line[2] or b"").decode("ascii")
-        span = token = None
-        if (tracer := fast_path.app.tracer) is not None:
-            span = tracer.begin(method, route, request_id, head.traceparent)
-            token = current.set(span)
-        request = _Request(method, route, name, query, request_id, raw, began, span)
-        self._request = request
+            tracker.request_opened(self)
+        self._state = State.SERVING
+        self._held = data[match.end :]
+        is_read = match.method == "GET"
+        serving = self._serving = _Serving(
+            match,
+            match.head.request_id or tracker.next_request_id(),
+            data[: match.end] if is_read else b"",
+            time.perf_counter(),
+            None,
+        )
+        token = None
+        if (tracer := tracker.tracer) is not None:
+            trace = match.head.traceparent
+            serving.span = tracer.begin(match.method, match.route, serving.id, trace)
+            token = current.set(serving.span)
         try:
-            if segment is None:
-                self._future = fast_path.inbox.begin_post(data[end : end + head.length])
+            pending: Pending[Any]
+            if is_read:
+                pending = fast_path.inbox.begin_read(match.parameter, match.query)
             else:
-                self._future = fast_path.inbox.begin_read(request.parameter, request.query)
+                pending = fast_path.inbox.begin_post(data[match.body_start : match.end])
         except Exception as error:
-            self._answer(answer_to(error, request_id, _EFFECTS[method]))
+            self._respond(serving, answer_to(error, serving.id, match.effect))
         else:
-            self._future.add_done_callback(self._on_outcome)
+            serving.future = pending.future
+            on_outcome = functools.partial(self._on_outcome, serving, pending)
+            pending.future.add_done_callback(on_outcome)
         finally:
             if token is not None:
                 current.reset(token)
 
-    def _wait_for_the_rest(self, data: bytes) -> None:
-        """Many clients send the body behind the head, and a network cuts both as it likes."""
+    def _await_body(self, data: bytes) -> None:
+        """Wait for the rest of a body: many clients send it after the head, networks split both."""
         if len(data) > _READ_BYTES:
             self._hand_off(data)
             return
-        more = len(data) - len(self._held)
-        self._held = data
-        if not self._is_half:
-            more = len(data)
-            self._is_half = True
+        arrived = len(data)
+        if self._state is State.PARTIAL:
+            arrived -= len(self._held)
+        else:
+            self._state = State.PARTIAL
             self.since = self.body_began = self._fast_path.loop.time()
-            self._fast_path.app.request_opened(self)
-        self._fast_path.app.bodies.grow(self, more)
+            self._fast_path.tracker.request_opened(self)
+        self._held = data
+        self._fast_path.tracker.bodies.grow(self, arrived)
 
     def give_up_body(self) -> None:
-        """Forget what there is of a request, and answer 503 from the loop."""
-        request_id = self._fast_path.app.next_request_id()
-        # Nearly all requests with a body are posts. What still comes of it is no next request.
-        self._request = _Request(
-            *("POST", POST_PATH, "", "", request_id, b"", time.perf_counter(), None)
-        )
+        """Forget the bytes of an incomplete request, and answer 503 from the loop."""
+        request_id = self._fast_path.tracker.next_request_id()
+        serving = _Serving(_GIVEN_UP, request_id, b"", time.perf_counter(), None, is_partial=True)
+        self._state, self._serving = State.SERVING, serving
+        # The rest of the body must not be taken for the next request.
         self._held = b""
-        self._fast_path.loop.call_soon(self._refuse_half, request_id)
+        self._fast_path.loop.call_soon(self._refuse_body, serving)
 
-    @_or_close
-    def _refuse_half(self, request_id: str) -> None:
-        if self._socket is not None:
-            answer = answer_to(Overloaded(OVER_BUDGET), request_id, "stored")
-            self._answer(answer, is_last=True)
+    @_closing_on_error
+    def _refuse_body(self, serving: _Serving) -> None:
+        if self._state is not State.CLOSED:
+            response = answer_to(Overloaded(OVER_BUDGET), serving.id, serving.match.effect)
+            self._respond(serving, response, is_last=True)
 
-    @_or_close
-    def _on_outcome(self, future: asyncio.Future[Any]) -> None:
+    @_closing_on_error
+    def _on_outcome(
+        self, serving: _Serving, pending: Pending[Any], future: asyncio.Future[Any]
+    ) -> None:
         if future.cancelled():
             return
-        error, inbox = future.exception(), self._fast_path.inbox
-        if self._socket is None:
-            # It was closed in the very turn of the loop in which the outcome came.
-            if error is None and isinstance(outcome := future.result(), Slice):
-                self._fast_path.app.on_undelivered(len(outcome.messages))
-            return
-        request, self._future = self._request, None
-        assert request is not None
+        error = future.exception()
         if error is not None:
-            assert isinstance(error, Exception)
-            self._answer(answer_to(error, request.id, _EFFECTS[request.method]))
-        elif isinstance(outcome := future.result(), Slice):
-            # From here on they are lost with the connection, and counted.
-            self._messages = len(outcome.messages)
-            answer = inbox.have_read(request.parameter, request.query, outcome)
-            if isinstance(answer.body, BodyChunk):
-                self._answer(answer)
-            else:
-                # In many parts: Tornado writes those. It reads the head again, which was plain.
-                self._hand_off(
-                    request.raw + self._held,
-                    Answered(
-                        *(answer, len(outcome.messages), request.id, request.began, request.span)
-                    ),
-                )
-        else:
-            self._answer(inbox.posted(outcome))
+            if self._state is not State.CLOSED:
+                assert isinstance(error, Exception)
+                self._respond(serving, answer_to(error, serving.id, serving.match.effect))
+            return
+        outcome = future.result()
+        claimed = pending.count_claimed(outcome)
+        if self._state is State.CLOSED:
+            # The client left in the same turn of the loop in which the outcome arrived.
+            if claimed:
+                self._fast_path.tracker.on_undelivered(claimed)
+            return
+        # From here on, `close` counts them as undelivered.
+        serving.claimed = claimed
+        self._respond(serving, pending.render(outcome))
 
-    def _answer(self, response: Response, is_last: bool = False) -> None:
-        request, sock = self._request, self._socket
-        assert isinstance(response.body, BodyChunk)
-        assert request is not None
-        assert sock is not None
-        body, self._messages = response.body
-        self._status = response.status
-        self._is_last = is_last or self._fast_path.is_ending
-        data = _ANSWER % (
-            _start_of(response),
-            request.id.encode("ascii"),
-            self._fast_path.app.date.ascii(),
-            len(body),
-            b"Connection: close\r\n" if self._is_last else b"",
-            body,
-        )
+    def _respond(self, serving: _Serving, response: Response, is_last: bool = False) -> None:
+        """Send the response, and go on with the next request."""
+        fast_path = self._fast_path
+        if not isinstance(response.body, BodyChunk):
+            # Tornado writes a body of several parts. It reads the head again first.
+            self._hand_off(
+                serving.raw + self._held,
+                Answered(response, serving.claimed, serving.id, serving.began, serving.span),
+            )
+            return
+        is_last = is_last or fast_path.is_ending
+        body, date = response.body.body, fast_path.tracker.date.ascii()
+        data = format_response(response.status, response.headers, body, serving.id, date, is_last)
+        writer = ResponseWriter(response.status, is_last, data)
         try:
-            sent = sock.send(data)
-        except BlockingIOError:
-            sent = 0
+            is_sent = writer.send(self._socket)
         except OSError:
             self.close()
             return
-        if sent == len(data):
-            self._answered()
+        if is_sent:
+            self._finish(serving, writer)
             return
-        # A reader that is slow, or takes nothing.
-        loop = self._fast_path.loop
-        self._unsent = memoryview(data)[sent:]
-        self._patience = loop.call_later(self._fast_path.app.write_timeout_s, self.close)
-        loop.add_writer(sock, self._on_writable)
+        # The client reads slowly, or not at all.
+        self._state, self._writer = State.WRITING, writer
+        writer.timer = fast_path.loop.call_later(fast_path.tracker.write_timeout_s, self.close)
+        fast_path.loop.add_writer(self._socket, self._on_writable, serving, writer)
 
-    @_or_close
-    def _on_writable(self) -> None:
-        assert self._socket is not None
-        assert self._unsent is not None
+    @_closing_on_error
+    def _on_writable(self, serving: _Serving, writer: ResponseWriter) -> None:
         try:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
-        except BlockingIOError:
-            return
+            is_sent = writer.send(self._socket)
         except OSError:
             self.close()
             return
-        if not self._unsent:
-            self._unsent = None
+        if is_sent:
             self._fast_path.loop.remove_writer(self._socket)
-            assert self._patience is not None
-            self._patience.cancel()
-            self._answered()
+            writer.stop_timer()
+            self._finish(serving, writer)
 
-    def _answered(self) -> None:
-        """The kernel has all of the answer: the connection is free for the next request."""
-        loop = self._fast_path.loop
-        request, self._request, self._messages = self._request, None, 0
-        assert request is not None
-        self._fast_path.app.request_closed(self)
-        if self._is_last:
-            self.close()
+    def _finish(self, serving: _Serving, writer: ResponseWriter) -> None:
+        """Make the connection free for the next request: the kernel has the whole response."""
+        self._state, self._serving, self._writer = State.IDLE, None, None
+        if writer.is_last:
+            self._close_socket(serving.is_partial)
         else:
+            loop = self._fast_path.loop
+            self._fast_path.tracker.request_closed(self)
             self.since = loop.time()
             if self._is_paused:
-                assert self._socket is not None
                 self._is_paused = False
                 loop.add_reader(self._socket, self._on_readable)
             if self._held:
-                loop.call_soon(self._go_on)
-        self._account(request, self._status)
+                loop.call_soon(self._serve_held)
+        self._account(serving, writer.status)
 
-    @_or_close
-    def _go_on(self) -> None:
-        """Serve what was sent before the last answer."""
-        if self._socket is not None and self._request is None and self._held and not self._is_half:
+    @_closing_on_error
+    def _serve_held(self) -> None:
+        """Serve the next request, which arrived before the last response was sent."""
+        if self._state is State.IDLE and self._held:
             self._begin(self._held)
 
     def _hand_off(self, held: bytes, answered: Answered | None = None) -> None:
-        """Have Tornado serve this connection from here on."""
-        server = self if self._is_half or self._request is not None else None
-        if self._is_half:
-            self._fast_path.app.bodies.release(self)
-        self._fast_path.on_handoff(Handoff(self._let_go(), self._address, held, answered, server))
+        """Have Tornado serve this connection from now on. It reads `held` first."""
+        server = None if self._state is State.IDLE else self
+        if self._state is State.PARTIAL:
+            self._fast_path.tracker.bodies.release(self)
+        self._detach()
+        self._fast_path.on_handoff(Handoff(self._socket, self._address, held, answered, server))
 
-    def _let_go(self) -> socket.socket:
-        """Take the socket away from the loop and from this object."""
-        sock, self._socket = self._socket, None
-        assert sock is not None
+    def _close_socket(self, is_sending: bool) -> None:
+        self._detach()
+        self._fast_path.lingering.close(self._socket, is_sending=is_sending)
+        self._fast_path.on_closed()
+        self._fast_path.tracker.request_closed(self)
+
+    def _detach(self) -> None:
+        """Take the socket away from the loop."""
+        self._state = State.CLOSED
         loop = self._fast_path.loop
         if not self._is_paused:
-            loop.remove_reader(sock)
-        if self._unsent is not None:
-            loop.remove_writer(sock)
+            loop.remove_reader(self._socket)
+        if self._writer is not None:
+            loop.remove_writer(self._socket)
+            self._writer.stop_timer()
         self._fast_path.forget(self)
-        return sock
 
-    def _account(self, request: _Request, status: int) -> None:
-        method, route, parameter, query, request_id, _, began, span = request
-        if query and is_waiting(query):
+    def _account(self, serving: _Serving, status: int) -> None:
+        match = serving.match
+        route = match.route
+        if match.query and is_waiting(match.query):
             route += WAIT_SUFFIX
-        seconds, client = time.perf_counter() - began, str(self._address[0])
-        account = self._fast_path.app.account
-        account(request_id, method, route, parameter, client, status, seconds, span)
-
-
-def _head(status: int, headers: Mapping[str, str]) -> bytes:
-    """An answer's head up to the value of its request id."""
-    lines = [f"HTTP/1.1 {status} {responses[status]}"]
-    lines += (f"{name}: {value}" for name, value in headers.items())
-    # Tornado's spelling of the name.
-    return "\r\n".join((*lines, "X-Request-Id: ")).encode("latin1")
-
-
-_USUAL = {status: _head(status, JSON_HEADERS) for status in (200, 201)}
-
-
-def _start_of(response: Response) -> bytes:
-    if response.headers is JSON_HEADERS:
-        return _USUAL[response.status]
-    return _head(response.status, response.headers)
+        seconds, client = time.perf_counter() - serving.began, str(self._address[0])
+        self._fast_path.tracker.account(
+            serving.id,
+            match.method,
+            route,
+            match.parameter,
+            client,
+            status,
+            seconds,
+            serving.span,
+        )

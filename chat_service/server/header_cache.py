@@ -1,4 +1,4 @@
-"""Which header_cache of requests are plain, told by Tornado's parser, and remembered.
+"""Decides which blocks of header lines are eligible for the fast path, and remembers each decision.
 
 A client's requests differ in their first line and little else: the lines behind it are mostly
 those of the request before, to the byte. So each distinct block of header lines is parsed and
@@ -69,7 +69,7 @@ class HeaderCache:
         self._host_rule = host_rule
         self._remembered: dict[bytes, RequestHead | None] = {}
 
-    def plain(self, block: bytes) -> RequestHead | None:
+    def lookup(self, block: bytes) -> RequestHead | None:
         """The head of these header lines, or None where they are not plain.
 
         `block` begins behind the request line's CR LF and ends with the empty line.

@@ -30,44 +30,44 @@ class Bug(NamedTuple):
 
 
 def skips_lines_that_are_no_headers() -> AbstractContextManager[Any]:
-    plain = HeaderCache.plain
+    lookup = HeaderCache.lookup
     no_header = re.compile(rb"(?m)^(?:[ \t:][^\r]*|[^:\r]+)\r\n")
 
     def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
-        return plain(self, no_header.sub(b"", block))
+        return lookup(self, no_header.sub(b"", block))
 
-    return mock.patch.object(HeaderCache, "plain", lenient)
+    return mock.patch.object(HeaderCache, "lookup", lenient)
 
 
 def takes_the_first_of_two_lengths() -> AbstractContextManager[Any]:
-    plain = HeaderCache.plain
+    lookup = HeaderCache.lookup
     second = re.compile(rb"(?i)(content-length:[^\r]*\r\n(?:.*\r\n)*?)content-length:[^\r]*\r\n")
 
     def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
-        return plain(self, second.sub(rb"\1", block))
+        return lookup(self, second.sub(rb"\1", block))
 
-    return mock.patch.object(HeaderCache, "plain", lenient)
+    return mock.patch.object(HeaderCache, "lookup", lenient)
 
 
 def forgets_how_long_a_body_may_be() -> AbstractContextManager[Any]:
-    plain = HeaderCache.plain
+    lookup = HeaderCache.lookup
 
     def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
         with mock.patch.object(self, "_length_max", 1 << 30):
-            return plain(self, block)
+            return lookup(self, block)
 
-    return mock.patch.object(HeaderCache, "plain", lenient)
+    return mock.patch.object(HeaderCache, "lookup", lenient)
 
 
 def forgets_what_came_with_a_request() -> AbstractContextManager[Any]:
-    answered = FastPathConnection._answered
+    finish = FastPathConnection._finish
 
-    def forgetful(self: FastPathConnection) -> None:
+    def forgetful(self: FastPathConnection, *arguments: Any) -> None:
         if len(self._held) > 300:
             self._held = b""
-        answered(self)
+        finish(self, *arguments)
 
-    return mock.patch.object(FastPathConnection, "_answered", forgetful)
+    return mock.patch.object(FastPathConnection, "_finish", forgetful)
 
 
 def reads_beyond_the_limit() -> AbstractContextManager[Any]:

@@ -1,0 +1,130 @@
+"""The header cache: which blocks of header lines are eligible, and what is read from them."""
+
+import random
+from typing import Final
+
+import pytest
+
+from chat_service.api.request_policy import HostRule
+from chat_service.server.header_cache import HeaderCache, RequestHead
+from tests.support.raw import HOST
+
+ELIGIBLE: Final = {
+    b"Host: a\r\n\r\n": (0, "", ""),
+    b"host:a\r\n\r\n": (0, "", ""),
+    b"Host: a\r\nContent-Length: 0\r\n\r\n": (0, "", ""),
+    b"Host: a\r\nContent-Length: 007\r\n\r\n": (7, "", ""),
+    b"Host: a\r\nContent-Length: 1000\r\n\r\n": (1000, "", ""),
+    b"Host: a\r\nConnection: Keep-Alive\r\n\r\n": (0, "", ""),
+    b"Host: a\r\nSec-Fetch-Site: same-origin\r\nOrigin: http://b\r\n\r\n": (0, "", ""),
+    b"Host: a\r\nOrigin: http://a\r\n\r\n": (0, "", ""),
+    b"Host: a\r\nX-Request-ID: one\t \r\n\r\n": (0, "one", ""),
+    b"Host: a\r\nX-Request-ID: not one\r\n\r\n": (0, "", ""),
+    b"Host: a\r\ntraceparent: 00-1\r\ntracestate: a=b\r\n\r\n": (0, "", "00-1"),
+    b"X-Forwarded-For: ::1\r\nHost: a\r\nX-Real-IP: ::1\r\n\r\n": (0, "", ""),
+}
+
+
+@pytest.mark.parametrize("block", ELIGIBLE)
+def test_an_eligible_block_has_the_same_head_each_time(block: bytes) -> None:
+    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})))
+    expected = RequestHead(*ELIGIBLE[block])
+    assert header_cache.lookup(block) == expected
+    assert header_cache.lookup(block) == expected
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"Host: a\n\nGET /chat/bob HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"Host: a\nX: b\r\n\r\n",
+        b"Host: a\r\n\nX: b\r\n\r\n",
+        b"X: no host\r\n\r\n",
+        b"Host: a b\r\n\r\n",
+        b"Host: elsewhere\r\n\r\n",
+        b"Host: a\r\nX\r\n\r\n",
+        b"Host: a\r\nX : b\r\n\r\n",
+        b"Host: a\r\nX: a\r\n b\r\n\r\n",
+        b"Host: a\r\nX: a\0b\r\n\r\n",
+        b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"Host: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"Host: a\r\nContent-Length: +5\r\n\r\n",
+        b"Host: a\r\nContent-Length: \xb2\r\n\r\n",
+        b"Host: a\r\nContent-Length: 1001\r\n\r\n",
+        b"Host: a\r\nContent-Encoding: gzip\r\n\r\n",
+        b"Host: a\r\nExpect: 100-continue\r\n\r\n",
+        b"Host: a\r\nConnection: close\r\n\r\n",
+        b"Host: a\r\nconnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"Host: a\r\nSec-Purpose: prefetch\r\n\r\n",
+        b"Host: a\r\nSec-Fetch-Site: cross-site\r\n\r\n",
+        b"Host: a\r\nSec-Fetch-Site: same-site\r\n\r\n",
+        b"Host: a\r\nOrigin: http://b\r\n\r\n",
+        b"Host: a\r\nReferer: http://b/\r\n\r\n",
+        b"\r\n",
+    ],
+)
+def test_any_other_block_is_ineligible_each_time(block: bytes) -> None:
+    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})))
+    assert header_cache.lookup(block) is None
+    assert header_cache.lookup(block) is None
+
+
+def test_a_head_is_cached_without_the_id_in_it() -> None:
+    header_cache = HeaderCache(1000, HostRule())
+    for request_id in ("one", "two"):
+        block = b"Host: a\r\nX-Request-ID: %b\r\nContent-Length: 7\r\n\r\n" % request_id.encode()
+        assert header_cache.lookup(block) == (7, request_id, "")
+    assert header_cache.lookup(HOST + b"\r\n\r\n") == (0, "", "")
+    for number in range(3000):
+        assert header_cache.lookup(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "", "")
+
+
+PIECES: Final = (
+    *(b"Host: a\r\n", b"Host: b\r\n", b"Content-Length: 7\r\n", b"Connection: close\r\n"),
+    *(b"X-Request-ID: one\r\n", b"x-request-id:two \t\r\n", b"X-Request-ID: a b\r\n"),
+    *(b"X-Request-ID:\r\n", b"X-Request-ID : x\r\n", b"X-Request-ID: x\n", b"X-Request-ID\r\n"),
+    *(b"X-Request-ID: \xe9\r\n", b"X-Request-ID: a\0\r\n", b"X-Request-ID: a\rHost: b\r\n"),
+    *(b"Y-X-Request-ID: y\r\n", b"X-Request-ID: x: y\r\n", b"X-Request-ID: \x7f\r\n"),
+    *(b"traceparent: 00-1\r\n", b"TraceParent:\t00-2\r\n", b"tracestate: a=b\r\n"),
+    *(b"X-Forwarded-For: 192.0.2.7, ::1\r\n", b"X-Forwarded-For: \r\n", b"X-Real-IP: x\r\n"),
+    *(b" folded\r\n", b"\tX-Request-ID: folded\r\n", b" \r\n", b"\r\n", b"\n", b"\r", b"\r\r\n"),
+    *(b"Transfer-Encoding: chunked\r\n", b"Origin: http://b\r\n", b"Accept: */*\r\n", b":\r\n"),
+    *(b"Accept: x\r\n" * 120,),
+)
+
+
+def test_lines_that_differ_per_request_change_no_decision() -> None:
+    rule = HostRule(frozenset({"a"}))
+    pick = random.Random(1)
+    cached = HeaderCache(1000, rule)
+    eligible = cut = 0
+    for _ in range(20_000):
+        pieces = [pick.choice(PIECES[:-1]) for _ in range(pick.randrange(6))]
+        if pick.random() < 0.6:
+            pieces.insert(pick.randrange(len(pieces) + 1), b"Host: a\r\n")
+        if pick.random() < 0.02:
+            pieces.append(PIECES[-1])
+        block = b"".join(pieces) + b"\r\n"
+        expected = HeaderCache(1000, rule)._parse(block)
+        assert cached.lookup(block) == expected, block
+        eligible += expected is not None
+        cut += expected is not None and bool(expected.request_id)
+    # The pieces made enough eligible blocks.
+    assert eligible > 1000
+    assert cut > 200
+
+
+def test_a_block_is_parsed_once_despite_lines_of_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    parse = HeaderCache._parse
+
+    def counting(self: HeaderCache, block: bytes) -> object:
+        parsed.append(block)
+        return parse(self, block)
+
+    monkeypatch.setattr(HeaderCache, "_parse", counting)
+    header_cache = HeaderCache(1000, HostRule())
+    for number in range(100):
+        block = b"Host: a\r\nX-Request-ID: %d\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
+        assert header_cache.lookup(block % (number, number)) == (0, str(number), "")
+    assert parsed == [b"Host: a\r\n\r\n"]
