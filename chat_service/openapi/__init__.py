@@ -25,6 +25,7 @@ from chat_service.problems import (
     bad_request,
     cross_origin,
     encoded_body,
+    head_too_large,
     internal_error,
     method_not_allowed,
     not_found,
@@ -106,6 +107,7 @@ def _operation(operation: Operation, handler: Handler, route: Route, terms: Term
         bad_request("there is no Host"),
         too_large("the body", body_max),
         encoded_body(),
+        head_too_large(),
         internal_error(),
     ]
     if route.path not in HEALTH:
@@ -158,6 +160,7 @@ def _others(terms: Terms) -> Object:
         method_not_allowed("GET, HEAD, OPTIONS"),
         too_large("the body", terms.body_bytes),
         encoded_body(),
+        head_too_large(),
         wrong_host(is_loopback=True),
     )
     allowed = answer("The methods that are known here, for `OPTIONS`.", headers=("Allow",))
