@@ -13,6 +13,7 @@ import pytest
 
 from config.settings import PROJECT_ROOT
 from tests.support.server import Server
+from tests.support.waiting import PATIENCE
 
 _names = count()
 #: What changes how a Python program writes.
@@ -55,7 +56,7 @@ class Chat:
             input=stdin,
             env={**self.environ, **environ},
             capture_output=True,
-            timeout=30,
+            timeout=30 * PATIENCE,
             check=False,
         )
         ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -72,7 +73,12 @@ def server(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """One service for all these tests; each uses an inbox of its own."""
     folder = tmp_path_factory.mktemp("server")
     database = f"test_cli_{os.getpid()}"
-    with Server(folder, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
+    # Each command is a process of its own: on a busy machine some of them take a minute.
+    with Server(
+        *(folder, "--mongo-uri", mongo_uri),
+        CHAT_MONGO_DATABASE=database,
+        CHAT_DEFAULT_TIMEOUT_S="3600",
+    ) as running:
         yield running
 
 

@@ -16,7 +16,7 @@ from tornado.testing import bind_unused_port
 from tests.cli.conftest import Chat, Ended
 from tests.support.client import ChatClient
 from tests.support.server import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 def in_shell(chat: Chat, words: str, redirections: str, **environ: str) -> Ended:
@@ -26,7 +26,7 @@ def in_shell(chat: Chat, words: str, redirections: str, **environ: str) -> Ended
         env={**chat.environ, **environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
     )
     ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -14,6 +14,7 @@ from chat_service.loadgen.generator import Load, LoadGenerator, Outcome, reads_o
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server
+from tests.support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize("pace", [[], ["--rate", "300"]])
@@ -65,7 +66,7 @@ def test_a_load_outlives_a_restart_and_counts_what_was_lost(own_server: Server) 
     own_server.signal(signal.SIGKILL)
     own_server.wait()
     own_server.start()
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=30 * PATIENCE)
     assert "of lost connections" in out
     assert process.returncode == 1
 

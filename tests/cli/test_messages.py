@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.cli.conftest import Chat
+from tests.support.waiting import PATIENCE
 
 
 def test_what_is_sent_is_read_once_with_its_id(chat: Chat, name: str) -> None:
@@ -93,7 +94,7 @@ def test_a_read_waits_for_a_first_message(chat: Chat, name: str) -> None:
         chat.command("read", name, "--wait", "1m"), stdout=subprocess.PIPE, env=chat.environ
     )
     chat("send", name, "at last")
-    out, _ = waiting.communicate(timeout=30)
+    out, _ = waiting.communicate(timeout=30 * PATIENCE)
     assert b'"text":"at last"' in out
     assert waiting.returncode == 0
     assert chat("read", name, "--wait", "0.1").code == 1

@@ -14,6 +14,7 @@ from chat_service.cli.commands.watch import _end
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server
+from tests.support.waiting import PATIENCE
 
 
 def watching(chat: Chat, *words: str) -> "subprocess.Popen[str]":
@@ -46,7 +47,7 @@ def test_a_watch_shows_what_is_there_and_what_comes_over_a_restart(own_server: S
     chat("send", "bob", "after")
     assert next_text(watch) == "after"
     watch.send_signal(signal.SIGINT)
-    _, err = watch.communicate(timeout=30)
+    _, err = watch.communicate(timeout=30 * PATIENCE)
     assert (watch.returncode, err) == (130, "")
     # The last one was acknowledged, too.
     assert chat("read", "bob").code == 1
@@ -86,7 +87,7 @@ def test_sigterm_ends_a_watch_and_its_command_and_gives_the_message_back(
     watch = watching(chat, name, "--exec", f"sleep 600 & echo $! $$ > {pids}; wait")
     await_that(lambda: pids.exists() and pids.read_text(encoding="ascii").endswith("\n"))
     watch.send_signal(signal.SIGTERM)
-    assert (watch.communicate(timeout=30)[1], watch.returncode) == ("", 143)
+    assert (watch.communicate(timeout=30 * PATIENCE)[1], watch.returncode) == ("", 143)
     await_that(lambda: not any(map(is_running, pids.read_text(encoding="ascii").split())))
     assert chat.texts(name) == ["hello"]
 

@@ -70,7 +70,7 @@ class Testbed:
         self._is_log_read = is_log_read
         self._steps_mongod = steps_mongod
         self._clock = folder / "clock"
-        self._clock.write_text("0")
+        self._clock.write_text("0", encoding="ascii")
         self._stack = AsyncExitStack()
         self.data_dir = data_dir or folder / "data"
         self.servers: list[Server] = []
@@ -165,7 +165,7 @@ class Testbed:
     def step_clock(self, seconds: int) -> None:
         """Have the clock of the mongod go so many seconds wrong."""
         new = self._clock.with_suffix(".new")
-        new.write_text(f"{seconds:+d}")
+        new.write_text(f"{seconds:+d}", encoding="ascii")
         new.rename(self._clock)
 
     def free_mib(self) -> float:

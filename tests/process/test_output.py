@@ -13,7 +13,7 @@ from tornado.testing import bind_unused_port
 
 from tests.support.client import ChatClient
 from tests.support.server import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ async def test_a_full_stdout_keeps_no_service_from_serving(
         await chat.post("bob", "x")
         chat.close()
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await asyncio.wait_for(process.wait(), 30 * PATIENCE) == 0
     finally:
         if process.returncode is None:
             process.kill()

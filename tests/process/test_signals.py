@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.client import ChatClient
 from tests.support.server import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 #: Run the words behind it as `nohup`, or a shell's `&`, would.
 IGNORING = (
@@ -107,7 +107,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """The socket of a service manager."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(30)
+        sock.settimeout(30 * PATIENCE)
         yield sock
 
 
