@@ -76,14 +76,14 @@ async def test_the_inboxes_are_emptied_also_when_the_service_was_started_again_m
 ) -> None:
     load = Load(own_server.port, connections=4, seconds=0.1, users=20)
     outcomes: list[Outcome] = []
-    press = LoadGenerator(load, outcomes.append)
-    await press.connect()
-    await press.finish()
+    generator = LoadGenerator(load, outcomes.append)
+    await generator.connect()
+    await generator.finish()
     own_server.signal(signal.SIGKILL)
     await asyncio.to_thread(own_server.wait)
     await asyncio.to_thread(own_server.start)
-    await press.ask(reads_of(load))
-    await press.close()
+    await generator.send_all(reads_of(load))
+    await generator.close()
     assert [each.status for each in outcomes] == [200] * 20
 
 

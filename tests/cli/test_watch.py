@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_service.cli.commands.watch import _end
+from chat_service.cli.commands.watch import _terminate
 from tests.cli.conftest import Chat
 from tests.cli.terminal import Terminal
 from tests.support.server import Server
@@ -141,5 +141,5 @@ async def test_a_command_that_does_not_listen_is_ended_by_force(
     assert process.stdout is not None
     await process.stdout.readline()
     async with asyncio.timeout(20):
-        await _end(process, owns_group=True)
+        await _terminate(process, owns_group=True)
     assert process.returncode == -signal.SIGKILL
