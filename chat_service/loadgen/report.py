@@ -85,6 +85,10 @@ def _account(stats: LoadStats) -> Iterator[str]:
         f"{stats.swept:,d}{rest}"
     )
     for status, count in sorted(stats.errors.items()):
-        yield f"errors: {count:,d} x {status}" if status else f"lost connections: {count:,d}"
+        yield (
+            f"errors with status {status}: {count:,d}"
+            if status
+            else f"lost connections: {count:,d}"
+        )
     if stats.errors[0] or stats.errors[503]:
         yield "requests that failed may have stored or consumed messages all the same"

@@ -79,12 +79,12 @@ async def test_a_log_that_is_read_again_says_what_is_missing(
         async def missing_is_said() -> bool:
             nonlocal said
             said += await asyncio.to_thread(os.read, pipe[0], 1 << 20)
-            return b"log lines were dropped" in said and said.endswith(b"\n")
+            return b"log lines dropped" in said and said.endswith(b"\n")
 
         await eventually(missing_is_said)
         chat.close()
     lines = [json.loads(line) for line in said.lstrip(b"x").splitlines()]
-    (missing,) = (line for line in lines if line["event"].startswith("log lines were dropped"))
+    (missing,) = (line for line in lines if line["event"].startswith("log lines dropped"))
     assert missing["lines"] > 0
 
 

@@ -137,4 +137,4 @@ async def test_a_service_manager_that_is_not_there_stops_nothing(
     server.environ["NOTIFY_SOCKET"] = str(tmp_path / "nobody")
     with server:
         assert await serves(server)
-        assert "the service manager was not told" in server.errors()
+        assert "could not notify the service manager" in server.errors()
