@@ -146,7 +146,7 @@ def test_lines_are_not_read_once_the_service_is_unavailable(chat: Chat) -> None:
     # Standard input stays open: without a stop, the command would wait for more lines.
     process.stdin.write(b"one\n")
     process.stdin.flush()
-    assert process.wait(30) == 6
+    assert process.wait(30 * PATIENCE) == 6
     process.stdin.close()
     assert process.stderr is not None
     assert process.stdout is not None
