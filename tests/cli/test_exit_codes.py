@@ -30,7 +30,7 @@ from tests.support.server import Server
         ),
         (["send", "bob", "x", "--key", ""], "'--key': must not be empty"),
         (["read", "bob", "--key", "short"], "--key must have at least 22 characters"),
-        (["status", "01a2", "none"], "there is no message of this id with this receipt"),
+        (["status", "01a2", "none"], "this receipt"),
         (["ack", "bob", "x"], "the lease must be a string of hexadecimal digits, as chat lease"),
         (["read", ""], "'NAME': must not be empty."),
         (["completion"], "Missing argument 'SHELL'. Choose from: bash, zsh, fish. See:"),
