@@ -18,6 +18,8 @@ from tests.support.server import Server
 FOLDER = PROJECT_ROOT / "docs" / "pictures"
 BYTES_MAX = 200_000
 
+expect.set_options(timeout=60_000)
+
 _DESK: dict[str, Any] = {"viewport": {"width": 1080, "height": 1380}}
 _PHONE: dict[str, Any] = {
     "viewport": {"width": 360, "height": 780},
