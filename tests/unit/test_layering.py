@@ -49,3 +49,10 @@ def test_only_the_stores_modules_know_the_driver() -> None:
             assert name.startswith(("workers/store/", "workers/mongod/")), (
                 f"{name} imports {module}"
             )
+
+
+@pytest.mark.parametrize("package", ["client", "loadgen"])
+def test_independent_packages_import_no_sibling(package: str) -> None:
+    for name, module in imports(f"chat_service/{package}"):
+        if module.split(".")[0] in ("chat_service", "workers", "config"):
+            assert module.startswith(f"chat_service.{package}"), f"{name} imports {module}"
