@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,9 +29,8 @@ from chat_service.openapi import make_document
 from chat_service.routes import Handlers, make_routes
 from chat_service.server.body_budget import BodyBudget
 from chat_service.server.connection import Server
+from chat_service.server.connection_counter import ConnectionCounter
 from chat_service.server.exchange import ExchangeFactory
-from chat_service.server.fast_path import FastPath
-from chat_service.server.header_cache import HeaderCache
 from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind
 from chat_service.server.request_tracker import RequestTracker
 from chat_service.wiring import (
@@ -54,6 +54,7 @@ from workers.tracing import UNTRACED, Tracer
 
 if TYPE_CHECKING:
     from chat_service.otlp import Telemetry
+    from chat_service.otlp.tracing import RequestTracer
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +77,13 @@ class TelemetryUnusable(Exception):
 
 class Service:
     """Everything that runs in one process. `start`, then `drain`, then `stop`."""
+
+    # Made by `start`.
+    _store: MongoStore
+    _pool: WorkerPool
+    _tracker: RequestTracker
+    _listener: Listener
+    _lag: asyncio.Task[None]
 
     def __init__(
         self,
@@ -101,19 +109,11 @@ class Service:
         self._history = History(parts, time.time())
         self._bodies = BodyBudget(settings.bodies_max_bytes)
         self._clock = DatabaseClock()
-        self._mongod = (
-            None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
-        )
-        self._store: MongoStore | None = None
-        self._pool: WorkerPool | None = None
-        self._tracker: RequestTracker | None = None
         self._sockets, self._ops_sockets = sockets, ops_sockets
-        self._server: Listener | None = None
-        self._ops_tracker: RequestTracker | None = None
-        self._ops_server: Server | None = None
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
-        self._lag: asyncio.Task[None] | None = None
-        self._telemetry: Telemetry | None = None
+        self._tracer: RequestTracer | None = None
+        #: What `stop` has to do, in the order of the start. It does the last first.
+        self._cleanup = AsyncExitStack()
         self._metrics_text = Shared(self._render_metrics, METRICS_KEPT_S)
         self._database_answers = Shared(self._ask_database, CHECK_KEPT_S)
 
@@ -125,45 +125,87 @@ class Service:
         """
         settings = self.settings
         if settings.telemetry == "otlp":
-            self._telemetry = _start_telemetry(self._registry)
-        sockets = self._sockets or bind(settings.host, settings.port)
-        self.port = sockets[0].getsockname()[1]
-        ops_sockets = self._ops_sockets
-        try:
+            telemetry = _start_telemetry(self._registry)
+            self._cleanup.push_async_callback(telemetry.stop)
+            self._tracer = telemetry.tracer
+        # The sockets are closed at once if the start fails. Clients are then refused, not ignored.
+        with ExitStack() as unserved:
+            sockets = self._sockets or bind(settings.host, settings.port)
+            for each in sockets:
+                unserved.enter_context(each)
+            self.port = sockets[0].getsockname()[1]
+            ops_sockets = self._ops_sockets
             if settings.ops_port and not ops_sockets:
                 ops_sockets = bind(settings.ops_host, settings.ops_port, OPS_NAMES)
-            uri = await self._mongod.start() if self._mongod else settings.mongo_uri
-            self._store = self._make_store(uri)
-            await self._open_store(self._store)
-            self._pool = self._make_pool(self._store)
+            for each in ops_sockets:
+                unserved.enter_context(each)
+            await self._start_store()
+            servers = self._make_servers(sockets, ops_sockets)
+            self._cleanup.push_async_callback(self._pool.stop)
             await self._pool.start()
-        except BaseException:
-            for each in (*sockets, *ops_sockets):
-                each.close()
-            raise
-        if settings.ops == "auto":
-            self._has_ops = all(is_loopback_address(each) for each in addresses_of(sockets))
-        handlers = self._make_handlers(self._pool)
-        self._tracker = self._make_tracker(sockets)
-        self._server = Listener(
-            self._make_exchanges(self._make_routes(handlers), self._tracker),
-            self._make_fast_path(self._tracker, handlers.inbox),
-            self._http_metrics.handovers.inc,
-            **connection_limits_of(settings),
-        )
-        self._tracker.on_takeover = self._server.count_connections
-        self._server.add_sockets(sockets)
-        if ops_sockets:
-            alone = handlers._replace(pages=PageHandlers(absent=(b"./", b"docs")))
-            ops_routes = make_routes(alone, 0, frozenset(), ("operators", "everyone"))
-            self._ops_tracker = self._make_tracker(ops_sockets, is_ops=True)
-            ops_exchanges = self._make_exchanges(ops_routes, self._ops_tracker)
-            self._ops_server = Server(ops_exchanges, **connection_limits_of(settings))
-            self._ops_server.add_sockets(ops_sockets)
+            unserved.pop_all()
+        for server, its_sockets in servers:
+            self._cleanup.callback(server.stop)
+            server.add_sockets(its_sockets)
         self._lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
+        self._cleanup.push_async_callback(_cancel, self._lag)
         self._sample()
         self._history.sample(time.time())
         self._is_accepting = True
+
+    async def _start_store(self) -> None:
+        """Start the embedded MongoDB if it is needed, and open the store."""
+        settings, uri = self.settings, self.settings.mongo_uri
+        if not uri:
+            mongod = EmbeddedMongod(settings.data_dir, settings.mongod)
+            self._cleanup.push_async_callback(mongod.stop)
+            uri = await mongod.start()
+        options = store_options_of(settings)
+        self._store = MongoStore(
+            uri, options, self._clock, self._worker_metrics, self._engine_tracer
+        )
+        self._cleanup.push_async_callback(self._store.close)
+        await self._open_store(self._store)
+
+    def _make_servers(
+        self, sockets: Sequence[socket.socket], ops_sockets: Sequence[socket.socket]
+    ) -> list[tuple[Server, Sequence[socket.socket]]]:
+        """Make the pool, and a server for each port, which does not listen yet."""
+        settings, limits = self.settings, connection_limits_of(self.settings)
+        if settings.ops == "auto":
+            self._has_ops = all(is_loopback_address(each) for each in addresses_of(sockets))
+        self._pool = WorkerPool(
+            self._store,
+            self._clock,
+            pool_limits_of(settings),
+            self._worker_metrics,
+            self._engine_tracer,
+        )
+        handlers = self._make_handlers(self._pool)
+        self._cleanup.push_async_callback(self._database_answers.close)
+        self._cleanup.push_async_callback(self._metrics_text.close)
+        servers: list[tuple[Server, Sequence[socket.socket]]] = []
+        if ops_sockets:
+            alone = handlers._replace(pages=PageHandlers(absent=(b"./", b"docs")))
+            ops_routes = make_routes(alone, 0, frozenset(), ("operators", "everyone"))
+            ops_tracker = self._make_tracker(ops_sockets, is_ops=True)
+            ops_server = Server(_make_exchanges(ops_routes, ops_tracker), limits)
+            self._cleanup.push_async_callback(ops_server.close_all_connections)
+            self._cleanup.push_async_callback(ops_tracker.idle, _SETTLE_MAX_S)
+            servers.append((ops_server, ops_sockets))
+        self._tracker = self._make_tracker(sockets)
+        self._listener = Listener(
+            _make_exchanges(self._make_routes(handlers), self._tracker),
+            self._tracker,
+            handlers.inbox,
+            self._http_metrics.handovers.inc,
+            limits,
+        )
+        # Once its connections are closed, the tasks that serve them notice it and end.
+        self._cleanup.push_async_callback(self._tracker.idle, _SETTLE_MAX_S)
+        self._cleanup.push_async_callback(self._listener.close_all_connections)
+        servers.append((self._listener, sockets))
+        return servers
 
     async def drain(self) -> bool:
         """Finish what was accepted, taking nothing new. False where time ran out.
@@ -175,21 +217,18 @@ class Service:
         await asyncio.sleep(self.settings.drain_delay_s)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.drain_timeout_s
-        left = 0
-        if self._server is not None and self._tracker is not None:
-            self._server.accept_waiting()
-            self._server.stop()
-            self._server.end_keep_alive()
-            if self._pool is not None:
-                self._pool.end_waits()
-            left = await self._settle(self._tracker, deadline)
-        is_empty = self._pool is None or await self._pool.drain(max(deadline - loop.time(), 0.1))
+        self._listener.accept_waiting()
+        self._listener.stop()
+        self._listener.end_keep_alive()
+        self._pool.end_waits()
+        left = await self._settle(deadline)
+        is_empty = await self._pool.drain(max(deadline - loop.time(), 0.1))
         log.info("drained", unanswered=left, in_time=is_empty and not left)
         return is_empty and not left
 
-    async def _settle(self, tracker: RequestTracker, deadline: float) -> int:
+    async def _settle(self, deadline: float) -> int:
         """Wait until nothing is open and nobody has asked for a while; how much is left then."""
-        loop = asyncio.get_running_loop()
+        loop, tracker = asyncio.get_running_loop(), self._tracker
         while True:
             answered = tracker.requests
             await asyncio.sleep(_SETTLE_S)
@@ -200,31 +239,7 @@ class Service:
     async def stop(self) -> None:
         """Stop every part, the database last. Complete on return; safe twice."""
         self._is_accepting = False
-        if self._lag is not None:
-            self._lag.cancel()
-            await asyncio.gather(self._lag, return_exceptions=True)
-        # The operators' port was open until here: it told of the drain.
-        for server in (self._server, self._ops_server):
-            if server is not None:
-                server.stop()
-        if self._pool is not None:
-            await self._pool.stop()
-        if self._server is not None:
-            await self._server.close_all_connections()
-        if self._tracker is not None:
-            # Those that served them have seen it.
-            await self._tracker.idle(_SETTLE_MAX_S)
-        if self._ops_server is not None and self._ops_tracker is not None:
-            await self._ops_tracker.idle(_SETTLE_MAX_S)
-            await self._ops_server.close_all_connections()
-        await self._metrics_text.close()
-        await self._database_answers.close()
-        if self._store is not None:
-            await self._store.close()
-        if self._mongod is not None:
-            await self._mongod.stop()
-        if self._telemetry is not None:
-            await self._telemetry.stop()
+        await self._cleanup.aclose()
 
     async def _open_store(self, store: MongoStore) -> None:
         """Open the store, waiting for a database that is still starting."""
@@ -239,14 +254,6 @@ class Service:
                     raise
                 log.warning("the database is not there yet", reason=str(error)[:200])
             await asyncio.sleep(_KNOCK_EVERY_S)
-
-    def _make_store(self, uri: str) -> MongoStore:
-        options = store_options_of(self.settings)
-        return MongoStore(uri, options, self._clock, self._worker_metrics, self._engine_tracer)
-
-    def _make_pool(self, store: MongoStore) -> WorkerPool:
-        limits = pool_limits_of(self.settings)
-        return WorkerPool(store, self._clock, limits, self._worker_metrics, self._engine_tracer)
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings
@@ -263,35 +270,25 @@ class Service:
             DashboardHandlers(self._history.document),
         )
 
-    def _make_fast_path(self, tracker: RequestTracker, inbox: InboxHandlers) -> FastPath:
-        settings = self.settings
-        header_cache = HeaderCache(tracker.max_body_bytes, tracker.host_rule)
-        return FastPath(
-            tracker,
-            inbox,
-            header_cache,
-            header_max=settings.max_header_bytes,
-            idle_timeout_s=settings.idle_timeout_s,
-        )
-
-    def _make_exchanges(self, routes: Sequence[Route], tracker: RequestTracker) -> ExchangeFactory:
-        return ExchangeFactory(RouteTable(routes, tracker.max_body_bytes), tracker)
-
     def _make_tracker(
         self, sockets: Sequence[socket.socket], *, is_ops: bool = False
     ) -> RequestTracker:
         # Operators' machines ask by address.
         rule = host_rule(self.settings.allowed_hosts, addresses_of(sockets), has_addresses=is_ops)
         limits, access_log = request_limits_of(self.settings, rule), access_log_of(self.settings)
-        on_undelivered = self._worker_metrics.undelivered.inc
         return RequestTracker(
-            *(limits, self._http_metrics, access_log, on_undelivered, self._bodies),
-            None if self._telemetry is None else self._telemetry.tracer,
+            limits,
+            self._http_metrics,
+            access_log,
+            self._worker_metrics.undelivered.inc,
+            self._bodies,
+            ConnectionCounter(),
+            self._tracer,
         )
 
     @property
     def _engine_tracer(self) -> Tracer:
-        return UNTRACED if self._telemetry is None else self._telemetry.tracer
+        return UNTRACED if self._tracer is None else self._tracer
 
     def _make_routes(self, handlers: Handlers) -> Sequence[Route]:
         settings = self.settings
@@ -306,12 +303,11 @@ class Service:
     async def _readiness(self) -> Readiness:
         database = await self._database_answers.get()
         # Asked of nobody else: a drain shows at once.
-        indexes = self._store is not None and self._store.indexes.fault is None
-        workers = self._pool is not None and self._pool.is_alive
-        return Readiness(database, indexes, workers, self._is_accepting)
+        has_indexes = self._store.indexes.fault is None
+        return Readiness(database, has_indexes, self._pool.is_alive, self._is_accepting)
 
     async def _ask_database(self) -> bool:
-        return self._pool is not None and await self._pool.database_answers()
+        return await self._pool.database_answers()
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
@@ -327,14 +323,22 @@ class Service:
         dropped = self._dropped_lines()
         self._http_metrics.log_dropped.inc(dropped - self._dropped_counted)
         self._dropped_counted = dropped
-        if self._server is not None and self._tracker is not None and self._pool is not None:
-            self._http_metrics.connections.set(self._server.open_connections)
-            self._http_metrics.open.set(self._tracker.open_requests)
-            self._pool.sample()
+        self._http_metrics.connections.set(self._tracker.connections.open)
+        self._http_metrics.open.set(self._tracker.open_requests)
+        self._pool.sample()
 
     async def _render_metrics(self) -> bytes:
         self._sample()
         return await self._exposition.text()
+
+
+def _make_exchanges(routes: Sequence[Route], tracker: RequestTracker) -> ExchangeFactory:
+    return ExchangeFactory(RouteTable(routes, tracker.max_body_bytes), tracker)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _start_telemetry(registry: CollectorRegistry) -> "Telemetry":

@@ -6,13 +6,13 @@ The parts know nothing of `Settings`: what bounds one of them is seen here. Call
 
 import os
 import socket
-from typing import Any
 
 from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule
 from chat_service.api.validation import MessageLimits
 from chat_service.openapi import Terms
 from chat_service.server.access_log import AccessLog, LogRules
+from chat_service.server.connection import ConnectionLimits
 from chat_service.server.request_tracker import RequestLimits
 from config import Settings
 from config.settings import STORAGE_FREE_MIN_BYTES
@@ -85,15 +85,13 @@ def request_limits_of(settings: Settings, host_rule: HostRule) -> RequestLimits:
     return RequestLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
 
 
-def connection_limits_of(settings: Settings) -> dict[str, Any]:
-    """What Tornado is told of a connection."""
-    return {
-        "max_header_size": settings.max_header_bytes,
-        "idle_connection_timeout": settings.idle_timeout_s,
-        "body_timeout": settings.body_timeout_s,
-        # The app refuses long bodies itself, with an answer.
-        "max_body_size": 1 << 62,
-    }
+def connection_limits_of(settings: Settings) -> ConnectionLimits:
+    """Return the limits of every connection."""
+    return ConnectionLimits(
+        header_max_bytes=settings.max_header_bytes,
+        idle_timeout_s=settings.idle_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+    )
 
 
 def access_log_of(settings: Settings) -> AccessLog:

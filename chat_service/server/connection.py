@@ -4,7 +4,7 @@ The server of `chat_service.server.listener` and that of the operators' port are
 """
 
 import asyncio
-from typing import cast
+from typing import NamedTuple, cast
 
 import structlog
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
@@ -20,6 +20,16 @@ log = structlog.get_logger(__name__)
 
 #: When the service stops, clients that still send have so long to read their answers, in seconds.
 _LINGER_AT_STOP_S = 1.0
+
+
+class ConnectionLimits(NamedTuple):
+    """The limits of every connection: bytes of a request's head, and seconds."""
+
+    header_max_bytes: int
+    #: How long a connection may be idle between requests.
+    idle_timeout_s: float
+    #: How long a request's body may take to arrive.
+    body_timeout_s: float
 
 
 class Connection(HTTP1Connection):
@@ -69,10 +79,17 @@ class Server(HTTPServer):
     """Tornado's server, whose connections are `ServerConnection`s on `HttpStream`s."""
 
     def initialize(  # type: ignore[override]
-        self, app: HTTPServerConnectionDelegate, **limits: object
+        self, exchanges: HTTPServerConnectionDelegate, limits: ConnectionLimits
     ) -> None:
         self.lingering = Lingering()
-        super().initialize(app, **limits)  # type: ignore[arg-type]
+        super().initialize(
+            exchanges,
+            max_header_size=limits.header_max_bytes,
+            idle_connection_timeout=limits.idle_timeout_s,
+            body_timeout=limits.body_timeout_s,
+            # The exchange answers requests with long bodies. Tornado would only close.
+            max_body_size=1 << 62,
+        )
 
     def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
         """Serve a connection that was accepted."""

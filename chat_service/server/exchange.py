@@ -309,12 +309,12 @@ class Exchange(HTTPMessageDelegate):
     async def _hand_out(self, takeover: Takeover) -> None:
         """Give the connection to what goes on with it in another protocol."""
         stream = self._connection.detach()
-        self._tracker.on_takeover(1)
+        self._tracker.connections.opened()
         try:
             await takeover.serve(stream)
         finally:
             stream.close()
-            self._tracker.on_takeover(-1)
+            self._tracker.connections.closed()
 
     async def _handle(self) -> Response | Takeover:
         """The handler's answer, or the problem that it met."""

@@ -121,22 +121,22 @@ class FastPath:
         tracker: RequestTracker,
         inbox: InboxHandlers,
         header_cache: HeaderCache,
+        lingering: Lingering,
+        on_handoff: Callable[[Handoff], None],
         *,
         header_max: int,
         idle_timeout_s: float,
     ) -> None:
+        """Serve connections until they are closed, by `lingering`, or passed to `on_handoff`."""
         self.tracker = tracker
         self.inbox = inbox
         self.header_cache = header_cache
+        self.lingering = lingering
+        self.on_handoff = on_handoff
         self.header_max = header_max
         self.loop = asyncio.get_running_loop()
-        #: Whether every answer is its connection's last.
+        #: Whether every response is the last one on its connection.
         self.is_ending = False
-        #: Called with a connection that goes to Tornado, and when one is closed.
-        self.on_handoff: Callable[[Handoff], None]
-        self.on_closed: Callable[[], None]
-        #: Closes the sockets.
-        self.lingering: Lingering
         self._idle_timeout_s = idle_timeout_s
         self._connections: set[FastPathConnection] = set()
 
@@ -157,6 +157,10 @@ class FastPath:
         now = self.loop.time()
         for connection in [*self._connections]:
             connection.expire(now, self._idle_timeout_s)
+
+    def end_keep_alive(self) -> None:
+        """Close each connection after its next response."""
+        self.is_ending = True
 
     def close(self) -> None:
         """Close every connection."""
@@ -438,7 +442,7 @@ class FastPathConnection:
     def _close_socket(self, is_sending: bool) -> None:
         self._detach()
         self._fast_path.lingering.close(self._socket, is_sending=is_sending)
-        self._fast_path.on_closed()
+        self._fast_path.tracker.connections.closed()
         self._fast_path.tracker.request_closed(self)
 
     def _detach(self) -> None:

@@ -21,10 +21,13 @@ import structlog
 from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
-from chat_service.server.connection import Server
+from chat_service.handlers.inbox import InboxHandlers
+from chat_service.server.connection import ConnectionLimits, Server
 from chat_service.server.fast_path import FastPath, FastPathConnection
 from chat_service.server.handoff import Handoff, PrefetchedStream
+from chat_service.server.header_cache import HeaderCache
 from chat_service.server.http_stream import Awaiting, HttpStream
+from chat_service.server.request_tracker import RequestTracker
 
 log = structlog.get_logger(__name__)
 
@@ -100,23 +103,33 @@ class Listener(Server):
 
     def initialize(  # type: ignore[override]
         self,
-        app: HTTPServerConnectionDelegate,
-        fast_path: FastPath,
+        exchanges: HTTPServerConnectionDelegate,
+        tracker: RequestTracker,
+        inbox: InboxHandlers,
         on_handoff: Callable[[], None],
-        **limits: object,
+        limits: ConnectionLimits,
     ) -> None:
+        """Serve requests with `exchanges`, and those that are eligible with `inbox` directly.
+
+        `on_handoff` is called for each connection that leaves the fast path.
+        """
+        super().initialize(exchanges, limits)
+        self._counter = tracker.connections
         self._on_handoff = on_handoff
-        self.open_connections = 0
         self._connections_max = use_all_descriptors() - _SPARE_DESCRIPTORS
         self._resting: asyncio.TimerHandle | None = None
-        self._fast_path = fast_path
-        fast_path.on_handoff = self._take_over
-        fast_path.on_closed = self._on_closed
+        self._fast_path = FastPath(
+            tracker,
+            inbox,
+            HeaderCache(tracker.max_body_bytes, tracker.host_rule),
+            self.lingering,
+            self._take_over,
+            header_max=limits.header_max_bytes,
+            idle_timeout_s=limits.idle_timeout_s,
+        )
         self._sweep: asyncio.TimerHandle | None = None
         self._spare: list[_Spare] = []
         self._spared = 0
-        super().initialize(app, **limits)
-        fast_path.lingering = self.lingering
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for listening in sockets:
@@ -131,8 +144,8 @@ class Listener(Server):
         super().stop()
 
     def end_keep_alive(self) -> None:
-        """Every answer from here on is its connection's last."""
-        self._fast_path.is_ending = True
+        """Close each connection after its next response."""
+        self._fast_path.end_keep_alive()
         self.conn_params.no_keep_alive = True
 
     async def close_all_connections(self) -> None:
@@ -147,16 +160,10 @@ class Listener(Server):
             while self._accept(listening):
                 pass
 
-    def count_connections(self, difference: int) -> None:
-        """Count a connection that is HTTP's no more, but open; or no longer."""
-        self.open_connections += difference
-
     def on_close(self, server_conn: object) -> None:
-        self._on_closed()
+        """Count a connection that Tornado has closed, or has given to another protocol."""
+        self._counter.closed()
         super().on_close(server_conn)
-
-    def _on_closed(self) -> None:
-        self.open_connections -= 1
 
     def _take_over(self, handoff: Handoff) -> None:
         self._on_handoff()
@@ -191,7 +198,7 @@ class Listener(Server):
 
     def _accept(self, listening: socket.socket) -> bool:
         """Take one connection; False where none waits or none can be taken now."""
-        used = self.open_connections + len(self.lingering)
+        used = self._counter.open + len(self.lingering)
         if used >= self._connections_max:
             if not _waits(listening):
                 return False
@@ -209,7 +216,7 @@ class Listener(Server):
             log.debug("a connection was not taken", reason=str(error))
             connection.close()
         else:
-            self.open_connections += 1
+            self._counter.opened()
         return True
 
     def _make_room(self) -> bool:
@@ -245,7 +252,7 @@ class Listener(Server):
             if each.awaiting is not Awaiting.ANSWER
         )
         # Each search looks at all connections, so it has to be for many.
-        count = max(_SPARE_MIN, self.open_connections // 64)
+        count = max(_SPARE_MIN, self._counter.open // 64)
         return heapq.nsmallest(count, waiting, key=lambda each: each[:2])[::-1]
 
     def _rest(self, reason: str) -> bool:

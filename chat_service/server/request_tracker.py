@@ -13,6 +13,7 @@ from chat_service.api.request_policy import HostRule
 from chat_service.metrics.http import HttpMetrics
 from chat_service.server.access_log import AccessLog
 from chat_service.server.body_budget import BodyBudget
+from chat_service.server.connection_counter import ConnectionCounter
 from chat_service.server.http_date import DateCache
 
 if TYPE_CHECKING:
@@ -42,19 +43,18 @@ class RequestTracker:
         access_log: AccessLog,
         on_undelivered: Callable[[int], None],
         bodies: BodyBudget,
+        connections: ConnectionCounter,
         tracer: "RequestTracer | None" = None,
     ) -> None:
         """`on_undelivered` is called with the number of messages in an undelivered answer."""
         self.max_body_bytes, self.write_timeout_s, self.host_rule = limits
         self.on_undelivered = on_undelivered
         self.bodies = bodies
+        self.connections = connections
         self.date = DateCache()
         self.tracer = tracer
         #: The number of requests whose head has arrived.
         self.requests = 0
-        #: Called with 1 for a connection that leaves HTTP for another protocol, and with -1 when
-        #: it closes.
-        self.on_takeover: Callable[[int], None] = lambda _: None
         # The exchanges and connections that have a request in progress.
         self._open: set[object] = set()
         self._idle = asyncio.Event()

@@ -20,10 +20,8 @@ def requests_counted(service: Service) -> Mapping[str, float]:
 
 def held_open(service: Service) -> Mapping[str, int]:
     """What of requests and connections is not over."""
-    assert service._tracker is not None
-    assert service._server is not None
     held = {
         "requests open": service._tracker.open_requests,
-        "connections open": service._server.open_connections,
+        "connections open": service._tracker.connections.open,
     }
     return {what: count for what, count in held.items() if count}
