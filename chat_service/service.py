@@ -1,4 +1,4 @@
-"""The composition root: makes the parts, wires them, starts, drains and stops them in order."""
+"""The composition root: makes all parts, and starts, drains and stops them in order."""
 
 import asyncio
 import socket
@@ -58,21 +58,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: How often the database is asked for at start, and how late the loop is, in seconds.
+#: How often the start tries the database, and how often the loop's lag is measured, in seconds.
 _KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
-#: It is given so long to answer, also where less is left of the wait for it, in seconds.
+#: The shortest time that the database has to answer at the start, in seconds.
 _KNOCK_MIN_S = 1.0
-#: A connection that has just been answered may be about to send again: this long is waited.
+#: How long a drain waits for more requests on connections that were just answered, in seconds.
 _SETTLE_S = 0.05
-#: What a connection that is closed leaves to be done takes no longer, in seconds.
+#: The longest time to wait for the tasks of closed connections, in seconds.
 _SETTLE_MAX_S = 1.0
-#: How long the text of `/metrics` and the check of the database are kept for all who ask, in
-#: seconds: either costs as much as ten posts.
+#: How long the text of `/metrics` and the check of the database are reused, in seconds. Each costs
+#: as much as ten posts.
 METRICS_KEPT_S, CHECK_KEPT_S = 1.0, 0.5
 
 
 class TelemetryUnusable(Exception):
-    """Raised at start where telemetry is wanted and cannot be had; the message says what to do."""
+    """Raised at the start if telemetry cannot be used. The message says what to do."""
 
 
 class Service:
@@ -92,14 +92,14 @@ class Service:
         ops_sockets: Sequence[socket.socket] = (),
         dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Listens on `sockets` where there are some, else on the addresses of the settings.
+        """Listen on `sockets` if there are any, else on the addresses in the settings.
 
-        `dropped_lines` says how many log lines were dropped so far.
+        `dropped_lines` returns how many log lines were dropped so far.
         """
         self.settings = settings
         self.port = 0
         self._is_accepting = False
-        #: Whether what is for operators is served beside all else; with `auto`, `start` decides.
+        #: Whether the main port serves the routes for operators. `start` decides it for `auto`.
         self._has_ops = settings.ops != "off"
         self._registry = CollectorRegistry()
         self._exposition = Exposition(self._registry)
@@ -112,23 +112,23 @@ class Service:
         self._sockets, self._ops_sockets = sockets, ops_sockets
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._tracer: RequestTracer | None = None
-        #: What `stop` has to do, in the order of the start. It does the last first.
+        #: The steps of `stop`, pushed in the order of the start. The last one runs first.
         self._cleanup = AsyncExitStack()
         self._metrics_text = Shared(self._render_metrics, METRICS_KEPT_S)
         self._database_answers = Shared(self._ask_database, CHECK_KEPT_S)
 
     async def start(self) -> None:
-        """Start every part, the listening socket last.
+        """Start every part, and accept connections last.
 
         Raises `TelemetryUnusable`, `PortTaken`, `workers.mongod.embedded.EmbeddedError`,
-        `StoreUnavailable`, `StoreMisconfigured` or `IndexMismatch`; call `stop` then.
+        `StoreUnavailable`, `StoreMisconfigured` or `IndexMismatch`. Call `stop` then, too.
         """
         settings = self.settings
         if settings.telemetry == "otlp":
             telemetry = _start_telemetry(self._registry)
             self._cleanup.push_async_callback(telemetry.stop)
             self._tracer = telemetry.tracer
-        # The sockets are closed at once if the start fails. Clients are then refused, not ignored.
+        # If the start fails, close the sockets at once, so that clients do not wait for nothing.
         with ExitStack() as unserved:
             sockets = self._sockets or bind(settings.host, settings.port)
             for each in sockets:
@@ -198,7 +198,7 @@ class Service:
             _make_exchanges(self._make_routes(handlers), self._tracker),
             self._tracker,
             handlers.inbox,
-            self._http_metrics.handovers.inc,
+            self._http_metrics.handoffs.inc,
             limits,
         )
         # Once its connections are closed, the tasks that serve them notice it and end.
@@ -208,10 +208,10 @@ class Service:
         return servers
 
     async def drain(self) -> bool:
-        """Finish what was accepted, taking nothing new. False where time ran out.
+        """Finish the accepted requests, and accept no more. Return False if time ran out.
 
-        Order: not ready, a pause for balancers, no new connections, answer what is open, empty
-        the queues.
+        In this order: report not ready, wait for load balancers to notice, accept no more
+        connections, answer the open requests, and empty the queues.
         """
         self._is_accepting = False
         await asyncio.sleep(self.settings.drain_delay_s)
@@ -227,7 +227,10 @@ class Service:
         return is_empty and not left
 
     async def _settle(self, deadline: float) -> int:
-        """Wait until nothing is open and nobody has asked for a while; how much is left then."""
+        """Wait until no request is open and none has arrived for a while.
+
+        Return how many requests are still open at the deadline.
+        """
         loop, tracker = asyncio.get_running_loop(), self._tracker
         while True:
             answered = tracker.requests
@@ -237,12 +240,15 @@ class Service:
                 return left
 
     async def stop(self) -> None:
-        """Stop every part, the database last. Complete on return; safe twice."""
+        """Stop every part, the database last.
+
+        Everything has stopped when it returns. Safe to call twice, and after a failed `start`.
+        """
         self._is_accepting = False
         await self._cleanup.aclose()
 
     async def _open_store(self, store: MongoStore) -> None:
-        """Open the store, waiting for a database that is still starting."""
+        """Open the store. Wait for a database that is still starting."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.mongo_wait_s
         while True:
@@ -252,7 +258,7 @@ class Service:
             except StoreUnavailable as error:
                 if loop.time() > deadline:
                     raise
-                log.warning("the database is not there yet", reason=str(error)[:200])
+                log.warning("waiting for the database", reason=str(error)[:200])
             await asyncio.sleep(_KNOCK_EVERY_S)
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
@@ -273,7 +279,7 @@ class Service:
     def _make_tracker(
         self, sockets: Sequence[socket.socket], *, is_ops: bool = False
     ) -> RequestTracker:
-        # Operators' machines ask by address.
+        # Monitoring addresses the operators' port by IP address.
         rule = host_rule(self.settings.allowed_hosts, addresses_of(sockets), has_addresses=is_ops)
         limits, access_log = request_limits_of(self.settings, rule), access_log_of(self.settings)
         return RequestTracker(
@@ -319,7 +325,7 @@ class Service:
             self._history.sample(time.time())
 
     def _sample(self) -> None:
-        """Set the gauges: those of other processes are read from files, at any time."""
+        """Set the gauges, because other processes may read them from files at any time."""
         dropped = self._dropped_lines()
         self._http_metrics.log_dropped.inc(dropped - self._dropped_counted)
         self._dropped_counted = dropped
@@ -342,12 +348,12 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _start_telemetry(registry: CollectorRegistry) -> "Telemetry":
-    """Telemetry's packages are an extra: they are looked for only where it is wanted."""
+    """Start telemetry. Its packages are optional, so they are imported only here."""
     try:
         from chat_service.otlp import Telemetry
     except ImportError as error:
         raise TelemetryUnusable(
-            "the setting telemetry is otlp, and OpenTelemetry is not installed: "
+            "telemetry is set to otlp, but OpenTelemetry is not installed: "
             "CHAT_TELEMETRY=otlp scripts/serve installs it, and so does "
             f"pip install -r requirements/otel.txt ({error})"
         ) from error

@@ -1,11 +1,12 @@
-"""Several processes of the service behind one listening socket: started, watched, replaced.
+"""Starts, watches and replaces several processes of the service behind one listening socket.
 
-The supervisor binds the socket and every process inherits it, so that one that is stopped or
-dead keeps no connection waiting that it has not taken. Each is a fresh `python -m chat_service
-process`: nothing is forked from a running loop. It says `ready` on its standard output, and
-drains when its standard input ends, which is how it learns that the supervisor is gone.
+The supervisor binds the socket and every process inherits it. So if a process stops or dies, the
+others accept the waiting connections. Each process is a new `python -m chat_service process`:
+nothing is forked from a running loop. It writes `ready` to its standard output, and drains when its
+standard input ends, as it does when the supervisor dies.
 
-The supervisor owns the private mongod. Made by `chat_service.cli.commands.serve` for `--processes`.
+The supervisor runs the embedded MongoDB. Made by `chat_service.cli.commands.serve` for
+`--processes`.
 """
 
 import asyncio
@@ -28,28 +29,28 @@ from workers.mongod.embedded import EmbeddedMongod
 
 log = structlog.get_logger(__name__)
 
-#: What a process writes to its standard output once it takes requests.
+#: A process writes this to its standard output once it accepts requests.
 READY = b"ready\n"
-#: Pause before a dead process is started again, in seconds: doubled each time up to the last,
-#: and back to the first for one that has lived so long.
+#: The shortest and the longest pause before a dead process is restarted, in seconds. The pause
+#: doubles each time. It is the shortest again for a process that lived longer than the longest.
 _RESTART_AFTER_S = (0.05, 1.0)
-#: A process that has not ended so long after its own time to drain is killed, in seconds.
+#: The time after which a draining process is killed, beyond its own drain time, in seconds.
 _OVERTIME_S = 5.0
 
 
 class ProcessFailed(Exception):
-    """Raised when a process ended before it was ready; `code` is its exit code."""
+    """Raised if a process exits before it is ready. `code` is its exit code."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"a process ended with {code} before it was ready; it has said why")
+        super().__init__(f"a process exited with {code} before it was ready; see its own message")
         self.code = code
 
 
 class Supervisor:
-    """All processes of one server. `start`, then `drain`, then `stop`, as `Service`."""
+    """All processes of one server. `start`, then `drain`, then `stop`, like `Service`."""
 
     def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
-        """`arguments` are those of the command line: every process reads them itself."""
+        """`arguments` are those of the command line. Every process parses them itself."""
         self.settings = settings
         self.port = 0
         self._arguments = arguments
@@ -58,7 +59,7 @@ class Supervisor:
         self._ops_sockets: list[socket.socket] = []
         self._environ = dict(os.environ)
         if not settings.log_username_key:
-            # One random key for all, so that an inbox has one name in all their logs.
+            # One random key for all processes: an inbox then has the same hash in all logs.
             self._environ["CHAT_LOG_USERNAME_KEY"] = secrets.token_hex(16)
         self._mongod = (
             None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
@@ -71,7 +72,10 @@ class Supervisor:
         self._roll: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the database and every process, the first one alone: it makes the indexes.
+        """Start the database and every process.
+
+        The first process starts alone, because it creates the indexes.
+
 
         Raises `PortTaken`, `workers.mongod.embedded.EmbeddedError` or `ProcessFailed`; call
         `stop` then.
@@ -83,7 +87,7 @@ class Supervisor:
             self._ops_sockets = bind(settings.ops_host, settings.ops_port, OPS_NAMES)
         if self._mongod is not None:
             self._environ["CHAT_MONGO_URI"] = await self._mongod.start()
-        # In memory where that can be had: a full disk must not stop who counts.
+        # In memory if possible: metrics must not fail when the disk is full.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self._directory = Path(tempfile.mkdtemp(prefix="chat-metrics-", dir=memory))
         self._environ[DIRECTORY_VARIABLE] = str(self._directory)
@@ -93,27 +97,33 @@ class Supervisor:
         await asyncio.gather(*(member.start() for member in self._members[1:]))
 
     def roll(self) -> asyncio.Task[None]:
-        """Replace every process, one after the other, each only once its successor is ready.
+        """Replace every process, one after the other, each once its successor is ready.
 
-        Returns the task that does, which may have begun earlier.
+        Returns the task that does this. If a rolling restart is running, returns its task.
         """
         if self._roll is None or self._roll.done():
             self._roll = asyncio.create_task(self._replace_all(), name="rolling restart")
         return self._roll
 
     async def drain(self) -> bool:
-        """Have every process finish what it has accepted. False where one had to be killed."""
+        """Let every process finish its accepted requests.
+
+        Return False if a process had to be killed.
+        """
         if self._roll is not None:
             self._roll.cancel()
             await asyncio.gather(self._roll, return_exceptions=True)
-        # The last process to close the socket takes what still waits in it.
+        # The last process that closes the socket accepts the connections that still wait.
         self._close_sockets()
         await asyncio.gather(*(member.stop() for member in self._members))
         await asyncio.gather(*self._endings)
         return not self._has_killed
 
     async def stop(self) -> None:
-        """End every process, then the database. Complete on return; safe twice."""
+        """Stop every process, then the database.
+
+        Everything has stopped when it returns. Safe to call twice.
+        """
         self._close_sockets()
         self.abort()
         await asyncio.gather(*(member.stop() for member in self._members))
@@ -128,7 +138,7 @@ class Supervisor:
             each.close()
 
     def abort(self) -> None:
-        """Kill every process at once: what they have acknowledged is on disk."""
+        """Kill every process at once. All acknowledged messages are on disk."""
         for member in self._members:
             member.kill()
         for process in self._endings.values():
@@ -136,7 +146,7 @@ class Supervisor:
                 process.kill()
 
     async def launch(self) -> asyncio.subprocess.Process:
-        """Start one process and wait until it takes requests. Raises `ProcessFailed`."""
+        """Start one process and wait until it accepts requests. Raises `ProcessFailed`."""
         descriptors = [each.fileno() for each in self._sockets]
         ops_descriptors = [each.fileno() for each in self._ops_sockets]
         process = await asyncio.create_subprocess_exec(
@@ -147,7 +157,7 @@ class Supervisor:
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,
             pass_fds=(*descriptors, *ops_descriptors),
-            # Ctrl-C reaches the whole group; the supervisor passes on what is meant for all.
+            # Ctrl-C signals the whole process group. The supervisor decides what to pass on.
             start_new_session=True,
         )
         try:
@@ -163,7 +173,7 @@ class Supervisor:
         return process
 
     async def end(self, process: asyncio.subprocess.Process) -> None:
-        """Have one process drain and end. Whoever stops waiting for that leaves it to `drain`."""
+        """Let one process drain and exit. If this is cancelled, `drain` and `stop` wait for it."""
         ending = asyncio.create_task(self._end(process), name="ending")
         self._endings[ending] = process
         ending.add_done_callback(self._endings.pop)
@@ -185,12 +195,20 @@ class Supervisor:
         self._merge_exited(process)
 
     def died(self, process: asyncio.subprocess.Process, pause_s: float) -> None:
-        """Take note of a process that ended by itself."""
-        log.error("a process died", pid=process.pid, code=process.returncode, pause_s=pause_s)
+        """Log and count a process that exited by itself."""
+        log.error(
+            "a process died and will be restarted",
+            pid=process.pid,
+            code=process.returncode,
+            pause_s=pause_s,
+        )
         self._merge_exited(process)
 
     async def launch_again(self) -> asyncio.subprocess.Process:
-        """As `launch`, for a process that died; counted, also where this one dies on its way."""
+        """Start a process in place of one that died. Raises `ProcessFailed`.
+
+        The restart is counted even if it fails.
+        """
         self._dead.restarted()
         return await self.launch()
 
@@ -198,8 +216,8 @@ class Supervisor:
         try:
             self._dead.merge_exited(process.pid)
         except Exception:
-            # A file that a killed process left half written must not keep it from being replaced.
-            log.exception("what a process has counted is lost", pid=process.pid)
+            # A killed process may leave a damaged file. It must be replaced all the same.
+            log.exception("the metrics of a process were lost", pid=process.pid)
 
     async def _replace_all(self) -> None:
         log.info("rolling restart")
@@ -208,14 +226,14 @@ class Supervisor:
                 await member.replace()
             except (ProcessFailed, OSError) as error:
                 log.error(
-                    "the rolling restart has ended: the old processes stay", reason=str(error)
+                    "rolling restart aborted; the old processes keep running", reason=str(error)
                 )
                 return
         log.info("rolling restart done")
 
 
 class _Member:
-    """One of the processes: whichever runs in its place now."""
+    """The place of one process, which is filled again when the process dies."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -223,12 +241,12 @@ class _Member:
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it, and keep it running from then on."""
+        """Start the process, and keep it running."""
         self._process = await self._supervisor.launch()
         self._keeper = asyncio.create_task(self._keep(), name="keeper")
 
     async def replace(self) -> None:
-        """Start a successor, and have the old process end once that is ready."""
+        """Start a successor. Let the old process drain and exit once that is ready."""
         successor = await self._supervisor.launch()
         old, self._process = self._process, successor
         if self._keeper is not None:
@@ -238,7 +256,7 @@ class _Member:
             await self._supervisor.end(old)
 
     async def stop(self) -> None:
-        """Have it drain and end. Safe twice."""
+        """Let the process drain and exit. Safe to call twice."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -248,12 +266,12 @@ class _Member:
             await self._supervisor.end(process)
 
     def kill(self) -> None:
-        """Kill it at once."""
+        """Kill the process at once."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL)
 
     async def _keep(self) -> None:
-        """Start it again whenever it dies."""
+        """Restart the process each time it dies."""
         pause, longest = _RESTART_AFTER_S
         loop = asyncio.get_running_loop()
         while True:
@@ -270,4 +288,4 @@ class _Member:
                     self._process = await self._supervisor.launch_again()
                     break
                 except (ProcessFailed, OSError) as error:
-                    log.error("a process did not come back", reason=str(error))
+                    log.error("a process could not be restarted", reason=str(error))

@@ -1,7 +1,6 @@
-"""Settings, dealt out: what each part of the service is told of them.
+"""Translates the settings into the options and limits of each part.
 
-The parts know nothing of `Settings`: what bounds one of them is seen here. Called by
-`chat_service.service`, which makes the parts.
+The parts do not know `Settings`. Called by `chat_service.service`, which makes the parts.
 """
 
 import os
@@ -24,7 +23,7 @@ from workers.store.connection import StoreOptions
 
 
 def message_limits_of(settings: Settings) -> MessageLimits:
-    """What a message may be."""
+    """Return the limits of a message."""
     return MessageLimits(
         settings.max_username_chars,
         settings.max_text_bytes,
@@ -34,12 +33,12 @@ def message_limits_of(settings: Settings) -> MessageLimits:
 
 
 def wait_limits_of(settings: Settings) -> WaitLimits:
-    """How long a read may wait, and a lease last."""
+    """Return how long a read may wait, and a lease last."""
     return WaitLimits(settings.max_wait_s, settings.max_lease_s)
 
 
 def terms_of(settings: Settings) -> Terms:
-    """What the OpenAPI document says of all that."""
+    """Return the limits that the OpenAPI document states."""
     return Terms(
         message_limits_of(settings),
         wait_limits_of(settings),
@@ -51,7 +50,7 @@ def terms_of(settings: Settings) -> Terms:
 
 
 def store_options_of(settings: Settings) -> StoreOptions:
-    """How the database is spoken to."""
+    """Return how the store uses the database."""
     return StoreOptions(
         driver=settings.mongo_driver,
         database=settings.mongo_database,
@@ -63,7 +62,7 @@ def store_options_of(settings: Settings) -> StoreOptions:
 
 
 def pool_limits_of(settings: Settings) -> PoolLimits:
-    """How much may wait, and how much goes into a batch."""
+    """Return the limits of queues, batches and storage."""
     return PoolLimits(
         settings.shards,
         QueueLimits(settings.queue_max, settings.queue_max_bytes, settings.inbox_queue_max),
@@ -74,14 +73,15 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
         settings.waiters_max,
         StorageLimits(
             settings.storage_free_min_bytes,
-            # Who sets it knows the disk.
+            # The default keeps at most a fifth of the disk free. Operators who set a limit know
+            # their disk.
             0.2 if settings.storage_free_min_bytes == STORAGE_FREE_MIN_BYTES else 1.0,
         ),
     )
 
 
 def request_limits_of(settings: Settings, host_rule: HostRule) -> RequestLimits:
-    """What a request may be, and how long its answer may take to be written."""
+    """Return the limits of a request and of writing its response."""
     return RequestLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
 
 
@@ -95,7 +95,7 @@ def connection_limits_of(settings: Settings) -> ConnectionLimits:
 
 
 def access_log_of(settings: Settings) -> AccessLog:
-    """What is logged of requests."""
+    """Return the access log."""
     return AccessLog(
         LogRules(
             settings.log_requests_per_s,

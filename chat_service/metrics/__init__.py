@@ -1,1 +1,1 @@
-"""What the service counts, and how it is read: by Prometheus and by the dashboard."""
+"""The service's metrics, and how Prometheus and the dashboard read them."""

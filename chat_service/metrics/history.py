@@ -1,10 +1,9 @@
-"""The last quarter of an hour of the service's own counters, for the dashboard at `/ops`.
+"""The metrics of the last quarter of an hour, for the dashboard at `/ops`.
 
-Every process notes every three seconds what its metrics say: raw and cumulative, so that rates and
-percentiles are up to who looks. Under a supervisor each keeps its notes in a file of the directory
-that they count in (`chat_service.metrics.multiprocess`): whichever is asked answers for all, and
-the file
-goes when its process is buried. Made and called by `chat_service.service`.
+Every process records its metrics every three seconds, raw and cumulative; the dashboard computes
+rates and percentiles. Under a supervisor, each process writes its samples to a file in the
+metrics directory (`chat_service.metrics.multiprocess`), so that any process can answer for all. The
+file is deleted after its process has exited. Made and called by `chat_service.service`.
 """
 
 import asyncio
@@ -23,12 +22,15 @@ from chat_service.metrics.sampler import SeriesGroup
 
 log = structlog.get_logger(__name__)
 
-#: A sample in each of these spans of the clock, in seconds, and how many are kept.
+#: The interval of samples, in seconds, and the number of samples that are kept.
 EVERY_S, SAMPLES = 3, 300
 
 
 class Recorded(NamedTuple):
-    """What a process has noted since it started. A row is a sample's time, and a value a series."""
+    """The samples of one process.
+
+    Each row of `rows` is the time of a sample and one value for each series, one after the other.
+    """
 
     pid: int
     started: float
@@ -36,17 +38,20 @@ class Recorded(NamedTuple):
     rows: "array[float]"
 
     def after(self, since: float) -> list[list[float]]:
-        """The samples taken after a time, in seconds since 1970."""
+        """Return the samples taken after a time, in seconds since 1970."""
         width = len(self.series) + 1
         starts = range(0, len(self.rows), width)
         return [self.rows[at : at + width].tolist() for at in starts if self.rows[at] > since]
 
 
 class History:
-    """A ring of samples of this process, and, where there are others, what they have noted."""
+    """The last samples of this process, and access to those of the other processes."""
 
     def __init__(self, parts: Sequence[SeriesGroup], started: float) -> None:
-        """`started` is now, in seconds since 1970: a process's id may have been another's."""
+        """`started` is the current time, in seconds since 1970.
+
+        It tells this process from an earlier one with the same id.
+        """
         self._parts = parts
         series = [name for part in parts for name in part.names()]
         self._own = Recorded(os.getpid(), started, series, array("d"))
@@ -55,9 +60,9 @@ class History:
         self._span = -1
 
     def sample(self, now: float) -> None:
-        """Note the values at a time, unless that was done in the same three seconds already.
+        """Take a sample, unless there is one for this interval of three seconds.
 
-        The spans are the same in all processes, so that theirs can be added up.
+        The intervals are the same in all processes, so that their samples can be added up.
         """
         span = int(now // EVERY_S)
         if span == self._span:
@@ -72,9 +77,12 @@ class History:
             _write(self._own, self._directory)
 
     async def document(self, since: float, now: float, zipped: bool) -> bytes:
-        """As JSON, what all processes have noted after a time; with `zipped`, compressed."""
+        """Return the samples of all processes after the time `since`, as JSON.
+
+        The times are in seconds since 1970. With `zipped`, the JSON is compressed by gzip.
+        """
         own = self._own._replace(rows=self._own.rows[:])
-        # Files are read, and much may be written: not in the loop.
+        # Reading files and encoding much JSON would block the loop.
         return await asyncio.to_thread(_document, own, self._directory, since, now, zipped)
 
 
@@ -105,7 +113,10 @@ def _document(
 def _in_order(
     recorded: Recorded, series: list[str], since: float
 ) -> list[list[float]] | list[list[float | None]]:
-    """A process's samples with the series in this order: a rolling restart may change the code."""
+    """Return a process's samples with the series in this order, and None for missing series.
+
+    During a rolling restart, processes may run different versions of the code.
+    """
     samples = recorded.after(since)
     if recorded.series == series:
         return samples
@@ -115,7 +126,7 @@ def _in_order(
 
 
 def _write(own: Recorded, directory: Path) -> None:
-    """Whoever reads it meets the whole file of before, or the whole one of now."""
+    """Replace the file of this process atomically."""
     path = directory / f"{HISTORY_FILE}{own.pid}"
     unfinished = path.with_suffix(".new")
     head = msgspec.json.encode((own.pid, own.started, own.series))
@@ -123,7 +134,7 @@ def _write(own: Recorded, directory: Path) -> None:
         unfinished.write_bytes(b"%b\n%b" % (head, own.rows.tobytes()))
         unfinished.replace(path)
     except OSError as error:
-        log.warning("the dashboard misses a sample", reason=str(error))
+        log.warning("a sample for the dashboard was not written", reason=str(error))
 
 
 def _read_all(directory: Path) -> Iterator[Recorded]:
@@ -131,7 +142,7 @@ def _read_all(directory: Path) -> Iterator[Recorded]:
         try:
             content = path.read_bytes() if not path.suffix else b""
         except FileNotFoundError:
-            # Its process was buried just now.
+            # Its process has just been merged with the exited ones.
             continue
         if content:
             head, _, rows = content.partition(b"\n")

@@ -1,4 +1,4 @@
-"""What the front end counts, as Prometheus metrics. Made once by `chat_service.service`."""
+"""The Prometheus metrics of the HTTP front end. Made once by `chat_service.service`."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -8,7 +8,7 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 class HttpMetrics:
-    """Requests by route, and the state of the process. No label holds what a client chose."""
+    """Requests by route, and the state of the process. Clients cannot choose label values."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -19,14 +19,14 @@ class HttpMetrics:
         )
         self.seconds = Histogram(
             "chat_http_request_duration_seconds",
-            "From a request's head to its answer.",
+            "Time from the arrival of a request's head to the end of its response.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.open = Gauge(
             "chat_http_requests_open",
-            "Requests not answered yet.",
+            "Requests in progress.",
             multiprocess_mode="livesum",
             registry=registry,
         )
@@ -36,14 +36,14 @@ class HttpMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self.handovers = Counter(
+        self.handoffs = Counter(
             "chat_http_handovers_total",
-            "Connections handed over to Tornado with their first request that was not plain.",
+            "Connections that left the fast path for Tornado, with their first ineligible request.",
             registry=registry,
         )
         self.loop_lag = Gauge(
             "chat_event_loop_lag_seconds",
-            "How much later than asked the loop last woke up.",
+            "How late the event loop was in its last measurement.",
             multiprocess_mode="livemax",
             registry=registry,
         )
@@ -54,13 +54,13 @@ class HttpMetrics:
         )
         info = Gauge(
             "chat_build_info",
-            "The version that runs.",
+            "The running version.",
             ["version"],
             multiprocess_mode="livemax",
             registry=registry,
         )
         info.labels(__version__).set(1)
-        # `labels()` takes a lock and builds a key: done once for each combination.
+        # `labels()` takes a lock and builds a key, so it is called once for each combination.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -1,8 +1,7 @@
-"""What `/metrics` answers: the counts of this process, or of all processes together.
+"""The text of `/metrics`: the metrics of this process, or of all processes together.
 
-Under a supervisor every process counts in files of one directory (prometheus_client's
-multiprocess mode), so that whichever process is asked answers for all, and what a killed process
-has counted stays counted.
+Under a supervisor, every process keeps its metrics in files of one directory (prometheus_client's
+multiprocess mode). So any process can answer for all, and the counts of a killed process are kept.
 """
 
 import asyncio
@@ -25,18 +24,18 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-#: Names the directory; the library reads it when it is imported.
+#: The environment variable that names the directory. The library reads it when it is imported.
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-#: With a process's id behind it, the file in it with what `chat_service.metrics.history` has noted.
+#: The name of a file with samples of `chat_service.metrics.history`, before the process's id.
 HISTORY_FILE = "history_"
 
 _ADDITIVE = ("counter", "histogram")
-_DEAD = "dead"
+_EXITED = "dead"
 _RESTARTS = "chat_process_restarts"
 
 
 class Exposition:
-    """The text of `/metrics`. `registry` holds what this process counts."""
+    """Makes the text of `/metrics`. `registry` holds the metrics of this process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -47,14 +46,14 @@ class Exposition:
             GCCollector(registry=registry)
 
     async def text(self) -> bytes:
-        """The Prometheus exposition."""
+        """Return the metrics in Prometheus's text format."""
         if self._directory is None:
             return generate_latest(self._registry)
-        # Reads files of all processes: not in the loop.
-        return await asyncio.to_thread(_of_all, Path(self._directory))
+        # Reading the files of all processes would block the loop.
+        return await asyncio.to_thread(_text_of_all, Path(self._directory))
 
 
-def _of_all(directory: Path) -> bytes:
+def _text_of_all(directory: Path) -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
     PlatformCollector(registry=registry)
@@ -65,14 +64,14 @@ def _of_all(directory: Path) -> bytes:
 
 @contextmanager
 def _locked(directory: Path, how: int) -> Iterator[None]:
-    """Files are moved from the living to the dead while nobody reads them."""
+    """Lock the directory: files of exited processes are merged while nobody reads."""
     with (directory / "lock").open("a", encoding="ascii") as file:
         fcntl.flock(file, how)
         yield
 
 
 class _Processes:
-    """`process_*` of all living processes: sums, and of the start times the first."""
+    """The `process_*` metrics of all running processes: their sums, and the first start time."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -96,8 +95,8 @@ class _Processes:
 
 
 def process_restarts(directory: Path) -> int:
-    """How many processes have died and were started again."""
-    path = directory / f"counter_{_DEAD}.db"
+    """Return how many processes have died and were restarted."""
+    path = directory / f"counter_{_EXITED}.db"
     if not path.exists():
         return 0
     with _locked(directory, fcntl.LOCK_SH):
@@ -112,17 +111,20 @@ def _restarts_key() -> str:
 
 
 class ExitedProcesses:
-    """The supervisor's part: keeps the counts of processes that have ended, in one file a kind."""
+    """Keeps the counts of processes that have exited, in one file for each kind of metric.
+
+    Used by the supervisor.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def restarted(self) -> None:
-        """Count one process that died and was started again."""
+        """Count one process that died and was restarted."""
         self._add("counter", {_restarts_key(): 1.0})
 
     def merge_exited(self, pid: int) -> None:
-        """Add up what a process counted, and forget its gauges. Its files are gone then."""
+        """Add the counts of an exited process, forget its gauges, and delete its files."""
         with _locked(self._directory, fcntl.LOCK_EX):
             mark_process_dead(pid, str(self._directory))  # type: ignore[no-untyped-call]
             for kind in _ADDITIVE:
@@ -135,7 +137,7 @@ class ExitedProcesses:
                 (self._directory / name).unlink(missing_ok=True)
 
     def _add(self, kind: str, values: dict[str, float]) -> None:
-        file = MmapedDict(str(self._directory / f"{kind}_{_DEAD}.db"))  # type: ignore[no-untyped-call]
+        file = MmapedDict(str(self._directory / f"{kind}_{_EXITED}.db"))  # type: ignore[no-untyped-call]
         for key, value in values.items():
             before, timestamp = file.read_value(key)  # type: ignore[no-untyped-call]
             file.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""Which metrics the dashboard at `/ops` shows, and how they are read at little cost.
+"""Chooses the metrics for the dashboard at `/ops`, and reads them cheaply.
 
-The library's own way, `collect`, makes objects for every series and is too slow for the loop. Here
-each metric's children are found once, and only their numbers are read. Made by
-`chat_service.service`, read by `chat_service.metrics.history`.
+The library's `collect` makes objects for every series, which is too slow for the loop. Here each
+metric's children are found once, and only their numbers are read. Made by `chat_service.service`,
+read by `chat_service.metrics.history`.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,16 +19,17 @@ Labels: TypeAlias = tuple[str, ...]
 Form: TypeAlias = Literal["value", "total", "buckets"]
 
 _REFUSALS = ("overloaded", "draining", "unavailable", "expired")
-#: Operations of the database that every message needs, and others that clients ask for.
+#: The database operations that every message needs, and others that clients ask for.
 _HOT_OPERATIONS = ("insert", "find", "claim")
 _OPERATIONS = ("lease", "lease end", "release", "revoke", "count")
 
 
 class SeriesGroup:
-    """The children of one metric that the dashboard shows as one, added up.
+    """Some children of one metric, which the dashboard shows as one sum.
 
-    `label` is what its series are told apart by, `belongs` says which labels they have. Of a
-    histogram, `total` reads its sum and count, `buckets` also those.
+    `label` distinguishes its series from others of the metric, and `belongs` selects the children
+    by their labels. From a histogram, the form `total` reads the sum and the count, and `buckets`
+    reads the buckets, too.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class SeriesGroup:
         self._known = -1
 
     def names(self) -> list[str]:
-        """The names of its series, as in `/metrics`."""
+        """Return the names of its series, as in `/metrics`."""
         described = self._metric.describe()[0]
         name, label = described.name, self._label
         if self._form == "value":
@@ -58,7 +59,7 @@ class SeriesGroup:
         return names
 
     def values(self) -> list[float]:
-        """Their values now: those of this process, also where several count together."""
+        """Return the current values of its series, of this process only."""
         children = self._found()
         if self._form == "value":
             return [sum([child._value.get() for child in children])]
@@ -72,7 +73,7 @@ class SeriesGroup:
         return [total, below[-1], *(below[:-1] if self._form == "buckets" else ())]
 
     def _found(self) -> list[Any]:
-        """The children; looked for again only where there are more than before."""
+        """Return the children. They are searched again only if the metric has new ones."""
         if not self._metric._labelnames:
             return [self._metric]
         children = self._metric._metrics
@@ -83,7 +84,7 @@ class SeriesGroup:
 
 
 def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> list[SeriesGroup]:
-    """What the dashboard shows, of a process with so many shards."""
+    """Return what the dashboard shows of a process with this number of shards."""
     return [
         *_requests(http),
         *map(SeriesGroup, workers.fates.values()),
@@ -110,7 +111,7 @@ def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> 
 
 
 def _requests(http: HttpMetrics) -> Iterator[SeriesGroup]:
-    """Requests of clients: not those of operators, who would see their own looking."""
+    """Return the requests of clients. Those of operators include the dashboard's own."""
     for label, codes in (("ok", "123"), ("4xx", "4"), ("499", ""), ("5xx", "5")):
 
         def belongs(labels: Labels, codes: str = codes) -> bool:
@@ -119,7 +120,7 @@ def _requests(http: HttpMetrics) -> Iterator[SeriesGroup]:
             return fits and _is_clients(route)
 
         yield SeriesGroup(http.requests, "value", f'code="{label}"', belongs)
-    # How long it took to wait, or to stream, says nothing about the service.
+    # The duration of a long poll or a stream says nothing about the service.
     yield SeriesGroup(
         http.seconds,
         "buckets",
@@ -138,7 +139,7 @@ def _is_other_operation(labels: Labels) -> bool:
 
 
 def _labelled(metric: Counter | Gauge | Histogram, value: str, form: Form = "value") -> SeriesGroup:
-    """The one child of a metric with one label that has this value."""
+    """Return the child with this value of the metric's only label."""
     (name,) = metric._labelnames
     return SeriesGroup(metric, form, f'{name}="{value}"', lambda labels: labels == (value,))
 

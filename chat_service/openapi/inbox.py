@@ -183,7 +183,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
             },
             (
                 refused(*username),
-                no_handshake("this is no WebSocket handshake"),
+                no_handshake("this is not a WebSocket handshake"),
                 *not_served("claimed"),
             ),
             ("username", "last-event-id"),

@@ -1,7 +1,8 @@
-"""One log line for each request, up to so many a second; the rest are counted.
+"""Logs a line for each request, up to a number per second. The others are counted.
 
-Never the text of a message. The inbox and the client's address by a keyed hash unless settings
-say otherwise. What probes and monitoring ask is logged at level debug, with a budget of its own.
+A line never contains the text of a message. It contains keyed hashes of the inbox and of the
+client's address, unless the settings say otherwise. Requests of probes and monitoring are logged at
+level debug, and have a limit of their own.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ Naming: TypeAlias = Literal["off", "hashed", "clear"]
 
 
 class LogRules(NamedTuple):
-    """What request lines tell, and how many there are in a second. An empty key is a random one."""
+    """The contents of lines, and their number per second. An empty key means a random one."""
 
     per_second: int
     usernames: Naming
@@ -28,7 +29,7 @@ class LogRules(NamedTuple):
 
 
 class _Lines:
-    """Writes at most so many lines in each second, and then how many were left out."""
+    """Writes a limited number of lines per second, and then the number of suppressed lines."""
 
     def __init__(self, per_second: int, write: Callable[..., object]) -> None:
         self._per_second = per_second
@@ -52,7 +53,7 @@ class _Lines:
 
 
 class AccessLog:
-    """Writes request lines."""
+    """Writes the lines."""
 
     def __init__(self, rules: LogRules) -> None:
         self._rules = rules

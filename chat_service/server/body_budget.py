@@ -1,25 +1,24 @@
-"""Request bodies in memory: how one is collected, and how much all of a process may take.
+"""Collects request bodies, and limits the memory of all bodies of a process.
 
-`chat_service.server.exchange` and `chat_service.server.fast_path` report what they hold to the
-`BodyBudget`. When
-the budget is exceeded, it gives up the bodies that have held the most memory for the longest, so
-that a client that sends what it announced is rarely among them.
+`chat_service.server.exchange` and `chat_service.server.fast_path` report the bytes that they hold
+to the `BodyBudget`. When the budget is exceeded, it gives up the bodies that have held the most
+memory for the longest. A client that sends its body without pauses rarely has one of them.
 """
 
 import asyncio
 from collections.abc import Iterator
 from typing import Protocol
 
-#: Why a request is answered 503 whose body was given up.
+#: The reason in the 503 response to a request whose body was given up.
 OVER_BUDGET = "the bodies of all requests together take too much memory"
-#: Pieces are collected in blocks of this size, in bytes: many small objects would cost far more.
+#: Pieces are collected in blocks of this size, in bytes. Many small objects would take more memory.
 _BLOCK_BYTES = 64 << 10
-#: After the budget is exceeded, so much of it is free again: 1/16.
+#: When the budget is exceeded, bodies are given up until 1/16 of it is free.
 _FREED = 16
 
 
 class Body:
-    """The body of one request, as far as it has arrived."""
+    """The part of a request's body that has arrived."""
 
     def __init__(self) -> None:
         self._blocks: list[bytes | bytearray] = []
@@ -42,7 +41,7 @@ class Body:
         return whole
 
     def clear(self) -> None:
-        """Forget what has arrived."""
+        """Forget the bytes that have arrived."""
         self._blocks.clear()
         self._last = bytearray()
 
@@ -58,7 +57,7 @@ class Holder(Protocol):
 
 
 class BodyBudget:
-    """Counts the bytes of all bodies of a process, and bounds them."""
+    """Counts and limits the bytes of all bodies of a process."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
@@ -68,7 +67,7 @@ class BodyBudget:
 
     @property
     def total(self) -> int:
-        """The bytes of all bodies, and of what has been decoded from them."""
+        """The bytes of all bodies, including those that were decoded from them."""
         return self._total
 
     def grow(self, holder: Holder, size: int) -> None:
@@ -79,7 +78,7 @@ class BodyBudget:
             self._give_up()
 
     def serve(self, holder: Holder, size: int) -> bool:
-        """Count a whole body and what is decoded from it. Return False if there is no room."""
+        """Count a whole body and what is decoded from it. Return False if the budget is used up."""
         self.release(holder)
         self._total += size
         if self._total > self._max:

@@ -1,8 +1,8 @@
-"""Bodies in chunks (RFC 9112, 7.1), read at a cost in proportion to their bytes.
+"""Reads bodies in chunks (RFC 9112, 7.1) at a cost proportional to their bytes.
 
-Tornado's reader turns its coroutine several times for each chunk, so that a body of one-byte
-chunks costs a hundred times what its length would. This one takes chunks apart where they lie.
-Called by `chat_service.server.connection`.
+Tornado's reader resumes its coroutine several times for each chunk, so a body in one-byte chunks
+costs a hundred times as much as one with a length. This reader parses all chunks in the buffer at
+once. Called by `chat_service.server.connection`.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from tornado.httputil import HTTPInputError
 
 from chat_service.server.http_stream import STREAM_BUFFER_BYTES, HttpStream
 
-#: The bytes between the pieces of a body may exceed the body by so much.
+#: How many more bytes of framing than of content a body may have.
 FRAMING_MAX: Final = 64 << 10
-#: After so many chunks, other connections have their turn.
+#: After this number of chunks, other connections get their turn.
 _CHUNKS_PER_TURN: Final = 1024
-#: The longest line with a chunk's size, and its end.
+#: The longest line with a chunk's size, in bytes, including its end.
 _SIZE_LINE_MAX: Final = 64
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 
@@ -26,10 +26,10 @@ Deliver = Callable[[bytes], Awaitable[None]]
 
 
 async def read_chunks(stream: HttpStream, deliver: Deliver) -> None:
-    """Read a body in chunks, to its end, and hand its pieces to `deliver`.
+    """Read a body in chunks to its end, and pass its content to `deliver`.
 
-    Raise `HTTPInputError` for what is malformed, for extensions and trailers, and for a body whose
-    framing exceeds it by more than `FRAMING_MAX` bytes.
+    Raises `HTTPInputError` if it is malformed, if it has extensions or trailers, or if its framing
+    exceeds its content by more than `FRAMING_MAX` bytes.
     """
     reader = ChunkReader()
     rest = b""
@@ -44,7 +44,7 @@ async def read_chunks(stream: HttpStream, deliver: Deliver) -> None:
             data = data[position:]
             if reader.is_done:
                 return
-            # What is read next may be there already: a flood would keep all others waiting.
+            # The next read may return at once. In a flood, other connections still need their turn.
             await asyncio.sleep(0)
             if not is_turn_over:
                 break
@@ -52,17 +52,21 @@ async def read_chunks(stream: HttpStream, deliver: Deliver) -> None:
 
 
 class ChunkReader:
-    """Takes chunks apart, from data that may be cut anywhere."""
+    """Parses chunks from data that may be split anywhere."""
 
     def __init__(self) -> None:
         self.is_done = False
-        # What is missing of the current chunk; whether its CR LF is.
+        # The missing bytes of the current chunk, and whether its CR LF is missing.
         self._left = 0
         self._wants_end = False
         self._excess = 0
 
     def take(self, data: bytes) -> tuple[bytearray, int, bool]:
-        """Take what can be taken: the body's bytes, where the rest begins, and whether to yield."""
+        """Parse as many chunks as possible.
+
+        Returns their content, the position of the rest, and whether other connections should get
+        their turn before the rest is parsed.
+        """
         body, position = bytearray(), 0
         for _ in range(_CHUNKS_PER_TURN):
             if self._left:
@@ -76,7 +80,7 @@ class ChunkReader:
                 if len(data) < position + 2:
                     break
                 if data[position : position + 2] != b"\r\n":
-                    raise HTTPInputError("a chunk does not end where it says")
+                    raise HTTPInputError("a chunk is longer than its size")
                 position += 2
                 self._wants_end = False
             line = _SIZE_LINE.match(data, position)
@@ -91,20 +95,20 @@ class ChunkReader:
             self._wants_end = True
             self._excess += line.end() - position + 2 - size
             if self._excess > FRAMING_MAX:
-                raise HTTPInputError("a body in chunks that are too small")
+                raise HTTPInputError("the chunks of a body are too small")
             position = line.end()
         else:
             return body, position, True
         return body, position, False
 
     def _check_beginning(self, data: bytes, position: int) -> None:
-        """Raise unless `data` holds the beginning of a line with a size."""
+        """Raise `HTTPInputError` unless `data` has the beginning of a line with a size."""
         begun = data[position : position + _SIZE_LINE_MAX]
         if len(begun) >= _SIZE_LINE_MAX or not re.fullmatch(rb"[0-9A-Fa-f]{0,16}\r?", begun):
-            raise HTTPInputError("a chunk's size is not a hexadecimal number")
+            raise HTTPInputError("the size of a chunk is not a hexadecimal number")
 
     def _end(self, data: bytes, position: int) -> None:
         end = data[position : position + 2]
         if not b"\r\n".startswith(end):
-            raise HTTPInputError("a body in chunks may have no trailers")
+            raise HTTPInputError("a body in chunks has trailers")
         self.is_done = end == b"\r\n"

@@ -1,6 +1,6 @@
 """Tornado's HTTP/1 connections and server, with our stream and our reader of chunks.
 
-The server of `chat_service.server.listener` and that of the operators' port are made of these.
+`chat_service.server.listener` extends the server; the operators' port uses it as it is.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from chat_service.server.lingering import Lingering
 
 log = structlog.get_logger(__name__)
 
-#: When the service stops, clients that still send have so long to read their answers, in seconds.
+#: When the service stops: how long clients that still send can read their responses, in seconds.
 _LINGER_AT_STOP_S = 1.0
 
 
@@ -33,7 +33,7 @@ class ConnectionLimits(NamedTuple):
 
 
 class Connection(HTTP1Connection):
-    """Reads one request and writes its answer."""
+    """Reads one request and writes its response."""
 
     async def _read_fixed_body(self, content_length: int, delegate: HTTPMessageDelegate) -> None:
         while content_length:
@@ -42,7 +42,7 @@ class Connection(HTTP1Connection):
             content_length -= len(piece)
             await self._deliver_body(delegate, piece)
             if content_length:
-                # Other connections have their turn after each piece, and not after four.
+                # Other connections get their turn after each piece. Tornado would read four.
                 await asyncio.sleep(0)
 
     async def _read_chunked_body(self, delegate: HTTPMessageDelegate) -> None:
@@ -53,7 +53,7 @@ class Connection(HTTP1Connection):
 
 
 class ServerConnection(HTTP1ServerConnection):
-    """Has the requests of one connection served, one after the other."""
+    """Serves the requests of one connection, one after the other."""
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
@@ -69,14 +69,14 @@ class ServerConnection(HTTP1ServerConnection):
                     log.exception("a connection failed")
                     connection.close()
                     return
-                # Other connections have their turn.
+                # Other connections get their turn.
                 await asyncio.sleep(0)
         finally:
             delegate.on_close(self)
 
 
 class Server(HTTPServer):
-    """Tornado's server, whose connections are `ServerConnection`s on `HttpStream`s."""
+    """Tornado's server, with `ServerConnection`s on `HttpStream`s."""
 
     def initialize(  # type: ignore[override]
         self, exchanges: HTTPServerConnectionDelegate, limits: ConnectionLimits
@@ -101,6 +101,6 @@ class Server(HTTPServer):
         connection.start_serving(self)
 
     async def close_all_connections(self) -> None:
-        """Close all connections; those that wait to be closed have a moment for it."""
+        """Close all connections. Lingering ones have a moment to end by themselves."""
         await super().close_all_connections()
         await self.lingering.end(_LINGER_AT_STOP_S)

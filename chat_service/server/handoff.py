@@ -1,9 +1,7 @@
-"""A connection on its way from `chat_service.server.fast_path` to Tornado, with what was read of
-it.
+"""A connection on its way from the fast path to Tornado, with the bytes that were read from it.
 
-`chat_service.server.listener` makes it, Tornado reads it, `chat_service.server.exchange` asks
-whether its first
-request has been answered by the handler already.
+Made by `chat_service.server.fast_path`. `chat_service.server.listener` turns it into a stream for
+Tornado, and `chat_service.server.exchange` takes a response that is ready.
 """
 
 import socket
@@ -18,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Answered(NamedTuple):
-    """A request that was handled already: its answer, and the claimed messages ready in it.
+    """The response to a request that was handled on the fast path.
 
-    With the id that it was given, when it began, in seconds of `time.perf_counter`, and its span
-    where it is traced.
+    `messages` were claimed for it. `began` is in seconds of `time.perf_counter`. `span` is set if
+    the request is traced.
     """
 
     response: Response
@@ -32,9 +30,10 @@ class Answered(NamedTuple):
 
 
 class Handoff(NamedTuple):
-    """A connection of which `held` was read: its next request, whole or in part, and what follows.
+    """A connection with the bytes that were read: its next request, whole or in part, and others.
 
-    `answered` is there where that request was handled; `server` is who had it counted as open.
+    `answered` is set if that request was handled. `server` is set if it counts as open: the object
+    that `RequestTracker.request_opened` was called with.
     """
 
     socket: socket.socket
@@ -45,20 +44,20 @@ class Handoff(NamedTuple):
 
 
 class PrefetchedStream(HttpStream):
-    """A stream whose first bytes have been read before."""
+    """A stream whose first bytes have already been read."""
 
     def __init__(self, handoff: Handoff, lingering: Lingering) -> None:
         self._handoff: Handoff | None = handoff
         super().__init__(handoff.socket, lingering, handoff.held)
 
     def take_handoff(self) -> Handoff | None:
-        """What came with the connection, once."""
+        """Return the handoff for the first request, and None for later ones."""
         handoff, self._handoff = self._handoff, None
         return handoff
 
     def set_nodelay(self, value: bool) -> None:
-        """Leave it set, as it is from the first: Tornado would unset it between requests.
+        """Do nothing: the fast path has set the option, and Tornado would unset it.
 
-        The kernel would then keep the end of an answer back until what was sent before it is
-        acknowledged.
+        Without it, the kernel delays the end of a response until the client has acknowledged the
+        bytes before it.
         """

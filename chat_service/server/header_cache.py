@@ -1,10 +1,9 @@
 """Decides which blocks of header lines are eligible for the fast path, and remembers each decision.
 
-A client's requests differ in their first line and little else: the lines behind it are mostly
-those of the request before, to the byte. So each distinct block of header lines is parsed and
-checked once. Proxies add lines that differ for each request; these are cut out first.
-`chat_service.server.fast_path` asks; whatever is not plain goes the long way, which refuses or
-handles it.
+The requests of a client differ in their first line and little else: the header lines are mostly
+identical. So each distinct block of them is parsed, by Tornado's parser, and checked once. Lines
+that proxies add to each request are cut out first. Called by `chat_service.server.request_match`.
+Tornado serves or refuses requests that are not eligible.
 """
 
 import re
@@ -22,20 +21,20 @@ from chat_service.api.request_policy import (
     reject_other_hosts,
 )
 
-#: Blocks remembered, and the longest of them in bytes: a client that never sends the same one
-#: twice costs so much memory, and no more.
+#: The most blocks in the cache, and the longest of them in bytes. They limit the memory that
+#: clients can fill with blocks that are used once.
 _REMEMBERED_MAX, _REMEMBERED_BYTES_MAX = 1024, 1024
-#: A head of more lines is not plain: each costs as much as a whole plain head that is remembered,
-#: and would be parsed twice.
+#: A longer head is ineligible: each line costs as much as a whole cached head, and Tornado would
+#: parse it again.
 _LINES_MAX = 100
-#: Headers that say how a message is framed or coded, or ask for more than an answer.
+#: Headers about framing and coding, and those that ask for special handling.
 _UNUSUAL = (
     *("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade", "Trailer", "TE"),
     *("Idempotency-Key", "Prefer"),
 )
 _LENGTH = re.compile(r"[0-9]{1,9}")
-#: Lines that differ for each request and decide nothing, from the line feed before them to their
-#: carriage return. What else could be in a value is left to the parser.
+#: Lines that differ for each request and change no decision, from the line feed before them to
+#: their carriage return. Blocks with other bytes in these values go to the parser.
 _PER_REQUEST = re.compile(
     rb"\n(X-Request-ID|traceparent|tracestate|X-Forwarded-For|X-Real-IP|X-Amzn-Trace-Id)"
     rb":[\t ]*([\t\x20-\x7e]*)\r(?=\n[^\t ])",
@@ -45,8 +44,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 
 
 class RequestHead(NamedTuple):
-    """What a plain request's header lines say: the body's bytes, and the id and the trace that it
-    brought, or ''.
+    """The header lines of an eligible request.
+
+    `length` is that of the body, in bytes. `request_id` and `traceparent` are those that the client
+    sent, or empty.
     """
 
     length: int
@@ -55,30 +56,30 @@ class RequestHead(NamedTuple):
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
-    """The id that a request brings, or '' where it brings none that is sensible."""
+    """Return the id that the client sent, or '' if there is none or it is malformed."""
     given = headers.get("X-Request-ID")
     return given if given is not None and _REQUEST_ID.fullmatch(given) else ""
 
 
 class HeaderCache:
-    """Tells plain blocks of header lines from others."""
+    """Decides which blocks of header lines are eligible."""
 
     def __init__(self, length_max: int, host_rule: HostRule) -> None:
-        """`length_max` bounds the body of a plain request, in bytes."""
+        """`length_max` limits the body of an eligible request, in bytes."""
         self._length_max = length_max
         self._host_rule = host_rule
         self._remembered: dict[bytes, RequestHead | None] = {}
 
     def lookup(self, block: bytes) -> RequestHead | None:
-        """The head of these header lines, or None where they are not plain.
+        """Return the head of these header lines, or None if they are not eligible.
 
-        `block` begins behind the request line's CR LF and ends with the empty line.
+        `block` begins after the request line's CR LF and ends with the empty line.
         """
         try:
             return self._remembered[block]
         except KeyError:
             pass
-        # What stays, a name, a value, what stays, and so on.
+        # The pieces are: other lines, a name, a value, other lines, and so on.
         parts = _PER_REQUEST.split(b"\n" + block)
         if len(parts) == 1:
             return self._remember(block)
@@ -87,7 +88,7 @@ class HeaderCache:
         lower = kept.lower()
         is_left = b"x-request-id" in lower or b"traceparent" in lower
         if is_left or len({*names}) < len(names) or block.count(b"\n") > _LINES_MAX:
-            # The parser knows what becomes of two, or of too many.
+            # The parser decides about repeated lines, and about too many.
             return self._parse(block)
         head = self._remember(kept)
         if head is None:
@@ -106,7 +107,7 @@ class HeaderCache:
             return self._remembered[block]
         except KeyError:
             head = self._parse(block)
-        # One that the expression above did not find may be in it all the same.
+        # The expression may have missed an id or a trace. Such a block must not be cached.
         is_single = head is not None and (head.request_id or head.traceparent)
         if len(block) <= _REMEMBERED_BYTES_MAX and not is_single:
             if len(self._remembered) >= _REMEMBERED_MAX:
@@ -115,7 +116,7 @@ class HeaderCache:
         return head
 
     def _parse(self, block: bytes) -> RequestHead | None:
-        # Tornado takes a bare LF for the end of a line, and two for the end of the head.
+        # Tornado accepts a bare LF as the end of a line, and two as the end of the head.
         lines = block.count(b"\r\n")
         if block.count(b"\n") != lines or lines > _LINES_MAX:
             return None

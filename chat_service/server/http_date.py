@@ -1,6 +1,6 @@
-"""The `Date` of an answer (RFC 9110, 6.6.1), formatted once per second.
+"""The `Date` of a response (RFC 9110, 6.6.1), formatted once per second.
 
-`chat_service.server.fast_path` and `chat_service.server.exchange` put it into every answer.
+Used by `chat_service.server.fast_path` and `chat_service.server.tornado_writer`.
 """
 
 import time
@@ -8,18 +8,18 @@ from email.utils import formatdate
 
 
 class DateCache:
-    """Formats the current time; formats it anew only when the second changes."""
+    """The current time in HTTP's format, which changes once per second."""
 
     def __init__(self) -> None:
         self._second = -1
         self._bytes = b""
 
     def text(self) -> str:
-        """Return the current time as HTTP writes it."""
+        """Return the current time in HTTP's format."""
         return self.ascii().decode("ascii")
 
     def ascii(self) -> bytes:
-        """Return the same, encoded: what the fast path needs."""
+        """Return the same as bytes."""
         second = int(time.time())
         if second != self._second:
             self._second = second

@@ -1,7 +1,8 @@
 """The stream that Tornado reads a client's requests from.
 
-It reads no further ahead than a request needs, has what Tornado refuses answered like every
-other request, and closes lingering. `chat_service.server.exchange` sets the hooks for each request.
+It reads only as far ahead as a request needs, makes sure that requests that Tornado refuses get a
+complete response, and closes sockets lingeringly. `chat_service.server.exchange` sets the hooks for
+each request.
 """
 
 import asyncio
@@ -15,18 +16,18 @@ from tornado.iostream import IOStream, UnsatisfiableReadError
 from chat_service.api.problems import Problem, bad_request, head_too_large
 from chat_service.server.lingering import Lingering
 
-#: The most that is read ahead of one connection, in bytes.
+#: The most that is read ahead from one connection, in bytes.
 STREAM_BUFFER_BYTES = 1 << 20
-#: So much is read while nobody has asked for data, in bytes: it shows whether the client has gone.
+#: How much is read while no data is wanted, in bytes. It shows whether the client disconnected.
 _AHEAD_BYTES = 1 << 10
-#: Tornado's own answer to what is not HTTP. It has no body, no headers, and is not counted.
+#: Tornado's own response to bytes that are not HTTP. It has no body and no headers.
 _BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-#: The first byte of a TLS handshake, and what Tornado reads instead: a head that is malformed.
+#: The first byte of a TLS handshake, and the malformed head that Tornado reads instead.
 _TLS_HANDSHAKE, _MALFORMED_HEAD = 0x16, b"\x16\r\n\r\n"
 
 
 class Awaiting(IntEnum):
-    """What a connection waits for: the lower, the sooner it is closed to make room."""
+    """What a connection waits for. A lower one is closed sooner to make room."""
 
     HEAD = 0
     BODY = 1
@@ -34,7 +35,7 @@ class Awaiting(IntEnum):
 
 
 def has_input(sock: socket.socket) -> bool:
-    """Return whether something has arrived on a non-blocking socket that is not read yet."""
+    """Return whether a non-blocking socket has unread input."""
     try:
         return bool(sock.recv(1, socket.MSG_PEEK))
     except OSError:
@@ -45,16 +46,16 @@ class HttpStream(IOStream):
     """A client's connection, as Tornado reads and writes it."""
 
     def __init__(self, sock: socket.socket, lingering: Lingering, held: bytes = b"") -> None:
-        """`held` was read from the socket before, and is read first."""
+        """`held` has already been read from the socket. The stream returns it first."""
         self._held = held
         self._lingering = lingering
         self._is_first_read = True
-        #: What it waits for, and since when, in seconds of the loop's time.
+        #: What the connection waits for, and since when, in seconds of the loop's time.
         self.awaiting = Awaiting.HEAD
         self.since = asyncio.get_running_loop().time()
-        #: Whether the current request was answered before its client had sent all of it.
+        #: Whether the current request was answered before its client sent all of it.
         self.is_sending = False
-        #: Called with what Tornado refuses to read, to have it answered.
+        #: Called with a problem if Tornado refuses to read a request. It writes the response.
         self.on_refused: Callable[[Problem], None] | None = None
         #: Called with the number of bytes that were read.
         self.on_bytes: Callable[[int], None] | None = None
@@ -62,29 +63,29 @@ class HttpStream(IOStream):
 
     @property
     def unread(self) -> int:
-        """The bytes in memory that nobody has read from the stream yet."""
+        """The number of bytes in memory that were not read from the stream yet."""
         return len(self._held) + self._read_buffer_size
 
     @property
     def has_input(self) -> bool:
-        """Whether something has arrived that is not read yet."""
+        """Whether the socket has unread input."""
         return not self.closed() and has_input(self.socket)
 
     def now_awaits(self, awaiting: Awaiting) -> None:
         """Record what the connection waits for from now on."""
-        # Tornado's own loop tells the wall clock's time.
+        # Tornado's own loop returns the time of the wall clock.
         self.awaiting, self.since = awaiting, asyncio.get_running_loop().time()
 
     def give_back(self, data: bytes) -> None:
-        """Have the last bytes that were read from the stream read again.
+        """Put back the last bytes that were read. The next read returns them.
 
-        The stream must have no others: `read_bytes` was asked for STREAM_BUFFER_BYTES.
+        The stream must have no other bytes: the last `read_bytes` was for STREAM_BUFFER_BYTES.
         """
         assert not self._read_buffer_size
         self._held = data + self._held
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Tornado's hook for reading: what is held comes first."""
+        """Read from the socket, after the bytes that are held. Tornado calls this."""
         if not self.reading():
             buf = memoryview(buf)[:_AHEAD_BYTES]
         if self._held:
@@ -102,23 +103,23 @@ class HttpStream(IOStream):
         if count and self._is_first_read:
             self._is_first_read = False
             if buf[0] == _TLS_HANDSHAKE:
-                # Its head would never end.
+                # The handshake has no line ends, so Tornado would wait for more.
                 count = len(_MALFORMED_HEAD)
                 buf[:count] = _MALFORMED_HEAD
         return count
 
     def write(self, data: bytes | memoryview) -> "asyncio.Future[None]":
-        """Write data; Tornado's bare 400 is replaced by a whole answer."""
+        """Write data. A complete response replaces Tornado's bare 400."""
         if data == _BARE_400 and self.on_refused is not None:
             self.on_refused(bad_request("the request cannot be read as HTTP/1.1"))
-            # It is short, and nothing else waits to be sent: the kernel has it.
+            # The response is short and nothing was queued, so the kernel has taken it.
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             done.set_result(None)
             return done
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
-        """Close the stream. A head that was too long is answered first."""
+        """Close the stream. Before, answer a head that was too long."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             refuse, self.on_refused = self.on_refused, None
             if refuse is not None:
@@ -126,7 +127,7 @@ class HttpStream(IOStream):
         super().close(exc_info)
 
     def close_fd(self) -> None:
-        """Tornado's hook for closing the socket."""
+        """Close the socket, lingering if needed. Tornado calls this."""
         sock, self.socket = self.socket, None  # type: ignore[assignment]
         self.on_refused = self.on_bytes = None
         self._lingering.close(sock, is_sending=self.is_sending)

@@ -1,23 +1,23 @@
-"""Lingering close: a client that still sends when we close can read our answer.
+"""Lingering close: lets clients that are still sending read their response.
 
 A socket that is closed while it holds unread input resets its connection, and the reset may reach
-the client before the client has read the answer. So we stop sending, then read and drop what
-still comes, within bounds of time, of size and of number. `chat_service.server.fast_path` and
-`chat_service.server.http_stream` give their sockets to it instead of closing them.
+the client before it has read the response. So we stop sending, then read and drop its input,
+within limits on time, size and number. `chat_service.server.fast_path` and
+`chat_service.server.http_stream` close their sockets this way.
 """
 
 import asyncio
 import contextlib
 import socket
 
-#: A client that sends nothing for this long is closed, and any client after the longer time.
+#: A client is disconnected if it sends nothing for this time, and at the latest after the second.
 _GAP_S, _LINGER_S = 2.0, 30.0
 #: The most that is read and dropped from one client, in bytes.
 DROPPED_MAX = 64 << 20
-#: The most sockets that linger at once. When one more comes, the oldest is closed.
+#: The most sockets that linger at once. For one more, the oldest is closed.
 LINGERING_MAX = 64
 
-# What is read into it is never looked at.
+# A buffer for dropped input.
 _sink = bytearray(64 << 10)
 
 
@@ -70,14 +70,14 @@ class Lingering:
             pass
 
     def forget(self, sock: socket.socket) -> None:
-        """Called when a lingering socket is closed."""
+        """Forget a lingering socket that was closed."""
         del self._open[sock]
         if not self._open:
             self._empty.set()
 
 
 class _Rest:
-    """What one client still sends."""
+    """One lingering socket, and the input that its client still sends."""
 
     def __init__(self, lingering: Lingering, sock: socket.socket) -> None:
         self._lingering = lingering

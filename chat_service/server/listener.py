@@ -1,11 +1,10 @@
-"""The listening socket, and how connections are taken from it.
+"""Listens on a socket and accepts connections.
 
-Several processes may share one socket. Each takes a few connections in a turn of its loop, so
-that none of them takes all of a burst, and one that is stopped keeps none waiting. A connection
-begins on the fast_path way (`chat_service.server.fast_path`), and comes to Tornado with its first
-request that
-is not plain. Used by `chat_service.service`; `chat_service.supervisor` binds for all its
-processes.
+Several processes may share one socket. Each accepts a few connections per turn of its loop. So no
+process takes a whole burst, and connections do not wait for a process that is stopped. Every
+connection begins on the fast path (`chat_service.server.fast_path`) and moves to Tornado with its
+first ineligible request. Used by `chat_service.service`; `chat_service.supervisor` binds the
+sockets of its processes.
 """
 
 import asyncio
@@ -31,35 +30,35 @@ from chat_service.server.request_tracker import RequestTracker
 
 log = structlog.get_logger(__name__)
 
-#: Connections taken in one turn of the loop.
+#: The most connections accepted in one turn of the loop.
 _AT_ONCE = 8
-#: Without a free descriptor, nothing is accepted for so long, in seconds.
+#: The pause in accepting when no descriptor is free, in seconds.
 _REST_S = 0.1
-#: Descriptors that connections leave free, for the database, the logs and the metrics.
+#: Descriptors that are reserved for the database, the logs and the metrics.
 _SPARE_DESCRIPTORS = 64
-#: How often connections are looked through for those that have kept still, in seconds.
+#: How often connections that were idle too long are searched, in seconds.
 _SWEEP_EVERY_S = 1.0
 _BACKLOG = 1024
-#: So many connections that can be closed are found at once, or more.
+#: The least number of connections that a search for closable ones returns, if there are enough.
 _SPARE_MIN = 32
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class PortTaken(Exception):
-    """Raised when the address to listen on cannot be had."""
+    """Raised if the address to listen on cannot be used. The message says what to do."""
 
 
-#: What an address is set with, for who has to choose another one: its host, and its port.
+#: The names of the settings of an address, for error messages: its host, and its port.
 NAMES, OPS_NAMES = ("--host", "--port (0 picks a free one)"), ("ops_host", "ops_port (0: none)")
 
 
 def bind(host: str, port: int, names: tuple[str, str] = NAMES) -> list[socket.socket]:
-    """Take an address before anything else: a taken port is the commonest mistake.
+    """Return sockets that listen on an address. Raises `PortTaken`.
 
-    Raises `PortTaken`.
+    Called before anything else is started, because a used port is the most common mistake.
     """
     host_name, port_name = names
-    # Tornado's sockets for IPv6 take no IPv4: `::` is one of each kind, as elsewhere on Linux.
+    # Tornado's IPv6 sockets do not accept IPv4. So `::` means one of each, as usual on Linux.
     address = None if host == "::" else host
     shown = f"[{host}]" if ":" in host else host
     try:
@@ -68,17 +67,17 @@ def bind(host: str, port: int, names: tuple[str, str] = NAMES) -> list[socket.so
         raise PortTaken(f"cannot listen on {shown}: {host_name} is not a host name") from None
     except OSError as error:
         advice = (
-            f"stop what uses it, or choose another with {port_name}"
+            f"stop the process that uses it, or choose another with {port_name}"
             if error.errno == errno.EADDRINUSE
             else f"{host_name} must be an address of this machine"
             if error.errno != errno.EACCES
-            else f"choose one from 1024 on with {port_name}"
+            else f"choose a port above 1023 with {port_name}"
         )
         raise PortTaken(f"cannot listen on {shown}:{port}: {error.strerror}; {advice}") from error
 
 
 def inherited(descriptors: str) -> list[socket.socket]:
-    """The listening sockets that the supervisor has passed on: numbers, with commas between."""
+    """Return the listening sockets that the supervisor passed on, from a list like `5,6`."""
     sockets = [socket.socket(fileno=int(each)) for each in descriptors.split(",") if each]
     for each in sockets:
         each.setblocking(False)
@@ -91,7 +90,7 @@ def addresses_of(sockets: Iterable[socket.socket]) -> list[str]:
 
 
 class _Spare(NamedTuple):
-    """A connection that can be closed to make room, and what it was found in."""
+    """A connection that can be closed to make room, and its state when it was found."""
 
     awaiting: Awaiting
     since: float
@@ -99,7 +98,7 @@ class _Spare(NamedTuple):
 
 
 class Listener(Server):
-    """Tornado's server, which takes connections fairly, and only as many as it can hold."""
+    """Tornado's server with the fast path. Accepts fairly, and only what it can serve."""
 
     def initialize(  # type: ignore[override]
         self,
@@ -155,7 +154,7 @@ class Listener(Server):
         await super().close_all_connections()
 
     def accept_waiting(self) -> None:
-        """Accept the connections that the kernel holds ready: closing would reset them."""
+        """Accept all waiting connections. Closing the listening socket would reset them."""
         for listening in self._sockets.values():
             while self._accept(listening):
                 pass
@@ -173,7 +172,7 @@ class Listener(Server):
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep_again)
         self._fast_path.sweep()
         if self._spared:
-            log.warning("idle connections were closed to accept others", count=self._spared)
+            log.warning("idle connections were closed to make room for others", count=self._spared)
             self._spared = 0
 
     def _listen(self) -> None:
@@ -197,30 +196,30 @@ class Listener(Server):
                 return
 
     def _accept(self, listening: socket.socket) -> bool:
-        """Take one connection; False where none waits or none can be taken now."""
+        """Accept one connection. Return False if none waits or none can be accepted now."""
         used = self._counter.open + len(self.lingering)
         if used >= self._connections_max:
             if not _waits(listening):
                 return False
             if not self._make_room():
-                return self._rest("too many connections are open, and each is being served")
+                return self._rest("all connections are being served, and no more can be opened")
         try:
             connection, address = listening.accept()
         except OSError as error:
-            # Otherwise nothing waits, or it has gone while it waited.
+            # Otherwise no connection waits, or the client has disconnected.
             return error.errno in _EXHAUSTED and self._rest(str(error))
         try:
             self._fast_path.connect(connection, address)
         except OSError as error:
-            # It was gone before it was served.
-            log.debug("a connection was not taken", reason=str(error))
+            # The client has disconnected.
+            log.debug("a connection was not accepted", reason=str(error))
             connection.close()
         else:
             self._counter.opened()
         return True
 
     def _make_room(self) -> bool:
-        """Close the connection that is missed least: False where each is being served."""
+        """Close the least useful connection. Return False if all are being served."""
         if self.lingering.close_oldest():
             return True
         if not self._spare:
@@ -229,7 +228,7 @@ class Listener(Server):
             spare = self._spare.pop()
             connection = spare.connection
             is_as_found = (connection.awaiting, connection.since) == (spare.awaiting, spare.since)
-            # What has just arrived may be a whole request.
+            # Unread input may be a whole request.
             if is_as_found and not connection.has_input:
                 self._spared += 1
                 connection.close()
@@ -237,9 +236,9 @@ class Listener(Server):
         return False
 
     def _find_spare(self) -> list["_Spare"]:
-        """Find some connections that can be closed, the longest idle one last.
+        """Return some connections that can be closed, in reverse order: the longest idle one last.
 
-        Those whose client has not sent all of a body come first: they are closed if none is idle.
+        Connections with an incomplete body come first, to be closed if none is idle.
         """
         streams = [cast(HttpStream, each.stream) for each in self._connections]
         connections: list[FastPathConnection | HttpStream] = [
@@ -251,14 +250,14 @@ class Listener(Server):
             for each in connections
             if each.awaiting is not Awaiting.ANSWER
         )
-        # Each search looks at all connections, so it has to be for many.
+        # Each search looks at all connections, so it must find many.
         count = max(_SPARE_MIN, self._counter.open // 64)
         return heapq.nsmallest(count, waiting, key=lambda each: each[:2])[::-1]
 
     def _rest(self, reason: str) -> bool:
-        """Accept nothing for a while: the kernel would call again at once, and in vain."""
+        """Accept nothing for a while. Otherwise the loop would try again at once, in vain."""
         if self._resting is None and not self._stopped:
-            log.warning("no connection is accepted for a while", reason=reason)
+            log.warning("accepting connections is paused", reason=reason)
             self._pause()
             self._resting = asyncio.get_running_loop().call_later(_REST_S, self._listen)
         return False
@@ -272,7 +271,7 @@ def _waits(listening: socket.socket) -> bool:
 
 
 def use_all_descriptors() -> int:
-    """Use as many descriptors as this process may have; how many that is."""
+    """Raise the limit of descriptors as far as allowed. Return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

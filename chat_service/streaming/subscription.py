@@ -1,10 +1,10 @@
-"""One consumer's deliveries, each of them a lease: what both kinds of stream have in common.
+"""The deliveries of one stream, under leases. Both kinds of stream use it.
 
-Streams are wake-ups, storage is the truth: a consumer that connects is given all that is unread,
-then waits for more. What it was delivered stays its own until it acknowledges it; what it did
-not acknowledge is unread again when its connection closes, or when the lease is over because
-nobody saw it close. Used by `chat_service.handlers.stream` and
-`chat_service.streaming.websocket`.
+A consumer that connects gets all unread messages, then waits for more: streams only wake it up,
+and the database decides what is unread. Delivered messages stay leased to the consumer until it
+acknowledges them. Messages that it has not acknowledged become unread again when its connection
+closes. If nobody notices that, they become unread when their lease ends. Used by
+`chat_service.handlers.stream` and `chat_service.streaming.websocket`.
 """
 
 import asyncio
@@ -31,59 +31,63 @@ from workers.pool import WorkerPool
 
 log = structlog.get_logger(__name__)
 
-#: How long messages stay on loan to a stream whose end nobody saw, in seconds.
+#: The length of a lease, in seconds. It matters if nobody notices that the stream has ended.
 LEASE_S = 30.0
-#: Messages that may wait for their acknowledgement before no more are delivered, and how many are
-#: settled at once. One delivery may go beyond the former.
+#: The most unacknowledged messages of a stream; nothing is delivered beyond that, but the last
+#: delivery may exceed it. And the most messages that one command acknowledges or releases.
 UNACKED_MAX, _AT_ONCE = 1000, 1000
-#: Pause before a refused command is tried again, in seconds, and how often.
+#: The pause before a refused command is repeated, in seconds, and how often it is repeated.
 _AGAIN_AFTER_S, _TRIES = 0.5, 10
-#: The longest pause before a stream with too much that is not acknowledged looks whether it still
-#: is, in seconds.
+#: The longest pause before a stream with too many unacknowledged messages asks the database
+#: whether they are still leased, in seconds.
 _PAUSE_MAX_S = 5.0
 
 
 class Subscription:
-    """The deliveries of one stream of one inbox. For one task, but for `acknowledge`."""
+    """The deliveries of one stream of one inbox.
+
+    One task uses it; others may call `acknowledge` at the same time.
+    """
 
     def __init__(self, pool: WorkerPool, username: str, is_lease_known: bool) -> None:
-        """`is_lease_known` to its consumer, who may acknowledge by it."""
+        """`is_lease_known` says that the consumer can acknowledge by lease, at any process."""
         self._pool = pool
         self._username = username
         self._is_lease_known = is_lease_known
         self._pause_s = _AGAIN_AFTER_S
         self._look_at = 0.0
-        #: The lease under which everything is delivered from now on.
+        #: The lease of the next deliveries.
         self.lease = secrets.token_hex(16)
         self._deliveries = 0
-        # Messages with their lease, in order of delivery.
+        # The lease of each unacknowledged message, in order of delivery.
         self._unacked: dict[str, str] = {}
-        # The last that were acknowledged: again is as good as once.
-        # Made when there is one: most streams of an idle service have none.
+        # The last acknowledged messages: to acknowledge them again is no error.
+        # Made when there is one, since most streams of an idle service have none.
         self._acked: deque[str] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def unacked(self) -> int:
-        """Messages that were delivered and are not acknowledged."""
+        """The number of messages that were delivered and not acknowledged."""
         return len(self._unacked)
 
     @property
     def is_ending(self) -> bool:
-        """Whether the service stops."""
+        """Whether the service is stopping."""
         return self._pool.is_ending
 
     async def resume(self, last: str) -> None:
-        """Acknowledge what an earlier stream delivered up to and with this message."""
+        """Acknowledge the messages that an earlier stream delivered, up to this one."""
         await self._patiently(lambda: self._pool.settle(Resume(self._username, last)))
 
     async def next(self, wait_s: float) -> Sequence[Message]:
-        """What is unread, oldest first; waits for it for so long, and gives nothing then.
+        """Return the unread messages, oldest first. Wait up to `wait_s` seconds for the first.
 
-        Nor while too much is not acknowledged. After a failure it goes on under another lease: what
-        the first one may have taken is given back, and must not be taken for what is delivered
-        from then on.
+        Returns nothing after that time, while too many messages are unacknowledged, and when the
+        service stops. After an error, later deliveries use a new lease: messages that were claimed
+        under the old one, without the stream's knowledge, are released and must not be confused
+        with them.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
@@ -97,14 +101,14 @@ class Subscription:
                 reading = self._pool.read(self._username, wait_s=left_s, lease=terms)
                 return await self._delivered(reading)
             except ServiceError as error:
-                # The consumer need not know; what may be on loan comes back by itself.
-                log.debug("a stream has to try again", reason=str(error))
+                # The consumer need not know: any messages it claimed become unread by themselves.
+                log.debug("a stream retries a command", reason=str(error))
             self.lease, self._deliveries = secrets.token_hex(16), 0
             await asyncio.sleep(_AGAIN_AFTER_S)
         return ()
 
     async def _delivered(self, reading: "asyncio.Future[Slice]") -> Sequence[Message]:
-        """What a read took, noted as this stream's also where nobody waits for it any more."""
+        """Return the messages of a read. They count as delivered even if this is cancelled."""
         try:
             return (await reading).messages
         finally:
@@ -113,8 +117,10 @@ class Subscription:
                 self._unacked.update((message.id, self.lease) for message in given)
 
     async def _await_room(self, left_s: float) -> None:
-        """Wait a moment for acknowledgements. For those by the lease, which may have come to any
-        process, the database is asked; the more seldom, the longer that has been in vain.
+        """Wait a moment for acknowledgements.
+
+        Acknowledgements by lease may reach any process, so ask the database for them; less often
+        while it has none.
         """
         now = asyncio.get_running_loop().time()
         if self._is_lease_known and now >= self._look_at:
@@ -126,21 +132,24 @@ class Subscription:
         await asyncio.sleep(min(_AGAIN_AFTER_S, left_s))
 
     async def _notice_acknowledgements(self) -> bool:
-        """Forget what is no longer on loan to it; whether that was any."""
+        """Forget messages that are no longer leased. Return whether there were any."""
         before = len(self._unacked)
         held: set[str] = set()
         try:
             for lease in set(self._unacked.values()):
                 held |= await self._pool.held(Held(self._username, lease))
         except ServiceError as error:
-            log.debug("a stream has to try again", reason=str(error))
+            log.debug("a stream retries a command", reason=str(error))
             return False
         for each in [each for each in self._unacked if each not in held]:
             del self._unacked[each]
         return len(self._unacked) < before
 
     async def acknowledge(self, ids: Sequence[str]) -> bool:
-        """Mark delivered messages as read; False where they are no longer this stream's."""
+        """Mark delivered messages as read.
+
+        Return False if none of them was unacknowledged, or if one was no longer leased.
+        """
         mine = self._take(ids)
         read = 0
         for lease, its in mine:
@@ -152,29 +161,32 @@ class Subscription:
         return bool(mine) and read == sum(len(its) for _, its in mine)
 
     async def acknowledge_upto(self, message_id: str) -> bool:
-        """Mark as read all that was delivered up to and with this message."""
+        """Mark all messages that were delivered up to this one as read.
+
+        Return False if it is unknown, or as `acknowledge`.
+        """
         if message_id not in self._unacked:
             return self._acked is not None and message_id in self._acked
         upto = list(self._unacked)
         return await self.acknowledge(upto[: upto.index(message_id) + 1])
 
     def acknowledge_later(self, after_s: float, ids: Sequence[str]) -> None:
-        """Mark these as read some seconds from now, unless the stream has been closed by then."""
+        """Mark messages as read after `after_s` seconds, unless the stream closes before."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._timers = [timer for timer in self._timers if timer.when() > now]
         self._timers.append(loop.call_later(after_s, self._acknowledge_now, ids))
 
     async def hold(self) -> None:
-        """Have what is not acknowledged stay on loan for longer."""
+        """Extend the leases of all unacknowledged messages."""
         for lease in set(self._unacked.values()):
             command = Extend(self._username, lease, int(LEASE_S * 1000))
             await self._patiently(partial(self._pool.settle, command))
 
     async def close(self) -> None:
-        """Give back what is not acknowledged, to the end, also where the caller is cancelled.
+        """Release all unacknowledged messages. Completes even if the caller is cancelled.
 
-        A client that leaves is noticed twice: by what could not be written, and by its connection.
+        A client's disconnection is noticed twice: by a failed write, and by its connection.
         """
         for timer in self._timers:
             timer.cancel()
@@ -186,7 +198,7 @@ class Subscription:
             raise
 
     async def _give_back(self) -> None:
-        # Those that have begun go to their end: they are short.
+        # Acknowledgements that have begun are short: let them finish.
         if self._tasks:
             await asyncio.wait(self._tasks)
         for lease, its in self._take(list(self._unacked)):
@@ -194,12 +206,13 @@ class Subscription:
             try:
                 await self._patiently(partial(self._pool.settle, command))
             except ServiceError as error:
-                # It comes back by itself when the lease is over.
-                log.info("a stream's messages were not given back", reason=str(error))
+                # They become unread when their lease ends.
+                log.info("a stream's messages were not released", reason=str(error))
 
     def _take(self, ids: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-        """Those of these that are not settled, by their lease, some at a time. They count as
-        settled from now on.
+        """Return the unacknowledged ones of these messages: pairs of a lease and some of its ids.
+
+        They no longer count as unacknowledged.
         """
         by_lease: dict[str, list[str]] = {}
         for each in ids:
@@ -221,17 +234,20 @@ class Subscription:
         try:
             await self.acknowledge(ids)
         except ServiceError as error:
-            # It is given again when the lease is over.
-            log.warning("a stream's messages could not be acknowledged", reason=str(error))
+            # They are delivered again when their lease ends.
+            log.warning("a stream's messages were not acknowledged", reason=str(error))
 
     async def _patiently(self, ask: Callable[[], Awaitable[int]]) -> int:
-        """Settle something, trying again for a while: each of these is safe to repeat."""
+        """Carry out a command, which is safe to repeat, with some retries.
+
+        Raises `Draining` at once, and the last `ServiceError`.
+        """
         for _ in range(_TRIES):
             try:
                 return await ask()
             except Draining:
                 raise
             except ServiceError as error:
-                log.debug("a stream has to try again", reason=str(error))
+                log.debug("a stream retries a command", reason=str(error))
             await asyncio.sleep(_AGAIN_AFTER_S)
         return await ask()

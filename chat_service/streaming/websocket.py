@@ -1,10 +1,10 @@
-"""A stream as a WebSocket: every message is acknowledged by its receiver, or comes again.
+"""A stream over a WebSocket. Messages that the client does not acknowledge are delivered again.
 
     server: {"type": "message", "id", "text"}      client: {"type": "ack", "id"}, cumulative
 
-The protocol is the `websockets` package's, which has no input or output of its own; this moves
-bytes between it and Tornado's stream. Made by `chat_service.handlers.stream`, run by
-`chat_service.server.exchange` once the head has been read.
+The `websockets` package implements the protocol without input or output; this module moves bytes
+between it and Tornado's stream. `chat_service.handlers.stream` accepts the handshake, and
+`chat_service.server.exchange` then runs the WebSocket.
 """
 
 import asyncio
@@ -27,34 +27,34 @@ from workers.errors import ServiceError
 
 log = structlog.get_logger(__name__)
 
-#: The longest message that a client may send, in bytes: an acknowledgement is short.
+#: The longest message that a client may send, in bytes. Acknowledgements are short.
 MESSAGE_MAX = 16 << 10
-#: A ping is sent so often, and leases are held, in seconds; a client that has sent nothing over so
-#: many of them is gone.
+#: The interval of pings and of extending leases, in seconds, and the number of intervals without a
+#: byte from the client after which it is disconnected.
 BEAT_S, SILENT_BEATS_MAX = LEASE_S / 3, 3
-#: Frames of one message.
+#: The most frames of one message.
 _FRAGMENTS_MAX = 100
-#: Frames that a client may send: so many at once, so many more each second, and so many for each
-#: message that it is given. What it has not used adds up to a bound.
+#: The frames that a client may send: at once, more each second, and more for each message that it
+#: is sent. Unused ones add up to the last number.
 FRAMES_AT_ONCE, FRAMES_PER_S, _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX = 100, 50, 4, 5000
-#: A client that has sent more is not read from for so long before it is closed, in seconds: one
-#: that connects again at once to go on is slowed down.
+#: How long the connection of a client that sent too many frames is not read before it closes, in
+#: seconds. This slows down a client that reconnects at once.
 PENALTY_S = 1.0
-#: The longest line of a handshake, in characters: a browser's have some dozens.
+#: The longest value in a handshake, in characters. A browser's have some dozens.
 _LINE_MAX = 1024
-#: How long the other side is waited for after a close frame, in seconds.
+#: How long to wait for the client after a close frame, in seconds.
 _CLOSE_S = 1.0
-#: How much is handled in one turn of the loop, in bytes: a flood of the smallest frames, and what
-#: is answered to it, takes a millisecond of it.
+#: The most bytes handled in one turn of the loop. A flood of the smallest frames, and the answers
+#: to them, then takes a millisecond of each turn.
 _READ_BYTES = 1 << 10
-#: How much is thrown away of what a client sends that was told to stop, in bytes.
+#: How much of the input of a closing client is read and dropped, in all and at once, in bytes.
 _DISCARD_MAX, _DISCARD_BYTES = 1 << 20, 64 << 10
-#: How long a message is waited for in one go, in seconds.
+#: How long one read waits for messages, in seconds.
 _WAIT_S = 60.0
-#: How a connection ends that nobody is to blame for.
+#: Errors that mean an ordinary disconnection.
 _ENDS = (StreamClosedError, TimeoutError)
 
-#: The lines of a handshake. Of extensions and subprotocols there are none to choose.
+#: The headers of a handshake. No extensions or subprotocols are offered.
 _HANDSHAKE = ("Host", "Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 
 _encode = msgspec.json.Encoder().encode
@@ -79,9 +79,10 @@ _decode = msgspec.json.Decoder(_Ack).decode
 def accept(
     request_id: str, headers: Mapping[str, str], stream: Subscription, write_s: float
 ) -> Takeover:
-    """Answer a handshake. Raises a `Problem` for one that is none."""
+    """Return the answer to a handshake. Raises a `Problem` if it is not a valid one."""
     protocol = ServerProtocol(max_size=MESSAGE_MAX)
-    # Other lines say nothing to the protocol, and the parts of these are taken one by one.
+    # The protocol ignores other headers. It parses the elements of these one by one, so they must
+    # be short.
     needed = {name: headers.get(name, "") for name in _HANDSHAKE}
     for name, value in needed.items():
         if len(value) > _LINE_MAX:
@@ -90,28 +91,28 @@ def accept(
     protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin1"))
     (request,) = protocol.events_received() or (None,)
     if not isinstance(request, Request):
-        raise bad_request("this is no WebSocket handshake")
+        raise bad_request("this is not a WebSocket handshake")
     response = protocol.accept(request)
     if response.status_code != 101:
-        raise no_handshake(f"this is no WebSocket handshake: {protocol.handshake_exc}")
+        raise no_handshake(f"this is not a WebSocket handshake: {protocol.handshake_exc}")
     response.headers["X-Request-Id"] = request_id
     protocol.send_response(response)
     return Takeover(101, lambda transport: _Socket(transport, protocol, stream, write_s).run())
 
 
 class _Allowance:
-    """How many frames a client may still send."""
+    """The number of frames that a client may still send."""
 
     def __init__(self) -> None:
         self._frames = float(FRAMES_AT_ONCE)
         self._counted_at = asyncio.get_running_loop().time()
 
     def add_messages(self, messages: int) -> None:
-        """Allow the client to answer messages that it is given."""
+        """Allow the frames with which the client acknowledges messages."""
         self._frames = min(self._frames + messages * _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX)
 
     def take(self, frames: int) -> bool:
-        """Count frames that have come. Return whether they were allowed."""
+        """Count frames that have arrived. Return whether they were allowed."""
         now = asyncio.get_running_loop().time()
         if self._frames < FRAMES_AT_ONCE:
             earned = (now - self._counted_at) * FRAMES_PER_S
@@ -122,7 +123,7 @@ class _Allowance:
 
 
 def _too_many_frames() -> str:
-    return f"send at most {FRAMES_PER_S} frames a second and {_FRAMES_PER_MESSAGE} a message"
+    return f"send at most {FRAMES_PER_S} frames per second and {_FRAMES_PER_MESSAGE} per message"
 
 
 class _Socket:
@@ -146,7 +147,7 @@ class _Socket:
         self._holding: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Serve it until either side ends it. What was not acknowledged is unread again then."""
+        """Serve the WebSocket until either side ends it. Then release unacknowledged messages."""
         receiving = asyncio.create_task(self._receive())
         delivering = asyncio.create_task(self._deliver())
         self._beat_later()
@@ -159,7 +160,7 @@ class _Socket:
             if self._holding is not None:
                 await asyncio.wait((self._holding,))
             if self._protocol.state is not State.OPEN:
-                # What the client acknowledged before it closed still counts.
+                # Acknowledgements that the client sent before it closed still count.
                 await asyncio.wait((receiving,), timeout=_CLOSE_S)
             await self._stream.close()
             await self._close(receiving)
@@ -168,7 +169,7 @@ class _Socket:
                     log.error("a WebSocket failed", exc_info=result)
 
     async def _receive(self) -> None:
-        # The handshake's answer.
+        # Send the answer to the handshake.
         await self._flush()
         while not self._protocol.close_expected():
             data = await self._transport.read_bytes(_READ_BYTES, partial=True)
@@ -183,30 +184,30 @@ class _Socket:
                 await asyncio.sleep(PENALTY_S)
                 self._protocol.fail(CloseCode.POLICY_VIOLATION, _too_many_frames())
             await self._flush()
-            # What was read ahead is given at once: without this, the others would have no turn.
+            # Bytes that were read ahead arrive without waiting. Other connections need their turn.
             await asyncio.sleep(0)
 
     async def _handle(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:
-            self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text")
+            self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "send text messages only")
         elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
             self._fragments.append(bytes(frame.data))
             if len(self._fragments) > _FRAGMENTS_MAX:
-                self._protocol.fail(CloseCode.MESSAGE_TOO_BIG, "it has too many fragments")
+                self._protocol.fail(CloseCode.MESSAGE_TOO_BIG, "the message has too many fragments")
             elif frame.fin:
                 message, self._fragments = b"".join(self._fragments), []
                 await self._take(message)
 
     async def _take(self, message: bytes) -> None:
-        """An acknowledgement, or what is said to be none."""
+        """Acknowledge, or refuse a message that is not an acknowledgement."""
         try:
             message.decode()
             ack = _decode(message)
         except UnicodeDecodeError:
-            self._protocol.fail(CloseCode.INVALID_DATA, "it is not UTF-8")
+            self._protocol.fail(CloseCode.INVALID_DATA, "the message is not UTF-8")
             return
         except (msgspec.DecodeError, RecursionError):
-            self._refuse('only {"type": "ack", "id": "..."} is understood')
+            self._refuse('send only {"type": "ack", "id": "..."}')
             return
         try:
             is_known = await self._stream.acknowledge_upto(ack.id)
@@ -214,7 +215,7 @@ class _Socket:
             log.warning("an acknowledgement failed", reason=str(error))
             is_known = False
         if not is_known:
-            self._refuse(f"{ack.id[:64]} was never on loan here, has expired, or comes again")
+            self._refuse(f"{ack.id[:64]} was not delivered here, or is no longer leased")
 
     def _refuse(self, detail: str) -> None:
         if self._protocol.state is State.OPEN:
@@ -224,7 +225,7 @@ class _Socket:
         while not self._stream.is_ending:
             messages = await self._stream.next(_WAIT_S)
             if self._protocol.state is not State.OPEN:
-                # It is being closed. What came just now is unread again when that is done.
+                # The connection is closing, and these messages are released.
                 return
             self._allowance.add_messages(len(messages))
             for message in messages:
@@ -235,7 +236,7 @@ class _Socket:
         self._next_beat = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
 
     def _beat(self) -> None:
-        """Hold the leases of what the client works on, and see that there is a client."""
+        """Extend the leases of the client's messages, and check that the client is still there."""
         if self._silent_beats >= SILENT_BEATS_MAX:
             self._protocol.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
             self._transport.write(b"".join(self._protocol.data_to_send()))
@@ -253,21 +254,28 @@ class _Socket:
         try:
             await self._stream.hold()
         except ServiceError as error:
-            log.warning("leases were not extended; they may come again", reason=str(error))
+            log.warning(
+                "leases were not extended; messages may be delivered again", reason=str(error)
+            )
 
     async def _flush(self) -> None:
-        """Write what the protocol has to send. Raises where the client takes nothing for long."""
+        """Write the bytes that the protocol has to send.
+
+        Raises `TimeoutError` if the client takes nothing for too long.
+        """
         data = b"".join(self._protocol.data_to_send())
         if data:
             async with asyncio.timeout(self._write_s):
                 await self._transport.write(data)
 
     async def _close(self, receiving: "asyncio.Task[None]") -> None:
-        """Close in order where the other side takes part in it, and in any case."""
+        """Close the connection, with a closing handshake if the client takes part in it."""
         if self._protocol.state is State.OPEN:
             is_ending = self._stream.is_ending
             code = CloseCode.GOING_AWAY if is_ending else CloseCode.INTERNAL_ERROR
-            self._protocol.send_close(code, "the service stops; connect again" if is_ending else "")
+            self._protocol.send_close(
+                code, "the service is stopping; reconnect" if is_ending else ""
+            )
         with suppress(*_ENDS):
             await self._flush()
             await asyncio.wait((receiving,), timeout=_CLOSE_S)
@@ -276,9 +284,9 @@ class _Socket:
         self._transport.close()
 
     async def _discard_rest(self) -> None:
-        """Read on for a while, so that a client that still sends is told why it is closed.
+        """Read and drop input for a while, so that a sending client can read the close frame.
 
-        A connection that is closed with bytes unread is reset, and a reset may overtake the close
+        A connection that is closed with unread input is reset, and the reset may overtake the close
         frame.
         """
         if self._transport.closed():
@@ -290,5 +298,5 @@ class _Socket:
             while left > 0:
                 left -= len(await self._transport.read_bytes(_DISCARD_BYTES, partial=True))
                 await asyncio.sleep(0)
-            # Nothing more is read, so that the client can send nothing more.
+            # Read no more, so that the client cannot send more.
             await asyncio.Event().wait()
