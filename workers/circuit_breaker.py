@@ -42,8 +42,8 @@ class CircuitBreaker:
             )
             return
         self._failures += 1
-        is_away = isinstance(outcome, StoreUnavailable) and outcome.is_away
-        if not self.is_open and (is_away or self._failures >= FAILURES):
+        is_unavailable = isinstance(outcome, StoreUnavailable) and outcome.is_unavailable
+        if not self.is_open and (is_unavailable or self._failures >= FAILURES):
             self.is_open = True
             self._metrics.database_away.set(1)
             # What was counted last says nothing of what the database holds by now.

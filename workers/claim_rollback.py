@@ -59,7 +59,7 @@ class ClaimRollback:
             for release in [each for each in self._waiting if each.due <= now]:
                 released = 0
                 if not await self._holds(release.claim):
-                    released = await self._store.release(release.claim, release.ids)
+                    released = await self._store.unclaim(release.claim, release.ids)
                 self._waiting.remove(release)
                 if not released:
                     continue

@@ -79,7 +79,7 @@ class Claims:
         repeated = {keys[key]: batch for key, batch in batches.items()}
         results = await asyncio.gather(
             *(
-                self._guarded([share], partial(self._give_again, share, repeated[share.item]))
+                self._guarded([share], partial(self._deliver_again, share, repeated[share.item]))
                 for share in unanswered
                 if share.item in repeated
             )
@@ -173,12 +173,12 @@ class Claims:
         until_ms = now_ms + KEY_WINDOW_MS
         batch = KeyedBatch(key, item.command.username, ids, until_ms, share.more)
         batch = (await self._store.record_batch([batch], now_ms))[0]
-        return await self._give_again(share, batch)
+        return await self._deliver_again(share, batch)
 
-    async def _give_again(self, share: Share, batch: KeyedBatch) -> list[Share]:
-        return [] if await self._give_batch(share.item, batch) else [share]
+    async def _deliver_again(self, share: Share, batch: KeyedBatch) -> list[Share]:
+        return [] if await self._deliver_batch(share.item, batch) else [share]
 
-    async def _give_batch(self, item: WorkItem, batch: KeyedBatch) -> bool:
+    async def _deliver_batch(self, item: WorkItem, batch: KeyedBatch) -> bool:
         """Claim a batch as far as it is unread, and answer with what is the key's of it.
 
         False where that is nothing, and was nothing before: all of it is others', or has expired.
@@ -188,7 +188,7 @@ class Claims:
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
             # What was given once stays the key's batch, though all of it has expired by now.
-            is_given = await self._store.give(batch) if messages else batch.is_given
+            is_given = await self._store.mark_delivered(batch) if messages else batch.is_given
         except ServiceError as error:
             # What it took is the key's all the same: for who repeats the read.
             self._metrics.read.inc(len(owned))
@@ -206,10 +206,10 @@ class Claims:
         else:
             # Others were faster, or it has expired on the way.
             self._metrics.read.inc(len(owned))
-            await self._forget(batch)
+            await self._discard(batch)
         return False
 
-    async def _forget(self, batch: KeyedBatch) -> None:
+    async def _discard(self, batch: KeyedBatch) -> None:
         """Have the key's next read decide anew.
 
         A claim for it that was not answered may still be on its way, from whatever process. What
@@ -224,7 +224,7 @@ class Claims:
         ids = [each for each in batch.ids if each not in expired]
         if ids:
             self._rollback.add(late, ids, is_final=False)
-        await self._store.forget(batch)
+        await self._store.discard_batch(batch)
 
     def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
         now_ms = self._clock.now_ms()

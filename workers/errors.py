@@ -40,12 +40,13 @@ class Expired(NotExecuted):
 class StoreUnavailable(NotExecuted):
     """Raised when the database was not reached, or refused, before anything was applied.
 
-    `is_away` where no primary was found for as long as was allowed: others will find none either.
+    `is_unavailable` is set if no primary was found within the driver's time limit. Other
+    operations will find none either.
     """
 
-    def __init__(self, reason: str, *, is_away: bool = False) -> None:
+    def __init__(self, reason: str, *, is_unavailable: bool = False) -> None:
         super().__init__(reason)
-        self.is_away = is_away
+        self.is_unavailable = is_unavailable
 
 
 class IndexMissing(StoreUnavailable):

@@ -306,7 +306,7 @@ class Shard:
                 metrics.acknowledged(settled.changed)
                 item.resolve(settled.messages)
             case Release() as command:
-                settled = await store.return_lease(command, now_ms)
+                settled = await store.release(command, now_ms)
                 metrics.lease_ends.labels("released").inc(settled.changed)
                 self._waiters.wake((command.username,))
                 item.resolve(settled.messages)

@@ -103,8 +103,8 @@ class SimulatedStore:
                 was_sent = True
                 is_final = is_final and is_answered
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        return await self._write(lambda part: self._database.release(claim, part), ids)
+    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+        return await self._write(lambda part: self._database.unclaim(claim, part), ids)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         await self._reach()
@@ -124,11 +124,11 @@ class SimulatedStore:
     async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         return await self._seen(lambda: self._database.find_batches(keys, now_ms))
 
-    async def give(self, batch: KeyedBatch) -> bool:
-        return (await self._once(lambda: self._database.give(batch)))[0]
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        return (await self._once(lambda: self._database.mark_delivered(batch)))[0]
 
-    async def forget(self, batch: KeyedBatch) -> None:
-        await self._once(lambda: self._database.forget(batch))
+    async def discard_batch(self, batch: KeyedBatch) -> None:
+        await self._once(lambda: self._database.discard_batch(batch))
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         return await self._seen(lambda: self._database.keyed_messages(batch, now_ms))
@@ -143,8 +143,8 @@ class SimulatedStore:
         settled = await self._read(lambda token: self._database.resume(command, now_ms, token))
         return Settled(settled.changed, settled.changed)
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
-        return (await self._once(lambda: self._database.return_lease(command, now_ms)))[0]
+    async def release(self, command: Release, now_ms: int) -> Settled:
+        return (await self._once(lambda: self._database.release(command, now_ms)))[0]
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         # Else a late copy would shorten the lease of what is lent meanwhile.

@@ -397,7 +397,7 @@ class WaitsForNothing(_Patched):
 class GivesAKeyedBatchBack(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        give = Claims._give_batch
+        give = Claims._deliver_batch
 
         async def give_or_release(self: Claims, item: WorkItem, batch: KeyedBatch) -> bool:
             claims: list[Claim] = []
@@ -415,7 +415,7 @@ class GivesAKeyedBatchBack(_Patched):
                     self._rollback.add(claim, claim.ids, is_final=False)
                 raise
 
-        with mock.patch.object(Claims, "_give_batch", give_or_release):
+        with mock.patch.object(Claims, "_deliver_batch", give_or_release):
             yield
 
 

@@ -103,7 +103,7 @@ async def test_what_a_claim_took_and_gives_back_is_unread_again(
     await any_store.claim(new_claim(["bob"], ids[3:], clock.now_ms()))
     claim = new_claim(["bob"], ids, clock.now_ms())
     assert (await any_store.claim(claim)).ids == set(ids[:3])
-    assert await any_store.release(claim, ids) == 3
-    assert await any_store.release(claim, ids) == 0
+    assert await any_store.unclaim(claim, ids) == 3
+    assert await any_store.unclaim(claim, ids) == 0
     found = await any_store.find_unread(["bob"], 10, clock.now_ms())
     assert [each.message.id for each in found.messages["bob"]] == ids[:3]

@@ -97,9 +97,9 @@ async def test_a_lease_is_given_back_whole_or_in_part(
     posts, now_ms = [new_post(), new_post(), new_post()], clock.now_ms()
     await any_store.insert(posts)
     await lease(any_store, posts, now_ms)
-    assert await any_store.return_lease(Release("bob", "ours", (posts[2].id,)), now_ms) == (1, 1)
+    assert await any_store.release(Release("bob", "ours", (posts[2].id,)), now_ms) == (1, 1)
     assert await unread(any_store, now_ms) == [posts[2].id]
-    assert await any_store.return_lease(Release("bob", "ours"), now_ms) == (2, 2)
+    assert await any_store.release(Release("bob", "ours"), now_ms) == (2, 2)
     assert await unread(any_store, now_ms) == [post.id for post in posts]
     assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (0, 0)
 
@@ -115,7 +115,7 @@ async def test_a_lease_holds_what_was_neither_settled_nor_ran_out(
     held = Held("bob", "ours")
     assert await any_store.held(held, now_ms) == set(ids)
     await any_store.acknowledge(Acknowledge("bob", "ours", (ids[0],)), now_ms)
-    await any_store.return_lease(Release("bob", "ours", (ids[3],)), now_ms)
+    await any_store.release(Release("bob", "ours", (ids[3],)), now_ms)
     assert await any_store.held(held, now_ms) == {ids[1], ids[2]}
     assert not await any_store.held(Held("eve", "ours"), now_ms)
     assert not await any_store.held(held, now_ms + LEASE_MS + 1)
@@ -143,8 +143,8 @@ async def test_a_claim_on_loan_that_came_to_nobody_is_given_back(
     post, now_ms = new_post(), clock.now_ms()
     await any_store.insert([post])
     claim = await lease(any_store, [post], now_ms)
-    assert await any_store.release(claim, claim.ids) == 1
-    assert await any_store.release(claim, claim.ids) == 0
+    assert await any_store.unclaim(claim, claim.ids) == 1
+    assert await any_store.unclaim(claim, claim.ids) == 0
     assert await unread(any_store, now_ms) == [post.id]
 
 
@@ -160,7 +160,7 @@ async def test_a_stream_that_comes_again_acknowledges_what_it_was_delivered_befo
     await any_store.insert([late])
     await lease(any_store, [late], now_ms, 3)
     # The stream has closed, and only the second delivery was seen to arrive.
-    await any_store.return_lease(Release("bob", "ours"), now_ms)
+    await any_store.release(Release("bob", "ours"), now_ms)
     assert await any_store.resume(Resume("bob", second.id), now_ms) == (2, 2)
     assert await unread(any_store, now_ms) == [late.id]
 
@@ -171,7 +171,7 @@ async def test_a_stream_acknowledges_only_what_it_names_where_two_may_have_had_i
     other, named, now_ms = new_post(), new_post(), clock.now_ms()
     await any_store.insert([named])
     await lease(any_store, [named], now_ms, 1)
-    await any_store.return_lease(Release("bob", "ours"), now_ms)
+    await any_store.release(Release("bob", "ours"), now_ms)
     await any_store.insert([other])
     claim = new_claim(["bob"], [other.id, named.id], now_ms, lease_ms=LEASE_MS)
     await any_store.claim(claim)
@@ -205,7 +205,7 @@ async def test_an_audit_names_what_a_lease_lost(
     await lease(any_store, [read, short, again, returned], now_ms)
     whole, some = Acknowledge("bob", "ours"), Acknowledge("bob", "ours", (read.id, short.id))
     assert await any_store.audit(whole, now_ms) == Audit()
-    await any_store.return_lease(Release("bob", "ours", (returned.id,)), now_ms)
+    await any_store.release(Release("bob", "ours", (returned.id,)), now_ms)
     assert await any_store.acknowledge(Acknowledge("bob", "ours", (read.id,)), now_ms) == (1, 1)
     late_ms = now_ms + 5001
     for command in (whole, some):
@@ -227,7 +227,7 @@ async def test_an_audit_knows_what_another_lease_took_since(
     await any_store.insert(posts)
     await lease(any_store, posts, now_ms)
     await any_store.acknowledge(Acknowledge("bob", "ours", (read.id,)), now_ms)
-    await any_store.return_lease(Release("bob", "ours", (returned.id,)), now_ms)
+    await any_store.release(Release("bob", "ours", (returned.id,)), now_ms)
     await any_store.end_leases(now_ms + LEASE_MS + 1)
     for number in range(3):
         other = new_claim(["bob"], [relet.id, returned.id], now_ms, lease_ms=LEASE_MS)

@@ -74,17 +74,17 @@ async def test_what_a_read_with_a_key_gets_is_decided_once(
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
     later = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 5000)
     assert await any_store.record_batch([later], now_ms + 1001) == [later]
-    await any_store.forget(first)
+    await any_store.discard_batch(first)
     assert await any_store.find_batches(["key"], now_ms + 1001) == {"key": later}
-    await any_store.forget(later)
+    await any_store.discard_batch(later)
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
     # What was given is not forgotten, and what was forgotten is not given.
-    assert not await any_store.give(later)
+    assert not await any_store.mark_delivered(later)
     assert await any_store.record_batch([first], now_ms) == [first]
-    assert await any_store.give(first)
-    await any_store.forget(first)
+    assert await any_store.mark_delivered(first)
+    await any_store.discard_batch(first)
     assert await any_store.find_batches(["key"], now_ms) == {"key": replace(first, is_given=True)}
-    assert await any_store.give(first)
+    assert await any_store.mark_delivered(first)
 
 
 async def test_the_messages_of_a_key_are_those_that_were_claimed_for_it_and_live(

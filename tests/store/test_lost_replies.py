@@ -175,7 +175,7 @@ async def test_a_claim_that_was_given_up_takes_nothing_however_late_it_arrives(
         await proxy.held.wait()
         while clock.now_ms() <= claim.until_ms:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        assert await store.release(claim, claim.ids) == 0
+        assert await store.unclaim(claim, claim.ids) == 0
         proxy.release()
         assert (await claiming).ids == set()
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
@@ -189,7 +189,7 @@ async def test_what_was_given_back_and_then_expires_is_counted_as_expired(
     claim = new_claim(["bob"], [post.id], clock.now_ms())
     await store.claim(claim)
     assert await store.expire(post.expires_ms + 2000) == 0
-    await store.release(claim, claim.ids)
+    await store.unclaim(claim, claim.ids)
     assert await store.expire(post.expires_ms + 2000) == 1
 
 

@@ -64,7 +64,7 @@ async def test_settling_a_lease_whose_reply_is_lost_is_done_once(
         proxy.lose_reply["update"] = losses
         assert await store.resume(Resume("bob", posts[2].id), clock.now_ms()) == (1, 1)
         proxy.lose_reply["update"] = losses
-        assert await store.return_lease(Release("bob", lease), clock.now_ms()) == (2, 2)
+        assert await store.release(Release("bob", lease), clock.now_ms()) == (2, 2)
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
         await store.close()
 

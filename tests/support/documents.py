@@ -149,7 +149,7 @@ class Documents:
             if claim.token == (stored.token if claim.lease_ms is None else stored.lease)
         }
 
-    def release(self, claim: Claim, ids: Sequence[str]) -> int:
+    def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
         """Make unread what the claim took."""
         if claim.key and not claim.token:
             mine = [
@@ -200,7 +200,7 @@ class Documents:
             if key in self.reads and self.reads[key].batch.until_ms >= now_ms
         }
 
-    def give(self, batch: KeyedBatch) -> bool:
+    def mark_delivered(self, batch: KeyedBatch) -> bool:
         holding = self.reads.get(batch.key)
         if holding is None or holding.batch.ids != batch.ids:
             return False
@@ -208,7 +208,7 @@ class Documents:
             self._set_read(batch.key, holding._replace(is_given=True))
         return True
 
-    def forget(self, batch: KeyedBatch) -> None:
+    def discard_batch(self, batch: KeyedBatch) -> None:
         holding = self.reads.get(batch.key)
         if holding is not None and holding.batch.ids == batch.ids and not holding.is_given:
             self._set_read(batch.key, None)
@@ -244,7 +244,7 @@ class Documents:
         ]
         return Audit(acknowledged if lost else (), tuple(each.post.id for each in lost))
 
-    def return_lease(self, command: Release, now_ms: int) -> Settled:
+    def release(self, command: Release, now_ms: int) -> Settled:
         leased = self._of_lease(command)
         mine = [each for each in leased if _lasts(each, now_ms)]
         for stored in mine:

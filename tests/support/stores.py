@@ -65,9 +65,9 @@ class MemoryStore:
         self.data.claim(claim, claim.ids)
         return Claimed(self.data.owned(claim), is_final=True)
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        await self._call("release")
-        return self.data.release(claim, ids)
+    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+        await self._call("unclaim")
+        return self.data.unclaim(claim, ids)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         await self._call("count")
@@ -81,13 +81,13 @@ class MemoryStore:
         await self._call("find_batches")
         return self.data.find_batches(keys, now_ms)
 
-    async def give(self, batch: KeyedBatch) -> bool:
-        await self._call("give")
-        return self.data.give(batch)
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        await self._call("mark_delivered")
+        return self.data.mark_delivered(batch)
 
-    async def forget(self, batch: KeyedBatch) -> None:
-        await self._call("forget")
-        self.data.forget(batch)
+    async def discard_batch(self, batch: KeyedBatch) -> None:
+        await self._call("discard_batch")
+        self.data.discard_batch(batch)
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         await self._call("keyed messages")
@@ -101,9 +101,9 @@ class MemoryStore:
         await self._call("audit")
         return self.data.audit(command, now_ms)
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
-        await self._call("return lease")
-        return self.data.return_lease(command, now_ms)
+    async def release(self, command: Release, now_ms: int) -> Settled:
+        await self._call("release")
+        return self.data.release(command, now_ms)
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         await self._call("extend")
@@ -208,9 +208,9 @@ class GateStore(MemoryStore):
         await self._pass("claim")
         return await super().claim(claim)
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        await self._pass("release")
-        return await super().release(claim, ids)
+    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+        await self._pass("unclaim")
+        return await super().unclaim(claim, ids)
 
 
 @dataclass

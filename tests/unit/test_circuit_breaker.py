@@ -12,7 +12,7 @@ from workers.loop_lag import LoopLag
 from workers.maintenance import WATCH_EVERY_S
 from workers.metrics import WorkerMetrics
 
-AWAY = StoreUnavailable("no primary", is_away=True)
+AWAY = StoreUnavailable("no primary", is_unavailable=True)
 
 
 @pytest.fixture

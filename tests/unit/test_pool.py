@@ -196,7 +196,7 @@ async def test_a_drain_waits_for_a_release_that_is_under_way(make_pool: MakePool
     read = pool.read("bob")
     await store.reached()
     read.cancel()
-    store.shut.add("release")
+    store.shut.add("unclaim")
     store.shut.discard("claim")
     store.open_once()
     await store.reached()
@@ -204,7 +204,7 @@ async def test_a_drain_waits_for_a_release_that_is_under_way(make_pool: MakePool
     await asyncio.sleep(0.05)
     store.open()
     assert await draining
-    assert store.calls["release"] == 1
+    assert store.calls["unclaim"] == 1
     assert not any(each.token for each in store.data.documents.values())
 
 
@@ -228,7 +228,7 @@ async def test_one_read_that_fails_does_not_have_all_others_refused(make_pool: M
 async def test_while_the_database_is_away_requests_are_refused_at_once_until_it_is_back(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
-    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_away=True)})
+    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_unavailable=True)})
     store.away = True
     pool = await make_pool(store)
     with pytest.raises(StoreUnavailable, match="no primary"):
@@ -255,7 +255,7 @@ async def test_what_is_pending_is_unknown_until_it_can_be_counted(
     store = FailingStore()
     pool = await make_pool(store)
     await post(pool, "bob")
-    store.failures["find"] = StoreUnavailable("no primary", is_away=True)
+    store.failures["find"] = StoreUnavailable("no primary", is_unavailable=True)
     store.away = True
     with pytest.raises(StoreUnavailable):
         await pool.read("bob")
@@ -287,7 +287,7 @@ async def test_a_count_from_before_an_outage_is_not_waited_for(
         return 7
 
     monkeypatch.setattr("workers.pool._FIRST_COUNT_S", 0.01)
-    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_away=True)})
+    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_unavailable=True)})
     store.away = True
     monkeypatch.setattr(store, "count_pending", count_pending)
     pool = await make_pool(store)

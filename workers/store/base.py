@@ -105,7 +105,7 @@ class Store(Protocol):
         """
         ...
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
+    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
         """Make messages unread again that this claim took and nobody got; how many there were.
 
         For ids of a claim that is final, or whose time is over. Without a token, those of all
@@ -128,14 +128,14 @@ class Store(Protocol):
         """What was decided for these keys, as far as it holds."""
         ...
 
-    async def give(self, batch: KeyedBatch) -> bool:
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
         """Have a decision hold for good, before anybody is answered; False where it is forgotten.
 
         Safe to repeat.
         """
         ...
 
-    async def forget(self, batch: KeyedBatch) -> None:
+    async def discard_batch(self, batch: KeyedBatch) -> None:
         """Take back a decision that came to nothing, unless it was given. Safe to repeat."""
         ...
 
@@ -155,7 +155,7 @@ class Store(Protocol):
         """
         ...
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
+    async def release(self, command: Release, now_ms: int) -> Settled:
         """End a lease before its time. Safe to repeat."""
         ...
 

@@ -318,9 +318,9 @@ def read_errors() -> Iterator[None]:
             raise StoreRefused(refusal(error)) from error
         raise StoreUnavailable(f"the database answered with an error: {in_short(error)}") from error
     except PyMongoError as error:
-        is_away = isinstance(error, ServerSelectionTimeoutError)
+        is_unavailable = isinstance(error, ServerSelectionTimeoutError)
         reason = f"the database did not answer: {in_short(error)}"
-        raise StoreUnavailable(reason, is_away=is_away) from error
+        raise StoreUnavailable(reason, is_unavailable=is_unavailable) from error
 
 
 def write_failure(error: PyMongoError) -> ServiceError:
@@ -333,7 +333,7 @@ def write_failure(error: PyMongoError) -> ServiceError:
         return IndexMissing(MISSING)
     if isinstance(error, ServerSelectionTimeoutError):
         reason = f"the database was not reached: {in_short(error)}"
-        return StoreUnavailable(reason, is_away=True)
+        return StoreUnavailable(reason, is_unavailable=True)
     if isinstance(error, OperationFailure) and error.code in _REFUSALS:
         # An earlier try may have been allowed.
         return OutcomeUnknown(refusal(error))

@@ -81,8 +81,8 @@ class IdempotentReads(Database):
             for each in documents
         }
 
-    async def give(self, batch: KeyedBatch) -> bool:
-        """See `workers.store.base.Store.give`."""
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        """See `workers.store.base.Store.mark_delivered`."""
 
         async def write() -> bool:
             its = {"_id": batch.key, "ids": list(batch.ids)}
@@ -91,8 +91,8 @@ class IdempotentReads(Database):
 
         return (await self._confirmed("give", write))[0]
 
-    async def forget(self, batch: KeyedBatch) -> None:
-        """See `workers.store.base.Store.forget`."""
+    async def discard_batch(self, batch: KeyedBatch) -> None:
+        """See `workers.store.base.Store.discard_batch`."""
 
         async def write() -> None:
             its: Document = {"_id": batch.key, "ids": list(batch.ids), "given": None}

@@ -73,8 +73,8 @@ class Leases(Database):
         ).to_list(None)
         return tuple(document["_id"] for document in documents)
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
-        """See `workers.store.base.Store.return_lease`."""
+    async def release(self, command: Release, now_ms: int) -> Settled:
+        """See `workers.store.base.Store.release`."""
         selection, hint = _of_lease(command)
 
         async def write() -> int:

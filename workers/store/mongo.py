@@ -318,8 +318,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     was_sent = True
                     is_final = is_final and is_answered
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        """See `workers.store.base.Store.release`."""
+    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+        """See `workers.store.base.Store.unclaim`."""
         selection = {"username": one_of(claim.usernames), "_id": {"$in": list(ids)}}
         if claim.lease_ms is not None:
             # As any lease that ends; the sweep does the same where this is not answered.
