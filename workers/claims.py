@@ -13,13 +13,9 @@ from typing import NamedTuple
 import structlog
 
 from workers.batch import Share
-from workers.claim_rollback import ClaimRollback
-from workers.clock import DatabaseClock
 from workers.commands import Claim, KeyedBatch, Read, Slice, Unread
+from workers.engine import Engine
 from workers.errors import NotExecuted, OutcomeUnknown, ServiceError
-from workers.metrics import WorkerMetrics
-from workers.store.base import Store
-from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
 log = structlog.get_logger(__name__)
@@ -40,22 +36,14 @@ class Unanswered(NamedTuple):
 class Claims:
     """Makes claims, and answers the reads that got something."""
 
-    def __init__(
-        self,
-        store: Store,
-        clock: DatabaseClock,
-        claim_s: float,
-        metrics: WorkerMetrics,
-        rollback: ClaimRollback,
-        waiters: Waiters,
-    ) -> None:
+    def __init__(self, engine: Engine, claim_s: float) -> None:
         """A claim may take effect for `claim_s` seconds."""
-        self._store = store
-        self._clock = clock
+        self._store = engine.store
+        self._clock = engine.clock
         self._claim_ms = int(claim_s * 1000)
-        self._metrics = metrics
-        self._rollback = rollback
-        self._waiters = waiters
+        self._metrics = engine.metrics
+        self._rollback = engine.rollback
+        self._waiters = engine.waiters
 
     async def make(self, shares: Sequence[Share]) -> Unanswered:
         """Claim what was dealt, all at the same time. What one claim meets is no other's answer."""

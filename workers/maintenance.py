@@ -13,15 +13,10 @@ from typing import cast
 
 import structlog
 
-from workers.circuit_breaker import CircuitBreaker
-from workers.claim_rollback import ClaimRollback
-from workers.clock import DatabaseClock
+from workers.engine import Engine
 from workers.errors import ServiceError
-from workers.metrics import WorkerMetrics
 from workers.shard import Shard
 from workers.storage import MEASURE_EVERY_S, StorageReserve
-from workers.store.base import Store
-from workers.waiters import Waiters
 
 log = structlog.get_logger(__name__)
 
@@ -59,22 +54,17 @@ class Maintenance:
 
     def __init__(
         self,
-        store: Store,
-        clock: DatabaseClock,
-        metrics: WorkerMetrics,
+        engine: Engine,
         shards: Sequence[Shard],
-        breaker: CircuitBreaker,
-        rollback: ClaimRollback,
-        waiters: Waiters,
         reserve: StorageReserve,
     ) -> None:
-        self._store = store
-        self._clock = clock
-        self._metrics = metrics
+        self._store = engine.store
+        self._clock = engine.clock
+        self._metrics = engine.metrics
+        self._breaker = engine.breaker
+        self._rollback = engine.rollback
+        self._waiters = engine.waiters
         self._shards = shards
-        self._breaker = breaker
-        self._rollback = rollback
-        self._waiters = waiters
         self._reserve = reserve
         # Whether the database tells of arrivals just now.
         self._is_told = False

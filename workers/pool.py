@@ -35,6 +35,7 @@ from workers.commands import (
     Stored,
     Track,
 )
+from workers.engine import Engine
 from workers.errors import (
     Draining,
     KeyInFlight,
@@ -106,20 +107,20 @@ class WorkerPool:
         self._waiters = Waiters(limits.waiters, self._readmit)
         self._reserve = StorageReserve(limits.storage, metrics)
         self._rollback = ClaimRollback(store, clock, metrics, self._waiters)
+        engine = Engine(
+            store=store,
+            clock=clock,
+            metrics=metrics,
+            breaker=self._breaker,
+            rollback=self._rollback,
+            waiters=self._waiters,
+            tracer=tracer,
+        )
         self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
-        self._shards = [
-            Shard(
-                *(queue, store, clock, limits.batch, metrics),
-                *(self._breaker, self._rollback, self._waiters, tracer),
-            )
-            for queue in self._queues
-        ]
+        self._shards = [Shard(queue, engine, limits.batch) for queue in self._queues]
         # Hashes of the idempotency keys of requests that are not answered yet.
         self._keys: set[str] = set()
-        self._maintenance = Maintenance(
-            *(store, clock, metrics, self._shards),
-            *(self._breaker, self._rollback, self._waiters, self._reserve),
-        )
+        self._maintenance = Maintenance(engine, self._shards, self._reserve)
         self._workers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

@@ -13,10 +13,7 @@ from typing import NamedTuple, TypeVar
 import structlog
 
 from workers.batch import Share, lookups, plan, share_out
-from workers.circuit_breaker import CircuitBreaker
-from workers.claim_rollback import ClaimRollback
 from workers.claims import Claims
-from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
     Count,
@@ -33,12 +30,11 @@ from workers.commands import (
     Stored,
     Track,
 )
+from workers.engine import Engine
 from workers.errors import Expired, OutcomeUnknown, Overloaded, ServiceError, StoreUnavailable
-from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
-from workers.store.base import Settled, Store
-from workers.tracing import Tracer
-from workers.waiters import ANY, Waiters
+from workers.store.base import Settled
+from workers.waiters import ANY
 from workers.work_item import WorkItem
 
 T = TypeVar("T")
@@ -74,24 +70,18 @@ class Shard:
     def __init__(
         self,
         queue: ShardQueue,
-        store: Store,
-        clock: DatabaseClock,
+        engine: Engine,
         limits: ShardLimits,
-        metrics: WorkerMetrics,
-        breaker: CircuitBreaker,
-        rollback: ClaimRollback,
-        waiters: Waiters,
-        tracer: Tracer,
     ) -> None:
         self._queue = queue
-        self._store = store
-        self._clock = clock
+        self._store = engine.store
+        self._clock = engine.clock
         self._limits = limits
-        self._metrics = metrics
-        self._breaker = breaker
-        self._waiters = waiters
-        self._tracer = tracer
-        self._claims = Claims(store, clock, limits.claim_s, metrics, rollback, waiters)
+        self._metrics = engine.metrics
+        self._breaker = engine.breaker
+        self._waiters = engine.waiters
+        self._tracer = engine.tracer
+        self._claims = Claims(engine, limits.claim_s)
         # Every item taken from the queue is in one of these until it is settled.
         self._carried: list[WorkItem] = []
         self._in_flight: list[WorkItem] = []
