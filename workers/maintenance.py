@@ -7,12 +7,13 @@ those who wait: being told by the database what arrives elsewhere. Made, started
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing, suppress
-from typing import cast
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
+from workers import arrival_listener
+from workers.arrival_listener import ArrivalListener
 from workers.engine import Engine
 from workers.errors import ServiceError
 from workers.shard import Shard
@@ -39,12 +40,6 @@ LEASES_EVERY_S = 0.25
 COUNT_RESOLVED_EVERY_S = 1.0
 #: How often the store is asked whether an index was missed, in seconds. It looks less often.
 INDEXES_EVERY_S = 0.25
-#: How often messages are looked for that somebody waits for, while the database tells of arrivals
-#: by itself, and while it does not. In seconds.
-LOOK_EVERY_S = (5.0, 1.0)
-_LOOK_AT_ONCE = 1000
-#: The database is no longer asked to tell of arrivals when nobody has waited for so long.
-LISTEN_ON_S = 10.0
 #: Pending messages are counted so often at most, in seconds.
 PENDING_EVERY_S = 10.0
 
@@ -66,8 +61,7 @@ class Maintenance:
         self._waiters = engine.waiters
         self._shards = shards
         self._reserve = reserve
-        # Whether the database tells of arrivals just now.
-        self._is_told = False
+        self._arrivals = ArrivalListener(engine)
         #: Started, and to be cancelled by who stops the pool.
         self.tasks: list[asyncio.Task[None]] = []
         self._clock_is_doubtful = asyncio.Event()
@@ -88,8 +82,8 @@ class Maintenance:
             "release": (RELEASE_EVERY_S, self._rollback.carry_out),
             "count_resolved": (COUNT_RESOLVED_EVERY_S, self._count_resolved),
             "pending": (PROBE_EVERY_S, self._count_pending),
-            "listen": (PROBE_EVERY_S, self._listen),
-            "look": (LOOK_EVERY_S[1], self._look_now_and_then),
+            "listen": (PROBE_EVERY_S, self._arrivals.listen),
+            "look": (arrival_listener.SEARCH_EVERY_S[1], self._arrivals.search),
             "probe": (PROBE_EVERY_S, self._probe),
             "indexes": (INDEXES_EVERY_S, self._store.keep_indexes),
             "clock": (CLOCK_PAUSE_S, self._follow_clock),
@@ -182,42 +176,6 @@ class Maintenance:
         took_s = self._loop.time() - began
         quicker_s, self._counted_in_s = min(took_s, self._counted_in_s), took_s
         return pause_after_count(quicker_s)
-
-    async def _listen(self) -> None:
-        """While anybody waits, have the database tell what arrives at other processes."""
-        await self._waiters.are_there.wait()
-        last_needed = self._loop.time()
-        telling = cast(AsyncGenerator[Collection[str] | None, None], self._store.arrivals())
-        async with aclosing(telling) as arrivals:
-            try:
-                async for usernames in arrivals:
-                    if usernames is None:
-                        self._waiters.notice_any()
-                        self._is_told = True
-                        await self._look()
-                    else:
-                        self._waiters.wake(usernames)
-                    now = self._loop.time()
-                    if self._waiters.count:
-                        last_needed = now
-                    elif now - last_needed > LISTEN_ON_S:
-                        return
-            finally:
-                self._is_told = False
-
-    async def _look_now_and_then(self) -> None:
-        """Whatever is told: nobody waits long for a message that is there."""
-        await self._waiters.are_there.wait()
-        await self._look()
-        if self._is_told:
-            await asyncio.sleep(LOOK_EVERY_S[0] - LOOK_EVERY_S[1])
-
-    async def _look(self) -> None:
-        """Wake those who wait for what is there."""
-        usernames = list(self._waiters.usernames())
-        for start in range(0, len(usernames), _LOOK_AT_ONCE):
-            some = usernames[start : start + _LOOK_AT_ONCE]
-            self._waiters.wake(await self._store.count_unread(some, self._clock.now_ms()))
 
     async def _follow_clock(self) -> None:
         self._clock_is_doubtful.clear()

@@ -9,7 +9,7 @@ import pytest
 from tests.support.stores import GateStore, MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
-from workers import maintenance
+from workers import arrival_listener
 from workers.commands import Lease as Terms
 from workers.commands import Post, Release, Slice, Track, delivery
 from workers.errors import Overloaded, ServiceError, StoreUnavailable
@@ -46,7 +46,7 @@ async def parked(store: MemoryStore) -> None:
 async def test_a_message_of_another_process_is_told_of_by_the_database(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = MemoryStore()
     pool = await make_pool(store)
     read = pool.read("bob", wait_s=20)
@@ -60,7 +60,7 @@ async def test_a_message_of_another_process_is_told_of_by_the_database(
 async def test_without_being_told_a_read_that_waits_looks_for_itself(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 0.05))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 0.05))
     store = DeafStore()
     pool = await make_pool(store)
     reads = [pool.read(name, wait_s=20) for name in ("bob", "eve")]
@@ -72,7 +72,7 @@ async def test_without_being_told_a_read_that_waits_looks_for_itself(
 async def test_when_something_was_missed_everybody_looks(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = MemoryStore()
     pool = await make_pool(store)
     read = pool.read("bob", wait_s=20)
@@ -85,7 +85,7 @@ async def test_when_something_was_missed_everybody_looks(
 async def test_a_message_that_comes_while_a_read_searches_is_not_missed(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
 
     @dataclass
     class SlowToTell(GateStore):
@@ -151,7 +151,7 @@ async def test_a_lease_that_runs_out_wakes_who_waits_for_its_messages(
 async def test_who_takes_some_of_what_came_has_the_next_one_woken(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = MemoryStore()
     pool = await make_pool(store)
 
@@ -181,7 +181,7 @@ async def test_one_that_has_left_is_passed_over(make_pool: MakePool) -> None:
 async def test_one_that_leaves_when_it_has_been_woken_has_the_next_one_woken(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = GateStore()
     pool = await make_pool(store)
     first, second = pool.read("bob", wait_s=20), pool.read("bob", wait_s=20)
