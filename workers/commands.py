@@ -9,9 +9,23 @@ A lease's `token` is its name, a dot and a number: a stream has one lease with m
 order of its deliveries; any other has the number 0 (`delivery`).
 """
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
+
+#: What a command gives back.
+R = TypeVar("R", covariant=True)
+
+
+class Command(Struct, Generic[R], frozen=True, gc=False):
+    """What the pool can be asked to do; its future gives an `R`."""
+
+    size: ClassVar[int] = 0
+
+    @property
+    def username(self) -> str:
+        """The inbox by which it finds its shard."""
+        raise NotImplementedError
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -35,7 +49,7 @@ class Key(Struct, frozen=True, gc=False):
     body: str
 
 
-class Post(Struct, frozen=True, gc=False):
+class Post(Command["str | Stored"], frozen=True, gc=False):
     """Store one message. Gives back its id, or for one with a key a `Stored`.
 
     `receipt` is the hash of the sender's receipt, or empty.
@@ -44,7 +58,8 @@ class Post(Struct, frozen=True, gc=False):
     id: str
     username: str
     text: str
-    size: int
+    # A ClassVar of the other commands, whose queues need not reserve room for a text.
+    size: int  # type: ignore[misc]
     created_ms: int
     expires_ms: int
     key: Key | None = None
@@ -58,7 +73,7 @@ class Lease(Struct, frozen=True, gc=False):
     ttl_ms: int
 
 
-class Read(Struct, frozen=True, gc=False):
+class Read(Command["Slice"], frozen=True, gc=False):
     """Claim the unread messages of an inbox, oldest first. Gives back a `Slice`.
 
     `limit` is the most that may be claimed, or None for no limit of the reader's own.
@@ -67,8 +82,6 @@ class Read(Struct, frozen=True, gc=False):
     `wait_s` is how long a first message is waited for, in seconds.
     With a `lease` they are taken on loan; with a `key` (hashed) a repeat gets the same again.
     """
-
-    size: ClassVar[int] = 0
 
     username: str
     limit: int | None = None
@@ -82,76 +95,66 @@ class Read(Struct, frozen=True, gc=False):
 COUNT_MAX = 10_000
 
 
-class Count(Struct, frozen=True, gc=False):
+class Count(Command[int], frozen=True, gc=False):
     """Count the unread messages of an inbox, claiming none. Gives back an int.
 
     That is greater than `COUNT_MAX`, by whatever, where there are more than that.
     """
 
-    size: ClassVar[int] = 0
-
     username: str
 
 
-class Acknowledge(Struct, frozen=True, gc=False):
+class Acknowledge(Command[int], frozen=True, gc=False):
     """Mark as read what a lease holds, or these ids of it. Gives back how many are."""
 
-    size: ClassVar[int] = 0
-
     username: str
     lease: str
     ids: tuple[str, ...] | None = None
 
 
-class Finish(Acknowledge, frozen=True, gc=False):
+class Finish(Command["Finished"], frozen=True, gc=False):
     """Acknowledge, and tell which of these messages are lost. Gives back a `Finished`."""
 
+    username: str
+    lease: str
+    ids: tuple[str, ...] | None = None
 
-class Release(Struct, frozen=True, gc=False):
+
+class Release(Command[int], frozen=True, gc=False):
     """End a lease of all its messages, or of these: unread again. Gives back how many."""
-
-    size: ClassVar[int] = 0
 
     username: str
     lease: str
     ids: tuple[str, ...] | None = None
 
 
-class Extend(Struct, frozen=True, gc=False):
+class Extend(Command[int], frozen=True, gc=False):
     """Have a lease end `ttl_ms` from now, not sooner. Gives back how many messages it holds."""
-
-    size: ClassVar[int] = 0
 
     username: str
     lease: str
     ttl_ms: int
 
 
-class Held(Struct, frozen=True, gc=False):
+class Held(Command[frozenset[str]], frozen=True, gc=False):
     """Name the messages that a lease still holds. Gives back their ids."""
-
-    size: ClassVar[int] = 0
 
     username: str
     lease: str
 
 
-class Resume(Struct, frozen=True, gc=False):
+class Resume(Command[int], frozen=True, gc=False):
     """Mark as read what a stream delivered up to and with `last`. Gives back how many are."""
-
-    size: ClassVar[int] = 0
 
     username: str
     last: str
 
 
-class Track(Struct, frozen=True, gc=False):
+class Track(Command["Fate | None"], frozen=True, gc=False):
     """Tell what became of a message. Gives back a `Fate`; None where the receipt is not its own.
 
     `receipt` is hashed.
     """
-
-    size: ClassVar[int] = 0
 
     id: str
     receipt: str
@@ -188,10 +191,6 @@ class Audit(Struct, frozen=True, gc=False):
 
     acknowledged: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
-
-
-SingleCall: TypeAlias = Acknowledge | Release | Extend | Held | Resume | Track | Revoke
-Command: TypeAlias = Post | Read | Count | SingleCall
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -246,9 +245,6 @@ class KeyedBatch(Struct, frozen=True, gc=False):
     until_ms: int
     more: bool = False
     is_given: bool = False
-
-
-Outcome: TypeAlias = str | Stored | Slice | int | Fate | Finished | frozenset[str] | None
 
 
 def delivery(lease: str, number: int = 0) -> str:

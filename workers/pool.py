@@ -7,34 +7,14 @@ everything after that happens in the shards. The pool owns every task of the eng
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
 from workers.circuit_breaker import CircuitBreaker
 from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
-from workers.commands import (
-    Acknowledge,
-    Command,
-    Count,
-    Extend,
-    Fate,
-    Finish,
-    Finished,
-    Held,
-    Key,
-    Lease,
-    Outcome,
-    Post,
-    Read,
-    Release,
-    Resume,
-    Revoke,
-    Slice,
-    Stored,
-    Track,
-)
+from workers.commands import Command, Count, Key, Lease, Post, R, Read, Slice, Stored
 from workers.engine import Engine
 from workers.errors import (
     Draining,
@@ -59,7 +39,7 @@ from workers.work_item import WorkItem
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T", bound=Outcome)
+T = TypeVar("T")
 
 #: Pause before a dead worker is started again, in seconds: doubled each time up to the last.
 RESTART_AFTER_S = (0.05, 2.0)
@@ -182,7 +162,7 @@ class WorkerPool:
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
-        return self._submit(
+        return self._enqueue(
             Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
         )
 
@@ -199,7 +179,7 @@ class WorkerPool:
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
-        return self._one_at_a_time(key.hash, lambda: self._submit(post))
+        return self._one_at_a_time(key.hash, lambda: self._enqueue(post))
 
     def read(
         self,
@@ -214,7 +194,7 @@ class WorkerPool:
         Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. Cancelling the future
         before the claim has been sent claims nothing; what was claimed by then is given back.
         """
-        return self._submit(Read(username, limit, upto, wait_s, lease), wait_s)
+        return self._enqueue(Read(username, limit, upto, wait_s, lease), wait_s)
 
     def read_again(
         self, username: str, key: str, limit: int | None = None, wait_s: float = 0.0
@@ -225,30 +205,18 @@ class WorkerPool:
         What was claimed for a key is never given back.
         """
         read = Read(username, limit, None, wait_s, None, key)
-        return self._one_at_a_time(key, lambda: self._submit(read, wait_s))
+        return self._one_at_a_time(key, lambda: self._enqueue(read, wait_s))
 
     def count(self, username: str) -> asyncio.Future[int]:
         """Count an inbox's unread messages. Raises as `read` does."""
-        return self._submit(Count(username))
+        return self._enqueue(Count(username))
 
-    def settle(self, command: Acknowledge | Release | Extend | Resume) -> asyncio.Future[int]:
-        """Acknowledge, give back, or extend what is on loan: how many messages that holds for.
+    def submit(self, command: Command[R]) -> asyncio.Future[R]:
+        """Carry out a command that is one call of the store. Raises as `read` does.
 
-        None are where the lease is unknown, over, or another inbox's. Raises as `read` does.
+        The command's docstring says what the future gives.
         """
-        return self._submit(command)
-
-    def finish(self, command: Finish) -> asyncio.Future[Finished]:
-        """Acknowledge, and tell which of these messages are lost. Raises as `read` does."""
-        return self._submit(command)
-
-    def held(self, command: Held) -> asyncio.Future[frozenset[str]]:
-        """The ids of the messages that a lease still holds. Raises as `read` does."""
-        return self._submit(command)
-
-    def track(self, command: Track | Revoke) -> asyncio.Future[Fate | None]:
-        """Tell what became of a message, or revoke it, as the commands say. Raises as `read`."""
-        return self._submit(command)
+        return self._enqueue(command)
 
     def sample(self) -> None:
         """Set the gauges of the queues and the clock."""
@@ -294,9 +262,9 @@ class WorkerPool:
             for item in queue.take_nowait(1 << 62, 1 << 62):
                 item.fail(Draining("the service stopped"))
 
-    def _submit(self, command: Command, wait_s: float = 0.0) -> asyncio.Future[T]:
+    def _enqueue(self, command: Command[Any], wait_s: float = 0.0) -> asyncio.Future[Any]:
         now = self._loop.time()
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         queue = self._queues[shard_of(command.username, len(self._queues))]
         wait_until = now + wait_s if wait_s else 0.0
         deadline = now + self._limits.deadline_s
@@ -306,7 +274,7 @@ class WorkerPool:
         except NotExecuted as refusal:
             self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
             raise
-        return cast(asyncio.Future[T], future)
+        return future
 
     def _readmit(self, item: WorkItem) -> None:
         """Have a read that waited look again."""

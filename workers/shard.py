@@ -16,13 +16,11 @@ from workers.batch import Share, lookups, plan, share_out
 from workers.claims import Claims
 from workers.commands import (
     Acknowledge,
-    Count,
     Extend,
     Finish,
     Finished,
     Held,
     Post,
-    Read,
     Release,
     Resume,
     Revoke,
@@ -287,10 +285,11 @@ class Shard:
         (item,) = items
         now_ms, store, metrics = self._clock.now_ms(), self._store, self._metrics
         match item.command:
-            case Finish() as command:
-                settled = await store.acknowledge(command, now_ms)
+            case Finish(username, lease, ids):
+                acknowledge = Acknowledge(username, lease, ids)
+                settled = await store.acknowledge(acknowledge, now_ms)
                 metrics.acknowledged(settled.changed)
-                item.resolve(await self._audited(command, settled, now_ms))
+                item.resolve(await self._audited(acknowledge, settled, now_ms))
             case Acknowledge() as command:
                 settled = await store.acknowledge(command, now_ms)
                 metrics.acknowledged(settled.changed)
@@ -314,10 +313,10 @@ class Shard:
                 item.resolve(fate)
             case Track() as command:
                 item.resolve(await store.track(command, now_ms))
-            case Post() | Read() | Count():
-                raise AssertionError("no single_call")
+            case _:
+                raise AssertionError("not a command that is one call of the store")
 
-    async def _audited(self, command: Finish, settled: Settled, now_ms: int) -> Finished:
+    async def _audited(self, command: Acknowledge, settled: Settled, now_ms: int) -> Finished:
         """The outcome of an acknowledgement, with what was lost."""
         messages = settled.messages
         if command.ids is not None and messages == len(set(command.ids)):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from workers.commands import Outcome, Slice
+from workers.commands import Slice
 from workers.errors import Overloaded
 from workers.work_item import WorkItem
 
@@ -133,7 +133,7 @@ class Waiters:
             # Once more: that there is nothing has to be known, and the database may be away.
             self._readmit(item)
 
-    def _leave(self, item: WorkItem, future: "asyncio.Future[Outcome]") -> None:
+    def _leave(self, item: WorkItem, future: "asyncio.Future[Slice]") -> None:
         """It is answered, or its client has gone."""
         if item.timer is not None:
             item.timer.cancel()

@@ -1,8 +1,9 @@
 """One request on its way through a shard: the command, its deadline, and the one way back."""
 
 import asyncio
+from typing import Any
 
-from workers.commands import Command, Outcome
+from workers.commands import Command
 
 
 class WorkItem:
@@ -16,10 +17,10 @@ class WorkItem:
 
     def __init__(
         self,
-        command: Command,
+        command: Command[Any],
         entered: float,
         deadline: float,
-        future: asyncio.Future[Outcome],
+        future: asyncio.Future[Any],
         wait_until: float = 0.0,
         trace: object = None,
     ) -> None:
@@ -40,7 +41,7 @@ class WorkItem:
         """Whether its sender still waits."""
         return not self.future.done()
 
-    def resolve(self, outcome: Outcome) -> bool:
+    def resolve(self, outcome: object) -> bool:
         """Answer it. False where nobody waits any more."""
         if self.future.done():
             return False

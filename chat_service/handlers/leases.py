@@ -47,7 +47,7 @@ class LeaseHandlers:
         """POST /chat/:username/ack: mark as read what a lease holds, or some of it."""
         username, asked = self._asked(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        finished = await self._pool.finish(Finish(username, asked.lease, ids))
+        finished = await self._pool.submit(Finish(username, asked.lease, ids))
         if not finished.is_all:
             raise not_acknowledged(finished)
         return _answer({"acknowledged": finished.messages})
@@ -56,7 +56,7 @@ class LeaseHandlers:
         """POST /chat/:username/release: make it unread again, at once."""
         username, asked = self._asked(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        messages = await self._pool.settle(Release(username, asked.lease, ids))
+        messages = await self._pool.submit(Release(username, asked.lease, ids))
         return _answer({"released": _some(messages, asked)})
 
     async def extend(self, request: Request) -> Response:
@@ -66,7 +66,7 @@ class LeaseHandlers:
             rule = f"is required and must be at least {TTL_MIN_S} seconds"
             raise invalid(FieldError("ttl", rule))
         ttl_s = min(asked.ttl, self._waits.lease_max_s)
-        _some(await self._pool.settle(Extend(username, asked.lease, int(ttl_s * 1000))), asked)
+        _some(await self._pool.submit(Extend(username, asked.lease, int(ttl_s * 1000))), asked)
         return _answer({"ttl": ttl_s})
 
     def _asked(self, request: Request) -> tuple[str, LeaseBody]:

@@ -76,7 +76,7 @@ class Subscription:
 
     async def resume(self, last: str) -> None:
         """Acknowledge what an earlier stream delivered up to and with this message."""
-        await self._patiently(lambda: self._pool.settle(Resume(self._username, last)))
+        await self._patiently(lambda: self._pool.submit(Resume(self._username, last)))
 
     async def next(self, wait_s: float) -> Sequence[Message]:
         """What is unread, oldest first; waits for it for so long, and gives nothing then.
@@ -131,7 +131,7 @@ class Subscription:
         held: set[str] = set()
         try:
             for lease in set(self._unacked.values()):
-                held |= await self._pool.held(Held(self._username, lease))
+                held |= await self._pool.submit(Held(self._username, lease))
         except ServiceError as error:
             log.debug("a stream has to try again", reason=str(error))
             return False
@@ -145,7 +145,7 @@ class Subscription:
         read = 0
         for lease, its in mine:
             command = Acknowledge(self._username, lease, its)
-            read += await self._patiently(partial(self._pool.settle, command))
+            read += await self._patiently(partial(self._pool.submit, command))
             if self._acked is None:
                 self._acked = deque(maxlen=UNACKED_MAX)
             self._acked.extend(its)
@@ -169,7 +169,7 @@ class Subscription:
         """Have what is not acknowledged stay on loan for longer."""
         for lease in set(self._unacked.values()):
             command = Extend(self._username, lease, int(LEASE_S * 1000))
-            await self._patiently(partial(self._pool.settle, command))
+            await self._patiently(partial(self._pool.submit, command))
 
     async def close(self) -> None:
         """Give back what is not acknowledged, to the end, also where the caller is cancelled.
@@ -192,7 +192,7 @@ class Subscription:
         for lease, its in self._take(list(self._unacked)):
             command = Release(self._username, lease, its)
             try:
-                await self._patiently(partial(self._pool.settle, command))
+                await self._patiently(partial(self._pool.submit, command))
             except ServiceError as error:
                 # It comes back by itself when the lease is over.
                 log.info("a stream's messages were not given back", reason=str(error))

@@ -335,7 +335,7 @@ class SimulatedClients:
         began = self._loop.time()
 
         def ask() -> "asyncio.Future[int]":
-            return node.pool.settle(command)
+            return node.pool.submit(command)
 
         outcome, count, _ = await _await_answer(node, ask)
         operation = LeaseOperation(
@@ -347,7 +347,7 @@ class SimulatedClients:
 
     async def _acknowledge(self, node: Process, command: Finish) -> LeaseOperation:
         began = self._loop.time()
-        outcome, finished, _ = await _await_answer(node, lambda: node.pool.finish(command))
+        outcome, finished, _ = await _await_answer(node, lambda: node.pool.submit(command))
         finished = finished or Finished(0, is_all=False)
         operation = LeaseOperation(
             *("acknowledge", command.username, command.lease, began, self._loop.time(), outcome),
@@ -399,7 +399,7 @@ class SimulatedClients:
         receipt = "a guess" if number == 0 else known.receipt
         command = Revoke(known.id, receipt) if revokes else Track(known.id, receipt)
         began = self._loop.time()
-        outcome, fate, _ = await _await_answer(node, lambda: node.pool.track(command))
+        outcome, fate, _ = await _await_answer(node, lambda: node.pool.submit(command))
         self._history.receipt_queries.append(
             ReceiptQuery(
                 "revoke" if revokes else "track",

@@ -2,9 +2,10 @@
 
 import asyncio
 from itertools import count
+from typing import Any
 
 from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out
-from workers.commands import Command, Count, Message, Outcome, Post, Read, Unread
+from workers.commands import Command, Count, Message, Post, Read, Unread
 from workers.work_item import WorkItem
 
 _numbers = count()
@@ -14,9 +15,9 @@ _loop = asyncio.new_event_loop()
 _loop.close()
 
 
-def item(command: Command) -> WorkItem:
+def item(command: Command[Any]) -> WorkItem:
     # Its future is never awaited, so that a closed loop will do.
-    future: asyncio.Future[Outcome] = asyncio.Future(loop=_loop)
+    future: asyncio.Future[Any] = asyncio.Future(loop=_loop)
     return WorkItem(command, 0.0, 1e12, future)
 
 

@@ -117,7 +117,7 @@ async def test_an_errand_that_finds_no_place_is_answered_when_its_shard_ends(
             await asyncio.Event().wait()
 
     pool = await make_pool(Stuck())
-    asked = [pool.track(Track(str(number), "receipt")) for number in range(3)]
+    asked = [pool.submit(Track(str(number), "receipt")) for number in range(3)]
     await pool.post("bob", "goes on beside them", 1, 60)
     await pool.stop()
     for each in asked:
@@ -133,7 +133,7 @@ async def test_what_is_given_back_wakes_who_waits_for_it(make_pool: MakePool) ->
     assert texts(await pool.read("bob", lease=lease)) == ["hello"]
     read = pool.read("bob", wait_s=20)
     await parked(store)
-    assert await pool.settle(Release("bob", "lease")) == 1
+    assert await pool.submit(Release("bob", "lease")) == 1
     assert texts(await read) == ["hello"]
 
 
