@@ -82,7 +82,7 @@ class Shard:
         self._claims = Claims(engine, limits.claim_s)
         # Every item taken from the queue is in one of these until it is settled.
         self._carried: list[WorkItem] = []
-        self._in_flight: list[WorkItem] = []
+        self._in_flight: dict[WorkItem, None] = {}
         self._single_calls: dict[asyncio.Task[None], WorkItem] = {}
         # Counts that wait, those in flight, and the task that carries them out.
         self._counts: list[WorkItem] = []
@@ -111,7 +111,7 @@ class Shard:
                 waiting.fail(StoreUnavailable("the worker stopped"))
             for item in self._in_flight:
                 self._fail(item, OutcomeUnknown("the worker stopped"))
-            self._carried, self._in_flight, self._counts, self._counted = [], [], [], []
+            self._carried, self._in_flight, self._counts, self._counted = [], {}, [], []
             if single_calls:
                 await asyncio.wait(single_calls)
 
@@ -139,11 +139,12 @@ class Shard:
         """Carry out one batch: posts and reads at the same time, the rest beside it."""
         batch = plan(items)
         self._carried = batch.carried
-        self._in_flight = [*batch.posts, *batch.reads, *batch.single_calls]
+        in_flight = [*batch.posts, *batch.reads, *batch.single_calls]
+        self._in_flight = dict.fromkeys(in_flight)
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - items[0].entered)
         self._metrics.batch_requests.observe(len(items))
-        with self._tracer.batch(self._in_flight):
+        with self._tracer.batch(in_flight):
             work = []
             if batch.posts:
                 work.append(self._guarded(self._insert, batch.posts))
@@ -154,7 +155,7 @@ class Shard:
             if batch.single_calls:
                 work.append(self._start_single_calls(batch.single_calls))
             await asyncio.gather(*work)
-        self._in_flight = []
+        self._in_flight = {}
 
     async def _guarded(
         self,
@@ -229,8 +230,8 @@ class Shard:
                 items, met = await self._read_round(items, noticed)
                 failure = met or failure
         self._carried = [*items, *self._carried]
-        left = set(items)
-        self._in_flight = [item for item in self._in_flight if item not in left]
+        for item in items:
+            self._in_flight.pop(item, None)
         return failure
 
     async def _read_round(
@@ -275,7 +276,7 @@ class Shard:
             if item.command.username in noticed or ANY in noticed:
                 return [item]
             if self._waiters.park(item):
-                self._in_flight = [each for each in self._in_flight if each is not item]
+                self._in_flight.pop(item, None)
                 return []
         item.resolve(Slice((), share.more))
         return []
