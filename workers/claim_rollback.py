@@ -11,7 +11,7 @@ from typing import NamedTuple
 import structlog
 
 from workers.clock import DatabaseClock
-from workers.commands import Claim
+from workers.commands import Claim, DiscardedClaims
 from workers.errors import ServiceError
 from workers.metrics import WorkerMetrics
 from workers.store.base import Store
@@ -27,7 +27,7 @@ _ASK_EVERY_S = 0.1
 class _Release(NamedTuple):
     #: In seconds of the event loop's clock, which no correction of the time of day moves.
     due: float
-    claim: Claim
+    claim: Claim | DiscardedClaims
     ids: Sequence[str]
 
 
@@ -44,7 +44,7 @@ class ClaimRollback:
         self._waiting: list[_Release] = []
         self._turn = asyncio.Lock()
 
-    def add(self, claim: Claim, ids: Sequence[str], is_final: bool) -> None:
+    def add(self, claim: Claim | DiscardedClaims, ids: Sequence[str], is_final: bool) -> None:
         """Give these ids back; at once where no copy of the claim can still take effect."""
         due = asyncio.get_running_loop().time()
         if not is_final:
@@ -58,7 +58,7 @@ class ClaimRollback:
         async with self._turn:
             for release in [each for each in self._waiting if each.due <= now]:
                 released = 0
-                if not await self._holds(release.claim):
+                if not await self._is_kept(release.claim):
                     released = await self._store.unclaim(release.claim, release.ids)
                 self._waiting.remove(release)
                 if not released:
@@ -67,9 +67,9 @@ class ClaimRollback:
                 self._waiters.wake(release.claim.usernames)
                 log.info("claimed messages are unread again", messages=released)
 
-    async def _holds(self, claim: Claim) -> bool:
-        """Whether what a key got holds, though it was to be forgotten: nobody knew for certain."""
-        if claim.token:
+    async def _is_kept(self, claim: Claim | DiscardedClaims) -> bool:
+        """Whether the batch of discarded claims holds after all: its deletion may have failed."""
+        if isinstance(claim, Claim):
             return False
         holding = await self._store.find_batches([claim.key], self._clock.now_ms())
         return claim.key in holding and holding[claim.key].ids == claim.ids

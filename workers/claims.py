@@ -13,7 +13,16 @@ from typing import NamedTuple
 import structlog
 
 from workers.batch import Share
-from workers.commands import Claim, KeyedBatch, Read, Slice, Unread
+from workers.commands import (
+    Claim,
+    DiscardedClaims,
+    KeyedBatch,
+    KeyedClaim,
+    LeaseClaim,
+    Read,
+    Slice,
+    Unread,
+)
 from workers.engine import Engine
 from workers.errors import NotExecuted, OutcomeUnknown, ServiceError
 from workers.work_item import WorkItem
@@ -122,7 +131,7 @@ class Claims:
         lost_some = len(owned) < len(claim.ids)
         if lost_some:
             self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
-            if not is_final and claim.lease_ms is not None:
+            if not is_final and isinstance(claim, LeaseClaim):
                 # What a copy that is still on its way takes under this token, its taker would
                 # acknowledge unseen, with what it was given.
                 self._rollback.add(claim, claim.ids, is_final)
@@ -146,7 +155,8 @@ class Claims:
             else:
                 self._rollback.add(claim, [unread.message.id for unread in mine], is_final)
         if given:
-            counter = self._metrics.read if claim.lease_ms is None else self._metrics.leased
+            is_leased = isinstance(claim, LeaseClaim)
+            counter = self._metrics.leased if is_leased else self._metrics.read
             counter.inc(len(given))
             self._metrics.given(claim.at_ms, given)
         return nothing
@@ -171,7 +181,7 @@ class Claims:
 
         False where that is nothing, and was nothing before: all of it is others', or has expired.
         """
-        claim = self._new_claim([Share(item, (), batch.more)], batch.ids, batch.key)
+        claim = self._new_keyed_claim(batch)
         owned, is_final = await self._store.claim(claim)
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
@@ -205,25 +215,25 @@ class Claims:
         """
         expired = {message.id for message in await self._store.keyed_messages(batch, 0)}
         now_ms = self._clock.now_ms()
-        late = Claim(
-            *("", (batch.username,), batch.ids, now_ms, now_ms + self._claim_ms),
-            key=batch.key,
-        )
+        until_ms = now_ms + self._claim_ms
+        late = DiscardedClaims((batch.username,), batch.ids, now_ms, until_ms, batch.key)
         ids = [each for each in batch.ids if each not in expired]
         if ids:
             self._rollback.add(late, ids, is_final=False)
         await self._store.discard_batch(batch)
 
-    def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
+    def _new_claim(self, shares: Sequence[Share], ids: Sequence[str]) -> Claim:
         now_ms = self._clock.now_ms()
+        until_ms = now_ms + self._claim_ms
+        usernames = tuple({share.item.command.username for share in shares})
         command = shares[0].item.command
         lease = command.lease if isinstance(command, Read) and shares[0].messages else None
-        return Claim(
-            secrets.token_hex(16) if lease is None else lease.token,
-            tuple({share.item.command.username for share in shares}),
-            tuple(ids),
-            now_ms,
-            now_ms + self._claim_ms,
-            None if lease is None else lease.ttl_ms,
-            key,
-        )
+        if lease is None:
+            return Claim(secrets.token_hex(16), usernames, tuple(ids), now_ms, until_ms)
+        return LeaseClaim(lease.token, usernames, tuple(ids), now_ms, until_ms, lease.ttl_ms)
+
+    def _new_keyed_claim(self, batch: KeyedBatch) -> KeyedClaim:
+        now_ms = self._clock.now_ms()
+        until_ms = now_ms + self._claim_ms
+        token = secrets.token_hex(16)
+        return KeyedClaim(token, (batch.username,), batch.ids, now_ms, until_ms, batch.key)

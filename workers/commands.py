@@ -218,10 +218,10 @@ class Fate(Struct, frozen=True, gc=False):
 
 
 class Claim(Struct, frozen=True, gc=False):
-    """One attempt to take messages, under a token that no other attempt has.
+    """One attempt to take messages for plain reads.
 
-    It never takes effect after `until_ms`, however late it reaches the database.
-    With `lease_ms` it takes them on loan until then at most; a `key` marks them for repeats.
+    No other attempt has its `token`. It never takes effect after `until_ms`, however late it
+    reaches the database.
     """
 
     token: str
@@ -229,8 +229,32 @@ class Claim(Struct, frozen=True, gc=False):
     ids: tuple[str, ...]
     at_ms: int
     until_ms: int
-    lease_ms: int | None = None
-    key: str = ""
+
+
+class LeaseClaim(Claim, frozen=True, gc=False):
+    """A claim that leases its messages for at most `lease_ms`. Its token is that of a delivery."""
+
+    lease_ms: int
+
+
+class KeyedClaim(Claim, frozen=True, gc=False):
+    """A claim that marks its messages with an idempotency key, for repeats of the read."""
+
+    key: str
+
+
+class DiscardedClaims(Struct, frozen=True, gc=False):
+    """All claims for a key that were made before `at_ms`, by any process.
+
+    Their batch was discarded, so whatever they took is to be made unread again. None of them takes
+    effect after `until_ms`.
+    """
+
+    usernames: tuple[str, ...]
+    ids: tuple[str, ...]
+    at_ms: int
+    until_ms: int
+    key: str
 
 
 class KeyedBatch(Struct, frozen=True, gc=False):

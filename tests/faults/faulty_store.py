@@ -16,10 +16,12 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
     Fate,
     Held,
     KeyedBatch,
+    KeyedClaim,
     Message,
     Post,
     Release,
@@ -97,13 +99,13 @@ class SimulatedStore:
                 if not was_sent and isinstance(error, StoreUnavailable):
                     raise
                 if self._gives_up(tries):
-                    if claim.key:
+                    if isinstance(claim, KeyedClaim):
                         self._note_unresolved("read", lambda stored: stored.token == claim.token)
                     raise OutcomeUnknown("the claim was not confirmed") from error
                 was_sent = True
                 is_final = is_final and is_answered
 
-    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         return await self._write(lambda part: self._database.unclaim(claim, part), ids)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:

@@ -6,7 +6,7 @@ that give it away. Used by `tests.faults.test_checker` and the report of `script
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 from msgspec.structs import replace
@@ -23,8 +23,10 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Fate,
     KeyedBatch,
+    LeaseClaim,
     Message,
     Post,
     Resume,
@@ -202,7 +204,7 @@ class GivesBackTooSoon(_Patched):
         add = ClaimRollback.add
 
         def add_at_once(
-            self: ClaimRollback, claim: Claim, ids: Sequence[str], is_final: bool
+            self: ClaimRollback, claim: Claim | DiscardedClaims, ids: Sequence[str], is_final: bool
         ) -> None:
             add(self, claim, ids, is_final=True)
 
@@ -275,7 +277,7 @@ class ForgetsALossThatIsLeasedAgain(Database):
 
 class ReadsWhatIsOnLoan(Database):
     def claim(self, claim: Claim, ids: Sequence[str]) -> None:
-        if claim.lease_ms is None:
+        if not isinstance(claim, LeaseClaim):
             for stored in self.of(ids):
                 self.change(stored, until_ms=None)
         super().claim(claim, ids)
@@ -297,7 +299,7 @@ class LendsForLongerThanItLives(Database):
     def claim(self, claim: Claim, ids: Sequence[str]) -> None:
         super().claim(claim, ids)
         for stored in self.of(ids):
-            if claim.lease_ms is not None and stored.lease == claim.token and stored.until_ms:
+            if isinstance(claim, LeaseClaim) and stored.lease == claim.token and stored.until_ms:
                 self.change(stored, until_ms=claim.at_ms + claim.lease_ms)
 
 
@@ -401,14 +403,14 @@ class GivesAKeyedBatchBack(_Patched):
 
         async def give_or_release(self: Claims, item: WorkItem, batch: KeyedBatch) -> bool:
             claims: list[Claim] = []
-            new_claim = self._new_claim
+            new_claim = self._new_keyed_claim
 
-            def noted(*args: Any) -> Claim:
-                claims.append(new_claim(*args))
+            def noted(batch: KeyedBatch) -> Claim:
+                claims.append(new_claim(batch))
                 return claims[-1]
 
             try:
-                with mock.patch.object(self, "_new_claim", noted):
+                with mock.patch.object(self, "_new_keyed_claim", noted):
                     return await give(self, item, batch)
             except OutcomeUnknown:
                 for claim in claims:

@@ -15,10 +15,13 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
     Fate,
     Held,
     KeyedBatch,
+    KeyedClaim,
+    LeaseClaim,
     Message,
     Post,
     Release,
@@ -117,12 +120,12 @@ class Documents:
         for stored in self.of(ids):
             if not self.is_claimable(stored, claim):
                 continue
-            if claim.lease_ms is None:
+            if not isinstance(claim, LeaseClaim):
                 self.change(
                     stored,
                     unread=False,
                     token=claim.token,
-                    key=claim.key,
+                    key=claim.key if isinstance(claim, KeyedClaim) else "",
                     claimed_ms=claim.at_ms,
                 )
             else:
@@ -139,19 +142,20 @@ class Documents:
 
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
         """The filter of that."""
-        return stored.unread and (not claim.key or stored.post.expires_ms >= claim.at_ms)
+        lives = stored.post.expires_ms >= claim.at_ms
+        return stored.unread and (lives or not isinstance(claim, KeyedClaim))
 
     def owned(self, claim: Claim) -> set[str]:
         """What carries its token."""
         return {
             stored.post.id
             for stored in self.of(claim.ids)
-            if claim.token == (stored.token if claim.lease_ms is None else stored.lease)
+            if claim.token == (stored.lease if isinstance(claim, LeaseClaim) else stored.token)
         }
 
-    def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+    def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """Make unread what the claim took."""
-        if claim.key and not claim.token:
+        if isinstance(claim, DiscardedClaims):
             mine = [
                 stored
                 for stored in self.of(ids)
@@ -166,7 +170,7 @@ class Documents:
             ]
         for stored in mine:
             # Its lease has not lost what nobody was given.
-            returned = stored.returned or claim.lease_ms is not None
+            returned = stored.returned or isinstance(claim, LeaseClaim)
             self.change(stored, unread=True, token="", key="", until_ms=None, returned=returned)
         return len(mine)
 

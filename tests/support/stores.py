@@ -12,10 +12,13 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
     Fate,
     Held,
     KeyedBatch,
+    KeyedClaim,
+    LeaseClaim,
     Message,
     Post,
     Release,
@@ -38,8 +41,12 @@ def new_claim(
     """A claim as a shard makes one, with a token of its own."""
     until_ms = int((time.time() + valid_s) * 1000)
     token = secrets.token_hex(16)
-    token = token if lease_ms is None else f"{token}.0000000000"
-    return Claim(token, tuple(usernames), tuple(ids), at_ms, until_ms, lease_ms, key)
+    names, wanted = tuple(usernames), tuple(ids)
+    if key:
+        return KeyedClaim(token, names, wanted, at_ms, until_ms, key)
+    if lease_ms is not None:
+        return LeaseClaim(f"{token}.0000000000", names, wanted, at_ms, until_ms, lease_ms)
+    return Claim(token, names, wanted, at_ms, until_ms)
 
 
 @dataclass
@@ -65,7 +72,7 @@ class MemoryStore:
         self.data.claim(claim, claim.ids)
         return Claimed(self.data.owned(claim), is_final=True)
 
-    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         await self._call("unclaim")
         return self.data.unclaim(claim, ids)
 
@@ -208,7 +215,7 @@ class GateStore(MemoryStore):
         await self._pass("claim")
         return await super().claim(claim)
 
-    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         await self._pass("unclaim")
         return await super().unclaim(claim, ids)
 

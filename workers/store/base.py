@@ -12,6 +12,7 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
     Fate,
     Held,
@@ -105,7 +106,7 @@ class Store(Protocol):
         """
         ...
 
-    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """Make messages unread again that this claim took and nobody got; how many there were.
 
         For ids of a claim that is final, or whose time is over. Without a token, those of all

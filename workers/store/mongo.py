@@ -21,7 +21,16 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from workers.commands import COUNT_MAX, Claim, Message, Post, Unread
+from workers.commands import (
+    COUNT_MAX,
+    Claim,
+    DiscardedClaims,
+    KeyedClaim,
+    LeaseClaim,
+    Message,
+    Post,
+    Unread,
+)
 from workers.errors import (
     IndexMissing,
     KeyReused,
@@ -282,7 +291,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         # By the database's own clock: a claim that lay in the buffers of a frozen mongod, or of
         # a cut connection, must not come into force after it was given up.
         in_time: Document = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
-        if claim.key:
+        if isinstance(claim, KeyedClaim):
             # Decided some time ago, perhaps: what has expired since is nobody's.
             in_time["expires_at"] = {"$gte": DatetimeMS(claim.at_ms)}
         change = self._change_of(claim)
@@ -311,36 +320,32 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     if not was_sent and isinstance(failure, StoreUnavailable):
                         raise failure from error
                     if not await may_repeat(deadline):
-                        if claim.key:
+                        if isinstance(claim, KeyedClaim):
                             # Never given back: it is there for who repeats the read.
                             self._note_unresolved("read", {**selection, "claim.token": claim.token})
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
                     was_sent = True
                     is_final = is_final and is_answered
 
-    async def unclaim(self, claim: Claim, ids: Sequence[str]) -> int:
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """See `workers.store.base.Store.unclaim`."""
         selection = {"username": one_of(claim.usernames), "_id": {"$in": list(ids)}}
-        if claim.lease_ms is not None:
-            # As any lease that ends; the sweep does the same where this is not answered.
-            unread: Document = {
-                # Its lease has not lost what nobody was given.
+        change: Document | list[Document] = self._unclaim()
+        if isinstance(claim, LeaseClaim):
+            selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
+            # As for any lease that ends; if this is not answered, the sweep does the same.
+            change = {
+                # The lease has not lost messages that nobody received.
                 "$set": {"unread": True, "lease.returned": True},
                 "$unset": {"lease.until": ""},
             }
-            selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
-        elif claim.key and not claim.token:
-            # Any claim for the key that was made before this.
-            selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
-        else:
+        elif isinstance(claim, Claim):
             selection["claim.token"] = claim.token
+        else:
+            selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
         with self._operation("release"):
             try:
-                result = await self._messages.update_many(
-                    selection,
-                    unread if claim.lease_ms is not None else self._unclaim(),
-                    hint="_id_",
-                )
+                result = await self._messages.update_many(selection, change, hint="_id_")
             except PyMongoError as error:
                 raise write_failure(error) from error
             finally:
@@ -359,7 +364,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
     def _change_of(self, claim: Claim) -> Any:
         """The update that a claim makes."""
         at_ms = DatetimeMS(claim.at_ms)
-        if claim.lease_ms is not None:
+        if isinstance(claim, LeaseClaim):
             # A pipeline, since a lease ends with its message at the latest.
             end = {"$min": [DatetimeMS(claim.at_ms + claim.lease_ms), "$expires_at"]}
             again = {"$ne": [{"$type": "$lease"}, "missing"]}
@@ -377,7 +382,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
             }
             return [{"$set": {"lease": lease, "lost_by": lost_by}}, {"$unset": "unread"}]
         claimed = {"token": claim.token, "at": at_ms, "by": self._node}
-        if claim.key:
+        if isinstance(claim, KeyedClaim):
             claimed["key"] = claim.key
         return {
             "$unset": {"unread": ""},
@@ -387,7 +392,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         }
 
     async def _claimed(self, selection: Document, claim: Claim) -> set[str]:
-        field = "claim.token" if claim.lease_ms is None else "lease.token"
+        field = "lease.token" if isinstance(claim, LeaseClaim) else "claim.token"
         documents = await self._majority.find(
             {**selection, field: claim.token}, projection={"_id": 1}, hint="_id_"
         ).to_list(None)
