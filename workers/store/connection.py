@@ -323,6 +323,15 @@ def read_errors() -> Iterator[None]:
         raise StoreUnavailable(reason, is_unavailable=is_unavailable) from error
 
 
+@contextmanager
+def write_errors() -> Iterator[None]:
+    """Raise what a failed write means, as `write_failure` tells: not sent, or not known."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise write_failure(error) from error
+
+
 def write_failure(error: PyMongoError) -> ServiceError:
     """What a failed write means: not sent, or not known.
 

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from workers.commands import Acknowledge, Audit, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
-from workers.store.connection import Database, read_errors, write_failure
+from workers.store.connection import Database, read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
@@ -166,13 +166,12 @@ class Leases(Database):
         dead, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
         with self._operation("lease end"):
             try:
-                returned = await self._messages.update_many(
-                    {**over, "expires_at": {"$gte": dead}},
-                    {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
-                    hint="_id_",
-                )
-            except PyMongoError as error:
-                raise write_failure(error) from error
+                with write_errors():
+                    returned = await self._messages.update_many(
+                        {**over, "expires_at": {"$gte": dead}},
+                        {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
+                        hint="_id_",
+                    )
             finally:
                 self._expire_from(now_ms - _MARGIN_MS)
             try:

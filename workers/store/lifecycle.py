@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from workers.commands import Fate, Revoke, Track
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store.base import CountedFate
-from workers.store.connection import Database, read_errors, write_failure
+from workers.store.connection import Database, read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
 
@@ -151,27 +151,24 @@ class Lifecycle(Database):
     async def retire(self, now_ms: int) -> None:
         """See `workers.store.base.Store.retire`."""
         claimed_ms, expired_ms = now_ms - self._claimed_grace_ms, now_ms - self._unread_grace_ms
-        with self._operation("retire"):
-            try:
-                await self._messages.update_many(
-                    # A range of times: null, of what is not claimed, is in none.
-                    {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
-                    self._retirement("$claim.at"),
-                    hint=KEPT_INDEX,
-                )
-                await self._messages.update_many(
-                    {
-                        "kept": True,
-                        "claim.at": None,
-                        "expires_at": {"$lt": DatetimeMS(expired_ms)},
-                        # Only what was counted before.
-                        "expired": {"$exists": True},
-                    },
-                    self._retirement("$expires_at"),
-                    hint=KEPT_INDEX,
-                )
-            except PyMongoError as error:
-                raise write_failure(error) from error
+        with self._operation("retire"), write_errors():
+            await self._messages.update_many(
+                # A range of times: null, of what is not claimed, is in none.
+                {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
+                self._retirement("$claim.at"),
+                hint=KEPT_INDEX,
+            )
+            await self._messages.update_many(
+                {
+                    "kept": True,
+                    "claim.at": None,
+                    "expires_at": {"$lt": DatetimeMS(expired_ms)},
+                    # Only what was counted before.
+                    "expired": {"$exists": True},
+                },
+                self._retirement("$expires_at"),
+                hint=KEPT_INDEX,
+            )
 
     def _retirement(self, end: str) -> list[Document]:
         return [
@@ -181,16 +178,16 @@ class Lifecycle(Database):
 
     async def _mark_expired(self, selection: Document, hint: str) -> int:
         mark = secrets.token_hex(4)
-        with self._operation("expire"):
+        with self._operation("expire"), write_errors():
             try:
                 result = await self._messages.update_many(
                     {"unread": True, **selection},
                     {"$unset": {"unread": ""}, "$set": {"expired": mark}},
                     hint=hint,
                 )
-            except PyMongoError as error:
+            except PyMongoError:
                 self._note_unresolved("expired", {**selection, "expired": mark}, hint)
-                raise write_failure(error) from error
+                raise
         return result.modified_count
 
 

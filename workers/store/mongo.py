@@ -47,6 +47,7 @@ from workers.store.connection import (
     misses_index,
     one_of,
     read_errors,
+    write_errors,
     write_failure,
 )
 from workers.store.driver import Document, aggregate
@@ -343,14 +344,12 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
             selection["claim.token"] = claim.token
         else:
             selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
-        with self._operation("release"):
-            try:
+        try:
+            with self._operation("release"), write_errors():
                 result = await self._messages.update_many(selection, change, hint="_id_")
-            except PyMongoError as error:
-                raise write_failure(error) from error
-            finally:
-                # They had not expired when they were claimed: `expire` looks again from there.
-                self._expire_from(claim.at_ms)
+        finally:
+            # They had not expired when they were claimed: `expire` looks again from there.
+            self._expire_from(claim.at_ms)
         return result.modified_count
 
     def _unclaim(self) -> list[Document]:
