@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from workers.backoff import Backoff
 from workers.circuit_breaker import CircuitBreaker
 from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
@@ -295,7 +296,7 @@ class WorkerPool:
 
     async def _supervise(self, shard: Shard) -> None:
         """Run a worker until its queue has ended, starting it again whenever it dies."""
-        pause, longest = RESTART_AFTER_S
+        backoff = Backoff(*RESTART_AFTER_S)
         while True:
             try:
                 return await shard.run()
@@ -304,6 +305,5 @@ class WorkerPool:
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
                 self._metrics.restarts.inc()
-                log.exception("a shard worker died; it is started again", pause_s=pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+                log.exception("a shard worker died; it is started again", pause_s=backoff.pause_s)
+            await backoff.wait()

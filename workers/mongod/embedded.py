@@ -24,6 +24,7 @@ import structlog
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
+from workers.backoff import Backoff
 from workers.mongod import die_with_parent
 from workers.mongod.ballast import Ballast
 from workers.mongod.exit_reason import LastWords
@@ -315,18 +316,16 @@ class EmbeddedMongod:
 
     async def _keep_alive(self, program: str) -> None:
         """Start mongod again whenever it ends, or can no longer be reached."""
-        pause, longest = RESTART_AFTER_S
+        backoff = Backoff(*RESTART_AFTER_S)
         loop = asyncio.get_running_loop()
         while True:
             assert self._process is not None
             began = loop.time()
             code = await self._look_after(self._process)
             reason = await self._said.reason(code)
-            log.error("mongod ended; it is started again", reason=reason, pause_s=pause)
-            if loop.time() - began > longest:
-                pause = RESTART_AFTER_S[0]
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+            backoff.observe_lifetime(loop.time() - began)
+            log.error("mongod ended; it is started again", reason=reason, pause_s=backoff.pause_s)
+            await backoff.wait()
             self._ballast.fit()
             try:
                 await self._launch(program)
