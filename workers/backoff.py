@@ -1,6 +1,7 @@
 """The growing pause before something that died is started again.
 
-Used by `workers.pool` for shards, by `workers.mongod.embedded`, and by the supervisor for processes.
+Used for shards by `workers.pool`, for mongod by `workers.mongod.embedded`, and for processes by the
+supervisor.
 """
 
 import asyncio

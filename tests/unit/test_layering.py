@@ -49,3 +49,44 @@ def test_only_the_stores_modules_know_the_driver() -> None:
             assert name.startswith(("workers/store/", "workers/mongod/")), (
                 f"{name} imports {module}"
             )
+
+
+#: The modules of `workers`, from the ground up: each imports only modules that stand before it.
+WORKERS = """
+    errors commands clock ids routing loop_lag backoff
+    work_item tracing batch queue metrics circuit_breaker waiters
+    store.base store.driver store.schema store.index_keeper store.connection
+    store.leases store.idempotent_reads store.lifecycle store.change_stream store.mongo
+    store.diagnostics
+    storage claim_rollback engine claims arrival_listener shard maintenance pool
+    mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded
+""".split()  # noqa: SIM905 - a list of 37 lines is harder to read
+
+
+def worker_imports(name: str) -> set[str]:
+    """The modules of `workers` that one of them imports."""
+    path = PROJECT_ROOT / "workers" / f"{name.replace('.', '/')}.py"
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workers"):
+            package = (node.module or "").removeprefix("workers").removeprefix(".")
+            # `from workers import pool` imports a module, `from workers.pool import x` does not.
+            modules = {f"{package}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= modules & set(WORKERS) or {package}
+    return found
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_module_of_workers_imports_only_what_stands_below_it(name: str) -> None:
+    below = WORKERS[: WORKERS.index(name)]
+    assert worker_imports(name) <= set(below), f"{name} imports a module that is not below it"
+
+
+def test_the_order_of_workers_is_complete() -> None:
+    folder = PROJECT_ROOT / "workers"
+    names = {
+        path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert names == set(WORKERS)
