@@ -36,7 +36,7 @@ class ArrivalListener:
 
         Raises what `Store.arrivals` raises; the caller calls again.
         """
-        await self._waiters.are_there.wait()
+        await self._waiters.not_empty.wait()
         loop = asyncio.get_running_loop()
         last_needed = loop.time()
         stream = cast(AsyncGenerator[Collection[str] | None, None], self._store.arrivals())
@@ -44,7 +44,7 @@ class ArrivalListener:
             try:
                 async for usernames in arrivals:
                     if usernames is None:
-                        self._waiters.notice_any()
+                        self._waiters.record_any()
                         self._is_listening = True
                         await self._search()
                     else:
@@ -62,7 +62,7 @@ class ArrivalListener:
 
         However arrivals are reported, no waiter misses a stored message for long.
         """
-        await self._waiters.are_there.wait()
+        await self._waiters.not_empty.wait()
         await self._search()
         if self._is_listening:
             await asyncio.sleep(SEARCH_EVERY_S[0] - SEARCH_EVERY_S[1])

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     reads: list[WorkItem]
     counts: list[WorkItem]
     single_calls: list[WorkItem]
-    carried: list[WorkItem]
+    deferred: list[WorkItem]
 
 
 def plan(items: Iterable[WorkItem]) -> Batch:
@@ -42,7 +42,7 @@ def plan(items: Iterable[WorkItem]) -> Batch:
         elif not isinstance(command, Read | Count):
             batch.single_calls.append(item)
         elif command.username in posted:
-            batch.carried.append(item)
+            batch.deferred.append(item)
         elif isinstance(command, Read):
             batch.reads.append(item)
         else:

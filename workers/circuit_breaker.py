@@ -9,7 +9,7 @@ import math
 import structlog
 
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.loop_lag import Begun, LoopLag
+from workers.loop_lag import LoopLag, Mark
 from workers.metrics import WorkerMetrics
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class CircuitBreaker:
         self._failures = 0
         self.is_open = False
 
-    def observe(self, outcome: ServiceError | None, begun: Begun) -> None:
+    def observe(self, outcome: ServiceError | None, mark: Mark) -> None:
         """Take note of how an operation ended; None for one that was answered."""
         if isinstance(outcome, IndexMissing):
             # It answers, and other operations need no index.
@@ -36,7 +36,7 @@ class CircuitBreaker:
         if not isinstance(outcome, StoreUnavailable | OutcomeUnknown):
             self._failures = 0
             return
-        if self.lag.has_held_up(begun):
+        if self.lag.was_blocked_since(mark):
             log.warning(
                 "the event loop was held up; an operation was given up", reason=str(outcome)[:200]
             )

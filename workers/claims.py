@@ -56,7 +56,7 @@ class Claims:
 
     async def make(self, shares: Sequence[Share]) -> Unanswered:
         """Claim what was dealt, all at the same time. What one claim meets is no other's answer."""
-        results = await asyncio.gather(*self._of(shares))
+        results = await asyncio.gather(*self._start(shares))
         return Unanswered(
             [share for result in results for share in result.shares],
             [failure for result in results for failure in result.failed],
@@ -87,7 +87,7 @@ class Claims:
             [failure for result in results for failure in result.failed],
         )
 
-    def _of(self, shares: Sequence[Share]) -> Iterator[Awaitable[Unanswered]]:
+    def _start(self, shares: Sequence[Share]) -> Iterator[Awaitable[Unanswered]]:
         plain: list[Share] = []
         for share in shares:
             command = share.item.command

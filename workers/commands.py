@@ -150,8 +150,8 @@ class Resume(Command[int], frozen=True, gc=False):
     last: str
 
 
-class Track(Command["Fate | None"], frozen=True, gc=False):
-    """Tell what became of a message. Gives back a `Fate`; None where the receipt is not its own.
+class Track(Command["MessageStatus | None"], frozen=True, gc=False):
+    """Tell what became of a message. Gives back a `MessageStatus`; None where the receipt is not its own.
 
     `receipt` is hashed.
     """
@@ -166,7 +166,7 @@ class Track(Command["Fate | None"], frozen=True, gc=False):
 
 
 class Revoke(Track, frozen=True, gc=False):
-    """Take back a message while it is unread. Gives back its `Fate`, or None, as `Track`."""
+    """Take back a message while it is unread. Gives back its `MessageStatus`, or None, as `Track`."""
 
 
 class Finished(Struct, frozen=True, gc=False):
@@ -210,7 +210,7 @@ class Slice(Struct, frozen=True, gc=False):
 Status: TypeAlias = Literal["pending", "leased", "read", "expired", "revoked"]
 
 
-class Fate(Struct, frozen=True, gc=False):
+class MessageStatus(Struct, frozen=True, gc=False):
     """What became of a message, and when; None while it is pending or leased."""
 
     status: Status

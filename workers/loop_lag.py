@@ -14,7 +14,7 @@ GRACE_S = 0.05
 SHARE = 0.5
 
 
-class Begun(NamedTuple):
+class Mark(NamedTuple):
     """When an operation began, and how long the loop had been held up by then, in seconds."""
 
     at: float
@@ -36,15 +36,15 @@ class LoopLag:
         self._held_up_s = self._held_up_until(now)
         self._last = now
 
-    def begin(self) -> Begun:
+    def mark(self) -> Mark:
         """Mark the begin of an operation."""
         now = _now()
-        return Begun(now, self._held_up_until(now))
+        return Mark(now, self._held_up_until(now))
 
-    def has_held_up(self, begun: Begun) -> bool:
+    def was_blocked_since(self, mark: Mark) -> bool:
         """Whether the loop did not turn for too much of the time since then."""
         now = _now()
-        return self._held_up_until(now) - begun.held_up_s > SHARE * (now - begun.at)
+        return self._held_up_until(now) - mark.held_up_s > SHARE * (now - mark.at)
 
     def _held_up_until(self, now: float) -> float:
         # What has not ticked yet counts, too: a timeout may be heard of before the next tick.

@@ -136,8 +136,8 @@ class Maintenance:
 
     async def _count_resolved(self) -> None:
         """Count what was done and could not be told."""
-        for fate, messages in (await self._store.count_resolved()).items():
-            self._metrics.fates[fate].inc(messages)
+        for event, messages in (await self._store.count_resolved()).items():
+            self._metrics.lifecycle[event].inc(messages)
 
     async def _count_pending(self) -> None:
         """Count what is pending, and pause; sooner again once the database is back."""

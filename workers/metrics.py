@@ -40,7 +40,7 @@ class WorkerMetrics:
             registry=registry,
         )
         #: How messages end, and how they begin: accepted = read + expired + revoked + pending.
-        self.fates: Mapping[str, Counter] = {
+        self.lifecycle: Mapping[str, Counter] = {
             "accepted": self.accepted,
             "read": self.read,
             "expired": self.expired,

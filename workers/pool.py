@@ -131,12 +131,12 @@ class WorkerPool:
         Asked again if the event loop was held up meanwhile, which says nothing about the database.
         """
         for _ in range(_ASK_TIMES):
-            begun = self._breaker.lag.begin()
+            mark = self._breaker.lag.mark()
             try:
                 await self._store.ping()
                 return True
             except ServiceError:
-                if not self._breaker.lag.has_held_up(begun):
+                if not self._breaker.lag.was_blocked_since(mark):
                     break
         return False
 
@@ -167,7 +167,7 @@ class WorkerPool:
             Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
         )
 
-    def post_once(
+    def post_keyed(
         self, username: str, text: str, size: int, timeout_s: int, key: Key, receipt: str = ""
     ) -> asyncio.Future[Stored]:
         """As `post`, but once for all posts with this key, over all processes.
@@ -197,7 +197,7 @@ class WorkerPool:
         """
         return self._enqueue(Read(username, limit, upto, wait_s, lease), wait_s)
 
-    def read_again(
+    def read_keyed(
         self, username: str, key: str, limit: int | None = None, wait_s: float = 0.0
     ) -> asyncio.Future[Slice]:
         """As `read`, but a repeat with this key, which is hashed, gets the same messages again.

@@ -17,7 +17,7 @@ class QueueLimits(NamedTuple):
 
     items: int
     bytes: int
-    tickets_per_inbox: int
+    items_per_inbox: int
 
 
 class ShardQueue(asyncio.Queue[WorkItem | None]):
@@ -65,7 +65,7 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
             raise Draining("the service is stopping")
         if len(self._queue) >= self._limits.items:
             raise Overloaded("too many requests wait")
-        if self._per_inbox.get(item.command.username, 0) >= self._limits.tickets_per_inbox:
+        if self._per_inbox.get(item.command.username, 0) >= self._limits.items_per_inbox:
             raise Overloaded("too many requests wait for this inbox")
         if self._bytes + item.command.size > self._limits.bytes:
             raise Overloaded("too many bytes wait to be stored")
@@ -78,7 +78,7 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
         else:
             self.put_nowait(item)
 
-    async def take(self, tickets_max: int, bytes_max: int) -> list[WorkItem]:
+    async def take(self, items_max: int, bytes_max: int) -> list[WorkItem]:
         """Wait for a item, then take what waits, up to the bounds, in order of arrival.
 
         An empty list means that the queue is closed and empty. Safe to cancel: nothing is lost.
@@ -88,12 +88,12 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
         first = await self.get()
         if first is None:
             return []
-        return [first, *self.take_nowait(tickets_max - 1, bytes_max - first.command.size)]
+        return [first, *self.take_nowait(items_max - 1, bytes_max - first.command.size)]
 
-    def take_nowait(self, tickets_max: int, bytes_max: int) -> list[WorkItem]:
+    def take_nowait(self, items_max: int, bytes_max: int) -> list[WorkItem]:
         """What waits now, up to the bounds, in order of arrival."""
         taken: list[WorkItem] = []
-        while self._queue and len(taken) < tickets_max:
+        while self._queue and len(taken) < items_max:
             head = self._queue[0]
             if head is None or (bytes_max := bytes_max - head.command.size) < 0:
                 break

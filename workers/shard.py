@@ -32,7 +32,7 @@ from workers.engine import Engine
 from workers.errors import Expired, OutcomeUnknown, Overloaded, ServiceError, StoreUnavailable
 from workers.queue import ShardQueue
 from workers.store.base import Settled
-from workers.waiters import ANY
+from workers.waiters import ANY_INBOX
 from workers.work_item import WorkItem
 
 T = TypeVar("T")
@@ -81,13 +81,13 @@ class Shard:
         self._tracer = engine.tracer
         self._claims = Claims(engine, limits.claim_s)
         # Every item taken from the queue is in one of these until it is settled.
-        self._carried: list[WorkItem] = []
+        self._deferred: list[WorkItem] = []
         self._in_flight: dict[WorkItem, None] = {}
         self._single_calls: dict[asyncio.Task[None], WorkItem] = {}
         # Counts that wait, those in flight, and the task that carries them out.
         self._counts: list[WorkItem] = []
-        self._counted: list[WorkItem] = []
-        self._counting: asyncio.Task[None] | None = None
+        self._counts_in_flight: list[WorkItem] = []
+        self._count_task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve batches until the queue is closed and empty.
@@ -96,49 +96,49 @@ class Shard:
         """
         try:
             while items := await self._take():
-                await self._commit(items)
-            counting = () if self._counting is None else (self._counting,)
+                await self._serve_batch(items)
+            counting = () if self._count_task is None else (self._count_task,)
             await asyncio.gather(*self._single_calls, *counting)
         finally:
             single_calls: dict[asyncio.Task[None], WorkItem | None] = {**self._single_calls}
-            if self._counting is not None:
-                single_calls[self._counting] = None
+            if self._count_task is not None:
+                single_calls[self._count_task] = None
             for single_call, item in single_calls.items():
                 single_call.cancel()
                 if item is not None:
                     self._fail(item, OutcomeUnknown("the worker stopped"))
-            for waiting in (*self._carried, *self._counts, *self._counted):
+            for waiting in (*self._deferred, *self._counts, *self._counts_in_flight):
                 waiting.fail(StoreUnavailable("the worker stopped"))
             for item in self._in_flight:
                 self._fail(item, OutcomeUnknown("the worker stopped"))
-            self._carried, self._in_flight, self._counts, self._counted = [], {}, [], []
+            self._deferred, self._in_flight, self._counts, self._counts_in_flight = [], {}, [], []
             if single_calls:
                 await asyncio.wait(single_calls)
 
     def expire(self, now: float) -> None:
         """Answer what is past its deadline, waiting or in flight. `now` is the loop's time."""
         expired = self._queue.expire(now)
-        for item in (*self._carried, *self._counts):
+        for item in (*self._deferred, *self._counts):
             if item.deadline <= now:
                 expired += item.fail(Expired("waited too long for its turn"))
         if expired:
             self._metrics.refused.labels("expired").inc(expired)
-        for item in (*self._in_flight, *self._single_calls.values(), *self._counted):
+        for item in (*self._in_flight, *self._single_calls.values(), *self._counts_in_flight):
             if item.deadline <= now:
                 self._fail(item, OutcomeUnknown("the database is slow"))
 
     async def _take(self) -> list[WorkItem]:
-        if not self._carried:
+        if not self._deferred:
             return await self._queue.take(self._limits.requests, self._limits.bytes)
         return [
-            *self._carried,
+            *self._deferred,
             *self._queue.take_nowait(self._limits.requests, self._limits.bytes),
         ]
 
-    async def _commit(self, items: Sequence[WorkItem]) -> None:
+    async def _serve_batch(self, items: Sequence[WorkItem]) -> None:
         """Carry out one batch: posts and reads at the same time, the rest beside it."""
         batch = plan(items)
-        self._carried = batch.carried
+        self._deferred = batch.deferred
         in_flight = [*batch.posts, *batch.reads, *batch.single_calls]
         self._in_flight = dict.fromkeys(in_flight)
         now = asyncio.get_running_loop().time()
@@ -164,19 +164,19 @@ class Shard:
     ) -> None:
         """Do one part of a batch; what it raises is the answer of its open items."""
         failure: ServiceError
-        begun = self._breaker.lag.begin()
+        mark = self._breaker.lag.mark()
         try:
-            self._breaker.observe(await work(items), begun)
+            self._breaker.observe(await work(items), mark)
             return
         except ServiceError as error:
             failure = error
-            self._breaker.observe(error, begun)
+            self._breaker.observe(error, mark)
         except Exception as error:
             # A bug, or an error that the store does not know. The other parts go on.
             log.exception("a part of a batch failed", requests=len(items))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         # One that waits for a message by now has met nothing.
-        in_flight = {*self._in_flight, *self._single_calls.values(), *self._counted}
+        in_flight = {*self._in_flight, *self._single_calls.values(), *self._counts_in_flight}
         for item in items:
             if item in in_flight:
                 self._fail(item, failure)
@@ -223,23 +223,23 @@ class Shard:
         for share, failure in failed:
             self._fail(share.item, failure)
         items = [share.item for share in others]
-        with self._waiters.noticing() as noticed:
+        with self._waiters.record_wakes() as woken:
             for _ in range(ROUNDS):
                 if not items:
                     return failure
-                items, met = await self._read_round(items, noticed)
+                items, met = await self._read_round(items, woken)
                 failure = met or failure
-        self._carried = [*items, *self._carried]
+        self._deferred = [*items, *self._deferred]
         for item in items:
             self._in_flight.pop(item, None)
         return failure
 
     async def _read_round(
-        self, items: list[WorkItem], noticed: set[str | None]
+        self, items: list[WorkItem], woken: set[str | None]
     ) -> tuple[list[WorkItem], ServiceError | None]:
         """Search, claim, answer; gives back the reads not answered yet, and what a claim met."""
         now_ms = self._clock.now_ms()
-        noticed.clear()
+        woken.clear()
         searches = lookups(items, self._limits.slice, SINGLE_LOOKUPS)
         results = await _all(
             self._store.find_unread(search.usernames, search.limit, now_ms) for search in searches
@@ -264,18 +264,18 @@ class Shard:
                     nothing.append(share)
         for share in nothing:
             # Nothing was found for it, and no claim that failed can make this answer false.
-            again += self._found_nothing(share, noticed)
+            again += self._found_nothing(share, woken)
         return again, failure
 
-    def _found_nothing(self, share: Share, noticed: set[str | None]) -> list[WorkItem]:
+    def _found_nothing(self, share: Share, woken: set[str | None]) -> list[WorkItem]:
         """Answer a read that gets nothing, or have it wait; gives it back where it has to look
         again at once, since something came meanwhile.
         """
         item = share.item
         if item.wait_until and item.is_open:
-            if item.command.username in noticed or ANY in noticed:
+            if item.command.username in woken or ANY_INBOX in woken:
                 return [item]
-            if self._waiters.park(item):
+            if self._waiters.add(item):
                 self._in_flight.pop(item, None)
                 return []
         item.resolve(Slice((), share.more))
@@ -339,10 +339,10 @@ class Shard:
         for item in items[room:]:
             if item.fail(Overloaded("too many inboxes wait to be counted")):
                 self._metrics.refused.labels("overloaded").inc()
-        if self._counting is None:
-            self._counting = asyncio.create_task(self._count_on())
+        if self._count_task is None:
+            self._count_task = asyncio.create_task(self._run_counts())
 
-    async def _count_on(self) -> None:
+    async def _run_counts(self) -> None:
         """Carry out the counts that wait, a few inboxes at a time, until none is left."""
         try:
             while self._counts:
@@ -353,13 +353,13 @@ class Shard:
                 waiting, self._counts = self._counts, []
                 for item in waiting:
                     is_next = item.command.username in names
-                    (self._counted if is_next else self._counts).append(item)
-                if self._counted:
-                    await self._guarded(self._count, self._counted)
-                self._counted = []
+                    (self._counts_in_flight if is_next else self._counts).append(item)
+                if self._counts_in_flight:
+                    await self._guarded(self._count, self._counts_in_flight)
+                self._counts_in_flight = []
                 self._counts = [item for item in self._counts if item.is_open]
         finally:
-            self._counting = None
+            self._count_task = None
 
     async def _count(self, items: list[WorkItem]) -> None:
         """Answer these counts."""

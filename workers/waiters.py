@@ -16,8 +16,8 @@ from workers.work_item import WorkItem
 
 #: Where a read that was woken has failed, the next one is woken after so long, in seconds.
 _AFTER_FAILURE_S = 0.2
-#: In a notebook: that something was missed, so that any inbox may have got a message.
-ANY = None
+#: In a recorder: that something was missed, so that any inbox may have got a message.
+ANY_INBOX = None
 
 
 class Waiters:
@@ -28,12 +28,12 @@ class Waiters:
         self._most = most
         self._readmit = readmit
         # Dictionaries for their order.
-        self._parked: dict[str, dict[WorkItem, None]] = {}
+        self._by_inbox: dict[str, dict[WorkItem, None]] = {}
         self._count = 0
-        self._notebooks: list[set[str | None]] = []
+        self._recorders: list[set[str | None]] = []
         self._is_ending = False
         #: Set while any is parked.
-        self.are_there = asyncio.Event()
+        self.not_empty = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -47,7 +47,7 @@ class Waiters:
 
     def usernames(self) -> Collection[str]:
         """The inboxes that are waited for."""
-        return list(self._parked)
+        return list(self._by_inbox)
 
     def refuse_if_full(self) -> None:
         """Raise `Overloaded` where no more can be parked."""
@@ -55,20 +55,20 @@ class Waiters:
             raise Overloaded("too many requests wait for messages")
 
     @contextmanager
-    def noticing(self) -> Iterator[set[str | None]]:
+    def record_wakes(self) -> Iterator[set[str | None]]:
         """Notes the inboxes that are woken meanwhile.
 
         For a search: a message that comes after it began, and before its read is parked, would
         be missed otherwise.
         """
-        noticed: set[str | None] = set()
-        self._notebooks.append(noticed)
+        woken: set[str | None] = set()
+        self._recorders.append(woken)
         try:
-            yield noticed
+            yield woken
         finally:
-            self._notebooks = [each for each in self._notebooks if each is not noticed]
+            self._recorders = [each for each in self._recorders if each is not woken]
 
-    def park(self, item: WorkItem) -> bool:
+    def add(self, item: WorkItem) -> bool:
         """Have a read wait, or refuse it; False where its time is over, or the service stops."""
         loop = asyncio.get_running_loop()
         if self._is_ending or item.wait_until <= loop.time():
@@ -77,55 +77,55 @@ class Waiters:
             item.fail(Overloaded("too many requests wait for messages"))
             return True
         if item.timer is None:
-            item.timer = loop.call_at(item.wait_until, self._give_up, item)
-            item.future.add_done_callback(partial(self._leave, item))
-        self._parked.setdefault(item.command.username, {})[item] = None
+            item.timer = loop.call_at(item.wait_until, self._end_wait, item)
+            item.future.add_done_callback(partial(self._on_done, item))
+        self._by_inbox.setdefault(item.command.username, {})[item] = None
         self._count += 1
-        self.are_there.set()
+        self.not_empty.set()
         return True
 
     def wake(self, usernames: Iterable[str]) -> None:
         """Messages may have come into these inboxes."""
-        if not self._count and not self._notebooks:
+        if not self._count and not self._recorders:
             return
         for username in usernames:
-            for notebook in self._notebooks:
-                notebook.add(username)
-            if username in self._parked:
-                item = next(iter(self._parked[username]))
-                self._unpark(item)
+            for recorder in self._recorders:
+                recorder.add(username)
+            if username in self._by_inbox:
+                item = next(iter(self._by_inbox[username]))
+                self._remove(item)
                 self._readmit(item)
 
-    def notice_any(self) -> None:
+    def record_any(self) -> None:
         """Messages may have come into any inbox, as far as reads in flight are concerned."""
-        for notebook in self._notebooks:
-            notebook.add(ANY)
+        for recorder in self._recorders:
+            recorder.add(ANY_INBOX)
 
     def end(self) -> None:
         """Answer all of them with nothing; nobody is parked from here on."""
         self._is_ending = True
-        for items in [*self._parked.values()]:
+        for items in [*self._by_inbox.values()]:
             for item in [*items]:
-                self._give_up(item)
+                self._end_wait(item)
 
-    def _unpark(self, item: WorkItem) -> bool:
+    def _remove(self, item: WorkItem) -> bool:
         username = item.command.username
-        items = self._parked.get(username)
+        items = self._by_inbox.get(username)
         if items is None or item not in items:
             return False
         del items[item]
         if not items:
-            del self._parked[username]
+            del self._by_inbox[username]
         self._count -= 1
         if not self._count:
-            self.are_there.clear()
+            self.not_empty.clear()
         return True
 
-    def _give_up(self, item: WorkItem) -> None:
+    def _end_wait(self, item: WorkItem) -> None:
         # One that is in its shard just now is answered there, and not parked again: its timer,
         # which may fire a moment early, is spent.
         item.wait_until = 0.0
-        if not self._unpark(item):
+        if not self._remove(item):
             return
         if self._is_ending:
             item.resolve(Slice((), False))
@@ -133,11 +133,11 @@ class Waiters:
             # Once more: that there is nothing has to be known, and the database may be away.
             self._readmit(item)
 
-    def _leave(self, item: WorkItem, future: "asyncio.Future[Slice]") -> None:
+    def _on_done(self, item: WorkItem, future: "asyncio.Future[Slice]") -> None:
         """It is answered, or its client has gone."""
         if item.timer is not None:
             item.timer.cancel()
-        if self._unpark(item) or self._is_ending:
+        if self._remove(item) or self._is_ending:
             return
         # What it was woken for may still be there, for the next one.
         if future.cancelled():

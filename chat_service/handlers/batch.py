@@ -101,7 +101,7 @@ class BatchHandlers:
                 return self._pool.post(*new, hashed), receipt
             fingerprint = hash_of(new.username, new.text, str(new.timeout_s))
             key = Key(hash_of("batch", posting.key, str(number)), fingerprint)
-            return self._pool.post_once(*new, key, hashed), receipt
+            return self._pool.post_keyed(*new, key, hashed), receipt
         except Exception as error:
             # Not kept: its traceback is a hundred times as large as the message.
             return faults.result(error)

@@ -82,7 +82,7 @@ class InboxHandlers:
             message_id = await self._pool.post(*new, hashed)
         else:
             key = Key(hash_of("post", given), hash_of(new.username, new.text, str(new.timeout_s)))
-            message_id, is_repeated = astuple(await self._pool.post_once(*new, key, hashed))
+            message_id, is_repeated = astuple(await self._pool.post_keyed(*new, key, hashed))
             if is_repeated:
                 headers["Idempotent-Replayed"] = "true"
         return _posted(message_id, headers)
@@ -107,7 +107,7 @@ class InboxHandlers:
         key = idempotency_key(request.headers, READ_KEY_MIN)
         if key is not None:
             hashed = hash_of("read", username, key)
-            again = await self._pool.read_again(username, hashed, options.limit, options.wait_s)
+            again = await self._pool.read_keyed(username, hashed, options.limit, options.wait_s)
             headers = {**JSON_HEADERS, **options.headers()}
             if again.more:
                 headers["X-More"] = "true"

@@ -86,7 +86,7 @@ def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> 
     """What the dashboard shows, of a process with so many shards."""
     return [
         *_requests(http),
-        *map(SeriesGroup, workers.fates.values()),
+        *map(SeriesGroup, workers.lifecycle.values()),
         SeriesGroup(workers.pending),
         SeriesGroup(workers.leased),
         SeriesGroup(workers.undelivered),

@@ -18,11 +18,11 @@ from workers.commands import (
     Claim,
     DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
     KeyedClaim,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -30,7 +30,7 @@ from workers.commands import (
     Track,
 )
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled, Storage
+from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled, Storage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +49,7 @@ _HOLD_S = 1.0
 class _UnresolvedWrite(NamedTuple):
     """What a write without an answer may have made of messages, known for good when it is due."""
 
-    fate: CountedFate
+    fate: CountedEvent
     due: float
     is_affected: Callable[[Stored], bool]
 
@@ -159,12 +159,12 @@ class SimulatedStore:
         database, mark = self._database, self._token()
         return await self._marked(mark, lambda: database.end_leases(now_ms, mark))
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         return await self._seen(lambda: self._database.track(command, now_ms))
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
         mark, database = self._token(), self._database
-        nothing: tuple[Fate | None, int] = (None, 0)
+        nothing: tuple[MessageStatus | None, int] = (None, 0)
         try:
             # Else what is said of one that was read would be untrue after a late copy.
             (fate, changed), was_repeated = await self._in_time(
@@ -178,12 +178,12 @@ class SimulatedStore:
             changed = int(stored is not None and stored.mark == mark)
         return fate, changed
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         await self._reach()
         database = self._database
         due = [doubt for doubt in self._unresolved if doubt.due <= database.loop.time()]
         self._unresolved = [doubt for doubt in self._unresolved if doubt not in due]
-        counts: Counter[CountedFate] = Counter()
+        counts: Counter[CountedEvent] = Counter()
         for doubt in due:
             counts[doubt.fate] += sum(map(doubt.is_affected, database.documents.values()))
         return counts
@@ -256,7 +256,7 @@ class SimulatedStore:
             self._note_unresolved("expired", lambda stored: stored.expired and stored.mark == mark)
             raise
 
-    def _note_unresolved(self, fate: CountedFate, is_affected: Callable[[Stored], bool]) -> None:
+    def _note_unresolved(self, fate: CountedEvent, is_affected: Callable[[Stored], bool]) -> None:
         due = self._database.loop.time() + LATE_MAX_S
         self._unresolved.append(_UnresolvedWrite(fate, due, is_affected))
 

@@ -24,10 +24,10 @@ from workers.commands import (
     Audit,
     Claim,
     DiscardedClaims,
-    Fate,
     KeyedBatch,
     LeaseClaim,
     Message,
+    MessageStatus,
     Post,
     Resume,
     Revoke,
@@ -36,7 +36,7 @@ from workers.commands import (
 )
 from workers.errors import Expired, OutcomeUnknown, Rejected, StoreUnavailable
 from workers.queue import ShardQueue
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled
+from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled
 from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
@@ -352,22 +352,24 @@ class StoresARepeatAgain(Database):
 
 
 class RevokesWhatIsRead(Database):
-    def revoke(self, command: Revoke, now_ms: int, mark: str = "") -> tuple[Fate | None, int]:
+    def revoke(
+        self, command: Revoke, now_ms: int, mark: str = ""
+    ) -> tuple[MessageStatus | None, int]:
         fate = self.track(command, now_ms)
         if fate is None or fate.status != "read":
             return super().revoke(command, now_ms, mark)
         self.change(self.documents[command.id], revoked_ms=now_ms, mark=mark)
-        return Fate("revoked", now_ms), 1
+        return MessageStatus("revoked", now_ms), 1
 
 
 class TellsThatAllIsPending(SimulatedStore):
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         fate = await super().track(command, now_ms)
-        return fate and Fate("pending", None)
+        return fate and MessageStatus("pending", None)
 
 
 class CountsNothingLater(SimulatedStore):
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         return {}
 
 
@@ -382,17 +384,17 @@ class NoticesNothing(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
         @contextmanager
-        def noticing(self: Waiters) -> Iterator[set[str | None]]:
+        def record_wakes(self: Waiters) -> Iterator[set[str | None]]:
             yield set()
 
-        with mock.patch.object(Waiters, "noticing", noticing):
+        with mock.patch.object(Waiters, "record_wakes", record_wakes):
             yield
 
 
 class WaitsForNothing(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        with mock.patch.object(Waiters, "park", return_value=False):
+        with mock.patch.object(Waiters, "add", return_value=False):
             yield
 
 

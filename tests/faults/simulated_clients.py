@@ -19,11 +19,11 @@ from tests.faults.history import (
 )
 from workers.commands import (
     Extend,
-    Fate,
     Finish,
     Finished,
     Key,
     Lease,
+    MessageStatus,
     Release,
     Resume,
     Revoke,
@@ -35,7 +35,7 @@ from workers.commands import (
 from workers.errors import NotExecuted, OutcomeUnknown
 from workers.pool import WorkerPool
 
-T = TypeVar("T", str, Stored, Slice, int, Finished, Fate | None)
+T = TypeVar("T", str, Stored, Slice, int, Finished, MessageStatus | None)
 
 #: Why a request is cancelled where its node dies.
 KILLED = "killed"
@@ -175,7 +175,7 @@ class SimulatedClients:
             began = self._loop.time()
 
             def ask() -> "asyncio.Future[Stored]":
-                return node.pool.post_once(
+                return node.pool.post_keyed(
                     user, text, len(text), lifetime_s, Key(key, text), receipt
                 )
 
@@ -229,7 +229,7 @@ class SimulatedClients:
 
         def ask() -> "asyncio.Future[Slice]":
             if key:
-                request = node.pool.read_again(user, key, limit, wait_s)
+                request = node.pool.read_keyed(user, key, limit, wait_s)
             else:
                 request = node.pool.read(user, limit, None, wait_s, lease)
             if leaves_after_s is not None:

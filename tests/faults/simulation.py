@@ -239,7 +239,7 @@ class World:
         """What all nodes counted of messages, and what is there."""
         sums: Counter[str] = Counter(pending=self.database.pending())
         for node in self.nodes:
-            for fate, counter in node.metrics.fates.items():
+            for fate, counter in node.metrics.lifecycle.items():
                 sums[fate] += int(counter._value.get())
         return sums
 

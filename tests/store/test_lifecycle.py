@@ -9,7 +9,7 @@ from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
 from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
-from workers.commands import Fate, Key, KeyedBatch, Revoke, Track
+from workers.commands import Key, KeyedBatch, MessageStatus, Revoke, Track
 from workers.errors import KeyReused
 from workers.store.base import Store
 from workers.store.mongo import MongoStore
@@ -108,15 +108,17 @@ async def test_a_sender_is_told_what_became_of_its_message(
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
     await any_store.insert([post])
     asked = Track(post.id, "secret")
-    assert await any_store.track(asked, now_ms) == Fate("pending", None)
-    assert await any_store.track(asked, post.expires_ms) == Fate("pending", None)
-    assert await any_store.track(asked, post.expires_ms + 1) == Fate("expired", post.expires_ms)
+    assert await any_store.track(asked, now_ms) == MessageStatus("pending", None)
+    assert await any_store.track(asked, post.expires_ms) == MessageStatus("pending", None)
+    assert await any_store.track(asked, post.expires_ms + 1) == MessageStatus(
+        "expired", post.expires_ms
+    )
     await any_store.claim(new_claim(["bob"], [post.id], now_ms, lease_ms=5000))
-    assert await any_store.track(asked, now_ms + 5000) == Fate("leased", None)
-    assert await any_store.track(asked, now_ms + 5001) == Fate("pending", None)
+    assert await any_store.track(asked, now_ms + 5000) == MessageStatus("leased", None)
+    assert await any_store.track(asked, now_ms + 5001) == MessageStatus("pending", None)
     await any_store.end_leases(now_ms + 5001)
     await any_store.claim(new_claim(["bob"], [post.id], now_ms + 6000))
-    assert await any_store.track(asked, now_ms + 7000) == Fate("read", now_ms + 6000)
+    assert await any_store.track(asked, now_ms + 7000) == MessageStatus("read", now_ms + 6000)
 
 
 @pytest.mark.parametrize("receipt", ["another", ""])
@@ -138,8 +140,8 @@ async def test_a_repeated_post_gets_a_receipt_of_its_own(
     await any_store.insert([first])
     await any_store.insert([new_post(key=KEY, receipt="second")])
     for receipt in ("first", "second"):
-        fate = await any_store.track(Track(first.id, receipt), clock.now_ms())
-        assert fate == Fate("pending", None)
+        status = await any_store.track(Track(first.id, receipt), clock.now_ms())
+        assert status == MessageStatus("pending", None)
 
 
 async def test_a_message_is_taken_back_while_it_is_unread_and_only_once(
@@ -148,11 +150,11 @@ async def test_a_message_is_taken_back_while_it_is_unread_and_only_once(
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
     await any_store.insert([post])
     assert await any_store.revoke(Revoke(post.id, "secret"), now_ms) == (
-        Fate("revoked", now_ms),
+        MessageStatus("revoked", now_ms),
         1,
     )
     assert await any_store.revoke(Revoke(post.id, "secret"), now_ms + 5) == (
-        Fate("revoked", now_ms),
+        MessageStatus("revoked", now_ms),
         0,
     )
     assert (await any_store.find_unread(["bob"], 10, now_ms)).messages == {}
@@ -165,8 +167,8 @@ async def test_a_message_is_taken_back_when_its_lease_is_over_though_nobody_gave
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
     await any_store.insert([post])
     await any_store.claim(new_claim(["bob"], [post.id], now_ms - 6000, lease_ms=5000))
-    fate, changed = await any_store.revoke(Revoke(post.id, "secret"), now_ms)
-    assert (fate, changed) == (Fate("revoked", now_ms), 1)
+    status, changed = await any_store.revoke(Revoke(post.id, "secret"), now_ms)
+    assert (status, changed) == (MessageStatus("revoked", now_ms), 1)
     assert (await any_store.end_leases(now_ms)).returned == 0
     assert await any_store.count_pending() == 0
 
@@ -185,9 +187,9 @@ async def test_what_is_read_on_loan_or_expired_is_not_taken_back(
         await any_store.revoke(Revoke(dead.id, "secret"), dead.expires_ms + 1),
     ]
     assert fates == [
-        (Fate("read", now_ms), 0),
-        (Fate("leased", None), 0),
-        (Fate("expired", dead.expires_ms), 0),
+        (MessageStatus("read", now_ms), 0),
+        (MessageStatus("leased", None), 0),
+        (MessageStatus("expired", dead.expires_ms), 0),
     ]
 
 
@@ -212,8 +214,8 @@ async def test_the_dead_are_kept_for_their_senders_without_their_text(
         assert "text" not in document
         end = document["claim"]["at"] if "claim" in document else document["expires_at"]
         assert (document["purge_at"] - end).total_seconds() == 3600
-    assert await store.track(Track(read.id, "a"), now_ms) == Fate("read", now_ms)
-    assert await store.track(Track(expired.id, "b"), now_ms + 400_000) == Fate(
+    assert await store.track(Track(read.id, "a"), now_ms) == MessageStatus("read", now_ms)
+    assert await store.track(Track(expired.id, "b"), now_ms + 400_000) == MessageStatus(
         "expired", expired.expires_ms
     )
     assert await store.insert([new_post(key=KEY)]) == [keyed.id]

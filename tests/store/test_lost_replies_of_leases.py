@@ -15,9 +15,9 @@ from workers.commands import (
     Acknowledge,
     Claim,
     Extend,
-    Fate,
     Key,
     KeyedBatch,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -84,9 +84,9 @@ async def test_a_key_and_a_receipt_survive_lost_replies(
         proxy.lose_reply["insert"] = 2
         assert await store.record_batch([batch], now_ms) == [batch]
         proxy.lose_reply["update"] = 2
-        fate, _ = await store.revoke(Revoke(post.id, "r"), now_ms)
-        assert fate == Fate("revoked", now_ms)
-        assert await store.track(Track(post.id, "r"), now_ms) == Fate("revoked", now_ms)
+        status, _ = await store.revoke(Revoke(post.id, "r"), now_ms)
+        assert status == MessageStatus("revoked", now_ms)
+        assert await store.track(Track(post.id, "r"), now_ms) == MessageStatus("revoked", now_ms)
         await store.close()
 
 
@@ -115,8 +115,8 @@ async def test_what_is_never_confirmed_is_reckoned_up_later(
         counts: dict[str, int] = {}
 
         async def all_told() -> bool:
-            for fate, messages in (await store.count_resolved()).items():
-                counts[fate] = counts.get(fate, 0) + messages
+            for status, messages in (await store.count_resolved()).items():
+                counts[status] = counts.get(status, 0) + messages
             return not store._unresolved
 
         await eventually(all_told)

@@ -17,12 +17,12 @@ from workers.commands import (
     Claim,
     DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
     KeyedClaim,
     LeaseClaim,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -301,26 +301,28 @@ class Documents:
         usernames = list(dict.fromkeys(stored.post.username for stored in over))
         return Ended(usernames, len(over) - expired, expired)
 
-    def track(self, command: Track, now_ms: int) -> Fate | None:
+    def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         stored = self.documents.get(command.id)
         if stored is None or command.receipt not in stored.receipts:
             return None
         if stored.revoked_ms is not None:
-            return Fate("revoked", stored.revoked_ms)
+            return MessageStatus("revoked", stored.revoked_ms)
         if stored.token:
-            return Fate("read", stored.claimed_ms)
+            return MessageStatus("read", stored.claimed_ms)
         if stored.post.expires_ms < now_ms:
-            return Fate("expired", stored.post.expires_ms)
-        return Fate("leased" if _lasts(stored, now_ms) else "pending", None)
+            return MessageStatus("expired", stored.post.expires_ms)
+        return MessageStatus("leased" if _lasts(stored, now_ms) else "pending", None)
 
-    def revoke(self, command: Revoke, now_ms: int, mark: str = "") -> tuple[Fate | None, int]:
+    def revoke(
+        self, command: Revoke, now_ms: int, mark: str = ""
+    ) -> tuple[MessageStatus | None, int]:
         fate = self.track(command, now_ms)
         stored = self.documents.get(command.id)
         if fate is None or stored is None or fate.status != "pending" or not stored.is_pending:
             return fate, 0
         # Perhaps its lease was over, and it was not given back yet.
         self.change(stored, unread=False, until_ms=None, revoked_ms=now_ms, mark=mark)
-        return Fate("revoked", now_ms), 1
+        return MessageStatus("revoked", now_ms), 1
 
     def expire(self, now_ms: int, mark: str = "") -> int:
         dead = [

@@ -14,12 +14,12 @@ from workers.commands import (
     Claim,
     DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
     KeyedClaim,
     LeaseClaim,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -27,7 +27,7 @@ from workers.commands import (
     Track,
 )
 from workers.errors import StoreUnavailable
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled, Storage
+from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled, Storage
 
 
 def new_claim(
@@ -127,15 +127,15 @@ class MemoryStore:
     async def end_leases(self, now_ms: int) -> Ended:
         return self.data.end_leases(now_ms)
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         await self._call("track")
         return self.data.track(command, now_ms)
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
         await self._call("revoke")
         return self.data.revoke(command, now_ms)
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         return {}
 
     async def count_pending(self) -> int:

@@ -39,14 +39,14 @@ def test_a_batch_sorts_its_tickets_by_kind_in_order_of_arrival() -> None:
     assert batch.posts == [items[0], items[2]]
     assert batch.reads == [items[1], items[4]]
     assert batch.counts == [items[3]]
-    assert batch.carried == []
+    assert batch.deferred == []
 
 
 def test_a_read_behind_a_post_to_the_same_inbox_waits_for_the_next_batch() -> None:
     before, posted, behind, other = read("bob"), post("bob"), read("bob"), read("eve")
     batch = plan([before, posted, behind, other])
     assert batch.reads == [before, other]
-    assert batch.carried == [behind]
+    assert batch.deferred == [behind]
 
 
 def test_a_request_that_was_given_up_is_left_out() -> None:

@@ -30,7 +30,7 @@ async def turn(breaker: CircuitBreaker, seconds: float) -> None:
 
 
 async def test_a_database_that_is_away_opens_it(breaker: CircuitBreaker) -> None:
-    begun = breaker.lag.begin()
+    begun = breaker.lag.mark()
     await turn(breaker, 0.3)
     breaker.observe(AWAY, begun)
     assert breaker.is_open
@@ -39,7 +39,7 @@ async def test_a_database_that_is_away_opens_it(breaker: CircuitBreaker) -> None
 async def test_answers_that_stay_away_open_it(breaker: CircuitBreaker) -> None:
     for _ in range(FAILURES):
         assert not breaker.is_open
-        begun = breaker.lag.begin()
+        begun = breaker.lag.mark()
         await turn(breaker, 0.1)
         breaker.observe(OutcomeUnknown("no answer"), begun)
     assert breaker.is_open
@@ -53,7 +53,7 @@ async def test_a_loop_that_stood_still_does_not_open_it(
     """Whether the timeout or the tick is the first that the loop runs afterwards."""
     for _ in range(FAILURES + 1):
         await turn(breaker, 0.05)
-        begun = breaker.lag.begin()
+        begun = breaker.lag.mark()
         time.sleep(0.5)  # noqa: ASYNC251 - the loop is really stalled
         if not is_heard_first:
             breaker.lag.tick()
@@ -63,7 +63,7 @@ async def test_a_loop_that_stood_still_does_not_open_it(
 
 async def test_a_stall_before_an_operation_excuses_nothing(breaker: CircuitBreaker) -> None:
     time.sleep(0.5)  # noqa: ASYNC251 - the loop is really stalled
-    begun = breaker.lag.begin()
+    begun = breaker.lag.mark()
     await turn(breaker, 0.3)
     breaker.observe(AWAY, begun)
     assert breaker.is_open
@@ -73,14 +73,14 @@ async def test_a_stall_hides_no_failures_before_it(
     breaker: CircuitBreaker, registry: CollectorRegistry
 ) -> None:
     for _ in range(FAILURES - 1):
-        begun = breaker.lag.begin()
+        begun = breaker.lag.mark()
         await turn(breaker, 0.1)
         breaker.observe(OutcomeUnknown("no answer"), begun)
-    begun = breaker.lag.begin()
+    begun = breaker.lag.mark()
     time.sleep(0.5)  # noqa: ASYNC251 - the loop is really stalled
     breaker.observe(OutcomeUnknown("no answer"), begun)
     assert not breaker.is_open
-    begun = breaker.lag.begin()
+    begun = breaker.lag.mark()
     await turn(breaker, 0.1)
     breaker.observe(OutcomeUnknown("no answer"), begun)
     assert breaker.is_open
@@ -89,5 +89,5 @@ async def test_a_stall_hides_no_failures_before_it(
 
 async def test_a_missing_index_does_not_open_it(breaker: CircuitBreaker) -> None:
     for _ in range(FAILURES + 1):
-        breaker.observe(IndexMissing("no index"), breaker.lag.begin())
+        breaker.observe(IndexMissing("no index"), breaker.lag.mark())
     assert not breaker.is_open

@@ -53,7 +53,7 @@ async def test_bytes_are_bounded_and_given_back() -> None:
 
 
 async def test_one_inbox_cannot_fill_the_queue_that_it_shares() -> None:
-    queue = ShardQueue(WIDE._replace(tickets_per_inbox=2))
+    queue = ShardQueue(WIDE._replace(items_per_inbox=2))
     queue.put_or_refuse(new_post("hot"))
     queue.put_or_refuse(new_post("hot"))
     with pytest.raises(Overloaded):

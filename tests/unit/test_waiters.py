@@ -157,7 +157,7 @@ async def test_who_takes_some_of_what_came_has_the_next_one_woken(
 
     def read(number: int) -> asyncio.Future[Slice]:
         if way == "key":
-            return pool.read_again("bob", f"key-{number}", limit=1, wait_s=20)
+            return pool.read_keyed("bob", f"key-{number}", limit=1, wait_s=20)
         lease = Terms(delivery(f"{number:032x}"), 60_000) if way == "lease" else None
         return pool.read("bob", limit=1, wait_s=20, lease=lease)
 

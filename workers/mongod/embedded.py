@@ -27,7 +27,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from workers.backoff import Backoff
 from workers.mongod import die_with_parent
 from workers.mongod.ballast import Ballast
-from workers.mongod.exit_reason import LastWords
+from workers.mongod.exit_reason import ExitReason
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ START_S, STOP_S, LOCK_S = 60.0, 15.0, 20.0
 #: back to the first for one that has lived so long.
 RESTART_AFTER_S = (0.1, 2.0)
 #: How often a mongod that runs is looked after, in seconds.
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 #: A unix socket's path has at most 107 bytes; mongod wants some for itself.
 _SOCKET_PATH_MAX = 100
 #: A path of these can be a socket's. mongod takes some others for separators, as `,` and `:`.
@@ -171,7 +171,7 @@ class EmbeddedMongod:
         self._mongod = mongod
         self._lock: int | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._monitor: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Start it, and give its connection string once it takes writes.
@@ -192,15 +192,15 @@ class EmbeddedMongod:
         except BaseException:
             await self.stop()
             raise
-        self._keeper = asyncio.create_task(self._keep_alive(program), name="mongod")
+        self._monitor = asyncio.create_task(self._keep_alive(program), name="mongod")
         return _uri(self._socket)
 
     async def stop(self) -> None:
         """Stop it in order and wait until it has gone. Safe twice, and before `start`."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            self._keeper = None
+        if self._monitor is not None:
+            self._monitor.cancel()
+            await asyncio.gather(self._monitor, return_exceptions=True)
+            self._monitor = None
         if self._process is not None:
             await _terminate(self._process)
             self._process = None
@@ -241,7 +241,7 @@ class EmbeddedMongod:
         log_file = self._data_dir / "mongod.log"
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES_MAX:
             log_file.replace(log_file.with_suffix(".log.1"))
-        said = self._said = LastWords(program, log_file)
+        said = self._exit_reason = ExitReason(program, log_file)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), program),
             *("--dbpath", str(self._data_dir), "--replSet", "chat"),
@@ -321,8 +321,8 @@ class EmbeddedMongod:
         while True:
             assert self._process is not None
             began = loop.time()
-            code = await self._look_after(self._process)
-            reason = await self._said.reason(code)
+            code = await self._watch(self._process)
+            reason = await self._exit_reason.reason(code)
             backoff.observe_lifetime(loop.time() - began)
             log.error("mongod ended; it is started again", reason=reason, pause_s=backoff.pause_s)
             await backoff.wait()
@@ -334,12 +334,12 @@ class EmbeddedMongod:
                 log.error("mongod did not come back", reason=str(error))
                 await _terminate(self._process)
 
-    async def _look_after(self, process: asyncio.subprocess.Process) -> int:
+    async def _watch(self, process: asyncio.subprocess.Process) -> int:
         """Wait for its end; its code. One without its socket is ended: nobody can reach it."""
         ended = asyncio.create_task(process.wait())
         try:
             while not ended.done():
-                await asyncio.wait((ended,), timeout=LOOK_EVERY_S)
+                await asyncio.wait((ended,), timeout=CHECK_EVERY_S)
                 # Both look at a directory's entries and counters in memory, and do not wait.
                 self._ballast.fit()
                 if not ended.done() and not self._socket.exists():

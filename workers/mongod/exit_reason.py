@@ -27,7 +27,7 @@ _HINTS = {
 }
 
 
-class LastWords:
+class ExitReason:
     """What one run of mongod says. Made before it starts."""
 
     def __init__(self, program: str, log_file: Path) -> None:

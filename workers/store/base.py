@@ -14,10 +14,10 @@ from workers.commands import (
     Claim,
     DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -73,7 +73,7 @@ class Storage(NamedTuple):
 
 
 #: What is counted of messages: accepted = read + expired + revoked + pending.
-CountedFate: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
+CountedEvent: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
 #: The id of the message that was first stored under a key, where a post repeats it.
 Repeated: TypeAlias = str
 #: None for a message that was stored, the id of the first for a repeat, or what went wrong.
@@ -176,15 +176,15 @@ class Store(Protocol):
         """Give back what was leased and not acknowledged in time."""
         ...
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         """What became of a message; None where there is none with this receipt."""
         ...
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
-        """Take back a message that is unread: its fate, and how many this call took back."""
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
+        """Take back a message that is unread: its status, and how many this call took back."""
         ...
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         """What writes that raised `OutcomeUnknown` have done after all, as far as that is certain.
 
         Each message is told once. Not the claims that `release` gives back.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Collection
 from pymongo.errors import PyMongoError
 
 from workers.errors import StoreUnavailable
-from workers.store.connection import Database, read_errors
+from workers.store.connection import Connection, read_errors
 from workers.store.driver import start_session
 from workers.store.schema import COLLECTION
 
@@ -35,7 +35,7 @@ _PIPELINE = [
 ]
 
 
-class ChangeStream(Database):
+class ChangeStream(Connection):
     """The part of `workers.store.base.Store` that tells of arrivals."""
 
     async def arrivals(self) -> AsyncIterator[Collection[str] | None]:

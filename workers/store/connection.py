@@ -23,7 +23,7 @@ from pymongo.read_concern import ReadConcern
 from workers.clock import DatabaseClock
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
-from workers.store.base import CountedFate, Storage
+from workers.store.base import CountedEvent, Storage
 from workers.store.driver import (
     TIMES_IN_MS,
     BadConnectionString,
@@ -98,13 +98,13 @@ class UnresolvedWrite(NamedTuple):
     messages, how to find them, and from when on that is for good (`time.monotonic` seconds).
     """
 
-    fate: CountedFate
+    event: CountedEvent
     selection: Document
     hint: str
     due: float
 
 
-class Database:
+class Connection:
     """Two collections of one database. Safe for concurrent use within one loop."""
 
     def __init__(
@@ -232,7 +232,9 @@ class Database:
                     )
                 return None
             except PyMongoError as error:
-                raise StoreUnavailable(f"the database did not answer: {in_short(error)}") from error
+                raise StoreUnavailable(
+                    f"the database did not answer: {short_reason(error)}"
+                ) from error
         total, used = stats.get("fsTotalSize"), stats.get("fsUsedSize")
         if not total or used is None:
             return None
@@ -280,10 +282,12 @@ class Database:
         until_ms = now_ms + int(self._timeout_s * 1000)
         return {"$expr": {"$lt": ["$$NOW", DatetimeMS(until_ms)]}}
 
-    def _note_unresolved(self, fate: CountedFate, selection: Document, hint: str = "_id_") -> None:
+    def _record_unresolved(
+        self, event: CountedEvent, selection: Document, hint: str = "_id_"
+    ) -> None:
         """Have `count_resolved` count later what a write without an answer has done after all."""
         due = time.monotonic() + self._timeout_s + _SETTLED_AFTER_S
-        self._unresolved.append(UnresolvedWrite(fate, selection, hint, due))
+        self._unresolved.append(UnresolvedWrite(event, selection, hint, due))
 
     async def _confirmed(self, name: str, write: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Do a write that may be repeated, until it is answered: its result, and whether it was.
@@ -301,7 +305,7 @@ class Database:
                         raise failure from error
                     if not await may_repeat(deadline):
                         raise OutcomeUnknown(
-                            f"the {name} was not confirmed: {in_short(error)}"
+                            f"the {name} was not confirmed: {short_reason(error)}"
                         ) from error
                     was_repeated = True
 
@@ -315,11 +319,13 @@ def read_errors() -> Iterator[None]:
         if misses_index(error.details):
             raise IndexMissing(MISSING) from error
         if error.code in _REFUSALS:
-            raise StoreRefused(refusal(error)) from error
-        raise StoreUnavailable(f"the database answered with an error: {in_short(error)}") from error
+            raise StoreRefused(explain_refusal(error)) from error
+        raise StoreUnavailable(
+            f"the database answered with an error: {short_reason(error)}"
+        ) from error
     except PyMongoError as error:
         is_unavailable = isinstance(error, ServerSelectionTimeoutError)
-        reason = f"the database did not answer: {in_short(error)}"
+        reason = f"the database did not answer: {short_reason(error)}"
         raise StoreUnavailable(reason, is_unavailable=is_unavailable) from error
 
 
@@ -341,17 +347,17 @@ def write_failure(error: PyMongoError) -> ServiceError:
     if isinstance(error, OperationFailure) and misses_index(error.details):
         return IndexMissing(MISSING)
     if isinstance(error, ServerSelectionTimeoutError):
-        reason = f"the database was not reached: {in_short(error)}"
+        reason = f"the database was not reached: {short_reason(error)}"
         return StoreUnavailable(reason, is_unavailable=True)
     if isinstance(error, OperationFailure) and error.code in _REFUSALS:
         # An earlier try may have been allowed.
-        return OutcomeUnknown(refusal(error))
-    return OutcomeUnknown(f"the database's answer was lost: {in_short(error)}")
+        return OutcomeUnknown(explain_refusal(error))
+    return OutcomeUnknown(f"the database's answer was lost: {short_reason(error)}")
 
 
-def refusal(error: OperationFailure) -> str:
+def explain_refusal(error: OperationFailure) -> str:
     """Say why the database refuses the user of the connection string, and what the user needs."""
-    reason = str((error.details or {}).get("errmsg") or in_short(error))
+    reason = str((error.details or {}).get("errmsg") or short_reason(error))
     if error.code == _UNAUTHORIZED:
         if match := _LACKS_RIGHT.match(reason):
             return (
@@ -377,7 +383,7 @@ def misses_index(answer: Mapping[str, Any] | None) -> bool:
     return "hint provided does not correspond" in str((answer or {}).get("errmsg"))
 
 
-def in_short(error: PyMongoError) -> str:
+def short_reason(error: PyMongoError) -> str:
     """What a driver's error says, hosts and reasons, without its settings and its own state."""
     return _DRIVERS_OWN.sub("", str(error))
 

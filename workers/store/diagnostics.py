@@ -11,7 +11,7 @@ import pymongo
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
-from workers.store.connection import in_short, refusal
+from workers.store.connection import explain_refusal, short_reason
 from workers.store.driver import (
     BadConnectionString,
     Client,
@@ -59,18 +59,18 @@ async def examine(
         yield Finding("database", "fail", f"{error}; mend --mongo-uri (CHAT_MONGO_URI)")
         return
     try:
-        async for finding in _parts(client, database, within_s):
+        async for finding in _findings(client, database, within_s):
             yield finding
     except OperationFailure as error:
-        yield Finding("database", "fail", refusal(error))
+        yield Finding("database", "fail", explain_refusal(error))
     except PyMongoError as error:
         advice = "is it running, is the address right (--mongo-uri), has its set a primary?"
-        yield Finding("database", "fail", f"{in_short(error)}; {advice}")
+        yield Finding("database", "fail", f"{short_reason(error)}; {advice}")
     finally:
         await close_client(client)
 
 
-async def _parts(client: Client, database: str, within_s: float) -> AsyncIterator[Finding]:
+async def _findings(client: Client, database: str, within_s: float) -> AsyncIterator[Finding]:
     with pymongo.timeout(within_s):
         server = await hello(client)
         version: str = (await client.admin.command("buildInfo"))["version"]

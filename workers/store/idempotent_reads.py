@@ -14,7 +14,7 @@ from pymongo.errors import BulkWriteError
 
 from workers.commands import KeyedBatch, Message
 from workers.errors import StoreUnavailable
-from workers.store.connection import Database, read_errors
+from workers.store.connection import Connection, read_errors
 from workers.store.driver import Document
 
 _DUPLICATE_KEY = 11000
@@ -22,7 +22,7 @@ _DUPLICATE_KEY = 11000
 _DECISIONS_MAX = 5
 
 
-class IdempotentReads(Database):
+class IdempotentReads(Connection):
     """The part of `workers.store.base.Store` that is about reads with a key."""
 
     async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:

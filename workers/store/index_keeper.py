@@ -1,6 +1,6 @@
 """Keeps the indexes as they must be while the store runs: an operator may drop or change them.
 
-`Database` reports each operation that misses an index; `workers.maintenance` calls `check` now and
+`Connection` reports each operation that misses an index; `workers.maintenance` calls `check` now and
 then.
 Some indexes are used by no operation that would miss them, such as those that free space.
 """

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from workers.commands import Acknowledge, Audit, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
-from workers.store.connection import Database, read_errors, write_errors
+from workers.store.connection import Connection, read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
@@ -29,45 +29,45 @@ _MARGIN_MS = 1000
 _AUDIT_MAX = 5000
 
 
-class Leases(Database):
+class Leases(Connection):
     """The part of `workers.store.base.Store` that is about leases."""
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         """See `workers.store.base.Store.acknowledge`."""
-        selection, hint = _of_lease(command)
-        changed = await self._read({**selection, **_lasts(now_ms)}, hint, now_ms)
+        selection, hint = _select(command)
+        changed = await self._mark_read({**selection, **_is_active(now_ms)}, hint, now_ms)
         if changed and (command.ids is None or changed == len(command.ids)):
             return Settled(changed, changed)
         # What it held and is read: acknowledged before.
-        return await self._and_before({**selection, "claim.acknowledged": True}, hint, changed)
+        return await self._with_earlier({**selection, "claim.acknowledged": True}, hint, changed)
 
     async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
         """See `workers.store.base.Store.audit`."""
-        selection, hint = _of_lease(command)
+        selection, hint = _select(command)
         acknowledged = {**selection, "claim.acknowledged": True}
         with self._operation("lease"), read_errors():
             if command.ids is not None:
-                found = await self._named(acknowledged, hint)
+                found = await self._ids(acknowledged, hint)
                 mine = set(found)
                 return Audit(found, tuple(each for each in command.ids if each not in mine))
             over: Document = {
                 "claim.acknowledged": {"$ne": True},
                 "lease.returned": {"$ne": True},
                 # What a stream has been delivered since is not lost.
-                "$nor": [_lasts(now_ms)],
+                "$nor": [_is_active(now_ms)],
             }
-            lost = await self._named({**selection, **over}, hint)
-            numbers = _numbers(command)
+            lost = await self._ids({**selection, **over}, hint)
+            numbers = _tokens(command)
             since = {
                 "username": command.username,
                 "lost_by": {"$elemMatch": numbers},
                 # A stream may have got it again.
                 "lease.token": {"$not": numbers},
             }
-            lost = (*lost, *await self._named(since, LOST_INDEX))
-            return Audit(await self._named(acknowledged, hint) if lost else (), lost)
+            lost = (*lost, *await self._ids(since, LOST_INDEX))
+            return Audit(await self._ids(acknowledged, hint) if lost else (), lost)
 
-    async def _named(self, selection: Document, hint: str) -> tuple[str, ...]:
+    async def _ids(self, selection: Document, hint: str) -> tuple[str, ...]:
         documents = await self._majority.find(
             selection, projection={"_id": 1}, hint=hint, limit=_AUDIT_MAX
         ).to_list(None)
@@ -75,11 +75,11 @@ class Leases(Database):
 
     async def release(self, command: Release, now_ms: int) -> Settled:
         """See `workers.store.base.Store.release`."""
-        selection, hint = _of_lease(command)
+        selection, hint = _select(command)
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_lasts(now_ms), **self._in_time(now_ms)},
+                {**selection, **_is_active(now_ms), **self._in_time(now_ms)},
                 {
                     "$set": {"unread": True, "lease.returned": True},
                     "$unset": {"lease.until": ""},
@@ -94,19 +94,19 @@ class Leases(Database):
             self._expire_from(now_ms - _MARGIN_MS)
         if changed and not was_repeated:
             return Settled(changed, changed)
-        returned = await self._and_before({**selection, "unread": True}, hint, changed)
+        returned = await self._with_earlier({**selection, "unread": True}, hint, changed)
         return Settled(returned.messages, returned.messages) if was_repeated else returned
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
-        selection, hint = _of_lease(command)
+        selection, hint = _select(command)
         # Never sooner: a late copy must not cut short what was delivered after it was sent.
         longer = {"$max": ["$lease.until", DatetimeMS(now_ms + command.ttl_ms)]}
         end = {"$min": [longer, "$expires_at"]}
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_lasts(now_ms), **self._in_time(now_ms)},
+                {**selection, **_is_active(now_ms), **self._in_time(now_ms)},
                 [{"$set": {"lease.until": end}}],
                 hint=hint,
             )
@@ -116,10 +116,10 @@ class Leases(Database):
 
     async def held(self, command: Held, now_ms: int) -> frozenset[str]:
         """See `workers.store.base.Store.held`."""
-        selection, hint = _of_lease(command)
+        selection, hint = _select(command)
         with self._operation("lease"), read_errors():
             documents = await self._messages.find(
-                {**selection, **_lasts(now_ms)}, projection={"_id": 1}, hint=hint
+                {**selection, **_is_active(now_ms)}, projection={"_id": 1}, hint=hint
             ).to_list(None)
         return frozenset([document["_id"] for document in documents])
 
@@ -150,7 +150,7 @@ class Leases(Database):
             upto = [{"lease.token": {"$lt": token}}, {"_id": {"$lte": command.last}}]
             selection |= {"lease.token": {"$gte": first, "$lte": token}, "$and": [{"$or": upto}]}
             hint = LEASE_INDEX
-        changed = await self._read(selection, hint, now_ms)
+        changed = await self._mark_read(selection, hint, now_ms)
         return Settled(changed, changed)
 
     async def end_leases(self, now_ms: int) -> Ended:
@@ -182,12 +182,12 @@ class Leases(Database):
                 )
                 expired_count = expired.modified_count
             except PyMongoError:
-                self._note_unresolved("expired", {"_id": over["_id"], "expired": mark})
+                self._record_unresolved("expired", {"_id": over["_id"], "expired": mark})
                 expired_count = 0
         usernames = {document["username"] for document in documents}
         return Ended(usernames, returned.modified_count, expired_count)
 
-    async def _read(self, selection: Document, hint: str, now_ms: int) -> int:
+    async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
         """Mark messages as read by a claim of its own; how many it took, exactly."""
         token = secrets.token_hex(16)
         claim = {"token": token, "at": DatetimeMS(now_ms), "by": self._node, "acknowledged": True}
@@ -208,7 +208,7 @@ class Leases(Database):
         try:
             changed, was_repeated = await self._confirmed("lease", write)
         except OutcomeUnknown:
-            self._note_unresolved("read", mine, hint)
+            self._record_unresolved("read", mine, hint)
             raise
         if not was_repeated:
             return changed
@@ -216,10 +216,10 @@ class Leases(Database):
             with self._operation("lease"), read_errors():
                 return await self._majority.count_documents(mine, hint=hint)
         except StoreUnavailable as error:
-            self._note_unresolved("read", mine, hint)
+            self._record_unresolved("read", mine, hint)
             raise OutcomeUnknown(str(error)) from error
 
-    async def _and_before(self, selection: Document, hint: str, changed: int) -> Settled:
+    async def _with_earlier(self, selection: Document, hint: str, changed: int) -> Settled:
         """What a command changed, with what is so already. At least that, where nobody answers."""
         try:
             with self._operation("lease"), read_errors():
@@ -231,20 +231,20 @@ class Leases(Database):
         return Settled(messages, changed)
 
 
-def _of_lease(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
+def _select(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
     """The messages of a lease, or those of them that are named, and the index to find them by."""
-    selection: dict[str, Any] = {"username": command.username, "lease.token": _numbers(command)}
+    selection: dict[str, Any] = {"username": command.username, "lease.token": _tokens(command)}
     if isinstance(command, Extend | Held) or command.ids is None:
         return selection, LEASE_INDEX
     selection["_id"] = {"$in": list(command.ids)}
     return selection, "_id_"
 
 
-def _numbers(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:
+def _tokens(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:
     """All tokens of a lease: the slash follows the dot."""
     return {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"}
 
 
-def _lasts(now_ms: int) -> dict[str, Any]:
+def _is_active(now_ms: int) -> dict[str, Any]:
     """The condition that the lease is not over, and with it that the message lives."""
     return {"lease.until": {"$gte": DatetimeMS(now_ms)}}

@@ -15,10 +15,10 @@ import structlog
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
 
-from workers.commands import Fate, Revoke, Track
+from workers.commands import MessageStatus, Revoke, Track
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.store.base import CountedFate
-from workers.store.connection import Database, read_errors, write_errors
+from workers.store.base import CountedEvent
+from workers.store.connection import Connection, read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
 
@@ -30,10 +30,10 @@ EXPIRE_MARGIN_MS = 1000
 _COUNT_S = 60.0
 
 
-class Lifecycle(Database):
+class Lifecycle(Connection):
     """The part of `workers.store.base.Store` that is about the end of messages."""
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         """See `workers.store.base.Store.track`."""
         with self._operation("track"), read_errors():
             document = await self._majority.find_one(
@@ -44,13 +44,13 @@ class Lifecycle(Database):
             )
         if document is None or not _has_receipt(document, command.receipt):
             return None
-        return _fate_of(document, now_ms)
+        return _status_of(document, now_ms)
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
         """See `workers.store.base.Store.revoke`."""
-        fate = await self.track(command, now_ms)
-        if fate is None or fate.status != "pending":
-            return fate, 0
+        status = await self.track(command, now_ms)
+        if status is None or status.status != "pending":
+            return status, 0
 
         async def write() -> int:
             result = await self._messages.update_one(
@@ -76,33 +76,33 @@ class Lifecycle(Database):
         try:
             changed, was_repeated = await self._confirmed("revoke", write)
         except OutcomeUnknown:
-            self._note_unresolved("revoked", mine)
+            self._record_unresolved("revoked", mine)
             raise
         if changed:
-            return Fate("revoked", now_ms), 1
+            return MessageStatus("revoked", now_ms), 1
         # Somebody was faster; or the first of several tries was applied, or still may be.
         try:
-            fate = await self.track(command, now_ms)
+            status = await self.track(command, now_ms)
         except StoreUnavailable as error:
             if not was_repeated:
                 raise
-            self._note_unresolved("revoked", mine)
+            self._record_unresolved("revoked", mine)
             raise OutcomeUnknown(str(error)) from error
         if was_repeated:
-            self._note_unresolved("revoked", mine)
-        if fate is not None and fate.status == "pending":
+            self._record_unresolved("revoked", mine)
+        if status is not None and status.status == "pending":
             # It was late, or somebody had it for a moment.
             raise (OutcomeUnknown if was_repeated else StoreUnavailable)("ask again")
-        return fate, 0
+        return status, 0
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         """See `workers.store.base.Store.count_resolved`."""
-        counts: Counter[CountedFate] = Counter()
+        counts: Counter[CountedEvent] = Counter()
         now = time.monotonic()
         for unresolved in [each for each in self._unresolved if each.due <= now]:
             try:
                 with self._operation("reckon"), read_errors():
-                    counts[unresolved.fate] += await self._majority.count_documents(
+                    counts[unresolved.event] += await self._majority.count_documents(
                         unresolved.selection, hint=unresolved.hint
                     )
             except StoreUnavailable:
@@ -186,7 +186,7 @@ class Lifecycle(Database):
                     hint=hint,
                 )
             except PyMongoError:
-                self._note_unresolved("expired", {**selection, "expired": mark}, hint)
+                self._record_unresolved("expired", {**selection, "expired": mark}, hint)
                 raise
         return result.modified_count
 
@@ -199,13 +199,15 @@ def _has_receipt(document: Document, receipt: str) -> bool:
     return found
 
 
-def _fate_of(document: Document, now_ms: int) -> Fate:
+def _status_of(document: Document, now_ms: int) -> MessageStatus:
     if "revoked" in document:
-        return Fate("revoked", int(document["revoked"]))
+        return MessageStatus("revoked", int(document["revoked"]))
     if "claim" in document:
-        return Fate("read", int(document["claim"]["at"]))
+        return MessageStatus("read", int(document["claim"]["at"]))
     expires_ms = int(document["expires_at"])
     if expires_ms < now_ms:
-        return Fate("expired", expires_ms)
+        return MessageStatus("expired", expires_ms)
     until = document.get("lease", {}).get("until")
-    return Fate("leased" if until is not None and int(until) >= now_ms else "pending", None)
+    return MessageStatus(
+        "leased" if until is not None and int(until) >= now_ms else "pending", None
+    )

@@ -130,7 +130,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     outcomes[position] = failure
                 if isinstance(failure, OutcomeUnknown):
                     ids = [posts[position].id for position in pending]
-                    self._note_unresolved("accepted", {"_id": {"$in": ids}})
+                    self._record_unresolved("accepted", {"_id": {"$in": ids}})
                 return
             sent_before = True
 
@@ -323,7 +323,9 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     if not await may_repeat(deadline):
                         if isinstance(claim, KeyedClaim):
                             # Never given back: it is there for who repeats the read.
-                            self._note_unresolved("read", {**selection, "claim.token": claim.token})
+                            self._record_unresolved(
+                                "read", {**selection, "claim.token": claim.token}
+                            )
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
                     was_sent = True
                     is_final = is_final and is_answered
