@@ -32,7 +32,9 @@ class ArrivalListener:
         self._is_listening = False
 
     async def listen(self) -> None:
-        """Wait for a waiter, then pass on the database's reports until nobody needs them.
+        """Wait for a waiter, then wake waiters as the database reports arrivals.
+
+        Returns when nobody has waited for `LISTEN_ON_S`.
 
         Raises what `Store.arrivals` raises; the caller calls again.
         """
@@ -58,9 +60,9 @@ class ArrivalListener:
                 self._is_listening = False
 
     async def search(self) -> None:
-        """Wait for a waiter, then search once; pause afterwards if the change stream is read.
+        """Wait for a waiter, then search once. Pause afterwards if the change stream is being read.
 
-        However arrivals are reported, no waiter misses a stored message for long.
+        This bounds how long a waiter can miss a stored message, however arrivals are reported.
         """
         await self._waiters.not_empty.wait()
         await self._search()

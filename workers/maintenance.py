@@ -1,8 +1,8 @@
-"""What a pool does beside serving requests: now and then, or whenever it is told to.
+"""The periodic work of a pool, beside serving requests.
 
-Deadlines, what has expired, leases that are over, what is to be given back or reckoned up, and for
-those who wait: being told by the database what arrives elsewhere. Made, started and stopped by
-`workers.pool`.
+It enforces deadlines, marks expired messages, ends leases, rolls back claims, counts what
+unanswered writes did, listens for arrivals, and watches the database's clock, disk and indexes. `workers.pool`
+creates, starts and stops it.
 """
 
 import asyncio
@@ -21,31 +21,29 @@ from workers.storage import MEASURE_EVERY_S, StorageReserve
 
 log = structlog.get_logger(__name__)
 
-#: How often requests past their deadline are looked for, in seconds; the most they overstay.
+#: How often deadlines are checked, in seconds. Requests exceed theirs by no more than this.
 WATCH_EVERY_S = 0.05
-#: How often expired messages are marked, the dead lose their text, and the database's clock is
+#: How often expired messages are marked, the text of kept messages is removed, and the clocks are
 #: compared, in seconds.
 EXPIRE_EVERY_S = 2.0
 RETIRE_EVERY_S = 20.0
 CLOCK_EVERY_S = 10.0
-#: The least time between two comparisons of the clocks, in seconds.
+#: The shortest time between two comparisons of the clocks, in seconds.
 CLOCK_PAUSE_S = 0.5
-#: How often a database that is away is asked for, and claims that came to nobody are given
-#: back, in seconds.
+#: How often an unavailable database is probed, and how often claims are rolled back, in seconds.
 PROBE_EVERY_S = 0.2
 RELEASE_EVERY_S = 0.25
-#: How often leases that ran out are looked for, and what became of writes that were not answered,
-#: in seconds.
+#: How often expired leases are ended, and how often unanswered writes are counted, in seconds.
 LEASES_EVERY_S = 0.25
 COUNT_RESOLVED_EVERY_S = 1.0
-#: How often the store is asked whether an index was missed, in seconds. It looks less often.
+#: How often `Store.keep_indexes` is called, in seconds. It asks the database less often.
 INDEXES_EVERY_S = 0.25
-#: Pending messages are counted so often at most, in seconds.
+#: The shortest time between two counts of the pending messages, in seconds.
 PENDING_EVERY_S = 10.0
 
 
 class Maintenance:
-    """The jobs of one pool, each a task of its own."""
+    """The jobs of one pool. Each runs in a task of its own."""
 
     def __init__(
         self,
@@ -62,17 +60,17 @@ class Maintenance:
         self._shards = shards
         self._reserve = reserve
         self._arrivals = ArrivalListener(engine)
-        #: Started, and to be cancelled by who stops the pool.
+        #: The running jobs. The pool cancels them when it stops.
         self.tasks: list[asyncio.Task[None]] = []
         self._clock_is_doubtful = asyncio.Event()
-        # That the pending messages are to be counted at once, and how long it took last.
+        # Requests a count of the pending messages at once; and how long the last count took.
         self._recount = asyncio.Event()
         self._counted_in_s = math.inf
-        #: Set once the pending messages are known.
+        #: Set once the pending messages have been counted.
         self.has_counted = asyncio.Event()
 
     def start(self) -> None:
-        """Begin all of them."""
+        """Start all jobs."""
         self._loop = asyncio.get_running_loop()
         jobs: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
             "watch": (WATCH_EVERY_S, self._watch),
@@ -95,17 +93,21 @@ class Maintenance:
         ]
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        """Do a job now and then. It may fail: the next time comes."""
+        """Run a job repeatedly, with a pause of so many seconds. A failed job runs again."""
         while True:
             try:
                 await job()
             except ServiceError as error:
-                log.debug("a job was put off", job=job.__name__, reason=str(error))
+                log.debug(
+                    "a maintenance job failed and will run again",
+                    job=job.__name__,
+                    reason=str(error),
+                )
             except BaseException:
-                # A cancellation that nobody asked this task for came out of a library.
+                # A cancellation that this task did not receive came out of a library.
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
-                log.exception("a job failed", job=job.__name__)
+                log.exception("a maintenance job failed unexpectedly", job=job.__name__)
             await asyncio.sleep(seconds)
 
     async def _watch(self) -> None:
@@ -135,12 +137,12 @@ class Maintenance:
         self._waiters.wake(ended.usernames)
 
     async def _count_resolved(self) -> None:
-        """Count what was done and could not be told."""
+        """Count what unanswered writes did."""
         for event, messages in (await self._store.count_resolved()).items():
             self._metrics.lifecycle[event].inc(messages)
 
     async def _count_pending(self) -> None:
-        """Count what is pending, and pause; sooner again once the database is back."""
+        """Count the pending messages, then pause: not as long if the database comes back."""
         self._recount.clear()
         pause_s = PENDING_EVERY_S
         with suppress(ServiceError):
@@ -150,9 +152,10 @@ class Maintenance:
                 await self._recount.wait()
 
     async def _count_once(self) -> float:
-        """Count what is pending; for how many seconds not to count again.
+        """Count the pending messages. Returns the pause until the next count, in seconds.
 
-        A count from before the database was away is given up: its connection may be dead.
+        A count that began before the database was unavailable is cancelled, since its connection
+        may be dead.
         """
         began = self._loop.time()
         counting = asyncio.create_task(self._store.count_pending())
@@ -172,7 +175,7 @@ class Maintenance:
         if not self._breaker.is_open:
             self._metrics.pending.set(pending)
         self.has_counted.set()
-        # Of two counts the quicker one: a single stall says nothing about the next.
+        # Use the faster of the last two counts: a single stall says nothing about the next one.
         took_s = self._loop.time() - began
         quicker_s, self._counted_in_s = min(took_s, self._counted_in_s), took_s
         return pause_after_count(quicker_s)
@@ -188,14 +191,14 @@ class Maintenance:
         try:
             self._reserve.observe(await self._store.measure_storage())
         finally:
-            # Also where the database did not answer: what was known last holds.
+            # Also if the database did not answer: then the last measurement stays valid.
             await self._reserve.wait_until_due()
 
 
 def pause_after_count(seconds: float) -> float:
-    """How long the pending are not counted again, after a count that took so long: in seconds.
+    """Return the pause after a count that took so many seconds, in seconds.
 
-    Counting is to take a hundredth of the time; or a tenth, where else the figure was over a minute
-    old. One count that a stall held up must not leave it old for long.
+    Counting may take 1% of the time. If the figure would then be more than a minute old, it may
+    take 10%, so that one stalled count does not leave an old figure for long.
     """
     return max(min(100 * seconds, 60.0), 10 * seconds)

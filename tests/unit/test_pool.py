@@ -234,7 +234,7 @@ async def test_while_the_database_is_away_requests_are_refused_at_once_until_it_
     with pytest.raises(StoreUnavailable, match="no primary"):
         await pool.read("bob")
     for _ in range(3):
-        with pytest.raises(StoreUnavailable, match="is away"):
+        with pytest.raises(StoreUnavailable, match="is unavailable"):
             pool.read("bob")
     assert store.calls["find"] == 0
     assert registry.get_sample_value("chat_database_away") == 1
