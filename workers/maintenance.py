@@ -1,8 +1,8 @@
 """The periodic work of a pool, beside serving requests.
 
 It enforces deadlines, marks expired messages, ends leases, rolls back claims, counts what
-unanswered writes did, listens for arrivals, and watches the database's clock, disk and indexes. `workers.pool`
-creates, starts and stops it.
+unanswered writes did, listens for arrivals, and watches the database's clock, disk and indexes.
+`workers.pool` creates, starts and stops it.
 """
 
 import asyncio

@@ -237,7 +237,7 @@ class Shard:
     async def _read_round(
         self, items: list[WorkItem], woken: set[str | None]
     ) -> tuple[list[WorkItem], ServiceError | None]:
-        """Search, claim and answer. Returns the unanswered reads, and the error of a failed claim."""
+        """Search, claim and answer. Returns the unanswered reads and a claim's error or None."""
         now_ms = self._clock.now_ms()
         woken.clear()
         searches = lookups(items, self._limits.slice, SINGLE_LOOKUPS)
@@ -246,7 +246,7 @@ class Shard:
         )
         found = {name: unread for result in results for name, unread in result.messages.items()}
         complete = {name for result in results for name in result.complete}
-        # Checked again just before the claim: a client that has left by now consumes nothing.
+        # Checked just before the claim: a client that has left by now consumes nothing.
         shares, again = share_out([t for t in items if t.is_open], found, complete)
         claimed = [share for share in shares if found.get(share.item.command.username)]
         nothing = [share for share in shares if not found.get(share.item.command.username)]

@@ -91,7 +91,7 @@ def test_why_a_mongod_says_nothing_is_told(tmp_path: Path, chat: Chat) -> None:
 def test_it_makes_no_database_and_no_index(chat: Chat, mongo_uri: str, database: str) -> None:
     ended = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
     assert failed(ended) == {}
-    assert "the first start makes them" in ended.out
+    assert "the first start creates them" in ended.out
     with MongoClient[dict[str, object]](mongo_uri) as client:
         assert database not in client.list_database_names()
 
@@ -152,7 +152,7 @@ def test_a_mongod_that_is_none_and_a_directory_that_is_shared_fail(
     ended = chat("doctor", "--port", "0", "--data-dir", str(tmp_path), CHAT_MONGOD="/bin/false")
     found = failed(ended)
     assert "is it a mongod" in found["mongod"]
-    assert "holds files that are no database's" in found["data"]
+    assert "has files that do not belong to a database" in found["data"]
 
 
 def test_a_service_that_is_not_there_fails_from_outside(chat: Chat) -> None:

@@ -311,7 +311,7 @@ _URIS: dict[str, str] = {
 def test_a_connection_string_that_is_wrong_is_one_line(chat: Chat, uri: str) -> None:
     ended = chat("serve", "--port", "0", "--mongo-uri", uri)
     assert (ended.code, ended.out, ended.err.count("\n")) == (4, "", 1), ended.err
-    assert ended.err.startswith("chat: the connection string is wrong: ")
+    assert ended.err.startswith("chat: the connection string is invalid: ")
     assert _URIS[uri] in ended.err
     assert "--mongo-uri" in ended.err
     assert "RET" not in ended.err

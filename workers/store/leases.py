@@ -1,10 +1,10 @@
-"""Leases in MongoDB: acknowledged, given back, extended, resumed by a stream, and run out.
+"""Leases in MongoDB: acknowledged, released, extended, resumed by a stream, and expired.
 
-A message on loan has `lease: {token, at, by, until}` and is not unread. Without `until` the lease
-is over, and its token says who had the message last: an acknowledgement that is repeated, and a
-stream that comes again, are known by it. `lease.returned` says that it was given back on purpose.
-Of one that ran out, the next lease moves the token to `lost_by`: an acknowledgement of the whole
-lease learns from it that it comes too late for this message.
+A leased message has `lease: {token, at, by, until}` and no `unread`. Without `until` the lease is
+over. Its token remains and identifies the last lease, so that a repeated acknowledgement and a
+resumed stream are recognized. `lease.returned` is set if the lease was released. If it ran out, the
+next lease moves its token to `lost_by`; from that, an acknowledgement of the whole lease learns
+that it comes too late for this message.
 """
 
 import secrets
@@ -20,17 +20,17 @@ from workers.store.connection import Connection, read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
-#: Messages looked at in one sweep; the next one comes soon.
+#: Most messages that one sweep handles. The next sweep follows soon.
 _SWEEP_MAX = 5000
-#: A message whose life ended less than this ago becomes unread for `expire` to find: clocks of
-#: nodes may differ a little. In ms.
+#: A message that expired less than this many ms ago becomes unread, and `expire` finds it: the
+#: clocks of nodes may differ a little.
 _MARGIN_MS = 1000
-#: Most messages that an audit names.
+#: Most messages that an audit reports.
 _AUDIT_MAX = 5000
 
 
 class Leases(Connection):
-    """The part of `workers.store.base.Store` that is about leases."""
+    """The part of `workers.store.base.Store` for leases."""
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         """See `workers.store.base.Store.acknowledge`."""
@@ -38,7 +38,7 @@ class Leases(Connection):
         changed = await self._mark_read({**selection, **_is_active(now_ms)}, hint, now_ms)
         if changed and (command.ids is None or changed == len(command.ids)):
             return Settled(changed, changed)
-        # What it held and is read: acknowledged before.
+        # Add the messages that an earlier call has acknowledged.
         return await self._with_earlier({**selection, "claim.acknowledged": True}, hint, changed)
 
     async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
@@ -53,7 +53,7 @@ class Leases(Connection):
             over: Document = {
                 "claim.acknowledged": {"$ne": True},
                 "lease.returned": {"$ne": True},
-                # What a stream has been delivered since is not lost.
+                # A message that the stream received again meanwhile is not lost.
                 "$nor": [_is_active(now_ms)],
             }
             lost = await self._ids({**selection, **over}, hint)
@@ -61,7 +61,7 @@ class Leases(Connection):
             since = {
                 "username": command.username,
                 "lost_by": {"$elemMatch": numbers},
-                # A stream may have got it again.
+                # The stream itself may have received it again.
                 "lease.token": {"$not": numbers},
             }
             lost = (*lost, *await self._ids(since, LOST_INDEX))
@@ -100,7 +100,7 @@ class Leases(Connection):
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
         selection, hint = _select(command)
-        # Never sooner: a late copy must not cut short what was delivered after it was sent.
+        # Never earlier: a late copy must not shorten the lease of a later delivery.
         longer = {"$max": ["$lease.until", DatetimeMS(now_ms + command.ttl_ms)]}
         end = {"$min": [longer, "$expires_at"]}
 
@@ -126,8 +126,8 @@ class Leases(Connection):
     async def resume(self, command: Resume, now_ms: int) -> Settled:
         """See `workers.store.base.Store.resume`.
 
-        What was delivered more than once was so to two streams, and nobody knows which of them
-        comes again: then only the very message it names is its for certain.
+        A message that was delivered twice went to two streams, and it is unknown which of them
+        resumes. In that case only the named message is marked.
         """
         with self._operation("lease"), read_errors():
             last = await self._messages.find_one(
@@ -146,7 +146,7 @@ class Leases(Connection):
             hint = "_id_"
         else:
             first = token.partition(".")[0] + "."
-            # In the order of delivery, which is not that of the ids.
+            # By order of delivery, which differs from the order of ids.
             upto = [{"lease.token": {"$lt": token}}, {"_id": {"$lte": command.last}}]
             selection |= {"lease.token": {"$gte": first, "$lte": token}, "$and": [{"$or": upto}]}
             hint = LEASE_INDEX
@@ -188,7 +188,7 @@ class Leases(Connection):
         return Ended(usernames, returned.modified_count, expired_count)
 
     async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
-        """Mark messages as read by a claim of its own; how many it took, exactly."""
+        """Mark messages as read under a new token. Returns exactly how many this call marked."""
         token = secrets.token_hex(16)
         claim = {"token": token, "at": DatetimeMS(now_ms), "by": self._node, "acknowledged": True}
         change: Document = {
@@ -220,7 +220,9 @@ class Leases(Connection):
             raise OutcomeUnknown(str(error)) from error
 
     async def _with_earlier(self, selection: Document, hint: str, changed: int) -> Settled:
-        """What a command changed, with what is so already. At least that, where nobody answers."""
+        """Add the messages that were in the state before. If the database does not answer, report
+        those that this call changed.
+        """
         try:
             with self._operation("lease"), read_errors():
                 messages = await self._majority.count_documents(selection, hint=hint)
@@ -232,7 +234,7 @@ class Leases(Connection):
 
 
 def _select(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
-    """The messages of a lease, or those of them that are named, and the index to find them by."""
+    """Return the filter for a command's messages, and the index to use."""
     selection: dict[str, Any] = {"username": command.username, "lease.token": _tokens(command)}
     if isinstance(command, Extend | Held) or command.ids is None:
         return selection, LEASE_INDEX
@@ -241,10 +243,10 @@ def _select(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, A
 
 
 def _tokens(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:
-    """All tokens of a lease: the slash follows the dot."""
+    """Return the range of a lease's tokens; in ASCII, the slash follows the dot."""
     return {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"}
 
 
 def _is_active(now_ms: int) -> dict[str, Any]:
-    """The condition that the lease is not over, and with it that the message lives."""
+    """Return the condition that the lease is not over, and thus the message not expired."""
     return {"lease.until": {"$gte": DatetimeMS(now_ms)}}

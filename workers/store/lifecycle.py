@@ -1,7 +1,7 @@
-"""What becomes of messages in MongoDB: expired, told to their senders, taken back, forgotten.
+"""The end of messages in MongoDB: status for senders, revocation, expiry, and retirement.
 
-Kept messages, those with a receipt or an idempotency key, outlive their end for their senders:
-without their text (`retire`), and for a bounded time.
+Kept messages, those with a receipt or an idempotency key, outlive their end for their senders, but
+without their text (see `retire`) and for a limited time.
 """
 
 import hmac
@@ -24,14 +24,14 @@ from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE
 
 log = structlog.get_logger(__name__)
 
-#: Sweeps leave alone what expired less than this ago: clocks of nodes may differ a little.
+#: Sweeps ignore messages that expired less than this many ms ago: the clocks of nodes may differ.
 EXPIRE_MARGIN_MS = 1000
-#: Longest time to count what is pending, in seconds.
+#: Longest time for a count of the pending messages, in seconds.
 _COUNT_S = 60.0
 
 
 class Lifecycle(Connection):
-    """The part of `workers.store.base.Store` that is about the end of messages."""
+    """The part of `workers.store.base.Store` for the end of messages."""
 
     async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         """See `workers.store.base.Store.track`."""
@@ -57,7 +57,7 @@ class Lifecycle(Connection):
                 {
                     "_id": command.id,
                     "receipts": command.receipt,
-                    # On loan no more, though it has not been given back yet.
+                    # Unread, or leased with a lease that is over but has not been ended yet.
                     "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
                     **self._in_time(now_ms),
@@ -80,7 +80,7 @@ class Lifecycle(Connection):
             raise
         if changed:
             return MessageStatus("revoked", now_ms), 1
-        # Somebody was faster; or the first of several tries was applied, or still may be.
+        # Another request was faster, or an earlier attempt was applied or may still be.
         try:
             status = await self.track(command, now_ms)
         except StoreUnavailable as error:
@@ -91,8 +91,10 @@ class Lifecycle(Connection):
         if was_repeated:
             self._record_unresolved("revoked", mine)
         if status is not None and status.status == "pending":
-            # It was late, or somebody had it for a moment.
-            raise (OutcomeUnknown if was_repeated else StoreUnavailable)("ask again")
+            # The write was late, or another reader held the message for a moment.
+            raise (OutcomeUnknown if was_repeated else StoreUnavailable)(
+                "the message could not be revoked; try again"
+            )
         return status, 0
 
     async def count_resolved(self) -> Mapping[CountedEvent, int]:
@@ -106,7 +108,7 @@ class Lifecycle(Connection):
                         unresolved.selection, hint=unresolved.hint
                     )
             except StoreUnavailable:
-                # What was told of the others is not told again.
+                # The others have been counted and are not counted again.
                 break
             self._unresolved.remove(unresolved)
         return counts
@@ -114,7 +116,7 @@ class Lifecycle(Connection):
     async def count_pending(self) -> int:
         """See `workers.store.base.Store.count_pending`."""
         with read_errors(), pymongo.timeout(_COUNT_S):
-            # All that the indexes hold, and no document is looked at.
+            # Counts all entries of two indexes, without reading a document.
             unread = await self._messages.count_documents({}, hint=INBOX_INDEX)
             leased = await self._messages.count_documents({}, hint=LEASE_END_INDEX)
         return unread + leased
@@ -122,9 +124,9 @@ class Lifecycle(Connection):
     async def expire(self, now_ms: int) -> int:
         """See `workers.store.base.Store.expire`.
 
-        Goes through the purge index, from where the last call ended: unread messages lie there
-        a full grace behind their expiry, and claimed ones do not. Those that are kept have an
-        index of their own.
+        Scans the purge index from where the last call ended. Unread messages are found there one
+        grace period after their expiry, where no claimed message is. Kept messages have an index
+        of their own.
         """
         from_ms, upto_ms = self._expired_upto_ms, now_ms - EXPIRE_MARGIN_MS
         grace_ms = self._unread_grace_ms
@@ -140,10 +142,10 @@ class Lifecycle(Connection):
                 {"kept": True, "claim.at": None, "expires_at": kept}, KEPT_INDEX
             )
         except ServiceError as error:
-            # The next call looks at all of it again; what this one marked is told now.
-            log.debug("a sweep was put off", reason=str(error))
+            # The next call repeats all of this; the messages marked so far are counted now.
+            log.debug("a sweep of expired messages failed and will run again", reason=str(error))
             return expired
-        # Something may have become unread behind it meanwhile.
+        # If the start was moved back meanwhile, the next call searches from there.
         if self._expiry_generation == generation:
             self._expired_upto_ms = upto_ms
         return expired
@@ -153,7 +155,7 @@ class Lifecycle(Connection):
         claimed_ms, expired_ms = now_ms - self._claimed_grace_ms, now_ms - self._unread_grace_ms
         with self._operation("retire"), write_errors():
             await self._messages.update_many(
-                # A range of times: null, of what is not claimed, is in none.
+                # A range of times does not match null, the value of unclaimed messages.
                 {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
                 self._retirement("$claim.at"),
                 hint=KEPT_INDEX,
@@ -163,7 +165,7 @@ class Lifecycle(Connection):
                     "kept": True,
                     "claim.at": None,
                     "expires_at": {"$lt": DatetimeMS(expired_ms)},
-                    # Only what was counted before.
+                    # Only messages that were counted as expired.
                     "expired": {"$exists": True},
                 },
                 self._retirement("$expires_at"),
@@ -192,7 +194,7 @@ class Lifecycle(Connection):
 
 
 def _has_receipt(document: Document, receipt: str) -> bool:
-    """Whether a document has this receipt; compares all it has, in constant time each."""
+    """Return whether a document has this receipt. Compares all of them in constant time."""
     found = False
     for each in document.get("receipts", ()):
         found |= hmac.compare_digest(each, receipt)
