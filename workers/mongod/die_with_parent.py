@@ -1,4 +1,4 @@
-"""Runs a program that the kernel kills when its parent dies, for whatever reason.
+"""Runs a program that the kernel kills when its parent dies for any reason.
 
 usage: python -I -S die_with_parent.py PARENT_PID PROGRAM [ARGUMENT...]
 

@@ -57,7 +57,7 @@ _OF_OTHERS = frozenset(
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
-#: Free bytes that mongod needs to start with data, and without data on a small or a larger disk.
+#: Free bytes that mongod needs to start with data, and without data on a small or large disk.
 START_BYTES, _FIRST_START_BYTES = 16 << 20, (64 << 20, 320 << 20)
 
 

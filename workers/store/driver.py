@@ -37,7 +37,7 @@ class BadConnectionString(Exception):
 def open_client(driver: Driver, uri: str) -> Client:
     """Return a client for the running event loop. It connects when it is first used.
 
-    Its options enforce the guarantees, whatever the connection string contains: writes are
+    Its options override the connection string to keep the guarantees: writes are
     journaled and acknowledged by a majority, reads go to the primary. Raises `BadConnectionString`
     if the connection string is invalid, or names files that cannot be used.
     """
