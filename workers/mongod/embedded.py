@@ -57,7 +57,7 @@ _OF_OTHERS = frozenset(
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
-#: Free bytes that mongod needs to start with data, and without data on a small or large disk.
+#: Free bytes that mongod needs to start with data; without data on a small and on a large disk.
 START_BYTES, _FIRST_START_BYTES = 16 << 20, (64 << 20, 320 << 20)
 
 
@@ -75,7 +75,7 @@ class DataDirectoryUnusable(EmbeddedError):
 
 
 def find_mongod(named: str) -> str:
-    """Return the mongod to run: `named`, else the one on the PATH, else that of the bundled package.
+    """Return the mongod to run: `named`, else the one on the PATH, else the bundled one.
 
     Raises `EmbeddedError` with the possible solutions.
     """
