@@ -149,7 +149,7 @@ class SimulatedStore:
         return (await self._once(lambda: self._database.release(command, now_ms)))[0]
 
     async def extend(self, command: Extend, now_ms: int) -> int:
-        # Else a late copy would shorten the lease of what is lent meanwhile.
+        # Else a late copy would shorten the lease of messages that are leased meanwhile.
         return (await self._in_time(lambda: self._database.extend(command, now_ms), 0))[0]
 
     async def held(self, command: Held, now_ms: int) -> frozenset[str]:

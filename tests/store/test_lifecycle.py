@@ -1,4 +1,4 @@
-"""What a store promises of keys and receipts, be it the real one or the tests' small one."""
+"""The guarantees for keys and receipts, tested on the real store and on the small one."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ from workers.store.mongo import MongoStore
 KEY = Key("hash of a key", "hash of a body")
 
 
-async def test_of_all_posts_with_a_key_one_is_stored_and_the_others_are_told_its_id(
+async def test_posts_with_one_key_store_one_message_and_share_its_id(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first = new_post(key=KEY)
@@ -27,7 +27,7 @@ async def test_of_all_posts_with_a_key_one_is_stored_and_the_others_are_told_its
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
 
 
-async def test_of_twins_over_several_nodes_one_is_stored(
+async def test_posts_with_one_key_through_several_nodes_store_one(
     open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     stores = [await open_store(node=str(number)) for number in range(4)]
@@ -41,16 +41,14 @@ async def test_of_twins_over_several_nodes_one_is_stored(
     assert await stores[0].count_unread(["bob"], clock.now_ms()) == {"bob": 1}
 
 
-async def test_a_key_that_came_with_another_message_is_refused_alone(
-    any_store: Store, new_post: MakePost
-) -> None:
+async def test_a_reused_key_is_refused_alone(any_store: Store, new_post: MakePost) -> None:
     await any_store.insert([new_post(key=KEY)])
     outcomes = await any_store.insert([new_post(key=Key(KEY.hash, "another")), new_post()])
     assert isinstance(outcomes[0], KeyReused)
     assert outcomes[1] is None
 
 
-async def test_a_key_is_known_after_its_message_was_read(
+async def test_a_key_is_still_known_after_its_message_was_read(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first = new_post(key=KEY)
@@ -60,7 +58,7 @@ async def test_a_key_is_known_after_its_message_was_read(
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {}
 
 
-async def test_what_a_read_with_a_key_gets_is_decided_once(
+async def test_the_batch_of_a_key_is_chosen_once(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts, now_ms = [new_post(), new_post()], clock.now_ms()
@@ -70,7 +68,7 @@ async def test_what_a_read_with_a_key_gets_is_decided_once(
     assert await any_store.record_batch([first], now_ms) == [first]
     assert await any_store.record_batch([second], now_ms) == [first]
     assert await any_store.find_batches(["key", "unknown"], now_ms) == {"key": first}
-    # After its time, the key is as good as new.
+    # After its time the key can be used again.
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
     later = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 5000)
     assert await any_store.record_batch([later], now_ms + 1001) == [later]
@@ -78,7 +76,7 @@ async def test_what_a_read_with_a_key_gets_is_decided_once(
     assert await any_store.find_batches(["key"], now_ms + 1001) == {"key": later}
     await any_store.discard_batch(later)
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
-    # What was given is not forgotten, and what was forgotten is not given.
+    # A delivered batch cannot be discarded, and a discarded batch cannot be delivered.
     assert not await any_store.mark_delivered(later)
     assert await any_store.record_batch([first], now_ms) == [first]
     assert await any_store.mark_delivered(first)
@@ -87,7 +85,7 @@ async def test_what_a_read_with_a_key_gets_is_decided_once(
     assert await any_store.mark_delivered(first)
 
 
-async def test_the_messages_of_a_key_are_those_that_were_claimed_for_it_and_live(
+async def test_a_key_has_its_claimed_unexpired_messages(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     mine, theirs, short, now_ms = new_post(), new_post(), new_post(timeout_s=1), clock.now_ms()
@@ -102,7 +100,7 @@ async def test_the_messages_of_a_key_are_those_that_were_claimed_for_it_and_live
     assert [each.id for each in found] == [mine.id]
 
 
-async def test_a_sender_is_told_what_became_of_its_message(
+async def test_a_receipt_shows_the_status_of_its_message(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
@@ -122,7 +120,7 @@ async def test_a_sender_is_told_what_became_of_its_message(
 
 
 @pytest.mark.parametrize("receipt", ["another", ""])
-async def test_without_its_receipt_nobody_is_told_of_a_message(
+async def test_a_wrong_receipt_shows_nothing(
     any_store: Store, new_post: MakePost, clock: DatabaseClock, receipt: str
 ) -> None:
     post, plain = new_post(receipt="secret"), new_post()
@@ -133,7 +131,7 @@ async def test_without_its_receipt_nobody_is_told_of_a_message(
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
 
 
-async def test_a_repeated_post_gets_a_receipt_of_its_own(
+async def test_a_repeated_post_gets_its_own_receipt(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first = new_post(key=KEY, receipt="first")
@@ -144,7 +142,7 @@ async def test_a_repeated_post_gets_a_receipt_of_its_own(
         assert status == MessageStatus("pending", None)
 
 
-async def test_a_message_is_taken_back_while_it_is_unread_and_only_once(
+async def test_an_unread_message_is_revoked_only_once(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
@@ -161,7 +159,7 @@ async def test_a_message_is_taken_back_while_it_is_unread_and_only_once(
     assert (await any_store.claim(new_claim(["bob"], [post.id], now_ms))).ids == set()
 
 
-async def test_a_message_is_taken_back_when_its_lease_is_over_though_nobody_gave_it_back(
+async def test_a_message_can_be_revoked_once_its_lease_is_over(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
@@ -173,7 +171,7 @@ async def test_a_message_is_taken_back_when_its_lease_is_over_though_nobody_gave
     assert await any_store.count_pending() == 0
 
 
-async def test_what_is_read_on_loan_or_expired_is_not_taken_back(
+async def test_read_leased_and_expired_messages_cannot_be_revoked(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     read, leased, dead = (new_post(receipt="secret") for _ in range(3))
@@ -193,7 +191,7 @@ async def test_what_is_read_on_loan_or_expired_is_not_taken_back(
     ]
 
 
-async def test_the_dead_are_kept_for_their_senders_without_their_text(
+async def test_kept_messages_lose_their_text(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
 ) -> None:
     now_ms = clock.now_ms()
@@ -201,7 +199,7 @@ async def test_the_dead_are_kept_for_their_senders_without_their_text(
     pending, plain = new_post(timeout_s=86400, receipt="c"), new_post()
     await store.insert([read, expired, keyed, pending, plain])
     await store.claim(new_claim(["bob"], [read.id, keyed.id, plain.id], now_ms))
-    # No claim makes the TTL index free what is kept.
+    # A claim does not make the TTL index delete a kept message.
     assert mongo.count_documents({"kept": True, "purge_at": None}) == 4
     assert await store.expire(expired.expires_ms + 2000) == 1
     await store.retire(now_ms + 50_000)

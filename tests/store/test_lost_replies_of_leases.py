@@ -1,4 +1,4 @@
-"""Leases, keys and receipts when mongod's reply is lost: each is done once, and counted once."""
+"""Leases, keys and receipts when mongod's reply is lost: done once, and counted once."""
 
 import asyncio
 from pathlib import Path
@@ -40,7 +40,7 @@ def lease_of(claim: Claim) -> str:
 
 
 @pytest.mark.parametrize("losses", [1, 3])
-async def test_settling_a_lease_whose_reply_is_lost_is_done_once(
+async def test_a_lease_operation_whose_reply_is_lost_is_done_once(
     mongo_uri: str,
     tmp_path: Path,
     open_store: OpenStore,
@@ -90,7 +90,7 @@ async def test_a_key_and_a_receipt_survive_lost_replies(
         await store.close()
 
 
-async def test_what_is_never_confirmed_is_reckoned_up_later(
+async def test_unconfirmed_writes_are_counted_later(
     mongo_uri: str, tmp_path: Path, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     plain, keyed, revoked, dead = new_post(), new_post(), new_post(receipt="r"), new_post()
@@ -120,7 +120,7 @@ async def test_what_is_never_confirmed_is_reckoned_up_later(
             return not store._unresolved
 
         await eventually(all_told)
-        # The expiry took the three that were stored without a word, too.
+        # The expiry also marked the three messages whose insert was not confirmed.
         assert counts == {"accepted": 3, "read": 2, "revoked": 1, "expired": 4}
         assert await store.count_resolved() == {}
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Small stores that keep the contract of `workers.store.base`, for tests of the engine."""
+"""Small stores with the guarantees of `workers.store.base`, for tests of the engine."""
 
 import asyncio
 import secrets
@@ -38,7 +38,7 @@ def new_claim(
     lease_ms: int | None = None,
     key: str = "",
 ) -> Claim:
-    """A claim as a shard makes one, with a token of its own."""
+    """Return a claim like that of a shard, with a new token."""
     until_ms = int((time.time() + valid_s) * 1000)
     token = secrets.token_hex(16)
     names, wanted = tuple(usernames), tuple(ids)
@@ -51,12 +51,12 @@ def new_claim(
 
 @dataclass
 class MemoryStore:
-    """The contract on a dictionary. Counts the calls of each kind."""
+    """A store on a dictionary, which counts the calls of each kind."""
 
     data: Documents = field(default_factory=Documents)
     calls: Counter[str] = field(default_factory=Counter)
     away: bool = False
-    #: What `arrivals` gives out, one after the other.
+    #: The items that `arrivals` yields.
     told: asyncio.Queue[Collection[str] | None] = field(default_factory=asyncio.Queue)
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
@@ -163,7 +163,7 @@ class MemoryStore:
 
     async def ping(self) -> None:
         if self.away:
-            raise StoreUnavailable("away")
+            raise StoreUnavailable("unavailable")
 
     async def _call(self, kind: str) -> None:
         self.calls[kind] += 1
@@ -172,19 +172,19 @@ class MemoryStore:
 
 @dataclass
 class GateStore(MemoryStore):
-    """Holds every call of the kinds in `shut` until `open` is called."""
+    """Holds the calls of the kinds in `shut` until `open` is called."""
 
     shut: set[str] = field(default_factory=set)
     _held: asyncio.Event = field(default_factory=asyncio.Event)
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def open(self) -> None:
-        """Let the calls that wait go on, and all later ones."""
+        """Let the held calls and all later ones continue."""
         self.shut.clear()
         self._gate.set()
 
     def open_once(self) -> None:
-        """Let the calls that wait go on, and none of the later ones."""
+        """Let the held calls continue, but hold later ones."""
         self._held.clear()
         self._gate.set()
         self._gate = asyncio.Event()
@@ -222,7 +222,7 @@ class GateStore(MemoryStore):
 
 @dataclass
 class LateStore(MemoryStore):
-    """Claims nothing the first time, as where the claim's time was over when it arrived."""
+    """Claims nothing the first time, as if the claim had arrived too late."""
 
     async def claim(self, claim: Claim) -> Claimed:
         if self.calls["claim"]:
@@ -233,7 +233,7 @@ class LateStore(MemoryStore):
 
 @dataclass
 class FailingStore(MemoryStore):
-    """Raises `failures[kind]` from calls of that kind, as often as it is left there."""
+    """Raises `failures[kind]` from every call of that kind."""
 
     failures: dict[str, BaseException] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The queue in front of a shard: its three bounds, its order and its end."""
+"""The queue in front of a shard: its bounds, its order and its end."""
 
 import asyncio
 import time
@@ -41,7 +41,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
     assert len(await queue.take(10, 1 << 20)) == 2
 
 
-async def test_bytes_are_bounded_and_given_back() -> None:
+async def test_bytes_are_bounded_and_freed() -> None:
     queue = ShardQueue(WIDE._replace(bytes=25))
     queue.put_or_refuse(new_post(size=20))
     with pytest.raises(Overloaded):
@@ -71,7 +71,7 @@ async def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
     assert len(await queue.take(10, 250)) == 2
 
 
-async def test_what_is_past_its_deadline_is_answered_and_leaves() -> None:
+async def test_items_past_their_deadline_are_answered() -> None:
     queue = ShardQueue(WIDE)
     late, due = new_item(Read("bob"), deadline=10), new_item(Read("bob"), deadline=20)
     queue.put_or_refuse(late)
@@ -81,7 +81,7 @@ async def test_what_is_past_its_deadline_is_answered_and_leaves() -> None:
     assert await queue.take(10, 1 << 20) == [due]
 
 
-async def test_a_closed_queue_hands_out_what_is_left_and_then_ends() -> None:
+async def test_a_closed_queue_returns_its_items_and_ends() -> None:
     queue = ShardQueue(WIDE)
     item = new_post()
     queue.put_or_refuse(item)
@@ -93,7 +93,7 @@ async def test_a_closed_queue_hands_out_what_is_left_and_then_ends() -> None:
     assert await queue.take(10, 1 << 20) == []
 
 
-async def test_closing_wakes_a_taker_that_waits() -> None:
+async def test_closing_wakes_a_waiting_consumer() -> None:
     queue = ShardQueue(WIDE)
     taker = asyncio.create_task(queue.take(10, 1 << 20))
     await asyncio.sleep(0)
@@ -101,7 +101,7 @@ async def test_closing_wakes_a_taker_that_waits() -> None:
     assert await taker == []
 
 
-async def test_cancelling_a_taker_loses_no_ticket() -> None:
+async def test_cancelling_a_consumer_loses_no_item() -> None:
     queue = ShardQueue(WIDE)
     taker = asyncio.create_task(queue.take(10, 1 << 20))
     await asyncio.sleep(0)
