@@ -142,7 +142,7 @@ async def test_a_late_claim_requests_a_comparison_of_the_clocks(
     assert (await store.claim(new_claim(["bob"], [post.id], clock.now_ms()))).ids == {post.id}
 
 
-@pytest.mark.skipif("motor" in DRIVERS, reason="the seam is what is looked at")
+@pytest.mark.skipif("motor" in DRIVERS, reason="this test opens both drivers itself")
 def test_both_drivers_are_opened_in_the_same_way(io_loop: IOLoop, mongo_uri: str) -> None:
     from workers.store.driver import close_client, open_client
 

@@ -79,7 +79,10 @@ _InsertOnce: TypeAlias = Callable[
 
 
 class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
-    """Messages in one collection: see `workers.store.base.Store`."""
+    """Messages in one collection: see `workers.store.base.Store`.
+
+    The parts are base classes over one `Connection`, so that no method only delegates to a part.
+    """
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         """See `workers.store.base.Store.insert`."""
