@@ -1,9 +1,9 @@
-# The service alone; its database is a MongoDB replica set named by CHAT_MONGO_URI.
-# docker-compose.yml runs both. The two stages have one base, so that the virtual environment fits.
+# The image of the service. Its database is a MongoDB replica set, named by CHAT_MONGO_URI;
+# docker-compose.yml runs both. Both stages use the same base, so that the virtual environment works.
 FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 
-# Nothing is compiled and nothing is fetched that the requirements do not name by its hash. With
-# --build-arg REQUIREMENTS=otel the image can send OpenTelemetry's traces and metrics.
+# Nothing is compiled, and only packages with a hash in the requirements are fetched. With
+# --build-arg REQUIREMENTS=otel, the image can send OpenTelemetry traces and metrics.
 ARG REQUIREMENTS=serve
 COPY requirements/${REQUIREMENTS}.txt /build/requirements.txt
 RUN python -m venv --without-pip /opt/venv \
@@ -13,14 +13,14 @@ RUN python -m venv --without-pip /opt/venv \
 COPY config /app/config
 COPY workers /app/workers
 COPY chat_service /app/chat_service
-# Byte code is made here: the file system is read-only later, and a start would compile all again.
+# Compile the code here: the file system is read-only later, and each start would compile it again.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
-# PYTHONSAFEPATH: the current directory is no place to import from.
+# PYTHONSAFEPATH: do not import from the current directory.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONSAFEPATH=1 \
@@ -29,7 +29,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     CHAT_HOST=0.0.0.0
 WORKDIR /app
 
-# A number, so that Kubernetes' runAsNonRoot can see that it is not root. It owns no file here.
+# A numeric id, so that Kubernetes' runAsNonRoot can verify that it is not root. It owns no files.
 USER 10001:10001
 EXPOSE 8080
 
@@ -37,7 +37,7 @@ EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=130s --retries=3 \
     CMD ["python", "-m", "chat_service", "healthcheck"]
 
-# Python itself is process 1 and gets the signal, on which it drains and exits with 0.
+# Python is process 1, so it receives the signal, drains, and exits with 0.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "chat_service"]
 CMD ["serve"]

@@ -1,4 +1,4 @@
-"""The service's settings and its logging set-up. Imports neither `chat_service` nor `workers`."""
+"""Settings and logging of the service. Imports neither `chat_service` nor `workers`."""
 
 from config.load import SettingsError, load_settings
 from config.settings import Settings

@@ -1,11 +1,11 @@
 """Finds the settings in a process's environment: `CHAT_PORT`, `CHAT_MONGO_URI_FILE`, and so on.
 
-The operator is not the only author of an environment. Kubernetes and Docker add variables for
-every service that they know of, and those for a service named `chat` or `chat-ops` begin as ours
-do: `CHAT_PORT=tcp://10.0.0.1:8080`. Such variables are ignored. Any other `CHAT_*` variable that
-is no setting is ignored, too, but `unknown_variables` tells of it, since it may be a typo.
+Operators are not the only ones who set variables. Kubernetes and Docker add variables for each
+service, and for a service named `chat` or `chat-ops` they begin with `CHAT_`, for example
+`CHAT_PORT=tcp://10.0.0.1:8080`. Such variables are ignored. Other `CHAT_*` variables that are not
+settings may be typos: they are ignored as well, but `unknown_variables` reports them.
 
-Used by `config.load`, and by the commands that warn.
+Used by `config.load`, and by the commands that print these warnings.
 """
 
 import difflib
@@ -16,11 +16,12 @@ from pathlib import Path
 from config.settings import SECRETS, Settings
 
 ENV_PREFIX = "CHAT_"
-#: Variables that say where the settings are, where the service is for its clients, and, in
-#: docker-compose.yml, what to build and where to publish it.
+#: Names of variables that are not settings: the settings file, the address of the service for
+#: clients, and what docker-compose.yml publishes and builds.
 _NOT_SETTINGS = frozenset({"config", "url", "publish", "requirements"})
 _NAMES = Settings.__struct_fields__
-#: The names of service links, but for `<NAME>_PORT`, which only its value tells from a setting.
+#: Matches the variables of Kubernetes and Docker, except `<NAME>_PORT`: only the value
+#: distinguishes that one from the setting.
 _SERVICE_LINK = re.compile(
     r"_SERVICE_(HOST|PORT|PORT_\w+)$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
@@ -28,16 +29,17 @@ _LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> list[tuple[str, str, str]]:
-    """Return the name, value and variable of each setting; add what is wrong to `problems`."""
+    """Return the name, value and variable of each setting. Add errors to `problems`."""
     found = []
     for variable, name in _ours(environ):
         value = environ[variable]
         secret = name.removesuffix("_file")
         if name != secret and secret in SECRETS:
             if ENV_PREFIX + secret.upper() in environ:
-                problems.append(f"{variable}: is set beside {ENV_PREFIX + secret.upper()}")
+                other = ENV_PREFIX + secret.upper()
+                problems.append(f"{variable}: {other} is set, too; unset one of them")
             try:
-                # Windows' editors begin a file with a byte order mark.
+                # Editors on Windows may begin a file with a byte order mark.
                 value = Path(value).read_text(encoding="utf-8-sig").strip()
             except OSError as error:
                 problems.append(f"{variable}: {value} cannot be read: {error.strerror}")
@@ -59,22 +61,22 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
         if name in _NAMES or (name != secret and secret in SECRETS):
             continue
         if name != secret and secret in _NAMES:
-            advice = f"only secrets are read from files; set {ENV_PREFIX}{secret.upper()}"
+            advice = f"only secrets can be read from files; set {ENV_PREFIX}{secret.upper()}"
         elif near := difflib.get_close_matches(name, _NAMES, 1, 0.7):
             advice = f"did you mean {ENV_PREFIX}{near[0].upper()}?"
         else:
             advice = "unset it unless another program needs it"
-        lines.append(f"{variable}: is ignored, there is no setting {name!r}; {advice}")
+        lines.append(f"{variable} is ignored: there is no setting {name!r}; {advice}")
     return lines
 
 
 def setting_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that settings are read from."""
+    """Return the variables from which settings are read, sorted."""
     return sorted(variable for _, _, variable in from_environment(environ, []))
 
 
 def _ours(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield each variable that may be meant as a setting, and the setting's name."""
+    """Yield each variable that may be intended as a setting, and the setting's name."""
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX):
             continue

@@ -1,7 +1,7 @@
-"""Fills a `Settings` from its sources: defaults < file < environment < command line.
+"""Loads the settings: the command line overrides the environment, then a file, then the defaults.
 
-Called once, by `chat_service.cli`. Reports every error at once, each with the source that it came
-from, so that a bad deployment is mended in one go.
+Called once, by `chat_service.cli`. Reports all errors at once, each with its source, so that a
+deployment can be fixed in one step.
 """
 
 import math
@@ -16,16 +16,16 @@ from config.environment import from_environment
 from config.settings import SECRETS, Settings
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
-#: The databases that MongoDB keeps for itself, and why no messages can be in them.
-_MONGODBS_OWN = {
-    "admin": "where MongoDB keeps its users and roles",
-    "config": "where MongoDB keeps what sessions and shards need",
+#: MongoDB's internal databases, and why they cannot hold messages.
+_INTERNAL_DATABASES = {
+    "admin": "which holds MongoDB's users and roles",
+    "config": "which holds MongoDB's session and sharding metadata",
     "local": "which MongoDB does not replicate",
 }
 
 
 class SettingsError(Exception):
-    """One or more settings are wrong; `problems` holds a line for each."""
+    """One or more settings are invalid. `problems` holds a line for each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -37,11 +37,11 @@ def load_settings(
     environ: Mapping[str, str],
     file: Path | None = None,
 ) -> Settings:
-    """The settings in force.
+    """Return the settings in effect.
 
-    `arguments` maps setting names to the command line's words, `environ` is the process
-    environment (`CHAT_PORT`, `CHAT_MONGO_URI_FILE`, ...), `file` a TOML file with the settings'
-    names as keys. Raises `SettingsError` with every problem found.
+    `arguments` maps setting names to values from the command line. `environ` is the environment of
+    the process (`CHAT_PORT`, `CHAT_MONGO_URI_FILE`, ...). `file` is a TOML file with setting names
+    as keys. Raise `SettingsError` with all problems found.
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
@@ -64,13 +64,13 @@ def load_settings(
 
 
 def plain_type(name: str) -> Any:
-    """A setting's type without its bounds."""
+    """Return the type of a setting without its bounds."""
     kind = _FIELDS[name].type
     return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
 
 
 def in_words(name: str) -> str:
-    """What a setting may be, bounds included."""
+    """Describe the valid values of a setting, including its bounds."""
     kind = plain_type(name)
     if get_origin(kind) is tuple:
         return "comma-separated list"
@@ -91,7 +91,7 @@ def _with_article(words: str) -> str:
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """The settings as plain JSON values, secrets masked."""
+    """Return the settings as JSON values, with secrets masked."""
     plain = msgspec.to_builtins(settings, enc_hook=str)
     return {name: "***" if name in SECRETS and value else value for name, value in plain.items()}
 
@@ -100,19 +100,19 @@ def _from_file(file: Path | None, problems: list[str]) -> list[tuple[str, Any, s
     if file is None:
         return []
     try:
-        # Windows' editors begin a file with a byte order mark.
+        # Editors on Windows may begin a file with a byte order mark.
         entries = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         problems.append(f"{file}: cannot be read: {error.strerror}")
         return []
     except UnicodeDecodeError:
-        problems.append(f"{file}: is not UTF-8, and so not TOML")
+        problems.append(f"{file}: is not UTF-8, as TOML must be")
         return []
     except tomllib.TOMLDecodeError as error:
-        problems.append(f"{file}: is not TOML: {error}")
+        problems.append(f"{file}: is not valid TOML: {error}")
         return []
     except RecursionError:
-        problems.append(f"{file}: is not TOML: it is nested too deeply")
+        problems.append(f"{file}: is not valid TOML: it is nested too deeply")
         return []
     problems += [f"{file}: there is no setting {name!r}" for name in entries.keys() - _FIELDS]
     return [(name, value, f"{file}: {name}") for name, value in entries.items() if name in _FIELDS]
@@ -121,11 +121,11 @@ def _from_file(file: Path | None, problems: list[str]) -> list[tuple[str, Any, s
 def _convert(name: str, value: Any) -> Any:
     if get_origin(plain_type(name)) is tuple and isinstance(value, str):
         value = [item.strip() for item in value.split(",") if item.strip()]
-    # Words of the environment are text: "8080" is the integer 8080, but a boolean is not.
+    # A text such as "8080" is converted to an integer below. A boolean must not be.
     if isinstance(value, bool):
         raise ValueError("Expected `number` or `text`, got `bool`")
     if isinstance(value, str) and plain_type(name) is not Path:
-        # Bytes of the environment that are not UTF-8 are lone surrogates here.
+        # Fail if the environment had bytes that are not UTF-8, which are lone surrogates here.
         value.encode()
     converted = msgspec.convert(value, _FIELDS[name].type, strict=False, dec_hook=_path)
     if isinstance(converted, float) and not math.isfinite(converted):
@@ -142,18 +142,20 @@ def _path(kind: type, value: Any) -> Any:
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
     if settings.default_timeout_s > settings.max_timeout_s:
-        problems.append("default_timeout_s: is longer than max_timeout_s")
+        problems.append("default_timeout_s: must not exceed max_timeout_s")
     if settings.max_body_bytes < settings.max_text_bytes:
-        problems.append("max_body_bytes: is shorter than max_text_bytes")
+        problems.append("max_body_bytes: must not be less than max_text_bytes")
     if settings.bodies_max_bytes < 2 * max(settings.max_body_bytes, settings.max_batch_bytes):
-        problems.append("bodies_max_bytes: is less than twice max_body_bytes or max_batch_bytes")
+        problems.append(
+            "bodies_max_bytes: must be at least twice max_body_bytes and max_batch_bytes"
+        )
     if settings.mongo_timeout_s > settings.deadline_s:
-        problems.append("mongo_timeout_s: is longer than deadline_s")
-    if reason := _MONGODBS_OWN.get(settings.mongo_database.lower()):
+        problems.append("mongo_timeout_s: must not exceed deadline_s")
+    if reason := _INTERNAL_DATABASES.get(settings.mongo_database.lower()):
         problems.append(
             f"mongo_database: must not be {settings.mongo_database!r}, {reason}; the default "
             "is 'chat'"
         )
     if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
-        problems.append("mongo_uri: starts with neither mongodb:// nor mongodb+srv://")
+        problems.append("mongo_uri: must begin with mongodb:// or mongodb+srv://")
     return problems

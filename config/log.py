@@ -1,8 +1,7 @@
-"""Structured logging for the whole process: JSON lines, or coloured text on a terminal.
+"""Structured logging for the whole process: JSON lines, or colored text on a terminal.
 
-`configure_logging` is called once by `chat_service.cli.commands.serve`. Lines of libraries
-(Tornado,
-PyMongo) go through the standard library and come out in the same form.
+`chat_service.cli.commands.serve` calls `configure_logging` once. Libraries such as Tornado and
+PyMongo log through the standard library; their lines get the same format.
 """
 
 import atexit
@@ -18,25 +17,25 @@ log = structlog.get_logger(__name__)
 
 
 def divert_output() -> Outlet:
-    """Have stdout and stderr written by threads of their own, and give the outlet of stderr.
+    """Let threads write stdout and stderr, and return the outlet of stderr.
 
-    This takes in what never goes through `logging`: warnings and tracebacks of Python and of
-    libraries. At exit each reader gets a second to take what is queued.
+    This includes text that does not pass through `logging`, such as warnings and tracebacks. At
+    exit, the queued text of each stream is written for up to a second.
     """
     hold_standard_descriptors()
-    stdout, stderr = Outlet(1), Outlet(2, _say_dropped)
+    stdout, stderr = Outlet(1), Outlet(2, _log_dropped)
     sys.stdout, sys.stderr = stream_of(stdout, 1), stream_of(stderr, 2)
     for outlet in (stdout, stderr):
-        atexit.register(outlet.settle)
+        atexit.register(outlet.flush)
     return stderr
 
 
-def _say_dropped(lines: int) -> None:
-    log.warning("log lines were dropped; stderr was not read in time", lines=lines)
+def _log_dropped(lines: int) -> None:
+    log.warning("log lines dropped because stderr was not read in time", lines=lines)
 
 
 def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None:
-    """Send every log line to stderr; stdout is kept for the one line that says `listening`."""
+    """Send all log lines to stderr. stdout is reserved for the `listening on` lines."""
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
@@ -57,7 +56,7 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # A client that sends rubbish is counted and answered; it is not news for an operator.
+    # Malformed requests are answered and counted, so Tornado need not log them.
     logging.getLogger("tornado.general").setLevel(logging.WARNING)
     for name in ("pymongo", "websockets"):
         logging.getLogger(name).setLevel(logging.WARNING)

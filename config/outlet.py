@@ -1,8 +1,8 @@
-"""Writes to stdout and stderr from a thread, so that a reader that stalls never stops the loop.
+"""Writes to stdout and stderr from threads, so that a stalled reader never blocks the event loop.
 
-A pipe that nobody reads, a terminal that is stopped and a disk that hangs all block `write(2)`.
-An `Outlet` queues what it is given and returns at once; its own thread does the waiting. What does
-not fit into the queue is dropped and counted. Used by `config.log` and
+`write(2)` blocks on a pipe that is not read, on a stopped terminal, and on a disk that hangs. An
+`Outlet` queues its data and returns at once, and its thread does the writing. Data that does not
+fit into the queue is dropped and counted. Used by `config.log` and
 `chat_service.cli.commands.serve`.
 """
 
@@ -14,35 +14,36 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-#: Bytes that one outlet holds for its reader.
+#: Size of the queue, in bytes.
 QUEUE_BYTES_MAX = 1 << 20
-#: Writes of at most so many bytes to a pipe are never mixed with those of another process.
+#: Writes of up to this many bytes to a pipe are not interleaved with those of other processes.
 _ATOMIC_BYTES = select.PIPE_BUF
-#: At exit, the reader gets so long to take what is queued, in seconds.
-SETTLE_S = 1.0
+#: Time to write the queued data at exit, in seconds.
+FLUSH_S = 1.0
 
 
 class Outlet:
     """A queue of bytes and the daemon thread that writes them to one file descriptor."""
 
     def __init__(self, descriptor: int, on_drained: Callable[[int], None] | None = None) -> None:
-        """Write to `descriptor`; `on_drained` is told how many lines were dropped before.
+        """Write to `descriptor`.
 
-        It is called in the thread, once the reader takes lines again.
+        After lines were dropped, `on_drained` is called with their number, on the outlet's thread,
+        as soon as the reader takes data again.
         """
         self._descriptor = descriptor
         self._on_drained = on_drained
         self._queue: deque[bytes] = deque()
         self._bytes = 0
         self._is_writing = False
-        self._untold = 0
+        self._unreported = 0
         self._changed = threading.Condition()
-        #: Lines dropped so far, since the queue was full or the reader was gone.
+        #: Number of lines dropped so far, because the queue was full or a write failed.
         self.dropped = 0
         threading.Thread(target=self._run, name=f"outlet-{descriptor}", daemon=True).start()
 
     def write(self, data: bytes) -> None:
-        """Queue some lines, or drop and count them where the queue is full. Never waits."""
+        """Queue lines, or drop and count them if the queue is full. Never blocks."""
         with self._changed:
             if self._bytes + len(data) > QUEUE_BYTES_MAX:
                 self._drop(data)
@@ -51,8 +52,8 @@ class Outlet:
             self._bytes += len(data)
             self._changed.notify_all()
 
-    def settle(self, within_s: float = SETTLE_S) -> bool:
-        """Wait until all is written; False if that takes longer than `within_s`."""
+    def flush(self, within_s: float = FLUSH_S) -> bool:
+        """Wait until the queue is written. Return False if that takes longer than `within_s`."""
         deadline = time.monotonic() + within_s
         with self._changed:
             while self._queue or self._is_writing:
@@ -72,14 +73,14 @@ class Outlet:
             try:
                 self._write(data)
             except OSError:
-                # The reader has gone, or the disk is full: later lines may get through.
+                # The reader has exited or the disk is full. Later lines may succeed.
                 with self._changed:
                     self._drop(data)
             else:
-                self._tell_drained()
+                self._report_dropped()
 
     def _take(self) -> bytes:
-        """Take as many lines as make one write that is not mixed with those of others."""
+        """Take from the queue as many lines as one atomic write can hold, but at least one item."""
         data = self._queue.popleft()
         while self._queue and len(data) + len(self._queue[0]) <= _ATOMIC_BYTES:
             data += self._queue.popleft()
@@ -92,7 +93,7 @@ class Outlet:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:
-                # Another process has made the pipe that we share non-blocking.
+                # Another process has made the shared pipe non-blocking.
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
@@ -100,20 +101,20 @@ class Outlet:
     def _drop(self, data: bytes) -> None:
         lines = data.count(b"\n") or 1
         self.dropped += lines
-        self._untold += lines
+        self._unreported += lines
 
-    def _tell_drained(self) -> None:
-        """Say how many lines are missing, once there is room for that."""
-        if not self._untold or self._bytes > QUEUE_BYTES_MAX // 2:
+    def _report_dropped(self) -> None:
+        """Report the number of dropped lines once half of the queue is free."""
+        if not self._unreported or self._bytes > QUEUE_BYTES_MAX // 2:
             return
         with self._changed:
-            lines, self._untold = self._untold, 0
+            lines, self._unreported = self._unreported, 0
         if self._on_drained is not None:
             self._on_drained(lines)
 
 
 class _Raw(io.RawIOBase):
-    """The file that a text stream writes to. Flushing it does not wait."""
+    """The binary file below a text stream. Flushing it does not block."""
 
     name = ""
 
@@ -137,7 +138,7 @@ class _Raw(io.RawIOBase):
 
 
 def stream_of(outlet: Outlet, descriptor: int) -> io.TextIOWrapper:
-    """Make a text stream that can take the place of `sys.stdout` or `sys.stderr`."""
+    """Return a text stream that can replace `sys.stdout` or `sys.stderr`."""
     return io.TextIOWrapper(
         _Raw(outlet, descriptor),
         encoding="utf-8",
@@ -147,14 +148,14 @@ def stream_of(outlet: Outlet, descriptor: int) -> io.TextIOWrapper:
 
 
 def hold_standard_descriptors() -> None:
-    """Open the null device for each of stdin, stdout and stderr that is closed.
+    """Open the null device in place of each closed standard stream.
 
-    Otherwise the first socket would get its number, and log lines would be sent to a client.
+    Otherwise a socket could get its descriptor, and log lines would be sent to a client.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest number that is free is this one.
+            # This is the lowest free descriptor, so it is the one that is assigned.
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)

@@ -1,6 +1,4 @@
-"""The table of settings in docs/settings.md, made from their types: `scripts/settings-table`
-writes it.
-"""
+"""Generates the table of settings in docs/settings.md. Run by `scripts/settings-table`."""
 
 import sys
 from pathlib import Path
@@ -15,7 +13,7 @@ _BEGIN, _END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
 
 
 def markdown_table() -> str:
-    """A row for each setting: its name, type with bounds, default, and meaning."""
+    """Return the table: the name, type and bounds, default and meaning of each setting."""
     rows = ["| setting | value | default | meaning |", "| --- | --- | --- | --- |"]
     for field in msgspec.structs.fields(Settings):
         meta = field.type.__metadata__[0]
@@ -27,7 +25,7 @@ def markdown_table() -> str:
 
 
 def refresh(document: Path) -> None:
-    """Write the table between its marks in a file."""
+    """Replace the table between the marks in a file."""
     text = document.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)

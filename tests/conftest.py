@@ -116,7 +116,7 @@ def start_service(io_loop: IOLoop, settings: Settings) -> Iterator[StartService]
 
     yield start
     for service in services:
-        io_loop.run_sync(service.stop, timeout=30)
+        io_loop.run_sync(service.stop, timeout=120)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def connect(io_loop: IOLoop) -> Iterator[Connect]:
 @pytest.fixture
 def service(io_loop: IOLoop, start_service: StartService) -> Service:
     """One service with the default settings."""
-    started: Service = io_loop.run_sync(start_service, timeout=30)
+    started: Service = io_loop.run_sync(start_service, timeout=120)
     return started
 
 
@@ -199,11 +199,11 @@ def open_store(
 
     yield make
     for store in stores:
-        io_loop.run_sync(store.close, timeout=30)
+        io_loop.run_sync(store.close, timeout=120)
 
 
 @pytest.fixture
 def store(io_loop: IOLoop, open_store: OpenStore) -> MongoStore:
     """One store."""
-    opened: MongoStore = io_loop.run_sync(open_store, timeout=30)
+    opened: MongoStore = io_loop.run_sync(open_store, timeout=120)
     return opened

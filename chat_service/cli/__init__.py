@@ -1,5 +1,5 @@
-"""The command line, `chat`: serves, speaks to a service, looks after one.
+"""The command line, `chat`: runs the service, sends requests to it, and diagnoses it.
 
-`main` finds the command; each command's file imports what it needs and no more, so that sending a
-message does not load the engine, nor serving the client.
+`main` finds the command. Each command's module imports only what that command needs, so sending a
+message does not load the engine, and serving does not load the client.
 """

@@ -1,6 +1,6 @@
-"""How a command ends: its exit codes, and the one line on stderr that says what went wrong.
+"""Exit codes, and the errors and standard streams of a command.
 
-Every command raises `Failed` for what its user has to know; `chat_service.cli.main` prints it.
+A command raises `CommandError` to end with a message; `chat_service.cli.main` prints it.
 """
 
 import errno
@@ -14,31 +14,30 @@ from chat_service.cli.terminal import escape_controls
 
 
 class ExitCode(IntEnum):
-    """Exit codes, as `chat --help` and docs/command-line.md list them."""
+    """Exit codes, as listed in `chat --help` and docs/command-line.md."""
 
     DONE = 0
-    #: Nothing there, not ready, or too late.
+    #: Nothing found, not ready, or too late.
     NOTHING = 1
-    #: Bad arguments, bad settings, or refused by the service.
+    #: Bad arguments or settings, or the service refused the request.
     REFUSED = 2
     PORT = 3
     DATABASE = 4
     DATA_DIR = 5
     UNREACHABLE = 6
     UNKNOWN = 7
-    #: The output could not be written: a full disk, a closed stream.
-    UNWRITTEN = 8
-    #: What a shell says of programs that SIGHUP or SIGINT ended.
+    #: The output cannot be written: the disk is full or the stream is closed.
+    OUTPUT = 8
+    #: What shells report for a program that ended by SIGHUP, SIGINT or SIGTERM.
     HUNG_UP = 129
     INTERRUPTED = 130
-    #: What a shell says of a program that SIGTERM ended.
     TERMINATED = 143
-    #: Whoever read the output has gone; what a shell says of a program that SIGPIPE ended.
-    UNHEARD = 141
+    #: The reader of the output has exited. Shells report this for a program that ended by SIGPIPE.
+    BROKEN_PIPE = 141
 
 
-class Failed(Exception):
-    """Raised by a command that cannot go on: the exit code, and what to print, a line for each."""
+class CommandError(Exception):
+    """Raised by a command that cannot continue. Holds the exit code and the lines to print."""
 
     def __init__(self, code: ExitCode, *lines: str) -> None:
         super().__init__(*lines)
@@ -46,65 +45,66 @@ class Failed(Exception):
         self.lines = lines
 
 
-class Unwritten(Failed):
-    """Raised when the output cannot be written. `reason` is empty if its reader has gone."""
+class OutputError(CommandError):
+    """Raised if stdout cannot be written. `reason` is empty if the reader has exited."""
 
     def __init__(self, error: OSError) -> None:
         self.reason = ""
         if error.errno != errno.EPIPE:
             self.reason = f"the output could not be written: {error.strerror or error}"
-        code = ExitCode.UNWRITTEN if self.reason else ExitCode.UNHEARD
+        code = ExitCode.OUTPUT if self.reason else ExitCode.BROKEN_PIPE
         super().__init__(code, *filter(None, (self.reason,)))
 
-    def told(self, advice: str) -> Failed:
-        """Return the failure that also says what becomes of what was not shown."""
-        return Failed(self.code, f"{self.reason}; {advice}" if self.reason else advice)
+    def with_advice(self, advice: str) -> CommandError:
+        """Return the error with advice on how to recover what was not shown."""
+        return CommandError(self.code, f"{self.reason}; {advice}" if self.reason else advice)
 
 
-def say(line: str) -> None:
-    """One line for the user, beside the output."""
-    beside(f"chat: {escape_controls(line)}")
+def print_error(line: str) -> None:
+    """Print a message to stderr, prefixed with the program's name."""
+    write_stderr(f"chat: {escape_controls(line)}")
 
 
-def beside(line: str) -> None:
-    """Write a line to stderr. If that is full or gone, nobody is left to be told."""
+def write_stderr(line: str) -> None:
+    """Write a line to stderr. If that fails, discard it and everything after it."""
     try:
         print(line, file=sys.stderr)  # noqa: T201
     except OSError:
-        _discard(sys.stderr)
+        _redirect_to_null(sys.stderr)
 
 
-def written(write: Callable[[], object]) -> None:
-    """Write to stdout, to its end. Raises `Unwritten` if that fails."""
+def write_stdout(write: Callable[[], object]) -> None:
+    """Call `write`, then flush stdout. Raise `OutputError` if either fails."""
     try:
         write()
         sys.stdout.flush()
     except OSError as error:
-        write_no_more()
-        raise Unwritten(error) from None
+        discard_stdout()
+        raise OutputError(error) from None
 
 
-def write_no_more() -> None:
-    """Discard what is still buffered; otherwise Python tries to write it at its end."""
-    _discard(sys.stdout)
+def discard_stdout() -> None:
+    """Discard the buffered output. Otherwise Python would try to write it at exit."""
+    _redirect_to_null(sys.stdout)
 
 
-def _discard(stream: TextIO) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _redirect_to_null(stream: TextIO) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def open_closed_streams() -> None:
-    """Take the numbers of standard streams that are closed, so that no socket is given them.
+    """Occupy the descriptors of closed standard streams, so that no socket gets one of them.
 
-    Reading from such a stdin and writing to such a stdout fail; what goes to stderr is dropped.
+    Afterwards, reading from such a stdin and writing to such a stdout fail. Text written to such a
+    stderr is dropped.
     """
     for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # The system gives the lowest free number, which is this one.
+            # The system assigns the lowest free descriptor, which is this one.
             os.open(os.devnull, flags)
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:

@@ -1,4 +1,4 @@
-"""Finds the command, runs it, and turns what it raises into a line on stderr and an exit code.
+"""Finds and runs a command, and turns its errors into a line on stderr and an exit code.
 
 Called by `chat`, which pyproject.toml installs, and by `python -m chat_service`.
 """
@@ -12,81 +12,83 @@ from click.shell_completion import CompletionItem
 
 from chat_service import __version__
 from chat_service.cli.exit_codes import (
+    CommandError,
     ExitCode,
-    Failed,
-    Unwritten,
+    OutputError,
+    discard_stdout,
     open_closed_streams,
-    say,
-    write_no_more,
+    print_error,
 )
 
-#: By section: each command, its file, and what it does in short. None of the files is imported
-#: before its command is asked for.
+#: By section: each command, its module, and a short description. A module is imported only when
+#: its command is used.
 _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Messages": {
-        "send": ("commands.send", "post a message, or one for each line"),
-        "read": ("commands.read", "take what is unread"),
-        "watch": ("commands.watch", "show what comes, as it comes"),
-        "count": ("commands.read", "say how many are unread; changes nothing"),
+        "send": ("commands.send", "post a message, or one per line"),
+        "read": ("commands.read", "read and consume the unread messages"),
+        "watch": ("commands.watch", "stream new messages"),
+        "count": ("commands.read", "count the unread messages; changes nothing"),
     },
     "Leases": {
-        "lease": ("commands.leases", "take what is unread on loan"),
-        "ack": ("commands.leases", "acknowledge: read, and gone"),
-        "release": ("commands.leases", "give back: unread again, at once"),
-        "extend": ("commands.leases", "keep a lease for longer"),
+        "lease": ("commands.leases", "lease the unread messages"),
+        "ack": ("commands.leases", "acknowledge leased messages, which consumes them"),
+        "release": ("commands.leases", "make leased messages unread again at once"),
+        "extend": ("commands.leases", "prolong a lease"),
     },
     "Receipts": {
-        "status": ("commands.receipts", "say what became of a message"),
-        "revoke": ("commands.receipts", "take a message back while it is unread"),
+        "status": ("commands.receipts", "show the status of a message"),
+        "revoke": ("commands.receipts", "revoke an unread message"),
     },
     "The service": {
-        "serve": ("commands.serve", "serve until SIGTERM or SIGINT"),
-        "doctor": ("doctor.command", "look for what is wrong, and say what to do"),
-        "load": ("commands.load", "press a service and measure it"),
-        "healthcheck": ("commands.probes", "exit 0 where the service on this port is ready"),
+        "serve": ("commands.serve", "run the service until SIGTERM or SIGINT"),
+        "doctor": ("doctor.command", "find problems, and say how to fix them"),
+        "load": ("commands.load", "load-test a service"),
+        "healthcheck": ("commands.probes", "exit 0 if the service on this port is ready"),
         "mongo-uri": ("commands.probes", "print the connection string of the database in use"),
-        "completion": ("commands.completion", "print the completion script of a shell"),
+        "completion": ("commands.completion", "print the completion script for a shell"),
     },
 }
-_COMMANDS = {name: file for section in _SECTIONS.values() for name, (file, _) in section.items()}
-#: What `chat_service.supervisor` starts; no command for people.
+_COMMANDS = {
+    name: module for section in _SECTIONS.values() for name, (module, _) in section.items()
+}
+#: Internal: `chat_service.supervisor` starts its processes with this command.
 _COMMANDS["process"] = "commands.serve"
 
-#: Options that nearly every command has, and `chat` itself has not.
-_BEHIND_COMMANDS = ("--url", "--json", "--text")
+#: Options of nearly every command, but not of `chat` itself.
+_COMMAND_OPTIONS = ("--url", "--json", "--text")
 
-_HELP = """A chat inbox over HTTP, and all that one can ask of it.
+_HELP = """Run a chat inbox over HTTP, and send requests to it.
 
 \b
 Examples:
   chat serve                          serve on http://127.0.0.1:8080
   chat send bob 'lunch?'              post a message
-  chat read bob --wait 30s            take what is unread, or wait for it
-  chat watch bob                      show what comes, until Ctrl-C
+  chat read bob --wait 30s            read the unread messages, or wait for one
+  chat watch bob                      stream new messages until Ctrl-C
 
-Commands that speak to a service find it by --url or the environment's CHAT_URL. On a terminal they
-write for people, else a JSON object on each line; --json and --text choose.
+Client commands find the service by --url or the environment variable CHAT_URL. They print text for
+people on a terminal, and otherwise one JSON object per line. --json and --text override this.
 """
 _EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    nothing there, not ready, or too late
+  1    nothing found, not ready, or too late
   2    bad arguments or settings, or refused by the service
-  3    the address to listen on is taken, or is none of this machine
-  4    no database
+  3    the address to listen on is taken, or is not an address of this machine
+  4    the database cannot be used
   5    the data directory cannot be used
-  6    the service was not reached
-  7    it is unknown what became of it; where a key settles it, the line names it
-  8    the output could not be written; the line says how to have it again
-  129  SIGHUP: the terminal is gone
+  6    the service cannot be reached
+  7    the outcome is unknown; if a key makes a retry safe, the error names it
+  8    the output cannot be written; the error says how to get it again
+  129  SIGHUP: the terminal was closed
   130  Ctrl-C
-  141  whoever read the output has gone
+  141  the reader of the output has exited
   143  SIGTERM
 """
 
 
 class _Commands(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for section in _SECTIONS.values() for name in section]
@@ -105,7 +107,7 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
-            # click offers what is near of those that it has, and it has none before it asks.
+            # click suggests only commands that are registered, and these are loaded on demand.
             names = self.list_commands(ctx)
             raise click.exceptions.NoSuchCommand(
                 error.command_name, possibilities=names, ctx=ctx
@@ -134,19 +136,19 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, message="%(version)s")
 def chat() -> None:
-    """All commands."""
+    """Hold the commands; `_HELP` is the help text."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives the process's exit code."""
+    """Run one command and return the exit code of the process."""
     open_closed_streams()
     try:
         code = chat.main(arguments, prog_name="chat", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
-    except Failed as failed:
+    except CommandError as failed:
         for line in failed.lines:
-            say(line)
+            print_error(line)
         return failed.code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -154,28 +156,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "chat"
         hint = ""
-        if isinstance(error, click.NoSuchOption) and error.option_name in _BEHIND_COMMANDS:
-            hint = " It goes behind the command."
-        # click has lists over several lines, and not always a full stop.
+        if isinstance(error, click.NoSuchOption) and error.option_name in _COMMAND_OPTIONS:
+            hint = " Put it after the command."
+        # click's messages may span several lines, and may lack a full stop.
         reason = " ".join(error.format_message().split())
         stop = "" if reason.endswith((".", "?")) else "."
-        say(f"{reason}{stop}{hint} See: {command} --help")
+        print_error(f"{reason}{stop}{hint} See: {command} --help")
         return ExitCode.REFUSED
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except OSError as error:
         if error.filename is not None:
-            say(f"{error.filename}: {error.strerror}")
+            print_error(f"{error.filename}: {error.strerror}")
             return ExitCode.REFUSED
-        # Texts such as help are written directly.
-        write_no_more()
-        unwritten = Unwritten(error)
-        for line in unwritten.lines:
-            say(line)
-        return unwritten.code
+        # click writes some texts, such as help, to stdout itself.
+        discard_stdout()
+        failure = OutputError(error)
+        for line in failure.lines:
+            print_error(line)
+        return failure.code
     except SystemExit as error:
         if error.code != 1:
             return int(error.code or 0)
-        # What click makes of a broken pipe.
-        write_no_more()
-        return ExitCode.UNHEARD
+        # click exits with 1 on a broken pipe.
+        discard_stdout()
+        return ExitCode.BROKEN_PIPE

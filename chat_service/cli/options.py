@@ -1,4 +1,4 @@
-"""The options of commands that read the service's settings, and the settings they make."""
+"""Options that override settings, for commands that need the service's settings."""
 
 import json
 import os
@@ -9,51 +9,52 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
-from chat_service.cli.exit_codes import ExitCode, Failed
+from chat_service.cli.exit_codes import CommandError, ExitCode
 from config import Settings, SettingsError, load_settings
 from config.load import describe
 
 P = ParamSpec("P")
 
-EPILOG = "Every setting of docs/settings.md can be given as CHAT_<NAME> in the environment."
-#: What a shell completes them with.
+EPILOG = "Every setting in docs/settings.md can also be set as CHAT_<NAME> in the environment."
+#: The types of options that a shell completes with paths.
 _PATHS = {"config": click.Path(dir_okay=False), "data_dir": click.Path(file_okay=False)}
 _OPTIONS = {
-    "config": ("FILE", "A TOML file of settings (CHAT_CONFIG)."),
+    "config": ("FILE", "TOML file with settings (CHAT_CONFIG)."),
     "host": ("HOST", "Address to listen on (127.0.0.1)."),
-    "port": ("PORT", "Port to listen on, 0 picks one (8080)."),
-    "mongo_uri": ("URI", "A MongoDB replica set; none: private."),
-    "data_dir": ("DIR", "Data of the private mongod (data, in the checkout)."),
-    "processes": ("N", "Processes, 0 for one per core (1)."),
+    "port": ("PORT", "Port to listen on; 0 picks a free one (8080)."),
+    "mongo_uri": ("URI", "MongoDB replica set to use (embedded)."),
+    "data_dir": ("DIR", "Data directory of the embedded MongoDB (data, in the checkout)."),
+    "processes": ("N", "Number of processes; 0 starts one per core (1)."),
 }
 
 
 def with_settings(command: Callable[Concatenate[Settings, P], int]) -> Callable[..., int]:
-    """Give a command the options that make settings, and the `Settings` made of them.
+    """Add the setting options to a command, and pass it the resulting `Settings`.
 
-    With `--print-config` it prints them instead. Bad settings end it, each one named.
+    With `--print-config`, the settings are printed and the command does not run. Raise
+    `CommandError` with a line for each invalid setting.
     """
 
     @click.option("--print-config", is_flag=True, help="Print the settings and exit.")
     @wraps(command)
-    def settled(*args: Any, print_config: bool, **options: Any) -> int:
+    def wrapper(*args: Any, print_config: bool, **options: Any) -> int:
         given = {name: options.pop(name) for name in _OPTIONS}
         try:
-            settings = settings_of(given)
+            settings = settings_from(given)
         except SettingsError as error:
             problems = (f"bad setting: {problem}" for problem in error.problems)
-            raise Failed(ExitCode.REFUSED, *problems) from None
+            raise CommandError(ExitCode.REFUSED, *problems) from None
         if print_config:
-            # ASCII, since a path may have bytes that are not UTF-8.
+            # As ASCII, because a path may contain bytes that are not UTF-8.
             click.echo(json.dumps(describe(settings), indent=2))
             return ExitCode.DONE
         return command(settings, *args, **options)
 
-    return with_options(settled)
+    return with_options(wrapper)
 
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the options themselves, each a word or None."""
+    """Add the setting options to a command. It receives each as given, or None."""
     for name, (metavar, text) in reversed(_OPTIONS.items()):
         flag = f"--{name.replace('_', '-')}"
         option = click.option(flag, metavar=metavar, help=text, type=_PATHS.get(name))
@@ -61,15 +62,15 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
-def settings_of(given: dict[str, str | None]) -> Settings:
-    """The settings in force, with these words of the command line. Raises `SettingsError`."""
-    words = {name: word for name, word in given.items() if word is not None}
-    config = words.pop("config", None) or os.environ.get("CHAT_CONFIG")
-    return load_settings(words, os.environ, Path(config) if config else None)
+def settings_from(given: dict[str, str | None]) -> Settings:
+    """Return the settings in effect with these options. Raise `SettingsError` if any is invalid."""
+    arguments = {name: value for name, value in given.items() if value is not None}
+    config = arguments.pop("config", None) or os.environ.get("CHAT_CONFIG")
+    return load_settings(arguments, os.environ, Path(config) if config else None)
 
 
-def words_of(context: click.Context) -> list[str]:
-    """The words of a command's options as they were given, for another command that has them."""
+def options_given(context: click.Context) -> list[str]:
+    """Return a command's setting options as arguments for another process."""
     return [
         f"--{name.replace('_', '-')}={context.params[name]}"
         for name in _OPTIONS

@@ -1,4 +1,4 @@
-"""What a command writes to stdout: for people on a terminal, else a JSON object on each line."""
+"""The output of a command: text for people on a terminal, otherwise one JSON object per line."""
 
 import fcntl
 import json
@@ -7,31 +7,34 @@ import sys
 import time
 from typing import Any, TextIO
 
-from chat_service.cli.exit_codes import ExitCode, Failed, beside, written
-from chat_service.cli.terminal import escape_controls, harmless_json
+from chat_service.cli.exit_codes import CommandError, ExitCode, write_stderr, write_stdout
+from chat_service.cli.terminal import escape_controls, escape_controls_in_json
 from chat_service.client.message import Message
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-#: Digits of an id that are the milliseconds of its acceptance.
+#: An id begins with this many hexadecimal digits that hold its time of acceptance, in ms.
 _TIME_DIGITS = 12
 
 
 class Output:
-    """One command's output. Each call writes at once, and raises `Unwritten` if that fails."""
+    """The output of one command. Methods write at once, and raise `OutputError` if that fails."""
 
     def __init__(self, is_json: bool | None) -> None:
-        """None: as stdout is, a terminal or not. Raises `Failed` if stdout is closed."""
+        """Choose the format. With None, use text if stdout is a terminal, and JSON otherwise.
+
+        Raise `CommandError` if stdout is closed.
+        """
         if fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            # Now, since a command that reads messages has nowhere to put them.
-            raise Failed(
+            # Fail now: after a read, the messages could not be shown.
+            raise CommandError(
                 ExitCode.REFUSED,
                 "standard output is closed: nothing was done; to discard the output, "
                 "redirect it to /dev/null",
             )
         is_terminal = sys.stdout.isatty()
         self.is_json = not is_terminal if is_json is None else is_json
-        self._has_colours = has_colours(sys.stdout)
-        # On a terminal, escapes keep also JSON from being obeyed.
+        self._has_colors = has_colors(sys.stdout)
+        # On a terminal, ASCII keeps JSON from controlling it.
         encoding = (sys.stdout.encoding or "").lower().replace("-", "")
         self._is_ascii = is_terminal or encoding != "utf8"
         reconfigure = getattr(sys.stdout, "reconfigure", None)
@@ -39,7 +42,7 @@ class Output:
             reconfigure(errors="backslashreplace")
 
     def message(self, message: Message) -> None:
-        """A message."""
+        """Write a message."""
         if self.is_json:
             self._json(message._asdict())
         else:
@@ -47,58 +50,61 @@ class Output:
                 f"{escape_controls(message.text)}\n{self.dim(f'  {message.id}{_age(message.id)}')}"
             )
 
-    def settle(self) -> None:
-        """Have what was written stored. Some file systems report a full disk only at a close."""
-        written(lambda: os.close(os.dup(sys.stdout.fileno())))
+    def sync(self) -> None:
+        """Raise `OutputError` if the output is not stored.
 
-    def record(self, words: str, /, **fields: Any) -> None:
-        """Anything else: in words for people, as fields for programs."""
+        Some file systems report a full disk only when a file is closed.
+        """
+        write_stdout(lambda: os.close(os.dup(sys.stdout.fileno())))
+
+    def record(self, text: str, /, **fields: Any) -> None:
+        """Write a result other than a message: `text` for people, `fields` as JSON."""
         if self.is_json:
             self._json(fields)
         else:
-            self._line(words)
+            self._line(text)
 
-    def title(self, words: str) -> None:
-        """What is said above some records, to people."""
+    def title(self, text: str) -> None:
+        """Write a heading, for people only."""
         if not self.is_json:
-            self._line(escape_controls(words))
+            self._line(escape_controls(text))
 
-    def note(self, words: str) -> None:
-        """What only people want to know, beside the output."""
+    def note(self, text: str) -> None:
+        """Write a remark to stderr, for people only."""
         if not self.is_json:
-            beside(_dim(escape_controls(words), has_colours(sys.stderr)))
+            write_stderr(_dim(escape_controls(text), has_colors(sys.stderr)))
 
-    def colour(self, words: str, code: str) -> str:
-        """Words in a colour, by its number among the terminal's."""
-        return f"\x1b[{code}m{words}{_PLAIN}" if self._has_colours else words
+    def color(self, text: str, code: str) -> str:
+        """Return the text in a color, given as an SGR code of the terminal."""
+        return f"\x1b[{code}m{text}{_PLAIN}" if self._has_colors else text
 
-    def dim(self, words: str) -> str:
-        """Words that matter less."""
-        return _dim(words, self._has_colours)
+    def dim(self, text: str) -> str:
+        """Return the text dimmed."""
+        return _dim(text, self._has_colors)
 
     def _json(self, fields: dict[str, Any]) -> None:
         line = json.dumps(fields, ensure_ascii=self._is_ascii, separators=(",", ":"))
-        self._line(harmless_json(line))
+        self._line(escape_controls_in_json(line))
 
     def _line(self, line: str) -> None:
-        written(lambda: sys.stdout.write(line + "\n"))
+        write_stdout(lambda: sys.stdout.write(line + "\n"))
 
 
-def has_colours(stream: TextIO) -> bool:
-    """Whether to write colours there: to a terminal that has some, unless NO_COLOR is set."""
+def has_colors(stream: TextIO) -> bool:
+    """Return whether to use colors: on a terminal that supports them, unless NO_COLOR is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def ago(seconds: float) -> str:
-    """How long ago, in a word."""
+def format_age(seconds: float) -> str:
+    """Return a short text for an age, such as "5 min ago"."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"
     return "just now"
 
 
-def span(seconds: float) -> str:
-    """A time, in a word or two: as exact as it is short."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in the largest unit that is exact, such as "10 min" or "0.5 s"."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:.0f} {unit}"
@@ -110,8 +116,8 @@ def _age(message_id: str) -> str:
         accepted_s = int(message_id[:_TIME_DIGITS], 16) / 1000
     except ValueError:
         return ""
-    return f", {ago(time.time() - accepted_s)}"
+    return f", {format_age(time.time() - accepted_s)}"
 
 
-def _dim(words: str, has_colours: bool) -> str:
-    return f"{_DIM}{words}{_PLAIN}" if has_colours else words
+def _dim(text: str, has_colors: bool) -> str:
+    return f"{_DIM}{text}{_PLAIN}" if has_colors else text

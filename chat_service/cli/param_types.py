@@ -1,4 +1,4 @@
-"""What a user may write for a time, an address, and the like: click's types for our options."""
+"""click parameter types: durations, text and addresses."""
 
 import math
 import os
@@ -13,7 +13,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)([smhd]?)", re.ASCII)
 
 
 class Duration(click.ParamType[float]):
-    """A time: `30`, `30s`, `1.5m`, `2h`, `7d`; in seconds. Where `whole`, to the second."""
+    """A duration such as `30`, `30s`, `1.5m`, `2h` or `7d`, converted to seconds.
+
+    With `whole`, it must be a whole number of seconds.
+    """
 
     name = "duration"
 
@@ -27,7 +30,7 @@ class Duration(click.ParamType[float]):
             return value
         match = _DURATION.fullmatch(value.strip())
         if match is None:
-            self.fail(f"{value!r} is no time such as 30s, 10m, 2h or 7d.", param, ctx)
+            self.fail(f"{value!r} is not a duration such as 30s, 10m, 2h or 7d.", param, ctx)
         seconds = float(match[1]) * _UNITS[match[2]]
         if not math.isfinite(seconds):
             self.fail(f"{value!r} is too long.", param, ctx)
@@ -39,7 +42,7 @@ class Duration(click.ParamType[float]):
 
 
 class Text(click.ParamType[str]):
-    """Text as the service takes it: UTF-8."""
+    """Text that can be encoded as UTF-8, as the service requires."""
 
     name = "text"
 
@@ -48,7 +51,7 @@ class Text(click.ParamType[str]):
             str(value).encode()
             return str(value)
         except UnicodeEncodeError:
-            # Python could not decode it; in a locale of ASCII it does not try UTF-8.
+            # Python did not decode the argument: with an ASCII locale, it does not try UTF-8.
             pass
         try:
             return os.fsencode(value).decode()
@@ -56,17 +59,17 @@ class Text(click.ParamType[str]):
             self.fail(f"{value!r} is not UTF-8.", param, ctx)
 
 
-class NotEmpty(Text):
-    """A name or a key. The service has the rules, but an empty one says nothing to it."""
+class NonEmptyText(Text):
+    """A name or a key. The service checks the other rules, but treats an empty one as absent."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:
-            self.fail("it is empty.", param, ctx)
+            self.fail("must not be empty.", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Url(click.ParamType[str]):
-    """Where a service is."""
+    """The address of a service."""
 
     name = "url"
 
@@ -75,11 +78,11 @@ class Url(click.ParamType[str]):
             parts = urlsplit(value)
             is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
             is_url = is_url and parts.port != 0
-            # Names with labels that are empty or too long, and bytes that are not UTF-8.
+            # These reject empty and overlong labels, and bytes that are not UTF-8.
             (parts.hostname or "").encode("idna")
             value.encode()
         except ValueError:
             is_url = False
         if not is_url or parts.query or parts.fragment:
-            self.fail(f"{value!r} is no address such as http://127.0.0.1:8080.", param, ctx)
+            self.fail(f"{value!r} is not an address such as http://127.0.0.1:8080.", param, ctx)
         return str(value)

@@ -1,6 +1,6 @@
-"""How a command speaks to a service: where it is, how to write, and what goes wrong in words.
+"""The session of a client command: its client, its output, and messages for the client's errors.
 
-Used by every command that does; they are plain functions that `run` one question after the other.
+Client commands are plain functions that call `Session.run` once per request.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from chat_service.cli.exit_codes import ExitCode, Failed
+from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
 from chat_service.client import (
@@ -29,10 +29,10 @@ from chat_service.client import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Long enough for a service that is being started again, and short enough for who waits: 1 to 3 s.
+#: Tries of a request, over 1 to 3 s: enough for a service that restarts, and short for a user.
 _TRIES = 6
-#: The service speaks of headers and fields, whose user wrote options and arguments.
-_IN_OUR_WORDS = {
+#: Terms of the HTTP API in error messages, and the options and arguments that they stand for.
+_CLI_TERMS = {
     "the receipt in X-Receipt": "this receipt",
     "Idempotency-Key": "--key",
     "ttl must": "--ttl must",
@@ -46,7 +46,7 @@ _IN_OUR_WORDS = {
 
 
 class Session:
-    """A client, what runs its questions, and where the answers go."""
+    """The client and the output of one command."""
 
     def __init__(self, url: str, output: Output, runner: asyncio.Runner) -> None:
         self.url = url
@@ -54,41 +54,44 @@ class Session:
         self.out = output
         self._runner = runner
 
-    def run(self, question: Coroutine[Any, Any, T]) -> T:
-        """Ask, and wait for the answer. Ctrl-C cancels it, and raises `KeyboardInterrupt`.
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine and return its result.
 
-        So do SIGTERM and SIGHUP, which end the command.
+        Ctrl-C cancels it and raises `KeyboardInterrupt`. SIGTERM and SIGHUP cancel it and raise
+        `CommandError`.
         """
-        return self._runner.run(_unless_terminated(question))
+        return self._runner.run(_cancel_on_signal(work))
 
 
-async def _unless_terminated(question: Coroutine[Any, Any, T]) -> T:
+async def _cancel_on_signal(work: Coroutine[Any, Any, T]) -> T:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    came: list[ExitCode] = []
+    received: list[ExitCode] = []
 
-    def end(code: ExitCode) -> None:
-        came.append(code)
+    def on_signal(code: ExitCode) -> None:
+        received.append(code)
         task.cancel()
 
-    ends = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HUNG_UP}
-    # One that is ignored stays so, as under nohup.
-    ends = {sign: code for sign, code in ends.items() if signal.getsignal(sign) != signal.SIG_IGN}
-    for sign, code in ends.items():
-        loop.add_signal_handler(sign, end, code)
+    codes = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HUNG_UP}
+    # Keep ignoring a signal that is ignored, as under nohup.
+    codes = {
+        number: code for number, code in codes.items() if signal.getsignal(number) != signal.SIG_IGN
+    }
+    for number, code in codes.items():
+        loop.add_signal_handler(number, on_signal, code)
     try:
-        return await question
+        return await work
     except asyncio.CancelledError:
-        if came:
-            raise Failed(came[0]) from None
+        if received:
+            raise CommandError(received[0]) from None
         raise
     finally:
-        for sign in ends:
-            loop.remove_signal_handler(sign)
+        for number in codes:
+            loop.remove_signal_handler(number)
 
 
 def with_session(command: Callable[Concatenate[Session, P], int]) -> Callable[..., int]:
-    """Give a command the options `--url`, `--json` and `--text`, and a `Session` made of them."""
+    """Add `--url`, `--json` and `--text` to a command, and pass it the resulting `Session`."""
 
     @click.option(
         "--url",
@@ -96,76 +99,83 @@ def with_session(command: Callable[Concatenate[Session, P], int]) -> Callable[..
         envvar="CHAT_URL",
         default="http://127.0.0.1:8080",
         show_default=True,
-        help="Where the service is (CHAT_URL).",
+        help="Address of the service (CHAT_URL).",
     )
-    @click.option("--json/--text", "is_json", default=None, help="For programs, or for people.")
+    @click.option("--json/--text", "is_json", default=None, help="Print JSON, or text for people.")
     @wraps(command)
-    def session(*args: Any, url: str, is_json: bool | None, **options: Any) -> int:
-        with told(url), asyncio.Runner() as runner:
+    def wrapper(*args: Any, url: str, is_json: bool | None, **options: Any) -> int:
+        with translate_errors(url), asyncio.Runner() as runner:
             session = Session(url, Output(is_json), runner)
             try:
                 return command(session, *args, **options)
             finally:
                 runner.run(session.chat.close())
 
-    return session
+    return wrapper
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
-    """Say in words what the client raises."""
-    url = bare(url)
+def translate_errors(url: str) -> Iterator[None]:
+    """Turn the client's errors and Ctrl-C into `CommandError`."""
+    url = without_credentials(url)
     try:
         yield
     except LeaseOver:
-        raise Failed(
+        raise CommandError(
             ExitCode.NOTHING,
-            "the lease is over, or is not this inbox's: what it held is unread again, or read",
+            "the lease has ended or belongs to another inbox; its messages are read, or unread "
+            "again",
         ) from None
     except ProblemError as problem:
         if problem.status >= 500:
-            raise Failed(
-                ExitCode.UNKNOWN, f"the service at {url} failed: {problem}; its log says why"
+            raise CommandError(
+                ExitCode.UNKNOWN, f"the service at {url} failed: {problem}; see its log"
             ) from None
-        raise Failed(ExitCode.REFUSED, f"the service refused: {reason_of(problem)}") from None
+        raise CommandError(
+            ExitCode.REFUSED, f"the service refused: {describe_problem(problem)}"
+        ) from None
     except OutcomeUnknown as error:
-        key = f"; to settle it, repeat this command with --key {error.key}" if error.key else ""
-        raise Failed(ExitCode.UNKNOWN, f"it may have been done or not: {error}{key}") from None
+        key = f"; to retry safely, repeat this command with --key {error.key}" if error.key else ""
+        raise CommandError(ExitCode.UNKNOWN, f"the outcome is unknown: {error}{key}") from None
     except ServiceUnavailable as error:
         advice = ""
         if error.answer is None:
-            tls = ", does it speak https" if url.startswith("https") else ""
+            tls = ", that it serves HTTPS" if url.startswith("https") else ""
             advice = (
-                f"; is it running (chat serve){tls}, and is this the address (--url, CHAT_URL)?"
+                f"; check that the service is running (chat serve){tls} and that this is its "
+                "address (--url, CHAT_URL)"
             )
-        raise Failed(ExitCode.UNREACHABLE, unavailable(url, error) + advice) from None
+        raise CommandError(
+            ExitCode.UNREACHABLE, describe_unavailable(url, error) + advice
+        ) from None
     except ChatError as error:
-        raise Failed(ExitCode.UNREACHABLE, f"{url}: {error}") from None
+        raise CommandError(ExitCode.UNREACHABLE, f"{url}: {error}") from None
     except KeyboardInterrupt:
         if sys.stderr.isatty():
-            # The terminal has written ^C.
+            # Start a new line after the ^C that the terminal shows.
             click.echo(err=True)
-        raise Failed(ExitCode.INTERRUPTED) from None
+        raise CommandError(ExitCode.INTERRUPTED) from None
 
 
-def bare(url: str) -> str:
-    """An address without the name and password that may be in it, for people to see."""
+def without_credentials(url: str) -> str:
+    """Return an address without its username and password."""
     return re.sub(r"(?<=//)[^/@]*@", "", url)
 
 
-def unavailable(url: str, error: ServiceUnavailable) -> str:
-    """Say that nothing was done, and why: what the service answered, if it did."""
+def describe_unavailable(url: str, error: ServiceUnavailable) -> str:
+    """Return a message that nothing was done, and why."""
     if error.answer is None:
-        return f"no answer from {bare(url)}: {error}"
-    reason = reason_of(error.answer)
-    return f"nothing was done: the service at {bare(url)} answered {error.answer.status}: {reason}"
+        return f"no answer from {without_credentials(url)}: {error}"
+    address, problem = without_credentials(url), error.answer
+    reason = describe_problem(problem)
+    return f"nothing was done: the service at {address} answered {problem.status}: {reason}"
 
 
-def reason_of(problem: ProblemError) -> str:
-    """What the service said, about what this command's user wrote."""
+def describe_problem(problem: ProblemError) -> str:
+    """Return the service's reason, in terms of options and arguments."""
     reason = problem.detail or problem.title or f"it answered {problem.status}"
     if not problem.kind and (problem.status < 400 or problem.status in (401, 403, 404, 405)):
-        reason += "; is this the address of the service itself?"
-    for theirs, ours in _IN_OUR_WORDS.items():
-        reason = reason.replace(theirs, ours)
+        reason += "; check that this is the address of the service itself"
+    for api_term, cli_term in _CLI_TERMS.items():
+        reason = reason.replace(api_term, cli_term)
     return reason

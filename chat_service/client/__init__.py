@@ -1,19 +1,19 @@
-"""A client of the service for programs in Python's asyncio; it needs Tornado and nothing of ours.
+"""An asyncio client for the service. It needs Tornado, and no other package of this project.
 
 ```python
 async with ChatClient("http://127.0.0.1:8080") as chat:
     await chat.post("bob", "lunch?")
     for message in await chat.wait("bob", 60):
         print(message.text)
-    async with await chat.lease("bob") as lease:   # acknowledged, or given back if this raises
+    async with await chat.lease("bob") as lease:   # acknowledges, or releases if this raises
         work(lease.messages)
-    async with chat.stream("bob") as messages:     # over restarts of the service, too
-        async for message in messages:             # acknowledged when the next one is asked for
+    async with chat.stream("bob") as messages:     # reconnects when the service restarts
+        async for message in messages:             # acknowledged when the next one is requested
             print(message.text)
 ```
 
-Everything that can be asked again safely is, a bounded number of times, when a connection breaks or
-the service is away. docs/api.md is what it relies on. Used by the tests and by whoever likes.
+When a connection breaks or the service is unavailable, the client retries every request that is
+safe to repeat, a bounded number of times. It relies on docs/api.md only.
 """
 
 from chat_service.client.chat import ChatClient, Draft, Posted, Status

@@ -1,8 +1,8 @@
-"""The client itself: everything that a user of the service can ask of it.
+"""The client: one method per request of the API.
 
-Times are in seconds. What every method may raise besides what it says: `ProblemError` where the
-service refuses, `ServiceUnavailable` where it could not be asked; both of
-`chat_service.client.errors`.
+Times are in seconds. Besides the errors that its documentation lists, every method may raise
+`ProblemError` if the service refuses the request, and `ServiceUnavailable` if it cannot be reached.
+Both are defined in `chat_service.client.errors`.
 """
 
 import asyncio
@@ -20,66 +20,67 @@ from chat_service.client.errors import (
     ChatError,
     LeaseOver,
     ProblemError,
-    giving_up,
-    problem_in,
-    understanding,
+    final_error,
+    problem_from,
+    reading_answer,
 )
 from chat_service.client.http import Answer, Http, Request, pause_s
-from chat_service.client.lease import Lease, end, extend
+from chat_service.client.lease import Lease, extend, settle
 from chat_service.client.message import Message, messages_of
 from chat_service.client.stream import Stream
-from chat_service.client.waiting import Asked, granted, until
+from chat_service.client.waiting import Polled, granted, poll_until
 
-#: Unread messages are counted so far.
+#: The service counts unread messages up to this number.
 COUNT_MAX = 10_000
-#: What a read was given is known by its key for a minute; a repeat must arrive before. In seconds.
+#: A keyed read can be repeated for a minute. The client stops earlier, after this many seconds.
 _REPEAT_WITHIN_S = 45.0
-#: The service takes so much in one batch.
+#: The largest batch that the service accepts.
 _BATCH_MESSAGES, _BATCH_BYTES = 500, 4 << 20
 _LEASE_S = 30.0
-#: The longest key that the service takes, in characters; one that leaves no room for a number.
+#: The longest key that the service accepts, and the shortest one without room for a batch number,
+#: in characters.
 _KEY_MAX, _HASHED_FROM = 255, 246
 _BETWEEN = b",\n"
 
 
 class Posted(NamedTuple):
-    """A message that is stored. `receipt` is there where one was asked for."""
+    """A stored message. `receipt` is None unless one was requested."""
 
     id: str
     receipt: str | None = None
 
 
 class Draft(NamedTuple):
-    """A message to be posted; it lives for `timeout_s`, or as long as the service thinks."""
+    """A message to post. Without `timeout_s`, the service sets the lifetime."""
 
     username: str
     text: str
     timeout_s: int | None = None
 
     def body(self) -> bytes:
-        """What is posted for it."""
+        """Return the JSON that is posted for it."""
         fields: dict[str, Any] = {"text": self.text, "username": self.username}
         if self.timeout_s is not None:
             fields["timeout"] = self.timeout_s
         return json.dumps(fields).encode()
 
 
-Fate: TypeAlias = Literal["pending", "leased", "read", "expired", "revoked"]
+MessageStatus: TypeAlias = Literal["pending", "leased", "read", "expired", "revoked"]
 
 
 class Status(NamedTuple):
-    """What became of a message, and when, once it has come to its end."""
+    """The status of a message, and when it was read, expired or revoked."""
 
-    status: Fate
+    status: MessageStatus
     at: datetime | None
 
 
 class ChatClient:
-    """A client of one service; an async context manager.
+    """A client for one service, usable as an async context manager.
 
-    What is safe to repeat is asked `tries` times, with growing random pauses. It has at most
-    `connections` requests open at the same time, streams not counted: long waits hold one each.
-    `base_url` is where the service is, such as `http://127.0.0.1:8080`.
+    `base_url` is the address of the service, such as `http://127.0.0.1:8080`. Requests that are
+    safe to repeat are tried up to `tries` times, with growing random pauses. At most `connections`
+    requests are open at the same time. A long poll counts as one; streams do not count.
     """
 
     def __init__(self, base_url: str, *, tries: int = 10, connections: int = 64) -> None:
@@ -99,14 +100,14 @@ class ChatClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close its streams. What else is open goes to its end; no more can be asked."""
+        """Close all streams. Other open requests continue; new ones raise RuntimeError."""
         self._is_closed = True
         await asyncio.gather(*(stream.aclose() for stream in list(self._streams)))
 
     @property
     def _http(self) -> Http:
         if self._is_closed:
-            raise RuntimeError("this ChatClient is closed: make another, or ask within its block")
+            raise RuntimeError("this ChatClient is closed; create another, or use it in its block")
         return self._service
 
     async def post(
@@ -118,17 +119,18 @@ class ChatClient:
         key: str | None = None,
         receipt: bool = False,
     ) -> Posted:
-        """Store a message, once: with `key`, once for all posts with it.
+        """Store a message once, even if the request is retried.
 
-        With `receipt` it comes back with what `status` and `revoke` ask for. Raises
-        `OutcomeUnknown` where it may be stored; its key, used again, settles it. Cancelled, it may
-        be stored or not: name a key where that matters.
+        All posts with the same `key` together store one message. With `receipt`, the result has the
+        receipt that `status` and `revoke` need. Raise `OutcomeUnknown` if the message may or may
+        not be stored; to find out, post again with the key in the error. If this is cancelled, the
+        message may or may not be stored; pass a key if that matters.
         """
         key = _new_key() if key is None else key
         headers = _post_headers(key, receipt)
         body = Draft(username, text, timeout_s).body()
-        answer = await self._http.ask(Request("POST", "/chat", body, headers, key=key))
-        with understanding():
+        answer = await self._http.send(Request("POST", "/chat", body, headers, key=key))
+        with reading_answer():
             return Posted(str(answer.document()["id"]), answer.headers.get("X-Receipt"))
 
     async def post_many(
@@ -138,12 +140,12 @@ class ChatClient:
         key: str | None = None,
         receipt: bool = False,
     ) -> list[Posted | ChatError]:
-        """Store many messages; for each in its place that it is stored, or why it is not.
+        """Store messages in order, and return the result or the error of each, in the same order.
 
-        They go in batches, in order, each message once: with `key`, once for all calls with it and
-        the same drafts. Raises nothing: an error is that of its message, `OutcomeUnknown` and
-        `ServiceUnavailable` included. Cancelled, any of them may be stored: name a key where that
-        matters.
+        Messages are sent in batches, and each is stored once. All calls with the same `key` and the
+        same drafts together store each message once. Never raises: the errors in the result
+        include `OutcomeUnknown` and `ServiceUnavailable`. If this is cancelled, any of the messages
+        may be stored; pass a key if that matters.
         """
         key = _new_key() if key is None else key
         results: list[Posted | ChatError] = []
@@ -162,19 +164,20 @@ class ChatClient:
         *,
         key: str | None = None,
     ) -> list[Message]:
-        """Take what is unread, oldest first: about 1000 messages at most, then read again.
+        """Read unread messages, oldest first. This consumes them.
 
-        With `wait_s` the service waits so long for a first one, 25 s at most. An answer that is
-        lost loses nothing: the read has a key, and is repeated with it. Raises `OutcomeUnknown`
-        where that did not help; what was taken stays with its `key` for a minute, and is given to
-        a read that names it. So it does when cancelled: name a key of 22 characters or more that
-        nobody can guess where that matters.
+        Return at most about 1000 messages; read again for more. With `wait_s`, the service waits
+        that long for a first message, up to 25 s. The read has a key and is retried with it, so a
+        lost answer loses no messages. Raise `OutcomeUnknown` if the retries fail as well: for a
+        minute, another read with the `key` in the error returns the messages. The same holds if
+        this is cancelled; if that matters, pass a key of at least 22 characters that cannot be
+        guessed.
         """
         return (await self._read(username, limit, wait_s, key)).result
 
     async def _read(
         self, username: str, limit: int | None, wait_s: float, key: str | None
-    ) -> Asked[list[Message]]:
+    ) -> Polled[list[Message]]:
         key = _new_key() if key is None else key
         request = Request(
             "POST",
@@ -185,10 +188,10 @@ class ChatClient:
             _REPEAT_WITHIN_S,
             key,
         )
-        answer = await self._http.ask(request)
-        with understanding():
+        answer = await self._http.send(request)
+        with reading_answer():
             messages = messages_of(answer.document())
-        return Asked(messages, bool(messages), granted(answer, wait_s))
+        return Polled(messages, bool(messages), granted(answer, wait_s))
 
     async def wait(
         self,
@@ -198,22 +201,22 @@ class ChatClient:
         *,
         key: str | None = None,
     ) -> list[Message]:
-        """Read as soon as there is a message; nothing when the time is over. `math.inf` is long.
+        """Read as soon as there is a message. Return [] after `timeout_s`, which may be `math.inf`.
 
-        Asks again and again, each time as `read` does, which see for what it raises and for what
-        becomes of it when cancelled.
+        This repeats long polls with `read`, which describes the errors and the effect of a
+        cancellation.
         """
-        return await until(timeout_s, lambda wait_s: self._read(username, limit, wait_s, key))
+        return await poll_until(timeout_s, lambda wait_s: self._read(username, limit, wait_s, key))
 
     async def count(self, username: str) -> int:
-        """How many messages are unread. Changes nothing.
+        """Return the number of unread messages. Changes nothing.
 
-        The service counts up to `COUNT_MAX`. If there are more, this is one more than that.
+        The service counts up to `COUNT_MAX`. If there are more, return `COUNT_MAX + 1`.
         """
-        answer = await self._http.ask(Request("HEAD", _inbox(username)))
-        with understanding():
-            said = answer.headers["X-Unread-Count"]
-            return COUNT_MAX + 1 if said.startswith(">") else int(said)
+        answer = await self._http.send(Request("HEAD", _inbox(username)))
+        with reading_answer():
+            unread = answer.headers["X-Unread-Count"]
+            return COUNT_MAX + 1 if unread.startswith(">") else int(unread)
 
     async def lease(
         self,
@@ -222,12 +225,11 @@ class ChatClient:
         limit: int | None = None,
         wait_s: float = 0.0,
     ) -> Lease:
-        """Take what is unread on loan for `ttl_s`: it is unread again unless acknowledged by then.
+        """Lease unread messages for `ttl_s`. Unless acknowledged by then, they become unread again.
 
-        WaitLimits for a first message as `read` does; the lease may hold none. An answer that is
-        lost,
-        or a cancellation, leaves messages on loan until the lease is over, so they come later.
-        Raises `OutcomeUnknown` where that may be so and the tries are used up.
+        With `wait_s`, wait for a first message as `read` does. The lease may be empty. If the
+        answer is lost or this is cancelled, messages may stay leased until the lease ends. Raise
+        `OutcomeUnknown` if that may have happened and all tries failed.
         """
         return (await self._lease(username, ttl_s, limit, wait_s)).result
 
@@ -238,19 +240,21 @@ class ChatClient:
         ttl_s: float = _LEASE_S,
         limit: int | None = None,
     ) -> Lease:
-        """Take a lease as soon as there is a message; one of nothing when the time is over.
+        """Lease as soon as there is a message. Return an empty lease after `timeout_s`.
 
-        As `lease`, asked again and again.
+        This repeats long polls with `lease`.
         """
-        return await until(timeout_s, lambda wait_s: self._lease(username, ttl_s, limit, wait_s))
+        return await poll_until(
+            timeout_s, lambda wait_s: self._lease(username, ttl_s, limit, wait_s)
+        )
 
     async def _lease(
         self, username: str, ttl_s: float, limit: int | None, wait_s: float
-    ) -> Asked[Lease]:
+    ) -> Polled[Lease]:
         inbox = _inbox(username)
         path = f"{inbox}/lease{_query(ttl=ttl_s, limit=limit, wait=wait_s)}"
-        answer = await self._http.ask(Request("POST", path, b"", wait_s=wait_s))
-        with understanding():
+        answer = await self._http.send(Request("POST", path, b"", wait_s=wait_s))
+        with reading_answer():
             taken = answer.document()
             lease = Lease(
                 self._http,
@@ -260,67 +264,70 @@ class ChatClient:
                 messages_of(taken["messages"]),
                 answer.headers.get("X-More") == "true",
             )
-        return Asked(lease, lease.name is not None, granted(answer, wait_s))
+        return Polled(lease, lease.name is not None, granted(answer, wait_s))
 
     async def acknowledge(self, username: str, lease: str, ids: Iterable[str] | None = None) -> int:
-        """Mark messages of a lease that somebody took as read, all or these; how many are.
+        """Acknowledge messages of any lease, by its name, and return how many are acknowledged.
 
-        Raises `LeaseOver` if any of them is lost. As `Lease.acknowledge`, by the lease's name.
+        Without `ids`, acknowledge all its messages. Raise `LeaseOver` if any message is lost. See
+        `Lease.acknowledge`.
         """
-        return await end(self._http, _inbox(username), lease, "ack", ids)
+        return await settle(self._http, _inbox(username), lease, "ack", ids)
 
     async def release(self, username: str, lease: str, ids: Iterable[str] | None = None) -> int:
-        """Make messages of a lease that somebody took unread again, all or these; how many.
+        """Release messages of any lease, by its name, and return how many are unread then.
 
-        0 where the lease is over anyway. As `Lease.release`, by the lease's name.
+        Without `ids`, release all its messages. Return 0 if the lease has already ended. See
+        `Lease.release`.
         """
         try:
-            return await end(self._http, _inbox(username), lease, "release", ids)
+            return await settle(self._http, _inbox(username), lease, "release", ids)
         except LeaseOver:
             return 0
 
     async def extend(self, username: str, lease: str, ttl_s: float) -> float:
-        """Have a lease that somebody took end so many seconds from now; how many are granted.
+        """Extend any lease, by its name, and return the duration that is granted.
 
-        As `Lease.extend`, by the lease's name.
+        See `Lease.extend`.
         """
         return await extend(self._http, _inbox(username), lease, ttl_s)
 
     def stream(self, username: str) -> Stream:
-        """What is unread and what comes, for an `async for`, over restarts of the service.
+        """Return an iterator over the unread messages and then new ones, for `async for`.
 
-        The service takes for read what it wrote 10 s ago to a connection that is still open,
-        handled or not. For work that takes longer and has to be done, use `lease`.
+        It reconnects when the service restarts. 10 s after the service wrote a message to a
+        connection that is still open, it counts the message as read, even if it is not handled yet.
+        For work that takes longer and must not be lost, use `lease`.
         """
         stream = Stream(self._http, _inbox(username))
         self._streams.add(stream)
         return stream
 
     async def status(self, message_id: str, receipt: str) -> Status:
-        """What became of a message. `ProblemError` 404 where the receipt is not its own."""
+        """Return the status of a message. Raise `ProblemError` (404) if the receipt is wrong."""
         path = f"/messages/{quote(message_id, safe='')}/status"
-        answer = await self._http.ask(Request("GET", path, headers={"X-Receipt": receipt}))
-        with understanding():
-            fate = answer.document()
-            at = fate["at"]
-            return Status(fate["status"], None if at is None else datetime.fromisoformat(at))
+        answer = await self._http.send(Request("GET", path, headers={"X-Receipt": receipt}))
+        with reading_answer():
+            document = answer.document()
+            at = document["at"]
+            return Status(document["status"], None if at is None else datetime.fromisoformat(at))
 
     async def revoke(self, message_id: str, receipt: str) -> bool:
-        """Take back a message that is unread; False where it is read, on loan or expired.
+        """Revoke an unread message. Return False if it is read, leased or expired.
 
-        `ProblemError` 404 where the receipt is not its own. Raises `OutcomeUnknown`; may be
-        repeated then, and when cancelled.
+        Raise `ProblemError` (404) if the receipt is wrong, and `OutcomeUnknown` if all tries
+        failed. Then, and after a cancellation, it is safe to repeat the call.
         """
         path = f"/messages/{quote(message_id, safe='')}"
         try:
-            answer = await self._http.ask(Request("DELETE", path, headers={"X-Receipt": receipt}))
+            answer = await self._http.send(Request("DELETE", path, headers={"X-Receipt": receipt}))
         except ProblemError as problem:
             if problem.kind != "too-late":
                 raise
             return False
-        with understanding():
+        with reading_answer():
             if answer.status != 204:
-                raise ValueError(f"revoking answered {answer.status}")
+                raise ValueError(f"DELETE was answered with {answer.status}")
         return True
 
     async def _post_batch(
@@ -332,36 +339,36 @@ class ChatClient:
         tried = 0
         while True:
             tried += 1
-            results = _results(await self._http.ask(request))
-            if tried == self._http.tries or not any(_is_passing(each) for each in results):
+            results = _results(await self._http.send(request))
+            if tried == self._http.tries or not any(_is_transient(each) for each in results):
                 return [_final(each, key) for each in results]
-            # The whole batch again: what is stored by now is not stored twice.
+            # Retry the whole batch. The key keeps messages from being stored twice.
             await asyncio.sleep(pause_s(tried, 1.0))
 
 
 def _results(answer: Answer) -> list[Posted | ChatError]:
-    with understanding():
+    with reading_answer():
         return [
-            problem_in(each["error"], each["error"]["status"])
+            problem_from(each["error"], each["error"]["status"])
             if "error" in each
             else Posted(each["id"], each.get("receipt"))
             for each in answer.document()["results"]
         ]
 
 
-def _is_passing(result: Posted | ChatError) -> bool:
-    return isinstance(result, ProblemError) and result.is_passing
+def _is_transient(result: Posted | ChatError) -> bool:
+    return isinstance(result, ProblemError) and result.is_transient
 
 
 def _final(result: Posted | ChatError, key: str) -> Posted | ChatError:
-    """A result after the last try."""
-    if isinstance(result, ProblemError) and result.is_passing:
-        return giving_up(str(result), result.is_unclear, key, result)
+    """Return a result after the last try: a transient problem becomes a final error."""
+    if isinstance(result, ProblemError) and result.is_transient:
+        return final_error(str(result), result.is_unclear, key, result)
     return result
 
 
 def _batches(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """As few batches as the service takes."""
+    """Yield the bodies in as few batches as the service accepts."""
     batch: list[bytes] = []
     size = 2
     for body in bodies:
@@ -380,8 +387,10 @@ def _post_headers(key: str, receipt: bool) -> dict[str, str]:
 
 
 def _numbered(key: str, number: int) -> str:
-    """The key of a call's batch of this number. A long one is hashed: the service takes only 255
-    characters, and those that it refuses shall be refused for what they are.
+    """Return the key for a call's batch with this number.
+
+    A valid key without room for the number is hashed first. Invalid keys are not hashed, so that
+    the service still refuses them.
     """
     if _HASHED_FROM <= len(key) <= _KEY_MAX and key.isascii() and key.isprintable():
         key = hashlib.sha256(key.encode()).hexdigest()
@@ -393,7 +402,7 @@ def _inbox(username: str) -> str:
 
 
 def _query(**parameters: float | None) -> str:
-    """A query string of those that are not None; seconds as the service reads them."""
+    """Return a query string of the parameters that are not None."""
     fields = [
         f"{name}={value if isinstance(value, int) else format(value, '.3f')}"
         for name, value in parameters.items()

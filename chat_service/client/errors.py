@@ -1,27 +1,24 @@
-"""What the client raises: a problem that the service names, or that it could not be asked.
-
-Raised by everything in `chat_service.client`, for its callers. All are `ChatError`.
-"""
+"""The errors that the client raises. All are subclasses of `ChatError`."""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-#: What a 503 is called where the service is certain that nothing was done.
+#: The kinds of 503 with which the service states that nothing was done.
 _NOTHING_DONE = frozenset({"overloaded", "draining", "unavailable"})
-#: Answers of the service, or of what stands before it, that pass.
-_PASSING = frozenset({429, 502, 503, 504})
+#: Statuses of temporary problems of the service or a proxy.
+_TRANSIENT = frozenset({429, 502, 503, 504})
 
 
 class ChatError(Exception):
-    """Anything that went wrong between the client and the service."""
+    """The base class of all errors of the client."""
 
 
 class ServiceUnavailable(ChatError):
-    """The service could not be asked, or was too busy, in all of the tries. Nothing was done.
+    """All tries failed because the service was unreachable or too busy. Nothing was done.
 
-    `answer` is what it said at the last try; None if it did not answer.
+    `answer` is the answer to the last try, or None if there was none.
     """
 
     def __init__(self, reason: str, answer: "ProblemError | None" = None) -> None:
@@ -30,9 +27,9 @@ class ServiceUnavailable(ChatError):
 
 
 class OutcomeUnknown(ChatError):
-    """The service may have done what was asked, and none of the tries brought an answer.
+    """All tries failed, and at least one of them may have been carried out.
 
-    Asking again with the same `key`, where there is one, is safe: that does it once.
+    If the request has a `key`, it is safe to repeat it with the same key: it takes effect once.
     """
 
     def __init__(self, reason: str, key: str | None = None) -> None:
@@ -48,10 +45,10 @@ class FieldError(NamedTuple):
 
 
 class ProblemError(ChatError):
-    """The service refused: `application/problem+json`, as docs/api.md lists it.
+    """The service refused the request, with one of the problems in docs/api.md.
 
-    `kind` is the end of the problem's `type`, such as "invalid-request"; empty where the answer was
-    no problem document, as from a proxy or to a HEAD.
+    `kind` is the last part of the problem's `type`, such as "invalid-request". It is empty if the
+    answer was not a problem document, for example from a proxy or to a HEAD request.
     """
 
     def __init__(
@@ -70,21 +67,21 @@ class ProblemError(ChatError):
         self.errors = errors
 
     @property
-    def is_passing(self) -> bool:
-        """Whether the same request may succeed a little later."""
-        return self.status in _PASSING or self.kind == "key-in-flight"
+    def is_transient(self) -> bool:
+        """Return whether the same request may succeed a little later."""
+        return self.status in _TRANSIENT or self.kind == "key-in-flight"
 
     @property
     def is_unclear(self) -> bool:
-        """Whether, passing, it leaves open what was done."""
+        """Return whether, for a transient problem, the request may have been carried out."""
         return self.kind not in _NOTHING_DONE
 
 
 class LeaseOver(ProblemError):
-    """The lease has ended: its messages are unread again, or somebody else's by now.
+    """The lease has ended: its messages are unread again, or another reader has received them.
 
-    Of an acknowledgement it is raised if any message could not be acknowledged. `acknowledged` has
-    the ids of those that are, by this call or an earlier one, and `lost` the ids of the others.
+    An acknowledgement raises this if any message cannot be acknowledged. `acknowledged` holds the
+    ids of messages that are acknowledged, by this call or an earlier one, and `lost` the others.
     """
 
     acknowledged: tuple[str, ...] = ()
@@ -92,16 +89,16 @@ class LeaseOver(ProblemError):
 
 
 def problem_of(status: int, body: bytes) -> ProblemError:
-    """The problem in an answer, whatever it is that answered."""
+    """Return the problem of an error answer, also if a proxy sent it."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
-    return problem_in(document if isinstance(document, dict) else {}, status)
+    return problem_from(document if isinstance(document, dict) else {}, status)
 
 
-def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
-    """The problem of a document, as an answer of this status."""
+def problem_from(document: Mapping[str, Any], status: int) -> ProblemError:
+    """Return the problem that a JSON object describes."""
     kind = str(document.get("type", "")).rpartition(":")[2]
     errors = document.get("errors")
     problem = (LeaseOver if kind == "lease-over" else ProblemError)(
@@ -109,7 +106,7 @@ def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
         kind,
         str(document.get("title", "")),
         str(document.get("detail", "")),
-        # Others than the service answer in JSON, too, with errors of their own form.
+        # The answer may be another program's JSON, with errors in another format.
         tuple(
             FieldError(str(each.get("field", "")), str(each.get("detail", "")))
             for each in (errors if isinstance(errors, list) else ())
@@ -123,16 +120,16 @@ def problem_in(document: Mapping[str, Any], status: int) -> ProblemError:
 
 
 @contextmanager
-def understanding() -> Iterator[None]:
-    """Read an answer. Raises `ChatError` if it is not one that the service gives."""
+def reading_answer() -> Iterator[None]:
+    """Raise `ChatError` if the code in the block cannot read an answer of the service."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
-        raise ChatError("the answer is not the service's: is this its address?") from None
+        raise ChatError("the answer is not from a chat service; check the address") from None
 
 
-def giving_up(
+def final_error(
     reason: str, is_unclear: bool, key: str | None = None, answer: ProblemError | None = None
 ) -> ChatError:
-    """What is raised when the tries are used up."""
+    """Return the error to raise when all tries have failed."""
     return OutcomeUnknown(reason, key) if is_unclear else ServiceUnavailable(reason, answer)

@@ -1,4 +1,4 @@
-"""Server-Sent Events from bytes, by the rules of the WHATWG. Used by `chat_service.client.stream`.
+"""Parses Server-Sent Events as the WHATWG specifies. Used by `chat_service.client.stream`.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -8,12 +8,12 @@ import re
 from typing import NamedTuple
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
-#: Python refuses to read a number of thousands of digits; nobody waits for so many ms.
+#: Digits of the longest `retry:` that is parsed. Python refuses numbers of thousands of digits.
 _RETRY_DIGITS = 9
 
 
 class Event(NamedTuple):
-    """One event."""
+    """An event of a stream."""
 
     type: str
     data: str
@@ -21,12 +21,12 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Takes one stream's bytes, cut anywhere, and gives its events. Never raises."""
+    """Parses the bytes of one stream, split at any position, into events. Never raises."""
 
     def __init__(self) -> None:
-        #: What `retry:` said last, in ms; None where it has not.
+        #: The latest value of `retry:`, in ms; None if there was none.
         self.retry_ms: int | None = None
-        # A byte order mark at the beginning is none of the stream.
+        # "utf-8-sig" skips a byte order mark at the beginning.
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._after_cr = False
         self._line: list[str] = []
@@ -35,12 +35,12 @@ class EventParser:
         self._last_event_id = ""
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that these bytes complete."""
+        """Take the next bytes and return the events that they complete."""
         text = self._decoder.decode(chunk)
         if not text:
             return []
         if self._after_cr and text[0] == "\n":
-            # The other half of a line end that has been seen.
+            # The second half of a CRLF whose CR ended the previous chunk.
             text = text[1:]
         self._after_cr = text.endswith("\r")
         head, *rest = _LINE_END.split(text)
@@ -56,7 +56,7 @@ class EventParser:
         return events
 
     def _take_field(self, line: str) -> None:
-        # A comment is a field without a name.
+        # A comment is parsed as a field with an empty name, and ignored.
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "event":

@@ -1,7 +1,7 @@
-"""One request and its answer, and the patience to ask again. Used by the rest of the client.
+"""Sends requests, with retries. Used by the rest of the client.
 
-Each request has a connection of its own, which is closed when the request is given up: the
-service then knows that nobody waits for the answer any more.
+Each request has its own connection, which is closed if the request is abandoned. That tells the
+service that the client no longer waits for the answer.
 """
 
 import asyncio
@@ -17,22 +17,23 @@ from tornado.iostream import IOStream
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.tcpclient import TCPClient
 
-from chat_service.client.errors import ProblemError, giving_up, problem_of, understanding
+from chat_service.client.errors import ProblemError, final_error, problem_of, reading_answer
 
-#: An answer is waited for so long, beyond what the request itself asks to wait, in seconds.
+#: Timeouts for an answer, in addition to the wait that the request asks for, and for connecting, in
+#: seconds.
 _ANSWER_S, CONNECT_S = 15.0, 10.0
-#: The pause between two tries is at most so long: doubled each time up to the last. In seconds.
+#: The longest pause after the first try and after later ones, in seconds. It doubles each time.
 _PAUSE_S, _PAUSE_MAX_S, _DOUBLINGS = 0.1, 5.0, 6
-#: The service may ask for a pause of so many seconds; nobody waits for longer.
+#: The longest Retry-After that is respected, in seconds.
 _RETRY_AFTER_MAX_S = 30.0
 _HEADERS: Mapping[str, str] = {}
 
 
 class Request(NamedTuple):
-    """What is asked. `path` is below the base URL, escaped.
+    """A request. `path` is escaped and relative to the base URL.
 
-    `wait_s` is how long the service was asked to wait before it answers. A repeat is safe for
-    `within_s` seconds. `key` goes with the error when the tries are used up.
+    `wait_s` is how long the request asks the service to wait before it answers. A retry is safe for
+    `within_s` seconds. `key` is added to the error if all tries fail.
     """
 
     method: str
@@ -45,27 +46,27 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the service said, whatever its status."""
+    """An answer of any status."""
 
     status: int
     headers: HTTPHeaders
     body: bytes
 
     def document(self) -> Any:
-        """The JSON of its body."""
-        with understanding():
+        """Return the body, decoded as JSON. Raise `ChatError` if it is not JSON."""
+        with reading_answer():
             return json.loads(self.body)
 
     @property
     def retry_after_s(self) -> float:
-        """How long the service wants to be left alone, in seconds."""
+        """Return the value of Retry-After in seconds, bounded; 0 if there is none."""
         value = self.headers.get("Retry-After", "")
         is_number = value.isascii() and value.isdigit() and len(value) < 9
         return min(float(value), _RETRY_AFTER_MAX_S) if is_number else 0.0
 
 
 class NotAnswered(Exception):
-    """No whole answer came. `is_sent` where the service may have had the request."""
+    """No complete answer arrived. `is_sent` tells whether the service may have got the request."""
 
     def __init__(self, reason: str, is_sent: bool) -> None:
         super().__init__(reason)
@@ -73,58 +74,59 @@ class NotAnswered(Exception):
 
 
 class Http:
-    """Asks one service, over some connections at the same time, each thing a few times."""
+    """Sends requests to one service, with a limit on open connections, and retries them."""
 
     def __init__(self, base_url: str, tries: int, connections: int) -> None:
         if not base_url.lower().startswith(("http://", "https://")):
-            raise ValueError(f"{base_url!r} begins with neither http:// nor https://")
+            raise ValueError(f"{base_url!r} must begin with http:// or https://")
         self.base_url = base_url.rstrip("/")
         self.tries = tries
         self._free = asyncio.Semaphore(connections)
 
-    async def ask(self, request: Request, tries: int | None = None) -> Answer:
-        """Ask until there is an answer; one with a status of 2xx.
+    async def send(self, request: Request, tries: int | None = None) -> Answer:
+        """Send a request until it is answered with a status of 2xx, and return the answer.
 
-        Raises `ProblemError` for any other that will not pass; when the tries are used up,
-        `OutcomeUnknown` where one of them may have been carried out, or `ServiceUnavailable`.
+        Raise `ProblemError` for an answer that a retry cannot change. When all tries have failed,
+        raise `OutcomeUnknown` if one of them may have been carried out, and `ServiceUnavailable`
+        otherwise.
         """
         loop = asyncio.get_running_loop()
         give_up_at, is_unclear = math.inf, False
         reason, retry_after_s = "", 0.0
-        said: ProblemError | None = None
+        last_answer: ProblemError | None = None
         for number in range(tries or self.tries):
             if number:
                 await asyncio.sleep(pause_s(number, retry_after_s))
             try:
                 async with self._free:
                     began = loop.time()
-                    # Too late for a repeat: it would be another request.
+                    # Too late: the service would treat a retry as a new request.
                     if began > give_up_at:
                         break
-                    answer = await self._once(request)
+                    answer = await self._send_once(request)
             except NotAnswered as error:
                 reason, retry_after_s, may_be_done = str(error), 0.0, error.is_sent
-                said = None
+                last_answer = None
             else:
                 if 200 <= answer.status < 300:
                     return answer
                 problem = problem_of(answer.status, answer.body)
                 if is_unclear and problem.status == 507:
-                    # This try was refused, but an earlier one may have been carried out.
-                    raise giving_up(str(problem), True, request.key)
-                if not problem.is_passing:
+                    # This try was refused for lack of space, but an earlier one may have succeeded.
+                    raise final_error(str(problem), True, request.key)
+                if not problem.is_transient:
                     raise problem
                 reason, retry_after_s = str(problem), answer.retry_after_s
-                said = problem
+                last_answer = problem
                 may_be_done = problem.is_unclear
             if may_be_done:
                 is_unclear = True
                 give_up_at = min(give_up_at, began + request.within_s)
-        # What only looks has no outcome.
+        # A request that changes nothing has no unknown outcome.
         changes = request.method in ("POST", "DELETE")
-        raise giving_up(reason, is_unclear and changes, request.key, said)
+        raise final_error(reason, is_unclear and changes, request.key, last_answer)
 
-    async def _once(self, request: Request) -> Answer:
+    async def _send_once(self, request: Request) -> Answer:
         headers = dict(request.headers)
         if request.body:
             headers["Content-Type"] = "application/json"
@@ -141,17 +143,20 @@ class Http:
 
 
 async def fetch(request: HTTPRequest) -> Answer:
-    """Carry out one request. Cancelling it closes its connection. Raises `NotAnswered`."""
-    # A redirected POST would become a GET.
+    """Send one request and return its answer. Raise `NotAnswered` if there is none.
+
+    Cancelling this closes the connection.
+    """
+    # After a redirect, Tornado would turn a POST into a GET.
     request.follow_redirects = False
     request.decompress_response = False
-    # A stream is one answer, and has no end; what is not streamed has Tornado's other limit.
+    # A stream is one endless body. Other bodies are bounded by Tornado's buffer size.
     http = SimpleAsyncHTTPClient(force_instance=True, max_body_size=1 << 62)
     assert isinstance(http, SimpleAsyncHTTPClient)
     http.tcp_client = dialer = _Dialer(http.resolver)
     fetched = http.fetch(request, raise_error=False)
     try:
-        # Not awaited itself: Tornado complains of a future that was cancelled.
+        # Awaiting the future itself would cancel it, and Tornado would log an error.
         await asyncio.wait((fetched,))
         response = fetched.result()
         return Answer(response.code, response.headers, response.body)
@@ -164,14 +169,14 @@ async def fetch(request: HTTPRequest) -> Answer:
 
 
 class _Dialer(TCPClient):
-    """Makes the one connection of a request, and closes it: Tornado has no way to give one up."""
+    """Opens and closes the connection of one request. Tornado cannot abandon a request itself."""
 
     _stream: IOStream | None = None
     _is_over = False
 
     @property
     def has_connected(self) -> bool:
-        """Whether there was a connection."""
+        """Return whether the connection was established."""
         return self._stream is not None
 
     async def connect(self, *args: Any, **kwargs: Any) -> IOStream:
@@ -182,13 +187,16 @@ class _Dialer(TCPClient):
         return self._stream
 
     def hang_up(self) -> None:
-        """Close the connection, or have it closed as soon as it is there."""
+        """Close the connection now, or as soon as it is established."""
         self._is_over = True
         if self._stream is not None:
             self._stream.close()
 
 
 def pause_s(number: int, retry_after_s: float = 0.0) -> float:
-    """Seconds until try `number`, from 1 on; random, so that many clients do not come at once."""
+    """Return the pause before retry `number`, counted from 1, in seconds.
+
+    It is random, so that many clients do not retry at the same time.
+    """
     longest = min(_PAUSE_S * 2 ** min(number - 1, _DOUBLINGS), _PAUSE_MAX_S)
     return retry_after_s + random.uniform(0, longest)

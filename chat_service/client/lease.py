@@ -1,6 +1,6 @@
-"""Messages on loan: what `ChatClient.lease` gives its caller.
+"""Leases, as returned by `ChatClient.lease`.
 
-A lease has a name, by which `ChatClient` ends and extends it from elsewhere, too.
+A lease has a name. With it, any `ChatClient` can acknowledge, release and extend the lease.
 """
 
 import json
@@ -9,20 +9,19 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from chat_service.client.errors import ChatError, LeaseOver, understanding
+from chat_service.client.errors import ChatError, LeaseOver, reading_answer
 from chat_service.client.http import Http, Request
 from chat_service.client.message import Message
 
-End: TypeAlias = Literal["ack", "release"]
+Action: TypeAlias = Literal["ack", "release"]
 
 
 class Lease:
-    """Some messages of one inbox, which nobody else is given until the lease is over.
+    """Leased messages of one inbox. No other reader receives them until the lease ends.
 
-    As an async context manager it acknowledges what it still holds when the block is left, which
-    raises `LeaseOver` if any of that is lost, and
-    gives it back when the block raises or is cancelled. One without messages may be used like any
-    other, and asks nothing of the service.
+    As an async context manager, it acknowledges the messages that it still holds when the block
+    ends, and raises `LeaseOver` if any of them is lost. If the block raises or is cancelled, it
+    releases them instead. An empty lease can be used in the same way, and sends no requests.
     """
 
     def __init__(
@@ -34,56 +33,56 @@ class Lease:
         messages: list[Message],
         more: bool,
     ) -> None:
-        """`inbox` is its path."""
+        """`inbox` is the path of the inbox."""
         self._http = http
         self._inbox = inbox
         self._name = name
-        # What was neither acknowledged nor given back, in order.
+        # Ids of messages that are neither acknowledged nor released, in order.
         self._held = dict.fromkeys(message.id for message in messages)
-        #: How long it lasts from when it was taken or extended, in seconds.
+        #: Duration since the lease was created or last extended, in seconds.
         self.ttl_s = ttl_s
-        #: What is on loan, oldest first.
+        #: The leased messages, oldest first.
         self.messages = messages
-        #: Whether more was unread than one lease holds.
+        #: Whether there are more unread messages than one lease can hold.
         self.more = more
 
     @property
     def name(self) -> str | None:
-        """What others may acknowledge it by; None where it is empty."""
+        """Return the name of the lease, or None if it is empty."""
         return self._name
 
     def __repr__(self) -> str:
         return f"Lease({self._name!r}, ttl_s={self.ttl_s}, messages={len(self.messages)})"
 
     async def acknowledge(self, ids: Iterable[str] | None = None) -> int:
-        """Mark these messages, or all that it still holds, as read; how many are.
+        """Acknowledge these messages, or all that it still holds, and return how many are.
 
-        Raises `LeaseOver` if any of them could not be acknowledged: it names those that are and
-        those that are lost. Raises `OutcomeUnknown` or `ServiceUnavailable`; may be repeated then,
-        and when cancelled.
+        Raise `LeaseOver` if any of them is lost; it lists the acknowledged and the lost ones. Raise
+        `OutcomeUnknown` or `ServiceUnavailable` if all tries failed. Then, and after a
+        cancellation, it is safe to repeat the call.
         """
         named = list(self._held if ids is None else ids)
         try:
             return await self._settle("ack", named)
         except LeaseOver:
-            # What became of each is told, and nothing of it is held any more.
+            # The error lists each message, and none of them is held any longer.
             self._forget(named)
             raise
 
     async def release(self, ids: Iterable[str] | None = None) -> int:
-        """Make these, or all that it still holds, unread again at once; how many are unread then.
+        """Release these messages, or all that it still holds, and return how many are unread then.
 
-        0 where the lease was over anyway, and others have taken them since. Raises
-        `OutcomeUnknown` or `ServiceUnavailable`; they are unread again then when the lease is over,
-        and so when it is cancelled.
+        Return 0 if the lease had ended and other readers have received the messages. Raise
+        `OutcomeUnknown` or `ServiceUnavailable` if all tries failed. Then, and after a
+        cancellation, the messages become unread at the latest when the lease ends.
         """
         return await self._release(ids)
 
     async def extend(self, ttl_s: float) -> float:
-        """Have it end so many seconds from now; how many the service grants.
+        """Extend the lease to `ttl_s` from now, and return the duration that the service grants.
 
-        Raises `LeaseOver`, `OutcomeUnknown`, `ServiceUnavailable` or `ProblemError`; may be
-        repeated then, and when cancelled.
+        Raise `LeaseOver`, `OutcomeUnknown`, `ServiceUnavailable` or `ProblemError`. Then, and after
+        a cancellation, it is safe to repeat the call.
         """
         if self._name is not None:
             self.ttl_s = await extend(self._http, self._inbox, self._name, ttl_s)
@@ -101,9 +100,9 @@ class Lease:
         if error is None:
             await self.acknowledge()
             return
-        # Without it they are unread again when the lease is over.
+        # If this fails, the messages become unread when the lease ends.
         with suppress(ChatError):
-            # Once: whoever left in a hurry shall not wait for a service that is away.
+            # Try once: an exception or a cancellation should not wait for an unavailable service.
             await self._release(tries=1)
 
     async def _release(self, ids: Iterable[str] | None = None, tries: int | None = None) -> int:
@@ -111,15 +110,17 @@ class Lease:
         try:
             return await self._settle("release", named, tries)
         except LeaseOver:
-            # What was asked for is so; perhaps by a try whose answer was lost.
+            # The lease has ended, possibly by a try whose answer was lost.
             self._forget(named)
             return 0
 
-    async def _settle(self, what: End, ids: Iterable[str] | None, tries: int | None = None) -> int:
+    async def _settle(
+        self, action: Action, ids: Iterable[str] | None, tries: int | None = None
+    ) -> int:
         named = list(self._held if ids is None else ids)
         if self._name is None or not named:
             return 0
-        count = await end(self._http, self._inbox, self._name, what, named, tries)
+        count = await settle(self._http, self._inbox, self._name, action, named, tries)
         self._forget(named)
         return count
 
@@ -128,27 +129,30 @@ class Lease:
             self._held.pop(each, None)
 
 
-async def end(
+async def settle(
     http: Http,
     inbox: str,
     name: str,
-    what: End,
+    action: Action,
     ids: Iterable[str] | None,
     tries: int | None = None,
 ) -> int:
-    """Acknowledge or release messages of a lease, all of them where `ids` is None; how many."""
+    """Acknowledge or release messages of a lease, and return the service's count of them.
+
+    If `ids` is None, this applies to all messages of the lease.
+    """
     fields: dict[str, Any] = {"lease": name}
     if ids is not None:
         fields["ids"] = list(ids)
     body = json.dumps(fields).encode()
-    answer = await http.ask(Request("POST", f"{inbox}/{what}", body), tries)
-    with understanding():
-        return int(answer.document()["acknowledged" if what == "ack" else "released"])
+    answer = await http.send(Request("POST", f"{inbox}/{action}", body), tries)
+    with reading_answer():
+        return int(answer.document()["acknowledged" if action == "ack" else "released"])
 
 
 async def extend(http: Http, inbox: str, name: str, ttl_s: float) -> float:
-    """Have a lease end so many seconds from now; how many the service grants."""
+    """Extend a lease to `ttl_s` from now, and return the duration that the service grants."""
     body = json.dumps({"lease": name, "ttl": ttl_s}).encode()
-    answer = await http.ask(Request("POST", f"{inbox}/extend", body))
-    with understanding():
+    answer = await http.send(Request("POST", f"{inbox}/extend", body))
+    with reading_answer():
         return float(answer.document()["ttl"])

@@ -1,16 +1,16 @@
-"""A message as it is read: what all of the client's ways of reading give."""
+"""The messages that reads, leases and streams return."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 
 class Message(NamedTuple):
-    """One message. Ids sort by the time of acceptance."""
+    """A message. Ids sort by time of acceptance."""
 
     text: str
     id: str
 
 
 def messages_of(documents: Iterable[Mapping[str, str]]) -> list[Message]:
-    """The messages in an answer."""
+    """Return the messages in an answer."""
     return [Message(str(each["text"]), str(each["id"])) for each in documents]

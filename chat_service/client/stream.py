@@ -1,8 +1,8 @@
-"""An inbox as an endless iterator, over broken connections: what `ChatClient.stream` gives.
+"""An inbox as an endless iterator that reconnects, as returned by `ChatClient.stream`.
 
-Made of connections, one after the other. What a connection has brought is handed out before the
-next one is made, also when it has broken meanwhile: the service takes what it wrote for read once
-the connection has stayed open for 10 s, so that nobody else may ever be given it.
+It uses one connection at a time. All messages that a connection has received are returned before
+the next connection is opened, even if the connection has broken: messages that the service wrote
+10 s before may already count as read, so no other reader would receive them.
 """
 
 import asyncio
@@ -17,40 +17,41 @@ from typing import NamedTuple
 
 from tornado.httpclient import HTTPRequest
 
-from chat_service.client.errors import ChatError, ProblemError, problem_of, understanding
+from chat_service.client.errors import ChatError, ProblemError, problem_of, reading_answer
 from chat_service.client.events import EventParser
 from chat_service.client.http import CONNECT_S, Answer, Http, NotAnswered, Request
-from chat_service.client.http import fetch as carry_out
+from chat_service.client.http import fetch as fetch_answer
 from chat_service.client.message import Message, messages_of
 
 log = logging.getLogger(__name__)
 
-#: The service says something every 15 s. A connection silent for so long is dead. In seconds.
+#: A connection that is silent for this long, in seconds, is dead: the service sends every 15 s.
 SILENCE_S = 45.0
-#: The first pause before connecting again, until the service has said how long; it doubles up to
-#: the last one. In seconds.
+#: The pause before reconnecting, until the service sets another, and the longest pause, in seconds.
+#: The pause doubles with each failure.
 _RETRY_S, _RETRY_MAX_S, _DOUBLINGS = 0.2, 30.0, 8
-#: So many ids are known as handled: what comes again does so soon.
+#: Number of handled ids that are kept to detect repeated deliveries, which come soon.
 _HANDLED_MAX = 10_000
-#: An acknowledgement is tried so often: without it the message comes again, and is known then.
+#: Tries of an acknowledgement. If all fail, the message is delivered again and recognized.
 _ACKNOWLEDGE_TRIES = 3
 _TYPE = "text/event-stream"
 
 
 class Stream(AsyncIterator[Message]):
-    """The messages of one inbox, as they come. For one consumer.
+    """An iterator over the messages of one inbox, for one consumer.
 
-    A message counts as handled, and is acknowledged, when the next one is asked for; the stream
-    gives none twice that was handled. The last one, if its consumer stops there, is unread again
-    when the stream is closed: by `aclose`, by leaving its context, or when nobody holds it.
+    A message counts as handled, and is acknowledged, when the next one is requested. The stream
+    never returns a handled message again. If the consumer stops after a message, that message
+    becomes unread when the stream is closed: by `aclose`, by the end of its `async with` block, or
+    by garbage collection.
     """
 
     def __init__(self, http: Http, inbox: str) -> None:
-        """`inbox` is its path."""
+        """`inbox` is the path of the inbox."""
         self._http = http
         self._inbox = inbox
         self._connection: _Connection | None = None
-        self._given: _Delivery | None = None
+        self._delivered: _Delivery | None = None
         self._handled: dict[str, None] = {}
         self._last_handled = ""
         self._retry_s = _RETRY_S
@@ -63,11 +64,11 @@ class Stream(AsyncIterator[Message]):
         return self
 
     async def __anext__(self) -> Message:
-        """Acknowledge what was given last and give the next message, waiting as long as it takes.
+        """Acknowledge the previous message, then wait for the next one without a time limit.
 
-        Connects again by itself, for as long as the service is away. Raises `ProblemError` where
-        the service refuses for good, and `StopAsyncIteration` once closed. Cancelling it loses
-        nothing, and the stream goes on: ask again.
+        Reconnect while the service is unavailable. Raise `ProblemError` if the service refuses
+        permanently, and `StopAsyncIteration` once the stream is closed. After a cancellation, no
+        message is lost and the iteration can continue.
         """
         await self.acknowledge()
         while not self._closed.is_set():
@@ -76,31 +77,31 @@ class Stream(AsyncIterator[Message]):
             elif self._connection.deliveries:
                 delivery = self._connection.deliveries.popleft()
                 if delivery.message.id not in self._handled:
-                    self._given = delivery
+                    self._delivered = delivery
                     return delivery.message
                 await self._settle(delivery)
             elif self._connection.is_over:
                 over, self._connection = self._connection, None
-                self._plan_after(over)
+                self._schedule_after(over)
             else:
                 await self._connection.wait()
                 if self._is_broken and self._connection.was_open:
-                    log.info("the stream goes on")
+                    log.info("the stream has resumed")
                     self._is_broken = False
         raise StopAsyncIteration
 
     async def acknowledge(self) -> None:
-        """Acknowledge the message that was given last, without asking for another one.
+        """Acknowledge the previous message without requesting another one. Never raises.
 
-        For a consumer that stops there; before the stream is closed. Raises nothing.
+        Call this before closing the stream if its last message has been handled.
         """
-        if self._given is not None:
-            self._remember(self._given.message.id)
-            await self._settle(self._given)
-            self._given = None
+        if self._delivered is not None:
+            self._remember(self._delivered.message.id)
+            await self._settle(self._delivered)
+            self._delivered = None
 
     async def aclose(self) -> None:
-        """Close it; what is not acknowledged is unread again soon."""
+        """Close the stream. Messages that are not acknowledged become unread soon."""
         self._closed.set()
         if self._connection is not None:
             await self._connection.close()
@@ -117,24 +118,24 @@ class Stream(AsyncIterator[Message]):
         await self.aclose()
 
     def __del__(self) -> None:
-        # A consumer that broke out of its loop shall not keep messages that it never reads.
+        # A consumer that left its loop must not keep messages that it will never read.
         if self._connection is not None:
             self._connection.abandon()
 
     async def _connect(self) -> "_Connection | None":
-        """The next connection when its time has come; none where the stream is closed before."""
+        """Open the next connection after the pause. Return None if the stream is closed first."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._connect_at):
                 await self._closed.wait()
                 return None
         headers = {"Accept": _TYPE}
         if self._last_handled:
-            # Not the last one received, as a browser would have it: that may not be handled.
+            # Unlike a browser, do not send the last id received: that message may not be handled.
             headers["Last-Event-ID"] = self._last_handled
         return _Connection(f"{self._http.base_url}{self._inbox}/stream", headers)
 
-    def _plan_after(self, connection: "_Connection") -> None:
-        """Plan the next connection. Raises `ProblemError` where there should be none."""
+    def _schedule_after(self, connection: "_Connection") -> None:
+        """Schedule the next connection. Raise `ProblemError` if the service refuses permanently."""
         if connection.retry_s is not None:
             self._retry_s = connection.retry_s
         try:
@@ -147,8 +148,8 @@ class Stream(AsyncIterator[Message]):
         pause_s = min(doubled_s, max(self._retry_s, _RETRY_MAX_S))
         pause_s = max(pause_s, retry_after_s) * random.uniform(1, 1.5)
         self._connect_at = asyncio.get_running_loop().time() + pause_s
-        what = "the stream ended" if connection.was_open else "no stream came"
-        log.info("%s; again in %.1f s", what, pause_s)
+        event = "the stream ended" if connection.was_open else "could not open the stream"
+        log.info("%s; reconnecting in %.1f s", event, pause_s)
         self._is_broken = True
 
     def _remember(self, message_id: str) -> None:
@@ -158,44 +159,44 @@ class Stream(AsyncIterator[Message]):
             del self._handled[next(iter(self._handled))]
 
     async def _settle(self, delivery: "_Delivery") -> None:
-        """Have a message counted as read. Raises nothing: else it comes again, and is known."""
+        """Acknowledge a message. Never raises: after a failure, its repetition is recognized."""
         connection = self._connection
         if connection is None or connection.is_lost:
-            # The next connection says it by its Last-Event-ID.
+            # The next connection acknowledges it with its Last-Event-ID.
             return
         body = json.dumps({"lease": delivery.lease, "ids": [delivery.message.id]}).encode()
         tries = 1 if connection.is_over else _ACKNOWLEDGE_TRIES
         try:
-            await self._http.ask(Request("POST", f"{self._inbox}/ack", body), tries)
+            await self._http.send(Request("POST", f"{self._inbox}/ack", body), tries)
         except ChatError as error:
-            log.info("a message of a stream was not acknowledged: %s", error)
+            log.info("could not acknowledge a message: %s", error)
             connection.is_lost = connection.is_over
 
 
 class _Delivery(NamedTuple):
-    """A message, and the lease by which this stream has it."""
+    """A message, and the lease under which it was delivered."""
 
     message: Message
     lease: str
 
 
 class _Connection:
-    """One connection of a stream: what it has brought, until it is over.
+    """One connection of a stream, with the messages that it has received.
 
-    It knows nothing of its stream, so that a stream that nobody holds can be closed.
+    It has no reference to its stream, so that an unused stream can be garbage-collected.
     """
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.deliveries: deque[_Delivery] = deque()
-        #: Whether nothing can be acknowledged by its lease any more. Its stream says so.
+        #: Whether its lease can no longer be used to acknowledge. Set by the stream.
         self.is_lost = False
         self._parser = EventParser()
         self._lease = ""
         self._status = 0
-        self._is_foreign = False
+        self._is_invalid = False
         self._type = ""
         self._body = b""
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         request = HTTPRequest(
             url,
             headers=headers,
@@ -205,60 +206,62 @@ class _Connection:
             streaming_callback=self._take,
         )
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(carry_out(request))
-        self._task.add_done_callback(self._have_ended)
+        self._task = self._loop.create_task(fetch_answer(request))
+        self._task.add_done_callback(self._on_end)
 
     @property
     def is_over(self) -> bool:
-        """Whether it brings no more."""
+        """Return whether it has ended."""
         return self._task.done()
 
     @property
     def was_open(self) -> bool:
-        """Whether the service has begun to stream."""
+        """Return whether the service has opened the stream."""
         return bool(self._lease)
 
     @property
     def retry_s(self) -> float | None:
-        """The pause that the service wishes before the next connection, in seconds."""
+        """Return the pause that the service asks for before reconnecting, in seconds, or None."""
         return None if self._parser.retry_ms is None else self._parser.retry_ms / 1000
 
     async def wait(self) -> None:
-        """Wait until there is something, or it is over; ends it where it is silent."""
-        self._news.clear()
+        """Wait for data or the end of the connection. Close it if it is silent for too long."""
+        self._changed.clear()
         try:
             async with asyncio.timeout(SILENCE_S):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             await self.close()
 
     def end(self) -> float:
-        """How long the service wants to be left alone, in seconds, once it is over.
+        """Return the Retry-After of an ended connection, in seconds.
 
-        Raises `ProblemError` where it refused for good.
+        Raise `ProblemError` if the service refused permanently.
         """
-        if self._is_foreign:
-            raise ProblemError(200, title="The answer is not the service's: is this its address?")
+        if self._is_invalid:
+            raise ProblemError(
+                200, title="The answer is not from a chat service; check the address"
+            )
         try:
             answer = self._task.result()._replace(body=self._body)
         except (NotAnswered, asyncio.CancelledError):
             return 0.0
         if answer.status == 200:
             if not self._type.startswith(_TYPE):
-                raise ProblemError(200, title="The answer is no stream: is this the service?")
+                raise ProblemError(200, title="The answer is not a stream; check the address")
         elif answer.status < 500 and answer.status != 429:
             raise problem_of(answer.status, answer.body)
         return answer.retry_after_s
 
     async def close(self) -> None:
-        """End it."""
+        """Close the connection and wait until it is closed."""
         self._task.cancel()
         await asyncio.wait((self._task,))
 
     def abandon(self) -> None:
-        """End it, from wherever."""
+        """Close the connection from any thread, without waiting."""
         with suppress(RuntimeError):
-            # Unless the loop has been closed, and the connection with it.
+            # A closed loop raises RuntimeError; the connection is closed then, too.
             self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _take_header(self, line: str) -> None:
@@ -273,13 +276,13 @@ class _Connection:
             self._body += chunk
             return
         try:
-            with understanding():
+            with reading_answer():
                 self._take_events(chunk)
         except ChatError:
-            # Another's stream. Its end says so.
-            self._is_foreign = True
+            # Not a stream of this service; `end` reports that.
+            self._is_invalid = True
             self._task.cancel()
-        self._news.set()
+        self._changed.set()
 
     def _take_events(self, chunk: bytes) -> None:
         for event in self._parser.feed(chunk):
@@ -289,8 +292,8 @@ class _Connection:
                 message = messages_of([json.loads(event.data)])[0]
                 self.deliveries.append(_Delivery(message, self._lease))
 
-    def _have_ended(self, task: asyncio.Task[Answer]) -> None:
+    def _on_end(self, task: asyncio.Task[Answer]) -> None:
         if not task.cancelled():
-            # So that it counts as seen also where nobody asks.
+            # Retrieve the exception, so that asyncio does not log it if `end` is never called.
             task.exception()
-        self._news.set()
+        self._changed.set()

@@ -1,4 +1,4 @@
-"""Waiting for longer than the service lets a request wait: asked again and again, without haste.
+"""Repeats long polls to wait for longer than the service lets one request wait.
 
 Used by `chat_service.client.chat`.
 """
@@ -12,14 +12,17 @@ from chat_service.client.http import Answer, pause_s
 
 T = TypeVar("T")
 
-#: One request waits so long, in seconds: less than the service allows, unless its operator has
-#: changed that.
+#: The wait of one request, in seconds: less than the service's default maximum.
 _WAIT_S = 20.0
 _APPLIED = re.compile(r"wait=([0-9.]+)")
 
 
-class Asked(NamedTuple, Generic[T]):
-    """One answer: whether it is what was waited for, and how long the service would have waited."""
+class Polled(NamedTuple, Generic[T]):
+    """The result of one long poll.
+
+    `is_found` tells whether it is what the caller waits for. `granted_s` is how long the service
+    was willing to wait.
+    """
 
     result: T
     is_found: bool
@@ -27,24 +30,27 @@ class Asked(NamedTuple, Generic[T]):
 
 
 def granted(answer: Answer, wait_s: float) -> float:
-    """How long the service was willing to wait: it says where that is less than was asked."""
+    """Return how long the service was willing to wait, in seconds.
+
+    The service states it if it is less than the request asked for.
+    """
     applied = _APPLIED.search(answer.headers.get("Preference-Applied", ""))
     return wait_s if applied is None else min(float(applied[1]), wait_s)
 
 
-async def until(timeout_s: float, ask: Callable[[float], Awaitable[Asked[T]]]) -> T:
-    """Ask, with how long to wait for an answer, until it is found or the time is over."""
+async def poll_until(timeout_s: float, poll: Callable[[float], Awaitable[Polled[T]]]) -> T:
+    """Call `poll` with a wait in seconds until it finds something or `timeout_s` has passed."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     early = 0
     while True:
         began = loop.time()
-        asked = await ask(min(max(deadline - began, 0.0), _WAIT_S))
+        polled = await poll(min(max(deadline - began, 0.0), _WAIT_S))
         now = loop.time()
-        if asked.is_found or now >= deadline:
-            return asked.result
-        # A service that stops, or that lets nobody wait, has nothing to say at once.
-        is_early = now - began < asked.granted_s / 2 or not asked.granted_s
+        if polled.is_found or now >= deadline:
+            return polled.result
+        # A service that is stopping, or does not allow waiting, returns early; do not spin then.
+        is_early = now - began < polled.granted_s / 2 or not polled.granted_s
         early = early + 1 if is_early else 0
         if early:
             await asyncio.sleep(min(pause_s(early), deadline - now))

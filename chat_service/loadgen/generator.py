@@ -1,11 +1,12 @@
-"""Presses a service with posts and reads, and says of every request what became of it.
+"""Sends posts and reads to a service, and reports the outcome of every request.
 
-Closed loop: each connection sends its next request once the last is answered. Open loop: requests
-are sent at their moments whatever becomes of earlier ones, and a latency counts from the moment at
-which the request was due, so that a stall counts for all that it held up.
+In a closed loop, each connection sends its next request when the previous one is answered. In an
+open loop, requests are sent on schedule whether or not earlier ones are answered. Latency is then
+measured from the time at which a request was due, so a stall counts for every request that it
+delayed.
 
-Speaks just enough HTTP for that, so that it costs little beside what it presses. Used by
-`chat load`, and by the generator of the benchmark in tests/bench.
+It implements only the HTTP that it needs, so it uses little CPU beside the service. Used by
+`chat load` and by tests/bench.
 """
 
 import asyncio
@@ -19,16 +20,17 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-#: A connection that was lost is made again after so long, in seconds.
-_AGAIN_AFTER_S = 0.2
-#: What is open at the end is waited for so long, in seconds.
-_LAST_ANSWERS_S = 5.0
+#: Time before a lost connection is replaced, in seconds.
+_RECONNECT_AFTER_S = 0.2
+#: At the end, time to wait for open requests, in seconds.
+_FINISH_S = 5.0
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What to send. `posts` is their share; `rate` is in requests a second, 0 for a closed loop.
+    """What to send.
 
-    The users are taken at random, or in turn.
+    `posts` is the share of posts, from 0 to 1. `rate` is in requests per second; 0 means a closed
+    loop. Inboxes are chosen at random, or in turn with `in_turn`.
     """
 
     port: int
@@ -47,8 +49,10 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Outcome(NamedTuple):
-    """What became of a request: its status, 0 where its connection was lost, and the answer; when
-    it was due and when it was answered (`time.perf_counter` seconds).
+    """The outcome of a request.
+
+    `status` is 0 if the connection was lost. `due` and `at` are when the request was due and when
+    it was answered, in seconds of `time.perf_counter`.
     """
 
     status: int
@@ -58,67 +62,70 @@ class Outcome(NamedTuple):
 
 
 class LoadGenerator:
-    """One load. `connect`, then `run`, then `close`; each outcome is told to `on`."""
+    """Generates one load: call `connect`, then `run`, then `close`.
 
-    def __init__(self, load: Load, on: Callable[[Outcome], None]) -> None:
+    Passes each outcome to `on_outcome`.
+    """
+
+    def __init__(self, load: Load, on_outcome: Callable[[Outcome], None]) -> None:
         self._load = load
-        self._on = on
-        self._stream = requests(load)
+        self._on_outcome = on_outcome
+        self._requests = requests(load)
         self._connections: set[_Connection] = set()
         self._idle: deque[_Connection] = deque()
-        self._late: deque[tuple[bytes, float]] = deque()
+        self._backlog: deque[tuple[bytes, float]] = deque()
         self._is_over = self._is_closed = False
-        self._again: set[asyncio.Task[None]] = set()
+        self._reconnects: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> None:
-        """Make all connections. Raises OSError where the service is not there."""
+        """Open all connections. Raise OSError if the service cannot be reached."""
         for _ in range(self._load.connections):
             await self._connect()
 
     async def run(self, began: float, seconds: float) -> None:
-        """LoadGenerator for so long from that moment on, then wait for the last answers."""
+        """Send requests from `began` on for `seconds`, then wait for the last answers."""
         rate = self._load.rate
         if not rate:
             while self._idle:
-                self._idle.popleft().send(next(self._stream), time.perf_counter())
+                self._idle.popleft().send(next(self._requests), time.perf_counter())
             await asyncio.sleep(began + seconds - time.perf_counter())
         else:
             await self._run_at(rate, began, began + seconds)
         await self.finish()
 
     async def finish(self) -> None:
-        """Begin no more requests, and wait for the last answers."""
+        """Start no more requests, and wait a few seconds for the last answers."""
         self._is_over = True
-        end = time.perf_counter() + _LAST_ANSWERS_S
-        while self._late or any(each.is_asking for each in self._connections):
+        end = time.perf_counter() + _FINISH_S
+        while self._backlog or any(each.is_busy for each in self._connections):
             if time.perf_counter() > end:
                 break
             await asyncio.sleep(0.01)
 
-    async def ask(self, asked: list[bytes]) -> None:
-        """Send these, as fast as it goes, and wait for their answers.
+    async def send_all(self, batch: list[bytes]) -> None:
+        """Send these requests as fast as possible, and wait for their answers.
 
-        Gives up where for some seconds there is no connection, and none can be made.
+        Give up if there is no connection for some seconds.
         """
         now = time.perf_counter()
-        self._late.extend((request, now) for request in asked)
-        while self._late and self._idle:
-            self._idle.popleft().send(*self._late.popleft())
+        self._backlog.extend((request, now) for request in batch)
+        while self._backlog and self._idle:
+            self._idle.popleft().send(*self._backlog.popleft())
         connected = now
-        while self._late or any(each.is_asking for each in self._connections):
+        while self._backlog or any(each.is_busy for each in self._connections):
             await asyncio.sleep(0.01)
             now = time.perf_counter()
             if self._connections:
                 connected = now
-            elif now - connected > _LAST_ANSWERS_S:
+            elif now - connected > _FINISH_S:
                 return
 
     async def close(self) -> None:
         """Close all connections."""
         self._is_over = self._is_closed = True
-        for task in self._again:
+        for task in self._reconnects:
             task.cancel()
-        await asyncio.gather(*self._again, return_exceptions=True)
+        await asyncio.gather(*self._reconnects, return_exceptions=True)
         for connection in self._connections:
             connection.close()
 
@@ -128,9 +135,9 @@ class LoadGenerator:
             while (due := began + sent / rate) <= now:
                 sent += 1
                 if self._idle:
-                    self._idle.popleft().send(next(self._stream), due)
+                    self._idle.popleft().send(next(self._requests), due)
                 else:
-                    self._late.append((next(self._stream), due))
+                    self._backlog.append((next(self._requests), due))
             await asyncio.sleep(max(began + sent / rate - time.perf_counter(), 0))
 
     async def _connect(self) -> None:
@@ -146,42 +153,42 @@ class LoadGenerator:
         self._next(connection)
 
     def _answered(self, connection: "_Connection", outcome: Outcome) -> None:
-        self._on(outcome)
+        self._on_outcome(outcome)
         self._next(connection)
 
     def _next(self, connection: "_Connection") -> None:
-        if self._late:
-            connection.send(*self._late.popleft())
-        elif self._load.rate or self._is_over or not connection.has_asked:
+        if self._backlog:
+            connection.send(*self._backlog.popleft())
+        elif self._load.rate or self._is_over or not connection.was_used:
             self._idle.append(connection)
         else:
-            connection.send(next(self._stream), time.perf_counter())
+            connection.send(next(self._requests), time.perf_counter())
 
     def _lost(self, connection: "_Connection") -> None:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        if connection.is_asking:
-            self._on(Outcome(0, b"", connection.due, time.perf_counter()))
+        if connection.is_busy:
+            self._on_outcome(Outcome(0, b"", connection.due, time.perf_counter()))
         if not self._is_closed:
-            task = asyncio.get_running_loop().create_task(self._connect_again(connection))
-            self._again.add(task)
-            task.add_done_callback(self._again.discard)
+            task = asyncio.get_running_loop().create_task(self._reconnect(connection))
+            self._reconnects.add(task)
+            task.add_done_callback(self._reconnects.discard)
 
-    async def _connect_again(self, lost: "_Connection") -> None:
-        """A connection in the place of one that was lost, as soon as there can be one."""
+    async def _reconnect(self, lost: "_Connection") -> None:
+        """Replace a lost connection as soon as the service can be reached."""
         while not self._is_closed:
-            await asyncio.sleep(_AGAIN_AFTER_S)
+            await asyncio.sleep(_RECONNECT_AFTER_S)
             try:
                 await self._connect()
             except OSError:
                 if not self._load.rate and not self._is_over:
-                    # In a closed loop, an attempt is a request.
+                    # In a closed loop, an attempt to connect counts as a request.
                     now = time.perf_counter()
-                    self._on(Outcome(0, b"", now, now))
+                    self._on_outcome(Outcome(0, b"", now, now))
                 continue
             if not self._load.rate and self._idle and not self._is_over:
-                self._idle.popleft().send(next(self._stream), time.perf_counter())
+                self._idle.popleft().send(next(self._requests), time.perf_counter())
             return
 
 
@@ -199,18 +206,18 @@ class _Connection(asyncio.Protocol):
         self._wanted = 0
         self._is_closed = False
         self.due = 0.0
-        self.is_asking = False
-        self.has_asked = False
+        self.is_busy = False
+        self.was_used = False
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's are not of asyncio's class.
+        # uvloop's transports do not inherit from asyncio's class.
         self._transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes, due: float) -> None:
-        """Send a request that was due at a moment."""
+        """Send a request that was due at the time `due`."""
         self.due = due
-        self.is_asking = self.has_asked = True
+        self.is_busy = self.was_used = True
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -226,14 +233,14 @@ class _Connection(asyncio.Protocol):
             stop = head.find(b"\r", start)
             length = data[start + 16 : stop if stop > 0 else end] if start >= 0 else b""
             self._wanted = end + 4 + int(length) if length else 0
-        # A body in chunks ends with an empty one.
+        # A chunked body ends with an empty chunk.
         is_whole = len(data) >= self._wanted if self._wanted else data.endswith(b"0\r\n\r\n")
         if not is_whole:
             self._buffer = data
             return
         self._buffer = b""
         self._wanted = 0
-        self.is_asking = False
+        self.is_busy = False
         self._on_answer(self, Outcome(int(data[9:12]), data, self.due, time.perf_counter()))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -246,7 +253,7 @@ class _Connection(asyncio.Protocol):
 
 
 def requests(load: Load) -> Iterator[bytes]:
-    """Requests without end, over the users at random or in turn."""
+    """Yield requests endlessly, for inboxes at random or in turn."""
     rng = random.Random(load.seed)
     text = "x" * load.text_bytes
     posts = []
@@ -262,7 +269,7 @@ def requests(load: Load) -> Iterator[bytes]:
 
 
 def reads_of(load: Load) -> list[bytes]:
-    """A read of each inbox."""
+    """Return one read of each inbox."""
     head = f"HTTP/1.1\r\nHost: {_host(load)}\r\n\r\n"
     return [f"GET /chat/{load.prefix}-{number} {head}".encode() for number in range(load.users)]
 

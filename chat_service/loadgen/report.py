@@ -1,4 +1,4 @@
-"""Draws what `chat load` has counted, in text: bars, a line of columns, one line of progress."""
+"""Formats the results of a load test as text: a histogram, columns per second, and progress."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,12 +7,12 @@ from chat_service.loadgen.stats import LoadStats, Second
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _COLUMNS = "▁▂▃▄▅▆▇█"
 _BAR_CELLS, _COLUMNS_MAX = 40, 60
-#: Bounds of the histogram's rows, in ms: 1, 2, 5, 10, ...
+#: Upper bounds of the histogram's rows, in ms: ..., 1, 2, 5, 10, ...
 _BOUNDS_MS = [part * 10.0**power for power in range(-2, 6) for part in (1, 2, 5)]
 
 
 def progress(second: Second, number: int, errors: int) -> str:
-    """One second, in a line."""
+    """Return the progress line for one second."""
     latencies = second.latencies
     return (
         f"{number:4d} s  {latencies.count:7,d} requests/s  p50 {latencies.rank_ms(0.5):7.2f} ms  "
@@ -21,10 +21,10 @@ def progress(second: Second, number: int, errors: int) -> str:
 
 
 def report(stats: LoadStats, seconds: float) -> Iterator[str]:
-    """All of it, line by line."""
+    """Yield the lines of the report."""
     latencies = stats.all
     rate = latencies.count / seconds
-    yield f"{latencies.count:,d} requests in {seconds:.1f} s: {rate:,.0f} a second"
+    yield f"{latencies.count:,d} requests in {seconds:.1f} s: {rate:,.0f} per second"
     ranks = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
     parts = [f"{name} {latencies.rank_ms(share):.2f} ms" for share, name in ranks]
     yield "  ".join([*parts, f"longest {latencies.worst_s * 1000:.2f} ms"])
@@ -59,13 +59,13 @@ def _histogram(stats: LoadStats) -> Iterator[str]:
 
 def _bar(share: float) -> str:
     eighths = round(share * _BAR_CELLS * 8)
-    # What is there at all is seen.
+    # A bar that is not empty is visible.
     eighths = max(eighths, 1) if share else 0
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
 def _columns(title: str, values: Sequence[float]) -> str:
-    """A column for each second, or for some together where there are too many."""
+    """Return a column per second, or per group of seconds if there are too many."""
     each = -(-len(values) // _COLUMNS_MAX)
     groups = [values[at : at + each] for at in range(0, len(values), each)]
     means = [sum(group) / len(group) for group in groups]
@@ -79,12 +79,16 @@ def _account(stats: LoadStats) -> Iterator[str]:
     if stats.missing > 0:
         rest = f" + missing {stats.missing:,d}"
     elif stats.missing < 0:
-        rest = f" - {-stats.missing:,d} whose acceptance was not told"
+        rest = f" - {-stats.missing:,d} whose confirmation was lost"
     yield (
-        f"accepted {stats.accepted:,d} = read {stats.read:,d} + left, and taken at the end "
+        f"accepted {stats.accepted:,d} = read {stats.read:,d} + read at the end "
         f"{stats.swept:,d}{rest}"
     )
     for status, count in sorted(stats.errors.items()):
-        yield f"errors: {count:,d} of {status or 'lost connections'}"
+        yield (
+            f"errors with status {status}: {count:,d}"
+            if status
+            else f"lost connections: {count:,d}"
+        )
     if stats.errors[0] or stats.errors[503]:
-        yield "what was answered with an error may be stored or read all the same"
+        yield "requests that failed may have stored or consumed messages all the same"

@@ -1,4 +1,4 @@
-"""Counts what `chat load` is told: how many, how soon, second by second, and what of it failed."""
+"""Counts the outcomes of a load test: latencies, errors, and requests in each second."""
 
 import math
 from collections import Counter
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from chat_service.loadgen.generator import Outcome
 
-#: A step between two classes of latency is a fiftieth part: two percent.
+#: Each class of latencies is wider than the one before by the factor exp(1/50), two percent.
 _STEPS = 50
 _LEAST_S = 1e-6
 
 
 class Latencies:
-    """How often each latency occurred, to two percent; it costs the same however many there are."""
+    """A histogram of latencies with a precision of two percent, in constant memory."""
 
     def __init__(self) -> None:
         self.classes: Counter[int] = Counter()
@@ -20,13 +20,13 @@ class Latencies:
         self.worst_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one latency."""
         self.classes[int(math.log(max(seconds, _LEAST_S) / _LEAST_S) * _STEPS)] += 1
         self.count += 1
         self.worst_s = max(self.worst_s, seconds)
 
     def rank_ms(self, share: float) -> float:
-        """The latency that this share of all did not exceed, in ms; 0 where there are none."""
+        """Return the latency that this share of all did not exceed, in ms; 0 if there are none."""
         left = share * self.count
         for each in sorted(self.classes):
             left -= self.classes[each]
@@ -35,7 +35,7 @@ class Latencies:
         return self.worst_s * 1000
 
     def between(self, low_ms: float, high_ms: float) -> int:
-        """How many lie in a span of ms, the lower bound included."""
+        """Return how many latencies lie from `low_ms` to below `high_ms`."""
         return sum(
             count
             for each, count in self.classes.items()
@@ -45,7 +45,7 @@ class Latencies:
 
 @dataclass
 class Second:
-    """What was answered in one second."""
+    """The requests that were answered in one second."""
 
     latencies: Latencies = field(default_factory=Latencies)
     errors: int = 0
@@ -53,27 +53,27 @@ class Second:
 
 @dataclass
 class LoadStats:
-    """All of a load. `began` is a moment of `time.perf_counter`."""
+    """The counts of a load test. `began` is a time of `time.perf_counter`."""
 
     began: float
     all: Latencies = field(default_factory=Latencies)
     seconds: list[Second] = field(default_factory=list)
-    #: By status; 0: the connection was lost before the answer.
+    #: Errors by status; 0 if the connection was lost before the answer.
     errors: Counter[int] = field(default_factory=Counter)
     accepted: int = 0
     read: int = 0
-    #: Taken at the end, so that nothing is left in the inboxes.
+    #: Messages that were read at the end to empty the inboxes.
     swept: int = 0
     is_sweeping: bool = False
 
     def count(self, outcome: Outcome) -> None:
-        """Count a request's outcome."""
+        """Count the outcome of a request."""
         status = outcome.status
         messages = outcome.answer.count(b'"id":"') if status == 200 else 0
         if self.is_sweeping:
             self.swept += messages
             if status == 201:
-                # It was posted before, and is answered late.
+                # A post from before the sweep, answered late.
                 self.accepted += 1
             elif status != 200:
                 self.errors[status] += 1
@@ -93,5 +93,5 @@ class LoadStats:
 
     @property
     def missing(self) -> int:
-        """Messages that were accepted and have not been seen."""
+        """Return how many accepted messages were not read. Lost confirmations make it negative."""
         return self.accepted - self.read - self.swept

@@ -1,8 +1,8 @@
-"""OpenTelemetry: traces of requests, and what `/metrics` counts, sent to a collector over OTLP.
+"""OpenTelemetry: sends traces of requests, and the metrics of `/metrics`, to a collector over OTLP.
 
-An extra (`otel`) that is off unless the setting `telemetry` says `otlp`; made by
-`chat_service.service`. Everything else is said by OpenTelemetry's own variables in the environment,
-which its SDK reads: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, ...
+Needs the extra `otel`. It is off unless the setting `telemetry` is `otlp`; `chat_service.service`
+creates it. The SDK reads all other options from OpenTelemetry's environment variables:
+`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and so on.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from chat_service.otlp.daemon_thread import on_daemon_thread
 from chat_service.otlp.metrics import MetricsExport
 from chat_service.otlp.tracing import RequestTracer
 
-#: How long the last traces and counts may take on their way when the service stops, in seconds.
+#: Time to send the last traces and metrics when the service stops, in seconds.
 _STOP_S = 3.0
-#: A batch links to all its requests.
+#: The span of a batch links to all its requests.
 _LIMITS = SpanLimits(max_links=5000)
 
 
 class Telemetry:
-    """Sends what this process does. A collector that is away costs nothing but its data."""
+    """Sends the telemetry of this process. If the collector is unavailable, only data is lost."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """`registry` holds what this process counts."""
+        """Send the metrics in `registry`, which are those of this process."""
         resource = Resource.create(
             {
                 "service.name": os.environ.get("OTEL_SERVICE_NAME", "chat-inbox"),
@@ -49,11 +49,11 @@ class Telemetry:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to send counts; traces are sent as they come."""
+        """Start to send metrics. Traces are sent even without this."""
         self._task = asyncio.create_task(self._metrics.run(), name="otlp-metrics")
 
     async def stop(self) -> None:
-        """Send what is left, for a few seconds at most. Safe twice."""
+        """Send what is left, for at most 3 s. May be called twice."""
         if self._task is None:
             return
         self._task.cancel()

@@ -1,7 +1,7 @@
-"""Runs what blocks on a thread that the end of the process does not wait for.
+"""Runs blocking calls on a daemon thread, which does not delay the exit of the process.
 
-The loop's own threads are joined when it closes: an exporter whose collector hangs would hold
-that up.
+The event loop's own executor threads are joined when the loop closes, so an exporter would delay
+the exit if its collector hangs.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 async def on_daemon_thread(work: Callable[[], object]) -> None:
-    """Do it, and wait until it is done. Cancelled, it goes on, and nobody waits for it."""
+    """Call `work` on a daemon thread and wait for it. If cancelled, the call continues alone."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
 
@@ -19,7 +19,7 @@ async def on_daemon_thread(work: Callable[[], object]) -> None:
         try:
             work()
         finally:
-            # The loop may not have waited, and be closed.
+            # The loop may be closed by now.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(done.set)
 

@@ -1,7 +1,7 @@
-"""The counters of `/metrics` as OpenTelemetry's data, sent to a collector now and then.
+"""Converts the metrics of `/metrics` to OpenTelemetry's format, and sends them periodically.
 
-The counts themselves are kept by prometheus_client only: what a dashboard, a scrape and a collector
-show is the same. Each process sends its own, told apart by `service.instance.id`.
+prometheus_client holds the only copy of the metrics, so dashboards, scrapes and collectors agree.
+Each process sends its own metrics, identified by `service.instance.id`.
 """
 
 import asyncio
@@ -49,7 +49,10 @@ _Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class MetricsExport:
-    """Sends the counts of one registry. `collect` belongs to the loop, `send` to any thread."""
+    """Sends the metrics of one registry.
+
+    Call `collect` on the event loop. `send` may be called on any thread.
+    """
 
     def __init__(self, registry: CollectorRegistry, resource: Resource) -> None:
         self._registry = registry
@@ -59,18 +62,18 @@ class MetricsExport:
         self._one_at_a_time = threading.Lock()
         self._is_delta = os.environ.get(_PREFERENCE, "").lower() == "delta"
         self._began_ns = self._collected_ns = time.time_ns()
-        # What was told last, where only the difference is told.
-        self._told: dict[_Series, Sequence[float]] = {}
+        # The values sent last, used with delta temporality.
+        self._sent: dict[_Series, Sequence[float]] = {}
 
     async def run(self) -> None:
-        """Send now and then until cancelled. What a collector does not take is not told again."""
+        """Send metrics periodically until cancelled. Data that the collector refuses is lost."""
         while True:
             await asyncio.sleep(self._every_s)
             data = self.collect()
             await on_daemon_thread(partial(self.send, data))
 
     def collect(self) -> MetricsData:
-        """All counts as of now."""
+        """Return all metrics as of now."""
         now_ns = time.time_ns()
         since_ns = self._collected_ns if self._is_delta else self._began_ns
         metrics = [
@@ -83,14 +86,14 @@ class MetricsExport:
         return MetricsData([ResourceMetrics(self._resource, [scope], "")])
 
     def send(self, data: MetricsData) -> None:
-        """Send what was collected; blocks. What keeps it is logged by the exporter."""
+        """Send the data, blocking. If that fails, the exporter logs the cause."""
         with self._one_at_a_time:
             result = self._exporter.export(data)
         if result is not MetricExportResult.SUCCESS:
-            log.warning("the collector did not take the metrics")
+            log.warning("metrics not sent to the collector")
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._exporter.shutdown(timeout_millis=0)
 
     def _metric(self, family: Family, since_ns: int, now_ns: int) -> Metric:
@@ -103,14 +106,16 @@ class MetricsExport:
                 [
                     NumberDataPoint(sample.labels, now_ns, now_ns, sample.value)
                     for sample in family.samples
-                    # What is unknown is left out.
+                    # Unknown values are omitted.
                     if not math.isnan(sample.value)
                 ]
             )
         elif family.type == "counter":
             data = Sum(
                 [
-                    NumberDataPoint(sample.labels, since_ns, now_ns, self._news(sample)[0])
+                    NumberDataPoint(
+                        sample.labels, since_ns, now_ns, self._values_to_send(sample)[0]
+                    )
                     for sample in family.samples
                 ],
                 temporality,
@@ -129,11 +134,11 @@ class MetricsExport:
     def _histogram(
         self, samples: Sequence[Sample], since_ns: int, now_ns: int
     ) -> HistogramDataPoint:
-        """One series: its buckets in order, of which each holds the one before; count; sum."""
+        """Convert one series: its cumulative buckets in order, its count and its sum."""
         *buckets, count, total = samples
-        upto = [bucket.value for bucket in buckets]
-        within = map(sub, upto, [0.0, *upto])
-        *counts, summed = self._news(count, *within, total.value)
+        cumulative = [bucket.value for bucket in buckets]
+        in_bucket = map(sub, cumulative, [0.0, *cumulative])
+        *counts, summed = self._values_to_send(count, *in_bucket, total.value)
         bounds = [float(bucket.labels["le"]) for bucket in buckets[:-1]]
         return HistogramDataPoint(
             count.labels,
@@ -143,32 +148,32 @@ class MetricsExport:
             summed,
             [int(each) for each in counts],
             bounds,
-            # Not known; both are optional on the wire.
+            # Minimum and maximum are unknown, and optional in the protocol.
             None,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
         )
 
-    def _news(self, sample: Sample, *values: float) -> Sequence[float]:
-        """What is to be told of a series: its values, or how much they have grown."""
+    def _values_to_send(self, sample: Sample, *values: float) -> Sequence[float]:
+        """Return a series' values or, with delta temporality, their growth since the last call."""
         values = values or (sample.value,)
         if not self._is_delta:
             return values
         series = (sample.name, tuple(sorted(sample.labels.items())))
-        told = self._told.get(series, (0.0,) * len(values))
-        self._told[series] = values
-        return [value - before for value, before in zip(values, told, strict=True)]
+        sent = self._sent.get(series, (0.0,) * len(values))
+        self._sent[series] = values
+        return [value - before for value, before in zip(values, sent, strict=True)]
 
 
 def _interval_s() -> float:
-    """Raises ValueError for what is no interval."""
+    """Return the export interval in seconds. Raise ValueError if the variable is invalid."""
     given = os.environ.get(_INTERVAL) or "60000"
     if not re.fullmatch(r"[1-9][0-9]{0,8}", given):
-        raise ValueError(f"{_INTERVAL}: must be a number of milliseconds, not {given!r}")
+        raise ValueError(f"{_INTERVAL} must be a number of milliseconds, not {given!r}")
     return int(given) / 1000
 
 
 def _by_series(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    """A histogram's samples, together for each combination of labels."""
+    """Yield a histogram's samples, grouped by combination of labels."""
     series: list[Sample] = []
     for sample in samples:
         series.append(sample)

@@ -1,12 +1,12 @@
-"""Traces: a span for each request, its wait in the queue, its batch, and each database operation.
+"""Traces: a span for each request, its time in the queue, its batch, and each database operation.
 
-    POST /chat            the request, within the client's trace where it names one (traceparent)
-     ├─ queue             from its acceptance to the start of its batch; links to the batch
-     └─ batch             what was done for it and others at once; links to each of them
-         ├─ insert        MongoDB, repeats included
+    POST /chat            the request; part of the client's trace if it sends a traceparent
+     ├─ queue             from acceptance to the start of its batch; links to the batch
+     └─ batch             serves this request and others together; links to each of them
+         ├─ insert        a MongoDB operation, including retries
          └─ find, claim
 
-A batch is one piece of work of many traces: it lies in that of its oldest traced request.
+A batch serves requests of many traces. Its span belongs to the trace of its oldest traced request.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from workers.work_item import WorkItem
 
 _propagator = TraceContextTextMapPropagator()
-#: The context of a request that belongs to no trace yet.
+#: The context of a request that is not part of a trace.
 _ROOT = Context()
 
 
 class RequestTracer:
-    """Makes spans of what front end and engine tell it; a `workers.tracing.Tracer` to the latter.
+    """Creates the spans of requests, batches and database operations.
 
-    No span holds a username or a text.
+    Implements `workers.tracing.Tracer` for the engine. No span contains a username or a text.
     """
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def begin(self, method: str, route: str, request_id: str, traceparent: str) -> Span | None:
-        """The span of a request that has arrived; None where the sampler does not want it."""
+        """Start the span of a request. Return None if the request is not sampled."""
         span = self._tracer.start_span(
             f"{method} {route}",
             _propagator.extract({"traceparent": traceparent}, _ROOT) if traceparent else _ROOT,
@@ -59,7 +59,7 @@ class RequestTracer:
         return span if span.is_recording() else None
 
     def end(self, span: Span, status: int) -> None:
-        """The request was answered with this status, or its client has left (499)."""
+        """End the span of a request. `status` is 499 if the client disconnected."""
         span.set_attribute("http.response.status_code", status)
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
@@ -68,7 +68,7 @@ class RequestTracer:
     @contextmanager
     def batch(self, items: Sequence[WorkItem]) -> Iterator[None]:
         """See `workers.tracing.Tracer.batch`."""
-        # Many items can be of one request: the oldest counts.
+        # A request can have several items; its oldest one counts.
         entered: dict[Span, float] = {}
         for item in items:
             if isinstance(item.trace, Span):
@@ -97,7 +97,7 @@ class RequestTracer:
 
     @contextmanager
     def operation(self, name: str) -> Iterator[None]:
-        """See `workers.tracing.Tracer.operation`. What nobody asked for is not traced."""
+        """See `workers.tracing.Tracer.operation`. Traces only operations of sampled requests."""
         if not get_current_span().is_recording():
             yield
             return
@@ -115,7 +115,5 @@ class RequestTracer:
 
 
 def _within(span: Span) -> AbstractContextManager[Span]:
-    """What is done within is the span's. What an exception says is not recorded: it may hold a
-    name or a text.
-    """
+    """Make a span current. Exceptions are not recorded, as they may contain a username or text."""
     return use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)

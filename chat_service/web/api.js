@@ -1,23 +1,23 @@
-// Asks the service. All of the page's other modules ask through here.
+// Sends requests to the service for all other modules of the page.
 //
-// An answer that is an error is a `Problem`; no answer, or half of one, is `Unreachable`. While the
-// service is unreachable one loop looks for it, and everybody else waits for `reachable()`.
+// An error answer throws `Problem`; a missing or incomplete answer throws `Unreachable`. While the
+// service is unreachable, one loop probes it, and everything else waits for `reachable()`.
 
 const ANSWER_MS = 20_000;
 const LIVE_MS = 5000;
 const PROBE_MS = 500;
 const PROBE_MAX_MS = 8_000;
 
-/** Says "lost" and "found" when the service is out of reach, and when it is back. */
+/** Dispatches "lost" when the service cannot be reached, and "found" when it is back. */
 export const connection = new EventTarget();
 
 export class Unreachable extends Error {}
 
-/** An error as the service tells it, in its own words. */
+/** An error answer, with the service's own description. */
 export class Problem extends Error {
   constructor(response, document) {
-    const detail = document?.detail ?? `it answered ${response.status}`;
-    super(document?.title ? `${document.title}: ${detail}` : `The service did not do it: ${detail}`);
+    const detail = document?.detail ?? `the answer was ${response.status}`;
+    super(document?.title ? `${document.title}: ${detail}` : `The request failed: ${detail}`);
     this.status = response.status;
     this.detail = detail;
     this.fields = document?.errors ?? [];
@@ -28,7 +28,7 @@ export class Problem extends Error {
     this.retryAfterS = after === null ? null : Number(after) || 1;
   }
 
-  /** The sentence for a person, with what the operator of the service can look for. */
+  /** The sentence for a person, with the request id that an operator can search for. */
   get words() {
     return `${sentence(this.message)}${this.requestId ? ` (Request ${this.requestId})` : ""}`;
   }
@@ -38,15 +38,15 @@ export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.
 
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-/** 128 random bits. `crypto.randomUUID` is not there on a page that came over plain HTTP. */
+/** Return 128 random bits. Pages loaded over plain HTTP have no `crypto.randomUUID`. */
 export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /**
- * One request: its answer's document and headers. `path` is relative, as all links are: a proxy may
- * serve the pages below a path of its own. Throws `Problem` or `Unreachable`.
+ * Send one request and return the document and headers of its answer. `path` is relative, like all
+ * links, because a proxy may serve the pages below a path of its own. Throws `Problem` or `Unreachable`.
  */
 export async function ask(method, path, { headers = {}, body, keepalive = false } = {}) {
   const request = new Request(path, {
@@ -68,15 +68,15 @@ export async function ask(method, path, { headers = {}, body, keepalive = false 
     throw new Unreachable();
   }
   if (response.ok) return { document, headers: response.headers };
-  // A gateway's own page: whether the service has answered is not known.
+  // A gateway's own error page: it is unknown whether the service has answered.
   if (response.status > 501 && response.status !== 503) throw new Unreachable();
   throw new Problem(response, document);
 }
 
 /**
- * Ask until there is an answer, for requests that may be repeated. `tell` is given a sentence while it
- * is tried again, and "" when that is over. Throws what cannot be helped by waiting, and the reason
- * of `signal` where that is aborted.
+ * Repeat a request until it is answered; the request must be safe to repeat. `tell` is called with a
+ * sentence for each retry, and with "" at the end. Throws errors that retries cannot fix, and the reason
+ * of `signal` if that is aborted.
  */
 export async function persist(request, tell, signal) {
   for (;;) {
@@ -86,10 +86,10 @@ export async function persist(request, tell, signal) {
       return answer;
     } catch (error) {
       if (error instanceof Unreachable) {
-        tell("No answer from the service. This goes on when it is back.");
+        tell("No answer from the service. The page continues when the service is back.");
         await unless(signal, reachable());
       } else if (error instanceof Problem && error.retryAfterS !== null) {
-        tell(`${error.words} It is tried again in ${error.retryAfterS} s.`);
+        tell(`${error.words} Retrying in ${error.retryAfterS} s.`);
         await unless(signal, sleep(error.retryAfterS * 1000));
       } else {
         tell("");
@@ -110,7 +110,7 @@ function unless(signal, waited) {
 
 let back = null;
 
-/** Resolves as soon as the service can be reached; never at once after a failure. */
+/** Resolves as soon as the service can be reached, but not immediately after a failure. */
 export const reachable = () => back ?? sleep(PROBE_MS);
 
 function lose() {
@@ -127,7 +127,7 @@ async function probe() {
       const answer = await fetch("livez", { method: "HEAD", cache: "no-store", signal });
       if (answer.ok) break;
     } catch {
-      // Still away.
+      // Still unreachable.
     }
   }
   back = null;

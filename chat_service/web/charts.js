@@ -1,8 +1,7 @@
-/* Small charts over the same quarter of an hour: lines, or areas on top of each other.
+/* Small charts of the same quarter of an hour, with lines or stacked areas.
 
-   Drawn as SVG by hand and not by a library: what is needed fits on two screens, takes its colours
-   from the stylesheet, light and dark, and lives under a policy that allows no inline style. Used
-   by ops.js, which has the numbers. */
+   They are SVG without a library: the code is short, takes its colors from the stylesheet, light and
+   dark, and works under a policy that allows no inline style. Used by ops.js, which has the numbers. */
 
 import { isKnown, sum } from "./measures.js";
 import { amount, shortClock } from "./words.js";
@@ -11,7 +10,7 @@ const HEIGHT = 132;
 const INSIDE = { left: 46, right: 10, top: 8, bottom: 20 };
 const LABEL_EVERY_S = 300;
 
-/** A plain element with attributes and children; text is only ever text. */
+/** Return an element with attributes and children. Strings become text, never markup. */
 export function element(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
@@ -26,7 +25,7 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/** One chart. `format` turns a value into words, `onPoint` is told what is pointed at. */
+/** One chart. `format` turns a value into text; `onPoint` gets the slot under the pointer. */
 export class Chart {
   #view = null;
   #width = 0;
@@ -57,13 +56,13 @@ export class Chart {
     }).observe(this.node.querySelector("figcaption"));
   }
 
-  /** Draw `lines`, each `{name, colour, values}`, with a value for each slot from `first` on.
+  /** Draw `lines`, each `{name, color, values}`, with a value for each slot from `first` on.
 
-      `unit` says what they count, `stacked` whether they lie on top of each other. `every` seconds
-      are in a slot, `away` says in which the database was away, `starts` when processes began. */
+      `unit` is the unit of the values, `stacked` whether the lines are stacked, `every` the seconds in
+      a slot. `unavailable` has a boolean for each slot, `starts` the start times of processes. */
   draw(view) {
     this.#view = view;
-    const { lines, unit, stacked, first, every, away, starts } = view;
+    const { lines, unit, stacked, first, every, unavailable, starts } = view;
     this.unit.textContent = unit;
     this.svg.setAttribute("aria-label", this.#summary());
     this.#fillLegend();
@@ -76,15 +75,15 @@ export class Chart {
     this.y = y;
     this.layers = layers;
     const plot = shape("g", { class: "plot" });
-    for (const [from, to] of runs(away.map((is) => (is ? 1 : NaN)))) {
-      plot.append(this.#rect("away", this.#x(from - 0.5), this.#x(to + 0.5)));
+    for (const [from, to] of runs(unavailable.map((is) => (is ? 1 : NaN)))) {
+      plot.append(this.#rect("unavailable", this.#x(from - 0.5), this.#x(to + 0.5)));
     }
     layers.forEach(({ values, base }, i) => {
-      const classes = `series ${lines[i].colour}`;
+      const classes = `series ${lines[i].color}`;
       if (base || lines.length === 1) {
         plot.append(shape("path", { class: `${classes} area`, d: this.#area(values, base, y) }));
       }
-      // A layer of no height would hide the edge of the one below.
+      // A layer without height would hide the edge of the layer below.
       const own = lines[i].values;
       const isSeen = (at) => i === 0 || own[at - 1] > 0 || own[at] > 0 || own[at + 1] > 0;
       const edge = base ? values.map((value, at) => (isSeen(at) ? value : NaN)) : values;
@@ -98,7 +97,7 @@ export class Chart {
     this.point(this.#cursor);
   }
 
-  /** Show the values of a slot, the last one without; they are in the legend. */
+  /** Show the values of a slot in the legend; null means the last slot. */
   point(slot) {
     this.#cursor = slot;
     if (!this.#view) return;
@@ -115,7 +114,7 @@ export class Chart {
     this.layers.forEach(({ values, base }, i) => {
       if (isKnown(values[at] ?? NaN) && (!base || !i || lines[i].values[at] > 0)) {
         const place = { cx: this.#x(at), cy: this.y(values[at]), r: 3.5 };
-        cursor.append(shape("circle", { class: lines[i].colour, ...place }));
+        cursor.append(shape("circle", { class: lines[i].color, ...place }));
       }
     });
     this.svg.append(cursor);
@@ -126,7 +125,7 @@ export class Chart {
   }
 
   get #slots() {
-    return this.#view.away.length;
+    return this.#view.unavailable.length;
   }
 
   #x(at) {
@@ -151,7 +150,7 @@ export class Chart {
   }
 
   #line(values, y) {
-    // A single value is a line of no length, which round ends make a dot.
+    // A single value is a line without length; its round ends make it a dot.
     return runs(values)
       .map(([from, to]) => {
         const points = range(from, to).map((at) => `${fixed(this.#x(at))} ${fixed(y(values[at]))}`);
@@ -194,7 +193,7 @@ export class Chart {
     const spot = Math.ceil(begin / LABEL_EVERY_S) * LABEL_EVERY_S;
     for (let time = spot; time <= end; time += LABEL_EVERY_S) {
       const x = this.#x(time / every - first);
-      // Where it would not be cut off.
+      // A label near an edge would be cut off.
       if (x < INSIDE.left + 16 || x > right - 12) continue;
       axes.append(
         this.#upright("grid", Math.round(x) + 0.5),
@@ -206,15 +205,15 @@ export class Chart {
 
   #fillLegend() {
     const { lines } = this.#view;
-    const names = lines.map(({ name, colour }) => `${colour} ${name}`).join("\n");
+    const names = lines.map(({ name, color }) => `${color} ${name}`).join("\n");
     if (this.legend.dataset.names === names) return;
     this.legend.dataset.names = names;
     this.legend.replaceChildren(
-      ...lines.map(({ name, colour }) =>
+      ...lines.map(({ name, color }) =>
         element(
           "li",
           {},
-          element("span", { class: `swatch ${colour}`, "aria-hidden": "true" }),
+          element("span", { class: `swatch ${color}`, "aria-hidden": "true" }),
           `${name} `,
           element("b", {}, "–"),
         ),
@@ -233,14 +232,14 @@ export class Chart {
   }
 }
 
-/** The last of some values, the least, the most, and their mean. */
+/** Return the last, the smallest and the largest of some values, and their mean. */
 export function extremes(values) {
   const known = values.filter(isKnown);
   const [least, most] = known.length ? [Math.min(...known), Math.max(...known)] : [NaN, NaN];
   return { now: values.at(-1) ?? NaN, least, most, mean: sum(known) / known.length };
 }
 
-/** Each line on top of those before it. */
+/** Return the lines stacked on top of each other. */
 function piled(lines) {
   let below = [];
   return lines.map(({ values }) => {
@@ -252,7 +251,7 @@ function piled(lines) {
   });
 }
 
-/** Where values are known without a gap: first and last of each run. */
+/** Return the first and last index of each run of known values. */
 function runs(values) {
   const found = [];
   values.forEach((value, at) => {
@@ -267,7 +266,7 @@ const range = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => from
 
 const fixed = (value) => value.toFixed(1);
 
-/** The end of an axis: a round number that half of is one, too. */
+/** Return the end of an axis: a round number above a value, whose half is round as well. */
 function niceAbove(value) {
   if (!(value > 0)) return 1;
   const decade = 10 ** Math.floor(Math.log10(value));

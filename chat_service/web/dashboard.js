@@ -1,7 +1,6 @@
-/* What the dashboard shows: for each chart its lines, and for each big number what it says.
+/* The contents of the dashboard: the lines of each chart, and the tiles with big numbers.
 
-   Used by ops.js. In a chart, `lines` are shown for all processes together, and `each` is what is
-   shown of every process by itself. */
+   Used by ops.js. A chart shows `lines` for all processes together, or `each` once for every process. */
 
 import { gauge, highest, mean, percentile, rate, sum_, total } from "./measures.js";
 import { amount, short, time, worded } from "./words.js";
@@ -14,9 +13,9 @@ const answered = (code) => `${REQUESTS}{code="${code}"}`;
 const refused = (reason) => `${REFUSED}{reason="${reason}"}`;
 const operation = (name) => `operation="${name}"`;
 
-const line = (name, colour, measure) => ({ name, colour, measure });
+const line = (name, color, measure) => ({ name, color, measure });
 
-/** The database operations that are told apart, and all others. */
+/** The database operations that are shown separately; "other" stands for all others. */
 export const OPERATIONS = [
   ..."insert find claim lease release revoke count".split(" "),
   "lease end",
@@ -38,14 +37,14 @@ const shards = (history) => {
   return found.map((shard) =>
     line(
       `shard ${shard}`,
-      COLOURS[shard % COLOURS.length],
+      COLORS[shard % COLORS.length],
       gauge(`chat_shard_queue_requests{shard="${shard}"}`),
     ),
   );
 };
 
-/** The names of the colours of lines that have no meaning of their own. */
-export const COLOURS = ["c1", "c3", "c2", "c6", "c4", "c5"];
+/** The color names for lines without a meaning of their own. */
+export const COLORS = ["c1", "c3", "c2", "c6", "c4", "c5"];
 
 const allRequests = rate(...["ok", "4xx", "499", "5xx"].map(answered));
 const queued = (history, slot, processes) =>
@@ -54,7 +53,7 @@ const queued = (history, slot, processes) =>
     .reduce((a, b) => a + b, 0);
 const oldest = percentile(0.99, "chat_queue_wait_seconds");
 const p99 = percentile(0.99, LATENCY);
-const away = highest("chat_database_away");
+const unavailable = highest("chat_database_away");
 
 export const CHARTS = [
   {
@@ -73,7 +72,7 @@ export const CHARTS = [
   },
   {
     title: "Latency",
-    unit: "head to answer, waits left out",
+    unit: "head to answer, without long polls",
     format: time,
     lines: [
       line("p50", "c1", percentile(0.5, LATENCY)),
@@ -98,23 +97,23 @@ export const CHARTS = [
   },
   {
     title: "Pending",
-    unit: "messages nobody has read yet",
+    unit: "unread or leased messages",
     format: short,
     lines: [line("pending", "c2", highest("chat_messages_pending"))],
     each: highest("chat_messages_pending"),
   },
   {
     title: "Queues",
-    unit: "requests that wait, by shard",
+    unit: "waiting requests, by shard",
     format: short,
     stacked: true,
     lines: shards,
     each: queued,
-    eachUnit: "requests that wait",
+    eachUnit: "waiting requests",
   },
   {
     title: "Wait in a queue",
-    unit: "the oldest of a batch",
+    unit: "of the oldest request in a batch",
     format: time,
     lines: [
       line("p50", "c1", percentile(0.5, "chat_queue_wait_seconds")),
@@ -125,7 +124,7 @@ export const CHARTS = [
   },
   {
     title: "Batches",
-    unit: "requests in one",
+    unit: "requests per batch",
     format: short,
     lines: [
       line("posts", "c1", mean("chat_batch_posts")),
@@ -133,11 +132,11 @@ export const CHARTS = [
       line("largest (p99)", "c6", percentile(0.99, "chat_batch_requests", "", 1)),
     ],
     each: mean("chat_batch_requests"),
-    eachUnit: "requests in one, mean",
+    eachUnit: "requests per batch, mean",
   },
   {
     title: "Database, time",
-    unit: "of one operation, p99",
+    unit: "per operation, p99",
     format: time,
     lines: [
       line("insert", "c1", percentile(0.99, STORE, operation("insert"))),
@@ -149,20 +148,20 @@ export const CHARTS = [
   },
   {
     title: "Database, load",
-    unit: "operations at a time",
+    unit: "concurrent operations",
     format: short,
     stacked: true,
     lines: [
       line("insert", "c1", busy("insert")),
       line("find", "c3", busy("find")),
       line("claim", "c2", busy("claim")),
-      line("others", "c6", busy(...REST)),
+      line("other", "c6", busy(...REST)),
     ],
     each: busy(...ALL_OPERATIONS),
   },
   {
     title: "Connections",
-    unit: "open, and waiting ones",
+    unit: "open, and waiting for a message",
     format: short,
     lines: [
       line("open", "c1", gauge("chat_http_connections")),
@@ -179,15 +178,15 @@ export const CHARTS = [
     each: highest("chat_event_loop_lag_seconds"),
   },
   {
-    title: "Turned away",
+    title: "Refused",
     unit: "requests per second, by reason",
     eachUnit: "requests per second",
     format: short,
     stacked: true,
     lines: [
       line("overloaded", "c3", rate(refused("overloaded"))),
-      line("no database", "c5", rate(refused("unavailable"))),
-      line("too late", "c2", rate(refused("expired"))),
+      line("unavailable", "c5", rate(refused("unavailable"))),
+      line("expired", "c2", rate(refused("expired"))),
       line("draining", "c6", rate(refused("draining"))),
       line("outcome unknown", "c4", rate("chat_outcomes_unknown_total")),
     ],
@@ -195,7 +194,7 @@ export const CHARTS = [
   },
 ];
 
-/** The big numbers: each is asked for a value, a word below it, and a kind where it is unusual. */
+/** The tiles: `read` returns a value, the text below it, and a kind if the value is unusual. */
 export const TILES = [
   {
     title: "Requests",
@@ -238,28 +237,28 @@ export const TILES = [
     title: "Waiting in queues",
     read: (of) => ({
       value: amount(of(queued), short),
-      below: worded(of(oldest), (wait) => `waits up to ${time(wait)}`, "no batch was taken"),
+      below: worded(of(oldest), (wait) => `waits up to ${time(wait)}`, "no batches"),
       kind: of(oldest) > 1 ? "bad" : of(oldest) > 0.1 ? "pending" : "",
     }),
   },
   {
     title: "Database",
     read: (of) => ({
-      value: of(away) > 0 ? "away" : of(away) === 0 ? "up" : "–",
+      value: of(unavailable) > 0 ? "down" : of(unavailable) === 0 ? "up" : "–",
       below:
-        of(away) > 0
+        of(unavailable) > 0
           ? "requests are refused"
           : worded(
               of(mean(STORE, operation("insert"))),
               (mean) => `an insert takes ${time(mean)}`,
               "no inserts",
             ),
-      kind: of(away) > 0 ? "bad" : "",
+      kind: of(unavailable) > 0 ? "bad" : "",
     }),
   },
 ];
 
-/** Whether the database was away. */
-export const isAway = (history, slot, processes) => away(history, slot, processes) > 0;
-/** Shard workers that were started again, since their processes were. */
+/** Whether the database was unavailable. */
+export const isUnavailable = (history, slot, processes) => unavailable(history, slot, processes) > 0;
+/** How many shard workers were restarted since their processes started. */
 export const workerRestarts = gauge("chat_worker_restarts_total");

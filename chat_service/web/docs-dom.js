@@ -1,6 +1,6 @@
-// Elements for the reference. Text only ever becomes text: nothing here reads markup.
+// Elements for the API reference. Strings become text, never markup.
 
-/** An element with attributes and children, which are elements or text. */
+/** Return an element with attributes and children, which are elements or text. */
 export function element(name, attributes = {}, children = []) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -10,17 +10,17 @@ export function element(name, attributes = {}, children = []) {
   return made;
 }
 
-/** A text in which what is between backticks is code. */
+/** Return a text as nodes; parts between backticks become code. */
 export function prose(text) {
   return text.split("`").map((part, at) => (at % 2 ? element("code", {}, [part]) : part));
 }
 
-/** The same, with a paragraph for each. */
+/** Return the paragraphs of a text. */
 export function paragraphs(text) {
   return text.split("\n\n").map((part) => element("p", {}, prose(part)));
 }
 
-/** A block of code that can be copied; `name` says what it is. Give its text by `.fill(text)`. */
+/** Return a block of code with a copy button. `name` describes it; `.fill(text)` replaces its text. */
 export function codeBlock(name, text = "") {
   const code = element("code", {}, [text]);
   const copy = element("button", { type: "button", class: "quiet copy" }, ["Copy"]);
@@ -31,14 +31,14 @@ export function codeBlock(name, text = "") {
       await navigator.clipboard.writeText(code.textContent);
       label.textContent = "Copied";
     } catch {
-      // Not over plain HTTP: what is selected can be copied by hand.
+      // No clipboard over plain HTTP: select the text, so that it can be copied by hand.
       getSelection().selectAllChildren(code);
       label.textContent = "Selected";
     }
     setTimeout(() => (label.textContent = "Copy"), 2000);
   });
   const made = element("div", { class: "block" }, [
-    // Wide ones are scrolled, also without a mouse.
+    // Wide blocks can be scrolled without a mouse.
     element("pre", { tabindex: "0", role: "group", "aria-label": name }, [code]),
     copy,
   ]);
@@ -46,7 +46,7 @@ export function codeBlock(name, text = "") {
   return made;
 }
 
-/** A value as it is read best. */
+/** Return a string as it is, and any other value as indented JSON. */
 export function pretty(value) {
   return typeof value === "string" ? value : JSON.stringify(value, null, 2);
 }

@@ -1,14 +1,15 @@
-// One operation of the reference: what it does, takes and answers. Its form is in docs-try.js.
+// One operation of the API reference: its description, parameters and answers. docs-try.js has its form.
 
 import { codeBlock, element, paragraphs, pretty, prose } from "./docs-dom.js";
+import { kindOf, ruleOf } from "./docs-schema.js";
 import { tryIt } from "./docs-try.js";
 
-/** The name of a method, in its colour. */
+/** Return the name of a method as a colored badge. */
 export function badge(method) {
   return element("span", { class: `method ${method.toLowerCase()}` }, [method]);
 }
 
-/** What a reference stands for; what is written beside it comes first. */
+/** Resolve a reference. Keys beside it take precedence. */
 export function resolved(api, node) {
   if (!node?.$ref) return node;
   const { $ref, ...beside } = node;
@@ -16,7 +17,7 @@ export function resolved(api, node) {
   return { ...resolved(api, target), ...beside };
 }
 
-/** The card of an operation. */
+/** Return the card of an operation. */
 export function operationOf(api, { path, method, said }) {
   const id = said.operationId;
   const parameters = (said.parameters ?? []).map((each) => resolved(api, each));
@@ -48,7 +49,7 @@ function consumes(said) {
 }
 
 function withoutWarning(said) {
-  // The document says it in words, too; here it has a box of its own.
+  // The description begins with the same warning, which has its own box here.
   return said["x-consumes"] ? said.description.replace(/^Consumes: [^.]*\. /, "") : said.description;
 }
 
@@ -74,28 +75,6 @@ function fields(all) {
   ]));
 }
 
-/** A schema's rules in words. */
-export function ruleOf(schema) {
-  const words = [];
-  const type = [schema.type ?? []].flat().join(" or ");
-  if (type) words.push(schema.items?.type ? `${type} of ${schema.items.type}s` : type);
-  if (schema.enum) words.push(`one of ${schema.enum.map((each) => JSON.stringify(each)).join(", ")}`);
-  if ("const" in schema) words.push(`always ${JSON.stringify(schema.const)}`);
-  words.push(...bounds(schema.minLength, schema.maxLength, " characters"));
-  words.push(...bounds(schema.minimum, schema.maximum ?? schema.exclusiveMaximum, ""));
-  words.push(...bounds(schema.minItems, schema.maxItems, " elements"));
-  if (schema.pattern && schema.pattern.length < 24) words.push(`matches ${schema.pattern}`);
-  if ("default" in schema) words.push(`${schema.default} unless named`);
-  return `${words.join(", ")}.`;
-}
-
-function bounds(least, most, what) {
-  if (least === undefined && most === undefined) return [];
-  const [from, to] = [least, most].map((bound) => bound?.toLocaleString("en"));
-  if (least === undefined) return [`at most ${to}${what}`];
-  return most === undefined ? [`at least ${from}${what}`] : [`${from} to ${to}${what}`];
-}
-
 function fieldsOf(api, schema) {
   const object = resolved(api, schema);
   return fields(Object.entries(object.properties).map(([name, found]) => {
@@ -115,7 +94,7 @@ function bodyOf(api, body) {
   return part("Body", element("p", { class: "muted small" }, [many]), fieldsOf(api, schema.items));
 }
 
-/** Each answer, by its status. */
+/** Return the answers of an operation, by status. */
 export function answersOf(api, responses) {
   return element("div", { class: "answers" }, Object.entries(responses).map(([status, found]) => {
     const answer = resolved(api, found);
@@ -137,9 +116,4 @@ export function answersOf(api, responses) {
       ]),
     ]);
   }));
-}
-
-/** The class of a status: the colour that it has. */
-export function kindOf(status) {
-  return status < 400 ? "good" : status < 500 ? "pending" : "bad";
 }

@@ -1,16 +1,16 @@
-// The form of an operation: the request that it makes, as a command and for real.
+// The form of an operation: shows its request as a command, and sends it.
 //
-// What takes or changes something says so on its button, and asks before the first time.
+// If a request takes or changes something, its button says so, and the page asks before the first one.
 
 import { codeBlock, element, pretty } from "./docs-dom.js";
-import { kindOf, ruleOf } from "./docs-operation.js";
+import { kindOf, ruleOf } from "./docs-schema.js";
 
-/** A body that is longer is shown as it is. */
+/** Longer bodies are shown without indentation. */
 const PRETTY_MAX = 200_000;
-/** What was agreed to: nobody is asked the same twice. */
+/** The requests that the user has confirmed. The page does not ask twice. */
 const agreed = new Set();
 
-/** The command, and what is behind "Try it". */
+/** Return the command and the form of an operation. */
 export function tryIt(api, operation) {
   const { said, method, path } = operation;
   const id = said.operationId;
@@ -33,7 +33,7 @@ export function tryIt(api, operation) {
   form.addEventListener("input", update);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    // All of them, so that each says what it lacks; the first is where one goes on.
+    // Check all inputs, so that each shows its error; the first one gets the focus.
     const missing = inputs.filter((input) => input.isMissing());
     missing[0]?.focus();
     if (missing.length) return;
@@ -49,7 +49,7 @@ export function tryIt(api, operation) {
   update();
   const trial = element("details", { class: "try" }, [element("summary", {}, ["Try it"]), form]);
   return [
-    element("section", { class: "part" }, [element("h4", {}, ["As a command"]), command]),
+    element("section", { class: "part" }, [element("h4", {}, ["Command"]), command]),
     trial,
   ];
 }
@@ -67,7 +67,7 @@ function inputOf(parameter, id) {
     required,
     "aria-describedby": `${id}-rule ${id}-fault`,
   });
-  const fault = element("p", { class: "fault", id: `${id}-fault`, hidden: true }, ["Is required."]);
+  const fault = element("p", { class: "fault", id: `${id}-fault`, hidden: true }, ["This field is required."]);
   const hint = `${required ? "required" : "optional"} in the ${place}: ${ruleOf(schema)}`;
   const field = element("div", { class: "field" }, [
     element("label", { for: id }, [element("code", {}, [name])]),
@@ -94,7 +94,7 @@ function bodyOf({ content }, id) {
   media.addEventListener("change", () => (text.value = exampleOf(medias[media.selectedIndex])));
   const field = element("div", { class: "stack" }, [
     element("div", { class: "field", hidden: medias.length < 2 }, [
-      element("label", { for: `${id}-type` }, ["Type of the body"]),
+      element("label", { for: `${id}-type` }, ["Media type"]),
       media,
     ]),
     element("div", { class: "field" }, [element("label", { for: id }, ["Body"]), text]),
@@ -102,7 +102,7 @@ function bodyOf({ content }, id) {
   return { field, value: () => text.value, media: () => media.value };
 }
 
-/** The request as the form stands: {method, target, headers, body, inbox, message}. */
+/** Return the request in the form: {method, target, headers, body, inboxes, message}. */
 function requestOf({ path, method }, inputs, body) {
   const headers = {};
   const query = new URLSearchParams();
@@ -125,7 +125,7 @@ function requestOf({ path, method }, inputs, body) {
   };
 }
 
-/** The inboxes that a body names, as far as it can be read. */
+/** Return the inboxes that a body names, even if the body is not valid JSON. */
 function inboxesIn(body) {
   const names = new Set();
   for (const [, name] of (body ?? "").matchAll(/"username"\s*:\s*("(?:[^"\\]|\\.)*")/g)) {
@@ -149,7 +149,7 @@ function asCommand({ method, target, headers, body }) {
   return [...words, quoted(new URL(".", location.href).href + target.slice(1))].join(" ");
 }
 
-/** Whether a request is meant: asked for what takes or changes something, once for each inbox. */
+/** Ask whether to send a request that takes or changes something, once for each inbox. */
 function isMeant(said, { method, target, inboxes, message }) {
   const effect = said["x-effect"];
   const about = message === undefined ? inboxes.join(", ") : message;
@@ -161,8 +161,8 @@ function isMeant(said, { method, target, inboxes, message }) {
   const what = message === undefined ? (inboxes.length > 1 ? "inboxes" : "inbox") : "message";
   document.querySelector("#confirm-text").replaceChildren(
     element("code", {}, [`${method} ${target}`]),
-    ` will ${effect}, here and now: ${what} `,
-    element("strong", {}, [about || "not named"]),
+    ` will ${effect}. Affected ${what}: `,
+    element("strong", {}, [about || "not specified"]),
     ".",
   );
   return new Promise((resolve) => {
@@ -178,7 +178,7 @@ function isMeant(said, { method, target, inboxes, message }) {
   });
 }
 
-/** Send a request; show its status, headers, body and time, the body as it comes. */
+/** Send a request; show its status, headers, body and duration, and the body while it arrives. */
 async function carryOut({ method, target, headers, body }, result, abort) {
   const line = element("p", { class: "row", role: "status" }, ["Waiting for the answer…"]);
   result.replaceChildren(line);
@@ -201,7 +201,7 @@ async function carryOut({ method, target, headers, body }, result, abort) {
       shown.fill(pretty(JSON.parse(text)));
     }
   } catch (error) {
-    const why = error.name === "AbortError" ? `Stopped after ${took()}.` : `There was no answer: ${error.message}.`;
+    const why = error.name === "AbortError" ? `Stopped after ${took()}.` : `No answer: ${error.message}.`;
     if (error.name === "AbortError") line.append(element("span", { class: "muted" }, [why]));
     else line.replaceChildren(element("span", { class: "notice bad" }, [why]));
   }

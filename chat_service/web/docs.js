@@ -1,7 +1,7 @@
-// The reference: /openapi.json as a page. The lists, the filter and the links; an operation is made
-// in docs-operation.js, its form in docs-try.js.
+// The API reference: shows /openapi.json as a page, with a list, a filter and links. docs-operation.js
+// makes an operation, docs-try.js its form.
 //
-// Our own and not Swagger UI, Redoc or Scalar: those are megabytes, need inline styles, and fail axe.
+// Not Swagger UI, Redoc or Scalar: these are megabytes, need inline styles, and fail axe.
 
 import { element, paragraphs } from "./docs-dom.js";
 import { answersOf, badge, operationOf } from "./docs-operation.js";
@@ -11,7 +11,7 @@ const found = document.querySelector("#found");
 const list = document.querySelector("#list");
 const main = document.querySelector("#main");
 
-/** Every operation of a document, in its order: {path, method, said}. */
+/** Yield every operation of a document in its order: {path, method, said}. */
 function* operationsOf(api) {
   for (const [path, methods] of Object.entries(api.paths)) {
     for (const [method, said] of Object.entries(methods)) {
@@ -24,7 +24,7 @@ function show(api) {
   document.querySelector("#about").append(
     ...paragraphs(api.info.description),
     element("p", { class: "muted small" }, [
-      `Version ${api.info.version}, licence ${api.info.license.name}. The same for programs: `,
+      `Version ${api.info.version}, license ${api.info.license.name}. For programs: `,
       element("a", { href: "openapi.json" }, ["/openapi.json"]),
       ` (OpenAPI ${api.openapi}).`,
     ]),
@@ -49,7 +49,7 @@ function show(api) {
   }
   document.querySelector("#operations").append(
     element("section", { class: "stack tag", "aria-labelledby": "others" }, [
-      element("h2", { id: "others" }, ["Any other request"]),
+      element("h2", { id: "others" }, ["All other requests"]),
       element("div", { class: "card" }, [answersOf(api, api["x-other-requests"].responses)]),
     ]),
   );
@@ -81,7 +81,7 @@ function narrow() {
   found.textContent = words.length ? `${count} found` : "";
 }
 
-/** Go where the address says: the browser tried before there was anything. */
+/** Scroll to the operation in the address. The browser tried before the page had content. */
 function follow() {
   const id = decodeURIComponent(location.hash.slice(1));
   for (const link of document.querySelectorAll("#links a")) {
@@ -106,12 +106,12 @@ addEventListener("hashchange", follow);
 
 try {
   const answer = await fetch("openapi.json");
-  if (!answer.ok) throw new Error(`it is answered ${answer.status}`);
+  if (!answer.ok) throw new Error(`the answer was ${answer.status}`);
   show(await answer.json());
 } catch (error) {
   document.querySelector("#about").append(
     element("p", { class: "notice bad", role: "alert" }, [
-      `The document could not be had: ${error.message}. Reload to try again.`,
+      `The document could not be loaded: ${error.message}. Reload the page to try again.`,
     ]),
   );
 }

@@ -1,6 +1,6 @@
-// The inbox that is looked at: counted again and again, and read when somebody says so.
+// The open inbox: counts it repeatedly, and reads it only on request.
 //
-// Its name is in the address, `#inbox=bob`. To open it reads nothing.
+// Its name is in the address, `#inbox=bob`. Opening it reads nothing.
 
 import { ask, newKey, persist, Problem, reachable, Unreachable } from "./api.js";
 import { take } from "./leases.js";
@@ -10,7 +10,7 @@ import { announce, byId, copyOf, counted, messageOf, note, onPress, poll, storag
 
 const COUNT_MS = 2000;
 const COUNT_SELDOM_MS = 6000;
-/** After so many counts that were all the same it is counted less often. */
+/** After this many equal counts, the page counts less often. */
 const STEADY = 30;
 const SHOWN_MAX = 1000;
 
@@ -40,7 +40,7 @@ class Inbox {
     parts.clear.addEventListener("click", () => this.#clear());
   }
 
-  /** What takes the focus when what had it is gone. */
+  /** The element that gets the focus when the focused one is removed. */
   get focus() {
     return this.parts.read;
   }
@@ -55,22 +55,22 @@ class Inbox {
     count();
   }
 
-  /** Count what is unread; the pause until it should be counted again, or null. */
+  /** Count the unread messages; return the pause until the next count, or null. */
   async count() {
     try {
       const { headers } = await ask("HEAD", this.path);
       const said = headers.get("X-Unread-Count");
-      // Above a bound the service does not count: ">10000".
+      // The service counts up to a limit: ">10000".
       this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
     } catch (error) {
       if (error instanceof Unreachable) {
-        this.#uncounted("there is no answer from the service");
+        this.#uncounted("the service does not answer");
         await reachable();
         return 0;
       }
       if (error.status === 400 && current === this) {
         close();
-        refuse("is no name for the service: 1 to 128 characters, none of them a control character");
+        refuse("is not a username: it must have 1 to 128 characters and no control characters");
         return null;
       }
       this.#uncounted(`the service answered ${error.status} (request ${error.requestId})`);
@@ -78,12 +78,12 @@ class Inbox {
     return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
   }
 
-  /** How many are unread is not known, so no number is shown. */
+  /** Show that the count is unknown. */
   #uncounted(why) {
     this.#isUnknown = true;
     this.#counts = { last: null, same: 0 };
     this.parts.count.textContent = "–";
-    this.parts.words.textContent = `not counted: ${why}. It is asked again.`;
+    this.parts.words.textContent = `not counted: ${why}. Retrying.`;
     if (current === this) document.title = `${this.name} · Chat inbox`;
   }
 
@@ -112,7 +112,7 @@ class Inbox {
     lookAgain();
   }
 
-  /** A read has a key until its answer is shown: after a lost answer, or a reload, it gets the same. */
+  /** A read keeps its key until its answer is shown, so a repeat after a lost answer or a reload gets the same. */
   async #read() {
     const name = `read ${this.name}`;
     const key = storage.getItem(name) ?? newKey();
@@ -123,7 +123,7 @@ class Inbox {
     );
     for (const message of messages) this.#show(message);
     storage.removeItem(name);
-    const more = headers.has("X-More") ? " There is more: read again." : "";
+    const more = headers.has("X-More") ? " There are more: read again." : "";
     const n = messages.length;
     const words = n === 0 ? "Nothing unread." : `${counted(n, "message")} read.${more}`;
     this.tell(n === 0 || more ? words : "");
@@ -148,7 +148,7 @@ class Inbox {
     lookAgain(message.id);
   }
 
-  /** Show a message; false where it is shown already, as one that comes again is. */
+  /** Show a message; return false if it is already shown, because it was delivered again. */
   #show(message) {
     if (this.#ids.has(message.id)) return false;
     this.#ids.add(message.id);
@@ -157,7 +157,7 @@ class Inbox {
     this.parts.shown.hidden = false;
     if (this.parts.messages.childElementCount > SHOWN_MAX) {
       this.parts.messages.lastElementChild.remove();
-      this.tell(`Only the newest ${counted(SHOWN_MAX, "message")} are kept here.`);
+      this.tell(`Only the newest ${counted(SHOWN_MAX, "message")} are shown here.`);
     }
     return true;
   }
@@ -175,11 +175,11 @@ class Inbox {
     const [kind, word] = {
       connecting: ["pending", "connecting"],
       live: ["good", "live"],
-      lost: ["pending", `${why} Connecting again`],
+      lost: ["pending", `${why} Reconnecting`],
       stopped: ["", ""],
     }[state];
     live.className = `state ${kind}`;
-    if (live.textContent !== word) announce(word || "Not watched any more.");
+    if (live.textContent !== word) announce(word || "Stopped watching.");
     live.textContent = word;
     live.hidden = word === "";
     if (state === "live") this.tell(why, why && "bad");
@@ -218,9 +218,9 @@ function open(name) {
   if (current?.name === name) return;
   close();
   whose.value = name;
-  // The service refuses them, and a browser takes them out of a path.
+  // The service refuses these names, and a browser removes them from a path.
   if (name === "." || name === "..") {
-    refuse("is no name");
+    refuse("is not a username");
     return;
   }
   if (!views.has(name)) views.set(name, new Inbox(name));
@@ -245,7 +245,7 @@ function follow() {
   const name = named();
   if (name) open(name);
   else if (location.hash === "") close();
-  // A link within the page: the address goes on naming the inbox.
+  // A link within the page: keep the inbox in the address.
   else if (current) history.replaceState(null, "", address(current.name));
 }
 
@@ -254,10 +254,10 @@ const count = poll(async () => (current === null ? null : current.count()));
 byId("open").addEventListener("submit", (event) => {
   event.preventDefault();
   accept();
-  // Phones put a space behind a word, which would be another inbox.
+  // Phones append a space, which would name another inbox.
   const name = (whose.value = whose.value.trim());
   if (name === "") {
-    fault.textContent = "Name an inbox.";
+    fault.textContent = "Enter a username.";
     whose.setAttribute("aria-invalid", "true");
     fault.hidden = false;
     whose.focus();
@@ -273,7 +273,7 @@ byId("open").addEventListener("submit", (event) => {
 });
 window.addEventListener("hashchange", () => {
   follow();
-  // Who has followed a link is led to what it opened.
+  // Move the focus to the inbox that a link opened.
   if (current && named() === current.name) current.element.focus();
 });
 window.addEventListener("pagehide", () => views.forEach((view) => view.abandon()));

@@ -1,4 +1,4 @@
-// Messages on loan: each lease with what runs down of it, and what can be done with its messages.
+// Leases: the remaining time of each, and the actions on its messages.
 
 import { ask, persist, Problem } from "./api.js";
 import { lookAgain } from "./receipts.js";
@@ -6,8 +6,8 @@ import { announce, copyOf, counted, lasting, messageOf, note, onPress, takeAway,
 
 export const TTL_S = 60;
 
-/** Take a lease of an inbox; null where nothing is unread. May be repeated: what a lost answer took is
- *  unread again when its lease is over. */
+/** Lease the unread messages of an inbox; null if there are none. Safe to repeat: if an answer is lost, its
+ *  messages become unread again when the lease ends. */
 export async function take(inbox) {
   let askedAt = 0;
   const { document: taken } = await persist(() => {
@@ -31,7 +31,7 @@ class Lease {
     const { element, parts } = copyOf("a-lease");
     this.element = element;
     this.parts = parts;
-    element.ariaLabel = `On loan from ${inbox.name}`;
+    element.ariaLabel = `Leased from ${inbox.name}`;
     for (const message of messages) this.#add(message);
     onPress(parts.ack, () => this.#settle("ack", null));
     onPress(parts.release, () => this.#settle("release", null));
@@ -44,7 +44,7 @@ class Lease {
     return this.#messages.size === 0;
   }
 
-  /** Give back everything at once: the page goes away. What does not arrive is over in a minute. */
+  /** Release everything because the page closes. If a release is lost, the lease ends within a minute. */
   abandon() {
     if (this.isOver) return;
     const body = { lease: this.lease };
@@ -54,7 +54,7 @@ class Lease {
 
   #holdUntil(askedAt, ttlS) {
     this.#ttlMs = ttlS * 1000;
-    // The service counts from when it was asked, or a little later: here it is never over too late.
+    // The service starts the lease when it gets the request, so the lease never ends earlier than shown.
     this.#ends = askedAt + this.#ttlMs;
   }
 
@@ -62,7 +62,7 @@ class Lease {
     const element = messageOf(message);
     const buttons = document.createElement("div");
     buttons.className = "row";
-    for (const [action, word] of [["ack", "Acknowledge"], ["release", "Give back"]]) {
+    for (const [action, word] of [["ack", "Acknowledge"], ["release", "Release"]]) {
       const button = document.createElement("button");
       button.textContent = word;
       button.className = action === "ack" ? "" : "quiet";
@@ -83,8 +83,8 @@ class Lease {
         this.#tell,
       );
       const n = said.acknowledged ?? said.released;
-      const lost = n < ids.length ? ` ${counted(ids.length - n, "message")} expired meanwhile.` : "";
-      const done = action === "ack" ? "acknowledged: read, and gone." : "given back: unread again.";
+      const lost = n < ids.length ? ` ${counted(ids.length - n, "message")} expired in the meantime.` : "";
+      const done = action === "ack" ? "acknowledged." : "released and unread again.";
       const words = `${counted(n, "message")} ${done}${lost}`;
       this.#inbox.tell(words, "good");
       announce(words);
@@ -100,11 +100,11 @@ class Lease {
         this.#tell,
       );
       this.#holdUntil(askedAt, said.ttl);
-      announce(`On loan for ${said.ttl} seconds from now.`);
+      announce(`Leased for ${said.ttl} seconds from now.`);
     }, [...this.#messages.keys()]);
   }
 
-  /** Do something about these messages, which may no longer be on loan. */
+  /** Send a request about messages that may no longer be leased. */
   async #ask(act, ids) {
     this.#asking += 1;
     try {
@@ -118,11 +118,11 @@ class Lease {
       this.#leave(ids);
       const done = error.acknowledged.length;
       const words = done > 0
-        ? `${counted(done, "message")} acknowledged: read, and gone. ${counted(ids.length - done, "message")} `
-          + "could not be acknowledged, because the lease was over."
+        ? `${counted(done, "message")} acknowledged. ${counted(ids.length - done, "message")} could not be `
+          + "acknowledged because the lease had ended."
         : ids.length === 1
-        ? "That message is not on loan any more: it expired, or its lease is over."
-        : "The lease is over.";
+        ? "The message is no longer leased: it expired, or its lease ended."
+        : "The lease ended.";
       this.#inbox.tell(words);
       announce(words);
     } finally {
@@ -139,10 +139,10 @@ class Lease {
     const left = this.#ends - Date.now();
     this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / this.#ttlMs)));
     this.parts.left.textContent = `${lasting(left)} left`;
-    // What is being asked for may have been done: its answer says what became of them.
+    // A request in progress may have succeeded; its answer will tell.
     if (left > 0 || this.#asking > 0) return true;
-    const what = `${counted(this.#messages.size, "message")} of ${this.#inbox.name}`;
-    const words = `The lease is over: ${what} unread again.`;
+    const what = `${counted(this.#messages.size, "message")} of ${this.#inbox.name} became`;
+    const words = `The lease ended: ${what} unread again.`;
     this.#leave([...this.#messages.keys()]);
     this.#inbox.tell(words);
     announce(words);
@@ -163,6 +163,6 @@ class Lease {
   }
 
   #count() {
-    this.parts.title.textContent = `${counted(this.#messages.size, "message")} on loan`;
+    this.parts.title.textContent = `${counted(this.#messages.size, "message")} leased`;
   }
 }

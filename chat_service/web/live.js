@@ -1,7 +1,7 @@
-// Watches an inbox through a WebSocket, over restarts of the service and losses of the network.
+// Watches an inbox through a WebSocket and reconnects after restarts and network failures.
 //
-// A message is acknowledged once it is shown in a tab that is visible; one that is not is still on
-// loan, and comes again when the connection is lost.
+// A message is acknowledged once a visible tab shows it. Until then it is leased, and is delivered again
+// if the connection is lost.
 
 import { connection, reachable, sleep } from "./api.js";
 
@@ -17,7 +17,7 @@ export class Live {
   #socket = null;
   #shown = null;
 
-  /** `show` is given each message, `tell` a state: connecting, live, lost, stopped; and why. */
+  /** `show` gets each message, `tell` a state (connecting, live, lost, stopped) and the reason. */
   constructor(path, show, tell) {
     const url = new URL(`${path}/stream`, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -25,7 +25,7 @@ export class Live {
     this.#show = show;
     this.#tell = tell;
     document.addEventListener("visibilitychange", () => this.#acknowledge());
-    // A socket may not notice for long that the network is gone.
+    // A socket may take long to notice that the network is gone.
     connection.addEventListener("lost", () => this.isOn && this.#socket.close());
   }
 
@@ -41,7 +41,7 @@ export class Live {
       const { wasOpen, code } = await this.#connect(run);
       if (this.#run !== run) return;
       if (wasOpen) pause = PAUSE_MS;
-      const why = code === GOING_AWAY ? "The service stops." : "The connection is lost.";
+      const why = code === GOING_AWAY ? "The service is stopping." : "Connection lost.";
       this.#tell("lost", wasOpen ? why : "No connection.");
       await sleep(pause * (0.75 + Math.random() / 2));
       await reachable();
@@ -49,7 +49,7 @@ export class Live {
     }
   }
 
-  /** What was not shown by now is unread again. */
+  /** Stop watching. Messages that were not shown become unread again. */
   stop() {
     if (!this.isOn) return;
     this.#run = null;
@@ -57,7 +57,7 @@ export class Live {
     this.#tell("stopped", "");
   }
 
-  /** One connection, from its beginning to its end. */
+  /** Open a connection; resolves when it ends. */
   #connect(run) {
     return new Promise((done) => {
       const socket = new WebSocket(this.#path);
@@ -83,7 +83,7 @@ export class Live {
     });
   }
 
-  /** An acknowledgement is also one of all that this connection was given before. */
+  /** Acknowledge the last shown message, and with it all earlier ones of this connection. */
   #acknowledge() {
     if (this.#shown === null || document.hidden || this.#socket.readyState !== WebSocket.OPEN) return;
     this.#socket.send(JSON.stringify({ type: "ack", id: this.#shown }));

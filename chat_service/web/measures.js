@@ -1,10 +1,9 @@
-/* What the raw counters of /ops/history mean: samples in, rates and percentiles out.
+/* Calculates rates and percentiles from the raw counters of /ops/history.
 
-   A measure is a function of a history, a slot, and the processes that are to be taken together;
-   it gives NaN where there is nothing to say. A slot is a span of the clock, of `every` seconds,
-   and the same for all processes. Used by ops.js. */
+   A measure is a function of a history, a slot, and the processes to combine. It returns NaN if the
+   value is unknown. A slot is a period of `every` seconds, the same for all processes. Used by ops.js. */
 
-/** All samples of the last quarter of an hour, of every process that was seen. */
+/** The samples of the last quarter of an hour, of all processes. */
 export class History {
   every = 3;
   processes = [];
@@ -12,12 +11,12 @@ export class History {
   #places = new Map();
   #bounds = new Map();
 
-  /** Take in an answer of /ops/history; gives the processes that live. A repeat is harmless. */
+  /** Add an answer of /ops/history and return the live processes. Adding one twice is harmless. */
   add(answer) {
     this.every = answer.every;
     const places = answer.series.map((name) => this.#place(name));
     return answer.processes.map(({ pid, started, samples }) => {
-      // A process that starts again counts from zero, even where it has the same id.
+      // A restarted process counts from zero, even if it has the same id.
       let process = this.processes.find((each) => each.pid === pid && each.started === started);
       if (!process) {
         process = { pid, started, number: this.#seen++, rows: new Map() };
@@ -32,7 +31,7 @@ export class History {
     });
   }
 
-  /** Forget what was before a slot. */
+  /** Delete the samples before a slot. */
   forget(first) {
     for (const { rows } of this.processes) {
       for (const slot of rows.keys()) if (slot < first) rows.delete(slot);
@@ -40,25 +39,25 @@ export class History {
     this.processes = this.processes.filter(({ rows }) => rows.size > 0);
   }
 
-  /** Whether there is a series. */
+  /** Return whether a series exists. */
   knows(name) {
     return this.#places.has(name);
   }
 
-  /** The slot that a time is in, in seconds since 1970. */
+  /** Return the slot of a time in seconds since 1970. */
   slotOf(time) {
     return Math.floor(time / this.every);
   }
 
-  /** The value of a series. */
+  /** Return the value of a series. */
   value(process, slot, name) {
     return process.rows.get(slot)?.values[this.#places.get(name)] ?? NaN;
   }
 
-  /** How much a counter grew since the sample before, and in how many seconds. */
+  /** Return by how much a counter grew since the previous sample, and in how many seconds. */
   growth(process, slot, name) {
     const row = process.rows.get(slot);
-    // One sample may be missing where the process was busy; more of them are a gap.
+    // One sample may be missing if the process was busy; more of them are a gap.
     const before = process.rows.get(slot - 1) ?? process.rows.get(slot - 2);
     const place = this.#places.get(name);
     const now = row?.values[place];
@@ -67,7 +66,7 @@ export class History {
     return [grown < 0 ? now : grown, row.time - before.time];
   }
 
-  /** The upper bounds of a histogram's buckets, and the series of each. */
+  /** Return the upper bounds of a histogram's buckets, with their series. */
   bounds(name, label) {
     const key = `${name}{${label}`;
     if (!this.#bounds.has(key)) {
@@ -89,7 +88,7 @@ export class History {
   }
 }
 
-/** How often a counter, or several, grew in a second. */
+/** The growth of one or several counters per second. */
 export const rate =
   (...names) =>
   (history, slot, processes) =>
@@ -104,17 +103,17 @@ export const rate =
       ),
     );
 
-/** A gauge of all processes together. */
+/** The sum of a gauge over the processes. */
 export const gauge = (name) => (history, slot, processes) =>
   sum(processes.map((process) => history.value(process, slot, name)));
 
-/** The highest value of a gauge. */
+/** The highest value of a gauge among the processes. */
 export const highest = (name) => (history, slot, processes) => {
   const known = processes.map((process) => history.value(process, slot, name)).filter(isKnown);
   return known.length ? Math.max(...known) : NaN;
 };
 
-/** The mean of what a histogram took in since the sample before. */
+/** The mean of the values that a histogram counted since the previous sample. */
 export const mean =
   (name, label = "") =>
   (history, slot, processes) => {
@@ -123,7 +122,7 @@ export const mean =
     return grown(sum_(name, label)) / grown(total(name, label));
   };
 
-/** A percentile of it, which is in a bucket, and taken to be where a straight line would put it. */
+/** A percentile of these values, interpolated linearly within its bucket. */
 export const percentile =
   (share, name, label = "", least = 0) =>
   (history, slot, processes) => {
@@ -140,12 +139,12 @@ export const percentile =
     return lower + (upper - lower) * ((share * all - below) / (counts[at] - below));
   };
 
-/** The series of a histogram's sum: seconds of work in a second, as a rate. */
+/** The series of a histogram's sum. Its rate is seconds of work per second. */
 export const sum_ = (name, label = "") => `${name}_sum${label && `{${label}}`}`;
-/** And of how many there were. */
+/** The series of a histogram's count. */
 export const total = (name, label = "") => `${name}_count${label && `{${label}}`}`;
 
-/** The sum of what is known; NaN where nothing is. */
+/** Return the sum of the known values; NaN if there are none. */
 export function sum(values) {
   const known = values.filter(isKnown);
   return known.length ? known.reduce((a, b) => a + b, 0) : NaN;

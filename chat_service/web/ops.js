@@ -1,18 +1,18 @@
 /* The dashboard: asks for new samples every three seconds and shows the last quarter of an hour.
 
-   The page's parts are in ops.html, what is shown in dashboard.js, what it means in measures.js, and
-   how it is drawn in charts.js. While nobody sees it, it asks nothing. */
+   ops.html has the parts of the page, dashboard.js the contents, measures.js the calculations, and
+   charts.js the drawing. A hidden page asks nothing. */
 
-import { CHARTS, COLOURS, TILES, isAway, workerRestarts } from "./dashboard.js";
+import { CHARTS, COLORS, TILES, isUnavailable, workerRestarts } from "./dashboard.js";
 import { Chart, element } from "./charts.js";
 import { History } from "./measures.js";
 import { tables } from "./tables.js";
 import { clock } from "./words.js";
 
 const SLOTS = 300;
-/* By then every process has taken its sample, in seconds into a slot: they look once a second. */
+/* Seconds into a slot after which every process has taken its sample; processes check once a second. */
 const SETTLED_S = 1.5;
-/* Asked for again, so that nothing is missed that was written just then. */
+/* Each request repeats this many seconds, to include samples that were being written. */
 const OVERLAP_S = 9;
 const TIMEOUT_MS = 5000;
 
@@ -21,14 +21,14 @@ const [said, state, why] = ["said", "state", "why"].map(find);
 const scrub = find("scrub");
 
 const history = new History();
-/* The service's time when it last answered, in seconds, and the page's own then. */
+/* The service's time of its last answer, in seconds, and the page's time at that moment. */
 let answered = null;
 let restarts = 0;
 let living = [];
-/* The slot that is looked at; null: the last one. The pointer's goes before the slider's. */
+/* The selected slot, or null for the last one. The pointer's takes precedence over the slider's. */
 let chosen = null;
 let pointed = null;
-/* The last slot that is drawn. */
+/* The last slot in the charts. */
 let last = null;
 
 const charts = CHARTS.map((spec) => ({ spec, chart: new Chart(spec, pointAt) }));
@@ -51,7 +51,7 @@ function now() {
   return answered.time + (performance.now() - answered.at) / 1000;
 }
 
-/** Ask for what is new and show it. */
+/** Ask for new samples and show them. */
 async function refresh() {
   const { status, news } = await ask();
   if (news) {
@@ -60,20 +60,20 @@ async function refresh() {
     answered = { time: news.now, at: performance.now() };
     say("good", "Live");
   } else if (status === 404) {
-    say("bad", "Off", "The dashboard is switched off on this port.");
+    say("bad", "Off", "The dashboard is disabled on this port.");
   } else if (status) {
     say("bad", "No answer", `The service answered with ${status}.`);
   } else {
     say(
       "bad",
-      "Away",
+      "Unreachable",
       navigator.onLine ? "The service does not answer." : "This device is offline.",
     );
   }
   if (answered) draw();
 }
 
-/** The answer's status and content; nothing where there was none, or not all of it, in time. */
+/** Return the answer's status and content; neither if there was no complete answer in time. */
 async function ask() {
   const since = answered ? `?since=${(answered.time - OVERLAP_S).toFixed(3)}` : "";
   const signal = AbortSignal.timeout(TIMEOUT_MS);
@@ -85,7 +85,7 @@ async function ask() {
   }
 }
 
-/** Say how it is, in words, and when the last sample was. A screen reader is told of changes. */
+/** Show the state and the time of the last sample. A screen reader announces changes. */
 function say(kind, word, reason = "") {
   const times = history.processes.flatMap(({ rows }) => [...rows.values()].map(({ time }) => time));
   const when = times.length ? ` The last sample is from ${clock(Math.max(...times))}.` : "";
@@ -108,7 +108,7 @@ function draw() {
   const view = {
     first,
     every: history.every,
-    away: slots.map((slot) => isAway(history, slot, processes)),
+    unavailable: slots.map((slot) => isUnavailable(history, slot, processes)),
     starts: processes.map(({ started }) => started),
   };
   for (const { spec, chart } of charts) {
@@ -122,19 +122,19 @@ function draw() {
   point();
 }
 
-/** The lines of a chart with their values: of all processes, or one for each. */
+/** Return the lines of a chart with their values: for all processes together, or one for each. */
 function linesOf({ lines, each }, slots) {
   if (isEach()) {
     return history.processes.map((process) => ({
       name: `process ${process.pid}`,
-      colour: COLOURS[process.number % COLOURS.length],
+      color: COLORS[process.number % COLORS.length],
       values: slots.map((slot) => each(history, slot, [process])),
     }));
   }
   const chosenLines = typeof lines === "function" ? lines(history) : lines;
-  return chosenLines.map(({ name, colour, measure }) => ({
+  return chosenLines.map(({ name, color, measure }) => ({
     name,
-    colour,
+    color,
     values: slots.map((slot) => measure(history, slot, history.processes)),
   }));
 }
@@ -149,10 +149,10 @@ function drawTiles() {
   }
 }
 
-/** Which processes there are, which of them hang, and what had to be started again. */
+/** Show the processes, which of them do not respond, and how many restarts there were. */
 function sayProcesses() {
   const isSilent = ({ rows }) => ![0, 1, 2, 3].some((ago) => rows.has(last - ago));
-  const ids = living.map((process) => `${process.pid}${isSilent(process) ? " is silent" : ""}`);
+  const ids = living.map((process) => `${process.pid}${isSilent(process) ? " does not respond" : ""}`);
   const workers = workerRestarts(history, last, living);
   find("processes").textContent = [
     `${ids.length === 1 ? "1 process" : `${ids.length} processes`} (${ids.join(", ")})`,
@@ -178,13 +178,13 @@ function isEach() {
   return document.querySelector("[name=view]:checked").value === "each";
 }
 
-/** Look at a slot with the pointer; null: as before. */
+/** Select a slot with the pointer; null ends that selection. */
 function pointAt(slot) {
   pointed = slot;
   requestAnimationFrame(point);
 }
 
-/** Show the slot that is looked at in every chart, and say when that was. */
+/** Show the selected slot in every chart, and its time. */
 function point() {
   if (!answered) return;
   const slot = pointed ?? chosen;
@@ -212,7 +212,7 @@ for (const choice of document.querySelectorAll("[name=view]")) {
 }
 find("numbers").addEventListener("toggle", () => answered && drawTables());
 
-/** Wait until just after every process has taken its next sample, and the page is seen. */
+/** Wait until every process has taken its next sample and the page is visible. */
 async function pause() {
   const every = history.every;
   const into = answered ? (now() - SETTLED_S - 0.1) % every : 0;

@@ -1,7 +1,7 @@
-// What was sent from this tab, and what becomes of it. `send.js` adds to it, `inbox.js` has it look
-// again when something was read here.
+// The messages sent from this tab and their status. `send.js` adds messages; `inbox.js` asks for an
+// update when messages were read here.
 //
-// Receipts survive a reload, in the session's storage: ids, receipts and lifetimes, never a text or a name.
+// Receipts survive a reload in the session storage: ids, receipts and lifetimes, never a text or a name.
 
 import { ask, Problem, reachable, Unreachable } from "./api.js";
 import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress } from "./ui.js";
@@ -11,13 +11,13 @@ const PAUSE_MS = 1000;
 const PAUSE_MAX_MS = 8_000;
 const KEPT = 50;
 const STORE = "receipts";
-/** A message is `sent` until its state is known. In these states it may get into another. */
+/** A message is `sent` until its status is known. These states may still change. */
 const OPEN = ["sent", "pending", "leased"];
 const WORDS = {
   read: "read at",
   expired: "expired at",
-  revoked: "taken back at",
-  unknown: "not known any more",
+  revoked: "revoked at",
+  unknown: "no longer known",
 };
 
 const sent = new Map();
@@ -39,19 +39,19 @@ class Sent {
       parts.to.append("to ", link);
       parts.text.textContent = message.text;
     } else {
-      parts.to.textContent = "from before the page was loaded";
+      parts.to.textContent = "sent before the page was loaded";
       parts.text.remove();
     }
     this.enter("sent");
-    if (!receipt) note(parts.note, "Without a receipt: what became of it cannot be asked.");
-    onPress(parts.revoke, () => this.takeBack());
+    if (!receipt) note(parts.note, "Sent without a receipt, so its status is not available.");
+    onPress(parts.revoke, () => this.revoke());
   }
 
   get isFinal() {
     return !OPEN.includes(this.state);
   }
 
-  /** Show a state; `at` is when it was entered, in ms, where the service says so. */
+  /** Show a state. `at` is when it began, in ms, if the service reports it. */
   enter(state, at = null) {
     const { parts } = this;
     const isNews = this.state !== state;
@@ -60,22 +60,21 @@ class Sent {
     const word = WORDS[state] ?? state;
     parts.state.textContent = at === null ? word : `${word} ${timeOf(at)}`;
     parts.life.hidden = this.isFinal;
-    const couldBeTakenBack = this.receipt && ["sent", "pending"].includes(state);
-    if (!couldBeTakenBack && document.activeElement === parts.revoke) this.element.focus();
-    parts.revoke.hidden = !couldBeTakenBack;
+    const isRevocable = this.receipt && ["sent", "pending"].includes(state);
+    if (!isRevocable && document.activeElement === parts.revoke) this.element.focus();
+    parts.revoke.hidden = !isRevocable;
     if (!isNews) return;
     this.pause = PAUSE_MS;
     remember();
-    const said = state === "revoked" ? "taken back" : state;
-    announce(`The message sent at ${parts.time.textContent} is ${said}.`);
+    announce(`The message sent at ${parts.time.textContent} is ${state}.`);
   }
 
-  /** Show what is left of its life; false where nothing is. */
+  /** Show the remaining lifetime; return false if nothing is left. */
   runDown() {
     if (this.isFinal || sent.get(this.id) !== this) return false;
     const left = this.ends - now();
     this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / (this.lifetimeS * 1000))));
-    this.parts.left.textContent = left > 0 ? `${lasting(left)} left` : "its life is over";
+    this.parts.left.textContent = left > 0 ? `${lasting(left)} left` : "lifetime over";
     if (left > 0) return true;
     lookAgain(this.id);
     return false;
@@ -97,16 +96,16 @@ class Sent {
     this.due = Date.now() + this.pause;
   }
 
-  async takeBack() {
+  async revoke() {
     const { note: place } = this.parts;
     note(place, "");
     try {
       await this.#ask("DELETE");
     } catch (error) {
       if (error instanceof Unreachable) {
-        note(place, "No answer. Take it back again when the service can be reached.");
+        note(place, "No answer. Revoke the message again when the service can be reached.");
       } else if (error.status === 409 && error.fate) {
-        note(place, `Too late: it is ${error.fate === "leased" ? "on loan to a reader" : error.fate}.`);
+        note(place, `Too late: the message is ${error.fate === "leased" ? "leased by a reader" : error.fate}.`);
       } else if (error instanceof Problem) {
         note(place, error.words);
       } else {
@@ -121,7 +120,7 @@ class Sent {
   }
 }
 
-/** Follow a message that was just sent. `receipt` is null where it has none. */
+/** Follow a message that was just sent. `receipt` is null if it has none. */
 export function follow(id, receipt, message) {
   sent.get(id)?.element.remove();
   add(new Sent(id, receipt, message.timeout, message));
@@ -129,7 +128,7 @@ export function follow(id, receipt, message) {
   lookAgain(id);
 }
 
-/** Look at once what became of them, or of this one: something has happened. */
+/** Update the status of all messages, or of one, at once. */
 export function lookAgain(id = null) {
   if (id !== null && !sent.has(id)) return;
   for (const each of id === null ? sent.values() : [sent.get(id)]) {

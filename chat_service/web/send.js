@@ -1,5 +1,5 @@
-// The form that sends. Every message has an idempotency key, the sender's or one of the page's own, so
-// that a lost answer is asked for again and nothing is stored twice.
+// The form that sends. Every message has an idempotency key, the sender's or a generated one, so that the
+// page can repeat a post whose answer was lost and no message is stored twice.
 
 import { ask, newKey, persist, Problem, sentence } from "./api.js";
 import { follow } from "./receipts.js";
@@ -21,7 +21,7 @@ const faults = {
   "Idempotency-Key": [key, byId("key-fault")],
 };
 
-// The key of a message whose answer is still owed, and that message: the same again has the same key.
+// A message that has no answer yet, and its key. Sending the same message again uses the same key.
 let owed = { key: "", message: "" };
 let giveUp = new AbortController();
 let isSending = false;
@@ -30,16 +30,16 @@ function lifetime() {
   const chosen = new FormData(form).get("life");
   if (chosen !== "own") return Number(chosen);
   const own = seconds.value.trim();
-  // What is no number the service refuses, with its rule.
+  // The service refuses what is not a number, and explains why.
   return own === "" || Number.isNaN(Number(own)) ? own : Number(own);
 }
 
 async function send() {
   clearFaults();
-  // Phones put a space behind a word, which would be another inbox.
+  // Phones append a space, which would name another inbox.
   to.value = to.value.trim();
   if (text.value === "") {
-    refuse([{ field: "text", detail: "is empty: write something" }]);
+    refuse([{ field: "text", detail: "is empty; enter a message" }]);
     return;
   }
   const message = { username: to.value, text: text.value, timeout: lifetime() };
@@ -47,7 +47,7 @@ async function send() {
   if (owed.message !== written) owed = { key: newKey(), message: written };
   const ownKey = key.value.trim();
   if (/[^\x20-\xff]/.test(ownKey)) {
-    // No header can have it: the service cannot even be asked.
+    // A header cannot contain it, so the request cannot be sent.
     refuse([{ field: "Idempotency-Key", detail: "must have 1 to 255 characters of printable ASCII" }]);
     return;
   }
@@ -71,10 +71,10 @@ async function send() {
   follow(stored.id, said.get("X-Receipt"), message);
   owed = { key: "", message: "" };
   if (isRepeat && ownKey && tries === 1) {
-    note(place, "Already stored, with the same id: this key came with the same message before.");
+    note(place, "Already stored with the same id: this key was used for the same message before.");
   } else {
     announce(`Sent to ${message.username}.`);
-    // Unless the next one is being written already.
+    // Unless the next message is already being written.
     if (text.value === message.text) text.value = "";
     countBytes();
     showCommands();
@@ -91,7 +91,7 @@ function clearFaults() {
 
 function explain(error) {
   if (giveUp.signal.aborted) {
-    note(place, "Given up. It may have been stored or not: to send the same again stores it once.");
+    note(place, "Stopped. The message may have been stored. If you send it again, it is still stored only once.");
     return;
   }
   if (!(error instanceof Problem)) throw error;
@@ -105,7 +105,7 @@ function explain(error) {
   note(place, error.words, "bad");
 }
 
-/** Say at each field what is wrong with it; false where none of them is here. */
+/** Show each error at its field; return false if the form has none of the fields. */
 function refuse(fields) {
   const known = fields.filter(({ field }) => field in faults);
   for (const { field: name, detail } of known) {
@@ -130,7 +130,7 @@ function countBytes() {
   hint.classList.toggle("fault", isOver);
 }
 
-/** The same for a shell: what the form says, or its placeholders where it says nothing. */
+/** Show the shell commands for the values in the form, or for its placeholders. */
 function showCommands() {
   const username = to.value.trim() || to.placeholder;
   const message = { text: text.value || text.placeholder, username, timeout: lifetime() };
@@ -140,7 +140,7 @@ function showCommands() {
   try {
     path = encodeURIComponent(username).replaceAll("'", "%27");
   } catch {
-    // It is not well-formed Unicode, and no name.
+    // It is not well-formed Unicode, so it is not a username.
   }
   byId("curl").textContent = `curl -d '${quoted}' ${here}chat
 curl -X POST ${here}chat/${path}/read`;

@@ -1,4 +1,4 @@
-/* The same as the charts, in numbers. Used by ops.js. */
+/* The values of the charts as tables. Used by ops.js. */
 
 import { OPERATIONS } from "./dashboard.js";
 import { element, extremes } from "./charts.js";
@@ -6,7 +6,7 @@ import { amount, short, time } from "./words.js";
 
 const MINUTE_SLOTS = 20;
 
-/** Tables of what is in charts, whose lines have values, and of the database's operations. */
+/** Return tables of the charts' lines, which have values, and of the database operations. */
 export function tables(history, slots, charts) {
   const rows = charts.flatMap(({ title, format, lines }) =>
     lines.map(({ name, values }) => {
@@ -23,7 +23,7 @@ export function tables(history, slots, charts) {
     amount(over(mean), time),
   ]);
   return [
-    table("The last 15 minutes", ["now", "least", "mean", "most"], rows),
+    table("The last 15 minutes", ["now", "min", "mean", "max"], rows),
     table("Database operations, the last minute", ["per second", "mean time"], operations),
   ];
 }

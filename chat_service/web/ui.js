@@ -1,16 +1,16 @@
-// What the parts of the page share: templates, words for times, what is announced, what ticks.
+// Shared helpers: templates, times as text, announcements, timers.
 
 import { connection } from "./api.js";
 
 const TICK_MS = 500;
 const NOW_MS = 5000;
 const MINUTE_MS = 60_000;
-/** So much of what happens at the same moment is said. */
+/** The maximum number of simultaneous announcements. */
 const SAID_MAX = 3;
 
 export const byId = (id) => document.getElementById(id);
 
-/** What a reload of the tab leaves; where the browser allows no such thing, what it does not. */
+/** The session storage, or a substitute that does not survive a reload if the browser forbids it. */
 export const storage = (() => {
   try {
     return window.sessionStorage;
@@ -24,7 +24,7 @@ export const storage = (() => {
   }
 })();
 
-// A long text scrolls, also by keyboard.
+// A long text can be scrolled with the keyboard.
 const lengths = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     if (target.scrollHeight > target.clientHeight + 1) target.tabIndex = 0;
@@ -32,7 +32,7 @@ const lengths = new ResizeObserver((entries) => {
   }
 });
 
-/** A copy of a template: its element, and its parts by the name of their data attribute. */
+/** Copy a template; return its element, and its parts by the names of their data attributes. */
 export function copyOf(templateId) {
   const element = byId(templateId).content.firstElementChild.cloneNode(true);
   const parts = {};
@@ -43,8 +43,8 @@ export function copyOf(templateId) {
   return { element, parts };
 }
 
-/** Show a sentence where there is one, hide its place where there is none. It is also announced,
- *  but not each of those that follow one another, as tries do. */
+/** Show a sentence, or hide its place if the sentence is empty. Sentences that replace each other, such as
+ *  those of retries, are announced once. */
 export function note(place, text, kind = "") {
   if (text !== "" && (place.hidden || kind === "bad")) announce(text);
   place.textContent = text;
@@ -55,7 +55,7 @@ export function note(place, text, kind = "") {
 
 const waiting = [];
 
-/** Have a screen reader say it, after what it says now. */
+/** Have a screen reader announce a text after the current one. */
 export function announce(text) {
   if (waiting.includes(text)) return;
   if (waiting.push(text) === 1) {
@@ -65,7 +65,7 @@ export function announce(text) {
   }
 }
 
-/** Have a button do something that takes a while; it keeps its focus, and does it once at a time. */
+/** Run an asynchronous action when a button is pressed, one at a time; the button keeps the focus. */
 export function onPress(button, act) {
   button.addEventListener("click", async () => {
     if (button.ariaDisabled === "true") return;
@@ -80,7 +80,7 @@ export function onPress(button, act) {
   });
 }
 
-/** Take an element away; what had the focus in it gives it to `heir`, or to its neighbour. */
+/** Remove an element. If it has the focus, its neighbor or `heir` gets it. */
 export function takeAway(element, heir) {
   if (element.contains(document.activeElement)) {
     (element.nextElementSibling ?? element.previousElementSibling ?? heir).focus();
@@ -90,7 +90,7 @@ export function takeAway(element, heir) {
 
 export const counted = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 
-/** A length of time, in its two largest units. */
+/** Return a duration in its two largest units. */
 export function lasting(ms) {
   const seconds = Math.max(0, Math.ceil(ms / 1000));
   const units = [["day", 86400], ["h", 3600], ["min", 60], ["s", 1]];
@@ -111,28 +111,28 @@ const calendar = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeSty
 export const timeOf = (ms) =>
   (new Date(ms).toDateString() === new Date().toDateString() ? clock : calendar).format(ms);
 
-/** When a message was accepted, by the service's clock: an id begins with it. */
+/** Return when a message was accepted, by the service's clock. An id begins with that time. */
 export const acceptedAt = (id) => parseInt(id.slice(0, 12), 16);
 
-// This machine's clock is taken to be right unless an id shows that the service's is another.
+// This machine's clock is used unless an id shows that the service's clock differs.
 let skewMin = -Infinity;
 let skewMax = Infinity;
 
-/** The time now by the service's clock, as far as it is known. */
+/** Return the current time by the service's clock, as far as it is known. */
 export const now = () => Date.now() + Math.min(Math.max(0, skewMin), skewMax);
 
-/** This message was accepted before now, and after `since`, which is by this machine's clock. */
+/** Learn from a message that was accepted before now, and after `since` by this machine's clock. */
 export function learnClock(id, since = null) {
   const least = acceptedAt(id) - Date.now();
   skewMin = Math.max(skewMin, least);
   if (since === null) return;
   const most = acceptedAt(id) - since;
   skewMax = Math.min(skewMax, most);
-  // One of the clocks was set meanwhile.
+  // One of the clocks was changed in the meantime.
   if (skewMin > skewMax) [skewMin, skewMax] = [least, most];
 }
 
-/** Fill in a message's id, its time of arrival and its age. */
+/** Fill in a message's id, its time and its age. */
 export function stamp(parts, id) {
   learnClock(id);
   parts.id.textContent = id;
@@ -143,7 +143,7 @@ export function stamp(parts, id) {
   showAge(parts.age);
 }
 
-/** A message that was read here: its element, in which its text is only ever text. */
+/** Return the element of a message that was read here. Its text becomes text, never markup. */
 export function messageOf({ id, text }) {
   const { element, parts } = copyOf("a-message");
   parts.text.textContent = text;
@@ -153,7 +153,7 @@ export function messageOf({ id, text }) {
 
 function showAge(element) {
   const age = now() - Number(element.dataset.since);
-  // After a minute, in minutes.
+  // After a minute, count in minutes.
   const step = age < MINUTE_MS ? 1 : MINUTE_MS;
   const text = age < NOW_MS ? "just now" : `${lasting(Math.floor(age / step) * step)} ago`;
   if (element.textContent !== text) element.textContent = text;
@@ -172,8 +172,8 @@ setInterval(() => {
   document.querySelectorAll("[data-since]").forEach(showAge);
 }, TICK_MS);
 
-/** Look again and again while the page is visible. `look` gives the pause until the next time in ms,
- *  or null where there is nothing more to look for; it may not throw. Returns what looks at once. */
+/** Call `look` repeatedly while the page is visible. It returns the pause until the next call in ms, or
+ *  null to stop, and must not throw. Returns a function that calls it at once. */
 export function poll(look) {
   let timer = 0;
   let isLooking = false;
@@ -197,7 +197,7 @@ export function poll(look) {
 
 connection.addEventListener("lost", () => {
   byId("connection").hidden = false;
-  announce("The connection to the service is lost. It is tried again.");
+  announce("The connection to the service is lost. Retrying.");
 });
 connection.addEventListener("found", () => {
   byId("connection").hidden = true;

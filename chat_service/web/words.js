@@ -1,8 +1,8 @@
-/* How numbers and times are said. Used by all scripts of the dashboard. */
+/* Numbers and times as text. Used by all scripts of the dashboard. */
 
 import { isKnown } from "./measures.js";
 
-/** A number as short as it can be read: 0.4, 12, 1,204, 12.3k. */
+/** Return a number in a short form: 0.4, 12, 1,204, 12.3k. */
 export function short(value) {
   if (value >= 1e6) return `${trim(value / 1e6)}M`;
   if (value >= 1e4) return `${trim(value / 1e3)}k`;
@@ -10,7 +10,7 @@ export function short(value) {
   return value < 10 ? trim(value) : Math.round(value).toLocaleString("en");
 }
 
-/** Seconds, in a unit that suits them. */
+/** Return seconds in a suitable unit. */
 export function time(seconds) {
   if (seconds >= 1) return `${trim(seconds)}\u00a0s`;
   const ms = seconds * 1000;
@@ -19,13 +19,13 @@ export function time(seconds) {
     : `${Math.round(ms * 1000)}\u00a0µs`;
 }
 
-/** A value in words, or a dash for one that nobody knows. */
+/** Return a formatted value, or a dash if it is unknown. */
 export const amount = (value, format) => (isKnown(value) ? format(value) : "–");
 
-/** A sentence about a value, or another one where there is none. */
+/** Return a sentence about a value, or `none` if it is unknown. */
 export const worded = (value, words, none) => (isKnown(value) ? words(value) : none);
 
-/** The time of day where the reader is, from seconds since 1970: to the second, or the minute. */
+/** Return the local time of day of seconds since 1970, with or without seconds. */
 export const clock = (seconds) => toSecond.format(seconds * 1000);
 export const shortClock = (seconds) => toMinute.format(seconds * 1000);
 

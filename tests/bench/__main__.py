@@ -1,4 +1,4 @@
-"""Measures the service against a bare Tornado app and a naive one. Run by `scripts/bench`."""
+"""Benchmark the service against a bare Tornado app and a naive one. Run by `scripts/bench`."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ SHORT = Scale(rounds=1, seconds=1, rate_seconds=2, messages=20_000)
 
 
 async def measure(names: Sequence[str], scale: Scale, on: Progress) -> Results:
-    """Start a mongod and take the measurements of these names."""
+    """Start a mongod and take these measurements."""
     async with started_mongod() as (uri, mongod):
         bench = Bench(uri, mongod, scale, on)
         for name in names:
@@ -50,20 +50,37 @@ class _Bar:
 
 
 def main() -> int:
-    """Measure, print the tables, and write what is asked for."""
+    """Measure, print the tables, and write the requested files."""
     parser = argparse.ArgumentParser(
         "scripts/bench",
-        description="Measures the service against a bare Tornado app and a naive one.",
-        epilog="In full about 20 minutes. docs/performance.md explains what is compared. "
+        description="Benchmark the service against a bare Tornado app and a naive one.",
+        epilog="A full run takes 20 minutes. docs/performance.md explains what is compared. "
         f"Measurements: {', '.join(MEASUREMENTS)}.",
     )
-    parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), metavar="NAME")
-    parser.add_argument("--short", action="store_true", help="a look at everything, in 2 minutes")
-    parser.add_argument("--rounds", type=int, help=f"rounds of each run ({FULL.rounds})")
-    parser.add_argument("--seconds", type=float, help=f"seconds of a run ({FULL.seconds})")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write all figures, as JSON")
     parser.add_argument(
-        "--document", type=Path, metavar="FILE", help="renew the figures and plots of a document"
+        "--only",
+        action="append",
+        choices=list(MEASUREMENTS),
+        metavar="NAME",
+        help="take only this measurement; may be repeated",
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="measure everything briefly; takes 2 minutes"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help=f"rounds of each measurement (default {FULL.rounds})"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help=f"seconds of each round (default {FULL.seconds})"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write all figures to this file, as JSON"
+    )
+    parser.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="update the figures and plots of this document",
     )
     options = parser.parse_args()
     scale = SHORT if options.short else FULL

@@ -1,10 +1,10 @@
-"""What the service is compared with, by `scripts/bench`.
+"""The apps with which `scripts/bench` compares the service.
 
 usage: python -m tests.bench.apps bare PORT | naive PORT MONGO_URI
 
-bare: a Tornado app that parses and answers the same JSON and stores nothing: what HTTP costs.
-naive: the same with one call of the database for each request: what most would write first.
-Both log no request, count nothing and validate next to nothing, on uvloop as the service.
+bare: a Tornado app that parses and answers the same JSON and stores nothing: the cost of HTTP.
+naive: the same with one database call for each request: the obvious first version. Both run on
+uvloop like the service, log and count nothing, and validate next to nothing.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from pymongo import AsyncMongoClient, ReturnDocument
 
 
 class BarePost(tornado.web.RequestHandler):
-    """Parses, makes an id, answers it."""
+    """Parses the message, and answers with a new id."""
 
     async def post(self) -> None:
         message = json.loads(self.request.body)
@@ -30,7 +30,7 @@ class BarePost(tornado.web.RequestHandler):
 
 
 class BareRead(tornado.web.RequestHandler):
-    """Answers one message to everybody."""
+    """Answers every read with one message."""
 
     async def get(self, username: str) -> None:
         self.set_header("Content-Type", "application/json")
@@ -38,7 +38,7 @@ class BareRead(tornado.web.RequestHandler):
 
 
 class NaivePost(tornado.web.RequestHandler):
-    """One insert."""
+    """Runs one insert."""
 
     async def post(self) -> None:
         message = json.loads(self.request.body)
@@ -56,7 +56,7 @@ class NaivePost(tornado.web.RequestHandler):
 
 
 class NaiveRead(tornado.web.RequestHandler):
-    """One findOneAndUpdate for each message: it ends with one that finds nothing."""
+    """Runs one findOneAndUpdate for each message, until one finds nothing."""
 
     async def get(self, username: str) -> None:
         messages = []

@@ -1,4 +1,4 @@
-"""The services that `scripts/bench` compares, as processes of their own on one mongod."""
+"""The services that `scripts/bench` compares. Each is a separate process; they share one mongod."""
 
 import asyncio
 import os
@@ -20,7 +20,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Sample(NamedTuple):
-    """One run of a load, and the processor time in seconds that a request cost others."""
+    """One run of a load, with the processor time per request of the service and of MongoDB, in
+    seconds.
+    """
 
     measured: Measured
     server_s: float
@@ -28,12 +30,12 @@ class Sample(NamedTuple):
 
 
 class Contender:
-    """One service. Use as an async context; `load` presses it."""
+    """One service. Use as an async context; `load` puts load on it."""
 
     def __init__(
         self, name: str, mongod: int, command: Sequence[str], environ: Mapping[str, str]
     ) -> None:
-        """`command` goes behind `python -P -m`; PORT in it is replaced by a free port."""
+        """`command` follows `python -P -m`. The word PORT in it is replaced by a free port."""
         self.name = name
         self.port = free_port()
         self._mongod = mongod
@@ -58,7 +60,7 @@ class Contender:
         await self._process.wait()
 
     def processes(self) -> list[int]:
-        """Its processes, a supervisor's children included."""
+        """Return the ids of its processes, including the supervisor's children."""
         pids = [self._process.pid]
         for pid in pids:
             for task in Path(f"/proc/{pid}/task").iterdir():
@@ -66,14 +68,14 @@ class Contender:
         return pids
 
     def memory(self) -> int:
-        """Bytes of resident memory of all its processes."""
+        """Return the resident memory of all its processes, in bytes."""
         return sum(
             int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
             for pid in self.processes()
         )
 
     async def load(self, load: Load) -> Sample:
-        """LoadGenerator it. What it costs to warm up is not counted."""
+        """Run a load on it. The warm-up is not counted."""
         load = msgspec.structs.replace(load, port=self.port)
         if load.rate or not wrk.is_installed():
             return await self._load_by_ours(load)
@@ -92,7 +94,7 @@ class Contender:
         )
         assert generator.stdout is not None
         assert await generator.stdout.readline() == READY, f"{self.name}: the generator failed"
-        # The middle of its run.
+        # Measure the middle of the run.
         await asyncio.sleep(load.warm_up_s + load.seconds / 8)
         before = self._used_s()
         seconds = load.seconds * 3 / 4

@@ -1,8 +1,8 @@
-"""Presses one service and says what it did: a load generator for `scripts/bench`.
+"""A load generator for `scripts/bench`: put load on one service, and measure it.
 
-A process of its own, `python -m tests.bench.generator '{"port": ...}'`, so that what it costs is
-not taken from the service's core and does not show in its processor time. Prints one JSON object.
-It is the generator of `chat load`, which is made for people and tells more.
+It is a separate process, `python -m tests.bench.generator '{"port": ...}'`, so that its cost does
+not count as the service's processor time. It prints one JSON object. It uses the generator of `chat
+load`, which is made for people and reports more.
 """
 
 import gc
@@ -15,12 +15,12 @@ import uvloop
 
 from chat_service.loadgen.generator import Load, LoadGenerator, Outcome
 
-#: What is printed once all connections are there and the load begins; its result follows.
+#: Printed once all connections are open and the load begins; the result follows.
 READY = b"ready\n"
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What came of it. Times in seconds; `errors` counts all but 200 and 201."""
+    """The result. Times are in seconds; `errors` counts all statuses except 200 and 201."""
 
     requests: int
     errors: int
@@ -34,7 +34,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 async def run(load: Load) -> Measured:
-    """LoadGenerator, and measure after the time to warm up."""
+    """Generate the load, and measure after the warm-up."""
     latencies: list[float] = []
     errors = 0
     start = end = math.inf
@@ -61,7 +61,7 @@ async def run(load: Load) -> Measured:
     end = start + load.seconds
     await press.run(began, load.warm_up_s + load.seconds)
     await press.close()
-    # At a rate, those that were due and came late count, too.
+    # At a fixed rate, requests that were due and came late count, too.
     count = len(latencies) if load.rate else in_time
     ranked = sorted(latencies[:count])
 
@@ -75,7 +75,7 @@ async def run(load: Load) -> Measured:
 
 
 def main() -> int:
-    """Run what the only argument says."""
+    """Run the load that the only argument describes."""
     load = msgspec.json.decode(sys.argv[1], type=Load)
     measured = uvloop.run(run(load))
     sys.stdout.buffer.write(msgspec.json.encode(measured))

@@ -1,4 +1,4 @@
-"""The goals for the service's speed, and what a run says of them."""
+"""The goals for the service's speed, and whether a run meets them."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from tests.bench.waiting import WAYS
 
 
 class Goal(NamedTuple):
-    """A figure, its bound, and whether it was met."""
+    """A measured value, its limit, and whether it was met."""
 
     what: str
     wanted: str
@@ -29,7 +29,7 @@ class Goal(NamedTuple):
 
 
 def goals(results: Results) -> list[Goal]:
-    """What this run says of every goal that it has measured."""
+    """Return every goal that this run has measured."""
     return [
         goal for check in (_mixed, _rates, _stored, _memory, _waking) for goal in check(results)
     ]
@@ -45,7 +45,7 @@ def _mixed(results: Results) -> Iterator[Goal]:
     if service and naive:
         what = "requests/s against one call per request, 256 connections"
         yield _at_least(what, 5, _ratio(service, naive, lambda it: it.rate))
-        what = "MongoDB's processor time per request against the same"
+        what = "MongoDB's processor time per request against one call per request"
         yield _at_most(what, 0.1, _ratio(service, naive, lambda it: it.database_us))
     service, bare = _rows(results, MIXED, SERVICE, BARE, 256)
     if service and bare:
@@ -88,7 +88,7 @@ def _waking(results: Results) -> Iterator[Goal]:
     for waking in results.waking:
         bound = 50 if waking.name == SAME_NODE else 250
         yield Goal(
-            f"a read that waits is answered after a message {waking.name}, the slowest",
+            f"slowest long poll, message posted {waking.name}",
             f"at most {bound} ms",
             f"{waking.max_ms:.1f} ms",
             waking.max_ms <= bound,
@@ -107,7 +107,7 @@ def _rows(
 
 
 def _ratio(one: Row, other: Row, figure: Callable[[Round], float]) -> float:
-    """The median of the ratios of a figure, round by round."""
+    """Return the median of a value's ratios, round by round."""
     pairs = zip(one.rounds, other.rounds, strict=True)
     return statistics.median(figure(a) / max(figure(b), 1e-9) for a, b in pairs)
 

@@ -1,7 +1,7 @@
-"""What `scripts/bench` measures: contenders against each other, in alternating rounds.
+"""The measurements of `scripts/bench`: contenders against each other, in alternating rounds.
 
-Each function gives rows for the table. Figures of one machine and run are compared with each
-other only, round by round; a row shows the medians of its rounds.
+Each function adds rows to the results. Compare only figures of one machine and one run, round by
+round; a row shows the medians of its rounds.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
 from tests.support.server import mongods_on
 from workers.mongod.embedded import EmbeddedMongod
 
-#: After each run, so that what the mongod has put off is not paid for by the next, in seconds.
+#: Pause in seconds after each run, so that the next run does not pay for work that the mongod has
+#: postponed.
 _PAUSE_S = 0.3
 
 SERVICE, MOTOR, BARE, NAIVE = (
@@ -34,13 +35,15 @@ SERVICE, MOTOR, BARE, NAIVE = (
 
 
 class Progress(Protocol):
-    """Is told of a part of a measurement: what it is, how much is done, and of how much."""
+    """A callback that is told of each part of a measurement: its name, how much is done, and of how
+    much.
+    """
 
     def __call__(self, what: str, done: int, of: int) -> None: ...
 
 
 class Scale(NamedTuple):
-    """How long all of it takes: rounds, seconds of a run, of a run at a rate, messages stored."""
+    """The size of a run: rounds, seconds of a round and at a fixed rate, messages stored."""
 
     rounds: int
     seconds: float
@@ -49,7 +52,7 @@ class Scale(NamedTuple):
 
 
 class Bench:
-    """A mongod and how to measure on it."""
+    """Measures contenders on one mongod."""
 
     def __init__(self, uri: str, mongod: int, scale: Scale, on: Progress) -> None:
         self.uri = uri
@@ -59,17 +62,17 @@ class Bench:
         self._mongod = mongod
 
     def service(self, name: str = SERVICE, database: str = "bench", **settings: str) -> Contender:
-        """The service itself, with everything switched on."""
+        """Return the service itself, with everything enabled."""
         environ = {f"CHAT_{key.upper()}": value for key, value in settings.items()}
         environ |= {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": database}
         return Contender(name, self._mongod, ("chat_service", "serve", "--port", "PORT"), environ)
 
     def bare(self) -> Contender:
-        """A Tornado app that stores nothing."""
+        """Return a Tornado app that stores nothing."""
         return self._app(BARE, "bare", "PORT")
 
     def naive(self) -> Contender:
-        """A Tornado app that calls the database for each request."""
+        """Return a Tornado app that calls the database for each request."""
         return self._app(NAIVE, "naive", "PORT", self.uri)
 
     def _app(self, name: str, *arguments: str) -> Contender:
@@ -87,7 +90,7 @@ class Bench:
         """Alternate between the contenders, round by round."""
         rounds = rounds or self.scale.rounds
         if not load.prefix:
-            # Inboxes of its own: none that another load has left full.
+            # Use separate inboxes, which no other load has left full.
             load = msgspec.structs.replace(load, prefix="-".join(re.findall(r"[a-z0-9]+", what)))
         samples: dict[str, list[Round]] = {contender.name: [] for contender in contenders}
         async with AsyncExitStack() as stack:
@@ -110,7 +113,7 @@ class Bench:
 
 @asynccontextmanager
 async def started_mongod() -> AsyncIterator[tuple[str, int]]:
-    """A mongod on a directory that goes with it: its connection string and process."""
+    """Run a mongod on a temporary directory. Yield its connection string and process id."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         data_dir = Path(folder) / "data"
         mongod = EmbeddedMongod(data_dir, "")
@@ -130,11 +133,11 @@ def _round(sample: Sample) -> Round:
 
 
 MIXED = "half posts, half reads"
-WAIT_SUFFIX = "half posts, half reads, with an open stream"
+WITH_STREAM = "half posts, half reads, with an open stream"
 
 
 async def against_others(bench: Bench) -> None:
-    """Half posts, half reads over 1,000 inboxes: against apps that do less, and on both drivers."""
+    """Half posts, half reads over 1,000 inboxes: against simpler apps, and with both drivers."""
     for connections in (64, 256):
         contenders = [
             bench.service(),
@@ -146,7 +149,7 @@ async def against_others(bench: Bench) -> None:
 
 
 async def kinds_of_requests(bench: Bench) -> None:
-    """Posts alone, full inboxes, empty ones, one hot inbox, large texts."""
+    """Only posts, polls of empty inboxes, one hot inbox, large texts."""
     loads = {
         "posts alone": Load(0, 256, 0, posts=1.0),
         "polls of empty inboxes": Load(0, 256, 0, posts=0.0),
@@ -158,7 +161,7 @@ async def kinds_of_requests(bench: Bench) -> None:
 
 
 async def reads_alone(bench: Bench) -> None:
-    """Reads of inboxes that hold a message each, every one read once."""
+    """Reads of inboxes that hold one message each; each inbox is read once."""
     users = int(40_000 * bench.scale.seconds)
     contenders = [bench.service(), bench.bare()]
 
@@ -174,25 +177,26 @@ RATES = (10, 1000)
 
 
 def at(rate: int) -> str:
-    """The name of an open loop's load."""
-    return f"{rate:,} a second, half posts, half reads"
+    """Return the name of an open loop's load."""
+    return f"{rate:,} requests/s, half posts, half reads"
 
 
 async def at_a_rate(bench: Bench) -> None:
-    """Open loop: requests at their moments, whatever becomes of earlier ones."""
+    """Open loop: send requests on schedule, regardless of earlier ones."""
     for rate in RATES:
         load = Load(0, 64, bench.scale.rate_seconds, rate=rate)
         await bench.side_by_side(at(rate), [bench.service(), bench.bare()], load, rounds=1)
 
 
-FULL, EMPTY = "the service, messages stored", "the service, none stored"
+FULL, EMPTY = "the service, full database", "the service, empty database"
 
 
 async def many_stored(bench: Bench) -> None:
     """With 5 million unread messages of other inboxes in the collection, against none."""
     messages = bench.scale.messages
     users = max(messages // 10, 1)
-    # A mongod for each, or the empty one would share what the full one keeps busy.
+    # Use a mongod for each; otherwise the empty service would share the one that the full one keeps
+    # busy.
     async with (
         started_mongod() as (full_uri, full_mongod),
         started_mongod() as (empty_uri, empty_mongod),
@@ -203,11 +207,11 @@ async def many_stored(bench: Bench) -> None:
         )
         full = Bench(full_uri, full_mongod, bench.scale, bench.on).service(FULL)
         empty = Bench(empty_uri, empty_mongod, bench.scale, bench.on).service(EMPTY)
-        await bench.side_by_side(f"{messages:,} stored", [full, empty], Load(0, 256, 0))
+        await bench.side_by_side(f"{messages:,} messages stored", [full, empty], Load(0, 256, 0))
 
 
 async def idle_connections(bench: Bench) -> None:
-    """Memory of connections that have been served and keep still."""
+    """Measure the memory of idle connections that have served a request."""
     count = 2000
     for number, contender in enumerate((bench.service(), bench.bare())):
         async with contender:
@@ -226,12 +230,12 @@ async def idle_connections(bench: Bench) -> None:
             bench.results.memory.append(Memory(contender.name, count, each))
 
 
-WAITED, NOT_WAITED = "the service, somebody waits", "the service, nobody waits"
+WAITED, NOT_WAITED = "the service, one open stream", "the service, no stream"
 SAME_NODE, OTHER_NODE = "through the same process", "through another node"
 
 
 async def waits(bench: Bench) -> None:
-    """Reads that wait and streams: their memory, how soon they are woken, what they cost others."""
+    """Measure long polls and streams: memory, wake-up time, and their cost for others."""
     is_full = bench.scale.messages > PARKED * 10
     for number, way in enumerate(WAYS):
         async with bench.service() as contender:
@@ -241,23 +245,23 @@ async def waits(bench: Bench) -> None:
     messages = 1000 if is_full else 50
     async with bench.service() as here, bench.service() as there:
         for name, port in ((SAME_NODE, here.port), (OTHER_NODE, there.port)):
-            bench.on(f"woken by a message {name}", 0, 1)
+            bench.on(f"wake-up by a message {name}", 0, 1)
             bench.results.waking.append(await wakes(name, here.port, port, messages))
-    # While anybody waits, every process reads the database's change stream.
+    # While any client waits, every process reads the database's change stream.
     waited, not_waited = bench.service(WAITED), bench.service(NOT_WAITED)
     async with AsyncExitStack() as stack:
 
-        async def somebody_waits() -> None:
+        async def open_stream() -> None:
             await stack.aclose()
             await stack.enter_async_context(waiting(waited.port, "an event stream", 1))
 
         await bench.side_by_side(
-            WAIT_SUFFIX, [waited, not_waited], Load(0, 256, 0), before_each=somebody_waits
+            WITH_STREAM, [waited, not_waited], Load(0, 256, 0), before_each=open_stream
         )
 
 
 async def several_processes(bench: Bench) -> None:
-    """One process and two."""
+    """One process against two."""
     contenders = [
         bench.service("1 process"),
         bench.service("2 processes", processes="2"),
@@ -266,7 +270,7 @@ async def several_processes(bench: Bench) -> None:
 
 
 async def numbers_of_shards(bench: Bench) -> None:
-    """One shard, two and four in the process."""
+    """One, two and four shards in the process."""
     for connections in (64, 256):
         contenders = [
             bench.service(f"{shards} shard{'s' * (shards > 1)}", shards=str(shards))

@@ -12,20 +12,20 @@ from matplotlib import pyplot
 from tests.bench.measurements import MIXED
 from tests.bench.results import Results, Round, Row
 
-#: Equal figures give equal files.
+#: Make equal figures give equal files.
 pyplot.rcParams.update({"svg.hashsalt": "bench", "font.size": 9, "axes.axisbelow": True})
 _COLORS = ("#1f6feb", "#79b8ff", "#8b949e", "#d29922", "#a371f7")
 
 
 def draw(results: Results, folder: Path) -> dict[str, Path]:
-    """Draw all plots that these results have figures for; their files by title."""
+    """Draw every plot for which the results have figures. Return the files by title."""
     folder.mkdir(parents=True, exist_ok=True)
     mixed = [row for row in results.rows if row.what == MIXED]
     others = [row for row in results.rows if row.what != MIXED and row.rounds[0].rate > 1100]
     pictures = {}
     for title, name, rows, unit, figure in (
         ("Requests per second, half posts, half reads", "rate", mixed, "requests/s", _rate),
-        ("Latency at the 99th percentile, the same", "p99", mixed, "ms", _p99),
+        ("Latency at the 99th percentile, half posts, half reads", "p99", mixed, "ms", _p99),
         ("Processor time of the service per request", "server", mixed, "µs", _server),
         ("Processor time of MongoDB per request", "database", mixed, "µs", _database),
         ("Requests per second, other loads", "others", others, "requests/s", _rate),
@@ -54,7 +54,7 @@ def _database(it: Round) -> float:
 def _bars(
     title: str, rows: list[Row], unit: str, figure: Callable[[Round], float], path: Path
 ) -> Path:
-    """A bar for each row, as long as the median, with its rounds as dots."""
+    """Draw a bar for each row, as long as its median, and a dot for each round."""
     names = list(dict.fromkeys(row.name for row in rows))
     picture, axes = pyplot.subplots(figsize=(7.5, 0.6 + 0.28 * len(rows)))
     for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""The results as tables, and docs/performance.md's section of figures with its plots."""
+"""The results as tables, and the figures and plots in docs/performance.md."""
 
 import os
 import platform
@@ -10,15 +10,15 @@ from tests.bench.goals import Goal, goals
 from tests.bench.measurements import Scale
 from tests.bench.results import Results
 
-#: Shorter runs of a load, in seconds over all rounds, are a look and no judgement.
+#: Runs with fewer seconds over all rounds are too short to judge goals by.
 _JUDGED_FROM_S = 10
 _HEADS = ("load", "service", "conn.", "requests/s", "p50", "p99", "CPU", "MongoDB CPU", "errors")
 _SECTION = re.compile(r"(<!-- figures: begin -->\n).*?(<!-- figures: end -->)", re.DOTALL)
 
 
 def tables(results: Results, scale: Scale) -> str:
-    """The goals and all figures, in Markdown."""
-    lines = ["| goal | wanted | measured | |", "|---|---|---|---|"]
+    """Return the goals and all figures as Markdown tables."""
+    lines = ["| goal | limit | measured | |", "|---|---|---|---|"]
     lines += [
         f"| {goal.what} | {goal.wanted} | {goal.measured} | {_verdict(goal, scale)} |"
         for goal in goals(results)
@@ -42,7 +42,7 @@ def tables(results: Results, scale: Scale) -> str:
     if results.memory:
         lines += [
             "",
-            "| connections | idle, or what they are | memory of each |",
+            "| connections | kind | memory per connection |",
             "|---:|---|---:|",
         ]
         lines += [
@@ -52,7 +52,7 @@ def tables(results: Results, scale: Scale) -> str:
     if results.waking:
         lines += [
             "",
-            "| woken by a message | messages | p50 | p99 | slowest |",
+            "| wake-up by a message | messages | p50 | p99 | slowest |",
             "|---|---:|---:|---:|---:|",
         ]
         lines += [
@@ -65,22 +65,22 @@ def tables(results: Results, scale: Scale) -> str:
 
 def _verdict(goal: Goal, scale: Scale) -> str:
     if scale.rounds * scale.seconds < _JUDGED_FROM_S:
-        return "too short to say"
+        return "run too short"
     return "met" if goal.is_met else "MISSED"
 
 
 def machine(scale: Scale) -> str:
-    """What it was measured on and how long, in a sentence."""
+    """Describe the machine and the duration in a sentence."""
     presser = "wrk" if wrk.is_installed() else "the generator in tests/bench"
     return (
-        f"On {os.cpu_count()} cores that the service, MongoDB and the load share, Python "
-        f"{platform.python_version()}, the load from {presser}; medians of {scale.rounds} "
+        f"On {os.cpu_count()} cores shared by the service, MongoDB and the load generator. Python "
+        f"{platform.python_version()}; load from {presser}; medians of {scale.rounds} "
         f"alternating rounds of {scale.seconds:g} s. CPU is processor time per request."
     )
 
 
 def write_document(document: Path, results: Results, scale: Scale) -> None:
-    """Put the tables and newly drawn plots into the document, where its marks are."""
+    """Replace the tables and plots between the document's markers."""
     from tests.bench.plots import draw
 
     pictures = draw(results, document.parent / document.stem)

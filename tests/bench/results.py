@@ -1,4 +1,4 @@
-"""The figures of `scripts/bench`: taken by its measurements, judged by its goals, put in tables."""
+"""The figures of `scripts/bench`, filled by measurements and judged by goals."""
 
 import statistics
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """What connections cost that keep still: bytes of a service's memory for each."""
+    """The memory of a service per idle connection, in bytes."""
 
     name: str
     connections: int
@@ -39,7 +39,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Waking(msgspec.Struct, frozen=True):
-    """How soon who waits for a message has it, from its acceptance on; in ms."""
+    """The time from a message's acceptance until a waiting client has it, in ms."""
 
     name: str
     messages: int
@@ -49,7 +49,7 @@ class Waking(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct):
-    """All that a run has measured."""
+    """All figures of a run."""
 
     rows: list[Row] = []
     memory: list[Memory] = []

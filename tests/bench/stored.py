@@ -1,4 +1,4 @@
-"""Messages put straight into the database, for measurements that begin with many."""
+"""Store messages directly in the database, for measurements that begin with many."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,9 @@ _LIFE_MS = 86_400_000
 async def store(
     uri: str, database: str, prefix: str, users: int, each: int, on: Callable[[int], None]
 ) -> None:
-    """Store `each` unread messages for every one of `users` inboxes; tells `on` how many so far."""
+    """Store `each` unread messages in each of `users` inboxes. Call `on` with the number stored so
+    far.
+    """
     now_ms = int(time.time() * 1000)
     documents = (
         _document(f"{now_ms:012x}{number:020x}", f"{prefix}-{number % users}", now_ms)
@@ -36,7 +38,7 @@ async def store(
 
 
 async def drop(uri: str, database: str) -> None:
-    """Forget a database."""
+    """Drop a database."""
     async with AsyncMongoClient[Document](uri) as client:
         await client.drop_database(database)
 

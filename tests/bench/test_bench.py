@@ -1,4 +1,4 @@
-"""scripts/bench in short: it measures everything that it says, and meets no error."""
+"""scripts/bench in short: it measures everything that it lists, without an error."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from tests.bench.report import tables
 
 
 @pytest.mark.bench
-async def test_every_goal_gets_a_figure_and_no_request_fails() -> None:
+async def test_every_goal_is_measured_and_no_request_fails() -> None:
     seen: list[str] = []
     names = ["others", "rate", "stored", "memory", "waits"]
     results = await measure(names, SHORT, lambda what, done, of: seen.append(what))
     assert all(it.rate > 0 for row in results.rows for it in row.rounds)
-    # An app that asks the database once for each request may well fail under this load.
+    # An app that calls the database for each request may well fail under this load.
     assert {row.name for row in results.rows if any(it.errors for it in row.rounds)} <= {
         "one call per request"
     }

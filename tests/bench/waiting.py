@@ -1,6 +1,6 @@
-"""What waiting costs: memory of parked reads and open streams, and how soon they are woken.
+"""The cost of waiting: memory of parked reads and open streams, and how fast they wake.
 
-Measurements of `tests.bench.measurements`, in a file of their own.
+`tests.bench.measurements` uses these functions.
 """
 
 import asyncio
@@ -15,23 +15,24 @@ from tests.bench.contenders import Contender
 from tests.bench.results import Memory, Waking
 from tests.support.waiting import eventually
 
-#: So many wait at the same time, in a full run; so long at most before they ask again, in seconds.
+#: Number of clients that wait at the same time in a full run, and the seconds that each waits
+#: before it asks again.
 PARKED = 10_000
 _WAIT_S = 25
 _UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
-#: How to wait, by name: what follows the inbox in the path, and the headers.
+#: Kinds of waiting by name: the part of the path after the inbox, and the headers.
 WAYS = {
-    "a read that waits": (f"?wait={_WAIT_S}", ""),
+    "a long poll": (f"?wait={_WAIT_S}", ""),
     "an event stream": ("/stream", ""),
     "a WebSocket": ("/stream", _UPGRADE),
 }
 
 
 async def memory_of(contender: Contender, way: str, count: int) -> Memory:
-    """Bytes that each of so many costs a service that has been warmed up."""
+    """Return the memory per waiting client of a service that has been warmed up, in bytes."""
     await contender.load(Load(0, 64, 1, prefix="warm"))
     before = contender.memory()
     async with waiting(contender.port, way, count):
@@ -40,7 +41,7 @@ async def memory_of(contender: Contender, way: str, count: int) -> Memory:
 
 @asynccontextmanager
 async def waiting(port: int, way: str, count: int) -> AsyncIterator[None]:
-    """So many clients that wait, each for an inbox of its own."""
+    """Open this many clients that wait, each for a separate inbox."""
     path, headers = WAYS[way]
     async with AsyncExitStack() as stack:
         for number in range(count):
@@ -53,13 +54,13 @@ async def waiting(port: int, way: str, count: int) -> AsyncIterator[None]:
             return await _waiters(port) >= count
 
         await eventually(all_wait, 30)
-        # What opening them has put off.
+        # Let the service finish work that it postponed while they connected.
         await asyncio.sleep(0.5)
         yield
 
 
 async def wakes(name: str, waits_at: int, posts_to: int, messages: int) -> Waking:
-    """From the moment at which a message is accepted until who waited for it has it."""
+    """Measure the time from a message's acceptance until the waiting client has it."""
     waiter = await asyncio.open_connection("127.0.0.1", waits_at)
     poster = await asyncio.open_connection("127.0.0.1", posts_to)
     body = b'{"text": "x", "username": "woken"}'

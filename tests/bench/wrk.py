@@ -1,6 +1,6 @@
-"""The load generator wrk, where it is installed: at a tenth of the cost of one in Python.
+"""The load generator wrk, if it is installed: it costs a tenth of a generator in Python.
 
-It presses in a closed loop only; `tests.bench.generator` does that too, and all else.
+wrk only supports a closed loop; `tests.bench.generator` does that too, and everything else.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ _SCRIPT = Path(__file__).with_name("requests.lua")
 
 
 def is_installed() -> bool:
-    """Whether there is a wrk on the PATH."""
+    """Return whether wrk is on the PATH."""
     return shutil.which("wrk") is not None
 
 
 async def press(load: Load, seconds: float) -> Measured:
-    """LoadGenerator for so long, from a process of its own."""
+    """Run the load for `seconds` in a separate process."""
     process = await asyncio.create_subprocess_exec(
         *("wrk", "--threads", "1", "--connections", str(load.connections)),
         *("--duration", f"{max(round(seconds), 1)}s", "--timeout", "10s"),

@@ -1,4 +1,4 @@
-"""A command on a terminal: a pseudo-terminal stands in for the window."""
+"""Runs a command on a pseudo-terminal."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from tests.cli.conftest import Chat
 
 
 class Terminal:
-    """One command with a terminal as its streams. Use as a context."""
+    """One command whose streams are a terminal. Use as a context manager."""
 
     def __init__(self, chat: Chat, *words: str, **environ: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -25,7 +25,7 @@ class Terminal:
             stderr=theirs,
             env={**chat.environ, "TERM": "xterm-256color", **environ},
             start_new_session=True,
-            # It is what /dev/tty names, and its end is the session's.
+            # Make it the controlling terminal, so that /dev/tty works and closing it sends SIGHUP.
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
@@ -46,31 +46,31 @@ class Terminal:
         self.process.wait()
         self.close()
 
-    def until(self, words: bytes, within_s: float = 20) -> None:
-        """Wait until it has written these words."""
+    def until(self, text: bytes, within_s: float = 20) -> None:
+        """Wait until the command has written this text."""
         deadline = time.monotonic() + within_s
-        while words not in self.seen:
+        while text not in self.seen:
             left_s = deadline - time.monotonic()
             assert left_s > 0, self.seen
             if select.select([self._ours], [], [], left_s)[0]:
                 assert self._take(), self.seen
 
-    def ended(self) -> int:
-        """Wait for its end; its exit code."""
+    def exit_code(self) -> int:
+        """Wait for the exit of the command, and return its exit code."""
         while self._take():
             pass
         return self.process.wait(30)
 
     def ctrl_c(self) -> None:
-        """What the terminal does on that key."""
+        """Send what a terminal sends for Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def type(self, keys: bytes) -> None:
-        """What somebody types."""
+        """Type some keys."""
         os.write(self._ours, keys)
 
     def close(self) -> None:
-        """Close the window. Safe twice."""
+        """Close the terminal. May be called twice."""
         if not self._is_closed:
             self._is_closed = True
             os.close(self._ours)
@@ -79,7 +79,7 @@ class Terminal:
         try:
             chunk = os.read(self._ours, 65536)
         except OSError:
-            # Nobody has the other end any more.
+            # All processes have closed the other end.
             return False
         self.seen += chunk
         return bool(chunk)

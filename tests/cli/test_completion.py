@@ -1,4 +1,4 @@
-"""Completion: the scripts are printed, and a real bash completes with its own."""
+"""Completion: scripts for three shells, tried in bash and fish."""
 
 import os
 import subprocess
@@ -10,16 +10,16 @@ from tests.cli.conftest import Chat
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shells_script_is_printed(chat: Chat, shell: str) -> None:
+def test_the_script_for_each_shell_is_printed(chat: Chat, shell: str) -> None:
     printed = chat("completion", shell).out
     assert "_CHAT_COMPLETE" in printed
-    # Ours, so that a description may have a comma.
+    # Our change to the script lets a description contain a comma.
     assert ('string split -m 1 ","' in printed) == (shell == "fish")
 
 
 @pytest.fixture
 def environ(chat: Chat, tmp_path: Path) -> dict[str, str]:
-    """An environment with `chat` on the PATH, as where it is installed."""
+    """An environment with `chat` on the PATH, as after an installation."""
     program = tmp_path / "chat"
     words = " ".join(f"'{word}'" for word in chat.command())
     program.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
@@ -49,12 +49,12 @@ def test_bash_completes_commands_and_options(
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("chat ack", "ack\tacknowledge: read, and gone"),
+        ("chat ack", "ack\tacknowledge leased messages, which consumes them"),
         ("chat send --rec", "--receipt\tGet a receipt, for status and revoke."),
         ("chat serve --config /etc/hostn", "/etc/hostname"),
     ],
 )
-def test_fish_completes_with_what_each_does(
+def test_fish_shows_descriptions_with_completions(
     environ: dict[str, str], typed: str, completed: str
 ) -> None:
     script = f"chat completion fish | source; complete -C '{typed}'"

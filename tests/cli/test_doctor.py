@@ -1,4 +1,4 @@
-"""The doctor: finds what is wrong, says what to do, and changes nothing."""
+"""`chat doctor` finds problems, advises, and changes nothing."""
 
 import socket
 from pathlib import Path
@@ -6,38 +6,36 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from tests.cli.conftest import Chat, Ended
+from tests.cli.conftest import Chat, Result
 from tests.support.server import Server
 from workers.store.schema import INDEXES, KEY_INDEX
 
 
-def failed(ended: Ended) -> dict[str, str]:
-    """What it calls failed, and what it says of that."""
-    found = {each["check"]: each["detail"] for each in ended.records if each["state"] == "fail"}
-    assert ended.code == (1 if found else 0)
+def failed(result: Result) -> dict[str, str]:
+    """Return the failed checks and their details."""
+    found = {each["check"]: each["detail"] for each in result.records if each["state"] == "fail"}
+    assert result.code == (1 if found else 0)
     return found
 
 
-def states(ended: Ended) -> dict[str, str]:
-    """How each check went."""
-    return {each["check"]: each["state"] for each in ended.records}
+def states(result: Result) -> dict[str, str]:
+    """Return the state of each check."""
+    return {each["check"]: each["state"] for each in result.records}
 
 
 def test_a_healthy_service_passes_every_check(chat: Chat, server: Server, mongo_uri: str) -> None:
     database = server.environ["CHAT_MONGO_DATABASE"]
     words = ("--port", str(server.port), "--mongo-uri", mongo_uri)
-    ended = chat("doctor", *words, CHAT_MONGO_DATABASE=database)
-    assert failed(ended) == {}
-    found = states(ended)
+    result = chat("doctor", *words, CHAT_MONGO_DATABASE=database)
+    assert failed(result) == {}
+    found = states(result)
     for check in ("python", "packages", "settings", "port", "database", "majority", "indexes"):
         assert found[check] == "ok"
     for check in ("alive", "ready", "restarts", "loop lag"):
         assert check in found
 
 
-def test_a_private_database_in_use_is_looked_at_and_a_free_one_left_alone(
-    tmp_path: Path, chat: Chat
-) -> None:
+def test_an_embedded_database_is_checked_only_if_it_is_running(tmp_path: Path, chat: Chat) -> None:
     data = tmp_path / "data"
     free = chat("doctor", "--port", "0", "--data-dir", str(data))
     assert states(free)["data"] == "ok"
@@ -48,18 +46,19 @@ def test_a_private_database_in_use_is_looked_at_and_a_free_one_left_alone(
         assert states(used)["majority"] == "ok"
 
 
-def test_it_fails_where_a_start_would(tmp_path: Path, chat: Chat) -> None:
+def test_a_check_fails_if_a_start_would_fail(tmp_path: Path, chat: Chat) -> None:
     data = tmp_path / "data"
     with Server(tmp_path, "--data-dir", str(data)) as running:
         words = ("--data-dir", str(data), "--port", str(running.port))
         found = failed(chat("doctor", *words, CHAT_URL=""))
-        assert f"in use by process {running.process.pid}, so another cannot start" in found["data"]
-        assert "a service of ours answers there, so a second one cannot start" in found["port"]
-        # Who looks at the one that runs finds nothing wrong.
+        in_use = f"in use by process {running.process.pid}, so a second service cannot start"
+        assert in_use in found["data"]
+        assert "a chat service answers there, so a second one cannot start" in found["port"]
+        # With the address of the running service, this is not a problem.
         assert failed(chat("doctor", *words, CHAT_URL=running.base)) == {}
 
 
-def test_a_disk_without_the_reserve_is_a_warning(tmp_path: Path, chat: Chat) -> None:
+def test_a_disk_without_the_reserve_gives_a_warning(tmp_path: Path, chat: Chat) -> None:
     words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
     (warned,) = [
         each
@@ -71,41 +70,41 @@ def test_a_disk_without_the_reserve_is_a_warning(tmp_path: Path, chat: Chat) -> 
     assert states(chat(*words))["disk"] == "ok"
 
 
-def test_a_data_directory_that_cannot_be_made_fails(tmp_path: Path, chat: Chat) -> None:
+def test_a_data_directory_that_cannot_be_created_fails(tmp_path: Path, chat: Chat) -> None:
     (tmp_path / "file").touch()
     words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "file" / "data"))
     assert "--data-dir" in failed(chat(*words))["data"]
 
 
-def test_why_a_mongod_says_nothing_is_told(tmp_path: Path, chat: Chat) -> None:
+def test_a_mongod_that_crashes_fails_with_the_cause(tmp_path: Path, chat: Chat) -> None:
     program = tmp_path / "mongod"
     program.write_text("#!/bin/sh\necho 'no libcurl.so.4' >&2\nkill -ILL $$\n", encoding="utf-8")
     program.chmod(0o755)
     words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
-    ended = chat(*words, CHAT_MONGOD=str(program))
-    found = failed(ended)["mongod"]
-    assert "was ended by SIGILL" in found
+    result = chat(*words, CHAT_MONGOD=str(program))
+    found = failed(result)["mongod"]
+    assert "was result by SIGILL" in found
     assert "no libcurl.so.4" in found
 
 
-def test_it_makes_no_database_and_no_index(chat: Chat, mongo_uri: str, database: str) -> None:
-    ended = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
-    assert failed(ended) == {}
-    assert "the first start creates them" in ended.out
+def test_no_database_and_no_index_is_created(chat: Chat, mongo_uri: str, database: str) -> None:
+    result = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
+    assert failed(result) == {}
+    assert "the first start creates them" in result.out
     with MongoClient[dict[str, object]](mongo_uri) as client:
         assert database not in client.list_database_names()
 
 
-def test_a_wrong_index_is_named_with_what_drops_it(
+def test_a_wrong_index_fails_with_the_command_that_drops_it(
     chat: Chat, mongo_uri: str, database: str
 ) -> None:
     with MongoClient[dict[str, object]](mongo_uri) as client:
         client[database].messages.create_index("purge_at", name="purge")
-    ended = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
-    assert 'db.messages.dropIndex("purge")' in failed(ended)["indexes"]
+    result = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
+    assert 'db.messages.dropIndex("purge")' in failed(result)["indexes"]
 
 
-def test_duplicate_keys_are_named_before_a_start_fails(
+def test_duplicate_keys_that_block_an_index_are_named(
     chat: Chat, mongo_uri: str, database: str
 ) -> None:
     with MongoClient[dict[str, Any]](mongo_uri) as client:
@@ -118,65 +117,61 @@ def test_duplicate_keys_are_named_before_a_start_fails(
                     others = {each: options[each] for each in options if each != "key"}
                     client[database][collection].create_index(keys, name=name, **others)
         messages.insert_many([{"_id": each, "key": {"hash": "same"}} for each in ("m1", "m2")])
-    ended = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
-    assert "m1, m2" in failed(ended)["indexes"]
-    assert "docs/operations.md" in failed(ended)["indexes"]
+    result = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
+    assert "m1, m2" in failed(result)["indexes"]
+    assert "docs/operations.md" in failed(result)["indexes"]
 
 
-def test_a_database_that_is_away_fails_in_one_line(chat: Chat) -> None:
+def test_an_unavailable_database_fails_in_one_line(chat: Chat) -> None:
     uri = "mongodb://127.0.0.1:1/"
-    ended = chat("doctor", "--port", "0", "--mongo-uri", uri, CHAT_MONGO_TIMEOUT_S="0.5")
-    said = failed(ended)["database"]
-    assert "127.0.0.1:1" in said
-    assert "--mongo-uri" in said
-    assert "TopologyDescription" not in said
+    result = chat("doctor", "--port", "0", "--mongo-uri", uri, CHAT_MONGO_TIMEOUT_S="0.5")
+    message = failed(result)["database"]
+    assert "127.0.0.1:1" in message
+    assert "--mongo-uri" in message
+    assert "TopologyDescription" not in message
 
 
 def test_a_taken_port_fails(chat: Chat) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ended = chat("doctor", "--port", str(taken.getsockname()[1]))
-        assert "--port" in failed(ended)["port"]
+        result = chat("doctor", "--port", str(taken.getsockname()[1]))
+        assert "--port" in failed(result)["port"]
 
 
-def test_bad_settings_are_all_named(chat: Chat) -> None:
-    ended = chat("doctor", "--port", "many", CHAT_SHARDS="0", CHAT_QUEUE_MAX="-1")
-    said = [each["detail"] for each in ended.records if each["check"] == "settings"]
-    assert ended.code == 1
-    assert len(said) == 3
+def test_all_invalid_settings_are_named(chat: Chat) -> None:
+    result = chat("doctor", "--port", "many", CHAT_SHARDS="0", CHAT_QUEUE_MAX="-1")
+    message = [each["detail"] for each in result.records if each["check"] == "settings"]
+    assert result.code == 1
+    assert len(message) == 3
 
 
-def test_a_mongod_that_is_none_and_a_directory_that_is_shared_fail(
-    chat: Chat, tmp_path: Path
-) -> None:
+def test_a_wrong_mongod_and_a_shared_directory_fail(chat: Chat, tmp_path: Path) -> None:
     (tmp_path / "letter").touch()
-    ended = chat("doctor", "--port", "0", "--data-dir", str(tmp_path), CHAT_MONGOD="/bin/false")
-    found = failed(ended)
-    assert "is it a mongod" in found["mongod"]
+    result = chat("doctor", "--port", "0", "--data-dir", str(tmp_path), CHAT_MONGOD="/bin/false")
+    found = failed(result)
+    assert "check that it is a mongod" in found["mongod"]
     assert "has files that do not belong to a database" in found["data"]
 
 
-def test_a_service_that_is_not_there_fails_from_outside(chat: Chat) -> None:
-    ended = chat("doctor", "--port", "0", "--url", "http://127.0.0.1:1")
-    assert "is it running" in failed(ended)["alive"]
+def test_an_unreachable_service_fails(chat: Chat) -> None:
+    result = chat("doctor", "--port", "0", "--url", "http://127.0.0.1:1")
+    assert "check that it is running" in failed(result)["alive"]
 
 
-def test_telemetry_without_its_packages_is_found_before_the_start(
-    chat: Chat, tmp_path: Path
-) -> None:
+def test_telemetry_without_its_packages_fails(chat: Chat, tmp_path: Path) -> None:
     blocked = tmp_path / "opentelemetry"
     blocked.mkdir()
     (blocked / "__init__.py").write_text("raise ImportError('blocked')", encoding="utf-8")
     words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
     path = f"{tmp_path}:{chat.environ['PYTHONPATH']}"
-    ended = chat(*words, CHAT_TELEMETRY="otlp", PYTHONPATH=path)
-    assert "OpenTelemetry is not installed" in failed(ended)["telemetry"]
+    result = chat(*words, CHAT_TELEMETRY="otlp", PYTHONPATH=path)
+    assert "OpenTelemetry is not installed" in failed(result)["telemetry"]
     assert states(chat(*words, CHAT_TELEMETRY="otlp"))["telemetry"] == "ok"
 
 
-def test_a_variable_that_is_no_setting_is_a_warning(chat: Chat) -> None:
+def test_an_unknown_variable_gives_a_warning(chat: Chat) -> None:
     uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=10"
     words = ("doctor", "--port", "0", "--mongo-uri", uri)
-    ended = chat(*words, CHAT_SHARD="1", CHAT_PORT="tcp://10.0.0.1:8080")
-    (warned,) = [each for each in ended.records if each["check"] == "environment"]
+    result = chat(*words, CHAT_SHARD="1", CHAT_PORT="tcp://10.0.0.1:8080")
+    (warned,) = [each for each in result.records if each["check"] == "environment"]
     assert warned["state"] == "warn"
     assert warned["detail"].endswith("did you mean CHAT_SHARDS?")

@@ -1,4 +1,4 @@
-"""How commands end: the exit code that is documented, and one line that says what to do."""
+"""Exit codes are as documented, and errors are one line that says what to do."""
 
 import asyncio
 import os
@@ -13,58 +13,56 @@ from tests.support.server import Server
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["sned"], "No such command 'sned'. Did you mean 'send'?"),
-        (["--url", "http://127.0.0.1:1", "read", "bob"], "It goes behind the command."),
+        (["--url", "http://127.0.0.1:1", "read", "bob"], "Put it after the command."),
         (["send"], "Missing argument 'NAME'"),
-        (["send", "bob", "x", "--timeout", "soon"], "'soon' is no time such as 30s"),
+        (["send", "bob", "x", "--timeout", "soon"], "'soon' is not a duration such as 30s"),
         (["send", "bob", "x", "--timeout", "1.5"], "not a whole number of seconds"),
         (["send", "bob", "x", "--lines"], "--lines reads standard input"),
-        (["read", "bob", "--url", "localhost:8080"], "is no address such as http://"),
+        (["read", "bob", "--url", "localhost:8080"], "is not an address such as http://"),
         (["read", "bob", "--limit", "0"], "--limit"),
         (["send", "bob" * 100, "x"], "the service refused: the inbox's name must have 1 to 128"),
         (
             ["send", "bob", "x", "--timeout", "9999d"],
             "--timeout must be a number of seconds from 1",
         ),
-        (["send", "bob", "x", "--key", ""], "'--key': it is empty"),
+        (["send", "bob", "x", "--key", ""], "'--key': must not be empty"),
         (["read", "bob", "--key", "short"], "--key must have at least 22 characters"),
-        (["status", "01a2", "none"], "there is no message of this id with this receipt"),
+        (["status", "01a2", "none"], "this receipt"),
         (["ack", "bob", "x"], "the lease must be a string of hexadecimal digits, as chat lease"),
-        (["read", ""], "'NAME': it is empty."),
+        (["read", ""], "'NAME': must not be empty."),
         (["completion"], "Missing argument 'SHELL'. Choose from: bash, zsh, fish. See:"),
-        (["load", "--duration", "0.5"], "--duration must be 1s at least."),
-        (["load", "--url", "http://chat.example"], "is not this machine: --yes"),
+        (["load", "--duration", "0.5"], "--duration must be at least 1s."),
+        (["load", "--url", "http://chat.example"], "add --yes"),
     ],
 )
-def test_what_is_wrong_is_said_on_one_line_and_ends_with_2(
-    chat: Chat, words: list[str], said: str
+def test_usage_errors_and_refusals_exit_with_2_and_one_line(
+    chat: Chat, words: list[str], message: str
 ) -> None:
-    ended = chat(*words)
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("chat: ")
-    assert said in ended.err
-    assert ended.err.count("\n") == 1
+    result = chat(*words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("chat: ")
+    assert message in result.err
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["send bob x", "read bob", "watch bob", "count bob", "load"])
-def test_a_service_that_is_not_there_ends_with_6(chat: Chat, command: str) -> None:
-    ended = chat(*command.split(), CHAT_URL="http://127.0.0.1:1")
-    assert (ended.code, ended.out) == (6, "")
-    assert ended.err.startswith("chat: no answer from http://127.0.0.1:1")
-    assert ended.err.count("\n") == 1
+def test_an_unreachable_service_exits_with_6(chat: Chat, command: str) -> None:
+    result = chat(*command.split(), CHAT_URL="http://127.0.0.1:1")
+    assert (result.code, result.out) == (6, "")
+    assert result.err.startswith("chat: no answer from http://127.0.0.1:1")
+    assert result.err.count("\n") == 1
 
 
-async def test_an_outcome_that_is_unknown_ends_with_7_and_names_the_key(
-    server: Server, name: str
-) -> None:
+async def test_an_unknown_outcome_exits_with_7_and_names_the_key(server: Server, name: str) -> None:
     async with Middleman(server.port) as middleman:
         middleman.lose = 100
         chat = Chat(middleman.base)
-        ended = await asyncio.to_thread(chat, "send", name, "stored once")
-        assert ended.code == 7
-        key = ended.err.strip().rpartition("--key ")[2]
+        result = await asyncio.to_thread(chat, "send", name, "stored once")
+        assert result.code == 7
+        key = result.err.strip().rpartition("--key ")[2]
         middleman.lose = 0
         again = await asyncio.to_thread(chat, "send", name, "stored once", "--key", key)
         assert again.code == 0
@@ -72,7 +70,7 @@ async def test_an_outcome_that_is_unknown_ends_with_7_and_names_the_key(
 
 
 @pytest.mark.parametrize("words", ["serve --print-config", "completion bash", "--help"])
-def test_an_output_that_nobody_reads_is_no_news(chat: Chat, words: str) -> None:
+def test_a_closed_pipe_exits_with_141_and_no_message(chat: Chat, words: str) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     done = subprocess.run(
@@ -86,14 +84,14 @@ def test_an_output_that_nobody_reads_is_no_news(chat: Chat, words: str) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_every_command_explains_itself_with_examples(chat: Chat) -> None:
+def test_the_help_of_every_command_has_examples(chat: Chat) -> None:
     overview = chat("--help").out
     commands = [line.split()[0] for line in overview.splitlines() if line.startswith("  ")]
     named = [word for word in commands if word.isalpha() and word.islower() and word != "chat"]
     for command in ("send", "read", "watch", "lease", "status", "serve", "doctor", "load"):
         assert command in named
-        told = chat(command, "--help").out
-        assert told.count(f"chat {command}") >= 3, told
+        text = chat(command, "--help").out
+        assert text.count(f"chat {command}") >= 3, text
     assert "130  Ctrl-C" in overview
 
 
@@ -105,7 +103,7 @@ def test_every_command_explains_itself_with_examples(chat: Chat) -> None:
         ("'--help',", ("workers", "tornado", "config", "chat_service.client")),
     ],
 )
-def test_a_command_loads_nothing_that_it_does_not_need(
+def test_a_command_imports_only_what_it_needs(
     chat: Chat, words: str, absent: tuple[str, ...]
 ) -> None:
     program = (
@@ -122,5 +120,5 @@ def test_a_command_loads_nothing_that_it_does_not_need(
     assert not set(absent) & set(done.stderr.splitlines())
 
 
-def test_a_service_starts_where_the_address_for_clients_is_set(chat: Chat) -> None:
+def test_serve_accepts_the_client_variable_chat_url(chat: Chat) -> None:
     assert chat("serve", "--print-config", CHAT_URL="http://127.0.0.1:1").code == 0

@@ -1,4 +1,4 @@
-"""Sending and reading, through pipes as scripts do."""
+"""Sending and reading through pipes, as scripts do."""
 
 import json
 import subprocess
@@ -7,9 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.cli.conftest import Chat
+from tests.support.waiting import PATIENCE
 
 
-def test_what_is_sent_is_read_once_with_its_id(chat: Chat, name: str) -> None:
+def test_a_sent_message_is_read_once_with_its_id(chat: Chat, name: str) -> None:
     (sent,) = chat("send", name, "lunch?", "--timeout", "10m").records
     assert chat("count", name).records == [{"unread": 1}]
     assert chat("read", name).records == [{"text": "lunch?", "id": sent["id"]}]
@@ -17,7 +18,7 @@ def test_what_is_sent_is_read_once_with_its_id(chat: Chat, name: str) -> None:
     assert (again.code, again.out, again.err) == (1, "", "")
 
 
-def test_a_text_comes_from_a_file_to_the_byte_and_from_a_pipe_less_its_last_newline(
+def test_a_file_is_sent_unchanged_and_a_pipe_without_newline(
     chat: Chat, name: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "letter"
@@ -28,15 +29,15 @@ def test_a_text_comes_from_a_file_to_the_byte_and_from_a_pipe_less_its_last_newl
     assert chat.texts(name) == ["Grüße\n\n", "two\nlines", "a hyphen"]
 
 
-def test_several_words_are_one_text_and_no_text_is_no_message(chat: Chat, name: str) -> None:
+def test_words_form_one_text_and_empty_input_sends_nothing(chat: Chat, name: str) -> None:
     assert chat("send", name, "hello", "world").code == 0
     nothing = chat("send", name, stdin=b"")
-    assert (nothing.code, nothing.err) == (1, "chat: standard input is empty: nothing was sent\n")
+    assert (nothing.code, nothing.err) == (1, "chat: standard input is empty; nothing was sent\n")
     assert chat("send", name, "").code == 0
     assert chat.texts(name) == ["hello world", ""]
 
 
-def test_each_line_is_a_message_in_order_with_an_outcome_of_its_own(chat: Chat, name: str) -> None:
+def test_lines_are_posted_in_order_with_a_result_for_each(chat: Chat, name: str) -> None:
     lines = [f"line {number}" for number in range(1200)]
     lines[700] = "x" * 70_000
     sent = chat("send", name, "--lines", "--receipt", stdin="\n".join(lines).encode())
@@ -49,7 +50,7 @@ def test_each_line_is_a_message_in_order_with_an_outcome_of_its_own(chat: Chat, 
     assert chat.texts(name) == lines
 
 
-def test_a_line_is_sent_as_soon_as_it_is_there(chat: Chat, name: str) -> None:
+def test_a_line_is_sent_as_soon_as_it_arrives(chat: Chat, name: str) -> None:
     process = subprocess.Popen(
         chat.command("send", name, "--lines"),
         stdin=subprocess.PIPE,
@@ -67,9 +68,7 @@ def test_a_line_is_sent_as_soon_as_it_is_there(chat: Chat, name: str) -> None:
     assert chat.texts(name) == ["last, without a newline"]
 
 
-def test_with_a_key_a_repeat_stores_nothing_more_and_reads_the_same_again(
-    chat: Chat, name: str
-) -> None:
+def test_a_repeat_with_a_key_changes_nothing(chat: Chat, name: str) -> None:
     for _ in range(2):
         chat("send", name, "once", "--key", "my-key-of-today")
         chat("send", name, "--lines", "--key", "my-key-of-lines", stdin=b"a\nb\n")
@@ -80,7 +79,7 @@ def test_with_a_key_a_repeat_stores_nothing_more_and_reads_the_same_again(
     assert chat("read", name).code == 1
 
 
-def test_a_read_takes_everything_or_as_many_as_named(chat: Chat, name: str) -> None:
+def test_a_read_returns_all_messages_or_up_to_the_limit(chat: Chat, name: str) -> None:
     lines = [str(number) for number in range(2500)]
     chat("send", name, "--lines", stdin="\n".join(lines).encode())
     few = chat("read", name, "--limit", "1100").records
@@ -93,28 +92,28 @@ def test_a_read_waits_for_a_first_message(chat: Chat, name: str) -> None:
         chat.command("read", name, "--wait", "1m"), stdout=subprocess.PIPE, env=chat.environ
     )
     chat("send", name, "at last")
-    out, _ = waiting.communicate(timeout=30)
+    out, _ = waiting.communicate(timeout=30 * PATIENCE)
     assert b'"text":"at last"' in out
     assert waiting.returncode == 0
     assert chat("read", name, "--wait", "0.1").code == 1
 
 
 class Failing(BaseHTTPRequestHandler):
-    """A service that cannot store the first batch, however often it is tried, and can the next."""
+    """A service that cannot store the first batch in any try, but stores the next batches."""
 
     tries = 6
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         type(self).tries -= 1
-        is_away = self.tries >= 0
-        answer = {"status": 503, "type": "urn:chat:problem:unavailable"} if is_away else {}
-        if not is_away:
+        is_failing = self.tries >= 0
+        answer = {"status": 503, "type": "urn:chat:problem:unavailable"} if is_failing else {}
+        if not is_failing:
             answer = {
                 "results": [{"id": f"{number:032x}"} for number in range(len(json.loads(body)))]
             }
         sent = json.dumps(answer).encode()
-        self.send_response(503 if is_away else 200)
+        self.send_response(503 if is_failing else 200)
         self.send_header("Content-Length", str(len(sent)))
         self.end_headers()
         self.wfile.write(sent)
@@ -123,7 +122,7 @@ class Failing(BaseHTTPRequestHandler):
         pass
 
 
-def test_of_lines_that_are_sent_in_part_each_is_said_to_be_stored_or_not(chat: Chat) -> None:
+def test_each_line_is_reported_if_only_some_are_stored(chat: Chat) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -135,17 +134,36 @@ def test_of_lines_that_are_sent_in_part_each_is_said_to_be_stored_or_not(chat: C
     assert "line 500 was not sent: " in sent.err
 
 
-def test_a_password_in_the_address_is_shown_to_nobody(chat: Chat) -> None:
+def test_lines_are_not_read_once_the_service_is_unavailable(chat: Chat) -> None:
+    process = subprocess.Popen(
+        chat.command("send", "bob", "--lines", "--url", "http://127.0.0.1:1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chat.environ,
+    )
+    assert process.stdin is not None
+    # Standard input stays open: without a stop, the command would wait for more lines.
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert process.wait(30 * PATIENCE) == 6
+    process.stdin.close()
+    assert process.stderr is not None
+    assert process.stdout is not None
+    assert b"the remaining lines are not read" in process.stderr.read()
+    process.stderr.close()
+    process.stdout.close()
+
+
+def test_a_password_in_the_address_is_never_shown(chat: Chat) -> None:
     url = "http://me:s3cret@127.0.0.1:1"
     for words in (("count", "bob"), ("send", "bob", "x"), ("doctor",)):
-        told = chat(*words, "--url", url)
-        assert "127.0.0.1:1" in told.out + told.err
-        assert "s3cret" not in told.out + told.err
+        result = chat(*words, "--url", url)
+        assert "127.0.0.1:1" in result.out + result.err
+        assert "s3cret" not in result.out + result.err
 
 
-def test_a_reader_of_the_output_that_has_gone_is_told_how_to_have_the_rest(
-    chat: Chat, name: str
-) -> None:
+def test_after_a_broken_pipe_read_names_the_key(chat: Chat, name: str) -> None:
     chat("send", name, "--lines", stdin=b"some text\n" * 20_000)
     command = subprocess.Popen(
         chat.command("read", name), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=chat.environ
@@ -154,23 +172,23 @@ def test_a_reader_of_the_output_that_has_gone_is_told_how_to_have_the_rest(
     assert command.stderr is not None
     assert b"some text" in command.stdout.readline()
     command.stdout.close()
-    (said,) = command.stderr.read().decode().splitlines()
+    (message,) = command.stderr.read().decode().splitlines()
     command.stderr.close()
     assert command.wait(30) == 141
-    again = chat("read", *said.partition("chat read ")[2].split())
+    again = chat("read", *message.partition("chat read ")[2].split())
     assert len(again.records) == 1000
-    # What it was not given yet is unread.
+    # Messages of later batches are still unread.
     assert chat("count", name).records == [{"unread": 10_000, "more": True}]
     assert chat("count", name, "--text").out == ">10000\n"
 
 
-def test_text_form_is_for_people_also_through_a_pipe(chat: Chat, name: str) -> None:
+def test_text_output_can_be_chosen_for_a_pipe(chat: Chat, name: str) -> None:
     (sent,) = chat("send", name, "two\nlines \x1b[2J").records
     shown = chat("read", name, "--text").out
     assert shown.startswith(f"two\nlines \\x1b[2J\n  {sent['id']}, ")
 
 
-def test_a_newline_of_windows_is_no_part_of_a_text(chat: Chat, name: str) -> None:
+def test_a_final_crlf_is_removed_from_a_text(chat: Chat, name: str) -> None:
     assert chat("send", name, stdin=b"one\r\ntwo\r\n").code == 0
     assert chat("send", name, "--lines", stdin=b"three\r\nfour\r\n\r\nfive").code == 0
     assert chat("send", name, stdin=b"bare\r").code == 0

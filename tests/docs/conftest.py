@@ -1,4 +1,4 @@
-"""A service and a checkout for each document whose commands are run. curl is Debian's."""
+"""A service and a checkout for each document whose commands are run. Needs Debian's curl."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ _NOT_COPIED = (".git", ".venv", ".tox", "data", "*_cache", "__pycache__", ".hypo
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of this checkout that is set up: with the Python that runs the tests."""
+    """Return a copy of this checkout that is set up with the Python of the tests."""
     folder = tmp_path / "chat-inbox"
     shutil.copytree(PROJECT_ROOT, folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     python = folder / ".venv/bin/python"

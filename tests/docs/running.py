@@ -1,8 +1,8 @@
-"""Runs the blocks of one document, in order, and compares what they say with what it says.
+"""Runs the code blocks of one document in order, and compares their output with the document.
 
-What differs from run to run (ids, receipts, leases, times) stands in the document for what it was
-in this one, from where it is first shown: a later command that names it is given the real one, and
-a later output must show the same again. A line `...` stands for any lines.
+Some values differ from run to run: ids, receipts, leases, times. When such a value first appears in
+the document, it is linked to the value of this run. Later commands that contain it get the value of
+this run, and later outputs must show the same value. A line `...` matches any lines.
 """
 
 import os
@@ -31,10 +31,10 @@ _SHAPES = {
     "said": r"[\w-]{32}",
     "age": r"just now|\d+ s ago",
 }
-#: Our command line shows on a terminal what is for people, and its remarks: it is given one.
+#: These commands get a terminal, on which the command line prints output for people and remarks.
 _FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:scripts/)?chat ")
 _WITHIN_S = 30.0
-#: Runs a program as it stands in a document, with an `await` anywhere.
+#: Runs a program from a document, which may use `await` anywhere.
 _SNIPPET = """
 import ast, asyncio, inspect, sys
 from pathlib import Path
@@ -49,11 +49,11 @@ if inspect.iscoroutine(running):
 
 
 class Differs(AssertionError):
-    """The document says something else."""
+    """The output differs from the document."""
 
 
 class Running:
-    """A command that was started. `said` so far is in its file."""
+    """A command that was started. Its output so far is in a file."""
 
     def __init__(self, command: list[str], folder: Path, environ: dict[str, str]) -> None:
         self._output = folder / f".said-{time.monotonic_ns()}"
@@ -71,29 +71,29 @@ class Running:
 
     @property
     def said(self) -> str:
-        """What it has written to stdout."""
+        """Return what it has written to stdout."""
         return self._output.read_text(encoding="utf-8").replace("\r\n", "\n")
 
     def ends(self) -> str:
-        """Wait for its end, which must be a good one; what it said."""
+        """Wait for it to succeed and return its output."""
         self._wait()
         if self.process.returncode:
             raise Differs(f"exit {self.process.returncode}: {self.said}{self._complaints()}")
         return self.said
 
     def is_interrupted_once(self, has_said: str) -> str:
-        """Interrupt it once what it says begins to match; what it said."""
+        """Interrupt it once its output begins to match, and return the output."""
         deadline = time.monotonic() + _WITHIN_S
         while not re.match(has_said, self.said):
             if time.monotonic() > deadline or self.process.poll() is not None:
                 self.stop()
-                raise Differs(f"it said {self.said!r}{self._complaints()}")
+                raise Differs(f"its output: {self.said!r}{self._complaints()}")
             time.sleep(0.02)
         self.stop(signal.SIGINT)
         return self.said
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it and all that it started."""
+        """End it and its child processes."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, number)
         self._wait()
@@ -104,24 +104,24 @@ class Running:
         except subprocess.TimeoutExpired as error:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            raise Differs(f"it does not end; it said {self.said!r}") from error
+            raise Differs(f"it does not end; its output: {self.said!r}") from error
 
     def _complaints(self) -> str:
         return "\n" + self._errors.read_text(encoding="utf-8")
 
 
 class Runner:
-    """Runs blocks in a checkout, against the service at this address."""
+    """Runs code blocks in a checkout, against the service at an address."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self._folder = folder
         self._address = address
-        #: What stands in the document, and what it is in this run.
+        #: Values in the document, and their values in this run.
         self._real: dict[str, str] = {}
         self._meanwhile: tuple[Running, Block, str] | None = None
 
     def run(self, block: Block) -> None:
-        """Run one; `Differs` where it does not do what the document says."""
+        """Run one block. Raise `Differs` if the result is not that of the document."""
         for command in block.first:
             self._start(["bash", "-c", self._realised(command)]).ends()
         before, self._meanwhile = self._meanwhile, None
@@ -143,14 +143,14 @@ class Runner:
             self._compare(*before)
 
     def close(self) -> None:
-        """Stop what is still running."""
+        """Stop the command that is still running, if any."""
         if self._meanwhile is not None:
             self._meanwhile[0].stop()
 
     def _start_command(self, command: str) -> Running:
         if not _FOR_PEOPLE.search(command):
             return self._start(["bash", "-c", command])
-        # It says on the terminal why it ends as it does, and that is compared.
+        # Its remarks on the terminal are compared as well.
         return self._start(["script", "-qc", command, "/dev/null"], SHELL="/bin/bash", NO_COLOR="1")
 
     def _start(self, command: list[str], **environ: str) -> Running:
@@ -188,17 +188,17 @@ class Runner:
             said = running.ends()
         match = re.fullmatch(pattern + r"\s*", said)
         if match is None:
-            raise Differs(f"it said\n{said}\nand not\n{output}")
+            raise Differs(f"the output is\n{said}\ninstead of\n{output}")
         self._real |= {text: match[name] for text, name in names.items()}
 
     def _realised(self, text: str) -> str:
-        """A command with what its words are in this run."""
+        """Return a command with the values of this run."""
         for shown, real in self._real.items():
             text = text.replace(shown, real)
         return text.replace(_ADDRESS, self._address)
 
     def _pattern(self, output: str) -> tuple[str, dict[str, str]]:
-        """What an output must match, and which groups are what is shown for the first time."""
+        """Return the pattern of an output, and the names of the groups with new values."""
         names: dict[str, str] = {}
         lines = []
         for line in output.splitlines():

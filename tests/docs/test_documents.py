@@ -1,4 +1,4 @@
-"""Every command, program and output in the documents is what a reader of them gets."""
+"""The commands and programs in the documents work and have the documented output."""
 
 from pathlib import Path
 
@@ -19,9 +19,7 @@ _WITH_BLOCKS = [
 @pytest.mark.parametrize(
     "document", _WITH_BLOCKS, ids=lambda path: path.relative_to(PROJECT_ROOT).as_posix()
 )
-def test_what_a_document_says_is_what_happens(
-    document: Path, checkout: Path, server: Server
-) -> None:
+def test_a_document_matches_reality(document: Path, checkout: Path, server: Server) -> None:
     runner = Runner(checkout, server.base.removeprefix("http://"))
     wrong = []
     try:

@@ -1,9 +1,9 @@
-"""Clients that attack a service, as a process of their own: it shall not slow down the honest ones.
+"""Clients that attack a service, in a separate process so that they do not slow down honest ones.
 
 usage: python -m tests.faults.attackers NAME PORT SECONDS
 
-Prints one JSON object: how often each status was answered, under `answers`, and how much was sent,
-under `sent`. Run by `tests.faults.attacks`.
+Prints one JSON object: the number of answers by status as `answers`, and the amount sent as `sent`.
+Run by `tests.faults.attacks`.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
 
-#: Sockets of each attack.
-_PINGERS, _HALF_SENT, _CHUNKERS, _DEAR, _BATCHES, _IDLE = 4, 120, 4, 6, 12, 300
+#: Number of sockets of each attack.
+_PINGERS, _HALF_SENT, _CHUNKERS, _EXPENSIVE, _BATCHES, _IDLE = 4, 120, 4, 6, 12, 300
 _HALF_BYTES = 4_000_000
-#: A ping of a client: its frame is masked, and carries nothing.
+#: A client's ping: a masked frame without a payload.
 _PING = bytes((0x89, 0x80)) + bytes(4)
-#: How long an attacker waits for one answer, in seconds.
+#: Seconds for which an attacker waits for an answer.
 _ANSWER_S = 15.0
 
 
 class Attacker:
-    """The sockets of one attack, and what came of them."""
+    """The sockets of one attack, and its results."""
 
     def __init__(self, port: int, seconds: float) -> None:
         self._port = port
@@ -37,15 +37,15 @@ class Attacker:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is not over."""
+        """Whether the attack continues."""
         return time.monotonic() < self._until
 
     async def many(self, sockets: int, act: Callable[[], Awaitable[None]]) -> None:
-        """Do something on so many sockets, again and again until the attack is over."""
+        """Run `act` on this many sockets, again and again until the attack ends."""
 
         async def live() -> None:
             while self.goes_on:
-                # The service may close what it does not like.
+                # The service may close an attacker's connection.
                 with suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
                     await act()
                 await asyncio.sleep(0.02)
@@ -57,7 +57,7 @@ class Attacker:
         return await asyncio.open_connection("127.0.0.1", self._port)
 
     async def ask(self, request: bytes) -> int:
-        """Send one request on a connection of its own; the status of its answer."""
+        """Send one request on a new connection. Return the status of the answer."""
         reader, writer = await self.open()
         try:
             writer.write(request)
@@ -67,12 +67,12 @@ class Attacker:
             writer.close()
 
     async def stay(self, reader: asyncio.StreamReader) -> None:
-        """Say nothing until the service closes, or the attack is over."""
+        """Send nothing until the service closes the connection or the attack ends."""
         async with asyncio.timeout(max(self._until - time.monotonic(), 0)):
             await reader.read(1)
 
     async def status(self, reader: asyncio.StreamReader) -> int:
-        """The status of the next answer, whose body is left unread."""
+        """Return the status of the next answer. Leave its body unread."""
         async with asyncio.timeout(_ANSWER_S):
             line = await reader.readline()
         status = int(line.split()[1]) if line else 0
@@ -82,7 +82,7 @@ class Attacker:
 
 
 async def pings(attacker: Attacker) -> None:
-    """WebSockets that are flooded with pings."""
+    """Flood WebSockets with pings."""
 
     async def flood() -> None:
         reader, writer = await attacker.open()
@@ -114,7 +114,7 @@ async def pings(attacker: Attacker) -> None:
 
 
 async def origins(attacker: Attacker) -> None:
-    """Requests as the pages of another site make them; the inbox is that of an honest client."""
+    """Send requests as pages of other sites do, to the inbox of an honest client."""
     foreign = (
         "Origin: http://evil.example\r\n",
         "Origin: null\r\n",
@@ -125,7 +125,7 @@ async def origins(attacker: Attacker) -> None:
     body = json.dumps({"text": "x", "username": "guarded"})
     numbers = count()
 
-    async def come() -> None:
+    async def forge() -> None:
         header = foreign[next(numbers) % len(foreign)]
         for what in ("GET /chat/guarded", "POST /chat/guarded/read", "POST /chat/guarded/lease"):
             await attacker.ask(
@@ -136,12 +136,12 @@ async def origins(attacker: Attacker) -> None:
             f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
         )
 
-    await attacker.many(4, come)
+    await attacker.many(4, forge)
 
 
 async def disk(attacker: Attacker) -> None:
-    """Posts of the largest texts, as many as are taken."""
-    # What cannot be compressed.
+    """Post the largest texts, as many as the service accepts."""
+    # Random bytes, which cannot be compressed.
     text = base64.b64encode(os.urandom(45_000)).decode()
     body = json.dumps({"text": text, "username": "hoard", "timeout": 86_400})
     request = (
@@ -156,7 +156,7 @@ async def disk(attacker: Attacker) -> None:
 
 
 async def unfinished(attacker: Attacker) -> None:
-    """Bodies of which the last byte does not come."""
+    """Send bodies without their last byte."""
 
     async def send() -> None:
         reader, writer = await attacker.open()
@@ -177,26 +177,26 @@ async def unfinished(attacker: Attacker) -> None:
     await attacker.many(_HALF_SENT, send)
 
 
-async def dear(attacker: Attacker) -> None:
-    """Requests that are cheap to send and dear to serve."""
-    nested = b'{"username":"dear","text":[' + b"{}," * 100_000 + b"{}]}"
+async def expensive(attacker: Attacker) -> None:
+    """Send requests that are cheap to send and expensive to serve."""
+    nested = b'{"username":"expensive","text":[' + b"{}," * 100_000 + b"{}]}"
     requests = (
         b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /chat/dear HTTP/1.1\r\nHost: localhost\r\nPrefer: " + b"," * 7000 + b"\r\n\r\n",
+        b"GET /chat/expensive HTTP/1.1\r\nHost: localhost\r\nPrefer: " + b"," * 7000 + b"\r\n\r\n",
         b"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
         % (len(nested), nested),
     )
     numbers = count()
 
-    async def want() -> None:
+    async def request() -> None:
         await attacker.ask(requests[next(numbers) % len(requests)])
 
-    await attacker.many(_DEAR, want)
+    await attacker.many(_EXPENSIVE, request)
 
 
 async def chunks(attacker: Attacker) -> None:
-    """Bodies in chunks of one byte."""
+    """Send bodies in chunks of one byte."""
     head = b"POST /chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     request = head + b"1\r\n \r\n" * 100_000
 
@@ -207,7 +207,7 @@ async def chunks(attacker: Attacker) -> None:
 
 
 async def heads(attacker: Attacker) -> None:
-    """Counts of an inbox that is full."""
+    """Count a full inbox."""
     lines = json.dumps([{"text": "x", "username": "full", "timeout": 3600}] * 500)
     batch = (
         f"POST /chat/batch HTTP/1.1\r\nHost: localhost\r\n"
@@ -223,7 +223,7 @@ async def heads(attacker: Attacker) -> None:
 
 
 async def batches(attacker: Attacker) -> None:
-    """Batches of 500 on 12 connections."""
+    """Post batches of 500 messages on 12 connections."""
     numbers = count()
 
     async def fill() -> None:
@@ -239,7 +239,7 @@ async def batches(attacker: Attacker) -> None:
 
 
 async def idle(attacker: Attacker) -> None:
-    """Sockets that say nothing, more than the service has descriptors."""
+    """Open more sockets than the service has file descriptors, and send nothing."""
 
     async def sit() -> None:
         reader, writer = await attacker.open()
@@ -254,12 +254,12 @@ async def idle(attacker: Attacker) -> None:
 
 ATTACKS = {
     act.__name__: act
-    for act in (pings, origins, disk, unfinished, dear, chunks, heads, batches, idle)
+    for act in (pings, origins, disk, unfinished, expensive, chunks, heads, batches, idle)
 }
 
 
 def main() -> int:
-    """Attack for a while, and say what came of it."""
+    """Attack for the given time, and print the results."""
     name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     attacker = Attacker(port, seconds)
     asyncio.run(ATTACKS[name](attacker))

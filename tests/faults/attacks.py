@@ -1,7 +1,8 @@
-"""An attack beside honest clients: they are answered, and nothing is promised in vain.
+"""Attacks on a service that honest clients use. It must serve them and keep every guarantee.
 
-Scenarios of `tests.faults.scenarios`. The crowd of the site is the honest traffic; the attacker is
-a process of its own, `tests.faults.attackers`. How much slower the honest ones are is a goal.
+Scenarios of `tests.faults.scenarios`. The testbed's clients are the honest traffic; the attacker is
+a separate process, `tests.faults.attackers`. How much the attack may slow down honest clients is a
+goal, not a guarantee.
 """
 
 import asyncio
@@ -17,30 +18,32 @@ from config.settings import PROJECT_ROOT
 from tests.faults.chaos_clients import Answer, Client, post_request, read_request
 from tests.faults.testbed import Goal, Testbed
 
-#: What the honest ones' p50 is compared over before the attack, in seconds.
+#: Seconds before the attack in which the honest clients' p50 is measured, for comparison.
 _BEFORE_S = 1.5
-#: How much slower they may be: times.
+#: The factor by which their p50 may grow.
 _SLOWER = 2.0
-#: MiB that a process of the service may have.
+#: The memory limit of a service process, in MiB.
 _MEMORY_MIB = 300
-#: MiB of the disk that an attacker finds: soon no more than the service keeps free.
+#: MiB of free disk space when the attack begins; soon only the service's reserve is left.
 _ROOM_MIB = 120
 
 
 def attack(name: str, *, answers_all: bool = True) -> Callable[[Testbed, int], Awaitable[None]]:
-    """The scenario of one attack, for so many seconds. `answers_all` of the honest requests."""
+    """Return an attack's scenario. With `answers_all`, every honest request must be answered."""
 
     async def act(testbed: Testbed, times: int) -> None:
         testbed.must_answer_all = answers_all
         await mount(testbed, name, times)
         await testbed.await_recovery(time.monotonic())
 
-    act.__doc__ = f"The attack `{name}`, for so many seconds."
+    act.__doc__ = f"Run the attack `{name}` for this many seconds."
     return act
 
 
 async def mount(testbed: Testbed, name: str, seconds: float) -> dict[str, Any]:
-    """Attack for so many seconds, with goals for the honest clients; what the attacker says."""
+    """Attack for this many seconds, with goals for the honest clients. Return the attacker's
+    results.
+    """
     await asyncio.sleep(_BEFORE_S)
     before = _p50(testbed.clients.answers)
     testbed.memory_mib = 0
@@ -59,17 +62,21 @@ async def mount(testbed: Testbed, name: str, seconds: float) -> dict[str, Any]:
             attacker.kill()
     during = [answer for answer in testbed.clients.answers if answer.began >= began]
     said: dict[str, Any] = json.loads(out)
-    testbed.require(said["sent"] > 0, f"the attack {name} came about")
+    testbed.require(said["sent"] > 0, f"the attack {name} sends something")
     testbed.require(bool(_served(during)), "honest clients are served")
     if _served(during):
         slower = _p50(during) / before
-        testbed.goals.append(Goal("p50 beside it, to that before", slower, _SLOWER, "times"))
+        testbed.goals.append(
+            Goal("honest p50 during the attack, relative to before", slower, _SLOWER, "times")
+        )
     testbed.goals.append(Goal("memory of a process", testbed.memory_mib, _MEMORY_MIB, "MiB"))
     return said
 
 
 async def origins(testbed: Testbed, times: int) -> None:
-    """Pages of other sites post and read, for so many seconds: nothing of it is carried out."""
+    """Post and read from pages of other sites for this many seconds. The service must refuse it
+    all.
+    """
     testbed.must_answer_all = True
     client = Client(testbed.port)
     posted = await client.ask(post_request("guarded", "mine", 3600))
@@ -77,16 +84,20 @@ async def origins(testbed: Testbed, times: int) -> None:
     assert posted.status == 201
     said = await mount(testbed, "origins", times)
     others = {status: often for status, often in said["answers"].items() if status != "403"}
-    testbed.require(not others, f"other sites' pages are refused; they were answered {others}")
+    testbed.require(
+        not others, f"pages of other sites are refused; the other statuses were {others}"
+    )
     read = await client.ask(read_request("guarded"))
     assert read is not None
     texts = [message["text"] for message in json.loads(read.body)]
-    testbed.require(texts == ["mine"], f"they consume and post nothing; there is {texts}")
+    testbed.require(
+        texts == ["mine"], f"pages of other sites consume and post nothing; the inbox has {texts}"
+    )
     client.close()
 
 
 async def disk(testbed: Testbed, times: int) -> None:
-    """Posts that fill the disk, for so many seconds: all of them can be read while it is full."""
+    """Fill the disk with posts for this many seconds. All of them can be read while it is full."""
     filler = testbed.data_dir.parent / "filler"
     with filler.open("wb") as file:
         while testbed.free_mib() > _ROOM_MIB:
@@ -97,7 +108,7 @@ async def disk(testbed: Testbed, times: int) -> None:
     client = Client(testbed.port)
     read = await client.ask(read_request("hoard"))
     while read is not None and read.body != b"[]":
-        testbed.require(read.status == 200, "a full disk is read")
+        testbed.require(read.status == 200, "reads work on a full disk")
         read = await client.ask(read_request("hoard"))
     client.close()
     filler.unlink()

@@ -1,9 +1,9 @@
-"""Breaks a running service in every way there is a scenario for, and judges what its clients saw.
+"""Inject every fault into a running service, and judge what its clients saw.
 
 usage: python -m tests.faults.chaos [--short] [--only NAME ...] [--report FILE]
 
-Run by `scripts/chaos`; `tests.faults.test_scenarios` runs the short form. Exits with 1 where a
-promise was broken. A goal for a figure that was missed is shown, and breaks no promise.
+`scripts/chaos` runs this; `tests.faults.test_scenarios` runs the short form. It exits with 1 if a
+guarantee was violated. It shows goals that were missed, but they violate no guarantee.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from tests.faults.outages import small_disk
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.testbed import Goal, Testbed
 
-#: Kinds of broken promises that the table shows; the others are in the last column.
+#: Kinds of violation with a column of their own; the last column counts the others.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
 
-#: Seconds after which nothing is claimed for a read that was answered `unknown`; by then the
-#: database is back.
+#: Seconds after which nothing is claimed any more for a read that was answered `unknown`; the
+#: database is back by then.
 _SETTLE_S = 8.0
 
 
 @dataclass
 class Row:
-    """What came of one scenario."""
+    """The results of one scenario."""
 
     name: str
     title: str
@@ -54,12 +54,12 @@ class Row:
 
     @property
     def is_kept(self) -> bool:
-        """Whether every promise was kept."""
+        """Whether every guarantee was kept."""
         return not self.violations
 
 
 async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
-    """Put a service up, break it, put all up again, read every inbox, and judge."""
+    """Start a service, inject the faults, restart everything, read every inbox, and judge."""
     times = scenario.short if short else scenario.times
     began = time.monotonic()
     with ExitStack() as stack:
@@ -84,12 +84,12 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
             testbed.clients = clients
             async with clients:
                 await clients.first_success(began)
-                # Warm: what is measured is not the first connections.
+                # Do not measure the first connections.
                 await asyncio.sleep(0.5)
                 try:
                     await scenario.act(testbed, times)
                 except (TimeoutError, AssertionError) as error:
-                    # What came of it until then is worth being judged, too.
+                    # Judge the history up to here, too.
                     testbed.require(False, f"the scenario ended early: {error!r}")
                 await asyncio.sleep(0.5)
             await testbed.settle(_SETTLE_S)
@@ -129,7 +129,7 @@ def _judge(
         failed = Counter(
             f"{a.status} {a.outcome}"
             for a in answers
-            # A lease that is over is an answer.
+            # A lease that has ended is an answer.
             if a.outcome != "ok" and a.status != 410
         )
         if clients.not_connected:
@@ -154,7 +154,7 @@ def _judge(
 
 
 def _availability(answers: list[Answer], not_connected: list[float]) -> float:
-    """The share of requests that were answered as asked: for each second, then their mean."""
+    """Return the share of requests that were answered as asked: the mean over all seconds."""
     good: Counter[int] = Counter()
     tried: Counter[int] = Counter(int(moment) for moment in not_connected)
     for answer in answers:
@@ -165,13 +165,13 @@ def _availability(answers: list[Answer], not_connected: list[float]) -> float:
 
 
 def _percentile(values: list[float], percent: int) -> float:
-    """The nearest rank, so that of few values the 99th is the worst."""
+    """Return the nearest rank, so the 99th percentile of few values is the worst one."""
     ranked = sorted(values)
     return ranked[math.ceil(len(ranked) * percent / 100) - 1] if ranked else math.nan
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """Return the rows as a Markdown table."""
     heads = ("fault", "times", "accepted", "read", "recovered", "undelivered", *_KINDS, "other")
     figures = ("served", "first success p50 / p99 / worst", "p50 / p99", "memory")
     lines = [
@@ -197,7 +197,7 @@ def table(rows: list[Row]) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """The sums over all rows, and the goals."""
+    """Return the totals over all rows, the goals, and the first violations."""
     total: Counter[str] = Counter()
     for row in rows:
         total.update(row.counts)
@@ -206,45 +206,60 @@ def summary(rows: list[Row]) -> str:
     lines = [
         f"{total['posts ok']} messages accepted, {total['read']} read, {total['expired']} expired, "
         f"{total['dropped']} dropped by an operator, "
-        f"{total['recovered']} read though their post was not answered, {total['undelivered']} "
+        f"{total['recovered']} read although their post was not answered, {total['undelivered']} "
         f"taken by a read whose answer did not arrive; {sum(row.seconds for row in rows):.0f} s.",
-        f"Broken promises: {dict(broken) or 'none'}; of none in {accepted} follows, with 95% "
+        f"Violations: {dict(broken) or 'none'}. None in {accepted} messages means, with 95% "
         f"confidence, a rate below {3 / accepted:.1e}.",
         "",
         *(f"- {row.title}: {goal}" for row in rows for goal in row.goals),
     ]
     for row in rows:
-        lines += [f"- BROKEN {row.title}: {it.kind}: {it.what}"[:500] for it in row.violations[:5]]
+        lines += [
+            f"- VIOLATION {row.title}: {it.kind}: {it.what}"[:500] for it in row.violations[:5]
+        ]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Run the scenarios that were asked for; a row for each as it comes, the table at the end."""
-    parser = argparse.ArgumentParser("scripts/chaos", description="Break a service.")
-    parser.add_argument("--short", action="store_true", help="each fault a few times: minutes")
+    """Run the selected scenarios. Print a row after each one, and the table at the end."""
+    parser = argparse.ArgumentParser(
+        "scripts/chaos",
+        description="Inject faults into a running service and check its guarantees.",
+        epilog="Exits with 1 if a guarantee was violated. Some scenarios need root or faketime; "
+        "they are skipped without it.",
+    )
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="inject each fault a few times; takes minutes, not an hour",
+    )
     parser.add_argument(
         "--only",
         action="append",
         metavar="NAME",
         choices=(names := [it.name for it in SCENARIOS]),
-        help=f"this one, may be repeated: {', '.join(names)}",
+        help=f"run only this scenario; may be repeated. One of: {', '.join(names)}",
     )
-    parser.add_argument("--report", type=Path, help="a file for the table; beside it, all as JSON")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="write the table to this file, and all results as JSON beside it",
+    )
     arguments = parser.parse_args()
     rows: list[Row] = []
-    # A history of millions of requests has no cycles, and would be searched for them in vain.
+    # A history of millions of requests has no reference cycles; do not search it for them.
     gc.disable()
     for scenario in SCENARIOS:
         if arguments.only and scenario.name not in arguments.only:
             continue
         if missing := scenario.missing():
-            print(f"{scenario.name}: left out, it needs {missing}", flush=True)
+            print(f"{scenario.name}: skipped; it needs {missing}", flush=True)
             continue
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             rows.append(_run_whole(scenario, Path(folder), short=arguments.short))
         gc.collect()
         row = rows[-1]
-        verdict = "kept" if row.is_kept else "BROKEN"
+        verdict = "all guarantees kept" if row.is_kept else "VIOLATION"
         print(f"{row.name}: {verdict} in {row.seconds:.0f} s", flush=True)
         print(f"  {row.counts} {row.availability:.2%}", flush=True)
         for line in (*row.goals, *row.violations[:5]):
@@ -256,14 +271,14 @@ def main() -> int:
 
 
 def _run_whole(scenario: Scenario, folder: Path, *, short: bool) -> Row:
-    """Run a scenario; one that raises is a broken row, and the others are run all the same."""
+    """Run a scenario. If it raises, return a failed row, so the others still run."""
     began = time.monotonic()
     try:
         return asyncio.run(run(scenario, folder, short=short))
     except Exception as error:
         traceback.print_exc()
         seconds = time.monotonic() - began
-        broken = [Violation("not run", f"it raised {error!r}")]
+        broken = [Violation("not run", f"the scenario raised {error!r}")]
         return Row(
             *(scenario.name, scenario.title, 0, {}, broken),
             *(math.nan, math.nan, math.nan, math.nan, seconds),
@@ -271,7 +286,7 @@ def _run_whole(scenario: Scenario, folder: Path, *, short: bool) -> Row:
 
 
 def _write(path: Path, rows: list[Row]) -> None:
-    """Write the report so far; an older one stays whole until the new one is there."""
+    """Write the report so far. The previous one stays complete until the new one replaces it."""
     facts = json.dumps([asdict(row) for row in rows], indent=1)
     texts = {
         path: f"{table(rows)}\n\n{summary(rows)}\n",

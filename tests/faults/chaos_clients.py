@@ -1,7 +1,7 @@
-"""Clients that press a service while it is being broken, and write down what they saw.
+"""Clients that load a service while faults are injected, and record what they saw.
 
-Each client has one connection at a time and waits for every answer. It posts to and reads from
-inboxes that it shares with the others. Used by `tests.faults.scenarios`.
+Each client has one connection at a time and waits for every answer. Clients share the inboxes that
+they post to and read from. Used by `tests.faults.scenarios`.
 """
 
 import asyncio
@@ -14,23 +14,24 @@ from typing import Any, NamedTuple
 from tests.faults.history import History, LeaseOperation, Outcome, PostRecord, ReadRecord
 from tests.support.load import Connection
 
-#: Longer than any request may take; who waits longer has no answer.
+#: Seconds after which a client gives up on an answer; longer than any request may take.
 GIVE_UP_S = 12.0
-#: Leases last so long, and what has a key is repeated for so long at most, in seconds.
+#: Duration of a lease, and the longest time for which a keyed request is repeated, in seconds.
 LEASE_S, REPEAT_S = 1.0, 40.0
-#: Pause after a refusal, or where no connection could be had.
+#: Pause in seconds after a refusal, or if no connection could be opened.
 BACK_OFF_S = 0.05
 
 
-#: What clients do, and how often; and where time is not what it was, nothing that has one.
+#: How often clients do what. TIMELESS is for scenarios in which the database's clock is wrong; it
+#: has nothing that depends on time.
 TIMELESS = {"post": 45, "keyed post": 10, "read": 45}
 SHARES = {"post": 45, "keyed post": 10, "read": 28, "keyed read": 9, "lease": 8}
-#: How an answer of 503 names what the request would have done.
+#: The fields of a 503 that say what happened to the request's effect.
 _EFFECTS = ("stored", "claimed", "changed")
 
 
 class Answer(NamedTuple):
-    """One request as a client saw it. `status` is 0 where there was no answer."""
+    """One request as a client saw it. `status` is 0 if there was no answer."""
 
     began: float
     ended: float
@@ -40,14 +41,14 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """A connection that is opened again whenever it has ended."""
+    """A connection that is opened again after it has ended."""
 
     def __init__(self, port: Callable[[], int]) -> None:
         self._port = port
         self._connection: Connection | None = None
 
     async def ask(self, request: bytes) -> Answer | None:
-        """Send one request. None where no connection could be had, so that nothing was sent."""
+        """Send one request. Return None if no connection could be opened and nothing was sent."""
         if self._connection is None or self._connection.closed:
             try:
                 self._connection = await Connection.open(self._port())
@@ -64,19 +65,19 @@ class Client:
         return Answer(began, time.monotonic(), status, _outcome(status, body), body)
 
     def close(self) -> None:
-        """Close its connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
 
 
 def post_request(user: str, text: str, lifetime_s: int, key: str = "") -> bytes:
-    """A POST as it goes over the wire."""
+    """Return the bytes of a POST."""
     fields = {"text": text, "username": user, "timeout": lifetime_s}
     return _request("POST /chat", fields, key)
 
 
 def read_request(user: str, key: str = "") -> bytes:
-    """A read as it goes over the wire."""
+    """Return the bytes of a read."""
     header = f"Idempotency-Key: {key}\r\n" if key else ""
     return f"GET /chat/{user} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
 
@@ -89,7 +90,7 @@ def _request(what: str, fields: object, key: str = "") -> bytes:
 
 
 class ChaosClients:
-    """Many clients at once, for as long as a fault lasts. Use as an async context."""
+    """Many concurrent clients, for as long as a fault lasts. Use as an async context."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class ChaosClients:
         self.history = History([], [], [])
         #: Every request that was sent, without its body.
         self.answers: list[Answer] = []
-        #: Moments at which no connection could be had.
+        #: Moments at which no connection could be opened.
         self.not_connected: list[float] = []
 
     async def __aenter__(self) -> "ChaosClients":
@@ -125,11 +126,13 @@ class ChaosClients:
 
     @property
     def accepted(self) -> int:
-        """Messages acknowledged so far, roughly."""
+        """The approximate number of messages accepted so far."""
         return sum(answer.status == 201 for answer in self.answers)
 
     async def first_success(self, after: float, within_s: float = 90.0) -> float:
-        """Wait for a POST that was sent after a moment and accepted; seconds from then on."""
+        """Wait until a POST that was sent after `after` is accepted. Return the seconds since
+        `after`.
+        """
         seen = 0
         async with asyncio.timeout(within_s):
             while True:
@@ -140,9 +143,9 @@ class ChaosClients:
                 await asyncio.sleep(0.005)
 
     async def drain(self, within_s: float = 30.0) -> None:
-        """Read every inbox until it is empty; each of these reads must be answered.
+        """Read every inbox until it is empty. Each of these reads must be answered.
 
-        Not before every lease is over: what is on loan is in no inbox.
+        First wait until every lease has ended, because leased messages are in no inbox.
         """
         await asyncio.sleep(LEASE_S + 1)
         client = Client(self._port)
@@ -152,7 +155,9 @@ class ChaosClients:
                 got = await self._read(client, user)
                 if got is not None and got.outcome == "ok" and not got.messages:
                     break
-                assert time.monotonic() < deadline + len(self._users), "it does not come back"
+                assert time.monotonic() < deadline + len(self._users), (
+                    "the service does not recover"
+                )
                 if got is None or got.outcome != "ok":
                     await asyncio.sleep(0.05)
         client.close()
@@ -162,7 +167,7 @@ class ChaosClients:
         client = Client(self._port)
         posted = 0
         while not self._is_stopping:
-            # The first inbox is everybody's; the others have a few writers and readers each.
+            # All clients use the first inbox; the others have a few writers and readers each.
             hot = rng.random() < 0.1
             user = self._users[0] if hot else rng.choice(self._users)
             what = rng.choices(list(self._shares), list(self._shares.values()))[0]
@@ -212,9 +217,9 @@ class ChaosClients:
     async def _keyed_post(
         self, client: Client, sender: str, user: str, number: int, rng: random.Random
     ) -> bool:
-        """Post with a key, until it is answered; at times once more."""
+        """Post with a key until the post is answered; sometimes repeat it once more."""
         key, lifetime_s = f"{sender}.{number}", rng.choice(self._lifetimes_s)
-        # A sender of its own: a repeat may come after what the client sent behind it.
+        # Use a separate sender: a repeat may arrive after the client's later posts.
         return await self._repeat(
             lambda: self._post(client, f"{sender}.once", user, number, rng, key, lifetime_s), rng
         )
@@ -227,7 +232,7 @@ class ChaosClients:
         return self._got(user, answer, messages, is_all=not key, key=key)
 
     async def _keyed_read(self, client: Client, user: str, rng: random.Random) -> bool:
-        """Read with a key, until it is answered; at times once more."""
+        """Read with a key until the read is answered; sometimes repeat it once more."""
         key = f"{rng.getrandbits(160):040x}"
 
         async def read() -> bool:
@@ -247,12 +252,12 @@ class ChaosClients:
         return True
 
     async def _lease(self, client: Client, user: str, rng: random.Random) -> bool:
-        """Take messages on loan, and acknowledge all or some of them, or nothing."""
+        """Lease messages, and acknowledge all, some or none of them."""
         answer = await self._ask(client, _request(f"POST /chat/{user}/lease?ttl={LEASE_S}", {}))
         if answer is None:
             return False
         taken = json.loads(answer.body) if answer.status == 200 else {"messages": ()}
-        # Of a lease without an answer nobody knows the name.
+        # If the lease got no answer, its name is unknown.
         name = taken.get("lease") or f"{rng.getrandbits(64):x}"
         self._got(user, answer, taken["messages"], is_all=False, lease=f"{name}.0")
         if answer.outcome != "ok" or not taken["messages"]:
@@ -260,7 +265,7 @@ class ChaosClients:
         ids = tuple(message["id"] for message in taken["messages"])
         end = rng.random()
         if end < 0.2:
-            # It dies.
+            # The consumer dies.
             return True
         some = ids[: rng.randint(1, len(ids))] if end < 0.4 else None
         for _ in range(3):
@@ -278,7 +283,7 @@ class ChaosClients:
         answer = await self._ask(client, _request(f"POST /chat/{user}/ack", fields))
         if answer is None:
             return False
-        # The lease is over: that is an answer, too.
+        # A lease that has ended is an answer, too.
         outcome: Outcome = "ok" if answer.status == 410 else answer.outcome
         told: Any = json.loads(answer.body)["acknowledged"] if answer.status in (200, 410) else ()
         self.history.lease_operations.append(

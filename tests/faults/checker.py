@@ -1,8 +1,8 @@
-"""Judges a history: were the promises kept to those who asked?
+"""Judge a history: did the service keep its guarantees to every client?
 
-Complete for what an inbox is: texts are unique and an inbox is a set, so that every broken
-promise shows as one of the kinds below. Linear in the length of the history but for reads that
-came to nothing, and for reads that wait.
+The checker is complete for an inbox: texts are unique and an inbox is a set, so every violation
+shows as one of the kinds below. It takes linear time, except for reads without an answer and for
+long polls.
 """
 
 from bisect import bisect_right
@@ -16,47 +16,48 @@ from tests.faults.history import History, ReadRecord, ReceiptQuery
 from tests.faults.history_index import Violation as Violation
 from tests.faults.receipt_rules import ReceiptRules
 
-#: How long a read may go on waiting while a message is there and nothing is broken, in seconds.
+#: Seconds for which a long poll may go on waiting while a message is available and nothing is
+#: broken.
 WAKE_S = 0.8
 
 
 class Verdict(NamedTuple):
-    """The violations, and what became of every message."""
+    """The violations, and the fate of every message."""
 
     violations: list[Violation]
     counts: Counter[str]
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of promise that were broken."""
+        """The kinds of violation that occurred."""
         return {violation.kind for violation in self.violations}
 
 
 def check(history: History, *, late_s: float, longest_s: float, release_s: float) -> Verdict:
     """Judge a whole run.
 
-    `late_s` is how far clocks and measurements may be apart, `longest_s` the longest that any
-    request may take that does not wait, `release_s` the time in which a read that was answered
-    `unknown` has given back what it took.
+    `late_s` is the tolerance for clocks and measurements. `longest_s` is the longest time that a
+    request without a wait may take. `release_s` is the time within which the messages claimed by a
+    read that was answered `unknown` become unread again. Seconds. The kinds of violation:
 
-    unexpected: read, never posted, or altered      duplicated: in two reads, or stored twice
-    crossed: in another inbox                       lost: acknowledged, alive, in no read
-    late: read after its lifetime                   missed: not in a read that had to hold it
-    disordered: not in the order it was sent        phantom: refused, and yet read
-    endless: a request past its time                unaccounted: the sums do not add up
-    on loan: given to two at once                   inconsistent: a repeat with other messages
-    overtime: acknowledged when its lease was over  forgotten: not acknowledged in time
-    excess: a stream acknowledged what it had not   impatient: it did not wait to the end
-    revoked: taken back, and read                   untrue: what a sender was told was not so
-    hidden: an acknowledgement of all, though a part was lost
+    unexpected: read but never posted, or altered   duplicated: in two reads, or stored twice
+    crossed: in another inbox                       lost: accepted, not expired, in no read
+    late: read after its lifetime                   missed: absent from a read that had to hold it
+    disordered: not in the order of its sender      phantom: refused, and read all the same
+    endless: a request exceeded its time            unaccounted: the counters do not add up
+    double lease: leased by two readers at once     inconsistent: a keyed repeat has other messages
+    overtime: acknowledged after its lease ended    forgotten: an acknowledgement in time failed
+    excess: a stream acknowledged too many          impatient: a long poll ended too early
+    revoked: revoked, and read                      untrue: a receipt reported a false status
+    hidden: an acknowledgement succeeded although one of its messages was lost
 
-    What an operator's drop of the collection may have taken with it is `dropped`, and not lost:
-    what was sent before the drop was over, and nothing later.
+    A message that an operator may have dropped with the collection counts as `dropped`, not as
+    lost, if it was sent before the drop ended.
 
-    A message that was acknowledged and is in no read is `undelivered`, and not lost, where a
-    read of its inbox got no answer, and may have taken it. An answer that says `unknown` is no
-    excuse, unless its server was killed before it could give back what it took, or the read had a
-    key, and was not repeated until it was answered.
+    An accepted message that is in no read counts as `undelivered`, not as lost, if a read of its
+    inbox got no answer and may have taken it. An answer that says `unknown` is no excuse, with two
+    exceptions: its server was killed before it could make the messages unread again, or the read
+    had a key and was not repeated until it was answered.
     """
     return _Checker(history, late_s, longest_s, release_s).verdict()
 
@@ -95,7 +96,7 @@ class _Checker(ExclusivityRules, ReceiptRules):
         return Verdict(violations, counts)
 
     def _reads(self) -> Iterator[Violation]:
-        """What each read returned, one by one."""
+        """Check the messages that each read returned."""
         for read in self._history.reads:
             newest: dict[str, MessageRecord] = {}
             for message_id, text in read.messages:
@@ -117,20 +118,20 @@ class _Checker(ExclusivityRules, ReceiptRules):
                 newest[sent.sender] = sent
 
     def _fates(self) -> Iterator[Violation]:
-        """What became of each acknowledged message."""
+        """Find out what became of each accepted message."""
         last_read = {read.user: read.began for read in self._history.reads if read.outcome == "ok"}
         for text, sent in self._messages.items():
             if sent.outcome != "ok":
                 continue
             acquisitions = self._acquisitions.get(text, ())
-            loans = self._leased.get(text, ())
-            self._counts["leased"] += bool(loans)
+            leases = self._leased.get(text, ())
+            self._counts["leased"] += bool(leases)
             if any(
                 isinstance(each.what, ReadRecord) and not each.what.lease for each in acquisitions
             ):
-                self._counts["redelivered"] += bool(loans)
+                self._counts["redelivered"] += bool(leases)
                 self._counts["read"] += 1
-            elif any(loan.may_be_read for loan in loans):
+            elif any(record.may_be_read for record in leases):
                 self._counts["read"] += 1
             elif any(isinstance(each.what, ReceiptQuery) for each in acquisitions):
                 self._counts["revoked"] += 1
@@ -145,10 +146,10 @@ class _Checker(ExclusivityRules, ReceiptRules):
                 self._counts["undelivered"] += 1
             else:
                 self._counts["lost"] += 1
-                yield Violation("lost", f"{sent}, on loan: {loans}")
+                yield Violation("lost", f"{sent}, leases: {leases}")
 
     def _missed(self) -> Iterator[Violation]:
-        """Reads that did not hold what was certainly unread all the time that they took."""
+        """Find reads that lack a message that was certainly unread for their whole duration."""
         stored = self._stored()
         for reads in self._complete_reads():
             ends = [read.ended for read in reads]
@@ -166,7 +167,7 @@ class _Checker(ExclusivityRules, ReceiptRules):
             yield sorted(reads, key=lambda read: read.ended)
 
     def _long_polls(self) -> Iterator[Violation]:
-        """Reads that went on waiting though a message was there, or that did not wait."""
+        """Find long polls that waited on while a message was available, or that ended early."""
         stored = self._stored()
         for read in self._history.reads:
             if not read.wait_s or read.outcome != "ok":
@@ -181,7 +182,7 @@ class _Checker(ExclusivityRules, ReceiptRules):
                 there = max(read.began, sent.stored)
                 until = min(self._unread_until(sent, read), read.ended)
                 if until > there + WAKE_S and not self._may_be_held(sent, there, read.ended):
-                    yield Violation("missed", f"{sent}: {read} waited on")
+                    yield Violation("missed", f"{sent}: {read} kept waiting")
 
     def _may_repeat_nothing(self, read: ReadRecord) -> bool:
         """Return whether all messages of an earlier read with the same key may have expired.
@@ -222,7 +223,7 @@ class _Checker(ExclusivityRules, ReceiptRules):
 def _first_between(
     reads: list[ReadRecord], ends: list[float], after: float, before: float
 ) -> ReadRecord | None:
-    """The first read that began after one moment and ended before another."""
+    """Return the first read that began after `after` and ended before `before`."""
     position = bisect_right(ends, after)
     while position < len(reads) and reads[position].ended < before:
         if reads[position].began > after:

@@ -1,7 +1,7 @@
-"""A clock that steps under the service: that of its database, by which all messages are judged.
+"""The database's clock steps while the service runs. All messages follow that clock.
 
-A scenario of `tests.faults.scenarios`. Servers whose own clocks step are started by
-`tests.faults.stepping`.
+A scenario of `tests.faults.scenarios`. `tests.faults.stepping` starts servers whose own clocks
+step.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ import time
 
 from tests.faults.testbed import Testbed
 
-#: How far it steps, and how long it stays so, in seconds.
+#: The size of a step, and how long the clock stays there, in seconds.
 _STEP_S, _STAYS_S = 60, 3
 
 
 async def database_steps(testbed: Testbed, times: int) -> None:
-    """The mongod's clock steps by a minute, forth and back, then back and forth."""
+    """Step the mongod's clock by a minute forward and back, then back and forward."""
     for _ in range(times):
         for seconds in (_STEP_S, 0, -_STEP_S, 0):
             await testbed.run_load()

@@ -1,7 +1,7 @@
-"""What follows from a history for each message and each lease: what `tests.faults.checker` judges.
+"""Facts about each message and each lease, derived from a history for `tests.faults.checker`.
 
-Where something is not known for certain, it is said as the earliest and the latest moment, in
-seconds of the history's clock.
+If a moment is not known exactly, the earliest and the latest possible moments are given, in seconds
+of the history's clock.
 """
 
 import math
@@ -13,9 +13,9 @@ from tests.faults.history import CollectionDrop, LeaseOperation, Outcome, PostRe
 
 
 class MessageRecord(NamedTuple):
-    """One message, by all its posts. It is there from `began` at the earliest and `stored` at the
-    latest, and expires between `earliest_expiry` and `latest_expiry`. From `dropped_from` on an operator may
-    have dropped it; with a key it may be stored anew after `recreated` drops.
+    """One message, combined from all its posts. It is stored between `began` and `stored`, and
+    expires between `earliest_expiry` and `latest_expiry`. An operator may have dropped it from
+    `dropped_from` on. A keyed message may be stored again after each of `recreated` drops.
     """
 
     sender: str
@@ -35,7 +35,7 @@ class MessageRecord(NamedTuple):
 def messages_of(
     posts: Iterable[PostRecord], drops: Sequence[CollectionDrop] = ()
 ) -> dict[str, MessageRecord]:
-    """The messages by their texts."""
+    """Return the messages by their texts."""
     attempts: dict[str, list[PostRecord]] = defaultdict(list)
     for post in posts:
         attempts[post.text].append(post)
@@ -50,7 +50,7 @@ def _message_of(posts: Sequence[PostRecord], drops: Sequence[CollectionDrop]) ->
     outcome: Outcome = "ok" if answered else "refused" if outcomes == {"refused"} else "unknown"
     if len(posts) == 1:
         outcome = first.outcome
-    # Only what may have been stored before it.
+    # A drop removes only messages that may have been stored before it.
     dropped_from = min((drop.began for drop in drops if began < drop.ended), default=math.inf)
     ended = max(post.ended for post in posts)
     recreated = sum(began < drop.ended and ended > drop.began for drop in drops)
@@ -68,9 +68,9 @@ def _message_of(posts: Sequence[PostRecord], drops: Sequence[CollectionDrop]) ->
 
 
 class LeaseRecord(NamedTuple):
-    """A message that was given on loan. For others it is free from `free_from` at the earliest,
-    never where it was acknowledged for certain. It is the consumer's up to `held_until` for certain,
-    and no more from `ended_by` on.
+    """One lease of one message. Others may take the message from `free_from` on, or never if it was
+    certainly acknowledged. The consumer certainly holds it until `held_until`, and certainly no
+    longer after `ended_by`.
     """
 
     read: ReadRecord
@@ -102,11 +102,11 @@ class LeaseRecords:
             self._operations[name].sort(key=lambda each: each.began)
 
     def deliveries(self, lease: str) -> Sequence[ReadRecord]:
-        """What was delivered under a lease, in that order."""
+        """Return the reads that delivered under a lease, in order."""
         return sorted(self._reads[lease], key=lambda read: read.lease)
 
     def holder(self, operation: LeaseOperation, message_id: str) -> ReadRecord | None:
-        """The delivery of a message that a operation is about: the last before it."""
+        """Return the delivery of a message that an operation refers to: the last one before it."""
         before = [
             read
             for read in self._reads[operation.lease]
@@ -116,7 +116,7 @@ class LeaseRecords:
         return before[-1] if before else None
 
     def affected(self, operation: LeaseOperation) -> set[str]:
-        """The ids of the messages that a operation is about."""
+        """Return the ids of the messages that an operation refers to."""
         if operation.what == "resume":
             return self._upto(operation)
         if operation.ids is not None:
@@ -129,7 +129,7 @@ class LeaseRecords:
         }
 
     def _upto(self, operation: LeaseOperation) -> set[str]:
-        """What the stream delivered up to the last message that it knows of."""
+        """Return the messages that the stream delivered up to the last one its client names."""
         order = [
             message_id
             for read in self.deliveries(operation.lease)
@@ -140,7 +140,7 @@ class LeaseRecords:
         return set(order[: len(order) - order[::-1].index(operation.last)])
 
     def resumed(self) -> Iterator[tuple[str, float]]:
-        """Ids of messages that streams acknowledged for certain as they came again, and when."""
+        """Yield the ids of messages that resumed streams certainly acknowledged, and when."""
         for lease_operations in self._operations.values():
             for each in lease_operations:
                 if each.what == "resume" and each.outcome == "ok" and each.messages:
@@ -149,7 +149,7 @@ class LeaseRecords:
                         yield from ((message_id, each.ended) for message_id in ids)
 
     def maybe_resumed(self, operation: LeaseOperation) -> set[str]:
-        """What streams that came again may have acknowledged before."""
+        """Return the ids of messages that resumed streams may have acknowledged before."""
         return {
             message_id
             for lease_operations in self._operations.values()
@@ -159,7 +159,7 @@ class LeaseRecords:
         }
 
     def acknowledged_before(self, operation: LeaseOperation) -> set[str]:
-        """What may have been acknowledged under this lease before."""
+        """Return the ids of messages that may have been acknowledged before under this lease."""
         return {
             message_id
             for each in self._operations[operation.lease]
@@ -170,7 +170,7 @@ class LeaseRecords:
         }
 
     def released_before(self, operation: LeaseOperation) -> set[str]:
-        """What may have been given back under this lease before."""
+        """Return the ids of messages that may have been released before under this lease."""
         return {
             message_id
             for each in self._operations[operation.lease]
@@ -179,7 +179,7 @@ class LeaseRecords:
         }
 
     def _is_reported_read(self, operation: LeaseOperation, message_id: str) -> bool:
-        """Whether the answer says that this message is acknowledged."""
+        """Return whether the answer says that this message is acknowledged."""
         if operation.outcome != "ok":
             return False
         if message_id in operation.acknowledged:
@@ -187,10 +187,10 @@ class LeaseRecords:
         return bool(operation.is_all) and message_id not in self.released_before(operation)
 
     def record(self, read: ReadRecord, message_id: str, message: MessageRecord) -> LeaseRecord:
-        """What became of one message of a delivery."""
+        """Return what became of one message of a delivery."""
         free_from = earliest(read, self._longest_s) + read.ttl_s
         ended_by = read.ended + read.ttl_s
-        # One that was not answered may come into force after those that follow it.
+        # An extension without an answer may take effect after those that follow it.
         unknown_end = math.inf
         is_read = may_be_read = False
         for each in self._operations[name_of(read.lease)]:
@@ -228,10 +228,10 @@ class LeaseRecords:
 
 
 def name_of(lease: str) -> str:
-    """The name in a lease's token."""
+    """Return the name of a lease from its token."""
     return lease.partition(".")[0]
 
 
 def earliest(read: ReadRecord, longest_s: float) -> float:
-    """The earliest moment at which a read has taken what it returned, if it has waited."""
+    """Return the earliest moment at which a read, which may have waited, took its messages."""
     return max(read.began, read.ended - longest_s) if read.wait_s else read.began

@@ -1,4 +1,4 @@
-"""MessageLimits of `tests.faults.checker`: nobody gets what another has."""
+"""Rules of `tests.faults.checker`: no message belongs to two readers at once."""
 
 import math
 from collections import defaultdict
@@ -11,10 +11,10 @@ from tests.faults.history_index import Acquisition, HistoryIndex, Violation
 
 
 class ExclusivityRules(HistoryIndex):
-    """Messages and their takers: reads, leases, keys, senders that take them back."""
+    """Rules for everything that can take a message: reads, leases, keys, and revocations."""
 
     def _stored_twice(self) -> Iterator[Violation]:
-        """Of all posts with one key, one message is stored."""
+        """Find keys under which more than one message was stored."""
         by_key: dict[str, list[MessageRecord]] = defaultdict(list)
         for sent in self._messages.values():
             if len(sent.ids) > 1 + sent.recreated:
@@ -26,11 +26,11 @@ class ExclusivityRules(HistoryIndex):
                 yield Violation("duplicated", f"two messages with one key: {stored}")
 
     def _taken_twice(self) -> Iterator[Violation]:
-        """Nobody gets what another has: not what is read, on loan, or taken back."""
+        """Find messages that went to a second reader after they were read, leased or revoked."""
         for message_id, moment in self._leases.resumed():
             sent = self._by_id.get(message_id)
             for acquisition in self._acquisitions[sent.text] if sent is not None else ():
-                # Until then another may have had it, since the stream's lease was over.
+                # Before that, another reader may have had it, because the stream's lease had ended.
                 if acquisition.began > moment:
                     yield Violation("duplicated", f"{sent} resumed at {moment}: {acquisition}")
         for text, acquisitions in self._acquisitions.items():
@@ -49,12 +49,12 @@ class ExclusivityRules(HistoryIndex):
                 yield Violation(kind, f"{self._messages[text]}: {one} and {other}")
 
     def _repeated_keys(self) -> Iterator[Violation]:
-        """A repeat with a key gets what is left of the first answer that was not empty."""
+        """Check that a keyed repeat has what remains of the first answer with messages."""
         for reads in self._keyed.values():
             answers = [read for read in reads if read.outcome == "ok" and read.messages]
             for first, again in combinations(sorted(answers, key=lambda read: read.ended), 2):
                 self._counts["repeats"] += 1
-                # All of it may be gone: then the key gets something new.
+                # If all of them may be gone, the key gets new messages.
                 is_over = all(
                     self._may_have_expired(each, again.ended) for _, each in first.messages
                 )
@@ -73,7 +73,7 @@ class ExclusivityRules(HistoryIndex):
                             yield Violation("inconsistent", f"{text} of {first} not in {again}")
 
     def _lease_answers(self) -> Iterator[Violation]:
-        """What consumers were told of what they had on loan."""
+        """Check the answers that consumers got about their leases."""
         for each in self._history.lease_operations:
             if each.outcome != "ok":
                 continue
@@ -83,15 +83,17 @@ class ExclusivityRules(HistoryIndex):
                     yield Violation("excess", f"{each} of {affected}")
             elif each.what != "release":
                 yield from self._hidden_losses(each, affected)
-                loans = {
+                leases = {
                     message_id: self._lease_records[each.lease, message_id][-1]
                     for message_id in affected
                     if (each.lease, message_id) in self._lease_records
                 }
-                yield from self._miscounted(each, loans)
+                yield from self._miscounted(each, leases)
 
     def _hidden_losses(self, operation: LeaseOperation, affected: set[str]) -> Iterator[Violation]:
-        """A success never hides a loss: what was over, and not acknowledged before, is named."""
+        """Find successes for messages that were lost: the lease had ended before they were
+        acknowledged.
+        """
         if not operation.is_all:
             return
         excused = (
@@ -100,34 +102,36 @@ class ExclusivityRules(HistoryIndex):
             | self._leases.released_before(operation)
         )
         for message_id in affected - excused:
-            loans = self._lease_records.get((operation.lease, message_id))
-            if loans and loans[-1].ended_by + self._late_s < operation.began:
-                yield Violation("hidden", f"{message_id} in {operation}: {loans}")
+            leases = self._lease_records.get((operation.lease, message_id))
+            if leases and leases[-1].ended_by + self._late_s < operation.began:
+                yield Violation("hidden", f"{message_id} in {operation}: {leases}")
 
     def _miscounted(
-        self, operation: LeaseOperation, loans: Mapping[str, LeaseRecord]
+        self, operation: LeaseOperation, leases: Mapping[str, LeaseRecord]
     ) -> Iterator[Violation]:
-        """An acknowledgement counts what it holds or has acknowledged, and nothing else."""
-        # A stream that comes again may have acknowledged what others had on loan since.
+        """Check that an acknowledgement counts the messages it holds or has acknowledged, no
+        others.
+        """
+        # A resumed stream may have acknowledged messages that others have leased since.
         before = self._leases.acknowledged_before(operation) | self._leases.maybe_resumed(operation)
         counts_before = operation.what == "acknowledge"
         most = sum(
-            loan.ended_by + self._late_s >= operation.began
+            record.ended_by + self._late_s >= operation.began
             or (counts_before and message_id in before)
-            for message_id, loan in loans.items()
+            for message_id, record in leases.items()
         )
-        # All of a lease is what it still holds.
+        # An operation on a whole lease covers the messages that it still holds.
         gone = before if operation.ids is None else set()
         least = sum(
-            loan.held_until - self._late_s > operation.ended and message_id not in gone
-            for message_id, loan in loans.items()
+            record.held_until - self._late_s > operation.ended and message_id not in gone
+            for message_id, record in leases.items()
         )
         if operation.messages > most:
-            yield Violation("overtime", f"{operation}: {loans}")
+            yield Violation("overtime", f"{operation}: {leases}")
         if counts_before and operation.messages < least:
-            yield Violation("forgotten", f"{operation}: {loans}")
+            yield Violation("forgotten", f"{operation}: {leases}")
 
 
 def _is_leased_twice(one: Acquisition, other: Acquisition) -> bool:
-    """Whether a message was given to another while one had it on loan."""
+    """Return whether a message was delivered to another reader while `one` had it leased."""
     return one.free_from < math.inf and one.began < other.taken_by

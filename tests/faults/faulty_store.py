@@ -1,8 +1,9 @@
-"""A store that errs in every way that may happen: the simulation's, over its replica set.
+"""The simulation's store, which fails in every way that a real one may.
 
-It keeps the contract of `workers.store.base` and errs wherever that allows it: before it
-has applied a command, after, or in the middle; it hangs; a command given up comes into force
-later; a failover rolls back what no majority has confirmed. All of it is drawn from one seed.
+It works on a simulated replica set and keeps the contract of `workers.store.base`. It fails
+wherever the contract allows it: before it has applied a command, after that, or in the middle. It
+hangs. An abandoned command takes effect later. A failover rolls back everything that no majority
+has confirmed. One seed determines all of it.
 """
 
 import asyncio
@@ -35,19 +36,19 @@ from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, S
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: A command given up comes into force this much later at most, in seconds.
+#: The longest time until an abandoned command takes effect, in seconds.
 LATE_MAX_S = 3.0
 _LATES_S = (0.2, 1, LATE_MAX_S)
-#: The longest that a command hangs before it is given up, in seconds.
+#: The longest time that a command hangs before it is abandoned, in seconds.
 HANG_MAX_S = 1.5
-#: The most times that a write is sent.
+#: How many times a write is sent at most.
 _TRIES = 3
-#: How long the database holds a question for arrivals open, in seconds.
+#: Seconds for which the database holds a change stream's request open.
 _HOLD_S = 1.0
 
 
 class _UnresolvedWrite(NamedTuple):
-    """What a write without an answer may have made of messages, known for good when it is due."""
+    """What a write without an answer may have made of messages. It is final when it is due."""
 
     fate: CountedEvent
     due: float
@@ -55,7 +56,7 @@ class _UnresolvedWrite(NamedTuple):
 
 
 class SimulatedStore:
-    """A node's way to the database."""
+    """A node's connection to the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -72,7 +73,7 @@ class SimulatedStore:
             return [error] * len(posts)
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
-        """A linearizable read: what it shows, a majority has when it is answered."""
+        """Run a linearizable read: a majority has its results by the time it is answered."""
         await self._reach()
         database = self._database
         unread = self.unread(usernames, now_ms)
@@ -84,9 +85,9 @@ class SimulatedStore:
         return found_of(unread, usernames, limit)
 
     async def claim(self, claim: Claim) -> Claimed:
-        """As the real store: sent again with the same token, while there is time."""
+        """Send the claim again with the same token while there is time, like the real store."""
         tries = 0
-        # Whether it may have taken effect, and whether a copy of it may still be on its way.
+        # Whether the claim may have taken effect, and whether no copy of it can still arrive.
         was_sent, is_final = False, True
         while True:
             tries += 1
@@ -119,7 +120,7 @@ class SimulatedStore:
                 lambda part: [database.record_batch(batch, now_ms) for batch in part], batches
             )
             holding = await self._seen(lambda: database.find_batches(keys, now_ms))
-            # One that held may have been forgotten between the two.
+            # A batch that was valid may have been discarded in between.
             if len(holding) == len(batches):
                 return [holding[key] for key in keys]
 
@@ -149,7 +150,7 @@ class SimulatedStore:
         return (await self._once(lambda: self._database.release(command, now_ms)))[0]
 
     async def extend(self, command: Extend, now_ms: int) -> int:
-        # Else a late copy would shorten the lease of messages that are leased meanwhile.
+        # Otherwise a late copy would shorten the lease of a message that is leased again meanwhile.
         return (await self._in_time(lambda: self._database.extend(command, now_ms), 0))[0]
 
     async def held(self, command: Held, now_ms: int) -> frozenset[str]:
@@ -166,7 +167,7 @@ class SimulatedStore:
         mark, database = self._token(), self._database
         nothing: tuple[MessageStatus | None, int] = (None, 0)
         try:
-            # Else what is said of one that was read would be untrue after a late copy.
+            # Otherwise a late copy would make the answer about a message that was read false.
             (fate, changed), was_repeated = await self._in_time(
                 lambda: database.revoke(command, now_ms, mark), nothing
             )
@@ -181,11 +182,11 @@ class SimulatedStore:
     async def count_resolved(self) -> Mapping[CountedEvent, int]:
         await self._reach()
         database = self._database
-        due = [doubt for doubt in self._unresolved if doubt.due <= database.loop.time()]
-        self._unresolved = [doubt for doubt in self._unresolved if doubt not in due]
+        due = [write for write in self._unresolved if write.due <= database.loop.time()]
+        self._unresolved = [write for write in self._unresolved if write not in due]
         counts: Counter[CountedEvent] = Counter()
-        for doubt in due:
-            counts[doubt.fate] += sum(map(doubt.is_affected, database.documents.values()))
+        for write in due:
+            counts[write.fate] += sum(map(write.is_affected, database.documents.values()))
         return counts
 
     async def count_pending(self) -> int:
@@ -232,11 +233,11 @@ class SimulatedStore:
         await self._reach()
 
     def unread(self, usernames: Sequence[str], now_ms: int) -> list[Post]:
-        """What a search finds, in its order."""
+        """Return what a search finds, in its order."""
         return self._database.unread(usernames, now_ms)
 
     async def _read(self, mark_read: Callable[[str], Settled]) -> Settled:
-        """Mark messages as read by a claim of its own; how many it took, exactly."""
+        """Mark messages as read under a new token, and count exactly the messages it took."""
         token = self._token()
         try:
             settled, was_repeated = await self._once(lambda: mark_read(token))
@@ -249,7 +250,7 @@ class SimulatedStore:
         return settled
 
     async def _marked(self, mark: str, sweep: Callable[[], T]) -> T:
-        """A sweep that marks what has expired."""
+        """Run a sweep that marks expired messages."""
         try:
             return (await self._write(lambda part: [sweep() for _ in part], [mark]))[0]
         except OutcomeUnknown:
@@ -264,20 +265,20 @@ class SimulatedStore:
         return self._rng.randbytes(8).hex()
 
     async def _reach(self) -> None:
-        """The way there: takes time, and may fail while nothing is applied yet."""
+        """Reach the database. This takes time and may fail before anything is applied."""
         await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003, 0.02)))
         database = self._database
         if database.loop.time() < database.unavailable_until:
             await asyncio.sleep(self._rng.choice((0.01, 0.2)))
-            raise StoreUnavailable("unavailable")
+            raise StoreUnavailable("the database is unavailable")
         if self._rng.random() < database.fault_rate / 20:
-            raise StoreUnavailable("not reached")
+            raise StoreUnavailable("the database was not reached")
 
     async def _return(self) -> None:
         await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003)))
 
     async def _seen(self, look: Callable[[], T]) -> T:
-        """A read of what a majority has."""
+        """Read the data that a majority has."""
         await self._reach()
         with self._database.majority():
             seen = look()
@@ -288,12 +289,12 @@ class SimulatedStore:
         return tries == _TRIES or self._rng.random() < 0.5
 
     async def _once(self, apply: Callable[[], T]) -> tuple[T, bool]:
-        """A write of one piece, as `_confirmed`."""
+        """Run a write of one item like `_confirmed`."""
         results, was_repeated = await self._confirmed(lambda part: [apply() for _ in part], [None])
         return results[0], was_repeated
 
     async def _in_time(self, apply: Callable[[], T], void: T) -> tuple[T, bool]:
-        """As `_once`, and no copy of it takes effect when this is over."""
+        """Run a write like `_once`, but no copy of it takes effect after this returns."""
         is_over = False
         try:
             return await self._once(lambda: void if is_over else apply())
@@ -303,7 +304,7 @@ class SimulatedStore:
     async def _confirmed(
         self, apply: Callable[[Sequence[T]], R], items: Sequence[T]
     ) -> tuple[R, bool]:
-        """A write that is sent again until it is answered: its result, and whether it was."""
+        """Send a write until it is answered. Return its result, and whether it was sent again."""
         tries = 0
         while True:
             tries += 1
@@ -316,7 +317,7 @@ class SimulatedStore:
                     raise OutcomeUnknown("the write was not confirmed") from error
 
     async def _write(self, apply: Callable[[Sequence[T]], R], items: Sequence[T]) -> R:
-        """A write, and the wait for its majority."""
+        """Apply a write, and wait for its majority."""
         await self._reach()
         database, rng = self._database, self._rng
         fault = ""
@@ -325,7 +326,7 @@ class SimulatedStore:
         if fault == "before":
             raise OutcomeUnknown("the connection broke")
         if fault == "late":
-            # It lies in a buffer: given up here, and applied there some time after.
+            # The command lies in a buffer: abandoned by the caller, and applied some time later.
             database.loop.call_later(rng.choice(_LATES_S) * rng.random(), apply, items)
             await asyncio.sleep(rng.choice((0.01, 0.3)))
             raise OutcomeUnknown("no answer")
@@ -337,7 +338,7 @@ class SimulatedStore:
         await self._return()
         if database.term != term:
             raise OutcomeUnknown("another became primary")
-        # What stands before it in the log is confirmed with it.
+        # Everything before it in the log is confirmed with it.
         database.confirm(position)
         if fault:
             raise OutcomeUnknown("the answer was lost")

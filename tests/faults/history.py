@@ -1,22 +1,23 @@
-"""What clients saw: every request of a run, with its time and its outcome.
+"""Everything that the clients saw: every request of a run, with its times and its outcome.
 
-Filled by the clients of `tests.faults.simulation` and `tests.faults.chaos_clients`, judged by
-`tests.faults.checker`. Times are seconds of one clock.
+The clients of `tests.faults.simulation` and `tests.faults.chaos_clients` fill it, and
+`tests.faults.checker` judges it. Times are seconds of one clock.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-#: ok: answered. refused: the answer says that nothing was done, or a 4xx. unknown: the answer
-#: says that it is not known. cut: no answer, since the connection broke or the client gave up.
+#: ok: answered. refused: the answer says that nothing was done, or has a status of 4xx. unknown:
+#: the answer says that the outcome is not known. cut: no answer, because the connection broke or
+#: the client gave up.
 Outcome: TypeAlias = Literal["ok", "refused", "unknown", "cut"]
 
 
 class PostRecord(NamedTuple):
-    """One POST. Its text is one that no other has, but for repeats with the same `key`.
+    """One POST. Its text is unique, except for repeats with the same `key`.
 
-    `sender` posts one after the other; `receipt` is what it asked for the message's fate with.
+    A `sender` posts one message after the other. `receipt` is the receipt that it can use later.
     """
 
     sender: str
@@ -32,10 +33,10 @@ class PostRecord(NamedTuple):
 
 
 class ReadRecord(NamedTuple):
-    """One read, with what it returned as (id, text). `is_all`: it had no limit.
+    """One read, with its messages as (id, text). `is_all` means that it had no limit.
 
-    It waited up to `wait_s` for a first message. With a `lease`, the token, it took them on loan
-    for `ttl_s`; with a `key` it may be repeated.
+    It waited up to `wait_s` for a first message. With a `lease`, which is its token, it leased the
+    messages for `ttl_s`. With a `key` it can be repeated.
     """
 
     user: str
@@ -51,11 +52,11 @@ class ReadRecord(NamedTuple):
 
 
 class LeaseOperation(NamedTuple):
-    """What a consumer did with what it has on loan: all of the lease, or these ids.
+    """One operation of a consumer on a lease: on all its messages, or on these ids.
 
-    `lease` is its name. A resume names the `last` message of the stream with that lease.
-    `messages` is the answer: how many. An acknowledgement is told besides whether all that it is
-    about is acknowledged, and if not, what is.
+    `lease` is the lease's name. A resume names the `last` message of the stream with that lease.
+    `messages` is the number in the answer. The answer to an acknowledgement also says whether all
+    of its messages are acknowledged (`is_all`), and if not, which ones are.
     """
 
     what: Literal["acknowledge", "release", "extend", "resume"]
@@ -73,7 +74,7 @@ class LeaseOperation(NamedTuple):
 
 
 class ReceiptQuery(NamedTuple):
-    """A sender that asked what became of its message, or took it back. `status` is the answer."""
+    """One request of a sender for its message's status, or to revoke it. `status` is the answer."""
 
     what: Literal["track", "revoke"]
     id: str
@@ -85,7 +86,7 @@ class ReceiptQuery(NamedTuple):
 
 
 class CollectionDrop(NamedTuple):
-    """An operator that dropped the collection of messages, between these moments."""
+    """An operator dropped the collection of messages between these moments."""
 
     began: float
     ended: float
@@ -93,11 +94,11 @@ class CollectionDrop(NamedTuple):
 
 @dataclass
 class History:
-    """All requests of a run; it ends with reads of every inbox that are all answered.
+    """All requests of a run. It ends with answered reads of every inbox.
 
-    `kills` are the moments at which a server was killed, with what it had in mind. In `faults`,
-    from one moment to another, anything may take its time. `sums` are what the servers counted
-    of all messages at the end, where that must add up. `drops` excuse what was stored before them.
+    `kills` are the moments at which a server was killed with everything in its memory. During
+    `faults`, given as (start, end), requests may take longer. `sums` are the servers' counters at
+    the end, if they must add up. `drops` excuse messages that were stored before them.
     """
 
     posts: list[PostRecord]

@@ -1,4 +1,6 @@
-"""What the rules of `tests.faults.checker` stand on: who took each message, and who may have."""
+"""An index of a history for the rules of `tests.faults.checker`: who took each message, and who may
+have.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -16,15 +18,15 @@ from tests.faults.history import History, ReadRecord, ReceiptQuery
 
 
 class Violation(NamedTuple):
-    """A broken promise: its kind, and what happened."""
+    """A guarantee that was not kept: the kind of violation, and what happened."""
 
     kind: str
     what: str
 
 
 class Acquisition(NamedTuple):
-    """One way in which a message was taken: at some time from one moment up to another, and free
-    for others no sooner than `free_from`.
+    """One way in which a message was taken. It happened between `began` and `taken_by`. The message
+    is free for others at `free_from` at the earliest.
     """
 
     began: float
@@ -34,7 +36,7 @@ class Acquisition(NamedTuple):
 
 
 class HistoryIndex:
-    """A history, looked through once."""
+    """A history, indexed once for all rules."""
 
     def __init__(self, history: History, late_s: float, longest_s: float, release_s: float) -> None:
         self._history = history
@@ -45,7 +47,7 @@ class HistoryIndex:
         self._by_id = {each: sent for sent in self._messages.values() for each in sent.ids}
         self._leases = LeaseRecords(history.reads, history.lease_operations, longest_s)
         self._counts: Counter[str] = Counter()
-        # Reads with a key, and when the last of them was sent that was answered.
+        # Reads by key, and the latest time at which an answered one was sent.
         self._keyed: dict[str, list[ReadRecord]] = defaultdict(list)
         self._answered: dict[str, float] = {}
         for read in history.reads:
@@ -54,7 +56,7 @@ class HistoryIndex:
                 if read.outcome == "ok":
                     last = self._answered.get(read.key, -math.inf)
                     self._answered[read.key] = max(last, read.began)
-        # Reads of an inbox that may have taken something that nobody saw.
+        # Reads by inbox that may have taken messages that no client saw.
         self._silent: dict[str, list[ReadRecord]] = defaultdict(list)
         for read in history.reads:
             if read.outcome in ("unknown", "cut"):
@@ -86,34 +88,35 @@ class HistoryIndex:
     def _take(self, read: ReadRecord, message_id: str, sent: MessageRecord) -> None:
         began = earliest(read, self._longest_s)
         if read.lease:
-            loan = self._leases.record(read, message_id, sent)
-            self._leased[sent.text].append(loan)
-            self._lease_records[name_of(read.lease), message_id].append(loan)
+            record = self._leases.record(read, message_id, sent)
+            self._leased[sent.text].append(record)
+            self._lease_records[name_of(read.lease), message_id].append(record)
             self._acquisitions[sent.text].append(
-                Acquisition(began, read.ended, loan.free_from, read)
+                Acquisition(began, read.ended, record.free_from, read)
             )
             return
         if read.key:
             for other in self._acquisitions[sent.text]:
                 if isinstance(other.what, ReadRecord) and other.what.key == read.key:
                     return
-            # From the first try on it may have been kept for the key.
+            # The key may hold the message since its first attempt.
             began = min(each.began for each in self._keyed[read.key])
         self._acquisitions[sent.text].append(Acquisition(began, read.ended, math.inf, read))
 
     def _may_have_kept(self, read: ReadRecord) -> bool:
-        """Whether what a read without messages took may be gone for good."""
+        """Return whether the messages taken by a read without an answer may be gone for good."""
         if read.lease:
             return False
         if read.key:
-            # A twin that was sent before this one ended may have been answered before it took any.
+            # A repeat that was sent before this one ended may have been answered before this one
+            # took any.
             return self._answered.get(read.key, -math.inf) < read.ended
         return read.outcome == "cut" or any(
             read.began <= killed <= read.ended + self._release_s for killed in self._history.kills
         )
 
     def _unread_until(self, sent: MessageRecord, except_for: ReadRecord | None = None) -> float:
-        """Up to when a message is unread for certain, if it is not for this read."""
+        """Return the time until which a message is certainly unread, apart from this read."""
         taken = [
             each.began
             for each in self._acquisitions.get(sent.text, ())
@@ -124,7 +127,9 @@ class HistoryIndex:
         return min([*taken, sent.earliest_expiry - self._late_s])
 
     def _is_dropped_between(self, one: Acquisition, other: Acquisition) -> bool:
-        """Whether a message that was taken may have been dropped, and stored anew for its key."""
+        """Return whether the message may have been dropped in between, and stored again for its
+        key.
+        """
         first, last = sorted((one, other), key=lambda each: each.began)
         return any(
             first.began < drop.ended and last.taken_by > drop.began for drop in self._history.drops
@@ -142,7 +147,7 @@ class HistoryIndex:
         return sent is None or moment > sent.earliest_expiry - self._late_s
 
     def _may_be_held(self, sent: MessageRecord, began: float, ended: float) -> bool:
-        """Whether reads without messages may have kept it from one that took that time."""
+        """Return whether reads without an answer may have held a message in that period."""
         is_taken = bool(self._acquisitions.get(sent.text))
         return any(
             silent.began < ended

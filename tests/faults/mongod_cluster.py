@@ -1,4 +1,4 @@
-"""Three real mongods on loopback as one replica set, to be killed and paused one by one."""
+"""Three real mongods on loopback as one replica set. Each can be killed and paused."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ class ReplicaSet:
             process.wait()
 
     def start(self, port: int) -> None:
-        """Start a member, or start it again."""
+        """Start or restart a member."""
         data = self._folder / f"member-{port}"
         data.mkdir(mode=0o700, exist_ok=True)
         self._processes[port] = subprocess.Popen(
@@ -80,7 +80,7 @@ class ReplicaSet:
         )
 
     async def primary(self) -> int:
-        """The port of the primary, once there is one with a majority."""
+        """Return the primary's port, once there is one with a majority."""
         client: AsyncMongoClient[Any] = AsyncMongoClient(
             self.uri, serverSelectionTimeoutMS=500, w="majority"
         )
@@ -98,9 +98,9 @@ class ReplicaSet:
     async def complete(self) -> None:
         """Wait until every member has a write that is made now.
 
-        One that was killed calls itself a secondary before it rolls back what it alone had, and
-        until that is done it is none: to kill another by then is to break two of three. One that
-        is stuck in that (MongoDB 6.0.5 does it now and then) is started again.
+        A killed member calls itself a secondary before it rolls back the writes that only it had.
+        Until it has done that, it does not count, and killing another member would leave one of
+        three. A member that is stuck in this state, as MongoDB 6.0.5 sometimes is, is restarted.
         """
         client: AsyncMongoClient[Any] = AsyncMongoClient(
             self.uri, serverSelectionTimeoutMS=500, w=len(self._ports), wTimeoutMS=2000
@@ -121,7 +121,7 @@ class ReplicaSet:
     async def _restart_stuck(self, client: AsyncMongoClient[Any]) -> None:
         status = await client.admin.command("replSetGetStatus")
         states = {member["name"]: member["stateStr"] for member in status["members"]}
-        sys.stderr.write(f"a member does not come back: {states}\n")
+        sys.stderr.write(f"a member does not recover; restarting it: {states}\n")
         for name, state in states.items():
             if state not in ("PRIMARY", "SECONDARY"):
                 port = int(name.rpartition(":")[2])
@@ -129,7 +129,7 @@ class ReplicaSet:
                 self.start(port)
 
     async def secondaries(self) -> list[int]:
-        """The ports of the others."""
+        """Return the ports of the secondaries."""
         primary = await self.primary()
         return [port for port in self._ports if port != primary]
 
@@ -147,12 +147,12 @@ class ReplicaSet:
         self._processes[port].send_signal(signal.SIGCONT)
 
     async def step_down(self) -> float:
-        """Have the primary step down and hand over, as before its maintenance; when it did."""
+        """Make the primary step down, as for maintenance. Return the moment at which it did."""
         before = await self.primary()
         client: AsyncMongoClient[Any] = AsyncMongoClient(self.uri)
         async with asyncio.timeout(90):
             while await self.primary() == before:
-                # It may close the connection, or find nobody who has all that it has.
+                # It may close the connection, or find no member that is up to date.
                 with contextlib.suppress(PyMongoError):
                     await client.admin.command({"replSetStepDown": 20})
                 moment = time.monotonic()
@@ -161,7 +161,7 @@ class ReplicaSet:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

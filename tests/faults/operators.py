@@ -1,4 +1,4 @@
-"""What people do to a service and its database while both run, by mistake or on purpose.
+"""Mistakes of operators: what people do to a running service and its database, by accident or not.
 
 Scenarios of `tests.faults.scenarios`.
 """
@@ -11,12 +11,12 @@ from tests.faults.overload_scenarios import until_refused
 from tests.faults.testbed import Testbed
 from workers.store.schema import COLLECTION
 
-#: MiB that the filled disk has left: less than what the service keeps free for its reads.
+#: MiB that remain free on the full disk: less than the service's reserve for reads.
 _LEFT_MIB = 24
 
 
 async def drop_indexes(testbed: Testbed, times: int) -> None:
-    """Drop all indexes of the messages: nothing is lost, no key stores two."""
+    """Drop all indexes. Nothing is lost, and no key stores two messages."""
     for _ in range(times):
         await testbed.run_load()
         async with testbed.mongo() as client:
@@ -25,7 +25,7 @@ async def drop_indexes(testbed: Testbed, times: int) -> None:
 
 
 async def drop_messages(testbed: Testbed, times: int) -> None:
-    """Drop the collection of the messages: what is posted from then on is kept as ever."""
+    """Drop the collection. Messages that are posted afterwards are kept."""
     for _ in range(times):
         await testbed.run_load()
         async with testbed.mongo() as client:
@@ -36,18 +36,18 @@ async def drop_messages(testbed: Testbed, times: int) -> None:
 
 
 async def remove_socket(testbed: Testbed, times: int) -> None:
-    """Remove the file of the socket that the mongod listens on; it is started again."""
+    """Remove the file of the mongod's socket. The service restarts the mongod."""
     for _ in range(times):
         await testbed.run_load()
         before = testbed.mongod()
         testbed.socket.unlink()
-        # Those that are connected go on until it is started again.
+        # Existing connections work until the restart.
         await testbed.await_new_mongod(before)
         await testbed.await_recovery(time.monotonic())
 
 
 async def fill_disk(testbed: Testbed, times: int) -> None:
-    """Have something else fill the disk up to the reserve: posts are refused, reads go on."""
+    """Fill the disk up to the reserve from outside. Posts are refused, and reads are served."""
     filler = testbed.data_dir.parent / "filler"
     mongod, members = testbed.mongod(), testbed.server.members()
     for _ in range(times):
@@ -67,4 +67,4 @@ async def fill_disk(testbed: Testbed, times: int) -> None:
         filler.unlink()
         await testbed.await_recovery(time.monotonic())
     is_same = (testbed.mongod(), testbed.server.members()) == (mongod, members)
-    testbed.require(is_same, "nothing was started again")
+    testbed.require(is_same, "nothing was restarted")

@@ -1,7 +1,7 @@
-"""What may break of a service and its database: processes, primaries, wires, disks.
+"""Outages of a service and its database: processes, primaries, connections, disks.
 
-Scenarios of `tests.faults.scenarios`: each gets a `Testbed` under load, breaks something so many
-times, and puts it up again.
+Scenarios of `tests.faults.scenarios`. Each gets a `Testbed` under load, injects its fault `times`
+times, and restores everything.
 """
 
 import asyncio
@@ -20,50 +20,50 @@ _DISK_MIB = 512
 
 
 async def nothing(testbed: Testbed, times: int) -> None:
-    """Load alone, for so many seconds; everything is answered."""
+    """Run the load alone for this many seconds. Every request must be answered."""
     testbed.must_answer_all = True
     await asyncio.sleep(times)
 
 
 async def one_process(testbed: Testbed, times: int) -> None:
-    """SIGKILL one process of the server; its clients connect again, to the other."""
+    """SIGKILL one process of the server. Its clients reconnect to the other one."""
     for _ in range(times):
         await _all_serve(testbed)
         await testbed.await_recovery(testbed.kill(testbed.rng.choice(testbed.server.members())))
 
 
 async def all_processes(testbed: Testbed, times: int) -> None:
-    """SIGKILL all processes of the server at once; its supervisor lives."""
+    """SIGKILL all processes of the server at once, but not its supervisor."""
     for _ in range(times):
         await _all_serve(testbed)
         await testbed.await_recovery(testbed.kill(*testbed.server.members()))
 
 
 async def whole_server(testbed: Testbed, times: int) -> None:
-    """SIGKILL the server, and start it again; its database goes on."""
+    """SIGKILL the server and restart it. Its database keeps running."""
     for _ in range(times):
         await testbed.run_load()
         testbed.kill(testbed.server.process.pid, *testbed.server.members())
-        await _start_again(testbed)
+        await _restart(testbed)
 
 
 async def server_and_mongod(testbed: Testbed, times: int) -> None:
-    """SIGKILL the server and its mongod, and start the server again."""
+    """SIGKILL the server and its mongod, and restart the server."""
     for _ in range(times):
         await testbed.run_load()
         testbed.kill(testbed.server.process.pid, *testbed.server.members(), testbed.mongod())
-        await _start_again(testbed)
+        await _restart(testbed)
 
 
 async def embedded_mongod(testbed: Testbed, times: int) -> None:
-    """SIGKILL the server's own mongod, which it starts again."""
+    """SIGKILL the server's own mongod, which the server restarts."""
     for _ in range(times):
         await testbed.run_load()
         await testbed.await_recovery(testbed.kill(testbed.mongod()))
 
 
 async def rolling(testbed: Testbed, times: int) -> None:
-    """SIGHUP: the processes are replaced one by one, and no client notices."""
+    """SIGHUP: replace the processes one by one, without an effect on clients."""
     testbed.must_answer_all = True
     for _ in range(times):
         await _all_serve(testbed)
@@ -73,20 +73,20 @@ async def rolling(testbed: Testbed, times: int) -> None:
 
 
 async def terminate(testbed: Testbed, times: int) -> None:
-    """SIGTERM under load, and start again: who was accepted gets a whole answer."""
+    """SIGTERM under load, and restart. Every accepted request gets a complete answer."""
     codes = 0
     for _ in range(times):
         await testbed.run_load()
         testbed.server.signal(signal.SIGTERM)
         codes += abs(await asyncio.to_thread(testbed.server.wait))
-        await _start_again(testbed)
+        await _restart(testbed)
     cut = sum(answer.outcome == "cut" for answer in testbed.clients.answers)
     testbed.require(codes == 0, "the server exits with 0")
-    testbed.require(cut == 0, f"each request is answered; {cut} were not")
+    testbed.require(cut == 0, f"every request is answered; {cut} were not")
 
 
 async def stopped_process(testbed: Testbed, times: int) -> None:
-    """SIGSTOP one process for 3 s: the other takes all new connections."""
+    """SIGSTOP one process for 3 s. The other one takes all new connections."""
     for _ in range(times):
         await _all_serve(testbed)
         victim = testbed.rng.choice(testbed.server.members())
@@ -97,7 +97,7 @@ async def stopped_process(testbed: Testbed, times: int) -> None:
 
 
 async def stopped_mongod(testbed: Testbed, times: int) -> None:
-    """SIGSTOP the mongod for longer than any request lives: all are answered all the same."""
+    """SIGSTOP the mongod for longer than any deadline. Every request is answered all the same."""
     for _ in range(times):
         await testbed.run_load()
         os.kill(testbed.mongod(), signal.SIGSTOP)
@@ -107,12 +107,12 @@ async def stopped_mongod(testbed: Testbed, times: int) -> None:
 
 
 async def primary_killed(testbed: Testbed, times: int) -> None:
-    """SIGKILL the primary of three, and start it again once another serves."""
+    """SIGKILL the primary of three, and restart it once another one serves."""
     await _without_primary(testbed, times, testbed.cluster.kill, testbed.cluster.start)
 
 
 async def primary_stopped(testbed: Testbed, times: int) -> None:
-    """SIGSTOP the primary until another is elected; it comes back and finds itself deposed."""
+    """SIGSTOP the primary until another one is elected. It resumes and finds itself deposed."""
     await _without_primary(testbed, times, testbed.cluster.pause, testbed.cluster.resume)
 
 
@@ -130,7 +130,7 @@ async def _without_primary(
 
 
 async def primary_steps_down(testbed: Testbed, times: int) -> None:
-    """The primary steps down, as in maintenance."""
+    """Make the primary step down, as for maintenance."""
     for _ in range(times):
         await testbed.cluster.complete()
         await testbed.run_load(1, 2)
@@ -138,14 +138,14 @@ async def primary_steps_down(testbed: Testbed, times: int) -> None:
 
 
 async def no_majority(testbed: Testbed, times: int) -> None:
-    """SIGSTOP both secondaries: nothing is acknowledged that a majority does not have."""
+    """SIGSTOP both secondaries. Nothing may be accepted that a majority does not have."""
     accepted = 0
     for _ in range(times):
         secondaries = await testbed.cluster.secondaries()
         await testbed.run_load()
         for port in secondaries:
             testbed.cluster.pause(port)
-        # What was under way at that moment may have its majority.
+        # Writes that were in flight at that moment may have their majority.
         await asyncio.sleep(1)
         began = time.monotonic()
         await asyncio.sleep(5)
@@ -155,23 +155,23 @@ async def no_majority(testbed: Testbed, times: int) -> None:
         for port in secondaries:
             testbed.cluster.resume(port)
         await testbed.await_recovery(time.monotonic())
-    testbed.require(accepted == 0, f"nothing is accepted without a majority; {accepted} were")
+    testbed.require(accepted == 0, f"without a majority, no post is accepted; {accepted} were")
 
 
 async def lossy_wire(testbed: Testbed, times: int) -> None:
-    """A wire that loses replies, cuts and truncates, for so many seconds."""
+    """Lose, cut and truncate replies for this many seconds."""
     testbed.proxy.lose_rate = {"insert": 0.02, "update": 0.02, "find": 0.01}
     testbed.proxy.cut_rate = {"insert": 0.01, "update": 0.01, "find": 0.01}
     testbed.proxy.truncate_rate = {"insert": 0.01, "update": 0.01, "find": 0.01}
     await asyncio.sleep(times)
     for rate in (testbed.proxy.lose_rate, testbed.proxy.cut_rate, testbed.proxy.truncate_rate):
         rate.clear()
-    assert testbed.proxy.faults, "no fault came about"
+    assert testbed.proxy.faults, "the proxy injected no fault"
     await testbed.await_recovery(time.monotonic())
 
 
 async def slow_wire(testbed: Testbed, times: int) -> None:
-    """A wire of 100 ms there and back, plus or minus 100 ms, for so many seconds."""
+    """Delay every reply by 0 to 200 ms for this many seconds."""
     testbed.must_answer_all = True
     testbed.proxy.delay_s = 0.1
     await asyncio.sleep(times)
@@ -179,14 +179,14 @@ async def slow_wire(testbed: Testbed, times: int) -> None:
 
 
 async def full_disk(testbed: Testbed, times: int) -> None:
-    """The disk of the mongod fills up until nothing more can be stored, and has room again."""
+    """Fill the mongod's disk until nothing can be stored, and free it again."""
     filler = testbed.data_dir.parent / "filler"
     for _ in range(times):
         await testbed.run_load()
         with filler.open("wb") as file, suppress(OSError):
             while True:
                 file.write(bytes(1 << 20))
-        # What the mongod has set aside already is used up first.
+        # The mongod first uses up the space that it has preallocated.
         await overload_scenarios.until_refused(testbed)
         await asyncio.sleep(2)
         filler.unlink()
@@ -199,8 +199,8 @@ async def _all_serve(testbed: Testbed) -> None:
     await testbed.run_load()
 
 
-async def _start_again(testbed: Testbed) -> None:
-    """Start the server again; what counts is the time from here to the first success."""
+async def _restart(testbed: Testbed) -> None:
+    """Restart the server. The time to the first success counts from here."""
     await asyncio.to_thread(testbed.server.wait)
     moment = time.monotonic()
     await asyncio.to_thread(testbed.server.start)
@@ -209,7 +209,7 @@ async def _start_again(testbed: Testbed) -> None:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own in memory; only the superuser can have one."""
+    """Mount a separate file system in memory, which needs root."""
     folder.mkdir()
     options = f"size={_DISK_MIB}m,mode=0700"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "chaos", str(folder)], check=True)

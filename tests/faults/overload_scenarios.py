@@ -1,6 +1,6 @@
-"""Clients that ask too much: too many, too slow, too fast, or gone before their answer.
+"""Clients that demand too much: too many, too slow, too fast, or gone before their answer.
 
-Scenarios of `tests.faults.scenarios`. The crowd of the site is the honest traffic beside them.
+Scenarios of `tests.faults.scenarios`. The testbed's clients are the honest traffic.
 """
 
 import asyncio
@@ -14,15 +14,16 @@ from tests.faults.testbed import Goal, Testbed
 
 _SLOW = 2000
 _DESCRIPTORS = 256
-#: Slow readers, and what each asks for: so many messages of so many bytes.
+#: Number of slow readers, and of messages and bytes that each of them asks for.
 _READERS, _MESSAGES, _LARGE = 30, 100, 60_000
 _STARVED_S = 3.0
-#: Requests that fit into the service of the overload: 40 wait in each of two shards, 8 are served.
+#: Requests that the overloaded service can hold: 40 are queued in each of two shards, 8 are being
+#: served.
 _FITTING = 90
 
 
 async def slow_senders(testbed: Testbed, times: int) -> None:
-    """2,000 connections that send a byte of their head each second, for so many seconds."""
+    """Open 2,000 connections that send one byte of their headers per second."""
     await asyncio.sleep(times)
     before = _p99(testbed.clients.answers)
     senders = [await _open(testbed) for _ in range(_SLOW)]
@@ -38,11 +39,13 @@ async def slow_senders(testbed: Testbed, times: int) -> None:
     during = _p99(_since(testbed.clients.answers, began))
     for sender in senders:
         sender.close()
-    testbed.goals.append(Goal("p99 beside them, to that before", during / before, 2, "times"))
+    testbed.goals.append(
+        Goal("honest p99 during the attack, relative to before", during / before, 2, "times")
+    )
 
 
 async def slow_readers(testbed: Testbed, times: int) -> None:
-    """30 readers of 6 MB each that take nothing of it; memory stays bounded."""
+    """Request 6 MB on each of 30 connections and read none of it. Memory must stay bounded."""
     await asyncio.gather(*(_fill(testbed, f"large-{number}") for number in range(_READERS)))
     testbed.memory_mib = 0
     readers = []
@@ -65,7 +68,9 @@ async def _fill(testbed: Testbed, user: str) -> None:
 
 
 async def descriptors(testbed: Testbed, times: int) -> None:
-    """Twice as many connections as there are descriptors: no spinning, and back at once."""
+    """Open twice as many connections as there are file descriptors. The service must not spin, and
+    must accept new clients at once afterwards.
+    """
     shares: list[float] = []
     for _ in range(times):
         await testbed.run_load()
@@ -83,16 +88,18 @@ async def descriptors(testbed: Testbed, times: int) -> None:
         assert answer.status == 200
         testbed.recovery_times.append(time.monotonic() - moment)
         fresh.close()
-        assert served, "those who are connected are served"
-    testbed.goals.append(Goal("a new client is served after", max(testbed.recovery_times), 1, "s"))
-    testbed.goals.append(Goal("processor time, to that before", max(shares), 1.5, "times"))
+        assert served, "existing connections are served"
+    testbed.goals.append(
+        Goal("time until a new client is served", max(testbed.recovery_times), 1, "s")
+    )
+    testbed.goals.append(Goal("processor time, relative to before", max(shares), 1.5, "times"))
 
 
 async def until_refused(testbed: Testbed) -> None:
-    """Post large messages until none is taken any more."""
+    """Post large messages until the service accepts none."""
     text = "x" * _LARGE
 
-    async def press(number: int) -> None:
+    async def post_until_refused(number: int) -> None:
         client = Client(testbed.port)
         while True:
             answer = await client.ask(post_request(f"press-{number}", text, 3600))
@@ -101,11 +108,11 @@ async def until_refused(testbed: Testbed) -> None:
         client.close()
 
     async with asyncio.timeout(60):
-        await asyncio.gather(*(press(number) for number in range(8)))
+        await asyncio.gather(*(post_until_refused(number) for number in range(8)))
 
 
 async def disconnects(testbed: Testbed, times: int) -> None:
-    """Clients that reset their connection after the head, in the body, before the answer."""
+    """Reset connections after the headers, in the body, and before the answer."""
     until = time.monotonic() + times
     request = post_request("leaver", "x" * 100, 60)
     ends = (request[:40], request[:-50], request, read_request("leaver"))
@@ -114,7 +121,7 @@ async def disconnects(testbed: Testbed, times: int) -> None:
         for part in ends:
             sender = await _open(testbed)
             await _send(sender, part)
-            # Lingering for no time at all resets instead of closing.
+            # SO_LINGER with a time of 0 makes `close` reset the connection.
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             sender.close()
             left += 1
@@ -123,9 +130,10 @@ async def disconnects(testbed: Testbed, times: int) -> None:
 
 
 async def overload(testbed: Testbed, times: int) -> None:
-    """Three times what it can carry, for so many seconds each; then as before.
+    """Offer three times the service's capacity, for this many seconds, and then return to normal.
 
-    A slow wire and small batches make the service so slow that clients in Python can press it.
+    A slow connection to the database and small batches make the service so slow that clients in
+    Python can overload it.
     """
     testbed.proxy.delay_s = 0.02
     peak = await _capacity(testbed, times)
@@ -135,24 +143,24 @@ async def overload(testbed: Testbed, times: int) -> None:
     assert len(answers) > 2.5 * peak * times, "the clients were too slow to overload it"
     assert len(refused) > len(answers) / 3, f"{len(refused)} of {len(answers)} were refused"
     testbed.goals += [
-        Goal("goodput lost to that at peak", 1 - served / peak, 0.1, ""),
+        Goal("goodput lost, relative to the peak", 1 - served / peak, 0.1, ""),
         Goal("p99 of refusals", _p99(refused), 0.05, "s"),
-        Goal("p99 of what was served", _p99(accepted), 5, "s"),
+        Goal("p99 of served requests", _p99(accepted), 5, "s"),
     ]
     testbed.proxy.delay_s = 0
     await testbed.await_recovery(time.monotonic())
 
 
 def _mixed(number: int) -> bytes:
-    """As many posts as reads, over 200 inboxes."""
+    """Return request number `number`: alternating posts and reads over 200 inboxes."""
     user = f"flood-{number // 2 % 200}"
     return read_request(user) if number % 2 else post_request(user, "x", 3600)
 
 
 async def _capacity(testbed: Testbed, seconds: float) -> float:
-    """Requests that are answered in a second where clients wait for their answers.
+    """Return the requests answered per second in a closed loop.
 
-    There are as many clients as just find room in the queues.
+    There are as many clients as fit into the queues.
     """
     until = time.monotonic() + seconds
     numbers = count()
@@ -171,7 +179,9 @@ async def _capacity(testbed: Testbed, seconds: float) -> float:
 
 
 async def _offered(testbed: Testbed, seconds: float, rate: float) -> tuple[float, list[Answer]]:
-    """Offer a rate of requests, whatever comes of them; served in a second, and all answers."""
+    """Offer requests at this rate, regardless of the answers. Return the served requests per
+    second, and all answers.
+    """
     answers: list[Answer] = []
     idle: list[Client] = []
     asked: set[asyncio.Task[None]] = set()
@@ -207,14 +217,14 @@ def _p99(answers: list[Answer]) -> float:
 
 
 async def _share(testbed: Testbed) -> float:
-    """Seconds of processor time that the server uses in a second."""
+    """Return the seconds of processor time that the server uses per second."""
     began, used = time.monotonic(), _cpu_s(testbed)
     await asyncio.sleep(_STARVED_S)
     return (_cpu_s(testbed) - used) / (time.monotonic() - began)
 
 
 def _cpu_s(testbed: Testbed) -> float:
-    """Seconds of processor time that the server has used."""
+    """Return the seconds of processor time that the server has used."""
     path = f"/proc/{testbed.server.process.pid}/stat"
     with open(path, encoding="ascii") as file:
         fields = file.read().rpartition(")")[2].split()
@@ -234,5 +244,5 @@ async def _send(connection: socket.socket, data: bytes) -> None:
     try:
         await asyncio.get_running_loop().sock_sendall(connection, data)
     except (BrokenPipeError, ConnectionResetError):
-        # The service has had enough of it.
+        # The service has closed the connection.
         return

@@ -1,4 +1,4 @@
-"""MessageLimits of `tests.faults.checker`: senders are told what is so."""
+"""Rules of `tests.faults.checker`: a receipt never reports a false status."""
 
 import math
 from collections import defaultdict
@@ -10,10 +10,10 @@ from tests.faults.history_index import HistoryIndex, Violation
 
 
 class ReceiptRules(HistoryIndex):
-    """What senders were told of their messages."""
+    """Rules for the answers that senders got about their messages."""
 
     def _receipt_answers(self) -> Iterator[Violation]:
-        """What senders were told of their messages."""
+        """Check the answers that senders got about their messages."""
         receipts: dict[str, set[str]] = defaultdict(set)
         known: dict[tuple[str, str], float] = {}
         for post in self._history.posts:
@@ -40,17 +40,18 @@ class ReceiptRules(HistoryIndex):
         was_taken = any(
             acquisition.taken_by < query.began
             for acquisition in final
-            # One that is acknowledged was only lent at first.
+            # An acknowledged message was only leased at first.
             if not (isinstance(acquisition.what, ReadRecord) and acquisition.what.lease)
         )
         match query.status:
             case "pending":
-                # By the first end of its lease: by one clock it is over, by another acknowledged.
+                # Use the first end of its lease: by one clock it has ended, by another it is
+                # acknowledged.
                 is_leased = any(
-                    loan.read.ended < query.began
-                    and min(loan.free_from, loan.read.began + loan.read.ttl_s) - self._late_s
+                    record.read.ended < query.began
+                    and min(record.free_from, record.read.began + record.read.ttl_s) - self._late_s
                     > query.ended
-                    for loan in self._leased[sent.text]
+                    for record in self._leased[sent.text]
                 )
                 return not had_expired and not was_taken and not is_leased
             case "leased":
@@ -63,7 +64,7 @@ class ReceiptRules(HistoryIndex):
                 return self._may_have_had(query, sent, False)
 
     def _may_have_had(self, query: ReceiptQuery, sent: MessageRecord, leased: bool) -> bool:
-        """Whether any read, or any read on loan, may have had it by then."""
+        """Return whether any read, or any lease if `leased`, may have had the message by then."""
         return any(
             read.user == sent.user
             and read.outcome != "refused"

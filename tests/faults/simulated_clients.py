@@ -1,7 +1,7 @@
-"""The clients of the simulation: each does what a step asks, and writes down what it saw.
+"""The clients of the simulation. Each does what a step says, and records what it saw.
 
-They do what real ones do: leave, repeat a request with its key where the answer was not good,
-die with messages on loan, and come again.
+They behave like real clients: they disconnect, repeat a keyed request that failed, die with leased
+messages, and reconnect.
 """
 
 import asyncio
@@ -37,24 +37,24 @@ from workers.pool import WorkerPool
 
 T = TypeVar("T", str, Stored, Slice, int, Finished, MessageStatus | None)
 
-#: Why a request is cancelled where its node dies.
+#: The reason with which a request is cancelled when its node dies.
 KILLED = "killed"
-#: Lives of messages in a schedule, in seconds: gone within it, at its end, or after it.
+#: Lifetimes of messages, in seconds: they expire during a schedule, at its end, or after it.
 LIFETIMES_S = (1, 3, 600)
-#: How long leases last, and reads wait, in seconds.
+#: Durations of leases and of long polls, in seconds.
 _LEASES_S = (0.3, 1.0, 2.5)
 _WAITS_S = (0.3, 2.5, 2.5)
-#: The most times that a request with a key is sent.
+#: How many times a keyed request is sent at most.
 _REPEATS = 4
 
 
 class Process(Protocol):
-    """A node, as its clients know it."""
+    """A node, as its clients see it."""
 
     number: int
     skew_s: float
     pool: WorkerPool
-    #: Those that are not answered, for when it is killed. A dictionary for its order.
+    #: Unanswered requests, for when the node is killed. A dictionary, because it is ordered.
     requests: dict[asyncio.Future[Any], None]
 
 
@@ -66,7 +66,7 @@ class _Receipt(NamedTuple):
 class SimulatedClients:
     """All clients of one run."""
 
-    #: Whether a stream whose read failed goes on under the same lease.
+    #: Whether a stream continues under the same lease after a failed read.
     keeps_lease = False
 
     def __init__(
@@ -81,14 +81,14 @@ class SimulatedClients:
         self._nodes = nodes
         self._history = history
         self._texts = 0
-        # A sender is one client that waits for each answer: one at a time for each user.
+        # A sender is one client that waits for each answer: one request at a time for each user.
         self._senders: set[str] = set()
         self._receipts: list[_Receipt] = []
         self._keys: list[str] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, what: str, node: Process, user: str, number: int) -> None:
-        """Have a client do something."""
+        """Start a client for a step."""
         limit = 1 + number % 3
         client: Coroutine[Any, Any, Any]
         match what:
@@ -123,7 +123,9 @@ class SimulatedClients:
         task.add_done_callback(self._tasks.discard)
 
     async def end(self, longest_s: float) -> None:
-        """Wait for all. Who still waits then waits for ever, and the checker says so."""
+        """Wait for all clients. A request that still waits then never ends, and the checker says
+        so.
+        """
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=longest_s)
         for endless in self._tasks:
@@ -138,14 +140,14 @@ class SimulatedClients:
         await asyncio.sleep(self._rng.choice((0.01, 0.1, 0.4)))
 
     def _other(self, node: Process) -> Process:
-        """The same node again, or the other."""
+        """Return the same node or the other one."""
         return self._nodes[node.number ^ self._rng.randrange(2)]
 
     async def _post(self, node: Process, user: str, number: int) -> None:
         text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
         receipt = f"r-{text}" if number % 2 else ""
         began = self._loop.time()
-        # Through one node with one clock: nothing orders the clocks of two.
+        # One node with one clock: the clocks of two nodes define no order.
         sender = f"{user}-{number % 2}-{node.number}-{node.skew_s}"
         if sender in self._senders:
             sender = text
@@ -165,7 +167,7 @@ class SimulatedClients:
         )
 
     async def _keyed_post(self, node: Process, user: str, number: int) -> None:
-        """Post with a key; a few come with the key of another, and must be refused."""
+        """Post with a key. A few use the key of another post, which must be refused."""
         text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
         key = self._rng.choice(self._keys) if number == 8 and self._keys else f"k-{text}"
         self._keys.append(key)
@@ -199,9 +201,9 @@ class SimulatedClients:
     async def _repeat(
         self, node: Process, number: int, attempt: Callable[[Process, int], Awaitable[Outcome]]
     ) -> None:
-        """Do something with a key until it is answered, and at times once more."""
+        """Repeat a keyed request until it is answered, and sometimes once more."""
         if number == 9:
-            # Two at once, as where a client does not wait for the answer.
+            # Send two at once, like a client that does not wait for the answer.
             twins = [attempt(each, position) for position, each in enumerate(self._nodes)]
             await asyncio.gather(*twins)
         for repeat in range(_REPEATS):
@@ -209,7 +211,7 @@ class SimulatedClients:
             if outcome == "ok" and (number % 3 or repeat):
                 return
             if outcome != "ok" and self._rng.random() < 0.1:
-                # It gives up.
+                # The client gives up.
                 return
             await self._pause()
             node = self._other(node)
@@ -224,7 +226,7 @@ class SimulatedClients:
         lease: Lease | None = None,
         key: str = "",
     ) -> ReadRecord:
-        """One read, whose client may leave before it is answered."""
+        """Read once. The client may disconnect before the answer."""
         began = self._loop.time()
 
         def ask() -> "asyncio.Future[Slice]":
@@ -264,7 +266,7 @@ class SimulatedClients:
         await self._repeat(node, number, attempt)
 
     async def _lease(self, node: Process, user: str, number: int) -> None:
-        """Take messages on loan, and settle that: all or some, in time or too late, or never."""
+        """Lease messages, and finish the lease completely, in part, too late, or never."""
         name, ttl_s = self._rng.randbytes(8).hex(), self._rng.choice(_LEASES_S)
         limit = 3 if number % 2 else None
         terms = Lease(delivery(name), int(ttl_s * 1000))
@@ -283,7 +285,7 @@ class SimulatedClients:
                 await self._retry_on_lease(node, "acknowledge", user, name, some)
             case 4:
                 await self._retry_on_lease(node, "acknowledge", user, name, some)
-                # The rest may be another's by then.
+                # Another reader may have the rest by then.
                 await asyncio.sleep(ttl_s)
                 await self._retry_on_lease(node, "acknowledge", user, name)
             case 5:
@@ -298,13 +300,13 @@ class SimulatedClients:
             case 7:
                 await self._retry_on_lease(node, "release", user, name)
             case _:
-                # It died.
+                # The consumer died.
                 pass
 
     async def _retry_on_lease(
         self, node: Process, what: str, user: str, name: str, ids: tuple[str, ...] | None = None
     ) -> None:
-        """Until it is answered, and at times once more."""
+        """Repeat an operation until it is answered, and sometimes once more."""
         for _ in range(_REPEATS):
             settled = await self._operate_on_lease(node, what, user, name, ids)
             if settled.outcome == "ok" and self._rng.random() < 0.7:
@@ -351,7 +353,7 @@ class SimulatedClients:
         finished = finished or Finished(0, is_all=False)
         operation = LeaseOperation(
             *("acknowledge", command.username, command.lease, began, self._loop.time(), outcome),
-            # What a client is told where not all are.
+            # The number that the client gets if not all of them are acknowledged.
             finished.messages if finished.is_all else len(finished.acknowledged),
             command.ids,
             is_all=finished.is_all,
@@ -361,7 +363,7 @@ class SimulatedClients:
         return operation
 
     async def _stream(self, node: Process, user: str, number: int) -> None:
-        """Deliveries under one lease, up to the end of its connection; then it comes again."""
+        """Receive deliveries under one lease until the connection ends; then reconnect."""
         rng, last, name = self._rng, "", ""
         ttl_s = rng.choice((1.0, 4.0))
         for _ in range(2 + number % 2):
@@ -375,13 +377,13 @@ class SimulatedClients:
                 if got.outcome != "ok" and self.keeps_lease:
                     got = await self.read(node, user, limit, wait_s=0.3, lease=terms)
                 if got.outcome != "ok":
-                    # Under a lease of which it does not know all, nothing more is delivered.
+                    # A client that does not know all messages of a lease gets no more under it.
                     break
                 ids = [message_id for message_id, _ in got.messages]
                 if ids and rng.random() < 0.3:
                     await self._operate_on_lease(node, "acknowledge", user, name, (ids[0],))
                 if ids:
-                    # Not all of a delivery may have reached the consumer.
+                    # Part of a delivery may not have reached the consumer.
                     last = ids[-1] if rng.random() < 0.7 else rng.choice(ids)
                     if last != ids[-1]:
                         break
@@ -412,7 +414,7 @@ class SimulatedClients:
 async def _await_answer(
     node: Process, ask: Callable[[], "asyncio.Future[T]"]
 ) -> tuple[Outcome, T | None, str | None]:
-    """What a client sees of one request, and the id in an answer that says `unknown`."""
+    """Return what a client sees of one request, and the id in an answer that says `unknown`."""
     try:
         request = ask()
     except NotExecuted:
@@ -425,7 +427,7 @@ async def _await_answer(
     except OutcomeUnknown as error:
         return "unknown", None, error.message_id
     except asyncio.CancelledError as error:
-        # A client that left: the engine gives back what it had for it.
+        # The client disconnected; the engine makes the messages it had for it unread again.
         return ("cut" if error.args == (KILLED,) else "unknown"), None, None
     finally:
         node.requests.pop(request, None)

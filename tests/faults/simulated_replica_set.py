@@ -1,4 +1,4 @@
-"""A replica set made of a dictionary, on a clock that is made, too."""
+"""A simulated replica set: a dictionary, on a virtual clock."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ EPOCH_S = 1_800_000_000.0
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """A loop without sockets, whose time jumps to the next timer."""
+    """An event loop without sockets. Its time jumps to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def select(self, timeout: float | None) -> list[Any]:
-        """What the loop calls to wait."""
-        assert timeout is not None, "everything waits for something that never comes"
+        """Advance the time, where a real loop waits."""
+        assert timeout is not None, "deadlock: every task waits, and no timer is set"
         self._now += timeout
         return []
 
@@ -38,7 +38,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 class Database(Documents):
-    """The replica set that all nodes share. `undo` is what no majority has confirmed yet."""
+    """The replica set that all nodes share. `undo` reverts the writes that no majority has
+    confirmed.
+    """
 
     def __init__(self, loop: VirtualLoop, rng: random.Random, fault_rate: float) -> None:
         super().__init__()
@@ -47,23 +49,23 @@ class Database(Documents):
         self.fault_rate = fault_rate
         self.unavailable_until = 0.0
         self.term = 0
-        #: Whom it tells of arrivals. A dictionary for its order.
+        #: The change streams of the nodes. A dictionary, because it is ordered.
         self.feeds: dict[asyncio.Queue[str | None], None] = {}
-        # What is to be told once it is confirmed, by its position in the log.
+        # Events to send once they are confirmed, by their position in the log.
         self._news: dict[int, str | None] = {}
         self._confirmed = 0
 
     def now_ms(self) -> int:
-        """Its own clock."""
+        """Return the time by the database's own clock."""
         return int((EPOCH_S + self.loop.time()) * 1000)
 
     @property
     def position(self) -> int:
-        """The end of its log."""
+        """The end of the log."""
         return self._confirmed + len(self.undo)
 
     def confirm(self, position: int) -> None:
-        """A majority has the log up to there."""
+        """Confirm the log up to a position: a majority has it."""
         for each in range(self._confirmed + 1, position + 1):
             if each in self._news:
                 news, after_s = self._news.pop(each), self.rng.choice((0.001, 0.01, 0.03))
@@ -77,7 +79,7 @@ class Database(Documents):
             feed.put_nowait(news)
 
     def fail_over(self) -> None:
-        """Another becomes primary, and has only what a majority has."""
+        """Make another member the primary. It has only what a majority has."""
         self._confirmed = self.position
         for undo in reversed(self.undo):
             undo()
@@ -87,7 +89,7 @@ class Database(Documents):
 
     @contextmanager
     def majority(self) -> Iterator[None]:
-        """Shows what a majority has confirmed."""
+        """Show only what a majority has confirmed."""
         for undo in reversed(self.undo):
             undo()
         try:
@@ -106,7 +108,7 @@ class Database(Documents):
     def change(self, stored: Stored, **fields: Any) -> None:
         super().change(stored, **fields)
         if fields.get("unread"):
-            # An update tells only that there was one.
+            # The event of an update says only that there was one.
             self._news[self.position] = None
 
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:

@@ -1,13 +1,11 @@
-"""The engine on a virtual clock: pools, shards and a store that errs, deterministic from a seed.
+"""The engine on a virtual clock, over a store that fails. A seed determines every run.
 
     python -m tests.faults.simulation [--schedules N] [--seed SEED] [--jobs N]
 
-Runs the real pool, queues, shards, breaker, waiters and releases. Only the loop's clock and the
-database are made, by `tests.faults.simulated_replica_set`, and the store, by
-`tests.faults.faulty_store`. Nodes
-are killed, their clocks are off, and the clients are those of `tests.faults.simulated_clients`.
-What they
-saw is judged by `tests.faults.checker`.
+Runs the real pool, queues, shards, circuit breaker, waiters and claim rollback. Only the loop's
+clock and the database are simulated, by `tests.faults.simulated_replica_set`, and the store, by
+`tests.faults.faulty_store`. Nodes are killed, and their clocks differ. The clients are those of
+`tests.faults.simulated_clients`; `tests.faults.checker` judges what they saw.
 """
 
 import argparse
@@ -37,18 +35,19 @@ from workers.shard import ShardLimits
 
 USERS = ("ann", "bob", "cy")
 DEADLINE_S = 1.0
-#: Clocks of nodes are off by at most this; what is late by less is not held against anybody.
+#: The most that a node's clock is wrong, in seconds. The checker tolerates lateness below that.
 SKEW_S = 0.05
-#: How long after a failover or a kill anything may take its time, in seconds.
+#: Seconds after a failover or a kill in which requests may take longer.
 _RECOVERY_S = 2.0
-#: No client takes longer than this, whatever it does. In seconds.
+#: The longest time that any client takes, in seconds.
 _LONGEST_S = 60.0
-#: From when on nothing fails until all is certain: what came late, and the chores after it.
+#: Seconds without faults at the end, until every outcome is known: late commands have arrived, and
+#: maintenance has run.
 _HEAL_S = HANG_MAX_S + LATE_MAX_S + 1.5
 
 
 class Step(NamedTuple):
-    """Something that happens `after_s` the step before: to a user, or to a node."""
+    """One event, `after_s` after the previous one: a request for a user, or a fault of a node."""
 
     after_s: float
     what: str
@@ -58,14 +57,16 @@ class Step(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """All that is random in a run: the steps, how often a call fails, and the faults' seed."""
+    """Everything that is random in a run: the steps, the share of failing calls, and the seed of
+    the faults.
+    """
 
     steps: tuple[Step, ...]
     fault_rate: float
     seed: int
 
 
-#: How often each kind of step occurs.
+#: Relative frequency of each kind of step.
 KINDS = {
     "post": 40,
     "keyed post": 8,
@@ -88,7 +89,7 @@ KINDS = {
 }
 
 
-#: Pauses between steps, in seconds: all at once, now and then, and both.
+#: Pauses between steps in seconds: nearly none, longer ones, or both.
 _PAUSES_S = (
     (0.0, 0.001, 0.01, 0.01, 0.1),
     (0.0, 0.01, 0.4, 0.8),
@@ -97,16 +98,16 @@ _PAUSES_S = (
 
 
 def schedule_of(seed: int, kinds: Mapping[str, int] = KINDS) -> Schedule:
-    """The schedule of a seed, of steps of these kinds."""
+    """Return the schedule of a seed, with steps of these kinds."""
     rng = random.Random(seed)
-    # Most do without many kinds of steps, so that the others meet each other more often.
+    # Most schedules omit many kinds of steps, so that the others meet each other more often.
     share = rng.choice((0.15, 0.5))
     if kinds is KINDS:
         kinds = {
             kind: often for kind, often in KINDS.items() if kind == "post" or rng.random() < share
         }
     drawn = rng.choices(list(kinds), list(kinds.values()), k=rng.randint(3, 60))
-    # Many at one inbox meet each other, those at several meet in a batch.
+    # Requests for one inbox meet each other; those for several inboxes meet in a batch.
     users = rng.choice((USERS, USERS[:1]))
     pauses_s = rng.choice(_PAUSES_S)
     steps = tuple(
@@ -146,20 +147,20 @@ class Node:
         before = asyncio.all_tasks()
         store = world.make_store(world.database)
         self.pool = world.make_pool(store, clock, limits, self.metrics)
-        # Ids are part of the schedule, too.
+        # Ids follow from the seed, too.
         self.pool._ids = IdSource(world.rng.randbytes)
         await self.pool.start()
         started = [task for task in asyncio.all_tasks() if task not in before]
-        # In an order that a seed gives again.
+        # Sorted, so that a seed gives the same order again.
         self._tasks = sorted(started, key=lambda task: task.get_name())
 
     async def kill(self) -> None:
-        """End it as SIGKILL does: nobody gets an answer, and nothing is put in order."""
+        """Kill the node like SIGKILL: no request is answered, and nothing is cleaned up."""
         self._cut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Who came meanwhile gets no answer either.
+        # Requests that arrived meanwhile get no answer either.
         self._cut()
         await self.start()
 
@@ -173,7 +174,7 @@ class Node:
 
 
 class World:
-    """One run of a schedule. The `make_` are there for seeded bugs."""
+    """One run of a schedule. Seeded bugs replace the `make_` attributes."""
 
     make_store: Callable[[Database], SimulatedStore] = SimulatedStore
     make_pool: Callable[..., WorkerPool] = WorkerPool
@@ -190,7 +191,7 @@ class World:
         self.clients = self.make_clients(loop, self.rng, self.nodes, self.history)
 
     async def run(self) -> Verdict:
-        """Carry out every step, heal what is broken, read what is left, and judge."""
+        """Carry out every step, end all faults, read the remaining messages, and judge."""
         for node in self.nodes:
             await node.start()
         for step in self._schedule.steps:
@@ -236,7 +237,7 @@ class World:
         self.history.faults.append((began, ended + _RECOVERY_S))
 
     def _sums(self) -> Counter[str]:
-        """What all nodes counted of messages, and what is there."""
+        """Return the fates that all nodes counted, and the number of pending messages."""
         sums: Counter[str] = Counter(pending=self.database.pending())
         for node in self.nodes:
             for fate, counter in node.metrics.lifecycle.items():
@@ -264,7 +265,7 @@ def run(schedule: Schedule, world: type[World] = World) -> Verdict:
 
 
 def run_seeds(seeds: range) -> tuple[Counter[str], list[tuple[int, Verdict]]]:
-    """Run the schedules of many seeds: what became of all messages, and the seeds that failed."""
+    """Run the schedules of many seeds. Return the total counts, and the seeds that failed."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     total: Counter[str] = Counter()
     failed = []
@@ -277,10 +278,10 @@ def run_seeds(seeds: range) -> tuple[Counter[str], list[tuple[int, Verdict]]]:
 
 
 def main() -> int:
-    """Run many schedules in several processes; prints the totals and every seed that failed."""
+    """Run many schedules in several processes. Print the totals and every seed that failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--schedules", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0, help="the first; the others follow it")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed; the others follow it")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     began = time.monotonic()

@@ -1,7 +1,7 @@
-"""How a process is started whose clock is wrong, or steps while it runs.
+"""Start processes whose clock is wrong, or steps while they run.
 
-The service gets another `time.time`; its mongod runs under Debian's `faketime`, which changes the
-clocks of a program in C. Used by `tests.faults.clocks` and `tests.faults.testbed`.
+The service gets another `time.time`. The mongod runs under Debian's `faketime`, which changes the
+clocks of a C program. Used by `tests.faults.clocks` and `tests.faults.testbed`.
 """
 
 import sys
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from workers.mongod.embedded import find_mongod
 
-#: Whether Debian's package `faketime` is there.
+#: The library of Debian's package `faketime`.
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 _SERVE = (
-    # What follows is the command: python -P -m chat_service ...
+    # The rest of the command line is: python -P -m chat_service ...
     "del sys.argv[1:5]\nrunpy.run_module('chat_service', run_name='__main__', alter_sys=True)"
 )
 
 
 def wrong_clock(seconds: float, every_s: float = 0.0) -> tuple[str, ...]:
-    """Words that start a server whose wall clock is wrong; with `every_s` it is set right and wrong
-    again every so many seconds.
+    """Return the command prefix that starts a server with a wrong wall clock. With `every_s`, the
+    clock alternates between right and wrong with that period, in seconds.
     """
     is_wrong = f"time.monotonic() // {every_s} % 2" if every_s else "1"
     return (
@@ -31,7 +31,7 @@ def wrong_clock(seconds: float, every_s: float = 0.0) -> tuple[str, ...]:
 
 
 def stepping_mongod(folder: Path, clock: Path) -> str:
-    """A program that is a mongod whose wall clock steps with what is in a file."""
+    """Write a program that runs a mongod whose wall clock follows an offset in a file."""
     program = folder / "stepping-mongod"
     program.write_text(
         "#!/bin/sh\n"

@@ -1,4 +1,4 @@
-"""Each fault in short: the promises hold. `scripts/chaos` has more of each."""
+"""Each fault in short: the service keeps its guarantees. `scripts/chaos` runs more of each."""
 
 import asyncio
 from pathlib import Path
@@ -12,9 +12,9 @@ pytestmark = pytest.mark.chaos
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_every_promise_is_kept_while(scenario: Scenario, tmp_path: Path) -> None:
+def test_every_guarantee_holds_during(scenario: Scenario, tmp_path: Path) -> None:
     if missing := scenario.missing():
-        pytest.skip(f"it needs {missing}")
+        pytest.skip(f"the scenario needs {missing}")
     row = asyncio.run(run(scenario, tmp_path, short=True))
     assert row.violations == []
     assert row.counts["posts ok"] > 50

@@ -1,4 +1,4 @@
-"""The engine under every fault that a store may have: schedules by hypothesis, and by seed."""
+"""The engine with every fault that a store may have: schedules from Hypothesis and from seeds."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,13 +23,13 @@ SCHEDULES = st.builds(
 
 @given(schedule=SCHEDULES)
 @settings(max_examples=200, deadline=None)
-def test_an_inbox_keeps_its_promises_whatever_happens_in_whatever_order(
+def test_an_inbox_keeps_its_guarantees_in_every_schedule(
     schedule: Schedule,
 ) -> None:
     assert run(schedule).violations == []
 
 
-def test_many_seeds_break_no_promise_and_reach_every_outcome() -> None:
+def test_seeds_reach_every_outcome_without_a_violation() -> None:
     total, failed = run_seeds(range(600))
     assert failed == []
     for outcome in ("ok", "refused", "unknown", "cut"):
@@ -37,12 +37,12 @@ def test_many_seeds_break_no_promise_and_reach_every_outcome() -> None:
         assert total[f"reads {outcome}"]
     for fate in ("read", "expired", "revoked", "recovered", "undelivered"):
         assert total[fate]
-    for way in ("leased", "redelivered", "repeats", "resume ok", "extend ok", "release ok"):
-        assert total[way]
+    for count in ("leased", "redelivered", "repeats", "resume ok", "extend ok", "release ok"):
+        assert total[count]
     for status in ("pending", "leased", "read", "expired", "revoked"):
         assert total[f"track {status}"]
 
 
-def test_a_seed_gives_the_same_run_each_time() -> None:
+def test_a_seed_always_gives_the_same_run() -> None:
     for seed in range(20):
         assert run(schedule_of(seed)) == run(schedule_of(seed))

@@ -1,4 +1,4 @@
-"""A service under load with all that it stands on: what a scenario breaks and puts up again."""
+"""A service under load with everything it depends on. Scenarios break and restore it."""
 
 import asyncio
 import os
@@ -22,15 +22,15 @@ from tests.support.server import Server, mongods_on
 from tests.support.waiting import eventually
 from workers.mongod.embedded import EmbeddedMongod, socket_path, uri_of
 
-#: embedded: the servers' own mongod. external: one mongod that outlives them. proxied: the
-#: same behind a `MongoProxy`. replicas: three mongods as a replica set.
+#: embedded: the servers' own mongod. external: one mongod that outlives them. proxied: the same
+#: behind a `MongoProxy`. replicas: three mongods as a replica set.
 Database: TypeAlias = Literal["embedded", "external", "proxied", "replicas"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Goal(NamedTuple):
-    """A figure, and what it has to be for the promise to be kept."""
+    """A measured value and its limit."""
 
     name: str
     value: float
@@ -39,7 +39,7 @@ class Goal(NamedTuple):
 
     @property
     def is_met(self) -> bool:
-        """Whether it is at most its limit."""
+        """Whether the value is at most the limit."""
         return self.value <= self.limit
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Goal(NamedTuple):
 
 
 class Testbed:
-    """Servers, their database and a crowd of clients. Use as an async context."""
+    """Servers, their database, and clients that load them. Use as an async context."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Testbed:
         self._is_log_read = is_log_read
         self._steps_mongod = steps_mongod
         self._clock = folder / "clock"
-        self._clock.write_text("0")
+        self._clock.write_text("0", encoding="ascii")
         self._stack = AsyncExitStack()
         self.data_dir = data_dir or folder / "data"
         self.servers: list[Server] = []
@@ -78,15 +78,15 @@ class Testbed:
         self.cluster: ReplicaSet
         self.proxy: MongoProxy
         self.rng = random.Random(0)
-        #: Seconds from each break to the first success after it.
+        #: Seconds from each fault to the first success after it.
         self.recovery_times: list[float] = []
-        #: What a scenario measured beyond what is measured in all.
+        #: Measurements that only this scenario makes.
         self.goals: list[Goal] = []
         #: Highest resident memory of any server process, in MiB.
         self.memory_mib = 0.0
-        #: Promises of the scenario's own that were broken.
+        #: Violations of guarantees that only this scenario checks.
         self.broken: list[Violation] = []
-        #: Whether each request must have got its answer, and every connection been made.
+        #: Whether every request must be answered and every connection accepted.
         self.must_answer_all = False
 
     async def __aenter__(self) -> "Testbed":
@@ -105,23 +105,23 @@ class Testbed:
 
     @property
     def server(self) -> Server:
-        """The server, where there is one."""
+        """The only server, or the first one."""
         return self.servers[0]
 
     def port(self) -> int:
-        """A port of the service."""
+        """Return the port of a random server."""
         return self.rng.choice(self.servers).port
 
     async def run_load(self, least_s: float = 0.3, most_s: float = 0.8) -> None:
-        """Let the load run for a while, so that what comes next meets it at any point."""
+        """Let the load run for a random time, so that the next fault hits it at any point."""
         await asyncio.sleep(self.rng.uniform(least_s, most_s))
 
     async def await_recovery(self, broken: float) -> None:
-        """Wait for the first success since something was broken, and note how long it took."""
+        """Wait for the first success since the fault, and record how long it took."""
         self.recovery_times.append(await self.clients.first_success(broken))
 
     def kill(self, *pids: int) -> float:
-        """SIGKILL processes; the moment before. Those that are servers' count as such."""
+        """SIGKILL processes. Return the moment before. Record the kills of servers' processes."""
         moment = time.monotonic()
         members = {
             pid for server in self.servers for pid in (server.process.pid, *server.members())
@@ -129,13 +129,13 @@ class Testbed:
         for pid in pids:
             if pid in members:
                 self.clients.history.kills.append(time.monotonic())
-            # It may have gone with its supervisor.
+            # It may have died with its supervisor.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return moment
 
     async def await_processes(self) -> None:
-        """Wait until every process of the server is there."""
+        """Wait until every process of the server runs."""
 
         async def are_there() -> bool:
             return len(self.server.members()) == self._processes
@@ -157,28 +157,28 @@ class Testbed:
 
     @asynccontextmanager
     async def mongo(self) -> AsyncIterator[AsyncMongoClient[Any]]:
-        """A client of the only mongod, as an operator has one."""
+        """Open a client of the only mongod, as an operator would."""
         client: AsyncMongoClient[Any] = AsyncMongoClient(uri_of(self.data_dir))
         async with client:
             yield client
 
     def step_clock(self, seconds: int) -> None:
-        """Have the clock of the mongod go so many seconds wrong."""
+        """Set the mongod's clock wrong by this many seconds."""
         new = self._clock.with_suffix(".new")
-        new.write_text(f"{seconds:+d}")
+        new.write_text(f"{seconds:+d}", encoding="ascii")
         new.rename(self._clock)
 
     def free_mib(self) -> float:
-        """What the disk of the mongod has left for it."""
+        """Return the free space on the mongod's disk, in MiB."""
         disk = os.statvfs(self.data_dir)
         return disk.f_bavail * disk.f_frsize / (1 << 20)
 
     def mongod(self) -> int:
-        """The process of the only mongod."""
+        """Return the process id of the only mongod."""
         return mongods_on(self.data_dir)[0]
 
     async def await_new_mongod(self, pid: int) -> None:
-        """Wait until the server has started another mongod, and taken up with it."""
+        """Wait until the server has started another mongod and listens to it."""
 
         async def is_another() -> bool:
             return self.socket.exists() and mongods_on(self.data_dir) not in ([], [pid])
@@ -186,12 +186,12 @@ class Testbed:
         await eventually(is_another, 60)
 
     def require(self, is_kept: bool, what: str) -> None:
-        """Note a broken promise where it is not kept."""
+        """Record a violation if the condition does not hold."""
         if not is_kept:
             self.broken.append(Violation("required", what))
 
     async def settle(self, seconds: float) -> None:
-        """Wait until nothing is under way that a server may still give back."""
+        """Wait until no server can still make claimed messages unread again."""
         unknown = [got.ended for got in self.clients.history.reads if got.outcome == "unknown"]
         if unknown:
             await asyncio.sleep(max(unknown[-1] + seconds - time.monotonic(), 0))
@@ -224,7 +224,7 @@ class Testbed:
             stack.push_async_callback(mongod.stop)
             uri = await mongod.start()
             if self._steps_mongod:
-                # Under a library that changes its clock it does not end by itself.
+                # Under faketime's library it does not exit by itself.
                 stack.callback(lambda: os.kill(self.mongod(), signal.SIGKILL))
             if self._database == "proxied":
                 self.proxy = await stack.enter_async_context(MongoProxy(uri, self._folder))
@@ -233,7 +233,7 @@ class Testbed:
         return self._arguments
 
     def _end(self, server: Server) -> None:
-        # Some may be stopped, and would not notice that their supervisor is gone.
+        # Stopped processes would not notice that their supervisor is gone.
         for pid in (server.process.pid, *server.members()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -249,7 +249,7 @@ class Testbed:
 
 
 async def _end_task(task: asyncio.Task[None]) -> None:
-    """End a task; raises what it died of before."""
+    """Cancel a task. Raise the exception that it failed with before."""
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
@@ -263,5 +263,5 @@ def _resident(pid: int) -> int:
 
 
 def can_mount() -> bool:
-    """Whether this user may mount a small file system, to fill it."""
+    """Return whether this user may mount a small file system, which is then filled."""
     return os.geteuid() == 0 and shutil.which("mount") is not None

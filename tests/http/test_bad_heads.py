@@ -156,7 +156,7 @@ ANY_HOST: Final = (b"127.0.0.1:8080", b"[::1]:8080", b"EVIL.test", b"x_y.interna
 async def test_any_host_is_answered_where_none_is_named(
     start_service: StartService, subtests: pytest.Subtests
 ) -> None:
-    service = await start_service(host="0.0.0.0", allowed_hosts=())
+    service = await start_service(host="0.0.0.0", ops="on", allowed_hosts=())
     for host in ANY_HOST:
         with subtests.test(host.decode()):
             async with unharmed(service) as wire:
@@ -193,7 +193,7 @@ NOT_OURS: Final = {
 async def test_only_the_named_hosts_are_answered(
     start_service: StartService, subtests: pytest.Subtests
 ) -> None:
-    service = await start_service(host="0.0.0.0", allowed_hosts=("good.test",))
+    service = await start_service(host="0.0.0.0", ops="on", allowed_hosts=("good.test",))
     for promise, sent in OURS.items():
         with subtests.test(promise):
             async with unharmed(service) as wire:

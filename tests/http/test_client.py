@@ -185,7 +185,7 @@ async def test_a_key_that_is_none_is_refused_and_not_made_up(client: ChatClient,
 
 
 def test_an_address_that_is_none_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="'localhost:8080' begins with neither"):
+    with pytest.raises(ValueError, match="'localhost:8080' must begin with"):
         ChatClient("localhost:8080")
 
 

@@ -21,7 +21,7 @@ from tests.support.raw import (
     request,
     unharmed,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 CHUNKED: Final = b"Transfer-Encoding: chunked"
 LIMIT: Final = 512 * 1024
@@ -58,7 +58,7 @@ async def test_a_bad_request_is_the_last_and_answered_once(service: Service) -> 
 
 def answer_to_all(port: int, sent: bytes) -> bytes:
     """Send everything first, and only then read. A reset is an error."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=20 * PATIENCE) as client:
         client.sendall(sent)
         received = b""
         while piece := client.recv(65536):
@@ -93,7 +93,7 @@ async def test_a_client_that_sends_everything_first_sees_the_answer(
 
 async def test_pythons_client_sees_why_20_mib_are_refused(service: Service) -> None:
     def ask() -> int:
-        client = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
+        client = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20 * PATIENCE)
         client.request("POST", "/chat", b"x" * (20 << 20))
         status = client.getresponse().status
         client.close()
@@ -128,7 +128,7 @@ async def test_a_tls_client_fails_at_once(start_service: StartService) -> None:
     context = ssl.create_default_context()
 
     def shake_hands(port: int) -> None:
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=20 * PATIENCE) as client:
             context.wrap_socket(client, server_hostname="localhost")
 
     for port in (service.port, service.settings.ops_port):

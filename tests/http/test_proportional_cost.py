@@ -19,6 +19,7 @@ from websockets.frames import Frame, Opcode
 
 from tests.support.raw import chunked, get, message, post, request
 from tests.support.server import Server
+from tests.support.waiting import PATIENCE
 
 ROUNDS, AT_ONCE = 3, 10
 #: The longest that a kernel may be late with what it counts, in seconds.
@@ -54,7 +55,9 @@ class Wire:
 
         A WebSocket is waited for until it is closed, a stream of events is left.
         """
-        sockets = [socket.create_connection(self._address, timeout=30) for _ in range(AT_ONCE)]
+        sockets = [
+            socket.create_connection(self._address, timeout=30 * PATIENCE) for _ in range(AT_ONCE)
+        ]
         for each in sockets:
             each.sendall(sent)
         for each in sockets:
@@ -72,7 +75,7 @@ class Wire:
         self._socket.close()
 
     def _connect(self) -> None:
-        self._socket = socket.create_connection(self._address, timeout=30)
+        self._socket = socket.create_connection(self._address, timeout=30 * PATIENCE)
         self._file = self._socket.makefile("rb")
         self._is_closing = False
 

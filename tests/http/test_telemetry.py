@@ -16,7 +16,7 @@ from chat_service.otlp.tracing import RequestTracer
 from chat_service.service import TelemetryUnusable
 from tests.conftest import Connect, StartService
 from tests.support.collector import Collector, attributes
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from workers.commands import Count
 from workers.errors import StoreUnavailable
 from workers.work_item import WorkItem
@@ -216,7 +216,7 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting(
     chat = connect(service)
     await chat.post("bob", "x")
     assert await chat.texts("bob") == ["x"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         await service.stop()
     # What nobody waits for goes on, and would complain in the middle of the next test.
     for thread in threading.enumerate():

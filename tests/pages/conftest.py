@@ -1,4 +1,4 @@
-"""A real browser for the tests of the pages: Debian's Chromium, driven by Playwright."""
+"""A real browser for the tests of the pages: Debian's Chromium, controlled by Playwright."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -8,10 +8,10 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import BrowserContext, Page, async_playwright, expect
 
-#: Opens a browser's window, as a context: `async with browser(**options) as page`. The options are
-#: those of Playwright's `Browser.new_context`, for phones, darkness and the like.
+#: Opens a browser window as a context: `async with browser(**options) as page`. The options are
+#: those of Playwright's `Browser.new_context`, for example for phones and dark mode.
 OpenBrowser: TypeAlias = Callable[..., AbstractAsyncContextManager[Page]]
-#: Fails where a page as it stands has a serious fault of accessibility.
+#: Fails if a page in its current state has a serious accessibility problem.
 CheckAccess: TypeAlias = Callable[[Page], Awaitable[None]]
 
 expect.set_options(timeout=10_000)
@@ -43,13 +43,13 @@ async def _browser(**options: Any) -> AsyncIterator[Page]:
 
 @pytest.fixture
 def browser() -> OpenBrowser:
-    """Opens a window; fails the test where a script of the page failed or broke the policy."""
+    """Open a window; fail the test if a script of the page fails or violates the policy."""
     return _browser
 
 
 @pytest.fixture
 def check_access() -> CheckAccess:
-    """Has axe look at a page."""
+    """Check a page with axe."""
 
     async def check(page: Page) -> None:
         found = await Axe().run(page)

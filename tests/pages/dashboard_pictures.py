@@ -1,8 +1,8 @@
-"""Makes the pictures of the dashboard in docs/pictures, when it is run by its name:
+"""Makes the pictures of the dashboard in docs/pictures:
 `python -m pytest -m clients --async-test-timeout=150 tests/pages/dashboard_pictures.py`.
 
-A quarter of an hour is lived in a minute, by a real service with real requests that is sampled
-twenty times as often as by the clock: its rates are a twentieth of what they were.
+A real service with real requests is sampled twenty times as often as usual, so a minute looks like
+a quarter of an hour. The rates in the pictures are a twentieth of the real rates.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def test_pictures(start_service: StartService, browser: OpenBrowser) -> No
             service._worker_metrics.pending.set(await service._store.count_pending())
         history.sample(begin + number * EVERY_S)
         await asyncio.sleep(_SAMPLE_S)
-    # The last sample is from when the page is open, however long all that takes.
+    # Shift the samples, so that the last one is current when the page opens.
     rows, width = history._own.rows, len(history._own.series) + 1
     late = time.time() + EVERY_S - rows[-width]
     for place in range(0, len(rows), width):
@@ -53,7 +53,10 @@ async def test_pictures(start_service: StartService, browser: OpenBrowser) -> No
     async with browser(viewport=_SIZE) as page:
         await page.goto(f"http://127.0.0.1:{service.port}/ops")
         await page.locator("#state.good").wait_for()
-        schemes: dict[str, Literal["light", "dark"]] = {"board": "light", "board-dark": "dark"}
+        schemes: dict[str, Literal["light", "dark"]] = {
+            "dashboard": "light",
+            "dashboard-dark": "dark",
+        }
         for name, scheme in schemes.items():
             await page.emulate_media(color_scheme=scheme)
             await page.screenshot(path=_PICTURES / f"{name}.png")
@@ -63,7 +66,7 @@ async def test_pictures(start_service: StartService, browser: OpenBrowser) -> No
 
 
 async def _chat(service: Service, name: str, progress: Callable[[], float]) -> None:
-    """Post and read, more at some times than at others; for a while nobody reads."""
+    """Post and read at a varying rate; for a while nobody reads."""
     connection = await Connection.open(service.port)
     while True:
         at = progress()

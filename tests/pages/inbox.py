@@ -1,4 +1,4 @@
-"""What one does on the page at `/`, and sees there: for the tests of it."""
+"""Actions on the web UI at `/` and the elements that it shows, for its tests."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobil
 
 
 async def send(page: Page, username: str, text: str) -> None:
-    """Fill in the form and send it; it must be stored."""
+    """Fill in the form and send it; fail unless the message is stored."""
     await page.get_by_label("To", exact=True).fill(username)
     await page.get_by_label("Message", exact=True).fill(text)
     await button(page, "Send").click()
@@ -19,46 +19,46 @@ async def send(page: Page, username: str, text: str) -> None:
 
 
 async def open_inbox(page: Page, base: str, name: str, unread: int) -> None:
-    """Open the page by a link to an inbox, in which so many messages are unread."""
+    """Open the page with a link to an inbox, and wait for its number of unread messages."""
     await page.goto(f"{base}/#inbox={name}")
     await expect(page.locator("[data-count]")).to_have_text(str(unread))
 
 
 def button(page: Page, name: str) -> Locator:
-    """The button of this name."""
+    """Return the button with this name."""
     return page.get_by_role("button", name=name, exact=True)
 
 
 def read_here(page: Page) -> Locator:
-    """The texts that were read on the page, the newest first."""
+    """Return the texts that were read on the page, newest first."""
     return page.locator("[data-shown] [data-text]")
 
 
-def on_loan(page: Page) -> Locator:
-    """The texts that the page has on loan."""
+def leased_here(page: Page) -> Locator:
+    """Return the texts that the page has leased."""
     return page.locator(".lease [data-text]")
 
 
 async def post_with_receipt(chat: ChatClient, username: str, text: str) -> tuple[str, str]:
-    """Post a message; its id and receipt."""
+    """Post a message and return its id and receipt."""
     body = json.dumps({"username": username, "text": text}).encode()
     answer = await chat.request("POST", "/chat", body, Prefer="receipt")
     return json.loads(answer.body)["id"], answer.headers["X-Receipt"]
 
 
 async def status(chat: ChatClient, posted: tuple[str, str]) -> Any:
-    """What became of a message."""
+    """Return the status of a message."""
     answer = await chat.request("GET", f"/messages/{posted[0]}/status", X_Receipt=posted[1])
     return json.loads(answer.body)["status"]
 
 
 async def width(page: Page) -> int:
-    """How wide the page is, with what one has to scroll to."""
+    """Return the width of the page, including parts outside the screen."""
     found: int = await page.evaluate("document.documentElement.scrollWidth")
     return found
 
 
 async def lose(route: Route) -> None:
-    """Have a request arrive and be served, and its answer be lost."""
+    """Let the service answer a request, and lose the answer."""
     await route.fetch()
     await route.abort()

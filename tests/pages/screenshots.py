@@ -1,6 +1,6 @@
 """Makes the pictures of docs/web-ui.md: `python -m tests.pages.screenshots`.
 
-They show a real service with real messages. Each must stay small, or it fails.
+They show a real service with real messages. It fails if a picture is too large.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from tests.support.server import Server
 
 FOLDER = PROJECT_ROOT / "docs" / "pictures"
 BYTES_MAX = 200_000
+
+expect.set_options(timeout=60_000)
 
 _DESK: dict[str, Any] = {"viewport": {"width": 1080, "height": 1380}}
 _PHONE: dict[str, Any] = {
@@ -35,7 +37,7 @@ async def _send(page: Page, username: str, text: str) -> None:
 
 
 async def _use(page: Page, chat: ChatClient, name: str) -> None:
-    """Some of everything: messages read, on loan and unread, and one that is being written."""
+    """Make messages of every kind: read, leased, unread, and one that is being written."""
     await page.goto(chat.base)
     await _send(page, name, "The tests are green again.\nWho brings the cake?")
     await page.locator("#sent a").first.click()

@@ -1,4 +1,4 @@
-"""The dashboard at `/ops`, as who keeps the service running sees it."""
+"""The dashboard at `/ops` in a browser."""
 
 import asyncio
 import re
@@ -13,11 +13,11 @@ from tests.pages.conftest import CheckAccess, OpenBrowser
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
 
-#: Longer than a sample and the page's next question take together, in milliseconds.
+#: Milliseconds; longer than a sample and the page's next request take together.
 SOON = 20_000
 
 
-#: The lowest that a line of any chart goes, in pixels above its axis.
+#: The lowest point of all lines in all charts, in pixels above the axis.
 LOWEST = """() => Math.min(...[...document.querySelectorAll("figure svg")].flatMap((svg) => {
     const axis = svg.querySelector(".ground").getBoundingClientRect().bottom;
     return [...svg.querySelectorAll(".plot .line")]
@@ -27,25 +27,23 @@ LOWEST = """() => Math.min(...[...document.querySelectorAll("figure svg")].flatM
 
 
 def chart(page: Page, title: str) -> Locator:
-    """A chart by its title."""
+    """Return the chart with this title."""
     return page.locator("figure", has=page.get_by_role("heading", name=title, exact=True))
 
 
 def tile(page: Page, title: str) -> Locator:
-    """A big number by its title."""
+    """Return the tile with this title."""
     return page.locator(".tile", has=page.get_by_text(title, exact=True))
 
 
 async def most(page: Page, title: str, name: str) -> float:
-    """The highest value that a line of a chart has, as its summary says."""
+    """Return the highest value of a line in a chart, from the summary of the chart."""
     summary = await chart(page, title).get_by_role("img").get_attribute("aria-label") or ""
     found = re.search(rf"{name}: now \S+, from \S+ to ([0-9.,]+)", summary)
     return float(found[1].replace(",", "")) if found else 0.0
 
 
-async def test_traffic_that_was_just_made_is_seen_and_followed(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_new_traffic_appears(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(f"{chat.base}/ops")
         await expect(page.get_by_role("status")).to_contain_text("Live")
@@ -60,10 +58,10 @@ async def test_traffic_that_was_just_made_is_seen_and_followed(
         assert await most(page, "Messages", "read") == 0
         assert await chat.texts("bob") == [str(number) for number in range(30)]
 
-        async def is_followed() -> bool:
+        async def is_updated() -> bool:
             return await most(page, "Messages", "read") > 0
 
-        await eventually(is_followed, 20)
+        await eventually(is_updated, 20)
         assert await most(page, "Requests", "ok") > 0
         await expect(chart(page, "Latency").get_by_role("img")).to_have_attribute(
             "aria-label", re.compile("p99: now .*(ms|µs|s), from")
@@ -71,17 +69,17 @@ async def test_traffic_that_was_just_made_is_seen_and_followed(
         await expect(tile(page, "Database")).to_contain_text("up")
 
 
-async def test_what_was_before_the_board_was_opened_is_on_it_at_once(
+async def test_earlier_samples_appear_at_once(
     service: Service,
     chat: ChatClient,
     browser: OpenBrowser,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Ten minutes of a post in three seconds.
+    # Ten minutes with one post every three seconds.
     times = [service._history._own.started - 600 + 3 * number for number in range(200)]
     sample = service._history.sample
     with monkeypatch.context() as patch:
-        # What the service notes by itself would come between.
+        # The service's own samples would interfere.
         patch.setattr(service._history, "sample", lambda now: None)
         for time in times:
             await chat.post("bob", "x")
@@ -98,7 +96,7 @@ async def test_what_was_before_the_board_was_opened_is_on_it_at_once(
         assert box["width"] > whole["width"] / 2
 
 
-async def test_a_service_that_goes_away_and_comes_back_is_said_and_seen(
+async def test_an_outage_of_the_service_is_shown(
     service: Service,
     chat: ChatClient,
     start_service: StartService,
@@ -116,14 +114,14 @@ async def test_a_service_that_goes_away_and_comes_back_is_said_and_seen(
         await expect(status).to_contain_text(re.compile(r"The last sample is from \S+\d"))
         again = await start_service(port=service.port)
         await expect(status).to_have_text(re.compile(r"^\s*Live\s*$"), timeout=SOON)
-        # Its counters began at zero: that is no traffic, least of all less than none.
+        # Its counters began at zero, which must not look like negative traffic.
         await expect(page.locator("#processes")).to_contain_text(str(again._history._own.pid))
         await again_sampled(page)
         assert await page.evaluate(LOWEST) >= 0
 
 
 async def eventually_sampled(page: Page) -> None:
-    """Wait until the dashboard has a rate of the first process."""
+    """Wait until the dashboard has a rate for the first process."""
 
     async def is_there() -> bool:
         return "nothing" not in await summary(page)
@@ -132,7 +130,7 @@ async def eventually_sampled(page: Page) -> None:
 
 
 async def again_sampled(page: Page) -> None:
-    """Wait until the process that is there now has a rate, too."""
+    """Wait until the current process has a rate as well."""
 
     async def is_there() -> bool:
         return "now nothing" not in await summary(page)
@@ -141,11 +139,11 @@ async def again_sampled(page: Page) -> None:
 
 
 async def summary(page: Page) -> str:
-    """What the chart of the messages says."""
+    """Return the summary of the chart of messages."""
     return await chart(page, "Messages").get_by_role("img").get_attribute("aria-label") or ""
 
 
-async def test_every_process_can_be_looked_at_by_itself(
+async def test_each_process_can_be_shown_separately(
     service: Service, chat: ChatClient, browser: OpenBrowser
 ) -> None:
     pid = service._history._own.pid
@@ -160,7 +158,7 @@ async def test_every_process_can_be_looked_at_by_itself(
             await expect(chart(page, title)).to_contain_text(f"process {pid}")
 
 
-async def test_one_moment_is_looked_at_in_all_charts_with_the_keyboard(
+async def test_the_keyboard_selects_a_moment_in_all_charts(
     service: Service, chat: ChatClient, browser: OpenBrowser
 ) -> None:
     start = service._history._own.started
@@ -170,7 +168,7 @@ async def test_one_moment_is_looked_at_in_all_charts_with_the_keyboard(
     async with browser() as page:
         await page.goto(f"{chat.base}/ops")
         await eventually_sampled(page)
-        slider = page.get_by_role("slider", name="Time that is shown")
+        slider = page.get_by_role("slider", name="Time shown")
         assert await slider.get_attribute("aria-valuetext") == "now"
         await slider.focus()
         for _ in range(10):
@@ -183,9 +181,7 @@ async def test_one_moment_is_looked_at_in_all_charts_with_the_keyboard(
         await expect(page.locator("figure .hair")).to_have_count(0)
 
 
-async def test_while_nobody_sees_it_the_board_asks_nothing(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_a_hidden_dashboard_sends_no_requests(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -207,7 +203,7 @@ async def test_while_nobody_sees_it_the_board_asks_nothing(
         await eventually(is_seen, 20)
 
 
-#: What a browser does with a page whose tab is put behind another.
+#: What a browser does when another tab is selected.
 HIDE = """(hidden) => {
     Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
@@ -216,7 +212,7 @@ HIDE = """(hidden) => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 320])
-async def test_everybody_can_use_it_on_every_screen(
+async def test_it_is_accessible_on_every_screen(
     chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str, width: int
 ) -> None:
     size: dict[str, Any] = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
@@ -224,13 +220,13 @@ async def test_everybody_can_use_it_on_every_screen(
     async with browser(**size) as page:
         await page.goto(f"{chat.base}/ops")
         await eventually_sampled(page)
-        await page.get_by_text("The same in numbers").click()
+        await page.get_by_text("Show the numbers").click()
         await expect(page.get_by_role("rowheader", name="Messages: accepted")).to_be_visible()
         await check_access(page)
         assert await page.evaluate("document.documentElement.scrollWidth") == width
 
 
-#: Two processes: one that starts again between its samples, and one whose samples have a gap.
+#: Two processes: one restarts between its samples, the other has a gap in its samples.
 MEASURES = """async () => {
     const { History, mean, percentile, rate } = await import("/assets/measures.js");
     const series = ["n_total", "s_sum", "s_count", 's_bucket{le="1.0"}', 's_bucket{le="2.0"}'];
@@ -254,16 +250,16 @@ MEASURES = """async () => {
 }"""
 
 
-async def test_rates_and_percentiles_are_those_of_the_counters(
+async def test_rates_and_percentiles_match_the_counters(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
         await page.goto(f"{chat.base}/ops")
         found = await page.evaluate(MEASURES)
     nan = pytest.approx(float("nan"), nan_ok=True)
-    # 30 and 3 in three seconds; then one has just begun, and the other is silent.
+    # 30 and 3 in three seconds; then one has just started and the other has no samples.
     assert found["rates"] == [nan, 11, nan, 2, nan, nan]
     assert found["mean"] == 21 / 12
-    # Of twelve, five are up to 1, five more up to 2, and two are beyond all bounds.
+    # Five of twelve values are up to 1, five more up to 2, and two above all bounds.
     assert found["percentiles"] == [0.6, 1.2, 2]
     assert found["none"] == nan

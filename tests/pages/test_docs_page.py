@@ -1,4 +1,4 @@
-"""The reference at `/docs`, as its users see it: all of the document, to read and to try."""
+"""The API reference at `/docs` in a browser."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ PHONE = {"viewport": {"width": 360, "height": 740}}
 
 
 async def open_docs(page: Page, chat: ChatClient, operation: str = "") -> Locator:
-    """Open the reference, and in it the form of an operation; its card."""
+    """Open the reference and the form of an operation; return the card of the operation."""
     await page.goto(f"{chat.base}/docs#{operation}")
     await page.wait_for_selector("main:not([aria-busy])")
     card = page.locator(f"#{operation or 'main'}")
@@ -24,7 +24,7 @@ async def open_docs(page: Page, chat: ChatClient, operation: str = "") -> Locato
     return card
 
 
-async def test_every_operation_is_on_the_page_with_all_its_answers(
+async def test_every_operation_is_shown_with_all_its_answers(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     document = json.loads((await chat.request("GET", "/openapi.json")).body)
@@ -45,7 +45,7 @@ async def test_every_operation_is_on_the_page_with_all_its_answers(
         assert (await page.locator("article").count(), len(listed)) == (count, count)
 
 
-async def test_a_read_asks_first_and_reads_nothing_when_it_is_declined(
+async def test_a_read_asks_first_and_reads_nothing_if_declined(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     await chat.post("anna", "only once")
@@ -67,7 +67,7 @@ async def test_a_read_asks_first_and_reads_nothing_when_it_is_declined(
         await dialog.get_by_role("button", name="Send, and mark the messages as read").click()
         await card.get_by_text("only once").wait_for()
         assert await chat.texts("anna") == []
-        # Who has agreed is not asked again, but for another inbox.
+        # The page asks again only for another inbox.
         await send.click()
         await card.locator(".result pre", has_text="[]").wait_for()
         await card.get_by_role("textbox", name="username").fill("bob")
@@ -75,7 +75,7 @@ async def test_a_read_asks_first_and_reads_nothing_when_it_is_declined(
         assert "bob" in await dialog.inner_text()
 
 
-async def test_what_changes_nothing_is_sent_at_once_and_what_is_wrong_is_shown(
+async def test_a_harmless_request_is_sent_at_once_and_errors_are_shown(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -91,7 +91,7 @@ async def test_what_changes_nothing_is_sent_at_once_and_what_is_wrong_is_shown(
         assert "urn:chat:problem:not-found" in await card.locator(".result").inner_text()
 
 
-async def test_a_request_without_what_it_needs_is_not_sent(
+async def test_a_request_without_a_required_field_is_not_sent(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -100,11 +100,11 @@ async def test_a_request_without_what_it_needs_is_not_sent(
         await name.fill("")
         await card.get_by_role("button", name="Send, and").click()
         await expect(name).to_be_focused()
-        await expect(name).to_have_accessible_description(re.compile("Is required"))
+        await expect(name).to_have_accessible_description(re.compile("This field is required"))
         await expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-async def test_a_post_names_the_inbox_of_its_body_and_its_command_says_the_same(
+async def test_a_post_asks_with_the_inbox_of_its_body(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -125,7 +125,7 @@ async def test_a_post_names_the_inbox_of_its_body_and_its_command_says_the_same(
         assert await chat.texts("zoe") == ["it's <b>bold</b>"]
 
 
-async def test_a_stream_is_shown_as_it_comes_and_can_be_stopped(
+async def test_a_stream_is_shown_live_and_can_be_stopped(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -139,7 +139,7 @@ async def test_a_stream_is_shown_as_it_comes_and_can_be_stopped(
         await card.get_by_text("Stopped after").wait_for()
 
 
-async def test_without_a_mouse_an_operation_is_found_and_tried(
+async def test_an_operation_can_be_tried_without_a_mouse(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -160,7 +160,7 @@ async def test_without_a_mouse_an_operation_is_found_and_tried(
         await card.locator(".result .status", has_text="200").wait_for()
 
 
-async def test_a_link_leads_to_an_operation(chat: ChatClient, browser: OpenBrowser) -> None:
+async def test_a_link_opens_an_operation(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(f"{chat.base}/docs#extend-lease")
         await page.wait_for_selector("#extend-lease:focus-within")
@@ -172,7 +172,7 @@ async def test_a_link_leads_to_an_operation(chat: ChatClient, browser: OpenBrows
         assert await current.inner_text() == "POST\n/chat/{username}/extend"
 
 
-async def test_on_a_phone_nothing_is_wider_than_the_screen(
+async def test_nothing_is_wider_than_a_phone(
     chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess
 ) -> None:
     async with browser(**PHONE) as page:
@@ -183,7 +183,7 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_everybody_can_use_it(
+async def test_it_is_accessible(
     chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str
 ) -> None:
     async with browser(color_scheme=scheme) as page:

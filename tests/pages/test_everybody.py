@@ -1,19 +1,17 @@
-"""The page for everybody: keyboard, phone, night, no motion, screen readers, slow lines."""
+"""Accessibility of the web UI: keyboard, phone, dark mode, reduced motion, screen readers, size."""
 
 import pytest
 from playwright.async_api import Locator, expect
 
 from tests.pages.conftest import CheckAccess, OpenBrowser
-from tests.pages.inbox import PHONE, button, on_loan, read_here, send, width
+from tests.pages.inbox import PHONE, button, leased_here, read_here, send, width
 from tests.support.client import ChatClient
 
-#: What `/` may weigh with all that it loads, as it is sent, in bytes.
+#: The maximum size of `/` with everything that it loads, compressed, in bytes.
 WEIGHT_MAX = 60 << 10
 
 
-async def test_everything_can_be_done_with_tab_and_enter_alone(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_everything_works_with_tab_and_enter(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
 
         async def tab_to(place: Locator) -> None:
@@ -21,7 +19,7 @@ async def test_everything_can_be_done_with_tab_and_enter_alone(
                 await page.keyboard.press("Tab")
                 if await place.evaluate("element => element === document.activeElement"):
                     return
-            raise AssertionError("it cannot be reached")
+            raise AssertionError("Tab does not reach it")
 
         await page.goto(chat.base)
         await page.keyboard.press("Tab")
@@ -39,17 +37,15 @@ async def test_everything_can_be_done_with_tab_and_enter_alone(
         await expect(page.locator("[data-count]")).to_have_text("1")
         await tab_to(button(page, "Lease 60 s"))
         await page.keyboard.press("Enter")
-        await tab_to(button(page, "Give back: by hand"))
+        await tab_to(button(page, "Release: by hand"))
         await page.keyboard.press("Enter")
-        # The button is gone, the focus is not lost.
+        # The button is gone; the focus moved to another one.
         await expect(button(page, "Read")).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(read_here(page)).to_have_text(["by hand"])
 
 
-async def test_a_phone_shows_everything_without_scrolling_sideways(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_a_phone_never_scrolls_sideways(chat: ChatClient, browser: OpenBrowser) -> None:
     name = "W" * 128
     async with browser(**PHONE) as page:
         await page.goto(chat.base)
@@ -59,7 +55,7 @@ async def test_a_phone_shows_everything_without_scrolling_sideways(
         await send(page, name, "i")
         await page.locator("#sent a").first.click()
         await button(page, "Lease 60 s").click()
-        await button(page, "Give back: i").click()
+        await button(page, "Release: i").click()
         await button(page, "Read").click()
         await expect(read_here(page)).to_have_text(["i"])
         await button(page, "Watch live").click()
@@ -72,7 +68,7 @@ async def test_a_phone_shows_everything_without_scrolling_sideways(
             assert box["height"] >= 44
 
 
-async def test_on_the_smallest_phone_every_choice_is_in_its_card(
+async def test_choices_fit_in_their_card_on_a_small_phone(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser(viewport={"width": 320, "height": 568}) as page:
@@ -85,16 +81,14 @@ async def test_on_the_smallest_phone_every_choice_is_in_its_card(
             assert box["x"] + box["width"] < card["x"] + card["width"] - 8
 
 
-async def test_at_night_the_page_is_dark(chat: ChatClient, browser: OpenBrowser) -> None:
+async def test_dark_mode_is_dark(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser(color_scheme="dark") as page:
         await page.goto(chat.base)
         found = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(int(part) for part in found[4:-1].split(",")) < 100
 
 
-async def test_nothing_moves_for_those_who_want_no_motion(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_nothing_moves_with_reduced_motion(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser(reduced_motion="reduce") as page:
         await page.goto(chat.base)
         await send(page, "bob", "still")
@@ -107,7 +101,7 @@ async def test_nothing_moves_for_those_who_want_no_motion(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_everybody_can_use_the_page_in_each_of_its_states(
+async def test_every_state_of_the_page_is_accessible(
     chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str
 ) -> None:
     async with browser(color_scheme=scheme, reduced_motion="reduce") as page:
@@ -123,14 +117,14 @@ async def test_everybody_can_use_the_page_in_each_of_its_states(
         await page.get_by_label("Seconds").fill("600")
         for text in ("one", "two\n" * 100, "three"):
             await send(page, "bob", text)
-        await button(page, "Take back").first.click()
+        await button(page, "Revoke").first.click()
         await page.locator("#sent a").first.click()
         await expect(page.locator("[data-count]")).to_have_text("2")
         await button(page, "Lease 60 s").click()
-        await expect(on_loan(page)).to_have_count(2)
+        await expect(leased_here(page)).to_have_count(2)
         await check_access(page)
         await button(page, "Acknowledge: one").click()
-        await button(page, "Give all back").click()
+        await button(page, "Release all").click()
         await button(page, "Watch live").click()
         await expect(read_here(page)).to_have_count(1)
         await check_access(page)
@@ -139,7 +133,7 @@ async def test_everybody_can_use_the_page_in_each_of_its_states(
         await check_access(page)
 
 
-async def test_the_page_weighs_little(chat: ChatClient, browser: OpenBrowser) -> None:
+async def test_the_page_is_small(chat: ChatClient, browser: OpenBrowser) -> None:
     weights: dict[str, int] = {}
     async with browser() as page:
         requests = []

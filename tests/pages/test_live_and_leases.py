@@ -1,4 +1,4 @@
-"""Watching live, and leases, on the page."""
+"""Watching live and leases in the web UI."""
 
 import signal
 
@@ -7,13 +7,13 @@ from playwright.async_api import expect
 
 from tests.conftest import Connect, StartService
 from tests.pages.conftest import OpenBrowser
-from tests.pages.inbox import button, on_loan, open_inbox, post_with_receipt, read_here, status
+from tests.pages.inbox import button, leased_here, open_inbox, post_with_receipt, read_here, status
 from tests.support.client import ChatClient
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
 
-async def test_watching_live_shows_what_comes_and_reads_it(
+async def test_watching_live_shows_and_reads_new_messages(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     first = await post_with_receipt(chat, "bob", "first")
@@ -38,7 +38,7 @@ async def test_watching_live_shows_what_comes_and_reads_it(
     assert await chat.texts("bob") == ["third"]
 
 
-async def test_a_message_that_comes_to_a_tab_nobody_looks_at_is_not_read_yet(
+async def test_a_hidden_tab_does_not_read_a_message_yet(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -62,7 +62,7 @@ async def test_a_message_that_comes_to_a_tab_nobody_looks_at_is_not_read_yet(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-async def test_watching_live_goes_on_after_a_restart_and_loses_nothing(
+async def test_watching_live_survives_a_restart_and_loses_nothing(
     server: Server, browser: OpenBrowser, how: signal.Signals
 ) -> None:
     chat = ChatClient(server.base)
@@ -74,7 +74,7 @@ async def test_watching_live_goes_on_after_a_restart_and_loses_nothing(
         port = server.port
         server.signal(how)
         server.wait()
-        await expect(page.locator("[data-live]")).to_contain_text("Connecting again")
+        await expect(page.locator("[data-live]")).to_contain_text("Reconnecting")
         server.command += ["--port", str(port)]
         server.start()
         await chat.post("bob", "two", 600)
@@ -84,7 +84,7 @@ async def test_watching_live_goes_on_after_a_restart_and_loses_nothing(
     chat.close()
 
 
-async def test_a_lease_is_acknowledged_in_part_and_the_rest_given_back(
+async def test_a_lease_is_acknowledged_in_part_and_released_in_part(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     for text in ("one", "two", "three"):
@@ -92,22 +92,22 @@ async def test_a_lease_is_acknowledged_in_part_and_the_rest_given_back(
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 3)
         await button(page, "Lease 60 s").click()
-        await expect(on_loan(page)).to_have_text(["one", "two", "three"])
+        await expect(leased_here(page)).to_have_text(["one", "two", "three"])
         await expect(page.locator("[data-count]")).to_have_text("0")
-        await button(page, "60 s more").click()
+        await button(page, "Extend to 60 s").click()
         await expect(page.locator(".lease [data-left]")).to_contain_text("s left")
         await button(page, "Acknowledge: one").click()
-        await expect(on_loan(page)).to_have_text(["two", "three"])
-        await button(page, "Give back: two").click()
-        await expect(on_loan(page)).to_have_text(["three"])
+        await expect(leased_here(page)).to_have_text(["two", "three"])
+        await button(page, "Release: two").click()
+        await expect(leased_here(page)).to_have_text(["three"])
         await expect(page.locator("[data-count]")).to_have_text("1")
-        await button(page, "Give all back").click()
+        await button(page, "Release all").click()
         await expect(page.locator(".lease")).to_have_count(0)
         await expect(page.locator("[data-count]")).to_have_text("2")
     assert await chat.texts("bob") == ["two", "three"]
 
 
-async def test_a_lease_that_ends_gives_its_messages_back_and_the_page_shows_it(
+async def test_messages_of_an_ended_lease_are_unread_again(
     start_service: StartService, connect: Connect, browser: OpenBrowser
 ) -> None:
     chat = connect(await start_service(max_lease_s=1.0))
@@ -115,20 +115,18 @@ async def test_a_lease_that_ends_gives_its_messages_back_and_the_page_shows_it(
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 1)
         await button(page, "Lease 60 s").click()
-        await expect(on_loan(page)).to_have_text(["again"])
-        await expect(on_loan(page)).to_have_count(0)
-        await expect(page.get_by_text("The lease is over: 1 message").first).to_be_visible()
+        await expect(leased_here(page)).to_have_text(["again"])
+        await expect(leased_here(page)).to_have_count(0)
+        await expect(page.get_by_text("The lease ended: 1 message").first).to_be_visible()
         await expect(page.locator("[data-count]")).to_have_text("1")
     assert await chat.texts("bob") == ["again"]
 
 
-async def test_a_page_that_is_closed_gives_back_what_it_has_on_loan(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
-    await chat.post("bob", "on loan")
+async def test_closing_the_page_releases_its_leases(chat: ChatClient, browser: OpenBrowser) -> None:
+    await chat.post("bob", "leased")
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 1)
         await button(page, "Lease 60 s").click()
-        await expect(on_loan(page)).to_have_text(["on loan"])
+        await expect(leased_here(page)).to_have_text(["leased"])
         await page.reload()
         await expect(page.locator("[data-count]")).to_have_text("1")

@@ -1,4 +1,4 @@
-"""A real browser on another origin's page: whatever that makes it send touches no inbox."""
+"""Pages of other origins in a real browser: none of their requests touch an inbox."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,10 +14,10 @@ from tests.pages.inbox import button, open_inbox, read_here, send
 from tests.support.client import ChatClient
 
 _PATH = "/usr/bin/chromium"
-#: Names that lead here, and that are not loopback ones: to them no `Sec-Fetch-*` is sent.
+#: Names of this machine that are not loopback names: browsers send them no `Sec-Fetch-*` headers.
 _HERE = "--host-resolver-rules=MAP *.test 127.0.0.1"
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", _HERE]
-#: Everything by which a page can have a request sent, with no word about where it is from.
+#: All ways in which a page can send a request without revealing its origin.
 _ATTEMPTS = {
     "an image": """
         const image = new Image();
@@ -108,7 +108,7 @@ class _Elsewhere(RequestHandler):
 
 @contextmanager
 def elsewhere() -> Iterator[int]:
-    """Another site on this machine; its port."""
+    """Serve another site on this machine and return its port."""
     sockets = bind_sockets(0, "127.0.0.1")
     server = HTTPServer(Application([("/", _Elsewhere)]))
     server.add_sockets(sockets)
@@ -118,7 +118,7 @@ def elsewhere() -> Iterator[int]:
 
 @asynccontextmanager
 async def page_at(url: str) -> AsyncIterator[Page]:
-    """A page that Chromium has loaded from this address."""
+    """Load a page from this address in Chromium."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=_PATH, args=_FLAGS)
         page = await chromium.new_page()
@@ -131,14 +131,14 @@ async def page_at(url: str) -> AsyncIterator[Page]:
 @pytest.mark.parametrize(
     ("site", "inbox"),
     [
-        # Over plain HTTP and off loopback: no Sec-Fetch headers.
+        # Plain HTTP and no loopback address: no Sec-Fetch headers.
         ("http://evil.test:{elsewhere}", "http://inbox.test:{port}"),
-        # Another port, which browsers take for the same site.
+        # Another port, which browsers treat as the same site.
         ("http://127.0.0.1:{elsewhere}", "http://127.0.0.1:{port}"),
         ("http://evil.test:{elsewhere}", "http://127.0.0.1:{port}"),
     ],
 )
-async def test_a_page_of_another_origin_touches_no_inbox(
+async def test_pages_of_other_origins_touch_no_inbox(
     start_service: StartService, connect: Connect, subtests: pytest.Subtests, site: str, inbox: str
 ) -> None:
     service = await start_service(allowed_hosts=("inbox.test",))
@@ -154,7 +154,7 @@ async def test_a_page_of_another_origin_touches_no_inbox(
                         run = f"([inbox, policy]) => new Promise((done) => {{ {script} }})"
                         refused = await refusals(chat)
                         await page.evaluate(run, [target, policy])
-                        # It has come, and was refused.
+                        # The request arrived and was refused.
                         assert await refusals(chat) > refused
                         assert await chat.metric("chat_messages_read_total") == 0
                         assert await chat.metric("chat_messages_accepted_total") == 1
@@ -162,14 +162,14 @@ async def test_a_page_of_another_origin_touches_no_inbox(
 
 
 async def refusals(chat: ChatClient) -> float:
-    """How many requests were answered 403."""
+    """Return how many requests were answered with 403."""
     answer = await chat.request("GET", "/metrics")
     lines = answer.body.decode().splitlines()
     counted = [line for line in lines if line.startswith("chat_http_requests_total")]
     return sum(float(line.rpartition(" ")[2]) for line in counted if 'code="403"' in line)
 
 
-async def test_an_address_typed_into_a_browser_over_plain_http_reads_nothing(
+async def test_an_address_opened_over_plain_http_reads_nothing(
     start_service: StartService, connect: Connect
 ) -> None:
     service = await start_service(allowed_hosts=("inbox.test",))
@@ -178,13 +178,11 @@ async def test_an_address_typed_into_a_browser_over_plain_http_reads_nothing(
     async with page_at(f"http://inbox.test:{service.port}/chat/bob") as page:
         assert "the page at /" in await page.content()
         await page.goto(f"http://127.0.0.1:{service.port}/chat/bob")
-        # To a loopback address the browser says that nobody else asked.
+        # For a loopback address, the browser says that no other site asked.
         assert "secret" in await page.content()
 
 
-async def test_a_name_that_leads_here_reads_nothing(
-    start_service: StartService, connect: Connect
-) -> None:
+async def test_a_rebound_name_reads_nothing(start_service: StartService, connect: Connect) -> None:
     service = await start_service(allowed_hosts=())
     chat = connect(service)
     await chat.post("bob", "secret")

@@ -1,4 +1,4 @@
-"""The page while the database is unavailable: it claims nothing that it does not know."""
+"""The web UI while the database is unavailable: it does not show what it does not know."""
 
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from workers.pool import WorkerPool
 DASH: Final = "\N{EN DASH}"
 
 
-async def test_an_unknown_count_is_a_dash_and_errors_go_with_their_cause(
+async def test_an_unknown_count_is_a_dash_and_errors_disappear(
     start_service: StartService,
     connect: Connect,
     browser: OpenBrowser,
@@ -34,11 +34,11 @@ async def test_an_unknown_count_is_a_dash_and_errors_go_with_their_cause(
             await expect(page.locator("[data-words]")).to_contain_text("not counted")
             await button(page, "Read").click()
             note = page.locator("[data-note]").first
-            await expect(note).to_contain_text("It is tried again")
+            await expect(note).to_contain_text("Retrying")
             proxy.cut_before.clear()
             await expect(page.locator("[data-count]")).to_have_text("0", timeout=30_000)
             await expect(page.locator("[data-words]")).to_contain_text("unread in bob")
-            await expect(note).not_to_contain_text("tried again", timeout=30_000)
+            await expect(note).not_to_contain_text("Retrying", timeout=30_000)
             await chat.post("bob", "after")
             await expect(page.locator("[data-count]")).to_have_text("1", timeout=30_000)
             await button(page, "Read").click()
@@ -46,7 +46,7 @@ async def test_an_unknown_count_is_a_dash_and_errors_go_with_their_cause(
         await service.stop()
 
 
-async def test_an_error_goes_once_the_service_counts_again(
+async def test_an_error_disappears_when_the_count_is_back(
     chat: ChatClient, browser: OpenBrowser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:

@@ -1,12 +1,12 @@
-"""Reading on the page: on a click, never by opening it, and nothing is lost on the way."""
+"""Reading in the web UI: only on a click, and without losing messages."""
 
 from playwright.async_api import expect
 
 from tests.pages.conftest import OpenBrowser
 from tests.pages.inbox import (
     button,
+    leased_here,
     lose,
-    on_loan,
     open_inbox,
     post_with_receipt,
     read_here,
@@ -18,12 +18,12 @@ from tests.support.client import ChatClient
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>\n& <b>bold</b>'
 
 
-async def test_the_page_opens_and_says_what_to_do(chat: ChatClient, browser: OpenBrowser) -> None:
+async def test_the_page_explains_what_to_do(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         assert await page.title() == "Chat inbox"
-        await expect(page.get_by_text("Opening an inbox reads nothing")).to_be_visible()
-        await expect(page.get_by_text("Send something to a name")).to_be_visible()
+        await expect(page.get_by_text("Opening an inbox only counts")).to_be_visible()
+        await expect(page.get_by_text("Send a message to a username")).to_be_visible()
         await expect(page.get_by_text("Nothing yet.")).to_be_visible()
 
 
@@ -40,50 +40,46 @@ async def test_opening_a_link_to_an_inbox_reads_nothing(
     assert await chat.texts("bob") == ["secret"]
 
 
-async def test_naming_another_inbox_reads_nothing_and_the_count_is_kept_fresh(
+async def test_entering_a_name_reads_nothing_and_keeps_counting(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     await chat.post("eve/ÿ #1", "one")
     async with browser() as page:
         await page.goto(chat.base)
-        await page.get_by_label("Whose inbox").fill("eve/ÿ #1")
-        await page.get_by_label("Whose inbox").press("Enter")
+        await page.get_by_label("Username").fill("eve/ÿ #1")
+        await page.get_by_label("Username").press("Enter")
         await expect(page.locator("[data-count]")).to_have_text("1")
         assert page.url.endswith("#inbox=eve%2F%C3%BF%20%231")
         await chat.post("eve/ÿ #1", "two")
         await expect(page.locator("[data-count]")).to_have_text("2")
         await page.go_back()
-        await expect(page.get_by_text("Send something to a name")).to_be_visible()
+        await expect(page.get_by_text("Send a message to a username")).to_be_visible()
     assert await chat.texts("eve/ÿ #1") == ["one", "two"]
 
 
-async def test_an_empty_inbox_says_that_nothing_is_unread(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_an_empty_inbox_says_so(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 0)
         await button(page, "Read").click()
         await expect(page.get_by_text("Nothing unread.").first).to_be_visible()
 
 
-async def test_a_text_is_shown_as_text_whatever_is_in_it(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_markup_in_a_text_is_shown_as_text(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         await send(page, HOSTILE, HOSTILE)
         await expect(page.locator("#sent [data-text]")).to_have_text(HOSTILE)
         await page.locator("#sent a").click()
         await button(page, "Lease 60 s").click()
-        await expect(on_loan(page)).to_have_text(HOSTILE)
-        await button(page, "Give all back").click()
+        await expect(leased_here(page)).to_have_text(HOSTILE)
+        await button(page, "Release all").click()
         await button(page, "Read").click()
         await expect(read_here(page)).to_have_text(HOSTILE)
         assert await page.locator("main img, main script, main b").count() == 0
         assert "Chat inbox" in await page.title()
 
 
-async def test_a_read_whose_answer_is_lost_is_asked_again_and_loses_nothing(
+async def test_a_read_with_a_lost_answer_is_repeated(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     await chat.post("bob", "precious")
@@ -94,13 +90,11 @@ async def test_a_read_whose_answer_is_lost_is_asked_again_and_loses_nothing(
         await expect(read_here(page)).to_have_text(["precious"])
 
 
-async def test_a_read_that_a_reload_interrupts_is_not_lost(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_a_read_survives_a_reload(chat: ChatClient, browser: OpenBrowser) -> None:
     await chat.post("bob", "precious")
     async with browser() as page:
         await open_inbox(page, chat.base, "bob", 1)
-        # It does not ask again by itself.
+        # It does not retry on its own.
         await page.route("**/livez", lambda route: route.abort())
         await page.route("**/read", lose)
         await button(page, "Read").click()
@@ -112,7 +106,7 @@ async def test_a_read_that_a_reload_interrupts_is_not_lost(
         await expect(read_here(page)).to_have_text(["precious"])
 
 
-async def test_a_page_without_a_connection_says_so_and_goes_on_when_it_is_back(
+async def test_the_page_continues_after_a_lost_connection(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:

@@ -1,4 +1,4 @@
-"""What the sender of a message sees of it on the page, and can still do."""
+"""Sent messages in the web UI: their status, and revoking them."""
 
 from playwright.async_api import expect
 
@@ -7,7 +7,7 @@ from tests.pages.inbox import button, read_here, send
 from tests.support.client import ChatClient
 
 
-async def test_a_message_is_sent_pending_and_read_and_its_sender_sees_it(
+async def test_a_sender_sees_a_message_pending_and_read(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -27,33 +27,31 @@ async def test_a_message_is_sent_pending_and_read_and_its_sender_sees_it(
     assert await chat.texts("bob") == []
 
 
-async def test_a_message_is_taken_back_while_it_is_unread(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_an_unread_message_is_revoked(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         await send(page, "bob", "oops")
-        await button(page, "Take back").click()
-        await expect(page.locator("#sent [data-state]")).to_contain_text("taken back at")
-        await expect(button(page, "Take back")).to_be_hidden()
+        await button(page, "Revoke").click()
+        await expect(page.locator("#sent [data-state]")).to_contain_text("revoked at")
+        await expect(button(page, "Revoke")).to_be_hidden()
     assert await chat.texts("bob") == []
 
 
-async def test_what_is_read_already_cannot_be_taken_back_and_the_page_says_so(
+async def test_a_message_that_was_read_cannot_be_revoked(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
         await page.goto(chat.base)
-        # The page does not hear that it was read.
+        # The page does not learn that the message was read.
         await page.route("**/status", lambda route: route.abort("timedout"))
         await page.route("**/livez", lambda route: route.abort())
         await send(page, "bob", "oops")
         assert await chat.texts("bob") == ["oops"]
-        await button(page, "Take back").click()
-        await expect(page.get_by_text("Too late: it is read.").first).to_be_visible()
+        await button(page, "Revoke").click()
+        await expect(page.get_by_text("Too late: the message is read.").first).to_be_visible()
 
 
-async def test_receipts_survive_a_reload_and_neither_text_nor_name_is_kept(
+async def test_receipts_survive_a_reload_but_texts_and_names_do_not(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -69,7 +67,7 @@ async def test_receipts_survive_a_reload_and_neither_text_nor_name_is_kept(
         await expect(state).to_contain_text("read at")
 
 
-async def test_a_browser_that_keeps_nothing_can_use_the_page(
+async def test_the_page_works_without_session_storage(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -83,9 +81,7 @@ async def test_a_browser_that_keeps_nothing_can_use_the_page(
         await expect(read_here(page)).to_have_text(["hi"])
 
 
-async def test_a_message_that_nobody_reads_runs_down_and_expires(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_an_unread_message_expires(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         await page.get_by_label("Other", exact=True).check()

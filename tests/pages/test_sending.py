@@ -1,4 +1,4 @@
-"""Sending on the page: stored once whatever gets lost, and what is wrong said at its field."""
+"""Sending in the web UI: messages are stored once, and each field shows its errors."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ from tests.support.client import ChatClient
 from workers.errors import StoreUnavailable
 
 
-async def test_a_message_whose_answer_is_lost_is_sent_again_and_stored_once(
+async def test_a_post_with_a_lost_answer_is_repeated_and_stored_once(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -23,7 +23,7 @@ async def test_a_message_whose_answer_is_lost_is_sent_again_and_stored_once(
     assert await chat.texts("bob") == ["once"]
 
 
-async def test_a_message_that_was_given_up_and_is_sent_again_is_stored_once(
+async def test_a_message_sent_again_after_stopping_is_stored_once(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
@@ -33,17 +33,17 @@ async def test_a_message_that_was_given_up_and_is_sent_again_is_stored_once(
         await page.get_by_label("Message", exact=True).fill("once")
         await button(page, "Send").click()
         await button(page, "Stop trying").click()
-        await expect(page.locator("#send-note")).to_contain_text("Given up")
+        await expect(page.locator("#send-note")).to_contain_text("Stopped.")
         await page.unroute("**/chat")
         await button(page, "Send").click()
         await expect(page.locator("#sent > li")).to_have_count(1)
     assert await chat.texts("bob") == ["once"]
 
 
-async def test_a_service_that_is_not_available_is_asked_again_and_says_so(
+async def test_the_page_retries_while_the_service_is_unavailable(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
-    problem = of_service_error(StoreUnavailable("away"), "stored")
+    problem = of_service_error(StoreUnavailable("unavailable"), "stored")
 
     async def refuse(route: Route) -> None:
         await route.fulfill(
@@ -60,19 +60,19 @@ async def test_a_service_that_is_not_available_is_asked_again_and_says_so(
         await button(page, "Send").click()
         said = page.locator("#send-note")
         await expect(said).to_contain_text("nothing was stored. (Request abc-1)")
-        await expect(said).to_contain_text("tried again in 1 s")
+        await expect(said).to_contain_text("Retrying in 1 s")
         await expect(page.locator("#sent > li")).to_have_count(1)
         await expect(said).to_be_hidden()
     assert await chat.texts("bob") == ["patience"]
 
 
-async def test_a_message_with_a_key_is_stored_once_and_the_page_says_so(
+async def test_the_page_says_that_a_key_was_used_before(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         await page.get_by_text("Advanced").click()
-        await button(page, "Make one").click()
+        await button(page, "Generate").click()
         await expect(page.get_by_label("Idempotency key")).to_have_value(
             re.compile("^[0-9a-f]{32}$")
         )
@@ -89,9 +89,7 @@ async def test_a_message_with_a_key_is_stored_once_and_the_page_says_so(
     assert await chat.texts("bob") == ["pay 10"]
 
 
-async def test_what_is_wrong_is_said_at_its_field_in_the_words_of_the_service(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_each_field_shows_the_service_error(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         to = page.get_by_label("To", exact=True)
@@ -101,8 +99,7 @@ async def test_what_is_wrong_is_said_at_its_field_in_the_words_of_the_service(
         await button(page, "Send").click()
         await expect(to).to_be_focused()
         await expect(to).to_have_accessible_description(
-            "Any name. Its inbox is there as soon as you write to it. "
-            "Must have 1 to 128 characters."
+            "Any username. You do not have to create its inbox. Must have 1 to 128 characters."
         )
         await expect(to).to_have_attribute("aria-invalid", "true")
         await expect(page.locator("#timeout-fault")).to_have_text(
@@ -117,30 +114,28 @@ async def test_what_is_wrong_is_said_at_its_field_in_the_words_of_the_service(
         await expect(page.locator("#timeout-fault")).to_be_hidden()
         await send(page, "bob", "fits")
         await expect(page.locator("#sent [data-left]")).to_contain_text("1 min")
-        await page.get_by_label("Whose inbox").fill("x" * 129)
+        await page.get_by_label("Username").fill("x" * 129)
         await button(page, "Open").click()
         await expect(page.locator("#whose-fault")).to_contain_text("1 to 128 characters")
 
 
-async def test_an_empty_message_is_not_sent_and_a_space_at_a_names_end_is_none(
+async def test_an_empty_message_is_refused_and_spaces_are_trimmed(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         await send(page, "bob ", "hello")
-        # A second press finds nothing to send.
+        # The text is empty after the first message.
         await button(page, "Send").click()
-        await expect(page.locator("#text-fault")).to_have_text("Is empty: write something.")
+        await expect(page.locator("#text-fault")).to_have_text("Is empty; enter a message.")
         await expect(page.get_by_label("Message", exact=True)).to_be_focused()
-        await page.get_by_label("Whose inbox").fill(" bob ")
+        await page.get_by_label("Username").fill(" bob ")
         await button(page, "Open").click()
         await expect(page.locator("[data-count]")).to_have_text("1")
     assert await chat.texts("bob") == ["hello"]
 
 
-async def test_the_commands_below_say_what_the_form_says(
-    chat: ChatClient, browser: OpenBrowser
-) -> None:
+async def test_the_curl_commands_match_the_form(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
         commands = page.locator("#curl")

@@ -39,7 +39,7 @@ async def test_a_clock_that_steps_loses_no_message_and_no_read(
         chat = ChatClient(server.base)
         for name in ("bob", "eve"):
             await chat.post(name, "before", 30)
-        step.write_text(str(seconds))
+        step.write_text(str(seconds), encoding="ascii")
         # At once, before anything can have been measured.
         at_once = await chat.request("GET", "/chat/bob")
         assert (at_once.code, [each["text"] for each in json.loads(at_once.body)]) == (

@@ -1,4 +1,4 @@
-"""The dashboard of several processes: whichever is asked answers for all that live."""
+"""The dashboard of several processes: each process answers for all live processes."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def ops_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -27,7 +27,7 @@ def ops_port() -> int:
 
 @pytest.fixture
 def server(tmp_path: Path, ops_port: int) -> Iterator[Server]:
-    """Two processes with a port for operators, and nothing for them on the other."""
+    """Start two processes that serve /ops only on the operators' port."""
     data_dir = str(tmp_path / "data")
     arguments = ("--processes", "2", "--data-dir", data_dir)
     with Server(tmp_path, *arguments, CHAT_OPS_PORT=str(ops_port), CHAT_OPS="off") as started:
@@ -35,7 +35,7 @@ def server(tmp_path: Path, ops_port: int) -> Iterator[Server]:
 
 
 async def ask(port: int, path: str = "/ops/history") -> dict[str, Any]:
-    """What is answered on a connection of its own, hence by any of the processes."""
+    """Return the answer on a new connection, which any of the processes may serve."""
     ops = ChatClient(f"http://127.0.0.1:{port}")
     answer = await ops.request("GET", path)
     ops.close()
@@ -45,14 +45,12 @@ async def ask(port: int, path: str = "/ops/history") -> dict[str, Any]:
 
 
 def total(document: dict[str, Any], name: str) -> float:
-    """The sum of a series' last values over all processes."""
+    """Return the sum of the last values of a series over all processes."""
     place = document["series"].index(name) + 1
     return sum(float(each["samples"][-1][place]) for each in document["processes"])
 
 
-async def test_the_samples_of_all_processes_add_up_whichever_is_asked(
-    server: Server, ops_port: int
-) -> None:
+async def test_each_process_answers_for_all_processes(server: Server, ops_port: int) -> None:
     await asyncio.gather(*(ChatClient(server.base).post(f"u{n}", "x") for n in range(60)))
 
     async def all_are_there() -> bool:
@@ -71,9 +69,7 @@ async def test_the_samples_of_all_processes_add_up_whichever_is_asked(
     main.close()
 
 
-async def test_a_killed_process_leaves_the_board_and_its_successor_comes(
-    server: Server, ops_port: int
-) -> None:
+async def test_a_killed_process_is_replaced_on_the_dashboard(server: Server, ops_port: int) -> None:
     killed, other = server.members()
     os.kill(killed, signal.SIGKILL)
 
@@ -82,7 +78,7 @@ async def test_a_killed_process_leaves_the_board_and_its_successor_comes(
         pids = {each["pid"] for each in document["processes"]}
         return len(pids) == 2 and killed not in pids and document["restarts"] == 1
 
-    # One that has just taken the connection may be the one that is killed.
+    # The killed process may have accepted the connection.
     await eventually(is_replaced)
     assert other in {each["pid"] for each in (await ask(ops_port))["processes"]}
 
@@ -100,9 +96,7 @@ async def test_a_rolling_restart_keeps_the_operators_port_open(
     await eventually(all_are_new, 30)
 
 
-async def test_while_it_drains_the_operators_port_still_says_so(
-    tmp_path: Path, ops_port: int
-) -> None:
+async def test_the_operators_port_answers_during_a_drain(tmp_path: Path, ops_port: int) -> None:
     arguments = ("--processes", "2", "--data-dir", str(tmp_path / "data"))
     with Server(
         tmp_path, *arguments, CHAT_DRAIN_DELAY_S="60", CHAT_OPS_PORT=str(ops_port)
@@ -120,7 +114,7 @@ async def test_while_it_drains_the_operators_port_still_says_so(
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_taken_operators_port_is_said_with_its_setting(tmp_path: Path, processes: str) -> None:
+def test_an_operators_port_in_use_is_named_with_its_setting(tmp_path: Path, processes: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         data_dir = str(tmp_path / "data")

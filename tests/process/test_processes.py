@@ -237,4 +237,4 @@ def test_what_keeps_the_first_process_from_starting_is_said_once(tmp_path: Path)
     with pytest.raises(AssertionError, match="did not start"):
         server.start()
     assert server.process.returncode == 4
-    assert server.errors().count("the database was not reached") == 1
+    assert server.errors().count("the database cannot be reached") == 1

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from chat_service.service import Service
 from tests.support.contract import contract
+from tests.support.waiting import PATIENCE
 
 HOST = b"Host: good.test"
 
@@ -92,7 +93,7 @@ class Connection:
     async def answer(self, to: bytes = b"GET") -> Answer | None:
         """The next answer, to a request of this method; None where the server closed instead."""
         # No row takes long; one that hangs must say which it is.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             return await self._answer(to)
 
     async def ask(self, sent: bytes) -> Answer:

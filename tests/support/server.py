@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from config.settings import PROJECT_ROOT
+from tests.support.waiting import PATIENCE
 
 
 class Server:
@@ -85,7 +86,7 @@ class Server:
 
     def wait(self, within_s: float = 30) -> int:
         """Wait for its end; its exit code."""
-        code = self.process.wait(within_s)
+        code = self.process.wait(within_s * PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -120,7 +121,7 @@ def mongods_on(data_dir: Path) -> list[int]:
 
 def wait_for_no_mongod(data_dir: Path, within_s: float = 20) -> None:
     """Return once none is left; AssertionError where one stays."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s * PATIENCE
     while mongods_on(data_dir):
         assert time.monotonic() < deadline, "a mongod was left over"
         time.sleep(0.02)

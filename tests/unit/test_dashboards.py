@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules speak of metrics, labels and panels that exist."""
+"""The Grafana dashboard, the alert rules and their documentation use existing metrics."""
 
 import re
 from itertools import combinations
@@ -11,9 +11,9 @@ from config.settings import PROJECT_ROOT
 from tests.support.dashboard import PROMETHEUS, alerts, dashboard, expressions
 from workers.metrics import WorkerMetrics
 
-#: What Prometheus adds to each series.
+#: Labels that Prometheus adds to each series.
 _ADDED = {"job", "instance"}
-#: The supervisor writes it once a process has died: it is in no registry.
+#: The supervisor writes this metric after a process has died, so it is in no registry.
 _OF_SUPERVISOR = {"chat_process_restarts_total": set[str]()}
 
 _METRIC = re.compile(r"\b(chat_[a-z_]+)(?:\{([^}]*)\})?")
@@ -21,7 +21,7 @@ _GROUPING = re.compile(r"\bby \(([^)]*)\)")
 
 
 def known() -> dict[str, set[str]]:
-    """The labels of each series of the service, by its name."""
+    """Return the labels of each series of the service, by name."""
     registry = CollectorRegistry()
     found = dict(_OF_SUPERVISOR)
     for holder in (WorkerMetrics(registry), HttpMetrics(registry)):
@@ -45,9 +45,9 @@ RULES = [(name, re.split(r"\n *(?:for|labels): ", text)[0]) for name, text in al
 
 
 @pytest.mark.parametrize(("title", "expression"), [*expressions(), *RULES])
-def test_a_query_names_metrics_and_labels_that_exist(title: str, expression: str) -> None:
+def test_queries_use_existing_metrics_and_labels(title: str, expression: str) -> None:
     found = _METRIC.findall(expression)
-    assert found or "up{" in expression or "process_" in expression, "it asks for nothing"
+    assert found or "up{" in expression or "process_" in expression, "the query has no metric"
     labels = set(_ADDED)
     for metric, selector in found:
         assert metric in KNOWN, f"{title}: there is no {metric}"
@@ -56,7 +56,7 @@ def test_a_query_names_metrics_and_labels_that_exist(title: str, expression: str
             assert label in KNOWN[metric] | _ADDED, f"{title}: {metric} has no label {label}"
     for grouping in _GROUPING.findall(expression):
         for label in grouping.split(", "):
-            assert label in labels, f"{title}: nothing here has a label {label}"
+            assert label in labels, f"{title}: no metric of the query has a label {label}"
 
 
 def test_all_metrics_are_on_the_dashboard() -> None:
@@ -69,7 +69,7 @@ def test_all_metrics_are_on_the_dashboard() -> None:
     assert not missing
 
 
-def test_runbooks_name_metrics_that_exist() -> None:
+def test_runbooks_name_existing_metrics() -> None:
     for name, text in alerts().items():
         for annotation in ("summary: ", "runbook: "):
             assert text.count(annotation) == 1, f"{name} has no {annotation}"
@@ -78,16 +78,16 @@ def test_runbooks_name_metrics_that_exist() -> None:
             assert metric in KNOWN or histogram in KNOWN, f"{name} names {metric}"
 
 
-def test_each_alert_is_tried_and_has_a_paragraph_for_who_is_woken() -> None:
-    trials = (PROMETHEUS / "alerts.test.yml").read_text(encoding="utf-8")
+def test_each_alert_is_tested_and_documented() -> None:
+    tests = (PROMETHEUS / "alerts.test.yml").read_text(encoding="utf-8")
     pages = (PROJECT_ROOT / "docs/operations.md").read_text(encoding="utf-8")
     for name in alerts():
-        assert f"name: {name} fires\n" in trials
-        assert f"name: {name} is silent\n" in trials
+        assert f"name: {name} fires\n" in tests
+        assert f"name: {name} is silent\n" in tests
         assert f"**{name}**" in pages
 
 
-def test_the_metrics_of_the_operations_page_exist_and_are_complete() -> None:
+def test_the_operations_page_lists_exactly_the_metrics() -> None:
     page = (PROJECT_ROOT / "docs/operations.md").read_text(encoding="utf-8")
     table = page.partition("\n## Metrics\n")[2].partition("\n## ")[0]
     told = {metric for metric, _ in _METRIC.findall(table)}
@@ -97,7 +97,7 @@ def test_the_metrics_of_the_operations_page_exist_and_are_complete() -> None:
     assert told == written
 
 
-def test_panels_are_whole_and_cover_none_other() -> None:
+def test_panels_are_complete_and_do_not_overlap() -> None:
     document = dashboard()
     panels = document["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

@@ -1,4 +1,4 @@
-"""Links between the documents lead somewhere, and their blocks say how they are tried."""
+"""Links between the documents work, and every code block is tested or says why not."""
 
 import re
 import subprocess
@@ -16,12 +16,12 @@ _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
 def prose(document: Path) -> str:
-    """Without blocks and code."""
+    """Return the text of a document without code."""
     return re.sub(r"`[^`]*`", "", _FENCED.sub("", document.read_text(encoding="utf-8")))
 
 
 def anchors(document: Path) -> set[str]:
-    """As forges make them of headings; a heading that comes again gets a number."""
+    """Return the anchors that forges make of headings; a repeated heading gets a number."""
     text = _FENCED.sub("", document.read_text(encoding="utf-8"))
     found: Counter[str] = Counter()
     made = set()
@@ -37,7 +37,7 @@ NAMES = [path.relative_to(PROJECT_ROOT).as_posix() for path in documents()]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
+def test_links_lead_to_existing_files_and_headings(name: str) -> None:
     document = PROJECT_ROOT / name
     broken = []
     for link in _LINK.findall(prose(document)):
@@ -50,7 +50,7 @@ def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
     assert not broken
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
+def test_the_readme_leads_to_every_page() -> None:
     reached, ahead = set[Path](), [PROJECT_ROOT / "README.md"]
     while ahead:
         document = ahead.pop()
@@ -61,11 +61,11 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert set(documents()) <= reached
 
 
-def test_every_block_is_tried_or_says_why_not() -> None:
+def test_every_block_is_tested_or_says_why_not() -> None:
     found = [block for document in documents() for block in blocks(document)]
     left = Counter(block.marks["not run"] for block in found if "not run" in block.marks)
     run = len(found) - left.total()
-    print(f"{len(found)} blocks, {run} are run; of the others:", *left.items())  # noqa: T201
+    print(f"{len(found)} blocks, {run} of them run; not run:", *left.items())  # noqa: T201
     for block in found:
         if block.language == "python":
             compile(block.text, block.place, "exec", 0x2000)  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT

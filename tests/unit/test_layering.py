@@ -51,6 +51,13 @@ def test_only_the_stores_modules_know_the_driver() -> None:
             )
 
 
+@pytest.mark.parametrize("package", ["client", "loadgen"])
+def test_independent_packages_import_no_sibling(package: str) -> None:
+    for name, module in imports(f"chat_service/{package}"):
+        if module.split(".")[0] in ("chat_service", "workers", "config"):
+            assert module.startswith(f"chat_service.{package}"), f"{name} imports {module}"
+
+
 #: The modules of `workers`, from the ground up: each imports only modules that stand before it.
 WORKERS = """
     errors commands clock ids routing loop_lag backoff

@@ -110,14 +110,14 @@ def test_an_unknown_variable_is_told_of_and_stops_nothing() -> None:
         "CHATTY": "1",
     }
     lines = unknown_variables(environ)
-    assert [line.split(":")[0] for line in lines] == [
+    assert [line.split()[0] for line in lines] == [
         "CHAT_DEADLIN_S",
         "CHAT_ID",
         "CHAT_PORT_FILE",
         "CHAT_SERVICE",
     ]
     assert lines[0].endswith("there is no setting 'deadlin_s'; did you mean CHAT_DEADLINE_S?")
-    assert lines[2].endswith("only secrets are read from files; set CHAT_PORT")
+    assert lines[2].endswith("only secrets can be read from files; set CHAT_PORT")
 
 
 def test_files_may_begin_with_a_byte_order_mark_and_end_lines_in_crlf(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_is_no_file_of_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({}, environ, file)
     assert caught.value.problems == [
-        f"{file}: is not UTF-8, and so not TOML",
+        f"{file}: is not UTF-8, as TOML must be",
         f"CHAT_LOG_USERNAME_KEY_FILE: {tmp_path} cannot be read: Is a directory",
         f"CHAT_MONGO_URI_FILE: {file} is not UTF-8",
     ]
@@ -150,7 +150,7 @@ def test_what_is_no_file_of_text_is_named(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "chat.toml"
     file.write_text(content, encoding="utf-8")
-    with pytest.raises(SettingsError, match="is not TOML"):
+    with pytest.raises(SettingsError, match="is not valid TOML"):
         load_settings({}, {}, file)
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings({}, {}, tmp_path / "none")
@@ -159,13 +159,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> No
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"default_timeout_s": "100", "max_timeout_s": "50"}, "longer than max_timeout_s"),
-        ({"max_body_bytes": "100"}, "shorter than max_text_bytes"),
-        ({"mongo_timeout_s": "6"}, "longer than deadline_s"),
+        ({"default_timeout_s": "100", "max_timeout_s": "50"}, "must not exceed max_timeout_s"),
+        ({"max_body_bytes": "100"}, "less than max_text_bytes"),
+        ({"mongo_timeout_s": "6"}, "must not exceed deadline_s"),
         ({"mongo_uri": "http://db"}, "mongodb://"),
         ({"mongo_database": "local"}, "must not be 'local', which MongoDB does not replicate"),
-        ({"mongo_database": "Admin"}, "keeps its users"),
-        ({"mongo_database": "config"}, "sessions"),
+        ({"mongo_database": "Admin"}, "holds MongoDB's users"),
+        ({"mongo_database": "config"}, "session"),
         ({"idle_timeout_s": "nan"}, "must be a number above 0"),
         ({"mongo_wait_s": "inf"}, "must be a number from 0"),
     ],

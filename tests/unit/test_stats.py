@@ -38,8 +38,8 @@ def test_a_load_is_accounted_for_and_drawn_second_by_second() -> None:
     stats.count(outcome(200, 2, 103.5))
     assert (stats.accepted, stats.read, stats.swept, stats.missing) == (6, 3, 2, 1)
     drawn = "\n".join(report.report(stats, 3))
-    assert "10 requests in 3.0 s: 3 a second" in drawn
-    assert "accepted 6 = read 3 + left, and taken at the end 2 + missing 1" in drawn
-    assert "errors: 1 of 503" in drawn
+    assert "10 requests in 3.0 s: 3 per second" in drawn
+    assert "accepted 6 = read 3 + read at the end 2 + missing 1" in drawn
+    assert "errors with status 503: 1" in drawn
     assert "requests/s  ▇▇█  3 to 4" in drawn
     assert "█" * 40 in drawn

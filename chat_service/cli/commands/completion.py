@@ -1,4 +1,4 @@
-"""`chat completion`: the script by which a shell completes commands and options."""
+"""`chat completion`: prints the script that lets a shell complete commands and options."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -9,7 +9,7 @@ from chat_service.cli.exit_codes import ExitCode
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def completion(shell: str) -> int:
-    """Print the completion script of SHELL (bash, zsh or fish), to be read by it.
+    """Print the completion script for SHELL (bash, zsh or fish).
 
     \b
     Examples:
@@ -22,7 +22,7 @@ def completion(shell: str) -> int:
     assert made is not None
     source = made(context.find_root().command, {}, "chat", "_CHAT_COMPLETE").source()
     if shell == "fish":
-        # click's own cuts descriptions at their first comma.
+        # click's script cuts descriptions at their first comma.
         source = source.replace('string split "," $completion', 'string split -m 1 "," $completion')
     click.echo(source)
     return ExitCode.DONE

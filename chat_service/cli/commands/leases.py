@@ -1,38 +1,39 @@
-"""`chat lease`, `ack`, `release`, `extend`: messages on loan, from one program to the next."""
+"""`chat lease`, `ack`, `release` and `extend`: leases that other processes can settle."""
 
 from shlex import quote
 
 import click
 
-from chat_service.cli.exit_codes import ExitCode, Failed, Unwritten
-from chat_service.cli.output import span
-from chat_service.cli.param_types import Duration, NotEmpty, Text
+from chat_service.cli.exit_codes import CommandError, ExitCode, OutputError
+from chat_service.cli.output import format_duration
+from chat_service.cli.param_types import Duration, NonEmptyText, Text
 from chat_service.cli.session import Session, with_session
 from chat_service.client import Lease, LeaseOver
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
+@click.argument("name", type=NonEmptyText())
 @click.option(
     "--ttl",
     type=Duration(),
     metavar="TIME",
     default=30.0,
-    help="How long the loan lasts, unless extended; 30s if not named.",
+    help="Duration of the lease, unless it is extended; 30s by default.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most the N oldest.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Lease at most the N oldest.")
 @click.option(
     "--wait",
     type=Duration(),
     metavar="TIME",
     default=0.0,
-    help="Wait so long for a first one: 5, 30s, 10m.",
+    help="Wait this long for a first message: 5, 30s, 10m.",
 )
 @with_session
 def lease(session: Session, name: str, ttl: float, limit: int | None, wait: float) -> int:
-    """Take what is unread in the inbox NAME on loan: unread again unless acknowledged in time.
+    """Lease the unread messages in the inbox NAME, at most 1000.
 
-    At most 1000 messages. Exits with 1 where there is nothing.
+    Messages that are not acknowledged in time become unread again. Exits with 1 if there are no
+    messages.
 
     \b
     Examples:
@@ -41,21 +42,21 @@ def lease(session: Session, name: str, ttl: float, limit: int | None, wait: floa
     """
     taken = session.run(session.chat.wait_lease(name, wait, ttl, limit))
     if taken.name is None:
-        session.out.note("nothing is unread")
+        session.out.note("no unread messages")
         return ExitCode.NOTHING
     try:
         _show(session, name, taken)
-        session.out.settle()
-    except Unwritten as unwritten:
-        raise unwritten.told(
-            f"the lease ends in {span(taken.ttl_s)}; to have its messages unread again now: "
-            f"chat release {quote(name)} {taken.name}"
+        session.out.sync()
+    except OutputError as failure:
+        raise failure.with_advice(
+            f"the lease ends in {format_duration(taken.ttl_s)}; to make its messages unread again "
+            f"now: chat release {quote(name)} {taken.name}"
         ) from None
     return ExitCode.DONE
 
 
 def _show(session: Session, name: str, taken: Lease) -> None:
-    """Print what was leased, and the lease."""
+    """Print the leased messages, and the lease."""
     if session.out.is_json:
         messages = [message._asdict() for message in taken.messages]
         session.out.record(
@@ -65,19 +66,22 @@ def _show(session: Session, name: str, taken: Lease) -> None:
     for message in taken.messages:
         session.out.message(message)
     session.out.record(f"lease {taken.name}")
-    session.out.note(f"ends in {span(taken.ttl_s)}; before: chat ack {quote(name)} {taken.name}")
+    session.out.note(
+        f"ends in {format_duration(taken.ttl_s)}; to acknowledge: "
+        f"chat ack {quote(name)} {taken.name}"
+    )
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
+@click.argument("name", type=NonEmptyText())
 @click.argument("lease", type=Text(), metavar="LEASE")
 @click.argument("ids", type=Text(), nargs=-1, metavar="[ID]...")
 @with_session
 def ack(session: Session, name: str, lease: str, ids: tuple[str, ...]) -> int:
-    """Acknowledge messages of a lease, all of them or those named: they are read, and gone.
+    """Acknowledge all messages of a lease, or those with the given IDs. They are read then.
 
-    Exits with 1 if any of them could not be acknowledged, because the lease of it was over: it is
-    unread again, or read. The others are acknowledged all the same.
+    If the lease of a message has already ended, that message cannot be acknowledged and the command
+    exits with 1. The other messages are acknowledged all the same.
 
     \b
     Examples:
@@ -89,23 +93,23 @@ def ack(session: Session, name: str, lease: str, ids: tuple[str, ...]) -> int:
     except LeaseOver as over:
         if not over.acknowledged:
             raise
-        lost = f"the lease of these messages was over: {' '.join(over.lost)}"
+        lost = f"the lease of these messages had ended: {' '.join(over.lost)}"
         done = len(over.acknowledged)
-        raise Failed(ExitCode.NOTHING, f"{lost}; {done} acknowledged") from None
+        raise CommandError(ExitCode.NOTHING, f"{lost}; {done} acknowledged") from None
     session.out.record(f"acknowledged {count}", acknowledged=count)
     return ExitCode.DONE
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
+@click.argument("name", type=NonEmptyText())
 @click.argument("lease", type=Text(), metavar="LEASE")
 @click.argument("ids", type=Text(), nargs=-1, metavar="[ID]...")
 @with_session
 def release(session: Session, name: str, lease: str, ids: tuple[str, ...]) -> int:
-    """Give messages of a lease back, all of them or those named: they are unread again at once.
+    """Release all messages of a lease, or those with the given IDs. They are unread at once.
 
-    Says how many are unread then, and so says a repeat. Exits with 1 where there are none: the
-    lease is over, and others have taken them since.
+    Prints how many of the messages are unread afterwards, also in a repeat. Exits with 1 if none
+    are, because the lease has ended and other readers have received the messages.
 
     \b
     Examples:
@@ -114,22 +118,23 @@ def release(session: Session, name: str, lease: str, ids: tuple[str, ...]) -> in
     """
     count = session.run(session.chat.release(name, lease, ids or None))
     if not count:
-        raise Failed(
-            ExitCode.NOTHING, "the lease is over, or is not this inbox's: nothing to release"
+        raise CommandError(
+            ExitCode.NOTHING,
+            "the lease has ended or belongs to another inbox; there is nothing to release",
         )
     session.out.record(f"released {count}", released=count)
     return ExitCode.DONE
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
+@click.argument("name", type=NonEmptyText())
 @click.argument("lease", type=Text(), metavar="LEASE")
 @click.option(
-    "--ttl", type=Duration(), metavar="TIME", required=True, help="How long from now: 30s, 10m."
+    "--ttl", type=Duration(), metavar="TIME", required=True, help="Time from now: 30s, 10m."
 )
 @with_session
 def extend(session: Session, name: str, lease: str, ttl: float) -> int:
-    """Have a lease end later: so long from now.
+    """Prolong a lease to the given time from now.
 
     \b
     Examples:
@@ -137,5 +142,5 @@ def extend(session: Session, name: str, lease: str, ttl: float) -> int:
       chat extend bob $lease --ttl 30
     """
     granted = session.run(session.chat.extend(name, lease, ttl))
-    session.out.record(f"ends in {span(granted)}", ttl=granted)
+    session.out.record(f"ends in {format_duration(granted)}", ttl=granted)
     return ExitCode.DONE

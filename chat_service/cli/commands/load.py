@@ -1,4 +1,4 @@
-"""`chat load`: presses a service with posts and reads and says how it did."""
+"""`chat load`: load-tests a service with posts and reads."""
 
 import asyncio
 import ipaddress
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 import uvloop
 
-from chat_service.cli.exit_codes import ExitCode, Failed
+from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.param_types import Duration
 from chat_service.cli.session import Session, with_session
 from chat_service.loadgen import report
@@ -20,14 +20,14 @@ from chat_service.loadgen.generator import Load, LoadGenerator, reads_of
 from chat_service.loadgen.stats import LoadStats
 from chat_service.server.listener import use_all_descriptors
 
-#: The inboxes are emptied within this, in seconds; what is left then counts as missing.
+#: Time to empty the inboxes, in seconds. Messages left after that count as missing.
 _SWEEP_S = 60.0
-#: What a program has open besides.
+#: File descriptors that are not available for connections.
 _SPARE_DESCRIPTORS = 32
 
 
-class _Done(NamedTuple):
-    """A load that is over: what it counted, for how long, and whether by Ctrl-C."""
+class _Result(NamedTuple):
+    """The result of a load test: its counts, its duration, and whether Ctrl-C ended it."""
 
     stats: LoadStats
     seconds: float
@@ -39,8 +39,8 @@ class _Done(NamedTuple):
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
-    help="Requests a second, sent at their moments (an open loop); without it, each "
-    "connection sends its next request once the last is answered.",
+    help="Requests per second, sent on schedule (open loop). Without it, each connection sends its "
+    "next request when the previous one is answered (closed loop).",
 )
 @click.option(
     "--connections",
@@ -48,16 +48,18 @@ class _Done(NamedTuple):
     default=64,
     metavar="N",
     show_default=True,
-    help="Connections at the same time.",
+    help="Number of connections.",
 )
-@click.option("--duration", type=Duration(), default=10.0, metavar="TIME", help="How long: 10s.")
+@click.option(
+    "--duration", type=Duration(), default=10.0, metavar="TIME", help="Duration; 10s by default."
+)
 @click.option(
     "--inboxes",
     type=click.IntRange(1),
     default=1000,
     metavar="N",
     show_default=True,
-    help="Inboxes, taken at random; their names begin with a random word.",
+    help="Number of inboxes, chosen at random. Their names share a random prefix.",
 )
 @click.option(
     "--mix",
@@ -65,11 +67,9 @@ class _Done(NamedTuple):
     default=50,
     metavar="PERCENT",
     show_default=True,
-    help="Share of posts; the rest are reads.",
+    help="Share of posts; the other requests are reads.",
 )
-@click.option(
-    "--yes", is_flag=True, help="LoadGenerator a service that is not on this machine, too."
-)
+@click.option("--yes", is_flag=True, help="Allow a service that is not on this machine.")
 @with_session
 def load(
     session: Session,
@@ -80,11 +80,11 @@ def load(
     mix: int,
     yes: bool,
 ) -> int:
-    """LoadGenerator a service with posts and reads, and say how it did.
+    """Load-test a service with posts and reads, and print a report.
 
-    Its inboxes are its own, and empty at the end. A latency counts from the moment at which the
-    request was due: with --rate, a stall counts for all that it held up. Exits with 1 where a
-    request failed or a message is missing.
+    The test uses inboxes of its own and empties them at the end. Latency is measured from the time
+    at which a request was due: with --rate, a stall counts for every request that it delayed. Exits
+    with 1 if a request failed or a message is missing.
 
     \b
     Examples:
@@ -93,16 +93,18 @@ def load(
       chat load --connections 256 --mix 10 --json
     """
     if duration < 1:
-        raise click.UsageError("--duration must be 1s at least.")
+        raise click.UsageError("--duration must be at least 1s.")
     parts = urlsplit(session.url)
     host = parts.hostname or ""
     if not yes and not _is_this_machine(host):
-        raise Failed(
+        raise CommandError(
             ExitCode.REFUSED,
-            f"{host} is not this machine: --yes presses it all the same, if it is yours to press",
+            f"{host} is not this machine; if you may load-test it, add --yes",
         )
     if parts.path.strip("/"):
-        raise Failed(ExitCode.REFUSED, "load presses a service itself: an address without a path")
+        raise CommandError(
+            ExitCode.REFUSED, "the address has a path; give the address of the service itself"
+        )
     is_tls = parts.scheme == "https"
     wanted = Load(
         port=parts.port or (443 if is_tls else 80),
@@ -118,18 +120,18 @@ def load(
     )
     descriptors = use_all_descriptors()
     if connections > descriptors - _SPARE_DESCRIPTORS:
-        raise Failed(
+        raise CommandError(
             ExitCode.REFUSED,
-            f"this machine lets a program have {descriptors} open files: use fewer connections, or "
+            f"a process may have at most {descriptors} open files here; use fewer connections, or "
             "raise the hard limit (ulimit -Hn)",
         )
     is_live = sys.stderr.isatty()
     try:
-        done = uvloop.run(_press(wanted, is_live))
+        done = uvloop.run(_run_load(wanted, is_live))
     except OSError as error:
-        raise Failed(ExitCode.UNREACHABLE, f"no answer from {session.url}: {error}") from None
+        raise CommandError(ExitCode.UNREACHABLE, f"no answer from {session.url}: {error}") from None
     if session.out.is_json:
-        session.out.record("", **_figures(wanted, done))
+        session.out.record("", **_as_fields(wanted, done))
     else:
         for line in report.report(done.stats, done.seconds):
             session.out.record(line)
@@ -138,41 +140,41 @@ def load(
     return ExitCode.NOTHING if done.stats.errors or done.stats.missing else ExitCode.DONE
 
 
-async def _press(wanted: Load, is_live: bool) -> _Done:
-    """LoadGenerator, empty the inboxes, and give what was counted."""
+async def _run_load(wanted: Load, is_live: bool) -> _Result:
+    """Run the load test, empty the inboxes, and return the result."""
     stats = LoadStats(0)
-    press = LoadGenerator(wanted, stats.count)
+    generator = LoadGenerator(wanted, stats.count)
     watching: asyncio.Task[None] | None = None
     was_interrupted = False
     try:
-        await press.connect()
+        await generator.connect()
         stats.began = time.perf_counter()
         if is_live:
-            watching = asyncio.create_task(_show(stats), name="progress")
-        pressing = asyncio.create_task(press.run(stats.began, wanted.seconds), name="press")
+            watching = asyncio.create_task(_show_progress(stats), name="progress")
+        running = asyncio.create_task(generator.run(stats.began, wanted.seconds), name="load")
         try:
-            await asyncio.shield(pressing)
+            await asyncio.shield(running)
         except asyncio.CancelledError:
-            # Ctrl-C: what there is by now is still told.
+            # After Ctrl-C, report the results so far.
             was_interrupted = True
-            pressing.cancel()
-            await asyncio.gather(pressing, return_exceptions=True)
-            await press.finish()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await generator.finish()
         seconds = min(time.perf_counter() - stats.began, wanted.seconds)
         stats.is_sweeping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_SWEEP_S):
-                await press.ask(reads_of(wanted))
+                await generator.send_all(reads_of(wanted))
     finally:
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-        await press.close()
-    return _Done(stats, seconds, was_interrupted)
+        await generator.close()
+    return _Result(stats, seconds, was_interrupted)
 
 
-async def _show(stats: LoadStats) -> None:
-    """One line on the terminal, each second anew; wiped at the end."""
+async def _show_progress(stats: LoadStats) -> None:
+    """Update a progress line on the terminal every second, and erase it at the end."""
     try:
         while True:
             await asyncio.sleep(1)
@@ -187,8 +189,8 @@ async def _show(stats: LoadStats) -> None:
         sys.stderr.flush()
 
 
-def _figures(wanted: Load, done: _Done) -> dict[str, Any]:
-    """The whole as fields."""
+def _as_fields(wanted: Load, done: _Result) -> dict[str, Any]:
+    """Return the report as JSON fields."""
     stats, latencies = done.stats, done.stats.all
     return {
         "connections": wanted.connections,

@@ -1,6 +1,6 @@
-"""Tells systemd how the service is, where its unit has `Type=notify` (see sd_notify(3)).
+"""Reports the state of the service to systemd, for units with `Type=notify` (see sd_notify(3)).
 
-Without the environment's NOTIFY_SOCKET nothing is sent. Used by `chat_service.cli.commands.serve`.
+Sends nothing unless the environment has NOTIFY_SOCKET. Used by `chat_service.cli.commands.serve`.
 """
 
 import socket
@@ -12,23 +12,23 @@ log = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """The service manager's socket, or none."""
+    """Sends notifications to the service manager's socket, if there is one."""
 
     def __init__(self, address: str) -> None:
-        """`address` is NOTIFY_SOCKET; empty, nobody is told."""
-        # An @ stands for the abstract namespace of Linux.
+        """Send to `address`, the value of NOTIFY_SOCKET. If it is empty, send nothing."""
+        # A leading @ means Linux's abstract namespace.
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     def ready(self) -> None:
-        """Say that requests are served, after the start or after a reload."""
+        """Report that requests are served, after the start or after a reload."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Say that a rolling restart has begun; `ready` ends it."""
+        """Report that a rolling restart has begun; `ready` reports its end."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Say that the service has begun to drain."""
+        """Report that the service has begun to drain."""
         self._send("STOPPING=1")
 
     def _send(self, state: str) -> None:
@@ -39,4 +39,4 @@ class Notifier:
                 sock.setblocking(False)
                 sock.sendto(state.encode("ascii"), self._address)
         except OSError as error:
-            log.warning("the service manager was not told", state=state, reason=str(error))
+            log.warning("could not notify the service manager", state=state, reason=str(error))

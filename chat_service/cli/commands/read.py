@@ -1,39 +1,38 @@
-"""`chat read` and `chat count`: take what is unread, or only say how much it is."""
+"""`chat read` and `chat count`: consume or count unread messages."""
 
 import secrets
 import shlex
 
 import click
 
-from chat_service.cli.exit_codes import ExitCode, Unwritten, say
-from chat_service.cli.param_types import Duration, NotEmpty
+from chat_service.cli.exit_codes import ExitCode, OutputError, print_error
+from chat_service.cli.param_types import Duration, NonEmptyText
 from chat_service.cli.session import Session, with_session
 from chat_service.client import Message
 from chat_service.client.chat import COUNT_MAX
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most the N oldest.")
+@click.argument("name", type=NonEmptyText())
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Read at most the N oldest.")
 @click.option(
     "--wait",
     type=Duration(),
     metavar="TIME",
     default=0.0,
-    help="Wait so long for a first one: 5, 30s, 10m.",
+    help="Wait this long for a first message: 5, 30s, 10m.",
 )
 @click.option(
     "--key",
-    type=NotEmpty(),
-    help="22 random characters or more: for a minute, a repeat with this key "
-    "gets the same messages again.",
+    type=NonEmptyText(),
+    help="At least 22 random characters. For a minute, a repeat with this key returns the same "
+    "messages.",
 )
 @with_session
 def read(session: Session, name: str, limit: int | None, wait: float, key: str | None) -> int:
-    """Take what is unread in the inbox NAME, oldest first. It is read then, and never given again.
+    """Read the unread messages in the inbox NAME, oldest first. This consumes them.
 
-    Exits with 1 where there is nothing. With --key it takes one batch, of 1000 messages at most;
-    else all there are.
+    Reads all messages or, with --key, one batch of at most 1000. Exits with 1 if there are none.
 
     \b
     Examples:
@@ -54,38 +53,38 @@ def read(session: Session, name: str, limit: int | None, wait: float, key: str |
         taken_with = secrets.token_urlsafe(24)
         messages = session.run(session.chat.read(name, left, key=taken_with))
     if not found:
-        session.out.note("nothing is unread")
+        session.out.note("no unread messages")
     return ExitCode.DONE if found else ExitCode.NOTHING
 
 
 def _show(session: Session, name: str, messages: list[Message], key: str) -> None:
-    """Print what was taken; where that is cut off, say how the rest is still to be had."""
+    """Print messages. If the output fails or Ctrl-C interrupts it, say how to get them again."""
     left = len(messages)
     try:
         for message in messages:
             session.out.message(message)
             left -= 1
-        session.out.settle()
-    except Unwritten as unwritten:
-        raise unwritten.told(_advice(left, name, key)) from None
+        session.out.sync()
+    except OutputError as failure:
+        raise failure.with_advice(_advice(left, name, key)) from None
     except KeyboardInterrupt:
-        say(_advice(left, name, key))
+        print_error(_advice(left, name, key))
         raise
 
 
 def _advice(left: int, name: str, key: str) -> str:
-    what = f"{left} of the messages that were taken are not shown; " if left else ""
+    lost = f"{left} of the messages were not shown; " if left else ""
     again = f"chat read {shlex.quote(name)} --key {shlex.quote(key)}"
-    return f"{what}for a minute all of them are given again to: {again}"
+    return f"{lost}to get all of them again within a minute: {again}"
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
+@click.argument("name", type=NonEmptyText())
 @with_session
 def count(session: Session, name: str) -> int:
-    """Say how many messages are unread in the inbox NAME. Changes nothing.
+    """Count the unread messages in the inbox NAME. Changes nothing.
 
-    Counts up to 10,000, and says so where there are more.
+    Counts up to 10,000. If there are more, prints >10000.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`chat send`: posts a message, or one for each line of standard input."""
+"""`chat send`: posts a message, or one per line of standard input."""
 
 import os
 import sys
@@ -8,34 +8,34 @@ from typing import Any
 
 import click
 
-from chat_service.cli.exit_codes import ExitCode, Failed, Unwritten, say
-from chat_service.cli.param_types import Duration, NotEmpty, Text
-from chat_service.cli.session import Session, reason_of, unavailable, with_session
+from chat_service.cli.exit_codes import CommandError, ExitCode, OutputError, print_error
+from chat_service.cli.param_types import Duration, NonEmptyText, Text
+from chat_service.cli.session import Session, describe_problem, describe_unavailable, with_session
 from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
 _CHUNK_BYTES = 1 << 20
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
+@click.argument("name", type=NonEmptyText())
 @click.argument("words", type=Text(), metavar="[TEXT]...", nargs=-1)
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="F",
-    help="Take the text from a file, to the byte.",
+    help="Send the exact content of a file.",
 )
-@click.option("--lines", is_flag=True, help="Post each line of standard input.")
+@click.option("--lines", is_flag=True, help="Post each line of standard input as a message.")
 @click.option(
     "--timeout",
     type=Duration(whole=True),
     metavar="TIME",
-    help="How long it lives unread: 90, 90s, 10m, 2h, 7d.",
+    help="Lifetime of the message: 90, 90s, 10m, 2h, 7d.",
 )
 @click.option(
     "--key",
-    type=NotEmpty(),
-    help="Store it once, however often this command is repeated with the key.",
+    type=NonEmptyText(),
+    help="Store the message only once, even if this command is repeated with the same key.",
 )
 @click.option("--receipt", is_flag=True, help="Get a receipt, for status and revoke.")
 @with_session
@@ -51,8 +51,8 @@ def send(
 ) -> int:
     """Post TEXT to the inbox NAME, and print the message's id.
 
-    Several words are one text. Without TEXT, or where it is -, the text is read from standard
-    input, less the newline (LF or CRLF) at its end; exits with 1 where there is none.
+    Several words form one text. Without TEXT, or if TEXT is -, the text is read from standard
+    input, without the newline (LF or CRLF) at its end. Exits with 1 if standard input is empty.
 
     \b
     Examples:
@@ -64,36 +64,36 @@ def send(
     text = " ".join(words) if words else None
     if lines:
         if text is not None or file is not None:
-            raise click.UsageError("--lines reads standard input: name neither TEXT nor --file.")
+            raise click.UsageError("--lines reads standard input; omit TEXT and --file.")
         return _send_lines(session, name, timeout, key, receipt)
     text = _text(text, file)
     posted = session.run(session.chat.post(name, text, timeout, key=key, receipt=receipt))
     try:
-        _tell(session, posted)
-    except Unwritten as unwritten:
-        receipt_is = f", with the receipt {posted.receipt}" if posted.receipt else ""
-        raise unwritten.told(f"the message is stored as {posted.id}{receipt_is}") from None
+        _print_posted(session, posted)
+    except OutputError as failure:
+        with_receipt = f", with the receipt {posted.receipt}" if posted.receipt else ""
+        raise failure.with_advice(f"the message is stored as {posted.id}{with_receipt}") from None
     return ExitCode.DONE
 
 
 def _text(text: str | None, file: Path | None) -> str:
-    """The one text that was named."""
+    """Return the text of the message, from the arguments, a file or standard input."""
     if file is not None:
         if text is not None:
-            raise click.UsageError("Name TEXT or --file, not both.")
+            raise click.UsageError("Give either TEXT or --file, not both.")
         try:
             return file.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise Failed(ExitCode.REFUSED, f"{file} cannot be sent: {error}") from None
+            raise CommandError(ExitCode.REFUSED, f"{file} cannot be sent: {error}") from None
     if text is None and sys.stdin.isatty():
-        raise click.UsageError("There is no text: name TEXT or --file, or pipe one in.")
+        raise click.UsageError("There is no text; give TEXT or --file, or pipe a text in.")
     if text is None or text == "-":
         try:
             given = sys.stdin.buffer.read()
         except OSError as error:
             raise _unreadable(error) from None
         if not given:
-            raise Failed(ExitCode.NOTHING, "standard input is empty: nothing was sent")
+            raise CommandError(ExitCode.NOTHING, "standard input is empty; nothing was sent")
         return _decoded(_without_newline(given), "standard input")
     return text
 
@@ -101,57 +101,63 @@ def _text(text: str | None, file: Path | None) -> str:
 def _send_lines(
     session: Session, name: str, timeout: int | None, key: str | None, receipt: bool
 ) -> int:
-    """Post line by line, as they come; with a key all at once, so that a repeat is the same."""
-    end, is_away = ExitCode.DONE, False
+    """Post the lines of standard input as they arrive, and return the largest exit code.
+
+    With a key, read all lines first, so that a repeat posts the same batches. Stop if the service
+    is unavailable.
+    """
+    code, is_unavailable = ExitCode.DONE, False
     number = 0
-    for lines in [list(_all_lines())] if key else _lines_as_they_come():
+    for lines in [list(_all_lines())] if key else _read_lines():
         sent = number
         drafts = [Draft(name, line, timeout) for line in lines]
         for result in session.run(session.chat.post_many(drafts, key=key, receipt=receipt)):
             number += 1
             try:
                 if isinstance(result, Posted):
-                    _tell(session, result, number)
+                    _print_posted(session, result, number)
                 else:
-                    end = max(end, _tell_failure(session, result, number))
-            except Unwritten as unwritten:
-                upto = sent + len(lines)
-                lost = f"what became of lines {number} to {upto} is not shown"
-                raise unwritten.told(lost) from None
-                is_away = is_away or isinstance(result, ServiceUnavailable)
-        if is_away:
-            say("no more lines are read")
+                    code = max(code, _print_failure(session, result, number))
+            except OutputError as failure:
+                last = sent + len(lines)
+                raise failure.with_advice(
+                    f"the results of lines {number} to {last} are not shown"
+                ) from None
+            is_unavailable = is_unavailable or isinstance(result, ServiceUnavailable)
+        if is_unavailable:
+            print_error("the remaining lines are not read")
             break
-    return end
+    return code
 
 
-def _tell(session: Session, posted: Posted, line: int | None = None) -> None:
-    """Print what was stored."""
+def _print_posted(session: Session, posted: Posted, line: int | None = None) -> None:
+    """Print the id of a stored message, and its receipt."""
     fields: dict[str, Any] = {} if line is None else {"line": line}
     fields["id"] = posted.id
-    words = posted.id
+    text = posted.id
     if posted.receipt is not None:
         fields["receipt"] = posted.receipt
-        words += f"  {session.out.dim('receipt')} {posted.receipt}"
-    session.out.record(words, **fields)
+        text += f"  {session.out.dim('receipt')} {posted.receipt}"
+    session.out.record(text, **fields)
 
 
-def _tell_failure(session: Session, error: ChatError, line: int) -> ExitCode:
-    """Print what was not stored, and why."""
+def _print_failure(session: Session, error: ChatError, line: int) -> ExitCode:
+    """Print why a line was not stored, and return the exit code for that."""
     if isinstance(error, ProblemError):
-        reason, end = f"was refused: {reason_of(error)}", ExitCode.REFUSED
+        reason, code = f"was refused: {describe_problem(error)}", ExitCode.REFUSED
     elif isinstance(error, ServiceUnavailable):
-        reason, end = f"was not sent: {unavailable(session.url, error)}", ExitCode.UNREACHABLE
+        reason = f"was not sent: {describe_unavailable(session.url, error)}"
+        code = ExitCode.UNREACHABLE
     else:
-        reason, end = f"may be stored or not: {error}", ExitCode.UNKNOWN
-    say(f"line {line} {reason}")
+        reason, code = f"has an unknown outcome: {error}", ExitCode.UNKNOWN
+    print_error(f"line {line} {reason}")
     if session.out.is_json:
         session.out.record("", line=line, error=reason)
-    return end
+    return code
 
 
-def _lines_as_they_come() -> Iterator[list[str]]:
-    """Some lines at a time: those that are there, so that none waits for the next."""
+def _read_lines() -> Iterator[list[str]]:
+    """Yield the lines that are available each time, so that no line waits for the next one."""
     rest = b""
     number = 0
     while chunk := _read_some():
@@ -172,18 +178,18 @@ def _read_some() -> bytes:
         raise _unreadable(error) from None
 
 
-def _unreadable(error: OSError) -> Failed:
-    return Failed(ExitCode.REFUSED, f"standard input cannot be read: {error.strerror}")
+def _unreadable(error: OSError) -> CommandError:
+    return CommandError(ExitCode.REFUSED, f"standard input cannot be read: {error.strerror}")
 
 
 def _without_newline(text: bytes) -> bytes:
-    """The text without the newline at its end, Unix's or Windows'."""
+    """Return the text without a final LF or CRLF."""
     whole = text.removesuffix(b"\n")
     return whole.removesuffix(b"\r") if len(whole) < len(text) else text
 
 
 def _all_lines() -> Iterator[str]:
-    for lines in _lines_as_they_come():
+    for lines in _read_lines():
         yield from lines
 
 
@@ -191,4 +197,4 @@ def _decoded(text: bytes, what: str) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise Failed(ExitCode.REFUSED, f"{what} is not UTF-8: {error}") from None
+        raise CommandError(ExitCode.REFUSED, f"{what} is not UTF-8: {error}") from None

@@ -1,6 +1,6 @@
-"""`chat serve`: runs the service until a signal, and says why where it cannot.
+"""`chat serve`: runs the service until a signal stops it.
 
-`process` is what `chat_service.supervisor` starts, one of several that serve one socket.
+`chat_service.supervisor` starts `process`, one of several processes that share a socket.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ import uvloop
 
 from chat_service import __version__
 from chat_service.cli.commands.notify import Notifier
-from chat_service.cli.exit_codes import ExitCode, Failed
-from chat_service.cli.options import EPILOG, with_settings, words_of
+from chat_service.cli.exit_codes import CommandError, ExitCode
+from chat_service.cli.options import EPILOG, options_given, with_settings
 from chat_service.server.listener import PortTaken, inherited
 from chat_service.service import Service, TelemetryUnusable
 from chat_service.supervisor import READY, ProcessFailed, Supervisor
@@ -31,16 +31,16 @@ from workers.store.schema import IndexMismatch
 
 log = structlog.get_logger(__name__)
 
-#: On a second signal, the last log lines get so long to be written, in seconds.
-_LAST_WORDS_S = 0.2
+#: After a second signal, time to write the last log lines, in seconds.
+_LOG_FLUSH_S = 0.2
 
 
 @click.command(epilog=EPILOG)
 @with_settings
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Run the service until SIGTERM or SIGINT.
 
-    Without --mongo-uri it starts a MongoDB of its own, in the data directory.
+    Without --mongo-uri, it starts an embedded MongoDB in the data directory.
 
     \b
     Examples:
@@ -49,14 +49,14 @@ def serve(settings: Settings) -> int:
       chat serve --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0' --processes 0
     """
     stderr = divert_output()
-    # Taken out of the environment: no child speaks for the service.
+    # Removed from the environment, so that no child process notifies systemd.
     notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
     server = (
         Service(settings, dropped_lines=lambda: stderr.dropped)
         if settings.processes == 1
-        else Supervisor(settings, words_of(click.get_current_context()))
+        else Supervisor(settings, options_given(click.get_current_context()))
     )
-    return _run(server, stderr, notifier, is_member=False)
+    return _run(server, stderr, notifier, is_supervised=False)
 
 
 @click.command(hidden=True)
@@ -64,39 +64,42 @@ def serve(settings: Settings) -> int:
 @click.option("--ops-sockets", required=True)
 @with_settings
 def process(settings: Settings, sockets: str, ops_sockets: str) -> int:
-    """Serve on sockets that were inherited, until standard input ends."""
+    """Serve on inherited sockets until standard input is closed."""
     stderr = divert_output()
     listening = inherited(sockets), inherited(ops_sockets)
     service = Service(settings, *listening, dropped_lines=lambda: stderr.dropped)
-    return _run(service, stderr, Notifier(""), is_member=True)
+    return _run(service, stderr, Notifier(""), is_supervised=True)
 
 
-def _run(server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_member: bool) -> int:
+def _run(
+    server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_supervised: bool
+) -> int:
     configure_logging(server.settings.log_level, server.settings.log_format)
-    if not is_member:
+    if not is_supervised:
         for line in unknown_variables(os.environ):
             log.warning(line)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(server, stderr, notifier, is_member))
+        return runner.run(_serve(server, stderr, notifier, is_supervised))
 
 
 async def _serve(
-    server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_member: bool
+    server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_supervised: bool
 ) -> int:
-    """Serve until the first signal, then drain; a second signal stops at once.
+    """Serve until the first signal, then drain and return the exit code.
 
-    A member of a supervisor's processes drains when its standard input ends, too. It is asked to
-    by all who may (a service manager signals the whole group), and ended only by its supervisor.
+    A second signal exits at once. A process of a supervisor ignores it, because a service manager
+    signals the whole process group and only the supervisor may end a draining process early. Such a
+    process also drains when its standard input is closed.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        if stopping.is_set() and not is_member:
-            # What was acknowledged is on disk, and a private mongod dies with its parent.
+        if stopping.is_set() and not is_supervised:
+            # Confirmed messages are on disk, and an embedded mongod dies with its parent.
             if isinstance(server, Supervisor):
                 server.abort()
-            stderr.settle(_LAST_WORDS_S)
+            stderr.flush(_LOG_FLUSH_S)
             os._exit(ExitCode.INTERRUPTED)
         stopping.set()
 
@@ -114,7 +117,7 @@ async def _serve(
         server.roll().add_done_callback(on_reloaded)
 
     _handle_signals(loop, on_signal, on_reload if isinstance(server, Supervisor) else None)
-    if is_member:
+    if is_supervised:
         loop.add_reader(sys.stdin, on_orphaned)
     try:
         started = asyncio.create_task(server.start())
@@ -125,7 +128,7 @@ async def _serve(
             await asyncio.gather(started, return_exceptions=True)
             return ExitCode.DONE
         started.result()
-        _announce(server, is_member)
+        _announce(server, is_supervised)
         notifier.ready()
         await stopped
         log.info("stopping")
@@ -135,10 +138,10 @@ async def _serve(
     except ProcessFailed as error:
         return error.code
     except TelemetryUnusable as error:
-        raise Failed(ExitCode.REFUSED, str(error)) from None
+        raise CommandError(ExitCode.REFUSED, str(error)) from None
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
-        reason = _unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
-        raise Failed(_end_of(error), reason) from None
+        reason = _describe_unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
+        raise CommandError(_exit_code_of(error), reason) from None
     finally:
         await server.stop()
 
@@ -148,10 +151,10 @@ def _handle_signals(
     on_stop: Callable[[], None],
     on_reload: Callable[[], None] | None,
 ) -> None:
-    """Have signals stop the service, reload it, or be noted and ignored.
+    """Install the signal handlers: stop, reload, or log and ignore.
 
-    `nohup` and shells that start a job in the background make a process ignore some signals: it
-    goes on ignoring those. SIGTERM always stops it, and SIGHUP always reloads a supervisor.
+    Signals that the process already ignores stay ignored, as set by `nohup` and by shells for
+    background jobs. SIGTERM always stops the service, and SIGHUP always reloads a supervisor.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
@@ -163,12 +166,12 @@ def _handle_signals(
 
 
 def _ignore(number: signal.Signals) -> None:
-    log.warning("a signal was ignored; SIGTERM stops the service", signal=number.name)
+    log.warning("signal ignored; use SIGTERM to stop the service", signal=number.name)
 
 
-def _announce(server: Service | Supervisor, is_member: bool) -> None:
+def _announce(server: Service | Supervisor, is_supervised: bool) -> None:
     settings = server.settings
-    if is_member:
+    if is_supervised:
         sys.stdout.write(READY.decode())
     else:
         sys.stdout.write(f"listening on {_url(settings.host, server.port)}\n")
@@ -182,14 +185,14 @@ def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _end_of(error: Exception) -> ExitCode:
+def _exit_code_of(error: Exception) -> ExitCode:
     if isinstance(error, PortTaken):
         return ExitCode.PORT
     return ExitCode.DATA_DIR if isinstance(error, DataDirectoryUnusable) else ExitCode.DATABASE
 
 
-def _unreachable(error: StoreUnavailable) -> str:
+def _describe_unreachable(error: StoreUnavailable) -> str:
     return (
-        "the database was not reached: check --mongo-uri (CHAT_MONGO_URI), and that the replica "
-        f"set has a primary; {error}"
+        f"the database cannot be reached: {error}; check --mongo-uri (CHAT_MONGO_URI), and that "
+        "the replica set has a primary"
     )

@@ -1,4 +1,4 @@
-"""`chat watch`: shows what comes to an inbox, as it comes, or has a command work it off."""
+"""`chat watch`: streams the messages of an inbox, or runs a command for each of them."""
 
 import asyncio
 import logging
@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import click
 
-from chat_service.cli.exit_codes import ExitCode, Unwritten
-from chat_service.cli.param_types import NotEmpty
+from chat_service.cli.exit_codes import ExitCode, OutputError
+from chat_service.cli.param_types import NonEmptyText
 from chat_service.cli.session import Session, with_session
 from chat_service.client import (
     ChatError,
@@ -22,26 +22,27 @@ from chat_service.client import (
     ServiceUnavailable,
 )
 
-#: A command's message is on loan for so long, extended thrice in it. In seconds.
+#: Duration of the lease of a command's message, in seconds. It is extended every third of that.
 _TTL_S = 30.0
-#: A command that is to end is given so long, in seconds: less than is left of the loan.
+#: Time between SIGTERM and SIGKILL, in seconds: less than what is left of the lease.
 _GRACE_S = 10.0
 
 
 @click.command()
-@click.argument("name", type=NotEmpty())
+@click.argument("name", type=NonEmptyText())
 @click.option(
     "--exec",
     "command",
     metavar="CMD",
-    help="Run a shell command for each message, its text on standard input, its id in "
-    "MESSAGE_ID: acknowledged where it exits 0, else unread again some 30 s later.",
+    help="Run a shell command for each message, with the text on standard input and the id in "
+    "MESSAGE_ID. If it exits 0, the message is acknowledged; otherwise it becomes unread again "
+    "within 30 s.",
 )
 @with_session
 def watch(session: Session, name: str, command: str | None) -> int:
-    """Show what is unread in the inbox NAME, and what comes, until Ctrl-C.
+    """Print the unread messages in the inbox NAME, then new ones, until Ctrl-C.
 
-    A message is read once it is shown. Goes on over restarts of the service.
+    A message counts as read when it is printed. Reconnects when the service restarts.
 
     \b
     Examples:
@@ -49,31 +50,31 @@ def watch(session: Session, name: str, command: str | None) -> int:
       chat watch bob --json | jq -r .text
       chat watch jobs --exec 'xargs -0 ./work'
     """
-    # So that a wrong address or name is said at once; a stream would go on trying.
+    # Report a wrong address or name at once. A stream would keep reconnecting.
     session.run(session.chat.count(name))
-    _tell_of_breaks(session)
-    session.out.note(f"watching {name}; Ctrl-C ends")
-    session.run(_show(session, name) if command is None else _work(session, name, command))
+    _show_interruptions(session)
+    session.out.note(f"watching {name}; press Ctrl-C to stop")
+    session.run(_show(session, name) if command is None else _run_for_each(session, name, command))
     return ExitCode.DONE
 
 
 async def _show(session: Session, name: str) -> None:
-    """Print; each is acknowledged as the next one is asked for, which is at once."""
+    """Print messages. Each is acknowledged when the next one is requested, which is at once."""
     async with session.chat.stream(name) as messages:
         try:
             async for message in messages:
                 session.out.message(message)
-                session.out.settle()
-        except Unwritten as unwritten:
-            raise unwritten.told("what was not shown is unread again") from None
+                session.out.sync()
+        except OutputError as failure:
+            raise failure.with_advice("messages that were not shown become unread again") from None
         except asyncio.CancelledError:
-            # The last one has been shown, and perhaps not been acknowledged yet.
+            # The last message was shown, but may not be acknowledged yet.
             await messages.acknowledge()
             raise
 
 
-def _tell_of_breaks(session: Session) -> None:
-    """Have the client's log lines (a stream has ended, it is begun again) shown as notes."""
+def _show_interruptions(session: Session) -> None:
+    """Show the client's log lines about interrupted streams as notes."""
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -85,33 +86,34 @@ def _tell_of_breaks(session: Session) -> None:
     log.propagate = False
 
 
-async def _work(session: Session, name: str, command: str) -> None:
-    """Lease one message after the other, and run the command for it."""
+async def _run_for_each(session: Session, name: str, command: str) -> None:
+    """Lease one message at a time, and run the command for it."""
     while True:
         try:
             lease = await session.chat.wait_lease(name, math.inf, _TTL_S, limit=1)
             for message in lease.messages:
-                await _work_off(session, lease, message, command)
+                await _run_command(session, lease, message, command)
         except (ServiceUnavailable, OutcomeUnknown) as error:
-            # Its tries take seconds, so that this does not spin.
-            session.out.note(f"{error}; trying again")
+            # The client's own retries take seconds, so this loop does not spin.
+            session.out.note(f"{error}; retrying")
 
 
-async def _work_off(session: Session, lease: Lease, message: Message, command: str) -> None:
-    """Run the command for a message, and acknowledge it where that went well."""
+async def _run_command(session: Session, lease: Lease, message: Message, command: str) -> None:
+    """Run the command for a message. If it exits 0, acknowledge the message."""
     environ = {**os.environ, "MESSAGE_ID": message.id}
-    # On a terminal it is in our group, for what it asks there, and for the terminal's signals.
-    # Elsewhere in one of its own, so that it can be ended with all that it has started.
+    # With a terminal, the command shares our process group, so that it can read from the terminal
+    # and gets its signals. Without one, it gets its own group, so that it can be ended together
+    # with its children.
     group = None if _has_terminal() else 0
-    # A task, so that no cancellation comes between its start and our knowing of it.
+    # Started in a task, so that a cancellation cannot lose track of the new process.
     starting = asyncio.create_task(
         asyncio.create_subprocess_shell(command, stdin=PIPE, env=environ, process_group=group)
     )
     try:
-        code = await _ended(await asyncio.shield(starting), lease, message)
+        code = await _wait_and_extend(await asyncio.shield(starting), lease, message)
     except BaseException:
-        await _end(await starting, owns_group=group == 0)
-        # At once, not in half a minute: nothing is known to have failed.
+        await _terminate(await starting, owns_group=group == 0)
+        # The message did not fail, so make it unread now instead of when the lease ends.
         with suppress(ChatError):
             await lease.release()
         raise
@@ -119,9 +121,9 @@ async def _work_off(session: Session, lease: Lease, message: Message, command: s
         try:
             await lease.acknowledge()
         except LeaseOver:
-            session.out.note(f"{message.id}: was done too late, and comes again")
+            session.out.note(f"{message.id}: the lease had ended; the message is delivered again")
     else:
-        session.out.note(f"{message.id}: exit {code}; it is unread again in {_TTL_S:.0f} s or less")
+        session.out.note(f"{message.id}: exit {code}; unread again within {_TTL_S:.0f} s")
 
 
 def _has_terminal() -> bool:
@@ -132,12 +134,12 @@ def _has_terminal() -> bool:
     return True
 
 
-async def _end(process: Process, owns_group: bool) -> None:
-    """ExitCode a command, by force where it does not listen: its message is still on loan then."""
+async def _terminate(process: Process, owns_group: bool) -> None:
+    """Send SIGTERM to a command, and SIGKILL if it does not exit before the lease can end."""
     send = os.killpg if owns_group else os.kill
     with suppress(ProcessLookupError):
         send(process.pid, signal.SIGTERM)
-        # One that is stopped would not see it.
+        # A stopped process handles SIGTERM only after SIGCONT.
         send(process.pid, signal.SIGCONT)
         try:
             async with asyncio.timeout(_GRACE_S):
@@ -147,12 +149,12 @@ async def _end(process: Process, owns_group: bool) -> None:
     await process.wait()
 
 
-async def _ended(process: Process, lease: Lease, message: Message) -> int:
-    """Wait for a command, keeping its message on loan; its exit code."""
+async def _wait_and_extend(process: Process, lease: Lease, message: Message) -> int:
+    """Wait for a command while extending the lease of its message. Return its exit code."""
     working = asyncio.create_task(process.communicate(message.text.encode()))
     try:
         while not (await asyncio.wait((working,), timeout=_TTL_S / 3))[0]:
-            # Where that fails, the message may come again; the command shall not be ended for it.
+            # If this fails, the message may be delivered again, but the command goes on.
             with suppress(ChatError):
                 await lease.extend(_TTL_S)
         await working

@@ -1,1 +1,1 @@
-"""`chat doctor`: what is wrong with the host, the service and the database."""
+"""`chat doctor`: checks the settings, the machine, the database and a running service."""

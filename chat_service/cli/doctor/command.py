@@ -1,4 +1,4 @@
-"""`chat doctor`: looks at everything that a service needs, and says what to do. Changes nothing."""
+"""`chat doctor`: checks everything that a service needs, and advises. Changes nothing."""
 
 import asyncio
 import os
@@ -9,10 +9,10 @@ import click
 
 from chat_service.cli.doctor import host, service
 from chat_service.cli.exit_codes import ExitCode
-from chat_service.cli.options import EPILOG, settings_of, with_options
+from chat_service.cli.options import EPILOG, settings_from, with_options
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
-from chat_service.cli.session import bare
+from chat_service.cli.session import without_credentials
 from chat_service.server.listener import OPS_NAMES
 from chat_service.wiring import pool_limits_of
 from config import Settings, SettingsError
@@ -20,19 +20,19 @@ from config.environment import setting_variables, unknown_variables
 from workers.mongod.embedded import EmbeddedError, owner_of, socket_path, uri_of
 from workers.store.diagnostics import Finding, examine
 
-_COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
+_COLORS = {"ok": "32", "warn": "33", "fail": "31"}
 
 
 @click.command(epilog=EPILOG)
 @with_options
 @click.option(
-    "--url", type=Url(), envvar="CHAT_URL", help="Look at a running service, too (CHAT_URL)."
+    "--url", type=Url(), envvar="CHAT_URL", help="Also check a running service (CHAT_URL)."
 )
-@click.option("--json/--text", "is_json", default=None, help="For programs, or for people.")
+@click.option("--json/--text", "is_json", default=None, help="Print JSON, or text for people.")
 def doctor(url: str | None, is_json: bool | None, **given: Any) -> int:
-    """Look at settings, host, port and database, and say of each: ok, warn or fail.
+    """Check the settings, machine, port and database; report ok, warn or fail for each.
 
-    Changes nothing and starts nothing. Exits with 1 where something fails.
+    Changes nothing and starts nothing. Exits with 1 if a check fails.
 
     \b
     Examples:
@@ -40,86 +40,88 @@ def doctor(url: str | None, is_json: bool | None, **given: Any) -> int:
       chat doctor --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0'
       chat doctor --url http://127.0.0.1:8080
     """
-    return asyncio.run(_look(Output(is_json), given, url))
+    return asyncio.run(_run_checks(Output(is_json), given, url))
 
 
-async def _look(out: Output, given: dict[str, str | None], url: str | None) -> int:
-    parts = {"A start here": _for_a_start(given, may_run=url is not None)}
+async def _run_checks(out: Output, given: dict[str, str | None], url: str | None) -> int:
+    sections = {"Starting a service here": _check_start(given, may_run=url is not None)}
     if url is not None:
-        parts[f"The service at {bare(url)}"] = service.service(url)
+        sections[f"The service at {without_credentials(url)}"] = service.check_service(url)
     failed = count = 0
-    for title, findings in parts.items():
+    for title, findings in sections.items():
         out.title(title)
-        async for what, state, detail in findings:
-            mark = out.colour(f"{state:<4}", _COLOURS[state])
-            out.record(f"  {mark}  {what:<13}  {detail}", check=what, state=state, detail=detail)
+        async for check, state, detail in findings:
+            mark = out.color(f"{state:<4}", _COLORS[state])
+            out.record(f"  {mark}  {check:<13}  {detail}", check=check, state=state, detail=detail)
             count += 1
             failed += state == "fail"
     out.note(f"{failed} of {count} checks failed" if failed else f"{count} checks, none failed")
     if url is None:
-        out.note("--url URL looks at a running service, too")
+        out.note("to check a running service, too, add --url URL")
     return ExitCode.NOTHING if failed else ExitCode.DONE
 
 
-async def _for_a_start(given: dict[str, str | None], may_run: bool) -> AsyncIterator[Finding]:
-    """Everything that `chat serve` with these options needs, in the order in which it would.
+async def _check_start(given: dict[str, str | None], may_run: bool) -> AsyncIterator[Finding]:
+    """Check what `chat serve` with these options needs, in the order in which it needs it.
 
-    With `may_run` a service may have it already; otherwise that keeps another from starting.
+    With `may_run`, a running service may already hold the port and the data directory. Without it,
+    that is a failure, because a second service could not start.
     """
-    for finding in host.findings():
+    for finding in host.check_installation():
         yield finding
     for line in unknown_variables(os.environ):
         yield Finding("environment", "warn", line)
     try:
-        settings = settings_of(given)
+        settings = settings_from(given)
     except SettingsError as error:
         for problem in error.problems:
             yield Finding("settings", "fail", problem)
     else:
         yield _sources(given)
         if settings.telemetry == "otlp":
-            yield host.telemetry()
-        yield await service.port(settings.host, settings.port, may_serve=may_run)
+            yield host.check_telemetry()
+        yield await service.check_port(settings.host, settings.port, may_serve=may_run)
         if settings.ops_port:
             ops = settings.ops_host, settings.ops_port, OPS_NAMES
-            yield await service.port(*ops, may_serve=may_run)
-        async for finding in _database(settings, may_run):
+            yield await service.check_port(*ops, may_serve=may_run)
+        async for finding in _check_database(settings, may_run):
             yield finding
 
 
 def _sources(given: dict[str, str | None]) -> Finding:
-    """Where the settings come from; they are good."""
-    words = [f"--{name.replace('_', '-')}" for name, word in given.items() if word is not None]
-    words += ["CHAT_CONFIG"] if os.environ.get("CHAT_CONFIG") else []
-    words += setting_variables(os.environ)
-    return Finding("settings", "ok", f"from {', '.join(words)}" if words else "all as by default")
+    """Report where the settings, which are valid, come from."""
+    sources = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    sources += ["CHAT_CONFIG"] if os.environ.get("CHAT_CONFIG") else []
+    sources += setting_variables(os.environ)
+    return Finding("settings", "ok", f"from {', '.join(sources)}" if sources else "all defaults")
 
 
-async def _database(settings: Settings, may_run: bool) -> AsyncIterator[Finding]:
-    """The database that is named; or the private one, where a service runs it."""
+async def _check_database(settings: Settings, may_run: bool) -> AsyncIterator[Finding]:
+    """Check the configured database or, without one, the embedded MongoDB."""
     uri = settings.mongo_uri
     if not uri:
-        yield await host.mongod(settings.mongod)
+        yield await host.check_mongod(settings.mongod)
         data_dir = settings.data_dir.absolute()
         try:
             owner = owner_of(data_dir)
         except EmbeddedError as error:
             yield Finding("data", "fail", str(error))
             return
-        yield host.disk(data_dir, pool_limits_of(settings).storage)
+        yield host.check_disk(data_dir, pool_limits_of(settings).storage)
         if owner is None:
-            yield host.place(data_dir)
+            yield host.check_data_dir(data_dir)
             return
-        said = f"{data_dir} is in use by process {owner}"
+        state = f"{data_dir} is in use by process {owner}"
         if may_run:
-            yield Finding("data", "ok", said)
+            yield Finding("data", "ok", state)
         else:
             advice = (
-                "stop it, name another with --data-dir, or look at the one that runs with --url"
+                "stop it, choose another directory with --data-dir, or check the running service "
+                "with --url"
             )
-            yield Finding("data", "fail", f"{said}, so another cannot start; {advice}")
+            yield Finding("data", "fail", f"{state}, so a second service cannot start; {advice}")
         if not socket_path(data_dir).exists():
-            detail = f"process {owner} has no mongod running yet; see its log"
+            detail = f"process {owner} has not started its mongod yet; see its log"
             yield Finding("database", "warn", detail)
             return
         uri = uri_of(data_dir)

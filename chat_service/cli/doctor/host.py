@@ -1,4 +1,4 @@
-"""What `chat doctor` looks at on this machine: Python, packages, limits, a mongod to start."""
+"""Checks of this machine: Python, packages, limits, disk, and the embedded MongoDB."""
 
 import asyncio
 import importlib.metadata
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from chat_service.cli.session import bare
+from chat_service.cli.session import without_credentials
 from config.settings import PROJECT_ROOT
 from workers.mongod.embedded import START_BYTES, EmbeddedError, find_mongod, first_start_bytes
 from workers.mongod.exit_reason import ending_of
@@ -19,14 +19,14 @@ from workers.storage import StorageLimits
 from workers.store.diagnostics import Finding
 
 _OLDEST_PYTHON = (3, 11)
-#: Connections that a process should be able to hold, with what it needs besides.
+#: File descriptors for 10,000 connections and everything else that a process opens.
 _DESCRIPTORS = 10_000 + 64
-_MONGOD_WITHIN_S = 10.0
+_VERSION_TIMEOUT_S = 10.0
 _PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
 
-def findings() -> Iterator[Finding]:
-    """Everything that needs no settings."""
+def check_installation() -> Iterator[Finding]:
+    """Check what does not depend on settings: Python, packages and the limit of open files."""
     yield _python()
     yield _packages()
     yield _files()
@@ -40,12 +40,12 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    """What is installed, against what is pinned, or, without a checkout, against what is named."""
+    """Compare the installed packages with the pins or, without a checkout, with the metadata."""
     pins = PROJECT_ROOT / "requirements" / "serve.txt"
     if pins.is_file():
         wanted = dict(_PIN.findall(pins.read_text(encoding="utf-8")))
     else:
-        wanted = dict.fromkeys(_named(), "")
+        wanted = dict.fromkeys(_required_packages(), "")
     missing, others = [], []
     for name, version in wanted.items():
         try:
@@ -59,17 +59,17 @@ def _packages() -> Finding:
         advice = "install them: pip install -r requirements/serve.txt"
         return Finding("packages", "fail", f"missing: {', '.join(missing)}; {advice}")
     if others:
-        detail = f"not what was tested: {'; '.join(others)}"
+        detail = f"not the tested versions: {'; '.join(others)}"
         return Finding("packages", "warn", detail)
     if not wanted:
-        return Finding("packages", "ok", "all that could be imported; nothing says their versions")
+        return Finding("packages", "ok", "all can be imported; no metadata to check versions")
     loop = importlib.metadata.version("uvloop")
-    detail = f"all {len(wanted)}{' as pinned' if pins.is_file() else ' there'}, uvloop {loop}"
+    detail = f"all {len(wanted)} {'as pinned' if pins.is_file() else 'installed'}, uvloop {loop}"
     return Finding("packages", "ok", detail)
 
 
-def _named() -> list[str]:
-    """The names of what the installed project requires."""
+def _required_packages() -> list[str]:
+    """Return the names of the packages that the installed project requires."""
     try:
         required = importlib.metadata.requires("chat-inbox") or []
     except importlib.metadata.PackageNotFoundError:
@@ -78,65 +78,69 @@ def _named() -> list[str]:
 
 
 def _files() -> Finding:
-    """The hard limit: the service raises its own to it."""
+    """Check the hard limit of open files, to which the service raises its own limit."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
         return Finding(
             "open files",
             "warn",
-            f"{hard:,} at most, so some {max(hard - 64, 0):,} connections; raise the hard limit "
-            "for more (LimitNOFILE=, ulimit -Hn)",
+            f"at most {hard:,}, so about {max(hard - 64, 0):,} connections; for more, raise the "
+            "hard limit (LimitNOFILE=, ulimit -Hn)",
         )
     return Finding("open files", "ok", "enough for 10,000 connections")
 
 
-def telemetry() -> Finding:
-    """What the setting `telemetry` needs where it is on."""
+def check_telemetry() -> Finding:
+    """Check what the setting `telemetry` needs if it is `otlp`."""
     try:
         import_module("chat_service.otlp")
     except ImportError as error:
         advice = (
-            "CHAT_TELEMETRY=otlp scripts/serve installs it, or pip install -r requirements/otel.txt"
+            "start with CHAT_TELEMETRY=otlp scripts/serve, which installs it, or run "
+            "pip install -r requirements/otel.txt"
         )
-        return Finding("telemetry", "fail", f"OpenTelemetry is not installed: {advice} ({error})")
-    to = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
-    return Finding("telemetry", "ok", f"over OTLP to {bare(to)}")
+        detail = f"OpenTelemetry is not installed ({error}); {advice}"
+        return Finding("telemetry", "fail", detail)
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
+    return Finding("telemetry", "ok", f"over OTLP to {without_credentials(endpoint)}")
 
 
-def place(data_dir: Path) -> Finding:
-    """Whether a data directory that is not in use can be had."""
+def check_data_dir(data_dir: Path) -> Finding:
+    """Check that a data directory that is not in use exists or can be created."""
     if data_dir.exists():
         return Finding("data", "ok", f"{data_dir} is free")
-    there = _nearest(data_dir)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        detail = f"{data_dir} cannot be made in {there}; name another with --data-dir"
+    parent = _nearest_existing(data_dir)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        detail = (
+            f"{data_dir} cannot be created in {parent}; choose another directory with --data-dir"
+        )
         return Finding("data", "fail", detail)
-    return Finding("data", "ok", f"{data_dir} is not there yet; the first start makes it")
+    return Finding("data", "ok", f"{data_dir} does not exist yet; the first start creates it")
 
 
-def disk(data_dir: Path, limits: StorageLimits) -> Finding:
-    """Whether the data directory's disk has room for a start, and for posts."""
-    found = os.statvfs(_nearest(data_dir))
+def check_disk(data_dir: Path, limits: StorageLimits) -> Finding:
+    """Check that the data directory's disk has space for a start, and for posts."""
+    found = os.statvfs(_nearest_existing(data_dir))
     free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
     reserve = limits.reserve_of(total)
     needed = START_BYTES if data_dir.exists() else first_start_bytes(total)
-    said = f"{free >> 20:,} of {total >> 20:,} MiB are free"
+    state = f"{free >> 20:,} of {total >> 20:,} MiB are free"
     if free < needed:
-        detail = f"{said}, and mongod cannot start with less than {needed >> 20}; free some space"
+        detail = f"{state}, and mongod needs {needed >> 20} to start; free some space"
         return Finding("disk", "fail", detail)
     if free < reserve:
-        advice = f"posts are refused below {reserve >> 20} (storage_free_min_bytes)"
-        return Finding("disk", "warn", f"{said}; {advice}")
-    return Finding("disk", "ok", said)
+        limit = f"posts are refused below {reserve >> 20} (storage_free_min_bytes)"
+        return Finding("disk", "warn", f"{state}; {limit}")
+    return Finding("disk", "ok", state)
 
 
-def _nearest(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+def _nearest_existing(path: Path) -> Path:
+    """Return the path, or its nearest parent that exists."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
-async def mongod(named: str) -> Finding:
-    """The mongod that a service would start: found, and what it says that it is."""
+async def check_mongod(named: str) -> Finding:
+    """Check that the mongod that a service would start is found and reports its version."""
     try:
         program = find_mongod(named)
     except EmbeddedError as error:
@@ -150,10 +154,10 @@ async def mongod(named: str) -> Finding:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            async with asyncio.timeout(_MONGOD_WITHIN_S):
+            async with asyncio.timeout(_VERSION_TIMEOUT_S):
                 version, stderr = await process.communicate()
-            said = stderr.decode("utf-8", "replace").strip().splitlines()
-            reason = f"it {ending_of(process.returncode)}" + (f": {said[-1]}" if said else "")
+            lines = stderr.decode("utf-8", "replace").strip().splitlines()
+            reason = f"it {ending_of(process.returncode)}" + (f": {lines[-1]}" if lines else "")
         finally:
             if process.returncode is None:
                 process.kill()
@@ -161,10 +165,12 @@ async def mongod(named: str) -> Finding:
     except OSError as error:
         reason = str(error.strerror)
     except TimeoutError:
-        reason = f"it took longer than {_MONGOD_WITHIN_S:.0f} s"
+        reason = f"it took longer than {_VERSION_TIMEOUT_S:.0f} s"
     match = re.search(rb"db version v(\S+)", version)
     if match is None:
-        advice = "is it a mongod, and of this machine's kind? Name another with CHAT_MONGOD"
-        detail = f"{program} does not say its version, {reason}: {advice}"
+        advice = (
+            "check that it is a mongod for this kind of machine, or set CHAT_MONGOD to another one"
+        )
+        detail = f"{program} does not report its version ({reason}); {advice}"
         return Finding("mongod", "fail", detail)
     return Finding("mongod", "ok", f"{match[1].decode()}, {program}")

@@ -1,4 +1,4 @@
-"""What `chat doctor` sees of a service from outside: its port, its health, its metrics."""
+"""Checks of a service from outside: its port, its health and its metrics."""
 
 import json
 from collections.abc import AsyncIterator
@@ -6,28 +6,28 @@ from typing import Any
 
 from tornado.httpclient import HTTPRequest
 
-from chat_service.cli.session import bare
+from chat_service.cli.session import without_credentials
 from chat_service.client.http import Answer, NotAnswered, fetch
 from chat_service.server.listener import NAMES, PortTaken, bind
 from workers.store.diagnostics import Finding
 
-_WITHIN_S = 2.0
-_LOOK = "look at the one that runs with --url"
-#: Above these, in seconds, something is wrong.
+_TIMEOUT_S = 2.0
+_ADVICE = "check the running service with --url"
+#: A larger event loop lag or clock offset, in seconds, is a warning.
 _LAG_S, _OFFSET_S = 0.1, 1.0
-#: What a service that is ready says of itself.
+#: The fields of /readyz that are true if the service is ready.
 _PARTS = ("database", "indexes", "workers", "accepting")
 
 
-async def port(
+async def check_port(
     host: str, number: int, names: tuple[str, str] = NAMES, *, may_serve: bool = False
 ) -> Finding:
-    """Whether a service could listen there. `names` are the settings'.
+    """Check that a service can listen on an address. `names` are the options for host and port.
 
-    With `may_serve` it is all right as well that a service of ours listens there already.
+    With `may_serve`, a chat service may already listen there.
     """
     if number == 0:
-        return Finding("port", "ok", "any that is free")
+        return Finding("port", "ok", "a free port is chosen")
     address = f"{host}:{number}"
     try:
         for each in bind(host, number, names):
@@ -37,43 +37,47 @@ async def port(
         readiness = await _readiness(f"http://{f'[{near}]' if ':' in near else near}:{number}")
         if readiness is None:
             return Finding("port", "fail", str(error))
-        said = f"{address}: a service of ours answers there"
+        state = f"{address}: a chat service answers there"
         if may_serve:
-            return Finding("port", "ok", said)
-        detail = f"{said}, so a second one cannot start; {_LOOK}, or choose another with {names[1]}"
+            return Finding("port", "ok", state)
+        detail = (
+            f"{state}, so a second one cannot start; {_ADVICE}, or choose another port with "
+            f"{names[1]}"
+        )
         return Finding("port", "fail", detail)
     return Finding("port", "ok", f"{address} is free")
 
 
-async def service(url: str) -> AsyncIterator[Finding]:
-    """A running service: alive, ready, and what it counts."""
+async def check_service(url: str) -> AsyncIterator[Finding]:
+    """Check that a running service is alive and ready, and check its metrics."""
     url = url.rstrip("/")
-    shown = bare(url)
+    shown = without_credentials(url)
     try:
         live = await _get(f"{url}/livez")
     except NotAnswered as error:
-        detail = f"{shown}: {error}; is it running, and is this the address?"
+        detail = f"{shown}: {error}; check that it is running and that this is its address"
         yield Finding("alive", "fail", detail)
         return
     if live.status != 200:
-        yield Finding("alive", "fail", f"{shown}/livez answers {live.status}: is this the service?")
+        detail = f"{shown}/livez answered {live.status}; check that this is the service's address"
+        yield Finding("alive", "fail", detail)
         return
     yield Finding("alive", "ok", shown)
     readiness = await _readiness(url)
     if readiness is None:
-        yield Finding("ready", "fail", f"{shown}/readyz does not answer as a service of ours does")
+        yield Finding("ready", "fail", f"{shown}/readyz does not answer as a chat service does")
         return
     lacking = [part for part in _PARTS if not readiness.get(part)]
     if lacking:
-        yield Finding("ready", "fail", f"not: {', '.join(lacking)}; its log says more")
+        yield Finding("ready", "fail", f"not: {', '.join(lacking)}; see its log")
     else:
         yield Finding("ready", "ok", ", ".join(_PARTS))
     try:
         answer = await _get(f"{url}/metrics")
         if answer.status != 200:
             detail = (
-                f"{shown}/metrics answers {answer.status}: the settings `ops` and `ops_port` say "
-                "where they are"
+                f"{shown}/metrics answered {answer.status}; the settings `ops` and `ops_port` "
+                "determine where metrics are served"
             )
             yield Finding("metrics", "warn", detail)
             return
@@ -81,46 +85,46 @@ async def service(url: str) -> AsyncIterator[Finding]:
     except (NotAnswered, ValueError) as error:
         yield Finding("metrics", "warn", f"{shown}/metrics: {error}")
         return
-    for finding in _judged(metrics):
+    for finding in _check_metrics(metrics):
         yield finding
 
 
-def _judged(metrics: dict[str, float]) -> list[Finding]:
-    away = metrics.get("chat_database_away", 0)
+def _check_metrics(metrics: dict[str, float]) -> list[Finding]:
+    unavailable = metrics.get("chat_database_away", 0)
     full = metrics.get("chat_storage_full", 0)
     restarts = metrics.get("chat_process_restarts_total", 0)
     workers = metrics.get("chat_worker_restarts_total", 0)
     lag = metrics.get("chat_event_loop_lag_seconds", 0)
     offset = metrics.get("chat_clock_offset_seconds", 0)
     return [
-        Finding("its database", "fail", "does not answer: requests are refused until it does")
-        if away
+        Finding("its database", "fail", "unavailable; requests are refused until it is back")
+        if unavailable
         else Finding("its database", "ok", "answers"),
-        Finding("its disk", "fail", "nearly full: posts are refused with 507 until there is room")
+        Finding("its disk", "fail", "nearly full; posts are refused with 507 until space is free")
         if full
-        else Finding("its disk", "ok", "has room"),
+        else Finding("its disk", "ok", "has space"),
         Finding(
             "restarts",
             "warn" if restarts or workers else "ok",
             f"{restarts:.0f} of processes, {workers:.0f} of workers"
-            + ("; its log says why" if restarts or workers else ""),
+            + ("; see its log for the causes" if restarts or workers else ""),
         ),
         Finding(
             "loop lag",
             "warn" if lag > _LAG_S else "ok",
-            f"{lag * 1000:.0f} ms" + ("; the processor is short" if lag > _LAG_S else ""),
+            f"{lag * 1000:.0f} ms" + ("; the processor is overloaded" if lag > _LAG_S else ""),
         ),
         Finding(
             "its clock",
             "warn" if abs(offset) > _OFFSET_S else "ok",
-            f"the database's is {offset * 1000:+.0f} ms off"
-            + ("; mend NTP" if abs(offset) > _OFFSET_S else ""),
+            f"the database's clock differs by {offset * 1000:+.0f} ms"
+            + ("; fix time synchronization (NTP)" if abs(offset) > _OFFSET_S else ""),
         ),
     ]
 
 
 async def _readiness(url: str) -> dict[str, Any] | None:
-    """What /readyz says, where it is our service that says it."""
+    """Return the document of /readyz, or None if it is not that of a chat service."""
     try:
         document = json.loads((await _get(f"{url}/readyz")).body)
     except (NotAnswered, ValueError):
@@ -129,11 +133,11 @@ async def _readiness(url: str) -> dict[str, Any] | None:
 
 
 async def _get(url: str) -> Answer:
-    return await fetch(HTTPRequest(url, connect_timeout=_WITHIN_S, request_timeout=_WITHIN_S))
+    return await fetch(HTTPRequest(url, connect_timeout=_TIMEOUT_S, request_timeout=_TIMEOUT_S))
 
 
 def _values(exposition: str) -> dict[str, float]:
-    """Each metric's largest value, over its labels."""
+    """Return each metric's value with the largest magnitude over all labels."""
     found: dict[str, float] = {}
     for line in exposition.splitlines():
         if line and not line.startswith("#"):

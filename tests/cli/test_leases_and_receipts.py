@@ -1,11 +1,9 @@
-"""Leases that go from one process to the next, and what a sender can ask with its receipt."""
+"""Leases that several processes share, and what a sender can do with a receipt."""
 
 from tests.cli.conftest import Chat
 
 
-def test_a_lease_is_acknowledged_released_and_extended_from_other_processes(
-    chat: Chat, name: str
-) -> None:
+def test_other_processes_acknowledge_release_and_extend(chat: Chat, name: str) -> None:
     chat("send", name, "--lines", stdin=b"one\ntwo\nthree\n")
     (lease,) = chat("lease", name, "--ttl", "1m").records
     ids = [message["id"] for message in lease["messages"]]
@@ -19,35 +17,35 @@ def test_a_lease_is_acknowledged_released_and_extended_from_other_processes(
     assert chat("read", name).code == 1
 
 
-def test_a_lease_that_is_over_is_too_late(chat: Chat, name: str) -> None:
+def test_a_lease_that_has_ended_exits_with_1(chat: Chat, name: str) -> None:
     chat("send", name, "x")
     (lease,) = chat("lease", name).records
     chat("ack", name, lease["lease"])
     for command in ("release", "extend --ttl 1m"):
         late = chat(*command.split(), name, lease["lease"])
         assert (late.code, late.out) == (1, "")
-        assert "the lease is over" in late.err
+        assert "the lease has ended" in late.err
     chat("send", name, "x")
     assert chat("lease", name, "--ttl", "0.1").code == 0
     assert chat("lease", name, "--wait", "10s").code == 0
 
 
-def test_an_acknowledgement_names_what_is_lost(chat: Chat, name: str) -> None:
+def test_an_acknowledgement_names_lost_messages(chat: Chat, name: str) -> None:
     chat("send", name, "--lines", stdin=b"one\ntwo\n")
     (lease,) = chat("lease", name).records
     first, second = (message["id"] for message in lease["messages"])
     assert chat("release", name, lease["lease"], second).code == 0
     late = chat("ack", name, lease["lease"], first, second)
     assert (late.code, late.out) == (1, "")
-    assert late.err == f"chat: the lease of these messages was over: {second}; 1 acknowledged\n"
+    assert late.err == f"chat: the lease of these messages had ended: {second}; 1 acknowledged\n"
 
 
-def test_a_lease_of_nothing_is_nothing(chat: Chat, name: str) -> None:
+def test_a_lease_of_an_empty_inbox_exits_with_1(chat: Chat, name: str) -> None:
     nothing = chat("lease", name, "--wait", "0.1s")
     assert (nothing.code, nothing.out) == (1, "")
 
 
-def test_a_sender_follows_its_message_and_takes_it_back_in_time(chat: Chat, name: str) -> None:
+def test_a_sender_queries_and_revokes_its_messages(chat: Chat, name: str) -> None:
     kept, taken = (chat("send", name, text, "--receipt").records[0] for text in "ab")
     pending = {"id": kept["id"], "status": "pending", "at": None}
     assert chat("status", kept["id"], kept["receipt"]).records == [pending]
@@ -59,8 +57,8 @@ def test_a_sender_follows_its_message_and_takes_it_back_in_time(chat: Chat, name
     assert (late.code, late.err) == (1, "chat: too late: the message is read\n")
 
 
-def test_a_receipt_that_looks_like_an_option_is_none(chat: Chat) -> None:
+def test_a_receipt_may_look_like_an_option(chat: Chat) -> None:
     for command in ("status", "revoke"):
         refused = chat(command, "01a21188198a0000fc0036e2bba73123", "-wrong--help")
         assert refused.code == 2
-        assert "no message of this id with this receipt" in refused.err
+        assert "this receipt" in refused.err
