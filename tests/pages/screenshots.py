@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/web-ui.md: `python -m tests.pages.screenshots`.
+"""Makes the pictures of docs/web-ui.md and docs/api.md: `python -m tests.pages.screenshots`.
 
 They show a real service with real messages. It fails if a picture is too large.
 """
@@ -76,6 +76,13 @@ async def _phone(chromium: Browser, chat: ChatClient) -> None:
     await _picture(page, "inbox-phone")
 
 
+async def _reference(chromium: Browser, chat: ChatClient) -> None:
+    page = await chromium.new_page(viewport={"width": 1240, "height": 860}, reduced_motion="reduce")
+    await page.goto(f"{chat.base}/docs#read-inbox")
+    await page.wait_for_selector("#read-inbox:focus-within")
+    await _picture(page, "api")
+
+
 async def _make(base: str) -> None:
     chat = ChatClient(base)
     async with async_playwright() as playwright:
@@ -84,6 +91,7 @@ async def _make(base: str) -> None:
         await _desk(chromium, chat, "inbox", "bob", "light")
         await _desk(chromium, chat, "inbox-dark", "dave", "dark")
         await _phone(chromium, chat)
+        await _reference(chromium, chat)
         await chromium.close()
     chat.close()
 
