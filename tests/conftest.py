@@ -20,7 +20,6 @@ from config import Settings
 from tests.support.client import ChatClient
 from tests.support.mongod import running_mongod
 from tests.support.server import Server
-from tests.support.waiting import PATIENCE
 from workers.clock import DatabaseClock
 from workers.metrics import WorkerMetrics
 from workers.store.connection import StoreOptions
