@@ -19,7 +19,7 @@ from tornado.httputil import HTTPHeaders
 from chat_service.api.problems import Problem
 from chat_service.api.request_options import WaitLimits, idempotency_key, preferences, read_options
 from chat_service.api.types import BodyChunk, Request
-from chat_service.api.validation import MessageLimits, lease_of, new_message, username_in_path
+from chat_service.api.validation import MessageLimits, lease_body, new_message, username_in_path
 from chat_service.handlers.batch import BatchHandlers
 from tests.fuzz import bodies, reference
 from tests.fuzz.fuzzer import Case, Finding, Fuzzer, shrink
@@ -282,7 +282,7 @@ def _check_query(data: bytes) -> tuple[str, str] | None:
 
 def _check_lease(data: bytes) -> tuple[str, str] | None:
     try:
-        asked = lease_of(data)
+        asked = lease_body(data)
     except Problem as problem:
         got = _refusal(problem)
         known = {"invalid-json", "invalid-request"}
@@ -325,7 +325,7 @@ _WORK: dict[str, Callable[[str, bytes], object]] = {
     "message": lambda _, data: new_message(data, RULES),
     "name": lambda text, _: username_in_path(text, RULES),
     "query": lambda text, _: read_options(text, WAITS),
-    "lease": lambda _, data: lease_of(data),
+    "lease": lambda _, data: lease_body(data),
     "header": lambda text, _: (preferences(text), idempotency_key({"Idempotency-Key": text})),
 }
 
