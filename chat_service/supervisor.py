@@ -25,6 +25,7 @@ import structlog
 from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, ExitedProcesses
 from chat_service.server.listener import OPS_NAMES, bind
 from config import Settings
+from workers.backoff import Backoff
 from workers.mongod.embedded import EmbeddedMongod
 
 log = structlog.get_logger(__name__)
@@ -272,18 +273,16 @@ class _Member:
 
     async def _keep(self) -> None:
         """Restart the process each time it dies."""
-        pause, longest = _RESTART_AFTER_S
+        backoff = Backoff(*_RESTART_AFTER_S)
         loop = asyncio.get_running_loop()
         while True:
             assert self._process is not None
             began = loop.time()
             await self._process.wait()
-            if loop.time() - began > longest:
-                pause = _RESTART_AFTER_S[0]
-            self._supervisor.died(self._process, pause)
+            backoff.observe_lifetime(loop.time() - began)
+            self._supervisor.died(self._process, backoff.pause_s)
             while True:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, longest)
+                await backoff.wait()
                 try:
                     self._process = await self._supervisor.launch_again()
                     break

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.util import find_spec
 from itertools import count
@@ -80,9 +81,14 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 
 @pytest.fixture
-def settings(mongo_uri: str, database: str, driver: Driver) -> Settings:
-    """The defaults, on the run's mongod, a database of its own and a free port."""
-    return Settings(
+def settings(
+    request: pytest.FixtureRequest, mongo_uri: str, database: str, driver: Driver
+) -> Settings:
+    """The defaults, with the run's mongod, a separate database and a free port.
+
+    The mark `settings` changes some of them for one test.
+    """
+    defaults = Settings(
         port=0,
         mongo_uri=mongo_uri,
         mongo_database=database,
@@ -91,6 +97,8 @@ def settings(mongo_uri: str, database: str, driver: Driver) -> Settings:
         # The name that requests by hand are for: tests.support.raw.HOST.
         allowed_hosts=("good.test",),
     )
+    changes = [mark.kwargs for mark in request.node.iter_markers("settings")]
+    return msgspec.structs.replace(defaults, **ChainMap(*changes))
 
 
 @pytest.fixture(autouse=True)

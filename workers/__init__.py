@@ -1,5 +1,5 @@
-"""The engine: a pool of shard workers over a store. Knows nothing of HTTP or of the environment.
+"""The engine: a pool of shards over a store. It knows nothing of HTTP or of the environment.
 
-The way of a request: `WorkerPool` -> `ShardQueue` -> `Shard` -> `Store`, and back through one
-future.
+A request takes this path: `WorkerPool` -> `ShardQueue` -> `Shard` -> `Store`. Its result comes back
+through a single future.
 """

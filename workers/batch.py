@@ -1,11 +1,10 @@
-"""The decisions of a shard, without any waiting: which items go together, who gets what.
+"""The decisions of a shard: which items form a batch, and which read gets which message.
 
-Pure functions over lists, called by `workers.shard` between its awaits.
+Pure functions over lists, without any waiting. `workers.shard` calls them between its awaits.
 
-Everything in a queue is unanswered, hence concurrent: any order of its items is one that
-could have happened. Two rules remain. A read that stands behind a post to the same inbox
-waits for the next batch, so that it finds the message; and of the reads of one inbox the
-earlier gets the older messages.
+All items in a queue are unanswered and therefore concurrent, so any order of them is valid. Two
+rules remain. A read queued behind a post to the same inbox waits for the next batch, so that it
+finds the message. Among reads of the same inbox, the earlier read gets the older messages.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,22 +13,22 @@ from typing import NamedTuple
 from workers.commands import Count, Post, Read, Unread
 from workers.work_item import WorkItem
 
-#: Code points of text that one read is given at once: what a slow reader holds in memory.
+#: Most code points of text in one slice. This bounds the memory that a slow reader holds.
 SHARE_CHARS_MAX = 256 << 10
 
 
 class Batch(NamedTuple):
-    """What one round of a shard carries out, each list in order of arrival."""
+    """The items of one batch by kind, in order of arrival; `deferred` are for the next batch."""
 
     posts: list[WorkItem]
     reads: list[WorkItem]
     counts: list[WorkItem]
     single_calls: list[WorkItem]
-    carried: list[WorkItem]
+    deferred: list[WorkItem]
 
 
 def plan(items: Iterable[WorkItem]) -> Batch:
-    """Sort the open items by kind; carry over the reads that stand behind a post."""
+    """Sort the open items by kind, and defer reads and counts that are queued behind a post."""
     batch = Batch([], [], [], [], [])
     posted: set[str] = set()
     for item in items:
@@ -42,7 +41,7 @@ def plan(items: Iterable[WorkItem]) -> Batch:
         elif not isinstance(command, Read | Count):
             batch.single_calls.append(item)
         elif command.username in posted:
-            batch.carried.append(item)
+            batch.deferred.append(item)
         elif isinstance(command, Read):
             batch.reads.append(item)
         else:
@@ -51,18 +50,18 @@ def plan(items: Iterable[WorkItem]) -> Batch:
 
 
 class Lookup(NamedTuple):
-    """One search of the store: the unread of these inboxes, `limit` messages in all."""
+    """One search of the store: at most `limit` unread messages of these inboxes in total."""
 
     usernames: list[str]
     limit: int
 
 
 def lookups(reads: Iterable[WorkItem], slice_max: int, singles_max: int) -> list[Lookup]:
-    """The searches that serve these reads: one for all plain reads, one for each limited inbox.
+    """Return the searches for these reads: one shared search, and one for each limited inbox.
 
-    A limited read, or one that goes on with a long inbox, gets a search of its own, or an inbox
-    that is deeper than the limit would hide the others behind it. At most `singles_max` of
-    those; what is left out is not in any lookup, and is served in a later round.
+    A limited read, or one that continues a long inbox, gets a search of its own: in a shared
+    search, an inbox with more messages than the limit would hide the inboxes behind it. There are
+    at most `singles_max` searches for one inbox; the other reads are served in a later round.
     """
     shared: dict[str, None] = {}
     single: dict[str, int] = {}
@@ -82,7 +81,7 @@ def lookups(reads: Iterable[WorkItem], slice_max: int, singles_max: int) -> list
 
 
 class Share(NamedTuple):
-    """What one read is to claim; `more` where unread messages may be left behind it."""
+    """The messages that one read is to claim. `more` is set if unread messages may be left."""
 
     item: WorkItem
     messages: tuple[Unread, ...]
@@ -94,16 +93,17 @@ def share_out(
     found: Mapping[str, Sequence[Unread]],
     complete: Collection[str],
 ) -> tuple[list[Share], list[WorkItem]]:
-    """Deal the messages found to the reads, in order of arrival: the shares, and who goes on.
+    """Distribute messages over reads in order of arrival: the shares, and the reads to retry.
 
-    `found` holds an inbox's unread messages, oldest first; `complete` names the inboxes of
-    which that is all there is. A read that came away empty from an inbox that is not known to
-    be exhausted must be tried again: an empty answer would be false. No share is longer than
-    `SHARE_CHARS_MAX`, or one message.
+    `found` has the unread messages of each inbox, oldest first. `complete` names the inboxes for
+    which these are all unread messages. A read that gets nothing from any other inbox is retried,
+    since an empty result might be false. A share has at most `SHARE_CHARS_MAX` code points, or one
+    longer message.
     """
     dealt: dict[str, int] = {}
-    # Inboxes with a share in a claim of its own, and with one in that of the plain reads. Claims
-    # fail alone, and what a key gets may be decided elsewhere: then what was dealt stays unread.
+    # Inboxes with a share in a separate claim, and those with a share in the claim of the plain
+    # reads. One claim may fail alone, and another process may have chosen the messages for a key:
+    # the messages distributed here then stay unread.
     own: set[str] = set()
     plain: set[str] = set()
     shares: list[Share] = []
@@ -135,7 +135,7 @@ def share_out(
 
 
 def _fitting(messages: Sequence[Unread]) -> int:
-    """How many of these are one share."""
+    """Return how many of these messages fit into one share."""
     chars = 0
     for count, unread in enumerate(messages):
         chars += len(unread.message.text)

@@ -1,7 +1,8 @@
-"""From what a search found to what reads are given: the claims of one round of a shard.
+"""Claims the messages that a search found, and answers the reads that get them.
 
-Plain reads share one claim. Each lease has its own, under its own token, and each read with a key,
-whose messages are decided before anything is claimed. Made and called by `workers.shard`.
+All plain reads of a round share one claim. Each leased read has a claim under its own token. Each
+read with a key has its own claim, too, and its messages are recorded before any is claimed.
+`workers.shard` creates and calls this.
 """
 
 import asyncio
@@ -13,24 +14,31 @@ from typing import NamedTuple
 import structlog
 
 from workers.batch import Share
-from workers.claim_rollback import ClaimRollback
-from workers.clock import DatabaseClock
-from workers.commands import Claim, KeyedBatch, Read, Slice, Unread
+from workers.commands import (
+    Claim,
+    DiscardedClaims,
+    KeyedBatch,
+    KeyedClaim,
+    LeaseClaim,
+    Read,
+    Slice,
+    Unread,
+)
+from workers.engine import Engine
 from workers.errors import NotExecuted, OutcomeUnknown, ServiceError
-from workers.metrics import WorkerMetrics
-from workers.store.base import Store
-from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
 log = structlog.get_logger(__name__)
 
-#: How long a read with a key can be repeated, in ms.
+#: A read with a key can be repeated for this long, in ms.
 KEY_WINDOW_MS = 60_000
 
 
 class Unanswered(NamedTuple):
-    """Reads that a round of claims has not answered: those that came to nothing, since others were
-    faster or there was nothing for them, and those whose claim failed.
+    """The reads that a round of claims has not answered.
+
+    `shares` are those that got nothing, since other readers were faster or there was nothing for
+    them. `failed` are those whose claim failed.
     """
 
     shares: list[Share]
@@ -38,35 +46,27 @@ class Unanswered(NamedTuple):
 
 
 class Claims:
-    """Makes claims, and answers the reads that got something."""
+    """Makes claims, and answers the reads that get messages."""
 
-    def __init__(
-        self,
-        store: Store,
-        clock: DatabaseClock,
-        claim_s: float,
-        metrics: WorkerMetrics,
-        rollback: ClaimRollback,
-        waiters: Waiters,
-    ) -> None:
-        """A claim may take effect for `claim_s` seconds."""
-        self._store = store
-        self._clock = clock
+    def __init__(self, engine: Engine, claim_s: float) -> None:
+        """A claim can take effect for `claim_s` seconds."""
+        self._store = engine.store
+        self._clock = engine.clock
         self._claim_ms = int(claim_s * 1000)
-        self._metrics = metrics
-        self._rollback = rollback
-        self._waiters = waiters
+        self._metrics = engine.metrics
+        self._rollback = engine.rollback
+        self._waiters = engine.waiters
 
     async def make(self, shares: Sequence[Share]) -> Unanswered:
-        """Claim what was dealt, all at the same time. What one claim meets is no other's answer."""
-        results = await asyncio.gather(*self._of(shares))
+        """Make the claims for these shares concurrently. If one fails, only its own reads fail."""
+        results = await asyncio.gather(*self._start(shares))
         return Unanswered(
             [share for result in results for share in result.shares],
             [failure for result in results for failure in result.failed],
         )
 
     async def repeat(self, items: Sequence[WorkItem]) -> Unanswered:
-        """Answer the reads whose key was used before; gives back the others."""
+        """Answer the reads whose key was used before, and return the others."""
         keys = {
             item.command.key: item
             for item in items
@@ -79,7 +79,7 @@ class Claims:
         repeated = {keys[key]: batch for key, batch in batches.items()}
         results = await asyncio.gather(
             *(
-                self._guarded([share], partial(self._give_again, share, repeated[share.item]))
+                self._guarded([share], partial(self._deliver_again, share, repeated[share.item]))
                 for share in unanswered
                 if share.item in repeated
             )
@@ -90,7 +90,7 @@ class Claims:
             [failure for result in results for failure in result.failed],
         )
 
-    def _of(self, shares: Sequence[Share]) -> Iterator[Awaitable[Unanswered]]:
+    def _start(self, shares: Sequence[Share]) -> Iterator[Awaitable[Unanswered]]:
         plain: list[Share] = []
         for share in shares:
             command = share.item.command
@@ -113,13 +113,13 @@ class Claims:
         except ServiceError as error:
             failure = error
         except Exception as error:
-            # A bug, or an error that the store does not know. The other claims go on.
-            log.exception("a claim failed", reads=len(shares))
+            # A bug, or an error that the store does not handle. The other claims continue.
+            log.exception("a claim failed unexpectedly", reads=len(shares))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         return Unanswered([], [(share, failure) for share in shares])
 
     async def _claim(self, shares: list[Share]) -> list[Share]:
-        """Claim the shares and answer their reads; gives back those that came to nothing."""
+        """Claim the shares and answer their reads. Returns the shares that got nothing."""
         ids = [unread.message.id for share in shares for unread in share.messages]
         if not ids:
             return shares
@@ -134,13 +134,15 @@ class Claims:
         lost_some = len(owned) < len(claim.ids)
         if lost_some:
             self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
-            if not is_final and claim.lease_ms is not None:
-                # What a copy that is still on its way takes under this token, its taker would
-                # acknowledge unseen, with what it was given.
+            if not is_final and isinstance(claim, LeaseClaim):
+                # A late copy of the claim may take more messages under this token. The reader would
+                # acknowledge them with its own, without ever having seen them.
                 self._rollback.add(claim, claim.ids, is_final)
-                raise OutcomeUnknown("others were faster, or the claim is still on its way")
+                raise OutcomeUnknown(
+                    "other readers were faster, or the claim has not taken effect yet"
+                )
             if not is_final:
-                # A copy that is still on its way may yet take what others give back.
+                # A late copy of the claim may still take messages that others release.
                 self._rollback.add(claim, [i for i in claim.ids if i not in owned], is_final)
         nothing: list[Share] = []
         given: list[Unread] = []
@@ -153,89 +155,91 @@ class Claims:
             elif share.item.resolve(Slice(tuple([each.message for each in mine]), share.more)):
                 given += mine
                 if share.more:
-                    # Somebody may be waiting for the rest.
+                    # Another reader may be waiting for the rest.
                     self._waiters.wake((share.item.command.username,))
             else:
                 self._rollback.add(claim, [unread.message.id for unread in mine], is_final)
         if given:
-            counter = self._metrics.read if claim.lease_ms is None else self._metrics.leased
+            is_leased = isinstance(claim, LeaseClaim)
+            counter = self._metrics.leased if is_leased else self._metrics.read
             counter.inc(len(given))
             self._metrics.given(claim.at_ms, given)
         return nothing
 
     async def _claim_for_key(self, share: Share, key: str) -> list[Share]:
-        """Decide what a read with a key gets, then claim that; gives it back where it is nothing.
+        """Record the messages for a read with a key, then claim them. Returns the share if it got
+        nothing.
 
-        What is claimed for a key is never given back: it is there for who repeats the read.
+        Messages claimed for a key never become unread again: they are kept for repeats of the read.
         """
         item, now_ms = share.item, self._clock.now_ms()
         ids = tuple(unread.message.id for unread in share.messages)
         until_ms = now_ms + KEY_WINDOW_MS
         batch = KeyedBatch(key, item.command.username, ids, until_ms, share.more)
         batch = (await self._store.record_batch([batch], now_ms))[0]
-        return await self._give_again(share, batch)
+        return await self._deliver_again(share, batch)
 
-    async def _give_again(self, share: Share, batch: KeyedBatch) -> list[Share]:
-        return [] if await self._give_batch(share.item, batch) else [share]
+    async def _deliver_again(self, share: Share, batch: KeyedBatch) -> list[Share]:
+        return [] if await self._deliver_batch(share.item, batch) else [share]
 
-    async def _give_batch(self, item: WorkItem, batch: KeyedBatch) -> bool:
-        """Claim a batch as far as it is unread, and answer with what is the key's of it.
+    async def _deliver_batch(self, item: WorkItem, batch: KeyedBatch) -> bool:
+        """Claim the unread messages of a batch, and answer with all that are claimed for its key.
 
-        False where that is nothing, and was nothing before: all of it is others', or has expired.
+        Returns False if there are none and never were: other readers have them, or they expired.
         """
-        claim = self._new_claim([Share(item, (), batch.more)], batch.ids, batch.key)
+        claim = self._new_keyed_claim(batch)
         owned, is_final = await self._store.claim(claim)
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
-            # What was given once stays the key's batch, though all of it has expired by now.
-            is_given = await self._store.give(batch) if messages else batch.is_given
+            # A batch that was delivered stays valid, even if all its messages have expired.
+            is_given = await self._store.mark_delivered(batch) if messages else batch.is_given
         except ServiceError as error:
-            # What it took is the key's all the same: for who repeats the read.
+            # The claimed messages belong to the key, and a repeat of the read returns them.
             self._metrics.read.inc(len(owned))
             raise OutcomeUnknown(str(error)) from error
         if is_given:
             self._metrics.read.inc(len(owned))
             item.resolve(Slice(tuple(messages), batch.more))
             if batch.more:
-                # Somebody may be waiting for the rest.
+                # Another reader may be waiting for the rest.
                 self._waiters.wake((batch.username,))
             return True
         if messages:
-            # Another had forgotten it: nobody is given these for the key.
+            # Another process discarded the batch: these messages are not delivered for the key.
             self._rollback.add(claim, list(owned), is_final)
         else:
-            # Others were faster, or it has expired on the way.
+            # Other readers were faster, or the messages have just expired.
             self._metrics.read.inc(len(owned))
-            await self._forget(batch)
+            await self._discard(batch)
         return False
 
-    async def _forget(self, batch: KeyedBatch) -> None:
-        """Have the key's next read decide anew.
+    async def _discard(self, batch: KeyedBatch) -> None:
+        """Discard a batch, so that the next read with its key chooses again.
 
-        A claim for it that was not answered may still be on its way, from whatever process. What
-        it takes after this is nobody's, and given back, unless the batch holds after all.
+        An unanswered claim for the batch may still be on its way, from any process. The messages
+        that it takes later become unread again, unless the batch turns out to be valid.
         """
         expired = {message.id for message in await self._store.keyed_messages(batch, 0)}
         now_ms = self._clock.now_ms()
-        late = Claim(
-            *("", (batch.username,), batch.ids, now_ms, now_ms + self._claim_ms),
-            key=batch.key,
-        )
+        until_ms = now_ms + self._claim_ms
+        late = DiscardedClaims((batch.username,), batch.ids, now_ms, until_ms, batch.key)
         ids = [each for each in batch.ids if each not in expired]
         if ids:
             self._rollback.add(late, ids, is_final=False)
-        await self._store.forget(batch)
+        await self._store.discard_batch(batch)
 
-    def _new_claim(self, shares: Sequence[Share], ids: Sequence[str], key: str = "") -> Claim:
+    def _new_claim(self, shares: Sequence[Share], ids: Sequence[str]) -> Claim:
         now_ms = self._clock.now_ms()
+        until_ms = now_ms + self._claim_ms
+        usernames = tuple({share.item.command.username for share in shares})
         command = shares[0].item.command
         lease = command.lease if isinstance(command, Read) and shares[0].messages else None
-        return Claim(
-            secrets.token_hex(16) if lease is None else lease.token,
-            tuple({share.item.command.username for share in shares}),
-            tuple(ids),
-            now_ms,
-            now_ms + self._claim_ms,
-            None if lease is None else lease.ttl_ms,
-            key,
-        )
+        if lease is None:
+            return Claim(secrets.token_hex(16), usernames, tuple(ids), now_ms, until_ms)
+        return LeaseClaim(lease.token, usernames, tuple(ids), now_ms, until_ms, lease.ttl_ms)
+
+    def _new_keyed_claim(self, batch: KeyedBatch) -> KeyedClaim:
+        now_ms = self._clock.now_ms()
+        until_ms = now_ms + self._claim_ms
+        token = secrets.token_hex(16)
+        return KeyedClaim(token, (batch.username,), batch.ids, now_ms, until_ms, batch.key)

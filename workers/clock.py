@@ -1,25 +1,25 @@
-"""One clock for all nodes: the database's, followed from the local one.
+"""One clock for all nodes: the database's clock, derived from the local one.
 
-The store measures the difference now and then (`workers.maintenance` asks it to), everything that
-stamps or expires a message asks `DatabaseClock.now_ms`. Between two measurements time is counted by
-a clock that nobody sets: the wall clock may be set forward or back at any time.
+`workers.maintenance` makes the store measure the difference from time to time. All code that
+creates or expires a message calls `DatabaseClock.now_ms`. Between two measurements time is counted
+by a steady clock, since the wall clock may be set forward or back at any time.
 """
 
 import time
 from collections.abc import Callable
 
-#: A wall clock that is this much off the steady one was set since the last measurement, in ms.
+#: If the wall clock has moved this much against the steady one, in ms, somebody set it.
 STEP_MS = 100.0
 _READINGS = 3
 
 
 def _read_boot_time() -> float:
-    """The seconds since the machine was started, those that it slept included."""
+    """Return the seconds since the machine was started, including time spent asleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _find_steady() -> Callable[[], float]:
-    """The clock that nobody sets: one that goes on while the machine sleeps, if there is one."""
+    """Return a clock that cannot be set, and preferably one that runs while the machine sleeps."""
     try:
         _read_boot_time()
     except (AttributeError, OSError):
@@ -28,7 +28,7 @@ def _find_steady() -> Callable[[], float]:
 
 
 class DatabaseClock:
-    """Local time, corrected by the measured offset to the database's clock."""
+    """Local time, corrected by the measured offset from the database's clock."""
 
     def __init__(
         self, wall: Callable[[], float] = time.time, steady: Callable[[], float] | None = None
@@ -37,45 +37,46 @@ class DatabaseClock:
         self._steady = _find_steady() if steady is None else steady
         self._is_doubted = False
         self._offset_ms = 0.0
-        # The wall clock minus the steady one when they were last compared.
+        # The wall clock minus the steady one at the last measurement.
         self._base_ms = self._compare_ms()
         self._ahead_ms = self._base_ms
 
     @property
     def offset_ms(self) -> float:
-        """Database time minus local time, in milliseconds; 0 while the two agree."""
+        """Database time minus local time, in milliseconds. 0 while the clocks agree."""
         return self._offset_ms
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether to measure at once: a clock was set, or its reading did not fit."""
+        """Whether to measure at once, because a clock was set or a reading did not fit."""
         if self._is_doubted:
             return True
         if abs((self._wall() - self._steady()) * 1000 - self._base_ms) <= STEP_MS:
             return False
-        # A pause between those two readings looks like a step: looked at more closely.
+        # A pause between the two readings looks like a step, so take a more precise reading.
         return abs(self._compare_ms() - self._base_ms) > STEP_MS
 
     def mark_suspect(self) -> None:
-        """Have the clocks compared soon: the database judged a time otherwise than was expected."""
+        """Request a comparison of the clocks: the database disagreed about a time."""
         self._is_doubted = True
 
     def local_ms(self) -> float:
-        """The local time, uncorrected: the wall clock's, had it not been set since."""
+        """Return the uncorrected local time, ignoring changes to the wall clock since then."""
         return self._steady() * 1000 + self._base_ms
 
     def now_ms(self) -> int:
-        """The database's time, in whole milliseconds since 1970."""
+        """Return the database's time, in whole milliseconds since 1970."""
         return int(self._steady() * 1000 + self._ahead_ms)
 
     def observe(self, sent_ms: float, database_ms: float, received_ms: float) -> None:
-        """Take one measurement: the database said `database_ms` between `sent` and `received`.
+        """Record one measurement: between `sent_ms` and `received_ms` the database's clock showed
+        `database_ms`.
 
-        The database's clock is read to the whole millisecond, so the offset lies somewhere in
-        an interval. While zero lies in it too, the clocks are taken to agree: nodes that are
-        kept in step by NTP then all use the same time, free of each one's measuring error,
-        and the ids of sequential posts through different nodes stay in order. Else the offset
-        stays what it was while that is in the interval, which is long if the loop was held up.
+        The database reports whole milliseconds, so the offset is only known to lie in an interval.
+        If that interval contains 0, the clocks are taken to agree. Nodes that NTP keeps in step
+        then all use the same time, free of each node's measuring error, and the ids of sequential
+        posts through different nodes stay in order. Otherwise the previous offset is kept as long
+        as it lies in the interval, which is wide if the loop was blocked.
         """
         base_ms = self._compare_ms()
         moved_ms = base_ms - self._base_ms
@@ -91,7 +92,7 @@ class DatabaseClock:
         self._is_doubted = False
 
     def _compare_ms(self) -> float:
-        """The wall clock minus the steady one, by the reading that was interrupted the least."""
+        """Return the wall clock minus the steady one, from the reading that took the least time."""
         readings: list[tuple[float, float]] = []
         for _ in range(_READINGS):
             before = self._steady()

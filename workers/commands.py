@@ -1,42 +1,57 @@
-"""What is asked of a shard, and what it gives back: small frozen values.
+"""The commands that a pool carries out, and their results: small frozen values.
 
-Made by `workers.pool`, carried by `workers.work_item`, carried out by `workers.shard`; a `Claim` is
-what a shard makes of a batch of reads.
-Times are milliseconds of the database's clock since 1970; a command's `size` is what it has a queue
-hold, in bytes of UTF-8. Its `username` is the inbox by which it finds its shard.
+`workers.pool` creates a command, a `workers.work_item` carries it to a shard, and `workers.shard`
+carries it out. A shard turns a batch of reads into `Claim`s.
 
-A lease's `token` is its name, a dot and a number: a stream has one lease with many numbers, in the
-order of its deliveries; any other has the number 0 (`delivery`).
+Times are milliseconds of the database's clock since 1970. The `username` of a command decides which
+shard serves it. Its `size` is the number of bytes of UTF-8 that a queue holds for it.
+
+A lease's `token` is the lease's name, a dot, and a number (see `delivery`). A stream has one lease;
+its tokens number the deliveries in order. All other leases use the number 0.
 """
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
+#: The result of a command.
+R = TypeVar("R", covariant=True)
+
+
+class Command(Struct, Generic[R], frozen=True, gc=False):
+    """A request to the pool. Its future returns an `R`."""
+
+    size: ClassVar[int] = 0
+
+    @property
+    def username(self) -> str:
+        """The name that decides which shard serves the command."""
+        raise NotImplementedError
+
 
 class Message(Struct, frozen=True, gc=False):
-    """A message as its reader gets it, in the field order of the original specification."""
+    """A message as its reader receives it, with the fields in the order of the specification."""
 
     text: str
     id: str
 
 
 class Unread(Struct, frozen=True, gc=False):
-    """A message that was found unread, and when it expires."""
+    """A message that a search found unread, and the time at which it expires."""
 
     message: Message
     expires_ms: int
 
 
 class Key(Struct, frozen=True, gc=False):
-    """The idempotency key of a post, and what it was first used for, both hashed."""
+    """The hash of a post's idempotency key, and the hash of the request that it belongs to."""
 
     hash: str
     body: str
 
 
-class Post(Struct, frozen=True, gc=False):
-    """Store one message. Gives back its id, or for one with a key a `Stored`.
+class Post(Command["str | Stored"], frozen=True, gc=False):
+    """Store one message. Returns its id, or a `Stored` if the post has a key.
 
     `receipt` is the hash of the sender's receipt, or empty.
     """
@@ -44,7 +59,8 @@ class Post(Struct, frozen=True, gc=False):
     id: str
     username: str
     text: str
-    size: int
+    # Only a post has a size of its own; for all other commands it is a constant.
+    size: int  # type: ignore[misc]
     created_ms: int
     expires_ms: int
     key: Key | None = None
@@ -52,23 +68,22 @@ class Post(Struct, frozen=True, gc=False):
 
 
 class Lease(Struct, frozen=True, gc=False):
-    """The lease under which a read takes messages: its token, and how long it lasts."""
+    """The lease for a read: its token, and how long it lasts."""
 
     token: str
     ttl_ms: int
 
 
-class Read(Struct, frozen=True, gc=False):
-    """Claim the unread messages of an inbox, oldest first. Gives back a `Slice`.
+class Read(Command["Slice"], frozen=True, gc=False):
+    """Claim the unread messages of an inbox, oldest first. Returns a `Slice`.
 
-    `limit` is the most that may be claimed, or None for no limit of the reader's own.
-    `upto` is the greatest id that may be claimed, or None: a read that goes on slice by slice
-    names the moment it began, so that it ends however fast others post.
-    `wait_s` is how long a first message is waited for, in seconds.
-    With a `lease` they are taken on loan; with a `key` (hashed) a repeat gets the same again.
+    - `limit`: claim at most this many messages; None for no limit.
+    - `upto`: claim no message with a greater id. A read in several slices passes the time at which
+      it began, so that it ends even if others keep posting.
+    - `wait_s`: wait this many seconds for a first message.
+    - `lease`: lease the messages instead of marking them as read.
+    - `key`: the hash of an idempotency key. A repeat with this key returns the same messages.
     """
-
-    size: ClassVar[int] = 0
 
     username: str
     limit: int | None = None
@@ -78,100 +93,97 @@ class Read(Struct, frozen=True, gc=False):
     key: str = ""
 
 
-#: Unread messages of one inbox are counted so far; of more it is only said that they are more.
+#: Counting stops at this number of unread messages in one inbox.
 COUNT_MAX = 10_000
 
 
-class Count(Struct, frozen=True, gc=False):
-    """Count the unread messages of an inbox, claiming none. Gives back an int.
+class Count(Command[int], frozen=True, gc=False):
+    """Count the unread messages of an inbox without claiming any.
 
-    That is greater than `COUNT_MAX`, by whatever, where there are more than that.
+    Returns the exact number up to `COUNT_MAX`, and some greater number if there are more.
     """
 
-    size: ClassVar[int] = 0
-
     username: str
 
 
-class Acknowledge(Struct, frozen=True, gc=False):
-    """Mark as read what a lease holds, or these ids of it. Gives back how many are."""
-
-    size: ClassVar[int] = 0
+class Acknowledge(Command[int], frozen=True, gc=False):
+    """Mark all messages of a lease, or those in `ids`, as read. Returns how many are read."""
 
     username: str
     lease: str
     ids: tuple[str, ...] | None = None
 
 
-class Finish(Acknowledge, frozen=True, gc=False):
-    """Acknowledge, and tell which of these messages are lost. Gives back a `Finished`."""
-
-
-class Release(Struct, frozen=True, gc=False):
-    """End a lease of all its messages, or of these: unread again. Gives back how many."""
-
-    size: ClassVar[int] = 0
+class Finish(Command["Finished"], frozen=True, gc=False):
+    """Acknowledge, and report which of these messages were lost. Returns a `Finished`."""
 
     username: str
     lease: str
     ids: tuple[str, ...] | None = None
 
 
-class Extend(Struct, frozen=True, gc=False):
-    """Have a lease end `ttl_ms` from now, not sooner. Gives back how many messages it holds."""
+class Release(Command[int], frozen=True, gc=False):
+    """End the lease of all its messages, or of those in `ids`. Returns how many are unread."""
 
-    size: ClassVar[int] = 0
+    username: str
+    lease: str
+    ids: tuple[str, ...] | None = None
+
+
+class Extend(Command[int], frozen=True, gc=False):
+    """Let a lease end `ttl_ms` from now, but never earlier than it would have.
+
+    Returns how many messages it holds.
+    """
 
     username: str
     lease: str
     ttl_ms: int
 
 
-class Held(Struct, frozen=True, gc=False):
-    """Name the messages that a lease still holds. Gives back their ids."""
-
-    size: ClassVar[int] = 0
+class Held(Command[frozenset[str]], frozen=True, gc=False):
+    """Return the ids of the messages that a lease still holds."""
 
     username: str
     lease: str
 
 
-class Resume(Struct, frozen=True, gc=False):
-    """Mark as read what a stream delivered up to and with `last`. Gives back how many are."""
+class Resume(Command[int], frozen=True, gc=False):
+    """Mark the messages that a stream delivered up to and including `last` as read.
 
-    size: ClassVar[int] = 0
+    Returns how many messages this call marked.
+    """
 
     username: str
     last: str
 
 
-class Track(Struct, frozen=True, gc=False):
-    """Tell what became of a message. Gives back a `Fate`; None where the receipt is not its own.
+class Track(Command["MessageStatus | None"], frozen=True, gc=False):
+    """Return the `MessageStatus` of a message, or None if the receipt does not belong to it.
 
     `receipt` is hashed.
     """
-
-    size: ClassVar[int] = 0
 
     id: str
     receipt: str
 
     @property
     def username(self) -> str:
-        """What it is routed by: nobody says whose inbox the message is in."""
+        """The message's id: the caller does not say which inbox the message is in."""
         return self.id
 
 
 class Revoke(Track, frozen=True, gc=False):
-    """Take back a message while it is unread. Gives back its `Fate`, or None, as `Track`."""
+    """Take back a message if it is unread. Returns its `MessageStatus` or None, as `Track` does."""
 
 
 class Finished(Struct, frozen=True, gc=False):
-    """The outcome of a `Finish`.
+    """The result of a `Finish`.
 
-    `messages` is as for `Acknowledge`. `is_all` is set if every message that was asked for is
-    acknowledged, now or by an earlier call, and there is one, or none was asked for. Otherwise
-    `acknowledged` has the ids that are, and `lost` those that are not: their lease was over.
+    `messages` counts as for `Acknowledge`. `is_all` is True if every requested message is
+    acknowledged, by this call or an earlier one, and either there is at least one or an empty list
+    was requested. Otherwise `acknowledged` has the ids of the acknowledged messages, and `lost`
+    those of the others: their lease was over.
     """
 
     messages: int
@@ -181,28 +193,24 @@ class Finished(Struct, frozen=True, gc=False):
 
 
 class Audit(Struct, frozen=True, gc=False):
-    """The ids of a lease's messages that were acknowledged, and of those that were lost.
+    """The ids of a lease's acknowledged and lost messages.
 
-    Where nothing was lost, `acknowledged` is empty: nobody asks.
+    If the whole lease was audited and nothing was lost, `acknowledged` is empty: nobody needs it.
     """
 
     acknowledged: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
 
 
-SingleCall: TypeAlias = Acknowledge | Release | Extend | Held | Resume | Track | Revoke
-Command: TypeAlias = Post | Read | Count | SingleCall
-
-
 class Stored(Struct, frozen=True, gc=False):
-    """The outcome of a post with a key: the message's id, and whether it was there already."""
+    """The result of a post with a key: the message's id, and whether an earlier post stored it."""
 
     id: str
     is_repeated: bool
 
 
 class Slice(Struct, frozen=True, gc=False):
-    """What one read claimed. Where `more` is set, unread messages may be left."""
+    """The messages that one read claimed. If `more` is set, unread messages may be left."""
 
     messages: tuple[Message, ...]
     more: bool
@@ -211,18 +219,18 @@ class Slice(Struct, frozen=True, gc=False):
 Status: TypeAlias = Literal["pending", "leased", "read", "expired", "revoked"]
 
 
-class Fate(Struct, frozen=True, gc=False):
-    """What became of a message, and when; None while it is pending or leased."""
+class MessageStatus(Struct, frozen=True, gc=False):
+    """What became of a message and when; `at_ms` is None while it is pending or leased."""
 
     status: Status
     at_ms: int | None
 
 
 class Claim(Struct, frozen=True, gc=False):
-    """One attempt to take messages, under a token that no other attempt has.
+    """One attempt to take messages for plain reads.
 
-    It never takes effect after `until_ms`, however late it reaches the database.
-    With `lease_ms` it takes them on loan until then at most; a `key` marks them for repeats.
+    No other attempt has its `token`. It never takes effect after `until_ms`, however late it
+    reaches the database.
     """
 
     token: str
@@ -230,14 +238,39 @@ class Claim(Struct, frozen=True, gc=False):
     ids: tuple[str, ...]
     at_ms: int
     until_ms: int
-    lease_ms: int | None = None
-    key: str = ""
+
+
+class LeaseClaim(Claim, frozen=True, gc=False):
+    """A claim that leases its messages for at most `lease_ms`. Its token is the lease's token."""
+
+    lease_ms: int
+
+
+class KeyedClaim(Claim, frozen=True, gc=False):
+    """A claim that marks its messages with a hashed idempotency key, for repeats of the read."""
+
+    key: str
+
+
+class DiscardedClaims(Struct, frozen=True, gc=False):
+    """All claims for a key that were made before `at_ms`, by any process.
+
+    Their batch was discarded, so the messages that they took become unread again. None of them
+    takes effect after `until_ms`.
+    """
+
+    usernames: tuple[str, ...]
+    ids: tuple[str, ...]
+    at_ms: int
+    until_ms: int
+    key: str
 
 
 class KeyedBatch(Struct, frozen=True, gc=False):
-    """What a read with a key is given: decided once, for all repeats until `until_ms`.
+    """The messages for a read with a key: chosen once, for all repeats until `until_ms`.
 
-    `more` where messages were left unread then; `is_given` once somebody may have been given it.
+    `more` is True if unread messages were left at that time. `is_given` is True once the batch may
+    have been delivered.
     """
 
     key: str
@@ -248,9 +281,6 @@ class KeyedBatch(Struct, frozen=True, gc=False):
     is_given: bool = False
 
 
-Outcome: TypeAlias = str | Stored | Slice | int | Fate | Finished | frozenset[str] | None
-
-
 def delivery(lease: str, number: int = 0) -> str:
-    """The token of a lease's delivery of this number; tokens of a lease sort by it."""
+    """Return the token of a lease's delivery. Tokens of one lease sort by `number`."""
     return f"{lease}.{number:010d}"

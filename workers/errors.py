@@ -1,36 +1,37 @@
-"""What can go wrong with a request once it was handed to the pool.
+"""The errors of a request after it was handed to the pool.
 
     ServiceError
     ├── NotExecuted          nothing was done, and nothing will be
     │   ├── Overloaded       a queue is full
     │   ├── Draining         the service is stopping
-    │   ├── Expired          the deadline passed before its turn came
-    │   ├── StoreUnavailable the database was not reached
-    │   │   └── IndexMissing it was, and lacks an index that this needs
+    │   ├── Expired          the deadline passed while the request waited in a queue
+    │   ├── StoreUnavailable the database could not be reached
+    │   │   └── IndexMissing the database lacks an index that this operation needs
     │   ├── StorageFull      the database's disk has no room for this message
-    │   ├── Rejected         the database cannot hold this message
-    │   ├── KeyInFlight      a request with this idempotency key is not answered yet
-    │   └── KeyReused        its idempotency key was used for something else
-    └── OutcomeUnknown       it was sent to the database, and the answer is not known
+    │   ├── Rejected         the database cannot store this message
+    │   ├── KeyInFlight      a request with this idempotency key is still being processed
+    │   └── KeyReused        the idempotency key was used for a different request
+    └── OutcomeUnknown       a write was sent to the database, and its reply was lost
 
-The two branches are the promise "nothing false": a caller may repeat a `NotExecuted` freely.
+The two branches keep the guarantee that no error is false: a caller may safely repeat a request
+that raised `NotExecuted`.
 """
 
 
 class ServiceError(Exception):
-    """Base of every failure that the pool gives back for a request."""
+    """Base class of all errors that the pool raises for a request."""
 
 
 class NotExecuted(ServiceError):
-    """The request changed nothing, and never will."""
+    """Raised when the request changed nothing, and never will."""
 
 
 class Overloaded(NotExecuted):
-    """Raised when the shard's queue, or the inbox's part of it, is full."""
+    """Raised when the shard's queue, or the inbox's share of it, is full."""
 
 
 class Draining(NotExecuted):
-    """Raised when the service takes no new requests because it is stopping."""
+    """Raised when the service accepts no new requests because it is stopping."""
 
 
 class Expired(NotExecuted):
@@ -40,38 +41,39 @@ class Expired(NotExecuted):
 class StoreUnavailable(NotExecuted):
     """Raised when the database was not reached, or refused, before anything was applied.
 
-    `is_away` where no primary was found for as long as was allowed: others will find none either.
+    `is_unavailable` is True if no primary was found within the driver's time limit. Other
+    operations will not find one either.
     """
 
-    def __init__(self, reason: str, *, is_away: bool = False) -> None:
+    def __init__(self, reason: str, *, is_unavailable: bool = False) -> None:
         super().__init__(reason)
-        self.is_away = is_away
+        self.is_unavailable = is_unavailable
 
 
 class IndexMissing(StoreUnavailable):
-    """Raised when the database lacks an index; the store makes it again."""
+    """Raised when the database lacks an index. The store creates it again."""
 
 
 class StorageFull(NotExecuted):
-    """Raised when a post would use the part of the disk that is kept for reads."""
+    """Raised when a post would use the part of the disk that is reserved for reads."""
 
 
 class Rejected(NotExecuted):
-    """Raised when one message cannot be stored, whatever is tried."""
+    """Raised when a message can never be stored, however often it is sent."""
 
 
 class KeyInFlight(NotExecuted):
-    """Raised when a request with the same idempotency key is not answered yet."""
+    """Raised when a request with the same idempotency key is still being processed."""
 
 
 class KeyReused(NotExecuted):
-    """Raised when a post's idempotency key came with another message before."""
+    """Raised when a post's idempotency key was used for a different message before."""
 
 
 class OutcomeUnknown(ServiceError):
     """Raised when a write may or may not have been applied.
 
-    `message_id` is the id that a message has if it was stored, or None.
+    `message_id` is the id of the message if it was stored, or None if the request was not a post.
     """
 
     def __init__(self, reason: str, message_id: str | None = None) -> None:

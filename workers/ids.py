@@ -1,21 +1,22 @@
 """Message ids: 32 hex digits that sort by time and cannot be guessed.
 
-48 bits of milliseconds, 16 of a sequence within the millisecond, 64 random: ids of one process
-strictly increase, also when the clock steps back, and two processes never make the same one.
+An id has 48 bits of milliseconds, a 16-bit sequence number within the millisecond, and 64 random
+bits. The ids of one process strictly increase, even if the clock steps back, and no two processes
+create the same id.
 """
 
 import os
 from collections.abc import Callable
 
-#: Digits of an id that are its time.
+#: The leading digits of an id that hold its time.
 TIME_DIGITS = 12
 _SEQUENCE_MAX = 0xFFFF
-#: Random bytes that are fetched at once: a system call for each id was 4% of the service's time.
+#: Random bytes fetched with one system call. A call for each id took 4% of the service's time.
 _RANDOM_BYTES = 8 * 256
 
 
 class IdSource:
-    """Makes the ids of one process. Not for use by several threads."""
+    """The source of a process's ids. Not safe for use by several threads."""
 
     def __init__(self, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._random_bytes = random_bytes
@@ -25,7 +26,7 @@ class IdSource:
         self._sequence = 0
 
     def next(self, now_ms: int) -> str:
-        """An id that is greater than all before it; `now_ms` is the time it was made."""
+        """Return an id greater than all earlier ones. `now_ms` is the time of creation."""
         if now_ms > self._last_ms:
             self._last_ms, self._sequence = now_ms, 0
         elif self._sequence < _SEQUENCE_MAX:
@@ -39,5 +40,5 @@ class IdSource:
 
 
 def last_id_of(now_ms: int) -> str:
-    """An id that no message made up to and including `now_ms` exceeds."""
+    """Return an id that is not exceeded by any message created up to and including `now_ms`."""
     return f"{now_ms:012x}" + "f" * 20

@@ -1,54 +1,55 @@
-"""How long the event loop did not turn: a timeout that this explains is not the database's.
+"""Measures how long the event loop was blocked.
 
-`workers.maintenance` calls `tick` as often as the loop lets it; `workers.circuit_breaker` asks.
+A timeout that a blocked loop explains says nothing about the database. `workers.maintenance` calls
+`tick` as often as the loop allows; `workers.circuit_breaker` reads the result.
 """
 
 import asyncio
 import math
 from typing import NamedTuple
 
-#: How late a tick may be without the loop counting as held up, in seconds.
+#: A tick may be this late before the loop counts as blocked, in seconds.
 GRACE_S = 0.05
-#: An operation was held up if the loop did not turn for this share of its time. A database that
-#: answers in milliseconds is not heard in time only if that is nearly all of it.
+#: The loop delayed an operation if it was blocked for more than this share of the operation's time.
+#: A database that answers in milliseconds misses a deadline only if the share is close to 1.
 SHARE = 0.5
 
 
-class Begun(NamedTuple):
-    """When an operation began, and how long the loop had been held up by then, in seconds."""
+class Mark(NamedTuple):
+    """A point in time, and the total time for which the loop had been blocked, in seconds."""
 
     at: float
-    held_up_s: float
+    blocked_s: float
 
 
 class LoopLag:
-    """Adds up the time for which the loop did not turn."""
+    """Adds up the time for which the loop was blocked."""
 
     def __init__(self, every_s: float) -> None:
-        """`every_s` is the pause between two ticks of a loop that turns, in seconds."""
+        """`every_s` is the pause between two ticks of an idle loop, in seconds."""
         self._due_s = every_s + GRACE_S
         self._last = math.inf
-        self._held_up_s = 0.0
+        self._blocked_s = 0.0
 
     def tick(self) -> None:
-        """Take note that the loop turns."""
+        """Record that the loop is running."""
         now = _now()
-        self._held_up_s = self._held_up_until(now)
+        self._blocked_s = self._blocked_until(now)
         self._last = now
 
-    def begin(self) -> Begun:
-        """Mark the begin of an operation."""
+    def mark(self) -> Mark:
+        """Return a mark for the start of an operation."""
         now = _now()
-        return Begun(now, self._held_up_until(now))
+        return Mark(now, self._blocked_until(now))
 
-    def has_held_up(self, begun: Begun) -> bool:
-        """Whether the loop did not turn for too much of the time since then."""
+    def was_blocked_since(self, mark: Mark) -> bool:
+        """Return whether the loop was blocked for most of the time since the mark."""
         now = _now()
-        return self._held_up_until(now) - begun.held_up_s > SHARE * (now - begun.at)
+        return self._blocked_until(now) - mark.blocked_s > SHARE * (now - mark.at)
 
-    def _held_up_until(self, now: float) -> float:
-        # What has not ticked yet counts, too: a timeout may be heard of before the next tick.
-        return self._held_up_s + max(now - self._last - self._due_s, 0.0)
+    def _blocked_until(self, now: float) -> float:
+        # An overdue tick counts, too: a timeout may be processed before the next tick.
+        return self._blocked_s + max(now - self._last - self._due_s, 0.0)
 
 
 def _now() -> float:

@@ -1,94 +1,76 @@
-"""What a pool does beside serving requests: now and then, or whenever it is told to.
+"""The periodic work of a pool, beside serving requests.
 
-Deadlines, what has expired, leases that are over, what is to be given back or reckoned up, and for
-those who wait: being told by the database what arrives elsewhere. Made, started and stopped by
-`workers.pool`.
+It enforces deadlines, marks expired messages, ends leases, rolls back claims, counts what
+unanswered writes did, listens for arrivals, and watches the database's clock, disk and indexes.
+`workers.pool` creates, starts and stops it.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing, suppress
-from typing import cast
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
-from workers.circuit_breaker import CircuitBreaker
-from workers.claim_rollback import ClaimRollback
-from workers.clock import DatabaseClock
+from workers import arrival_listener
+from workers.arrival_listener import ArrivalListener
+from workers.engine import Engine
 from workers.errors import ServiceError
-from workers.metrics import WorkerMetrics
 from workers.shard import Shard
 from workers.storage import MEASURE_EVERY_S, StorageReserve
-from workers.store.base import Store
-from workers.waiters import Waiters
 
 log = structlog.get_logger(__name__)
 
-#: How often requests past their deadline are looked for, in seconds; the most they overstay.
+#: How often deadlines are checked, in seconds. Requests exceed theirs by no more than this.
 WATCH_EVERY_S = 0.05
-#: How often expired messages are marked, the dead lose their text, and the database's clock is
+#: How often expired messages are marked, the text of kept messages is removed, and the clocks are
 #: compared, in seconds.
 EXPIRE_EVERY_S = 2.0
 RETIRE_EVERY_S = 20.0
 CLOCK_EVERY_S = 10.0
-#: The least time between two comparisons of the clocks, in seconds.
+#: The shortest time between two comparisons of the clocks, in seconds.
 CLOCK_PAUSE_S = 0.5
-#: How often a database that is away is asked for, and claims that came to nobody are given
-#: back, in seconds.
+#: How often an unavailable database is probed, and how often claims are rolled back, in seconds.
 PROBE_EVERY_S = 0.2
 RELEASE_EVERY_S = 0.25
-#: How often leases that ran out are looked for, and what became of writes that were not answered,
-#: in seconds.
+#: How often expired leases are ended, and how often unanswered writes are counted, in seconds.
 LEASES_EVERY_S = 0.25
 COUNT_RESOLVED_EVERY_S = 1.0
-#: How often the store is asked whether an index was missed, in seconds. It looks less often.
+#: How often `Store.keep_indexes` is called, in seconds. It asks the database less often.
 INDEXES_EVERY_S = 0.25
-#: How often messages are looked for that somebody waits for, while the database tells of arrivals
-#: by itself, and while it does not. In seconds.
-LOOK_EVERY_S = (5.0, 1.0)
-_LOOK_AT_ONCE = 1000
-#: The database is no longer asked to tell of arrivals when nobody has waited for so long.
-LISTEN_ON_S = 10.0
-#: Pending messages are counted so often at most, in seconds.
+#: The shortest time between two counts of the pending messages, in seconds.
 PENDING_EVERY_S = 10.0
 
 
 class Maintenance:
-    """The jobs of one pool, each a task of its own."""
+    """The jobs of one pool. Each runs in a task of its own."""
 
     def __init__(
         self,
-        store: Store,
-        clock: DatabaseClock,
-        metrics: WorkerMetrics,
+        engine: Engine,
         shards: Sequence[Shard],
-        breaker: CircuitBreaker,
-        rollback: ClaimRollback,
-        waiters: Waiters,
         reserve: StorageReserve,
     ) -> None:
-        self._store = store
-        self._clock = clock
-        self._metrics = metrics
+        self._store = engine.store
+        self._clock = engine.clock
+        self._metrics = engine.metrics
+        self._breaker = engine.breaker
+        self._rollback = engine.rollback
+        self._waiters = engine.waiters
         self._shards = shards
-        self._breaker = breaker
-        self._rollback = rollback
-        self._waiters = waiters
         self._reserve = reserve
-        # Whether the database tells of arrivals just now.
-        self._is_told = False
-        #: Started, and to be cancelled by who stops the pool.
+        self._arrivals = ArrivalListener(engine)
+        #: The running jobs. The pool cancels them when it stops.
         self.tasks: list[asyncio.Task[None]] = []
         self._clock_is_doubtful = asyncio.Event()
-        # That the pending messages are to be counted at once, and how long it took last.
+        # Requests a count of the pending messages at once; and how long the last count took.
         self._recount = asyncio.Event()
         self._counted_in_s = math.inf
-        #: Set once the pending messages are known.
+        #: Set once the pending messages have been counted.
         self.has_counted = asyncio.Event()
 
     def start(self) -> None:
-        """Begin all of them."""
+        """Start all jobs."""
         self._loop = asyncio.get_running_loop()
         jobs: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
             "watch": (WATCH_EVERY_S, self._watch),
@@ -98,8 +80,8 @@ class Maintenance:
             "release": (RELEASE_EVERY_S, self._rollback.carry_out),
             "count_resolved": (COUNT_RESOLVED_EVERY_S, self._count_resolved),
             "pending": (PROBE_EVERY_S, self._count_pending),
-            "listen": (PROBE_EVERY_S, self._listen),
-            "look": (LOOK_EVERY_S[1], self._look_now_and_then),
+            "listen": (PROBE_EVERY_S, self._arrivals.listen),
+            "look": (arrival_listener.SEARCH_EVERY_S[1], self._arrivals.search),
             "probe": (PROBE_EVERY_S, self._probe),
             "indexes": (INDEXES_EVERY_S, self._store.keep_indexes),
             "clock": (CLOCK_PAUSE_S, self._follow_clock),
@@ -111,17 +93,21 @@ class Maintenance:
         ]
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        """Do a job now and then. It may fail: the next time comes."""
+        """Run a job repeatedly, with a pause of so many seconds. A failed job runs again."""
         while True:
             try:
                 await job()
             except ServiceError as error:
-                log.debug("a job was put off", job=job.__name__, reason=str(error))
+                log.debug(
+                    "a maintenance job failed and will run again",
+                    job=job.__name__,
+                    reason=str(error),
+                )
             except BaseException:
-                # A cancellation that nobody asked this task for came out of a library.
+                # A cancellation that this task did not receive came out of a library.
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
-                log.exception("a job failed", job=job.__name__)
+                log.exception("a maintenance job failed unexpectedly", job=job.__name__)
             await asyncio.sleep(seconds)
 
     async def _watch(self) -> None:
@@ -151,12 +137,12 @@ class Maintenance:
         self._waiters.wake(ended.usernames)
 
     async def _count_resolved(self) -> None:
-        """Count what was done and could not be told."""
-        for fate, messages in (await self._store.count_resolved()).items():
-            self._metrics.fates[fate].inc(messages)
+        """Count what unanswered writes did."""
+        for event, messages in (await self._store.count_resolved()).items():
+            self._metrics.lifecycle[event].inc(messages)
 
     async def _count_pending(self) -> None:
-        """Count what is pending, and pause; sooner again once the database is back."""
+        """Count the pending messages, then pause: not as long if the database comes back."""
         self._recount.clear()
         pause_s = PENDING_EVERY_S
         with suppress(ServiceError):
@@ -166,9 +152,10 @@ class Maintenance:
                 await self._recount.wait()
 
     async def _count_once(self) -> float:
-        """Count what is pending; for how many seconds not to count again.
+        """Count the pending messages. Returns the pause until the next count, in seconds.
 
-        A count from before the database was away is given up: its connection may be dead.
+        A count that began before the database was unavailable is cancelled, since its connection
+        may be dead.
         """
         began = self._loop.time()
         counting = asyncio.create_task(self._store.count_pending())
@@ -188,46 +175,10 @@ class Maintenance:
         if not self._breaker.is_open:
             self._metrics.pending.set(pending)
         self.has_counted.set()
-        # Of two counts the quicker one: a single stall says nothing about the next.
+        # Use the faster of the last two counts: a single stall says nothing about the next one.
         took_s = self._loop.time() - began
         quicker_s, self._counted_in_s = min(took_s, self._counted_in_s), took_s
         return pause_after_count(quicker_s)
-
-    async def _listen(self) -> None:
-        """While anybody waits, have the database tell what arrives at other processes."""
-        await self._waiters.are_there.wait()
-        last_needed = self._loop.time()
-        telling = cast(AsyncGenerator[Collection[str] | None, None], self._store.arrivals())
-        async with aclosing(telling) as arrivals:
-            try:
-                async for usernames in arrivals:
-                    if usernames is None:
-                        self._waiters.notice_any()
-                        self._is_told = True
-                        await self._look()
-                    else:
-                        self._waiters.wake(usernames)
-                    now = self._loop.time()
-                    if self._waiters.count:
-                        last_needed = now
-                    elif now - last_needed > LISTEN_ON_S:
-                        return
-            finally:
-                self._is_told = False
-
-    async def _look_now_and_then(self) -> None:
-        """Whatever is told: nobody waits long for a message that is there."""
-        await self._waiters.are_there.wait()
-        await self._look()
-        if self._is_told:
-            await asyncio.sleep(LOOK_EVERY_S[0] - LOOK_EVERY_S[1])
-
-    async def _look(self) -> None:
-        """Wake those who wait for what is there."""
-        usernames = list(self._waiters.usernames())
-        for start in range(0, len(usernames), _LOOK_AT_ONCE):
-            some = usernames[start : start + _LOOK_AT_ONCE]
-            self._waiters.wake(await self._store.count_unread(some, self._clock.now_ms()))
 
     async def _follow_clock(self) -> None:
         self._clock_is_doubtful.clear()
@@ -240,14 +191,14 @@ class Maintenance:
         try:
             self._reserve.observe(await self._store.measure_storage())
         finally:
-            # Also where the database did not answer: what was known last holds.
+            # Also if the database did not answer: then the last measurement stays valid.
             await self._reserve.wait_until_due()
 
 
 def pause_after_count(seconds: float) -> float:
-    """How long the pending are not counted again, after a count that took so long: in seconds.
+    """Return the pause after a count that took so many seconds, in seconds.
 
-    Counting is to take a hundredth of the time; or a tenth, where else the figure was over a minute
-    old. One count that a stall held up must not leave it old for long.
+    Counting may take 1% of the time. If the figure would then be more than a minute old, it may
+    take 10%, so that one stalled count does not leave an old figure for long.
     """
     return max(min(100 * seconds, 60.0), 10 * seconds)

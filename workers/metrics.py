@@ -1,6 +1,6 @@
-"""What the engine counts, as Prometheus metrics. Made once per process by `chat_service.service`.
+"""The engine's Prometheus metrics. `chat_service.service` creates them once per process.
 
-No label ever holds a username, a message's id or any other thing of which there are many.
+No label holds a username, a message id, or any other value with many possibilities.
 """
 
 from bisect import bisect_left
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from workers.commands import Unread
 from workers.ids import TIME_DIGITS
 
-# Each counter would otherwise have a second series with the time it was made.
+# Otherwise each counter would have a second series with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -27,20 +27,20 @@ class WorkerMetrics:
             "chat_messages_accepted_total", "Messages stored and acknowledged.", registry=registry
         )
         self.read = Counter(
-            "chat_messages_read_total", "Messages given to a read.", registry=registry
+            "chat_messages_read_total", "Messages delivered to a reader.", registry=registry
         )
         self.expired = Counter(
             "chat_messages_expired_unread_total",
-            "Messages that expired before anyone read them.",
+            "Messages that expired before anybody read them.",
             registry=registry,
         )
         self.revoked = Counter(
             "chat_messages_revoked_total",
-            "Messages that their senders took back unread.",
+            "Messages that their senders revoked.",
             registry=registry,
         )
-        #: How messages end, and how they begin: accepted = read + expired + revoked + pending.
-        self.fates: Mapping[str, Counter] = {
+        #: The counted events of a message: accepted = read + expired + revoked + pending.
+        self.lifecycle: Mapping[str, Counter] = {
             "accepted": self.accepted,
             "read": self.read,
             "expired": self.expired,
@@ -48,17 +48,17 @@ class WorkerMetrics:
         }
         self.pending = Gauge(
             "chat_messages_pending",
-            "Messages of all processes neither read, expired nor revoked, when last counted; NaN "
-            "while that is unknown.",
+            "Messages in the database that are unread or leased, at the last count; NaN while "
+            "that is unknown.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.leased = Counter(
-            "chat_messages_leased_total", "Messages given on loan.", registry=registry
+            "chat_messages_leased_total", "Messages leased to a reader.", registry=registry
         )
         self.lease_ends = Counter(
             "chat_lease_messages_total",
-            "Messages on loan by how that ended.",
+            "Leased messages by how their lease ended.",
             ["end"],
             registry=registry,
         )
@@ -66,68 +66,68 @@ class WorkerMetrics:
             self.lease_ends.labels(end)
         self.waiters = Gauge(
             "chat_waiters",
-            "Requests and streams that wait for a message.",
+            "Long polls and streams that are waiting for a message.",
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._time_to_read = SizedHistogram(
             "chat_message_time_to_read_seconds",
-            "Age of messages when they are given to a reader.",
+            "Age of messages when they are delivered to a reader.",
             buckets=(0.005, 0.02, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 43200, 86400),
             registry=registry,
         )
         self._life_left = SizedHistogram(
             "chat_message_life_left_ratio",
-            "Share of their life that messages have left when they are given to a reader.",
+            "Share of their lifetime that messages have left when they are delivered.",
             buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0),
             registry=registry,
         )
         self.undelivered = Counter(
             "chat_messages_undelivered_total",
-            "Messages given to a read whose client did not take the answer.",
+            "Messages of reads whose client did not receive the response.",
             registry=registry,
         )
         self.released = Counter(
             "chat_messages_released_total",
-            "Messages made unread again, since the read that claimed them was not answered.",
+            "Messages that became unread again because their read was not answered.",
             registry=registry,
         )
         self.database_away = Gauge(
             "chat_database_away",
-            "1 while requests are refused because the database is away.",
+            "1 while requests are refused because the database does not answer.",
             multiprocess_mode="livemax",
             registry=registry,
         )
         self.indexes_missing = Gauge(
             "chat_indexes_missing",
-            "1 while an index of the database is missing or is not what it must be.",
+            "1 while an index of the database is missing or differs from its definition.",
             multiprocess_mode="livemax",
             registry=registry,
         )
         self.unknown = Counter(
             "chat_outcomes_unknown_total",
-            "Requests answered 503 because their outcome is not known.",
+            "Requests answered 503 because their outcome is unknown.",
             ["command"],
             registry=registry,
         )
         self.claim_conflicts = Counter(
             "chat_claim_conflicts_total",
-            "Messages found unread that another node claimed first.",
+            "Messages that were found unread, but that another node claimed first.",
             registry=registry,
         )
         self.claims_resolved = Counter(
             "chat_claims_resolved_total",
-            "Claims whose reply was lost and that were found by their token.",
+            "Claims whose reply was lost and whose messages were found by their token.",
             registry=registry,
         )
         self.inserts_resolved = Counter(
             "chat_inserts_resolved_total",
-            "Messages that a repeated insert found stored already.",
+            "Messages that a repeated insert found already stored.",
             registry=registry,
         )
         self.refused = Counter(
             "chat_requests_refused_total",
-            "Requests that were never executed.",
+            "Requests that were refused and never executed.",
             ["reason"],
             registry=registry,
         )
@@ -135,28 +135,28 @@ class WorkerMetrics:
             self.refused.labels(reason)
         self.storage_free = Gauge(
             "chat_storage_free_bytes",
-            "Free bytes on the disk of the database.",
+            "Free bytes on the database's disk.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.storage_reusable = Gauge(
             "chat_storage_reusable_bytes",
-            "Bytes in the files of the database that new messages can use.",
+            "Free bytes inside the database's files, which new messages can use.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.storage_full = Gauge(
             "chat_storage_full",
-            "1 while posts are refused because the disk of the database is nearly full.",
+            "1 while posts are refused because the database's disk is nearly full.",
             multiprocess_mode="livemax",
             registry=registry,
         )
         self.restarts = Counter(
-            "chat_worker_restarts_total", "Shard workers started again.", registry=registry
+            "chat_worker_restarts_total", "Restarts of shards that died.", registry=registry
         )
         self.queue_wait = Histogram(
             "chat_queue_wait_seconds",
-            "Wait of a batch's oldest request in its shard's queue.",
+            "Queue wait of the oldest request in a batch.",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -171,52 +171,52 @@ class WorkerMetrics:
         )
         self.store_seconds = Histogram(
             "chat_store_operation_seconds",
-            "Time of one database operation, repeats included.",
+            "Duration of one database operation, including retries.",
             ["operation"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.clock_offset = Gauge(
             "chat_clock_offset_seconds",
-            "The database's clock minus this machine's.",
+            "The database's clock minus this machine's clock.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.queued = Gauge(
             "chat_shard_queue_requests",
-            "Requests that wait in a shard's queue.",
+            "Requests in a shard's queue.",
             ["shard"],
             multiprocess_mode="livesum",
             registry=registry,
         )
         self.queued_bytes = Gauge(
             "chat_shard_queue_bytes",
-            "Bytes of text that wait in a shard's queue.",
+            "Bytes of text in a shard's queue.",
             ["shard"],
             multiprocess_mode="livesum",
             registry=registry,
         )
 
     def acknowledged(self, messages: int) -> None:
-        """Count messages that were on loan and are read now."""
+        """Count leased messages that were acknowledged."""
         self.read.inc(messages)
         self.lease_ends.labels("acknowledged").inc(messages)
 
     def given(self, now_ms: int, messages: Sequence[Unread]) -> None:
-        """Take note of how old messages are that readers are given."""
-        # The time in an id, without a call for each: this is done for every message.
+        """Record the ages of messages that are delivered to readers."""
+        # Parsed inline, without a call for each id, since this runs for every message.
         made = [int(each.message.id[:TIME_DIGITS], 16) for each in messages]
         lives = [(each.expires_ms, ms) for each, ms in zip(messages, made, strict=True)]
         self._time_to_read.observe_all([(now_ms - ms) / 1000 for ms in made])
-        # One that is given at its very end, by a clock that is a little off, has 0 left.
+        # A lifetime of 0 would divide by zero.
         self._life_left.observe_all([(end - now_ms) / (end - ms or 1) for end, ms in lives])
 
 
 class SizedHistogram(Histogram):
-    """A histogram that takes many values at once: one by one they cost more than to be read."""
+    """A histogram that records many values at once, since one call per value is too slow."""
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Count all of these."""
+        """Record all of these values."""
         bounds = self._upper_bounds
         self._sum.inc(sum(values))
         for bound, count in Counts([bisect_left(bounds, each) for each in values]).items():

@@ -1,40 +1,22 @@
-"""The pool: hands each request to the shard of its inbox, and keeps the shards alive.
+"""The pool: passes each request to the shard of its inbox, and keeps the shards running.
 
-The front end calls `post`, `read` and `count`, which answer at once with a future or refuse;
-everything after that happens in the shards. The pool owns every task of the engine.
+The front end calls `post`, `read`, `count` and `submit`. They return a future at once, or refuse;
+everything else happens in the shards. The pool owns all tasks of the engine.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from workers.backoff import Backoff
 from workers.circuit_breaker import CircuitBreaker
 from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
-from workers.commands import (
-    Acknowledge,
-    Command,
-    Count,
-    Extend,
-    Fate,
-    Finish,
-    Finished,
-    Held,
-    Key,
-    Lease,
-    Outcome,
-    Post,
-    Read,
-    Release,
-    Resume,
-    Revoke,
-    Slice,
-    Stored,
-    Track,
-)
+from workers.commands import Command, Count, Key, Lease, Post, R, Read, Slice, Stored
+from workers.engine import Engine
 from workers.errors import (
     Draining,
     KeyInFlight,
@@ -58,12 +40,12 @@ from workers.work_item import WorkItem
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T", bound=Outcome)
+T = TypeVar("T")
 
-#: Pause before a dead worker is started again, in seconds: doubled each time up to the last.
+#: The first and the longest pause before a dead shard is restarted, in seconds.
 RESTART_AFTER_S = (0.05, 2.0)
 _FIRST_COUNT_S = 1.0
-#: How often the database is asked at most whether it answers.
+#: Most attempts to find out whether the database answers.
 _ASK_TIMES = 3
 
 _REASONS: Mapping[type[NotExecuted], str] = {
@@ -74,8 +56,8 @@ _REASONS: Mapping[type[NotExecuted], str] = {
 
 
 class PoolLimits(NamedTuple):
-    """Shards in the pool, the bounds of each one's queue and batches, seconds for a request, and
-    how many reads may wait for a message, and how much of the disk is kept free.
+    """The number of shards, the bounds of each shard's queue and batches, the seconds for a
+    request, the number of reads that may wait for a message, and the disk space to keep free.
     """
 
     shards: int
@@ -87,7 +69,7 @@ class PoolLimits(NamedTuple):
 
 
 class WorkerPool:
-    """Shard workers, their queues and their supervision, over one store."""
+    """All shards of a process, their queues and their supervision, over one store."""
 
     def __init__(
         self,
@@ -106,27 +88,27 @@ class WorkerPool:
         self._waiters = Waiters(limits.waiters, self._readmit)
         self._reserve = StorageReserve(limits.storage, metrics)
         self._rollback = ClaimRollback(store, clock, metrics, self._waiters)
-        self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
-        self._shards = [
-            Shard(
-                *(queue, store, clock, limits.batch, metrics),
-                *(self._breaker, self._rollback, self._waiters, tracer),
-            )
-            for queue in self._queues
-        ]
-        # Hashes of the idempotency keys of requests that are not answered yet.
-        self._keys: set[str] = set()
-        self._maintenance = Maintenance(
-            *(store, clock, metrics, self._shards),
-            *(self._breaker, self._rollback, self._waiters, self._reserve),
+        engine = Engine(
+            store=store,
+            clock=clock,
+            metrics=metrics,
+            breaker=self._breaker,
+            rollback=self._rollback,
+            waiters=self._waiters,
+            tracer=tracer,
         )
+        self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
+        self._shards = [Shard(queue, engine, limits.batch) for queue in self._queues]
+        # The hashed idempotency keys of requests that are being processed.
+        self._keys: set[str] = set()
+        self._maintenance = Maintenance(engine, self._shards, self._reserve)
         self._workers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start the workers. The store must be open.
+        """Start the shards and the maintenance. The store must be open.
 
-        Returns once what is pending has been counted, or after a second: so that whoever looks
-        first does not see none.
+        Returns once the pending messages have been counted, or after one second, so that the first
+        scrape of the metrics does not report none.
         """
         self._loop = asyncio.get_running_loop()
         self._workers = [
@@ -140,31 +122,31 @@ class WorkerPool:
 
     @property
     def is_alive(self) -> bool:
-        """Whether every worker is running."""
+        """Whether all shards are running."""
         return bool(self._workers) and not any(worker.done() for worker in self._workers)
 
     async def database_answers(self) -> bool:
-        """Whether a write would find a primary with a majority.
+        """Return whether a write would find a primary with a majority.
 
-        Asked again if the event loop was held up meanwhile, which says nothing about the database.
+        Asks again if the event loop was blocked meanwhile, which says nothing about the database.
         """
         for _ in range(_ASK_TIMES):
-            begun = self._breaker.lag.begin()
+            mark = self._breaker.lag.mark()
             try:
                 await self._store.ping()
                 return True
             except ServiceError:
-                if not self._breaker.lag.has_held_up(begun):
+                if not self._breaker.lag.was_blocked_since(mark):
                     break
         return False
 
     @property
     def is_ending(self) -> bool:
-        """Whether nobody waits for messages any more, because the service stops."""
+        """Whether waiting has ended because the service is stopping."""
         return self._waiters.is_ending
 
     def refuse_wait_if_full(self) -> None:
-        """Raise `Overloaded` where no more reads may wait for a message."""
+        """Raise `Overloaded` if no further read may wait for a message."""
         self._waiters.refuse_if_full()
 
     def post(
@@ -172,33 +154,34 @@ class WorkerPool:
     ) -> asyncio.Future[str]:
         """Store a message of `size` bytes for `timeout_s` seconds from now.
 
-        The future gives its id once it is durable on a majority, or raises a `ServiceError`.
-        Raises `Overloaded`, `Draining`, `StoreUnavailable` or `StorageFull` at once. Cancelling
-        the future before its turn has come leaves nothing behind. `receipt` is the hash of what
-        its sender can ask for its fate with.
+        The future returns the message's id once it is durable on a majority, or raises a
+        `ServiceError`. Raises `Overloaded`, `Draining`, `StoreUnavailable` or `StorageFull` at
+        once. If the future is cancelled while the post waits in its queue, nothing is stored.
+        `receipt` is the hash of the sender's receipt, or empty.
         """
         self._reserve.admit(size)
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
-        return self._submit(
+        return self._enqueue(
             Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
         )
 
-    def post_once(
+    def post_keyed(
         self, username: str, text: str, size: int, timeout_s: int, key: Key, receipt: str = ""
     ) -> asyncio.Future[Stored]:
-        """As `post`, but once for all posts with this key, over all processes.
+        """Store a message as `post` does, but only once for all posts with this key.
 
-        Raises `KeyInFlight` at once while another one with it is not answered in this process;
-        the future raises `KeyReused` where the key came with another message before.
+        This holds for all processes. Raises `KeyInFlight` at once while this process is processing
+        another request with the key. The future raises `KeyReused` if the key was used for a
+        different message before.
         """
         self._reserve.admit(size)
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
-        return self._one_at_a_time(key.hash, lambda: self._submit(post))
+        return self._one_at_a_time(key.hash, lambda: self._enqueue(post))
 
     def read(
         self,
@@ -208,49 +191,39 @@ class WorkerPool:
         wait_s: float = 0.0,
         lease: Lease | None = None,
     ) -> asyncio.Future[Slice]:
-        """Claim an inbox's unread messages, as `workers.commands.Read` says.
+        """Claim an inbox's unread messages; see `workers.commands.Read`.
 
-        Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. Cancelling the future
-        before the claim has been sent claims nothing; what was claimed by then is given back.
+        Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. If the future is cancelled
+        before the claim is sent, nothing is claimed; a claim sent earlier is rolled back.
         """
-        return self._submit(Read(username, limit, upto, wait_s, lease), wait_s)
+        return self._enqueue(Read(username, limit, upto, wait_s, lease), wait_s)
 
-    def read_again(
+    def read_keyed(
         self, username: str, key: str, limit: int | None = None, wait_s: float = 0.0
     ) -> asyncio.Future[Slice]:
-        """As `read`, but a repeat with this key, which is hashed, gets the same messages again.
+        """Read as `read` does, but return the same messages again for a repeat with this key.
 
-        Raises `KeyInFlight` at once while another one with it is not answered in this process.
-        What was claimed for a key is never given back.
+        `key` is a hash. Raises `KeyInFlight` at once while this process is processing another
+        request with the key.
+        Claims for a key are never rolled back.
         """
         read = Read(username, limit, None, wait_s, None, key)
-        return self._one_at_a_time(key, lambda: self._submit(read, wait_s))
+        return self._one_at_a_time(key, lambda: self._enqueue(read, wait_s))
 
     def count(self, username: str) -> asyncio.Future[int]:
-        """Count an inbox's unread messages. Raises as `read` does."""
-        return self._submit(Count(username))
+        """Count an inbox's unread messages. Raises the same errors as `read`."""
+        return self._enqueue(Count(username))
 
-    def settle(self, command: Acknowledge | Release | Extend | Resume) -> asyncio.Future[int]:
-        """Acknowledge, give back, or extend what is on loan: how many messages that holds for.
+    def submit(self, command: Command[R]) -> asyncio.Future[R]:
+        """Carry out a command, and return a future of its result; see `workers.commands`.
 
-        None are where the lease is unknown, over, or another inbox's. Raises as `read` does.
+        For commands that are a single call of the store: acknowledgements, releases, extensions,
+        receipts and the like. Raises the same errors as `read`.
         """
-        return self._submit(command)
-
-    def finish(self, command: Finish) -> asyncio.Future[Finished]:
-        """Acknowledge, and tell which of these messages are lost. Raises as `read` does."""
-        return self._submit(command)
-
-    def held(self, command: Held) -> asyncio.Future[frozenset[str]]:
-        """The ids of the messages that a lease still holds. Raises as `read` does."""
-        return self._submit(command)
-
-    def track(self, command: Track | Revoke) -> asyncio.Future[Fate | None]:
-        """Tell what became of a message, or revoke it, as the commands say. Raises as `read`."""
-        return self._submit(command)
+        return self._enqueue(command)
 
     def sample(self) -> None:
-        """Set the gauges of the queues and the clock."""
+        """Set the gauges of the queues, the clock and the waiters."""
         for number, queue in enumerate(self._queues):
             self._metrics.queued.labels(str(number)).set(queue.qsize())
             self._metrics.queued_bytes.labels(str(number)).set(queue.waiting_bytes())
@@ -258,15 +231,15 @@ class WorkerPool:
         self._metrics.waiters.set(self._waiters.count)
 
     def now_ms(self) -> int:
-        """The database's time, as messages are stamped and expired with."""
+        """Return the database's time, in milliseconds since 1970."""
         return self._clock.now_ms()
 
     def end_waits(self) -> None:
-        """Answer those that wait for a message with nothing; nobody waits from here on."""
+        """Answer all waiting reads with an empty result. From now on no read can wait."""
         self._waiters.end()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take nothing new and finish what waits; False where that took too long."""
+        """Accept nothing new, and finish all accepted requests. Returns False on timeout."""
         self.end_waits()
         for queue in self._queues:
             queue.close()
@@ -278,11 +251,11 @@ class WorkerPool:
         return not left and is_released
 
     async def stop(self) -> None:
-        """End every task, answering what is still open. Complete on return; safe twice."""
+        """End all tasks and answer all open requests. Complete on return. Safe to call twice."""
         tasks = {*self._maintenance.tasks, *self._workers}
         while tasks:
-            # Asked again and again: a driver may turn a cancellation into an error of its own,
-            # which a chore or a shard takes for one of the database's and survives.
+            # Repeated, since a driver may turn a cancellation into an error of its own. A job or a
+            # shard takes that for an error of the database, and survives it.
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.2)
@@ -293,9 +266,9 @@ class WorkerPool:
             for item in queue.take_nowait(1 << 62, 1 << 62):
                 item.fail(Draining("the service stopped"))
 
-    def _submit(self, command: Command, wait_s: float = 0.0) -> asyncio.Future[T]:
+    def _enqueue(self, command: Command[Any], wait_s: float = 0.0) -> asyncio.Future[Any]:
         now = self._loop.time()
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         queue = self._queues[shard_of(command.username, len(self._queues))]
         wait_until = now + wait_s if wait_s else 0.0
         deadline = now + self._limits.deadline_s
@@ -305,10 +278,10 @@ class WorkerPool:
         except NotExecuted as refusal:
             self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
             raise
-        return cast(asyncio.Future[T], future)
+        return future
 
     def _readmit(self, item: WorkItem) -> None:
-        """Have a read that waited look again."""
+        """Put a long poll that was woken back into its queue."""
         item.entered = self._loop.time()
         item.deadline = item.entered + self._limits.deadline_s
         self._queues[shard_of(item.command.username, len(self._queues))].readmit(item)
@@ -316,25 +289,26 @@ class WorkerPool:
     def _one_at_a_time(
         self, key: str, submit: Callable[[], asyncio.Future[T]]
     ) -> asyncio.Future[T]:
-        """Have one request with a key at a time."""
+        """Submit a request unless this process is already processing one with the same key."""
         if key in self._keys:
-            raise KeyInFlight("a request with this key is not answered yet")
+            raise KeyInFlight("a request with this key is still being processed")
         future = submit()
         self._keys.add(key)
         future.add_done_callback(lambda _: self._keys.discard(key))
         return future
 
     async def _supervise(self, shard: Shard) -> None:
-        """Run a worker until its queue has ended, starting it again whenever it dies."""
-        pause, longest = RESTART_AFTER_S
+        """Run a shard until its queue is closed and empty, and restart it if it dies."""
+        backoff = Backoff(*RESTART_AFTER_S)
         while True:
             try:
                 return await shard.run()
             except BaseException:
-                # A cancellation that nobody asked this task for came out of a library.
+                # A cancellation that this task did not receive came out of a library.
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
                 self._metrics.restarts.inc()
-                log.exception("a shard worker died; it is started again", pause_s=pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+                log.exception(
+                    "a shard died unexpectedly; it will be restarted", pause_s=backoff.pause_s
+                )
+            await backoff.wait()

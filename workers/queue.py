@@ -1,7 +1,7 @@
-"""The queue in front of a shard: bounded by count, by bytes, and by inbox.
+"""The queue in front of a shard: bounded by count, by bytes, and per inbox.
 
-Back-pressure is an answer, not a wait: `put_or_refuse` refuses at once where there is no room.
-The bound per inbox keeps one hot name from filling the queue that it shares with others.
+`put_or_refuse` never waits: it refuses at once if there is no room. The bound per inbox keeps one
+busy inbox from filling a queue that it shares with others.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from workers.work_item import WorkItem
 
 
 class QueueLimits(NamedTuple):
-    """The bounds of one queue: items in all, bytes of text in all, items for one inbox."""
+    """The bounds of one queue: its items, its bytes of text, and its items for one inbox."""
 
     items: int
     bytes: int
-    tickets_per_inbox: int
+    items_per_inbox: int
 
 
 class ShardQueue(asyncio.Queue[WorkItem | None]):
-    """An `asyncio.Queue` of items with one taker; None in it wakes a taker at the end.
+    """An `asyncio.Queue` of work items with one consumer. A None wakes the consumer at the end.
 
-    The three overridden hooks are the ones in which asyncio's own queues differ; they are where
-    the bytes and the inboxes are counted.
+    `_init`, `_put` and `_get` are the hooks that asyncio's own queues override. Here they count
+    bytes, and items per inbox.
     """
 
     def __init__(self, limits: QueueLimits) -> None:
@@ -56,44 +56,44 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
         return item
 
     def waiting_bytes(self) -> int:
-        """Bytes of text that wait."""
+        """Return the bytes of text in the queue."""
         return self._bytes
 
     def put_or_refuse(self, item: WorkItem) -> None:
-        """Add a item at the end. Raises `Overloaded` or `Draining` and adds nothing."""
+        """Append an item, or raise `Overloaded` or `Draining` and append nothing."""
         if self._closed:
             raise Draining("the service is stopping")
         if len(self._queue) >= self._limits.items:
-            raise Overloaded("too many requests wait")
-        if self._per_inbox.get(item.command.username, 0) >= self._limits.tickets_per_inbox:
-            raise Overloaded("too many requests wait for this inbox")
+            raise Overloaded("too many requests are waiting")
+        if self._per_inbox.get(item.command.username, 0) >= self._limits.items_per_inbox:
+            raise Overloaded("too many requests are waiting for this inbox")
         if self._bytes + item.command.size > self._limits.bytes:
-            raise Overloaded("too many bytes wait to be stored")
+            raise Overloaded("too many bytes are waiting to be stored")
         self.put_nowait(item)
 
     def readmit(self, item: WorkItem) -> None:
-        """Add a item that was here before, and has waited for a message, whatever the bounds."""
+        """Append a long poll that was woken, regardless of the bounds."""
         if self._closed:
             item.fail(Draining("the service is stopping"))
         else:
             self.put_nowait(item)
 
-    async def take(self, tickets_max: int, bytes_max: int) -> list[WorkItem]:
-        """Wait for a item, then take what waits, up to the bounds, in order of arrival.
+    async def take(self, items_max: int, bytes_max: int) -> list[WorkItem]:
+        """Wait for an item, then return the items in the queue up to the bounds, oldest first.
 
-        An empty list means that the queue is closed and empty. Safe to cancel: nothing is lost.
+        An empty list means that the queue is closed and empty. Cancelling loses no item.
         """
         if self._closed and self.empty():
             return []
         first = await self.get()
         if first is None:
             return []
-        return [first, *self.take_nowait(tickets_max - 1, bytes_max - first.command.size)]
+        return [first, *self.take_nowait(items_max - 1, bytes_max - first.command.size)]
 
-    def take_nowait(self, tickets_max: int, bytes_max: int) -> list[WorkItem]:
-        """What waits now, up to the bounds, in order of arrival."""
+    def take_nowait(self, items_max: int, bytes_max: int) -> list[WorkItem]:
+        """Return the items in the queue up to the bounds, oldest first, without waiting."""
         taken: list[WorkItem] = []
-        while self._queue and len(taken) < tickets_max:
+        while self._queue and len(taken) < items_max:
             head = self._queue[0]
             if head is None or (bytes_max := bytes_max - head.command.size) < 0:
                 break
@@ -102,18 +102,18 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
         return taken
 
     def expire(self, now: float) -> int:
-        """Answer the items at the head whose deadline has passed; how many there were.
+        """Fail the items whose deadline has passed, and return how many there were.
 
-        All items of a process have the same time to live, so the head is the oldest.
+        All items of a process get the same time, so those at the head of the queue expire first.
         """
         expired = 0
         while self._queue and (head := self._queue[0]) is not None and head.deadline <= now:
             self.get_nowait()
-            expired += head.fail(Expired("waited too long for its turn"))
+            expired += head.fail(Expired("the request waited too long in its queue"))
         return expired
 
     def close(self) -> None:
-        """Refuse new items; `take` hands out what is left, then an empty list."""
+        """Refuse new items. `take` returns the remaining items, then an empty list."""
         if not self._closed:
             self._closed = True
             if self.empty():

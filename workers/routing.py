@@ -1,8 +1,8 @@
-"""Which shard serves an inbox: a pure, stable function of its name."""
+"""Assigns inboxes to shards: a pure, stable function of the username."""
 
 from zlib import crc32
 
 
 def shard_of(username: str, shards: int) -> int:
-    """The shard's number, 0 to `shards` - 1; the same in every process, unlike `hash()`."""
+    """Return the shard's number, 0 to `shards` - 1: the same in every process, unlike `hash()`."""
     return crc32(username.encode()) % shards

@@ -1,9 +1,9 @@
-"""A shard worker: the actor that serves the inboxes routed to it, a whole batch at a time.
+"""A shard: the actor that serves the inboxes assigned to it, one batch at a time.
 
-It takes what waits in its queue, turns it into a few round trips to the store however many
-requests that is, and answers each request once its outcome is durable. While one batch is in
-flight the next one gathers: the busier the shard, the larger its batches and the cheaper a
-request. `workers.pool` owns the queue and restarts a worker that dies.
+It takes all items from its queue, turns them into a few round trips to the store however many there
+are, and answers each request once its result is durable. While one batch is in flight the next one
+gathers, so a busy shard has larger batches and each request costs less. `workers.pool` owns the
+queue and restarts a shard that dies.
 """
 
 import asyncio
@@ -13,19 +13,14 @@ from typing import NamedTuple, TypeVar
 import structlog
 
 from workers.batch import Share, lookups, plan, share_out
-from workers.circuit_breaker import CircuitBreaker
-from workers.claim_rollback import ClaimRollback
 from workers.claims import Claims
-from workers.clock import DatabaseClock
 from workers.commands import (
     Acknowledge,
-    Count,
     Extend,
     Finish,
     Finished,
     Held,
     Post,
-    Read,
     Release,
     Resume,
     Revoke,
@@ -33,33 +28,32 @@ from workers.commands import (
     Stored,
     Track,
 )
+from workers.engine import Engine
 from workers.errors import Expired, OutcomeUnknown, Overloaded, ServiceError, StoreUnavailable
-from workers.metrics import WorkerMetrics
 from workers.queue import ShardQueue
-from workers.store.base import Settled, Store
-from workers.tracing import Tracer
-from workers.waiters import ANY, Waiters
+from workers.store.base import Settled
+from workers.waiters import ANY_INBOX
 from workers.work_item import WorkItem
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-#: Inboxes that get a search of their own in one round: bounds the slices held in memory.
+#: Inboxes with a search of their own in one round. This bounds the slices held in memory.
 SINGLE_LOOKUPS = 4
-#: Rounds of search and claim in one batch; reads that need more go first in the next batch.
+#: Rounds of search and claim in one batch. Reads that need more come first in the next batch.
 ROUNDS = 4
-#: Errands of one shard that are on their way at the same time.
+#: Single-call commands of one shard that are in flight at the same time.
 SINGLE_CALLS_MAX = 64
-#: Counts that wait in one shard, and the inboxes that are counted at once.
+#: Counts that may wait in one shard, and the inboxes that one count operation covers.
 COUNTS_MAX = 1024
 COUNTED_INBOXES = 16
 
 
 class ShardLimits(NamedTuple):
-    """Bounds of one batch: requests, bytes of text, messages found by one search.
+    """Bounds of one batch: its requests, its bytes of text, and the messages of one search.
 
-    `claim_s` is the time in which a claim may take effect, in seconds.
+    A claim can take effect for `claim_s` seconds.
     """
 
     requests: int
@@ -69,93 +63,88 @@ class ShardLimits(NamedTuple):
 
 
 class Shard:
-    """Serves its queue until that is closed and empty."""
+    """Serves one queue until it is closed and empty."""
 
     def __init__(
         self,
         queue: ShardQueue,
-        store: Store,
-        clock: DatabaseClock,
+        engine: Engine,
         limits: ShardLimits,
-        metrics: WorkerMetrics,
-        breaker: CircuitBreaker,
-        rollback: ClaimRollback,
-        waiters: Waiters,
-        tracer: Tracer,
     ) -> None:
         self._queue = queue
-        self._store = store
-        self._clock = clock
+        self._store = engine.store
+        self._clock = engine.clock
         self._limits = limits
-        self._metrics = metrics
-        self._breaker = breaker
-        self._waiters = waiters
-        self._tracer = tracer
-        self._claims = Claims(store, clock, limits.claim_s, metrics, rollback, waiters)
-        # Every item taken from the queue is in one of these until it is settled.
-        self._carried: list[WorkItem] = []
-        self._in_flight: list[WorkItem] = []
+        self._metrics = engine.metrics
+        self._breaker = engine.breaker
+        self._waiters = engine.waiters
+        self._tracer = engine.tracer
+        self._claims = Claims(engine, limits.claim_s)
+        # Every item that was taken from the queue is in one of these until it is answered.
+        self._deferred: list[WorkItem] = []
+        self._in_flight: dict[WorkItem, None] = {}
         self._single_calls: dict[asyncio.Task[None], WorkItem] = {}
-        # Counts that wait, those in flight, and the task that carries them out.
+        # Counts that wait, counts in flight, and the task that carries them out.
         self._counts: list[WorkItem] = []
-        self._counted: list[WorkItem] = []
-        self._counting: asyncio.Task[None] | None = None
+        self._counts_in_flight: list[WorkItem] = []
+        self._count_task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve batches until the queue is closed and empty.
 
-        Whatever ends it, no item that it held is left without an answer.
+        However this ends, every item that it held gets an answer.
         """
         try:
             while items := await self._take():
-                await self._commit(items)
-            counting = () if self._counting is None else (self._counting,)
+                await self._serve_batch(items)
+            counting = () if self._count_task is None else (self._count_task,)
             await asyncio.gather(*self._single_calls, *counting)
         finally:
             single_calls: dict[asyncio.Task[None], WorkItem | None] = {**self._single_calls}
-            if self._counting is not None:
-                single_calls[self._counting] = None
+            if self._count_task is not None:
+                single_calls[self._count_task] = None
             for single_call, item in single_calls.items():
                 single_call.cancel()
                 if item is not None:
-                    self._fail(item, OutcomeUnknown("the worker stopped"))
-            for waiting in (*self._carried, *self._counts, *self._counted):
-                waiting.fail(StoreUnavailable("the worker stopped"))
+                    self._fail(item, OutcomeUnknown("the shard stopped"))
+            for waiting in (*self._deferred, *self._counts, *self._counts_in_flight):
+                waiting.fail(StoreUnavailable("the shard stopped"))
             for item in self._in_flight:
-                self._fail(item, OutcomeUnknown("the worker stopped"))
-            self._carried, self._in_flight, self._counts, self._counted = [], [], [], []
+                self._fail(item, OutcomeUnknown("the shard stopped"))
+            self._deferred, self._in_flight, self._counts, self._counts_in_flight = [], {}, [], []
             if single_calls:
                 await asyncio.wait(single_calls)
 
     def expire(self, now: float) -> None:
-        """Answer what is past its deadline, waiting or in flight. `now` is the loop's time."""
+        """Fail all items past their deadline. `now` is the time on the event loop's clock."""
         expired = self._queue.expire(now)
-        for item in (*self._carried, *self._counts):
+        for item in (*self._deferred, *self._counts):
             if item.deadline <= now:
-                expired += item.fail(Expired("waited too long for its turn"))
+                expired += item.fail(Expired("the request waited too long in its queue"))
         if expired:
             self._metrics.refused.labels("expired").inc(expired)
-        for item in (*self._in_flight, *self._single_calls.values(), *self._counted):
+        for item in (*self._in_flight, *self._single_calls.values(), *self._counts_in_flight):
             if item.deadline <= now:
-                self._fail(item, OutcomeUnknown("the database is slow"))
+                self._fail(item, OutcomeUnknown("the database did not answer before the deadline"))
 
     async def _take(self) -> list[WorkItem]:
-        if not self._carried:
+        if not self._deferred:
             return await self._queue.take(self._limits.requests, self._limits.bytes)
         return [
-            *self._carried,
+            *self._deferred,
             *self._queue.take_nowait(self._limits.requests, self._limits.bytes),
         ]
 
-    async def _commit(self, items: Sequence[WorkItem]) -> None:
-        """Carry out one batch: posts and reads at the same time, the rest beside it."""
+    async def _serve_batch(self, items: Sequence[WorkItem]) -> None:
+        """Serve one batch: posts and reads concurrently. Other commands may outlast the batch."""
         batch = plan(items)
-        self._carried = batch.carried
-        self._in_flight = [*batch.posts, *batch.reads, *batch.single_calls]
+        self._deferred = batch.deferred
+        in_flight = [*batch.posts, *batch.reads, *batch.single_calls]
+        self._in_flight = dict.fromkeys(in_flight)
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - items[0].entered)
         self._metrics.batch_requests.observe(len(items))
-        with self._tracer.batch(self._in_flight):
+        with self._tracer.batch(in_flight):
             work = []
             if batch.posts:
                 work.append(self._guarded(self._insert, batch.posts))
@@ -166,36 +155,36 @@ class Shard:
             if batch.single_calls:
                 work.append(self._start_single_calls(batch.single_calls))
             await asyncio.gather(*work)
-        self._in_flight = []
+        self._in_flight = {}
 
     async def _guarded(
         self,
         work: Callable[[list[WorkItem]], Awaitable[ServiceError | None]],
         items: list[WorkItem],
     ) -> None:
-        """Do one part of a batch; what it raises is the answer of its open items."""
+        """Carry out one part of a batch. If it raises, all its open items fail with that error."""
         failure: ServiceError
-        begun = self._breaker.lag.begin()
+        mark = self._breaker.lag.mark()
         try:
-            self._breaker.observe(await work(items), begun)
+            self._breaker.observe(await work(items), mark)
             return
         except ServiceError as error:
             failure = error
-            self._breaker.observe(error, begun)
+            self._breaker.observe(error, mark)
         except Exception as error:
-            # A bug, or an error that the store does not know. The other parts go on.
-            log.exception("a part of a batch failed", requests=len(items))
+            # A bug, or an error that the store does not handle. The other parts continue.
+            log.exception("part of a batch failed unexpectedly", requests=len(items))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
-        # One that waits for a message by now has met nothing.
-        in_flight = {*self._in_flight, *self._single_calls.values(), *self._counted}
+        # An item that is no longer in flight waits for a message and did not fail.
+        in_flight = {*self._in_flight, *self._single_calls.values(), *self._counts_in_flight}
         for item in items:
             if item in in_flight:
                 self._fail(item, failure)
 
     async def _start_single_calls(self, items: list[WorkItem]) -> None:
-        """Have single_calls go on beside the batches, which a slow one shall not hold up.
+        """Start single-call commands beside the batches, so that a slow one does not delay them.
 
-        Those that wait for a place are still in flight, so that somebody answers them.
+        Items that wait for a free place stay in flight, so they are answered if the shard stops.
         """
         for item in items:
             while len(self._single_calls) >= SINGLE_CALLS_MAX:
@@ -205,12 +194,12 @@ class Shard:
             single_call.add_done_callback(self._single_calls.pop)
 
     async def _insert(self, items: list[WorkItem]) -> ServiceError | None:
-        """Store the posts of a batch, and answer each. Gives back what all of them met."""
+        """Store the posts of a batch and answer each. Returns an error if all of them failed."""
         self._metrics.batch_posts.observe(len(items))
         posts = [item.command for item in items if isinstance(item.command, Post)]
         outcomes = await self._store.insert(posts)
         self._metrics.accepted.inc(outcomes.count(None))
-        # Resolve after the store has answered: a reply is a promise.
+        # Resolve only after the store has answered: success guarantees that it is stored.
         failure: ServiceError | None = None
         for item, post, outcome in zip(items, posts, outcomes, strict=True):
             if outcome is None:
@@ -224,9 +213,9 @@ class Shard:
         return None if None in outcomes else failure
 
     async def _read(self, items: list[WorkItem]) -> ServiceError | None:
-        """Serve the reads of a batch in rounds; what needs more goes first in the next one.
+        """Serve the reads of a batch in rounds. Reads that need more come first in the next batch.
 
-        Gives back what a claim met, where one failed.
+        Returns the error of a claim, if one failed.
         """
         self._metrics.batch_reads.observe(len(items))
         others, failed = await self._claims.repeat(items)
@@ -234,30 +223,30 @@ class Shard:
         for share, failure in failed:
             self._fail(share.item, failure)
         items = [share.item for share in others]
-        with self._waiters.noticing() as noticed:
+        with self._waiters.record_wakes() as woken:
             for _ in range(ROUNDS):
                 if not items:
                     return failure
-                items, met = await self._read_round(items, noticed)
+                items, met = await self._read_round(items, woken)
                 failure = met or failure
-        self._carried = [*items, *self._carried]
-        left = set(items)
-        self._in_flight = [item for item in self._in_flight if item not in left]
+        self._deferred = [*items, *self._deferred]
+        for item in items:
+            self._in_flight.pop(item, None)
         return failure
 
     async def _read_round(
-        self, items: list[WorkItem], noticed: set[str | None]
+        self, items: list[WorkItem], woken: set[str | None]
     ) -> tuple[list[WorkItem], ServiceError | None]:
-        """Search, claim, answer; gives back the reads not answered yet, and what a claim met."""
+        """Search, claim and answer. Returns the unanswered reads and a claim's error or None."""
         now_ms = self._clock.now_ms()
-        noticed.clear()
+        woken.clear()
         searches = lookups(items, self._limits.slice, SINGLE_LOOKUPS)
         results = await _all(
             self._store.find_unread(search.usernames, search.limit, now_ms) for search in searches
         )
         found = {name: unread for result in results for name, unread in result.messages.items()}
         complete = {name for result in results for name in result.complete}
-        # Asked again just before the claim: whoever has gone by now has consumed nothing.
+        # Checked just before the claim: a client that has left by now consumes nothing.
         shares, again = share_out([t for t in items if t.is_open], found, complete)
         claimed = [share for share in shares if found.get(share.item.command.username)]
         nothing = [share for share in shares if not found.get(share.item.command.username)]
@@ -269,44 +258,45 @@ class Shard:
             unsure = {share.item.command.username for share, _ in failed}
             for share in unclaimed:
                 if share.messages or share.item.command.username in unsure:
-                    # Others took them, or the claim came too late: it has to be asked again.
+                    # Other readers took the messages, or the claim came too late: search again.
                     again.append(share.item)
                 else:
                     nothing.append(share)
         for share in nothing:
-            # Nothing was found for it, and no claim that failed can make this answer false.
-            again += self._found_nothing(share, noticed)
+            # Nothing was found for this read, and no failed claim can make an empty answer false.
+            again += self._found_nothing(share, woken)
         return again, failure
 
-    def _found_nothing(self, share: Share, noticed: set[str | None]) -> list[WorkItem]:
-        """Answer a read that gets nothing, or have it wait; gives it back where it has to look
-        again at once, since something came meanwhile.
+    def _found_nothing(self, share: Share, woken: set[str | None]) -> list[WorkItem]:
+        """Answer a read that gets nothing, or let it wait. Returns it if it must search again at
+        once, since its inbox was woken meanwhile.
         """
         item = share.item
         if item.wait_until and item.is_open:
-            if item.command.username in noticed or ANY in noticed:
+            if item.command.username in woken or ANY_INBOX in woken:
                 return [item]
-            if self._waiters.park(item):
-                self._in_flight = [each for each in self._in_flight if each is not item]
+            if self._waiters.add(item):
+                self._in_flight.pop(item, None)
                 return []
         item.resolve(Slice((), share.more))
         return []
 
     async def _run_single_call(self, items: list[WorkItem]) -> None:
-        """Carry out a command that is one call of the store."""
+        """Carry out a command that is a single call of the store."""
         (item,) = items
         now_ms, store, metrics = self._clock.now_ms(), self._store, self._metrics
         match item.command:
-            case Finish() as command:
-                settled = await store.acknowledge(command, now_ms)
+            case Finish(username, lease, ids):
+                acknowledge = Acknowledge(username, lease, ids)
+                settled = await store.acknowledge(acknowledge, now_ms)
                 metrics.acknowledged(settled.changed)
-                item.resolve(await self._audited(command, settled, now_ms))
+                item.resolve(await self._audited(acknowledge, settled, now_ms))
             case Acknowledge() as command:
                 settled = await store.acknowledge(command, now_ms)
                 metrics.acknowledged(settled.changed)
                 item.resolve(settled.messages)
             case Release() as command:
-                settled = await store.return_lease(command, now_ms)
+                settled = await store.release(command, now_ms)
                 metrics.lease_ends.labels("released").inc(settled.changed)
                 self._waiters.wake((command.username,))
                 item.resolve(settled.messages)
@@ -324,11 +314,11 @@ class Shard:
                 item.resolve(fate)
             case Track() as command:
                 item.resolve(await store.track(command, now_ms))
-            case Post() | Read() | Count():
-                raise AssertionError("no single_call")
+            case _:
+                raise AssertionError("not a single-call command")
 
-    async def _audited(self, command: Finish, settled: Settled, now_ms: int) -> Finished:
-        """The outcome of an acknowledgement, with what was lost."""
+    async def _audited(self, command: Acknowledge, settled: Settled, now_ms: int) -> Finished:
+        """Return the result of an acknowledgement, including the lost messages."""
         messages = settled.messages
         if command.ids is not None and messages == len(set(command.ids)):
             return Finished(messages, is_all=True)
@@ -343,17 +333,17 @@ class Shard:
         return Finished(messages, False, audit.acknowledged, audit.lost)
 
     def _start_counts(self, items: list[WorkItem]) -> None:
-        """Have counts go on beside the batches: a full inbox takes long to count."""
+        """Start counts beside the batches, since a full inbox takes long to count."""
         room = COUNTS_MAX - len(self._counts)
         self._counts += items[:room]
         for item in items[room:]:
-            if item.fail(Overloaded("too many inboxes wait to be counted")):
+            if item.fail(Overloaded("too many inboxes are waiting to be counted")):
                 self._metrics.refused.labels("overloaded").inc()
-        if self._counting is None:
-            self._counting = asyncio.create_task(self._count_on())
+        if self._count_task is None:
+            self._count_task = asyncio.create_task(self._run_counts())
 
-    async def _count_on(self) -> None:
-        """Carry out the counts that wait, a few inboxes at a time, until none is left."""
+    async def _run_counts(self) -> None:
+        """Carry out the waiting counts, a few inboxes at a time, until none is left."""
         try:
             while self._counts:
                 names: dict[str, None] = {}
@@ -363,23 +353,23 @@ class Shard:
                 waiting, self._counts = self._counts, []
                 for item in waiting:
                     is_next = item.command.username in names
-                    (self._counted if is_next else self._counts).append(item)
-                if self._counted:
-                    await self._guarded(self._count, self._counted)
-                self._counted = []
+                    (self._counts_in_flight if is_next else self._counts).append(item)
+                if self._counts_in_flight:
+                    await self._guarded(self._count, self._counts_in_flight)
+                self._counts_in_flight = []
                 self._counts = [item for item in self._counts if item.is_open]
         finally:
-            self._counting = None
+            self._count_task = None
 
     async def _count(self, items: list[WorkItem]) -> None:
-        """Answer these counts."""
+        """Count, and answer these items."""
         usernames = list({item.command.username for item in items})
         counts = await self._store.count_unread(usernames, self._clock.now_ms())
         for item in items:
             item.resolve(counts.get(item.command.username, 0))
 
     def _fail(self, item: WorkItem, error: ServiceError) -> None:
-        """Answer a item with an error; one whose outcome is unknown is counted."""
+        """Fail an item. Unknown outcomes are counted, and name the message of a post."""
         command = item.command
         is_unknown = isinstance(error, OutcomeUnknown)
         if is_unknown and isinstance(command, Post):
@@ -389,7 +379,7 @@ class Shard:
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
-    """Await all of them, then raise the first error: no call is left running unwatched.
+    """Await all of them, then raise the first error, so that no call continues unobserved.
 
     Nothing is cancelled, since cancelling a database call costs its connection.
     """

@@ -1,7 +1,7 @@
-"""Refuses posts before the database's disk is full, so that reads can go on and free it.
+"""Refuses posts before the database's disk is full, so that reads can continue and free space.
 
-A claim, an acknowledgement and a purge are writes, too: a full disk would stop them with the posts.
-`workers.maintenance` measures, `workers.pool` asks before it takes a post.
+Claims, acknowledgements and purges are writes, too, so a full disk would stop them with the posts.
+`workers.maintenance` measures the disk; `workers.pool` checks before it accepts a post.
 """
 
 import asyncio
@@ -16,34 +16,34 @@ from workers.store.base import Storage
 
 log = structlog.get_logger(__name__)
 
-#: How often the disk is measured at most and at least, in seconds.
+#: The shortest and the longest time between two measurements of the disk, in seconds.
 MEASURE_EVERY_S = (0.1, 2.0)
-#: A text is written to the journal, the oplog and the collection; a message has so much besides.
+#: A text is written three times: to the journal, the oplog and the collection. Each message needs
+#: this many bytes besides.
 _COPIES, _OVERHEAD_BYTES = 3, 1024
-#: So much of the reserve, a quarter, must be free on the disk itself. The rest of it may be room
-#: inside the database's files: what was deleted there is used again, but seldom given back.
+#: A quarter of the reserve must be free on the disk itself. The rest may be free space inside the
+#: database's files, which is used again but seldom returned to the disk.
 _ON_DISK = 4
 
 
 class StorageLimits(NamedTuple):
-    """The bytes to keep free, 0 for none, and the share of the disk that this is at most."""
+    """The number of bytes to keep free (0 for none), limited to a share of the disk."""
 
     free_min_bytes: int = 0
     share_max: float = 1.0
 
     def reserve_of(self, total: int) -> int:
-        """Say how many bytes of a disk of `total` bytes are kept free."""
+        """Return how many bytes of a disk of `total` bytes are kept free."""
         return min(self.free_min_bytes, int(total * self.share_max))
 
 
 class StorageReserve:
-    """Keeps part of the disk for claims. Posts are taken as long as it is whole."""
+    """The part of the disk that is reserved for claims. While it is intact, posts are accepted."""
 
     def __init__(self, limits: StorageLimits, metrics: WorkerMetrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        # Bytes that may still be written before the disk has to be measured again, or None where
-        # nobody knows.
+        # Bytes that posts may still use, or None while the size of the disk is unknown.
         self._left: int | None = None
         self._spent = 0
         self._is_due = asyncio.Event()
@@ -52,16 +52,16 @@ class StorageReserve:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anything to keep."""
+        """Whether any space is reserved."""
         return self._limits.free_min_bytes > 0
 
     @property
     def is_due(self) -> bool:
-        """Whether so much was posted that the disk has to be measured again."""
+        """Whether posts have used so much that the disk must be measured again."""
         return self._is_due.is_set()
 
     def admit(self, size: int) -> None:
-        """Take note of a post of `size` bytes. Raises `StorageFull` where it would not fit."""
+        """Count a post of `size` bytes. Raises `StorageFull` if it does not fit."""
         if self._left is None:
             return
         self._spent += _COPIES * size + _OVERHEAD_BYTES
@@ -69,10 +69,10 @@ class StorageReserve:
             self._is_due.set()
             if self.is_full or self._spent > self._left:
                 self._metrics.refused.labels("storage-full").inc()
-                raise StorageFull("the database's disk has no more room for messages")
+                raise StorageFull("the database's disk has no room for more messages")
 
     def observe(self, storage: Storage | None) -> None:
-        """Take note of a measurement; None where the database does not say."""
+        """Record a measurement, or None if the database does not report one."""
         self._spent = 0
         self._is_due.clear()
         if storage is None:
@@ -84,14 +84,14 @@ class StorageReserve:
         if not self.is_on:
             return
         reserve = self._limits.reserve_of(storage.total)
-        # Once it is full, a little more has to be free: else it would be full in turns.
+        # Once the disk is full, require 10% more free space, so that the state does not flap.
         needed = reserve + reserve // 10 if self.is_full else reserve
         left = min(storage.free + storage.reusable - needed, storage.free - needed // _ON_DISK)
         self._left = max(left, 0)
         self._set_full(left <= 0, storage)
 
     async def wait_until_due(self) -> None:
-        """Return when the disk has to be measured again."""
+        """Return when the next measurement is due."""
         with suppress(TimeoutError):
             async with asyncio.timeout(MEASURE_EVERY_S[1]):
                 await self._is_due.wait()
@@ -103,6 +103,6 @@ class StorageReserve:
         self._metrics.storage_full.set(is_full)
         free = storage._asdict() if storage is not None else {}
         if is_full:
-            log.error("the database's disk is nearly full; posts are refused", **free)
+            log.error("posts are refused: the database's disk is nearly full", **free)
         else:
-            log.info("the database's disk has room again; posts are taken", **free)
+            log.info("posts are accepted again: the database's disk has space", **free)

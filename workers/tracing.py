@@ -1,8 +1,7 @@
-"""What the engine tells of a traced request: its wait, its batch, and the database's part in it.
+"""The interface between the engine and a tracer: queue wait, batch, and database operations.
 
-The pool takes up `current` with each request that it is handed; the shards and the store tell
-their tracer what they do. There is one tracer that makes something of it, `chat_service.otlp`;
-without it nothing is traced.
+The pool stores the value of `current` with each request. Shards and the store report what they do
+to their tracer. `chat_service.otlp` has the only real tracer; without it nothing is traced.
 """
 
 from collections.abc import Sequence
@@ -12,19 +11,19 @@ from typing import Protocol
 
 from workers.work_item import WorkItem
 
-#: The trace of the request that is being handed over, or None. Only a tracer looks into it.
+#: The trace of the request that is being submitted, or None. Only a tracer inspects it.
 current: ContextVar[object] = ContextVar("current", default=None)
 
 
 class Tracer(Protocol):
-    """Told of what the engine does, as contexts around it. Raises nothing."""
+    """Receives what the engine does, as context managers around it. Must not raise."""
 
     def batch(self, items: Sequence[WorkItem]) -> AbstractContextManager[None]:
-        """A batch of these requests is carried out."""
+        """Surround the processing of a batch of these requests."""
         ...
 
     def operation(self, name: str) -> AbstractContextManager[None]:
-        """The database carries out an operation, repeats included."""
+        """Surround a database operation, including its retries."""
         ...
 
 

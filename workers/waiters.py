@@ -1,8 +1,8 @@
-"""Reads that wait for a first message: parked here, woken when one may have come.
+"""Long polls that wait for a first message, and that are woken when one may have arrived.
 
-A wake-up only has a read try again; the database decides what is there. Per inbox they are woken
-one at a time, so that a message costs one search however many wait for it: who gets one and
-leaves some has the next one woken.
+A wake-up only makes a read search again; the database decides whether there is a message. Waiters
+of the same inbox are woken one at a time, so a message costs one search however many waiters there
+are. A waiter that leaves messages behind wakes the next one.
 """
 
 import asyncio
@@ -10,136 +10,139 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from workers.commands import Outcome, Slice
+from workers.commands import Slice
 from workers.errors import Overloaded
 from workers.work_item import WorkItem
 
-#: Where a read that was woken has failed, the next one is woken after so long, in seconds.
+#: If a woken read fails, the next waiter is woken after this many seconds.
 _AFTER_FAILURE_S = 0.2
-#: In a notebook: that something was missed, so that any inbox may have got a message.
-ANY = None
+#: Stands for all inboxes in a record of wake-ups: any of them may have received a message.
+ANY_INBOX = None
 
 
 class Waiters:
-    """The parked reads of a pool."""
+    """The waiting reads of a pool."""
 
     def __init__(self, most: int, readmit: Callable[[WorkItem], None]) -> None:
-        """`most` may be parked at once; `readmit` puts one back into its shard's queue."""
+        """At most `most` reads may wait. `readmit` puts a read back into its shard's queue."""
         self._most = most
         self._readmit = readmit
-        # Dictionaries for their order.
-        self._parked: dict[str, dict[WorkItem, None]] = {}
+        # The waiters of each inbox, in order of arrival; dictionaries keep their order.
+        self._by_inbox: dict[str, dict[WorkItem, None]] = {}
         self._count = 0
-        self._notebooks: list[set[str | None]] = []
+        self._recorders: list[set[str | None]] = []
         self._is_ending = False
-        #: Set while any is parked.
-        self.are_there = asyncio.Event()
+        #: Set while there is a waiter.
+        self.not_empty = asyncio.Event()
 
     @property
     def count(self) -> int:
-        """How many are parked."""
+        """The number of waiters."""
         return self._count
 
     @property
     def is_ending(self) -> bool:
-        """Whether nobody waits any more, because the service stops."""
+        """Whether waiting has ended because the service is stopping."""
         return self._is_ending
 
     def usernames(self) -> Collection[str]:
-        """The inboxes that are waited for."""
-        return list(self._parked)
+        """Return the inboxes that have waiters."""
+        return list(self._by_inbox)
 
     def refuse_if_full(self) -> None:
-        """Raise `Overloaded` where no more can be parked."""
+        """Raise `Overloaded` if no further read may wait."""
         if self._count >= self._most:
-            raise Overloaded("too many requests wait for messages")
+            raise Overloaded("too many requests are waiting for messages")
 
     @contextmanager
-    def noticing(self) -> Iterator[set[str | None]]:
-        """Notes the inboxes that are woken meanwhile.
+    def record_wakes(self) -> Iterator[set[str | None]]:
+        """Yield a set, and record in it the inboxes that are woken while the block runs.
 
-        For a search: a message that comes after it began, and before its read is parked, would
-        be missed otherwise.
+        Used around a search. Otherwise a message that arrives after the search began and before
+        its read waits would be missed.
         """
-        noticed: set[str | None] = set()
-        self._notebooks.append(noticed)
+        woken: set[str | None] = set()
+        self._recorders.append(woken)
         try:
-            yield noticed
+            yield woken
         finally:
-            self._notebooks = [each for each in self._notebooks if each is not noticed]
+            self._recorders = [each for each in self._recorders if each is not woken]
 
-    def park(self, item: WorkItem) -> bool:
-        """Have a read wait, or refuse it; False where its time is over, or the service stops."""
+    def add(self, item: WorkItem) -> bool:
+        """Let a read wait, or fail it with `Overloaded` if no further read may wait.
+
+        Returns False if its waiting time is over or the service is stopping.
+        """
         loop = asyncio.get_running_loop()
         if self._is_ending or item.wait_until <= loop.time():
             return False
         if self._count >= self._most:
-            item.fail(Overloaded("too many requests wait for messages"))
+            item.fail(Overloaded("too many requests are waiting for messages"))
             return True
         if item.timer is None:
-            item.timer = loop.call_at(item.wait_until, self._give_up, item)
-            item.future.add_done_callback(partial(self._leave, item))
-        self._parked.setdefault(item.command.username, {})[item] = None
+            item.timer = loop.call_at(item.wait_until, self._end_wait, item)
+            item.future.add_done_callback(partial(self._on_done, item))
+        self._by_inbox.setdefault(item.command.username, {})[item] = None
         self._count += 1
-        self.are_there.set()
+        self.not_empty.set()
         return True
 
     def wake(self, usernames: Iterable[str]) -> None:
-        """Messages may have come into these inboxes."""
-        if not self._count and not self._notebooks:
+        """Wake one waiter of each of these inboxes: messages may have arrived."""
+        if not self._count and not self._recorders:
             return
         for username in usernames:
-            for notebook in self._notebooks:
-                notebook.add(username)
-            if username in self._parked:
-                item = next(iter(self._parked[username]))
-                self._unpark(item)
+            for recorder in self._recorders:
+                recorder.add(username)
+            if username in self._by_inbox:
+                item = next(iter(self._by_inbox[username]))
+                self._remove(item)
                 self._readmit(item)
 
-    def notice_any(self) -> None:
-        """Messages may have come into any inbox, as far as reads in flight are concerned."""
-        for notebook in self._notebooks:
-            notebook.add(ANY)
+    def record_any(self) -> None:
+        """Tell the searches in progress that any inbox may have received a message."""
+        for recorder in self._recorders:
+            recorder.add(ANY_INBOX)
 
     def end(self) -> None:
-        """Answer all of them with nothing; nobody is parked from here on."""
+        """Answer all waiters with an empty result. From now on no read can wait."""
         self._is_ending = True
-        for items in [*self._parked.values()]:
+        for items in [*self._by_inbox.values()]:
             for item in [*items]:
-                self._give_up(item)
+                self._end_wait(item)
 
-    def _unpark(self, item: WorkItem) -> bool:
+    def _remove(self, item: WorkItem) -> bool:
         username = item.command.username
-        items = self._parked.get(username)
+        items = self._by_inbox.get(username)
         if items is None or item not in items:
             return False
         del items[item]
         if not items:
-            del self._parked[username]
+            del self._by_inbox[username]
         self._count -= 1
         if not self._count:
-            self.are_there.clear()
+            self.not_empty.clear()
         return True
 
-    def _give_up(self, item: WorkItem) -> None:
-        # One that is in its shard just now is answered there, and not parked again: its timer,
-        # which may fire a moment early, is spent.
+    def _end_wait(self, item: WorkItem) -> None:
+        # If the shard is serving the read just now, it answers the read, which does not wait again:
+        # the timer, which may fire a moment early, will not fire a second time.
         item.wait_until = 0.0
-        if not self._unpark(item):
+        if not self._remove(item):
             return
         if self._is_ending:
             item.resolve(Slice((), False))
         else:
-            # Once more: that there is nothing has to be known, and the database may be away.
+            # Search again. An empty answer must be certain, and the database may be unavailable.
             self._readmit(item)
 
-    def _leave(self, item: WorkItem, future: "asyncio.Future[Outcome]") -> None:
-        """It is answered, or its client has gone."""
+    def _on_done(self, item: WorkItem, future: "asyncio.Future[Slice]") -> None:
+        """Remove a read that was answered or cancelled."""
         if item.timer is not None:
             item.timer.cancel()
-        if self._unpark(item) or self._is_ending:
+        if self._remove(item) or self._is_ending:
             return
-        # What it was woken for may still be there, for the next one.
+        # The message that it was woken for may still be there for the next waiter.
         if future.cancelled():
             self.wake((item.command.username,))
         elif future.exception() is not None:

@@ -1,54 +1,55 @@
-"""One request on its way through a shard: the command, its deadline, and the one way back."""
+"""One request on its way through a shard: a command, a deadline, and a future."""
 
 import asyncio
+from typing import Any
 
-from workers.commands import Command, Outcome
+from workers.commands import Command
 
 
 class WorkItem:
-    """A command and the future that its sender awaits.
+    """A command and the future that its caller awaits.
 
-    The sender gives up by cancelling the future; the shard then leaves out what it has not yet
-    sent to the database. A item is settled once: what comes later is ignored, and said so.
+    A caller gives up by cancelling the future. The shard then drops the item, unless it was already
+    sent to the database. An item is answered once; later `resolve` and `fail` return False.
     """
 
     __slots__ = ("command", "deadline", "entered", "future", "timer", "trace", "wait_until")
 
     def __init__(
         self,
-        command: Command,
+        command: Command[Any],
         entered: float,
         deadline: float,
-        future: asyncio.Future[Outcome],
+        future: asyncio.Future[Any],
         wait_until: float = 0.0,
         trace: object = None,
     ) -> None:
         self.command = command
-        #: The loop's time at which it was accepted, and by which it must be settled: those of its
-        #: last way through a shard, where it has waited for a message.
+        #: The times, on the event loop's clock, at which the item entered the queue and by which it
+        #: must be answered. Both are set again when a long poll is woken.
         self.entered = entered
         self.deadline = deadline
         self.future = future
-        #: The loop's time up to which a read waits for a message, and what ends that.
+        #: The loop time until which a long poll waits for a message, and the timer for it.
         self.wait_until = wait_until
         self.timer: asyncio.TimerHandle | None = None
-        #: What `workers.tracing.current` was when it was accepted.
+        #: The value of `workers.tracing.current` when the request was accepted.
         self.trace = trace
 
     @property
     def is_open(self) -> bool:
-        """Whether its sender still waits."""
+        """Whether the caller is still waiting."""
         return not self.future.done()
 
-    def resolve(self, outcome: Outcome) -> bool:
-        """Answer it. False where nobody waits any more."""
+    def resolve(self, outcome: object) -> bool:
+        """Return a result to the caller. Returns False if nobody is waiting any more."""
         if self.future.done():
             return False
         self.future.set_result(outcome)
         return True
 
     def fail(self, error: Exception) -> bool:
-        """Answer it with an error. False where nobody waits any more."""
+        """Raise an error in the caller. Returns False if nobody is waiting any more."""
         if self.future.done():
             return False
         self.future.set_exception(error)

@@ -1,8 +1,8 @@
-"""What a request says beside its path and its body: the rules for queries and for our headers.
+"""The rules for query parameters and request headers.
 
-Called by the handlers. Raises `chat_service.api.problems.Problem` that names the parameter and the
-rule. A parameter that is not known is refused on routes that consume or settle messages, and
-ignored on others.
+Used by the handlers. Every function raises a `chat_service.api.problems.Problem` that names the
+parameter and the rule that it breaks. Routes that claim or settle messages refuse unknown query
+parameters; the others ignore them.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from tornado.httputil import HTTPHeaders
 
 from chat_service.api.problems import FieldError, invalid
 
-#: A key by which a read can be repeated must not be guessed: so many characters hold 128 bits.
+#: The shortest key of a read, in characters. The key must not be guessable: these hold 128 bits.
 READ_KEY_MIN = 22
 #: The shortest lease, in seconds.
 TTL_MIN_S = 0.01
-#: The most that is taken apart: fields of a query and its characters, members of a header's list.
+#: Limits on parsing: fields and characters of a query, and members of a list in a header.
 _FIELDS_MAX, _QUERY_MAX, _MEMBERS_MAX = 100, 2048, 16
-#: Of a parameter that is not known, so many characters are named.
+#: How much of an unknown parameter's name is quoted, in characters.
 _NAME_SHOWN_MAX = 64
-# As many decimals as a float has when it is written out, and some.
+# More decimals than the longest representation of a float has.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _NO_WEIGHT = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*", re.IGNORECASE)
@@ -34,16 +34,17 @@ _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
 
 class WaitLimits(NamedTuple):
-    """The bounds of what can be asked for, in seconds: of a wait, and of a lease."""
+    """The longest wait and the longest lease that a request can ask for, in seconds."""
 
     wait_max_s: float
     lease_max_s: float
 
 
 class ReadOptions(NamedTuple):
-    """How a read is wanted: at most `limit` messages, waiting `wait_s` seconds for the first.
+    """The options of a read: at most `limit` messages, after up to `wait_s` seconds.
 
-    `is_clamped` where a longer wait was asked for.
+    `is_clamped` says that the request asked for a longer wait, and `is_preferred` that it used a
+    `Prefer` header. `ttl_s` is the duration of a lease.
     """
 
     limit: int | None
@@ -53,7 +54,7 @@ class ReadOptions(NamedTuple):
     ttl_s: float | None = None
 
     def headers(self) -> Mapping[str, str]:
-        """What an answer says of it: the wait that held, where it is not the one asked for."""
+        """Return the headers that tell the client which wait was applied, if that is needed."""
         if self.is_clamped or self.is_preferred:
             return {"Preference-Applied": f"wait={self.wait_s:g}"}
         return {}
@@ -62,13 +63,13 @@ class ReadOptions(NamedTuple):
 _PLAIN = ReadOptions(None, 0.0, False)
 #: The query parameters of reads and of leases.
 READ_PARAMETERS, LEASE_PARAMETERS = ("limit", "wait"), ("limit", "wait", "ttl")
-#: What requests that wait have behind their route where they are counted: how long they take says
-#: nothing about the service.
+#: Long polls are counted under their route with this suffix, because their duration says nothing
+#: about the service.
 WAIT_SUFFIX = "?wait"
 
 
 class Preferences(NamedTuple):
-    """The `Prefer` header (RFC 7240), as far as it is known: a wait in seconds, a receipt."""
+    """The supported preferences of a `Prefer` header (RFC 7240): a wait in seconds, a receipt."""
 
     wait: str | None
     receipt: bool
@@ -77,7 +78,7 @@ class Preferences(NamedTuple):
 def read_options(
     query: str, waits: WaitLimits, prefer: str = "", is_lease: bool = False
 ) -> ReadOptions:
-    """The options in a query string; the wait may come from a `Prefer` header instead."""
+    """Return the options in a query string. A wait can also come from the `Prefer` header."""
     if not query and not prefer:
         return _PLAIN
     names = LEASE_PARAMETERS if is_lease else READ_PARAMETERS
@@ -98,8 +99,8 @@ def read_options(
     )
 
 
-def refuse_parameters(query: str) -> None:
-    """Raise a 400 problem for any parameter, on a route that changes messages and knows none."""
+def reject_parameters(query: str) -> None:
+    """Raise a 400 problem for any query parameter, on a route that has none."""
     if query:
         _fields(query, are_all=True)
 
@@ -112,20 +113,21 @@ def is_waiting(query: str, prefer: str = "") -> bool:
 
 
 def seconds(name: str, value: str) -> float:
-    """A number of seconds, decimals allowed."""
+    """Return a number of seconds, which may have decimals."""
     if not _SECONDS.fullmatch(value):
         raise invalid(FieldError(name, "must be one number of seconds from 0, such as 2.5"))
     return float(value)
 
 
 def preferences(prefer: str) -> Preferences:
-    """The preferences in a `Prefer` header; what is not understood is no preference.
+    """Return the preferences in a `Prefer` header, ignoring those that are not supported.
 
-    Nor is what comes behind the first few: a header of commas would cost as much as ten requests.
+    Only the first 16 members are read: a header full of commas would otherwise cost as much as ten
+    requests.
     """
     wait, receipt = None, False
     for preference in prefer.split(",", _MEMBERS_MAX)[:_MEMBERS_MAX]:
-        # What comes behind a semicolon is about the preference.
+        # Parameters of a preference follow a semicolon; none is supported.
         preference = preference.partition(";")[0]
         name, _, value = (part.strip() for part in preference.partition("="))
         if name.lower() == "wait" and wait is None:
@@ -136,13 +138,13 @@ def preferences(prefer: str) -> Preferences:
 
 
 def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | None:
-    """The key of a request that can be repeated, or None. Bare, or a quoted string."""
+    """Return the `Idempotency-Key`, or None. The header holds it bare or as a quoted string."""
     given = headers.get("Idempotency-Key")
     if given is None:
         return None
     if isinstance(headers, HTTPHeaders) and len(headers.get_list("Idempotency-Key")) > 1:
-        raise invalid(FieldError("Idempotency-Key", "must be there once"))
-    # A quoted one has quotes around it, and may have a backslash before each character.
+        raise invalid(FieldError("Idempotency-Key", "must not be repeated"))
+    # A quoted key has two quotation marks, and may have a backslash before each character.
     quoted = _QUOTED.fullmatch(given) if len(given) <= 2 * _KEY_MAX + 2 else None
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted is not None else given
     is_open = quoted is None and given.startswith('"')
@@ -150,13 +152,15 @@ def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | No
         rule = f"must have 1 to {_KEY_MAX} characters of printable ASCII"
         raise invalid(FieldError("Idempotency-Key", rule))
     if len(key) < length_min:
-        rule = f"must have at least {length_min} characters here: 128 random bits, a UUID will do"
+        rule = (
+            f"must have at least {length_min} characters for a read: use 128 random bits or a UUID"
+        )
         raise invalid(FieldError("Idempotency-Key", rule))
     return key
 
 
 def since(query: str) -> float:
-    """A time in seconds since 1970, after which something is wanted; all of it without one."""
+    """Return the parameter `since`, in seconds since 1970; 0 if it is absent."""
     (value,) = _fields(query, "since")
     if value is not None and not _TIME.fullmatch(value):
         raise invalid(FieldError("since", "must be one number of seconds since 1970"))
@@ -164,7 +168,7 @@ def since(query: str) -> float:
 
 
 def takes_gzip(headers: Mapping[str, str]) -> bool:
-    """Whether the answer may be compressed (RFC 9110, 12.5.3); a plain one is always right."""
+    """Return whether the client accepts gzip (RFC 9110, 12.5.3). When in doubt, return False."""
     codings = headers.get("Accept-Encoding", "").split(",", _MEMBERS_MAX)[:_MEMBERS_MAX]
     for coding in codings:
         name, _, weight = coding.partition(";")
@@ -174,7 +178,7 @@ def takes_gzip(headers: Mapping[str, str]) -> bool:
 
 
 def hash_of(*parts: str) -> str:
-    """The hash under which a key or a receipt is stored, for what it is used for."""
+    """Return the hash under which a key or a receipt is stored. The first part is its purpose."""
     digest = hashlib.sha256()
     for part in parts:
         encoded = part.encode()
@@ -184,9 +188,9 @@ def hash_of(*parts: str) -> str:
 
 
 def _fields(query: str, *names: str, are_all: bool = False) -> list[str | None]:
-    """Return the values of these parameters in a query string; None for those that are not there.
+    """Return the values of these parameters in a query string, or None for absent ones.
 
-    Raises a 400 problem for any other parameter if these `are_all` that there are.
+    Raises a 400 problem for a repeated parameter and, if `are_all` is set, for any other one.
     """
     if len(query) > _QUERY_MAX:
         rule = f"may have at most {_QUERY_MAX} characters"
@@ -202,12 +206,14 @@ def _fields(query: str, *names: str, are_all: bool = False) -> list[str | None]:
             if field not in names:
                 known = " and ".join((", ".join(names[:-1]), names[-1])) if names else "none"
                 shown = field[:_NAME_SHOWN_MAX]
-                raise invalid(FieldError(shown, f"is not a parameter here; known: {known}"))
+                raise invalid(
+                    FieldError(shown, f"is not a parameter of this route; it has: {known}")
+                )
     found: list[str | None] = []
     for name in names:
         values = [value for field, value in fields if field == name]
         if len(values) > 1:
-            raise invalid(FieldError(name, "must be there once"))
+            raise invalid(FieldError(name, "must not be repeated"))
         found.append(values[0] if values else None)
     return found
 

@@ -1,14 +1,14 @@
-"""Refuses requests that no person or program meant to make, before anything is touched.
+"""Rejects requests that nobody intended, before they reach a handler.
 
-Three kinds look like any other request and are refused here:
+Three kinds of request look normal and are rejected here:
 
-- a browser's prefetch, which says so;
-- a request that a page of another site makes a browser send;
-- a request for another host's name, by which such a page gets around its own origin.
+- a prefetch, which a browser announces in a header
+- a request that a page of another site makes a browser send
+- a request for another host name, which a page can use to bypass the same-origin policy
 
-Browsers send `Sec-Fetch-Site` only to HTTPS and loopback addresses. Elsewhere `Origin` and
-`Referer` tell where a request is from. A page can suppress both for a GET, so a browser that
-sends none of the three is refused as well.
+Browsers send `Sec-Fetch-Site` only to HTTPS and loopback addresses. Elsewhere, `Origin` and
+`Referer` tell the origin of a request. A page can suppress both for a GET, so a browser that sends
+none of the three headers is rejected as well.
 """
 
 import re
@@ -23,17 +23,18 @@ _PORT = re.compile(r":\d*$")
 _URL = re.compile(r"(https?)://([^/?#]*)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz", "X-Purpose")
-
-
+#: The details of the two problems that every route for clients can answer with.
+PREFETCH_DETAIL = "a prefetch changes nothing; repeat the request when its result is needed"
+OTHER_ORIGIN_DETAIL = "pages of another origin may not read or write messages"
 _NONE: frozenset[str] = frozenset()
 
 
 class HostRule(NamedTuple):
-    """The hosts that a port answers for: the names in `allowed_hosts`, and more.
+    """The hosts that a port answers for. It always answers for `names`.
 
-    On a loopback address (`is_loopback`) these are IP addresses and localhost, where no other
-    site's name can lead, and no others. Elsewhere every host is answered unless names are given.
-    With `has_addresses`, IP addresses and localhost are answered beside the names.
+    On a loopback address (`is_loopback`) it also answers for IP addresses and localhost, because
+    the name of another site cannot stand for these. On other addresses it answers for every host
+    if `names` is empty. With `has_addresses`, it answers for IP addresses and localhost as well.
     """
 
     names: frozenset[str] = _NONE
@@ -46,11 +47,11 @@ def host_rule(
 ) -> HostRule:
     """Return the rule for a port that listens on these addresses."""
     is_loopback = bool(addresses) and all(is_loopback_address(each) for each in addresses)
-    return HostRule(frozenset(_plain(name) for name in names), is_loopback, has_addresses)
+    return HostRule(frozenset(_normalized(name) for name in names), is_loopback, has_addresses)
 
 
 def is_loopback_address(address: str) -> bool:
-    """Return whether only this machine can connect to the address."""
+    """Return whether only programs on this machine can connect to the address."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -59,18 +60,18 @@ def is_loopback_address(address: str) -> bool:
     return (mapped or parsed).is_loopback
 
 
-def refuse_prefetches(headers: Mapping[str, str]) -> None:
-    """Raise a 403 problem for a request that a browser makes in advance."""
+def reject_prefetches(headers: Mapping[str, str]) -> None:
+    """Raise a 403 problem for a request that a browser sends in advance."""
     for name in _PREFETCH_HEADERS:
         announced = headers.get(name, "").lower()
         if "prefetch" in announced or "preview" in announced:
-            raise speculative("a prefetch reads nothing here; ask again when it is wanted")
+            raise speculative(PREFETCH_DETAIL)
 
 
-def refuse_other_pages(headers: Mapping[str, str], allowed: frozenset[str] = _NONE) -> None:
-    """Raise a 403 problem for a request that a page of another origin makes a browser send.
+def reject_other_pages(headers: Mapping[str, str], allowed: frozenset[str] = _NONE) -> None:
+    """Raise a 403 problem for a request that a page of another origin made a browser send.
 
-    Pages of an origin in `allowed` may send it.
+    Requests of pages whose origin is in `allowed` pass.
     """
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     if origin is not None and origin in allowed:
@@ -78,35 +79,35 @@ def refuse_other_pages(headers: Mapping[str, str], allowed: frozenset[str] = _NO
     if site is not None:
         site = site.strip().lower()
         if site == "same-origin":
-            # The browser has compared the origins itself, whatever a proxy did to the Host.
+            # The browser has compared the origins itself, so a Host that a proxy changed is fine.
             return
         if site != "none":
-            raise cross_origin("a page of another origin reads and writes nothing here")
+            raise cross_origin(OTHER_ORIGIN_DETAIL)
     host = headers.get("Host", "")
     if origin is not None:
         if not _is_at(origin, host):
-            raise cross_origin(f"pages of {origin[:128]!a} read and write nothing here")
+            raise cross_origin(f"pages of {origin[:128]!a} may not read or write messages")
     elif site is None:
-        _refuse_other_referrers(headers, host)
+        _reject_other_referrers(headers, host)
 
 
-def _refuse_other_referrers(headers: Mapping[str, str], host: str) -> None:
+def _reject_other_referrers(headers: Mapping[str, str], host: str) -> None:
     referrer = headers.get("Referer")
     if referrer is not None:
         if not _is_at(referrer, host):
-            raise cross_origin("a page of another origin reads and writes nothing here")
+            raise cross_origin(OTHER_ORIGIN_DETAIL)
     elif _is_browser(headers):
         raise cross_origin(
-            "a browser that does not say which page a request is from reads and writes nothing "
-            "here; use the page at / or a program, or serve over HTTPS"
+            "a browser must say which page sent a request to read or write messages; use the "
+            "web UI at /, use another program, or serve over HTTPS"
         )
 
 
 def _is_browser(headers: Mapping[str, str]) -> bool:
-    """Return whether a browser sends this, as far as a page in it cannot hide that.
+    """Return whether a browser sent the request, judged by headers that a page cannot remove.
 
-    Every browser sends `User-Agent` and `Accept-Language`, and no page can take them away.
-    Programs that call themselves Mozilla, such as PowerShell, do not send the second.
+    Every browser sends `User-Agent` and `Accept-Language`. Programs that call themselves Mozilla,
+    such as PowerShell, do not send `Accept-Language`.
     """
     if headers.get("Accept", "").startswith("image/"):
         return True
@@ -114,7 +115,7 @@ def _is_browser(headers: Mapping[str, str]) -> bool:
 
 
 def _is_at(url: str, host: str) -> bool:
-    """Return whether an `Origin` or a `Referer` is of the host that was asked."""
+    """Return whether an `Origin` or a `Referer` belongs to the requested host."""
     found = _URL.match(url)
     if found is None:
         return False
@@ -122,32 +123,32 @@ def _is_at(url: str, host: str) -> bool:
     return found[2].lower().removesuffix(port) == host.lower().removesuffix(port)
 
 
-def refuse_malformed_hosts(host: str) -> None:
-    """Raise a 400 problem for what is no host."""
+def reject_malformed_hosts(host: str) -> None:
+    """Raise a 400 problem for a `Host` that is not a host name."""
     if not _HOST.fullmatch(host):
-        raise bad_request("the Host is not one host's name")
+        raise bad_request("the Host header must be one host name")
 
 
 def reject_other_hosts(host: str, rule: HostRule) -> None:
-    """Raise a 421 problem for a host that the rule does not answer for."""
+    """Raise a 421 problem for a host that the rule does not allow."""
     if not rule.names and not rule.is_loopback:
         return
-    name = _plain(_PORT.sub("", host))
+    name = _normalized(_PORT.sub("", host))
     if name in rule.names and name:
         return
     if not ((rule.is_loopback or rule.has_addresses) and _is_local(name)):
         raise wrong_host(rule.is_loopback)
 
 
-def _plain(name: str) -> str:
-    """A host's name in the one form that is compared."""
+def _normalized(name: str) -> str:
+    """Return a host name in lowercase, without a final dot."""
     return name.lower().removesuffix(".")
 
 
 def _is_local(name: str) -> bool:
-    """Return whether no name server decides where this host is (RFC 6761, 6.3).
+    """Return whether the host is an IP address or localhost, so no name server resolves it.
 
-    True as well for no host at all: browsers always send one.
+    See RFC 6761, 6.3. An absent host counts as local, because browsers always send one.
     """
     if not name or name == "localhost" or name.endswith(".localhost"):
         return True

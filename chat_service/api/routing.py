@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from chat_service.api.problems import Effect, method_not_allowed, not_found
-from chat_service.api.request_policy import refuse_other_pages, refuse_prefetches
+from chat_service.api.request_policy import reject_other_pages, reject_prefetches
 from chat_service.api.types import BodyChunk, Request, Response, Takeover
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | Takeover]]
@@ -121,8 +121,8 @@ class RouteTable:
             else:
                 if (handler := route.methods.get(method)) is not None:
                     if is_checked:
-                        refuse_prefetches(headers)
-                        refuse_other_pages(headers, route.allowed_origins)
+                        reject_prefetches(headers)
+                        reject_other_pages(headers, route.allowed_origins)
                     max_body_bytes = route.max_body_bytes or self.max_body_bytes
                     return Resolved(route, parameter, handler, max_body_bytes)
                 fitting.append(route)

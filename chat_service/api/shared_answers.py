@@ -1,8 +1,8 @@
-"""Keeps dear answers cheap, however many clients ask for them and however often.
+"""Bounds the cost of expensive answers, however many clients ask for them.
 
-What is the same for all, such as the text of `/metrics`, is made once in a while (`Shared`), and
-clients that ask for a long answer again and again are slowed down (`Pace`). Made by
-`chat_service.service` and by the handlers.
+`Shared` caches an answer that is the same for all clients, such as the text of `/metrics`. `Pace`
+slows down clients that request a long answer again and again. Used by `chat_service.service` and
+by the handlers.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Makes a result when it is asked for, and keeps it for `keep_s` seconds."""
+    """A result that is computed on demand and cached for `keep_s` seconds."""
 
     def __init__(self, make: Callable[[], Awaitable[T]], keep_s: float) -> None:
-        """`keep_s` counts from when `make` is called: no result is older than that and its making.
+        """Cache the result of `make` for `keep_s` seconds from the moment `make` is called.
 
-        What `make` raises is kept, too.
+        An exception of `make` is cached as well.
         """
         self._make = make
         self._keep_s = keep_s
@@ -26,9 +26,9 @@ class Shared(Generic[T]):
         self._making: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
-        """Return the result that is being made or kept, or make one.
+        """Return the cached result, or compute one. Concurrent callers share one computation.
 
-        An asker that is cancelled leaves the result to the others.
+        Cancelling one caller does not cancel the computation.
         """
         now = asyncio.get_running_loop().time()
         making = self._making
@@ -38,7 +38,7 @@ class Shared(Generic[T]):
         return await asyncio.shield(making)
 
     async def close(self) -> None:
-        """End what is being made. Its askers are cancelled."""
+        """Cancel the computation in progress, and with it all of its callers."""
         if self._making is not None:
             self._making.cancel()
             await asyncio.wait((self._making,))
@@ -48,10 +48,10 @@ class Shared(Generic[T]):
 
 
 class Pace:
-    """Lets so many requests through at once in each span of time; each of the others waits for one.
+    """Lets `at_once` requests through in each span of time, and delays each of the others.
 
-    Clients that ask again as soon as they are answered then leave the processor to others, and one
-    that asks now and then does not notice.
+    Clients that repeat a request as soon as it is answered are slowed down. A client that asks
+    occasionally does not notice.
     """
 
     def __init__(self, at_once: int, span_s: float) -> None:
@@ -61,12 +61,12 @@ class Pace:
         self._until = 0.0
 
     async def turn(self) -> None:
-        """Return when the request may be answered."""
+        """Wait until the request may be answered."""
         now = asyncio.get_running_loop().time()
         if now >= self._until:
             self._until, self._left = now + self._span_s, self._at_once
         if self._left:
             self._left -= 1
         else:
-            # From its own arrival on: those that wait go on one after the other.
+            # Each request waits from its own arrival, so that waiting requests do not burst.
             await asyncio.sleep(self._span_s)

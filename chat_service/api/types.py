@@ -1,4 +1,4 @@
-"""A request and a response, as handlers see them: plain values."""
+"""Requests and responses as plain values, independent of sockets."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NamedTuple
@@ -6,13 +6,13 @@ from typing import NamedTuple
 from msgspec import Struct
 from tornado.iostream import IOStream
 
-#: The status under which a request is counted whose client did not wait for its answer.
+#: The status that metrics and logs use if a client disconnects before its answer.
 CLIENT_GONE = 499
 JSON_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 
 
 class Request(Struct, frozen=True):
-    """A whole request. `parameter` is the path's variable segment, still percent-encoded."""
+    """A complete request. `parameter` is the variable segment of its path, percent-encoded."""
 
     id: str
     method: str
@@ -23,17 +23,16 @@ class Request(Struct, frozen=True):
 
 
 class BodyChunk(NamedTuple):
-    """A piece of a body, and how many claimed messages are in it."""
+    """A piece of a body, and the number of claimed messages in it."""
 
     body: bytes
     messages: int
 
 
 class Response(Struct, frozen=True):
-    """A whole response. Its body is one part, or parts that are written as they come.
+    """A complete response. Its body is one chunk, or chunks that are written one by one.
 
-    What could not be written is counted by the messages in it, so that nothing that was claimed
-    is forgotten.
+    The server counts the claimed messages of every chunk that it cannot deliver.
     """
 
     status: int
@@ -42,9 +41,9 @@ class Response(Struct, frozen=True):
 
 
 class Takeover(Struct, frozen=True):
-    """The answer to a request after which its connection speaks something else than HTTP.
+    """A response after which the connection speaks another protocol.
 
-    `serve` is given the connection's stream, and closes it in the end.
+    `serve` receives the connection's stream and closes it at the end.
     """
 
     status: int

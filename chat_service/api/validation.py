@@ -1,7 +1,7 @@
-"""From bytes to values: every rule about what a client may send, and the sentence for each.
+"""The rules for request bodies and for usernames in paths.
 
-Called by the handlers. Raises `chat_service.api.problems.Problem` that names the field and the
-rule.
+Used by the handlers. Every function raises a `chat_service.api.problems.Problem` that names the
+field and the rule that it breaks.
 """
 
 import re
@@ -14,7 +14,7 @@ from chat_service.api.problems import FieldError, invalid, not_json, too_large
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-#: What msgspec says where half of a surrogate pair stands alone.
+#: What msgspec says about half of a surrogate pair.
 _HALF_A_PAIR = re.compile("surrogate|end of hex escape")
 _MESSAGE_ID = re.compile(r"[0-9a-f]{32}")
 _LEASE = re.compile(r"[0-9a-f]{1,64}")
@@ -23,16 +23,16 @@ _LEASE_RULES = {
     "ids": "must be a list of message ids",
     "ttl": "must be a number of seconds",
 }
-#: Stands for a value that has not the type it must have.
+#: Stands for a value of the wrong type.
 _WRONG = object()
-#: Windows' programs begin JSON with it; RFC 8259, section 8.1, lets a reader ignore it.
+#: Programs on Windows put it before JSON. RFC 8259, section 8.1, lets a reader ignore it.
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: Ids in one request about a lease.
+#: The most message ids in one request about a lease.
 IDS_MAX = 5000
 
 
 class MessageLimits(NamedTuple):
-    """The limits on a message, from the settings: code points, bytes of UTF-8, seconds."""
+    """The limits on a message: code points, bytes of UTF-8, and seconds."""
 
     username_chars: int
     text_bytes: int
@@ -41,7 +41,7 @@ class MessageLimits(NamedTuple):
 
 
 class NewMessage(NamedTuple):
-    """A message that keeps every rule; `size` is its text's length in bytes."""
+    """A valid message. `size` is the length of its text in bytes."""
 
     username: str
     text: str
@@ -50,7 +50,7 @@ class NewMessage(NamedTuple):
 
 
 class MessageBody(msgspec.Struct, gc=False):
-    """What is posted, as loosely as it can be decoded; the rules are checked afterwards."""
+    """The body of a post. Its types are lenient; the rules are checked after decoding."""
 
     text: str | None = None
     username: str | None = None
@@ -63,13 +63,15 @@ class _RawBody(msgspec.Struct):
     timeout: msgspec.Raw = msgspec.Raw(b"null")
 
 
-#: What a value begins with that has the right type, or is null: others are not decoded, however
-#: long they are. The longest number that is looked at, in digits.
-_OF_STRING, _OF_NUMBER, _DIGITS_MAX = b'"n', b"-0123456789n", 400
+#: The first bytes of a string or null, and of a number or null. Other values are not decoded,
+#: because they may be long.
+_OF_STRING, _OF_NUMBER = b'"n', b"-0123456789n"
+#: The longest number that is decoded, in digits.
+_DIGITS_MAX = 400
 
 
 class LeaseBody(msgspec.Struct, gc=False):
-    """What is asked about a lease: all of it, or some ids; for so many seconds."""
+    """The body of a request about a lease, or about some of its messages."""
 
     lease: str
     ids: list[str] | None = None
@@ -82,12 +84,12 @@ _decode_raw = msgspec.json.Decoder(_RawBody).decode
 
 
 def new_message(body: bytes, rules: MessageLimits, what: str = "body") -> NewMessage:
-    """The message in a request's body. Unknown fields are ignored, `null` counts as absent.
+    """Return the message in a body. Unknown fields are ignored, and `null` counts as absent.
 
-    `what` is the word for the bytes in what is said of them.
+    Error messages call the bytes `what`. Raises a 400 problem, or 413 for a text that is too long.
     """
     try:
-        # The decoder does not look into fields that it skips, and all of a body must be UTF-8.
+        # All of a body must be UTF-8, and the decoder does not check the fields that it skips.
         if not body.isascii():
             body.decode()
         text, username, timeout = msgspec.structs.astuple(_decode(body))
@@ -95,7 +97,7 @@ def new_message(body: bytes, rules: MessageLimits, what: str = "body") -> NewMes
         bare = body.removeprefix(BYTE_ORDER_MARK)
         if len(bare) < len(body) and not bare.startswith(BYTE_ORDER_MARK):
             return new_message(bare, rules, what)
-        # Slowly, for the sentence: it says all that is wrong at once.
+        # The slow way finds everything that is wrong, for the error message.
         text, username, timeout = _decode_leniently(body, what)
     errors: list[FieldError] = []
     if reason := _username_fault(username, rules.username_chars):
@@ -116,41 +118,41 @@ def new_message(body: bytes, rules: MessageLimits, what: str = "body") -> NewMes
     return NewMessage(username, text, size, int(timeout))
 
 
-def lease_of(body: bytes) -> LeaseBody:
-    """The lease that a request's body is about."""
+def lease_body(body: bytes) -> LeaseBody:
+    """Return the decoded body of a request about a lease. Raises a 400 problem."""
     body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.strip():
         raise not_json("the body is empty")
     try:
-        # As with a message, also what the decoder skips.
+        # As for a message: the decoder does not check the fields that it skips.
         if not body.isascii():
             body.decode()
         asked = _decode_lease(body)
     except UnicodeDecodeError:
         raise not_json("the body is not UTF-8") from None
     except msgspec.ValidationError as error:
-        # "... - at `$.ids[0]`", and none for a field that is missing.
+        # msgspec's message ends in "- at `$.ids[0]`"; for a missing field it has no path.
         _, _, path = str(error).partition(" - at `$.")
         field = re.split(r"[`\[]", path)[0]
         if not field and "field `" not in str(error):
-            raise not_json("the body must be an object with a lease") from None
+            raise not_json("the body must be an object with the field lease") from None
         raise invalid(FieldError(field or "lease", _LEASE_RULES[field or "lease"])) from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise not_json(str(error)) from None
     if not _LEASE.fullmatch(asked.lease):
         raise invalid(FieldError("lease", _LEASE_RULES["lease"]))
     if asked.ids is not None and len(asked.ids) > IDS_MAX:
-        raise invalid(FieldError("ids", f"may be at most {IDS_MAX}"))
+        raise invalid(FieldError("ids", f"must have at most {IDS_MAX} entries"))
     return asked
 
 
 def is_message_id(text: str) -> bool:
-    """Return whether a message can have this id."""
+    """Return whether the text has the form of a message id."""
     return _MESSAGE_ID.fullmatch(text) is not None
 
 
 def username_in_path(segment: str, rules: MessageLimits) -> str:
-    """The username that a path segment names, percent-decoded once."""
+    """Return the username in a path segment, percent-decoded once. Raises a 400 problem."""
     if "%" in segment:
         if _BAD_ESCAPE.search(segment):
             raise invalid(FieldError("username", "has a malformed percent-escape"))
@@ -169,9 +171,9 @@ def _username_fault(username: Any, chars_max: int) -> str | None:
     if not 1 <= len(username) <= chars_max:
         return f"must have 1 to {chars_max} characters"
     if username in (".", ".."):
-        return "may be neither . nor .., which clients take out of a path"
+        return "must not be . or .., because clients remove these from a path"
     if not username.isalnum() and _CONTROL.search(username):
-        return "may have no control characters"
+        return "must not contain control characters"
     return None
 
 
@@ -187,7 +189,10 @@ def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
 
 
 def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any]:
-    """The three fields whatever their types, for a body that did not decode strictly."""
+    """Return text, username and timeout, with `_WRONG` for a value of the wrong type.
+
+    For a body that did not decode strictly. Raises a 400 problem if it is not a JSON object.
+    """
     if not body.strip():
         raise not_json(f"the {what} is empty", what)
     try:
@@ -201,7 +206,7 @@ def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any]:
         )
     except msgspec.ValidationError:
         raise not_json(
-            f"the {what} must be an object with text, username and timeout", what
+            f"the {what} must be an object with the fields text, username and timeout", what
         ) from None
     except msgspec.DecodeError as error:
         if _HALF_A_PAIR.search(str(error)):
@@ -216,7 +221,7 @@ def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any]:
 
 
 def _value(field: msgspec.Raw | bytes, beginnings: bytes) -> Any:
-    """Decode one field. Return `_WRONG` for another type, and for a number beyond all bounds."""
+    """Return the decoded field, or `_WRONG` for another type or a number out of range."""
     if bytes(memoryview(field)[:1]) not in beginnings:
         return _WRONG
     try:

@@ -1,1 +1,1 @@
-"""Handlers: a request in, a response out. They validate, ask the pool, and render; no more."""
+"""Handlers validate a request, pass a command to the pool, and render the response."""

@@ -1,4 +1,4 @@
-"""Many messages in one request, with an answer for each."""
+"""Posting many messages in one request, with a result for each."""
 
 import asyncio
 import re
@@ -24,12 +24,12 @@ from workers.errors import NotExecuted
 from workers.pool import WorkerPool
 
 _SPACE = b" \t\r\n"
-#: The end of a line, and the empty ones behind it.
+#: The end of a line and the empty lines after it.
 _LINE_END = re.compile(rb"\n[ \t\r\n]*")
 
 
 class Posting(NamedTuple):
-    """How the messages of one request are posted: its key if it can be repeated, its receipts."""
+    """How the messages of one request are posted: under which key, and with receipts or not."""
 
     key: str | None
     has_receipts: bool
@@ -42,17 +42,17 @@ class BatchHandlers:
         self._pool = pool
         self._rules = rules
         self._messages_max = messages_max
-        # One that is longer is not taken apart, to find out how much longer.
+        # The decoder stops at the limit instead of counting the messages of a longer batch.
         bounded = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=messages_max)]
         self._decode = msgspec.json.Decoder(bounded).decode
 
     async def post(self, request: Request) -> Response:
-        """POST /chat/batch: store each message; one that cannot be is alone in that."""
+        """POST /chat/batch: store many messages; each is stored or refused on its own."""
         bodies = self._split(request.body, request.headers.get("Content-Type", ""))
         prefer = preferences(request.headers.get("Prefer", ""))
         posting = Posting(idempotency_key(request.headers), prefer.receipt)
         faults = _Faults(request.id)
-        # Handed over before the first is awaited: in order, and into the same batches.
+        # All are submitted before the first is awaited: in order, and into the same batches.
         begun = [self._begin(body, number, posting, faults) for number, body in enumerate(bodies)]
         waiting = [each[0] for each in begun if isinstance(each, tuple)]
         outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
@@ -66,15 +66,15 @@ class BatchHandlers:
         return Response(200, headers, BodyChunk(msgspec.json.encode({"results": results}), 0))
 
     def _split(self, body: bytes, content_type: str) -> list[bytes]:
-        """The messages of a JSON array, or of lines with an object each (NDJSON)."""
+        """Return the messages of a JSON array, or of one object per line (NDJSON)."""
         body = body.removeprefix(BYTE_ORDER_MARK)
         if not body.lstrip().startswith(b"["):
-            # However many empty lines are between them; one message too many is enough to know.
+            # Empty lines do not count. Splitting stops one message above the limit.
             lines = _LINE_END.split(body.strip(_SPACE), self._messages_max)
             if lines == [b""] or (len(lines) == 1 and "ndjson" not in content_type.lower()):
                 raise not_a_batch()
             if not lines[0].rstrip().endswith(b"}"):
-                # An object over several lines is one message, and no batch.
+                # A single object over several lines is not a batch.
                 raise not_a_batch()
             if len(lines) > self._messages_max:
                 raise self._too_many()
@@ -87,12 +87,12 @@ class BatchHandlers:
             raise not_a_batch() from None
 
     def _too_many(self) -> Problem:
-        return invalid(FieldError("body", f"may have at most {self._messages_max} messages"))
+        return invalid(FieldError("body", f"must have at most {self._messages_max} messages"))
 
     def _begin(
         self, body: bytes, number: int, posting: Posting, faults: "_Faults"
     ) -> tuple[Awaitable[str | Stored], str] | dict[str, Any]:
-        """Hand one message over: its outcome and its receipt, or the result of one that is bad."""
+        """Submit one message. Return its outcome and receipt, or the result of a bad message."""
         receipt = secrets.token_urlsafe(24) if posting.has_receipts else ""
         hashed = receipt_hash(receipt) if receipt else ""
         try:
@@ -101,16 +101,16 @@ class BatchHandlers:
                 return self._pool.post(*new, hashed), receipt
             fingerprint = hash_of(new.username, new.text, str(new.timeout_s))
             key = Key(hash_of("batch", posting.key, str(number)), fingerprint)
-            return self._pool.post_once(*new, key, hashed), receipt
+            return self._pool.post_keyed(*new, key, hashed), receipt
         except Exception as error:
-            # Not kept: its traceback is a hundred times as large as the message.
+            # The exception is dropped: its traceback is a hundred times as large as the message.
             return faults.result(error)
 
 
 class _Faults:
     """The results of the messages of one request that were not stored.
 
-    Many are often wrong in the same way: the words for it are made once.
+    Many messages often break the same rule, so equal results are rendered once.
     """
 
     def __init__(self, request_id: str) -> None:
@@ -118,8 +118,8 @@ class _Faults:
         self._known: dict[str, dict[str, Any]] = {}
 
     def result(self, error: Exception) -> dict[str, Any]:
-        """Return what is answered for a message that met this error."""
-        # Others may name their message.
+        """Return the result of a message that failed with this error."""
+        # Other errors may name their message.
         is_alike = isinstance(error, Problem | NotExecuted)
         name = f"{type(error).__name__}: {error}" if is_alike else ""
         result = self._known.get(name)
@@ -142,5 +142,5 @@ def _result(outcome: str | Stored | BaseException, receipt: str, faults: _Faults
 
 
 def not_a_batch() -> Problem:
-    """400: a body that is no batch at all."""
-    return not_json("the body must be a JSON array of messages, or one message on each line")
+    """Return a 400 for a body that is not a batch."""
+    return not_json("the body must be a JSON array of messages, or have one message per line")

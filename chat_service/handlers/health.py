@@ -1,4 +1,4 @@
-"""What operators and their machines ask: is it alive, is it ready, what does it count."""
+"""Liveness, readiness and metrics, for monitoring."""
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -9,12 +9,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from chat_service.api.shared_answers import Pace
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 
-#: Answers of `/metrics` that are given at once in a second; others wait for a second.
+#: Answers of `/metrics` that are sent immediately in each second. Every other one is delayed by a
+#: second.
 METRICS_AT_ONCE, PACE_S = 20, 1.0
 
 
 class Readiness(NamedTuple):
-    """Each part of the service, and whether it is as it should be."""
+    """Whether each part of the service works."""
 
     database: bool
     indexes: bool
@@ -23,7 +24,7 @@ class Readiness(NamedTuple):
 
 
 class HealthHandlers:
-    """The handlers at the top level."""
+    """The handlers of `/livez`, `/readyz` and `/metrics`."""
 
     def __init__(
         self,
@@ -35,11 +36,11 @@ class HealthHandlers:
         self._metrics_pace = Pace(METRICS_AT_ONCE, PACE_S)
 
     async def live(self, request: Request) -> Response:
-        """GET /livez: 200 as long as the loop turns; asks nothing of anybody."""
+        """GET /livez: check that the process is alive."""
         return Response(200, JSON_HEADERS, BodyChunk(b'{"status":"ok"}', 0))
 
     async def ready(self, request: Request) -> Response:
-        """GET /readyz: 200 where requests can be served, else 503, and which part cannot."""
+        """GET /readyz: check that the service can serve requests."""
         readiness = await self._check()
         is_ready = all(readiness)
         document = {"status": "ok" if is_ready else "unavailable", **readiness._asdict()}
@@ -48,7 +49,7 @@ class HealthHandlers:
         )
 
     async def metrics(self, request: Request) -> Response:
-        """GET /metrics: the Prometheus exposition, of all processes together."""
+        """GET /metrics: the metrics of all processes, for Prometheus."""
         await self._metrics_pace.turn()
         headers = {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
         return Response(200, headers, BodyChunk(await self._metrics_text(), 0))

@@ -1,4 +1,4 @@
-"""Posting to an inbox, reading it, counting it."""
+"""Posting messages, reading an inbox, and counting its messages."""
 
 import asyncio
 import secrets
@@ -26,9 +26,9 @@ from workers.errors import NotExecuted
 from workers.ids import last_id_of
 from workers.pool import WorkerPool
 
-#: A long read goes on with slices of at least so many messages, where they fit into one.
+#: The smallest number of messages that a long read asks for in its next slice.
 _SEARCH_MIN = 16
-#: A long read that is refused a slice asks again so often, after so many seconds.
+#: How often a long read retries a slice that was refused, and the seconds between two tries.
 _RETRIES, _RETRY_AFTER_S = 40, 0.1
 
 _encode = msgspec.json.Encoder().encode
@@ -48,7 +48,7 @@ class Pending(msgspec.Struct, Generic[_T], frozen=True):
 
 
 class InboxHandlers:
-    """The handlers under /chat."""
+    """The handlers that post to an inbox, read it, and count its messages."""
 
     def __init__(
         self,
@@ -63,9 +63,10 @@ class InboxHandlers:
         self._on_undelivered = on_undelivered
 
     async def post(self, request: Request) -> Response:
-        """POST /chat: store a message; 201 once it is durable on a majority.
+        """POST /chat: store a message.
 
-        With an `Idempotency-Key`, once for all repeats; with `Prefer: receipt`, with a receipt.
+        Answers 201 once a majority has journaled it. Repeats with the same `Idempotency-Key` store
+        one message. `Prefer: receipt` adds a receipt.
         """
         prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
         given = idempotency_key(request.headers)
@@ -82,7 +83,7 @@ class InboxHandlers:
             message_id = await self._pool.post(*new, hashed)
         else:
             key = Key(hash_of("post", given), hash_of(new.username, new.text, str(new.timeout_s)))
-            message_id, is_repeated = astuple(await self._pool.post_once(*new, key, hashed))
+            message_id, is_repeated = astuple(await self._pool.post_keyed(*new, key, hashed))
             if is_repeated:
                 headers["Idempotent-Replayed"] = "true"
         return _posted(message_id, headers)
@@ -97,9 +98,9 @@ class InboxHandlers:
         return Pending(future, _posted, _claims_nothing)
 
     async def read(self, request: Request) -> Response:
-        """GET /chat/:username, POST /chat/:username/read: claim what is unread, oldest first.
+        """GET /chat/:username, POST /chat/:username/read: read unread messages, oldest first.
 
-        With an `Idempotency-Key`, a repeat gets the same again.
+        A repeat with the same `Idempotency-Key` gets the same messages.
         """
         prefer = request.headers.get("Prefer", "")
         options = read_options(request.query, self._waits, prefer)
@@ -107,11 +108,11 @@ class InboxHandlers:
         key = idempotency_key(request.headers, READ_KEY_MIN)
         if key is not None:
             hashed = hash_of("read", username, key)
-            again = await self._pool.read_again(username, hashed, options.limit, options.wait_s)
+            again = await self._pool.read_keyed(username, hashed, options.limit, options.wait_s)
             headers = {**JSON_HEADERS, **options.headers()}
             if again.more:
                 headers["X-More"] = "true"
-            # A repeat gets it back, so that it is not lost with the answer.
+            # A repeat returns these messages, so none is lost if the answer is.
             return Response(200, headers, BodyChunk(_encode(again.messages), 0))
         first = await self._claim(self._pool.read(username, options.limit, wait_s=options.wait_s))
         return self._render_read(username, options, first)
@@ -134,13 +135,14 @@ class InboxHandlers:
         said = options.headers()
         headers = {**JSON_HEADERS, **said} if said else JSON_HEADERS
         if first.more and count != options.limit:
-            # A long inbox is read up to this moment, slice by slice, however fast others post.
+            # A long inbox is read slice by slice up to this moment, so that the read ends even
+            # if messages arrive faster than it reads.
             upto = last_id_of(self._pool.now_ms())
             return Response(200, headers, self._slices(first, username, options.limit, upto))
         return Response(200, headers, BodyChunk(_encode(first.messages), count))
 
     async def count(self, request: Request) -> Response:
-        """HEAD /chat/:username: how many messages are unread, up to a bound, claiming none."""
+        """HEAD /chat/:username: count unread messages."""
         username = username_in_path(request.parameter, self._rules)
         unread = await self._pool.count(username)
         said = str(unread) if unread <= COUNT_MAX else f">{COUNT_MAX}"
@@ -149,7 +151,7 @@ class InboxHandlers:
     async def _slices(
         self, first: Slice, username: str, limit: int | None, upto: str
     ) -> AsyncIterator[BodyChunk]:
-        """The JSON array of a long inbox in parts; a slice is claimed when its turn has come."""
+        """Yield the JSON array of a long inbox in chunks, claiming each slice when it is due."""
         current = first
         separator = b"["
         while True:
@@ -161,7 +163,7 @@ class InboxHandlers:
                 limit -= count
             if not current.more or limit == 0:
                 break
-            # Large messages fill a slice soon: do not search for a thousand to take a few.
+            # A few large messages fill a slice, so searching for a thousand would be wasted.
             wanted = max(2 * count, _SEARCH_MIN)
             wanted = wanted if limit is None else min(wanted, limit)
             following = await self._claim_patiently(username, wanted, upto)
@@ -171,7 +173,7 @@ class InboxHandlers:
         yield BodyChunk(b"]" if separator == b"," else b"[]", 0)
 
     async def _claim_patiently(self, username: str, limit: int, upto: str) -> Slice | None:
-        """The next slice; None where the service stays too busy: the rest is still unread."""
+        """Return the next slice, or None if the service stays too busy. The rest stays unread."""
         for _ in range(_RETRIES):
             try:
                 return await self._claim(self._pool.read(username, limit, upto))
@@ -183,7 +185,7 @@ class InboxHandlers:
         try:
             return await claim
         except asyncio.CancelledError:
-            # The client went away in the very turn of the loop in which the claim came back.
+            # The client disconnected in the same turn of the loop in which the claim finished.
             if not claim.cancelled() and claim.done() and claim.exception() is None:
                 self._on_undelivered(len(claim.result().messages))
             raise

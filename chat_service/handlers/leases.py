@@ -1,4 +1,4 @@
-"""Messages on loan: taken, acknowledged, given back, held longer."""
+"""Leasing messages, acknowledging and releasing them, and extending a lease."""
 
 import secrets
 from collections.abc import Mapping
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 import msgspec
 
 from chat_service.api.problems import FieldError, invalid, lease_over, not_acknowledged
-from chat_service.api.request_options import TTL_MIN_S, WaitLimits, read_options, refuse_parameters
+from chat_service.api.request_options import TTL_MIN_S, WaitLimits, read_options, reject_parameters
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
-from chat_service.api.validation import LeaseBody, MessageLimits, lease_of, username_in_path
+from chat_service.api.validation import LeaseBody, MessageLimits, lease_body, username_in_path
 from workers.commands import Extend, Finish, Lease, Release, delivery
 from workers.pool import WorkerPool
 
-#: A lease lasts so long unless its taker says otherwise, in seconds.
+#: The default duration of a lease, in seconds.
 TTL_S = 30.0
 
 
 class LeaseHandlers:
-    """The handlers of leases under /chat/:username."""
+    """The handlers of leases."""
 
     def __init__(self, pool: WorkerPool, rules: MessageLimits, waits: WaitLimits) -> None:
         self._pool = pool
@@ -25,7 +25,7 @@ class LeaseHandlers:
         self._waits = waits
 
     async def take(self, request: Request) -> Response:
-        """POST /chat/:username/lease: what is unread, until the lease is over or acknowledged."""
+        """POST /chat/:username/lease: lease unread messages, to acknowledge them later."""
         username = username_in_path(request.parameter, self._rules)
         prefer = request.headers.get("Prefer", "")
         options = read_options(request.query, self._waits, prefer, is_lease=True)
@@ -33,7 +33,7 @@ class LeaseHandlers:
         lease = secrets.token_hex(16)
         terms = Lease(delivery(lease), int(ttl_s * 1000))
         taken = await self._pool.read(username, options.limit, wait_s=options.wait_s, lease=terms)
-        # Nothing of it is lost with the answer: it is unread again when the lease is over.
+        # If the answer is lost, the messages become unread again when the lease ends.
         return _answer(
             {
                 "lease": lease if taken.messages else None,
@@ -44,38 +44,40 @@ class LeaseHandlers:
         )
 
     async def acknowledge(self, request: Request) -> Response:
-        """POST /chat/:username/ack: mark as read what a lease holds, or some of it."""
-        username, asked = self._asked(request)
+        """POST /chat/:username/ack: acknowledge all or some messages of a lease."""
+        username, asked = self._parse(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        finished = await self._pool.finish(Finish(username, asked.lease, ids))
+        finished = await self._pool.submit(Finish(username, asked.lease, ids))
         if not finished.is_all:
             raise not_acknowledged(finished)
         return _answer({"acknowledged": finished.messages})
 
     async def release(self, request: Request) -> Response:
-        """POST /chat/:username/release: make it unread again, at once."""
-        username, asked = self._asked(request)
+        """POST /chat/:username/release: make all or some messages of a lease unread again."""
+        username, asked = self._parse(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        messages = await self._pool.settle(Release(username, asked.lease, ids))
-        return _answer({"released": _some(messages, asked)})
+        messages = await self._pool.submit(Release(username, asked.lease, ids))
+        return _answer({"released": _require_some(messages, asked)})
 
     async def extend(self, request: Request) -> Response:
-        """POST /chat/:username/extend: have the lease end `ttl` seconds from now."""
-        username, asked = self._asked(request)
+        """POST /chat/:username/extend: extend a lease to `ttl` seconds from now."""
+        username, asked = self._parse(request)
         if asked.ttl is None or not asked.ttl >= TTL_MIN_S:
             rule = f"is required and must be at least {TTL_MIN_S} seconds"
             raise invalid(FieldError("ttl", rule))
         ttl_s = min(asked.ttl, self._waits.lease_max_s)
-        _some(await self._pool.settle(Extend(username, asked.lease, int(ttl_s * 1000))), asked)
+        _require_some(
+            await self._pool.submit(Extend(username, asked.lease, int(ttl_s * 1000))), asked
+        )
         return _answer({"ttl": ttl_s})
 
-    def _asked(self, request: Request) -> tuple[str, LeaseBody]:
-        refuse_parameters(request.query)
-        return username_in_path(request.parameter, self._rules), lease_of(request.body)
+    def _parse(self, request: Request) -> tuple[str, LeaseBody]:
+        reject_parameters(request.query)
+        return username_in_path(request.parameter, self._rules), lease_body(request.body)
 
 
-def _some(messages: int, asked: LeaseBody) -> int:
-    # Nothing was asked of a lease by naming no message of it.
+def _require_some(messages: int, asked: LeaseBody) -> int:
+    # An empty list of ids asks for nothing, so the lease does not have to exist.
     if not messages and asked.ids != []:
         raise lease_over()
     return messages

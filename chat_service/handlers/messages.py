@@ -1,4 +1,4 @@
-"""What senders do with their receipts: ask what became of a message, take it back."""
+"""Querying the status of a message and revoking it, with a receipt."""
 
 from datetime import UTC, datetime
 from urllib.parse import unquote
@@ -13,21 +13,21 @@ from workers.commands import Revoke, Track
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.pool import WorkerPool
 
-#: An id of which every character is percent-encoded.
+#: The length of a message id of which every character is percent-encoded.
 _SEGMENT_MAX = 96
 
 
 class MessageHandlers:
-    """The handlers under /messages/:id."""
+    """The handlers of `/messages/:id`."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
 
     async def status(self, request: Request) -> Response:
-        """GET /messages/:id/status: pending, leased, read, expired or revoked, and when."""
+        """GET /messages/:id/status: query the status of a message."""
         receipt, message_id = _receipt_of(request), _message_of(request)
         try:
-            fate = await self._pool.track(Track(message_id, receipt))
+            fate = await self._pool.submit(Track(message_id, receipt))
         except OutcomeUnknown as error:
             # A query changes nothing, so its outcome cannot be in doubt.
             raise StoreUnavailable(str(error)) from error
@@ -38,9 +38,9 @@ class MessageHandlers:
         return Response(200, JSON_HEADERS, BodyChunk(msgspec.json.encode(document), 0))
 
     async def revoke(self, request: Request) -> Response:
-        """DELETE /messages/:id: take it back while it is unread; the same again for a repeat."""
+        """DELETE /messages/:id: revoke an unread message."""
         receipt, message_id = _receipt_of(request), _message_of(request)
-        fate = await self._pool.track(Revoke(message_id, receipt))
+        fate = await self._pool.submit(Revoke(message_id, receipt))
         if fate is None:
             raise no_such_message()
         if fate.status != "revoked":
@@ -49,18 +49,18 @@ class MessageHandlers:
 
 
 def _time(at_ms: int) -> str:
-    """RFC 3339, to the millisecond."""
+    """Return the time in RFC 3339 format, to the millisecond."""
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def receipt_hash(receipt: str) -> str:
-    """What is stored of a receipt."""
+    """Return the hash under which a receipt is stored."""
     return hash_of("receipt", receipt)
 
 
 def _message_of(request: Request) -> str:
-    """Return the id in the path. Raises 404 for what no message can have: nobody is asked then."""
+    """Return the id in the path. Raises a 404 problem, without a query, if it is not an id."""
     segment = request.parameter
     message_id = unquote(segment) if len(segment) <= _SEGMENT_MAX else ""
     if not is_message_id(message_id):

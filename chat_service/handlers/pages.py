@@ -1,7 +1,7 @@
-"""The pages for people, and the files that they are made of: small, static, and all our own.
+"""The web pages and their files: small, static, and without third-party code.
 
-They lie in `chat_service/web` and are read once, at start. What they show they ask the API for,
-like any other client of it.
+They are in `chat_service/web` and are read once, at startup. The pages use the API like any other
+client.
 """
 
 import gzip
@@ -23,7 +23,7 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-#: Nothing from anywhere else, nothing inline, no frames: a text that is shown can do nothing.
+#: Nothing from other sites, nothing inline, and no frames, so that a message cannot run code.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,7 +31,7 @@ _POLICY = (
 _DOCUMENT = "openapi.json"
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": _POLICY,
-    # Over plain HTTP it is how the service knows the requests of its own pages.
+    # Over plain HTTP, the service recognizes the requests of its own pages by their Referer.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
@@ -39,7 +39,7 @@ _HEADERS: Mapping[str, str] = {
 }
 
 
-#: A link to another page, in the header; one that holds more than a word stays, and leads nowhere.
+#: A link to another page in the header. A link around more than a word keeps its text.
 _LINK = rb' ?<a href="%b">[^<]*</a>| href="%b"'
 
 
@@ -50,41 +50,41 @@ class _File(NamedTuple):
 
 
 class PageHandlers:
-    """The handlers of pages, and of the files that they load."""
+    """The handlers of the pages and of the files that they load."""
 
     def __init__(self, absent: Collection[bytes] = ()) -> None:
-        """`absent` are the links to pages that are not served beside these: none links there."""
+        """Load all files, and remove links to the pages in `absent`, which are not served here."""
         self._files = {
             path.name: _load(path, absent) for path in WEB.iterdir() if path.suffix in _TYPES
         }
 
     async def inbox(self, request: Request) -> Response:
-        """GET /: the page to send and to read."""
+        """GET /: the web page for sending and reading messages."""
         return self._answer(request, "inbox.html")
 
     async def dashboard(self, request: Request) -> Response:
-        """GET /ops: what happens now."""
+        """GET /ops: the dashboard."""
         return self._answer(request, "ops.html")
 
     async def docs(self, request: Request) -> Response:
-        """GET /docs: the reference, to read and to try."""
+        """GET /docs: the interactive API reference."""
         return self._answer(request, "docs.html")
 
     async def openapi(self, request: Request) -> Response:
-        """GET /openapi.json: this API, for programs."""
+        """GET /openapi.json: the OpenAPI document."""
         return self._answer(request, _DOCUMENT)
 
     def publish(self, document: bytes) -> None:
-        """Serve this OpenAPI document: it is made of the routes, hence after their handlers."""
+        """Serve this OpenAPI document. It is built from the routes, after their handlers exist."""
         self._files[_DOCUMENT] = _file(document, "application/json")
 
     @property
     def document(self) -> bytes:
-        """The OpenAPI document."""
+        """Return the OpenAPI document."""
         return self._files[_DOCUMENT].body
 
     async def asset(self, request: Request) -> Response:
-        """GET /assets/:file: what a page loads. 404 for pages themselves, and all else."""
+        """GET /assets/:file: a file that a page loads."""
         if request.parameter.endswith((".html", _DOCUMENT)):
             raise not_found()
         return self._answer(request, request.parameter)
@@ -111,7 +111,7 @@ def _load(path: Path, absent: Collection[bytes]) -> _File:
 
 
 def _file(body: bytes, content_type: str) -> _File:
-    # Weak: the same for both encodings of the body.
+    # A weak tag, because it is the same for both encodings of the body.
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
     headers = {**_HEADERS, "Content-Type": content_type, "ETag": tag}
     return _File(body, gzip.compress(body, 9, mtime=0), headers)

@@ -1,28 +1,28 @@
-"""GET /chat/:username/stream: Server-Sent Events, or a WebSocket where the client asks for one."""
+"""GET /chat/:username/stream: Server-Sent Events, or a WebSocket if the client asks for one."""
 
 import time
 from collections.abc import AsyncIterator
 
 import msgspec
 
-from chat_service.api.request_options import refuse_parameters
+from chat_service.api.request_options import reject_parameters
 from chat_service.api.types import BodyChunk, Request, Response, Takeover
 from chat_service.api.validation import MessageLimits, is_message_id, username_in_path
 from chat_service.streaming.subscription import LEASE_S, Subscription
 from chat_service.streaming.websocket import accept
 from workers.pool import WorkerPool
 
-#: A client that stays connected for so long after an event was written has it. In seconds.
+#: A message is acknowledged if its client stays connected for so many seconds after it was written.
 ACKNOWLEDGED_AFTER_S = 10.0
-#: A comment is sent when nothing else was for so long, in seconds: proxies close what is silent.
+#: Seconds of silence after which a comment is sent, because proxies close silent connections.
 KEEP_ALIVE_S = 15.0
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
-    # nginx would hold events back until its buffer is full.
+    # Otherwise nginx holds events back until its buffer is full.
     "X-Accel-Buffering": "no",
 }
-#: How long a client waits before it comes again, in ms.
+#: Tells clients to wait so many milliseconds before they reconnect.
 _RETRY = b"retry: 1000\n\n"
 
 _encode = msgspec.json.Encoder().encode
@@ -44,17 +44,17 @@ class StreamHandlers:
         self._write_s = write_s
 
     async def stream(self, request: Request) -> Response | Takeover:
-        """Deliver what is unread and what comes, each message as a lease."""
+        """GET /chat/:username/stream: stream unread and new messages, each as a lease."""
         username = username_in_path(request.parameter, self._rules)
-        refuse_parameters(request.query)
-        # Before the head is out: an open stream that is refused its wait can only be silent.
+        reject_parameters(request.query)
+        # Checked before the head is sent, because an open stream can no longer report a refusal.
         self._pool.refuse_wait_if_full()
         if request.headers.get("Upgrade", "").lower() == "websocket":
             stream = Subscription(self._pool, username, is_lease_known=False)
             return accept(request.id, request.headers, stream, self._write_s)
         last = request.headers.get("Last-Event-ID", "")
         if not is_message_id(last):
-            # No message has it: the database need not be asked.
+            # No message has this id, so the database is not queried.
             last = ""
         headers = dict(_HEADERS)
         if (origin := request.headers.get("Origin")) in self._allowed_origins:
@@ -63,7 +63,7 @@ class StreamHandlers:
         return Response(200, headers, self._events(stream, last))
 
     async def _events(self, stream: Subscription, last: str) -> AsyncIterator[BodyChunk]:
-        # No message of a part is lost with it: counted are those that would be.
+        # The chunks declare no claimed messages: lost chunks lose none, because all are leased.
         try:
             lease = stream.lease
             yield BodyChunk(_RETRY + _opened(lease), 0)
@@ -76,19 +76,19 @@ class StreamHandlers:
                 if not messages:
                     yield BodyChunk(b": keep-alive\n\n", 0)
                     continue
-                # The lease changes where the database was away meanwhile.
+                # The lease changes if the database was unavailable meanwhile.
                 opened = _opened(stream.lease) if stream.lease != lease else b""
                 lease = stream.lease
-                # JSON has no line ends of its own.
+                # Encoded JSON has no line breaks, so each message is one `data` line.
                 events = [
                     b"id: %b\nevent: message\ndata: %b\n\n" % (each.id.encode(), _encode(each))
                     for each in messages
                 ]
                 began = time.monotonic()
                 yield BodyChunk(opened + b"".join(events), 0)
-                # Asked for more: the kernel has taken these.
+                # The server resumes this generator once the kernel has accepted the chunk.
                 if time.monotonic() - began > LEASE_S / 4:
-                    # It was slow, and their lease has gone on meanwhile.
+                    # The client reads slowly, and the lease has been running meanwhile.
                     await stream.hold()
                 stream.acknowledge_later(ACKNOWLEDGED_AFTER_S, [each.id for each in messages])
         finally:
@@ -96,5 +96,5 @@ class StreamHandlers:
 
 
 def _opened(lease: str) -> bytes:
-    """The event that says by what the messages behind it can be acknowledged."""
+    """Return the event with the lease of the messages that follow it."""
     return b'event: open\ndata: {"lease":"%b"}\n\n' % lease.encode()

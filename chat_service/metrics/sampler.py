@@ -87,7 +87,7 @@ def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> 
     """Return what the dashboard shows of a process with this number of shards."""
     return [
         *_requests(http),
-        *map(SeriesGroup, workers.fates.values()),
+        *map(SeriesGroup, workers.lifecycle.values()),
         SeriesGroup(workers.pending),
         SeriesGroup(workers.leased),
         SeriesGroup(workers.undelivered),

@@ -1,8 +1,8 @@
-"""The OpenAPI document: the routes as they are, described, with the limits that are in force.
+"""The OpenAPI document, built from the route table and the limits in effect.
 
-`chat_service.service` has it made once, at start. What a route and its handler say is taken from
-them; what is to be said besides is an entry in `inbox` or `others`, by method and route.
-docs/api.md says the same in prose.
+`chat_service.service` builds it once, at startup. Query parameters, limits and common problems come
+from the route, and the summary comes from the handler's docstring. Everything else is an entry in
+`inbox` or `others`, by method and path. docs/api.md says the same in prose.
 """
 
 import re
@@ -23,6 +23,7 @@ from chat_service.api.problems import (
     too_large,
     wrong_host,
 )
+from chat_service.api.request_policy import OTHER_ORIGIN_DETAIL, PREFETCH_DETAIL
 from chat_service.api.routing import Handler, Route
 from chat_service.openapi import inbox, others
 from chat_service.openapi.components import parameters, response_headers
@@ -36,39 +37,38 @@ from chat_service.openapi.schemas import Object, Terms, reference, schemas
 __all__ = ["Terms", "make_document"]
 
 _ABOUT = """\
-Anyone posts a short message to a name, the owner of the name reads it once, and what is not read \
-in time is gone. JSON in UTF-8 over HTTP/1.1; a username in a path is one whole segment, \
+Post a short message to a name. The owner of the name reads it once. A message that is not read in \
+time expires. The API is HTTP/1.1 with JSON in UTF-8. In a path, a username is one segment, \
 percent-encoded. There is no authentication.
 
-Some operations consume: what a call takes is then no more there for others. They say so \
-(`x-consumes`), and each says what it does to messages (`x-effect`).
+Some operations consume messages: nobody else receives the messages of such a call. They carry \
+`x-consumes`. `x-effect` describes what an operation does to messages.
 
-Every error is `application/problem+json` (RFC 9457). `OPTIONS` on any path is answered 204 with \
-`Allow`; what a request that is none of these operations is answered stands at the end \
-(`x-other-requests`).\
+Every error is `application/problem+json` (RFC 9457). `OPTIONS` on any path answers 204 with \
+`Allow`. `x-other-requests` has the answers to requests that are none of these operations.\
 """
 _TAGS = {
-    "Inbox": "Posting messages, reading them once, counting them.",
-    "Leases": "Messages on loan: what is not acknowledged in time is unread again.",
-    "Receipts": "For the sender: what became of a message, and taking it back.",
-    "Operators": "For those who run the service, and their machines.",
-    "Pages": "For people: these pages, and what they are made of.",
+    "Inbox": "Post messages, read them once, and count them.",
+    "Leases": "Reads that you acknowledge. Otherwise the messages become unread again.",
+    "Receipts": "For senders: query the status of a message, and revoke it.",
+    "Operators": "Health, metrics and the dashboard, for operators and monitoring.",
+    "Pages": "The web pages and their files.",
 }
 _METHOD = re.compile(r"^[A-Z]{3,7} /")
 
 
 def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
-    """The document of these routes as JSON. A route that no entry describes is not in it."""
+    """Return the document as JSON. It leaves out a route without an entry; a test finds those."""
     known = {**inbox.operations(terms), **others.operations()}
     paths: Object = {}
     for route in routes:
         path = re.sub(r":(\w+)", r"{\1}", route.path)
         for method, handler in route.methods.items():
             if (operation := known.get(f"{method} {route.path}")) is not None:
-                said = _operation(operation, handler, route, terms)
+                said = _operation(method, operation, handler, route, terms)
             elif method == "HEAD" and (operation := known.get(f"GET {route.path}")) is not None:
                 operation = operation._replace(id=f"{operation.id}-head")
-                said = _operation(operation, handler, route, terms)
+                said = _operation(method, operation, handler, route, terms)
             else:
                 continue
             if method == "HEAD":
@@ -80,12 +80,11 @@ def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
             "info": {
                 "title": "Chat inbox",
                 "version": __version__,
-                "summary": "A chat inbox over HTTP: post a message to a name, read it once, or it "
-                "expires.",
+                "summary": "A chat inbox over HTTP: messages are read once, or expire.",
                 "description": _ABOUT,
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
-            # Where the document is, also below a proxy's path.
+            # Relative to the document, so that it is right behind a proxy with a path prefix.
             "servers": [{"url": "."}],
             "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
             "paths": paths,
@@ -99,7 +98,9 @@ def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
     )
 
 
-def _operation(operation: Operation, handler: Handler, route: Route, terms: Terms) -> Object:
+def _operation(
+    method: str, operation: Operation, handler: Handler, route: Route, terms: Terms
+) -> Object:
     body_max = route.max_body_bytes or terms.body_bytes
     problems = [
         *operation.problems,
@@ -113,8 +114,8 @@ def _operation(operation: Operation, handler: Handler, route: Route, terms: Term
         problems.append(wrong_host(is_loopback=True))
     if route.audience == "clients":
         problems += (
-            speculative("a prefetch reads nothing here; ask again when it is wanted"),
-            cross_origin("a page of another origin reads and writes nothing here"),
+            speculative(PREFETCH_DETAIL),
+            cross_origin(OTHER_ORIGIN_DETAIL),
         )
     answers = {**refusals(problems), **operation.answers}
     said: Object = {
@@ -124,8 +125,12 @@ def _operation(operation: Operation, handler: Handler, route: Route, terms: Term
         "description": operation.description,
         "responses": {str(status): answers[status] for status in sorted(answers)},
     }
-    if operation.parameters:
-        said["parameters"] = [reference("parameters", name) for name in operation.parameters]
+    names = [*operation.parameters, *(route.parameters or ())]
+    if method == "HEAD":
+        # A HEAD counts messages, and has no options.
+        names = [*operation.parameters]
+    if names:
+        said["parameters"] = [reference("parameters", name) for name in names]
     if operation.body is not None:
         said["requestBody"] = operation.body
     if operation.effect:
@@ -137,7 +142,7 @@ def _operation(operation: Operation, handler: Handler, route: Route, terms: Term
 
 
 def _without_bodies(answers: Object) -> Object:
-    """The answers to a HEAD."""
+    """Return the answers without their bodies, for a HEAD."""
     return {
         status: {key: value for key, value in said.items() if key != "content"}
         for status, said in answers.items()
@@ -145,7 +150,7 @@ def _without_bodies(answers: Object) -> Object:
 
 
 def _summary(handler: Handler) -> str:
-    """The first line of a handler's docstring, without its method and path."""
+    """Return the first line of a handler's docstring, without the method and the path."""
     line = (handler.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     if _METHOD.match(line):
         line = line.partition(": ")[2]
@@ -162,6 +167,6 @@ def _others(terms: Terms) -> Object:
         head_too_large(),
         wrong_host(is_loopback=True),
     )
-    allowed = answer("The methods that are known here, for `OPTIONS`.", headers=("Allow",))
+    allowed = answer("`Allow` lists the methods of the path.", headers=("Allow",))
     answers = {204: allowed, **refusals(problems)}
     return {"responses": {str(status): answers[status] for status in sorted(answers)}}

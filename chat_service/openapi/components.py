@@ -1,6 +1,6 @@
-"""The parameters, and the headers of answers, that have a name which operations refer to.
+"""The named parameters and response headers that operations refer to.
 
-Called by `chat_service.openapi`.
+Used by `chat_service.openapi`.
 """
 
 from chat_service.api.request_options import READ_KEY_MIN, TTL_MIN_S
@@ -12,14 +12,14 @@ RECEIPT = "ws5yGDMRspPrnW4OOFGpEqlMMuEQHPW_"
 
 
 def parameters(terms: Terms) -> Object:
-    """Every parameter that has a name."""
+    """Return all named parameters."""
     rules, waits = terms.rules, terms.waits
     return {
         "username": _parameter("path", "username", username_of(rules), "bob"),
         "id": _parameter(
             "path",
             "id",
-            {"type": "string", "minLength": 1, "description": "The message's id."},
+            {"type": "string", "minLength": 1, "description": "The id of the message."},
             ID,
         ),
         "file": _parameter("path", "file", {"type": "string", "minLength": 1}, "base.css"),
@@ -30,7 +30,7 @@ def parameters(terms: Terms) -> Object:
                 "type": "integer",
                 "minimum": 1,
                 "maximum": 999_999_999,
-                "description": "At most so many messages, the oldest.",
+                "description": "Return at most this many messages, the oldest first.",
             },
             10,
         ),
@@ -40,7 +40,7 @@ def parameters(terms: Terms) -> Object:
             {
                 "type": "string",
                 "pattern": r"^[0-9]{1,12}(\.[0-9]{1,9})?$",
-                "description": "Only what is newer, in seconds since 1970.",
+                "description": "Return only newer samples. In seconds since 1970.",
             },
             "1795600000",
         ),
@@ -51,8 +51,8 @@ def parameters(terms: Terms) -> Object:
                 "type": "number",
                 "minimum": 0,
                 "exclusiveMaximum": 1_000_000_000,
-                "description": "Wait up to so many seconds for a first message, decimals allowed. "
-                f"More than {waits.wait_max_s:g} is cut to that.",
+                "description": "Wait up to this many seconds for the first message. Decimals are "
+                f"allowed. A longer wait is cut to {waits.wait_max_s:g}.",
             },
             2.5,
         ),
@@ -64,8 +64,8 @@ def parameters(terms: Terms) -> Object:
                 "minimum": TTL_MIN_S,
                 "exclusiveMaximum": 1_000_000_000,
                 "default": min(30, waits.lease_max_s),
-                "description": "The lease lasts so many seconds, decimals allowed. "
-                f"More than {waits.lease_max_s:g} is cut to that.",
+                "description": "The duration of the lease in seconds. Decimals are allowed. "
+                f"A longer duration is cut to {waits.lease_max_s:g}.",
             },
             30,
         ),
@@ -74,8 +74,8 @@ def parameters(terms: Terms) -> Object:
             "Prefer",
             {
                 "type": "string",
-                "description": "`wait=S` is the same as `?wait=S`, which comes first. What is not "
-                "understood is no preference.",
+                "description": "`wait=S` does the same as `?wait=S`. If both are given, `?wait=` "
+                "wins. Unknown preferences are ignored.",
             },
             "wait=2.5",
         ),
@@ -90,9 +90,9 @@ def parameters(terms: Terms) -> Object:
             "Idempotency-Key",
             {
                 **_key(1),
-                "description": "With it the post is one message, however often it is sent. "
-                "Printable ASCII, bare or as a quoted string. It counts for all posts: take a "
-                "UUID.",
+                "description": "A post with a key stores one message, however often you send it. "
+                "Printable ASCII, bare or as a quoted string. A key is valid for all posts, so use "
+                "a UUID.",
             },
             KEY,
         ),
@@ -102,14 +102,14 @@ def parameters(terms: Terms) -> Object:
             {
                 **_key(READ_KEY_MIN),
                 "description": "A repeat with the same key within a minute gets the same messages "
-                f"again. Printable ASCII, {READ_KEY_MIN} characters at least: a UUID will do.",
+                f"again. Printable ASCII, at least {READ_KEY_MIN} characters, such as a UUID.",
             },
             KEY,
         ),
         "receipt": _parameter(
             "header",
             "X-Receipt",
-            {"type": "string", "description": "As the answer to the post gave it."},
+            {"type": "string", "description": "The receipt, from the answer to the post."},
             RECEIPT,
             is_required=True,
         ),
@@ -118,53 +118,64 @@ def parameters(terms: Terms) -> Object:
             "Last-Event-ID",
             {
                 "type": "string",
-                "description": "The message that was seen last: that one and all that the same "
-                "stream delivered before it are read. Junk is ignored.",
+                "description": "The id of the last message that the client received. Acknowledges "
+                "it and all messages that the same stream delivered before it. An invalid id is "
+                "ignored.",
             },
             ID,
         ),
         "if-none-match": _parameter(
             "header",
             "If-None-Match",
-            {"type": "string", "description": "The `ETag` of what is there already."},
+            {"type": "string", "description": "The `ETag` of the version that the client has."},
             'W/"0123456789abcdef"',
         ),
     }
 
 
 def response_headers() -> Object:
-    """Every header of an answer that has a name."""
+    """Return all named response headers."""
     true: Object = {"const": "true"}
     count: Object = {"type": "integer", "minimum": 0}
     text: Object = {"type": "string", "minLength": 1}
     always = {"required": True}
     return {
         "X-Request-ID": {
-            "description": "The request's id, as in the log; the one that it brought, where it did "
-            "(1 to 64 letters, digits or `._:/+=@-`).",
+            "description": "The id of the request, as in the log. A client can send its own: 1 to "
+            "64 letters, digits or `._:/+=@-`.",
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:/+=@-]{1,64}$"},
             **always,
         },
-        "Retry-After": {"description": "Seconds until to try again.", "schema": count, **always},
-        "Allow": {"description": "The methods that are known here.", "schema": text, **always},
+        "Retry-After": {
+            "description": "Try again after this many seconds.",
+            "schema": count,
+            **always,
+        },
+        "Allow": {"description": "The methods of this path.", "schema": text, **always},
         "X-Unread-Count": {
-            "description": f"How many are unread; `>{COUNT_MAX}` where more are.",
+            "description": f"The number of unread messages, or `>{COUNT_MAX}`.",
             "schema": {"type": "string", "pattern": f"^([0-9]{{1,5}}|>{COUNT_MAX})$"},
             **always,
         },
-        "X-More": {"description": "There where more is unread.", "schema": true},
-        "X-Receipt": {"description": "There where one was preferred.", "schema": text},
-        "Idempotent-Replayed": {"description": "There for a repeat.", "schema": true},
-        "Preference-Applied": {"description": "What holds of `Prefer`.", "schema": text},
-        "Sec-WebSocket-Version": {"description": "What is spoken.", "schema": {"const": "13"}},
-        "ETag": {"description": "For `If-None-Match`.", "schema": text, **always},
+        "X-More": {"description": "Present if more messages are unread.", "schema": true},
+        "X-Receipt": {"description": "The receipt, if the request asked for one.", "schema": text},
+        "Idempotent-Replayed": {
+            "description": "Present if the request repeats an earlier one.",
+            "schema": true,
+        },
+        "Preference-Applied": {"description": "The preferences that were applied.", "schema": text},
+        "Sec-WebSocket-Version": {
+            "description": "The supported version.",
+            "schema": {"const": "13"},
+        },
+        "ETag": {"description": "The version, for `If-None-Match`.", "schema": text, **always},
     }
 
 
 def _parameter(
     place: str, name: str, schema: Object, example: object, *, is_required: bool = False
 ) -> Object:
-    # The description belongs to the parameter, and is said once.
+    # The description belongs to the parameter, not to its schema.
     rules = {key: value for key, value in schema.items() if key != "description"}
     found = {"in": place, "name": name, "required": is_required or place == "path"}
     said = {"description": schema["description"]} if "description" in schema else {}

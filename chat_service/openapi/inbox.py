@@ -1,4 +1,4 @@
-"""The operations on an inbox: posting, reading, counting, streams; and what a receipt is for."""
+"""The operations on inboxes and receipts."""
 
 from chat_service.api.problems import (
     FieldError,
@@ -24,28 +24,28 @@ from workers.errors import KeyInFlight, KeyReused
 
 _IN_FLIGHT = of_service_error(KeyInFlight(), "claimed")
 _READ = (
-    "Gives everything that is neither read nor expired, oldest first, or `[]`, and marks it as "
-    "read: it is never given again. An answer that is lost on its way is lost with its messages, "
-    "unless the read has an `Idempotency-Key`: then a repeat within a minute gets the same "
-    "messages again, at most about 256 KiB of text and 1000 messages. A parameter "
-    "that is not known is 400, and nothing is read."
+    "Claims all unread messages and returns them, oldest first, or `[]`. Returned messages count "
+    "as read and are never returned again. If an answer is lost, its messages are lost, unless the "
+    "read has an `Idempotency-Key`: a repeat with the same key within a minute gets the same "
+    "messages. A batch for a key holds at most about 256 KiB of text and 1000 messages. An unknown "
+    "query parameter is 400 and reads nothing."
 )
 _CONSUMED = "mark the messages as read"
 _RECEIPT_LINKS: Object = {
     "status": link(
         "message-status",
-        "What became of it, for the sender.",
+        "Query the status of the message.",
         id="$response.body#/id",
         X_Receipt="$response.header.X-Receipt",
     ),
     "revoke": link(
         "revoke-message",
-        "Taking it back while it is unread.",
+        "Revoke the message while it is unread.",
         id="$response.body#/id",
         X_Receipt="$response.header.X-Receipt",
     ),
-    "count": link("count-unread", "How many are unread.", username="$request.body#/username"),
-    "read": link("read-inbox", "What its reader is given.", username="$request.body#/username"),
+    "count": link("count-unread", "Count unread messages.", username="$request.body#/username"),
+    "read": link("read-inbox", "Read the inbox.", username="$request.body#/username"),
 }
 
 
@@ -56,25 +56,25 @@ def _read(operation_id: str, description: str, field: FieldError) -> Operation:
         description,
         {
             200: answer(
-                "The messages, which are read now. A long inbox comes in chunks.",
+                "The messages, which count as read. A long inbox is sent in chunks.",
                 schema_of("Messages"),
                 [RECEIVED],
                 ("X-More", "Preference-Applied"),
             )
         },
         (refused(*field), _IN_FLIGHT, *not_served("claimed")),
-        ("username", "limit", "wait", "prefer-wait", "read-key"),
+        ("username", "prefer-wait", "read-key"),
         effect=_CONSUMED,
         consumes=True,
     )
 
 
 def operations(terms: Terms) -> dict[str, Operation]:
-    """What is to be said of each, by method and route."""
+    """Return the operations, by method and path."""
     rules = terms.rules
     limit = FieldError("limit", "must be one integer from 1 to 999999999")
     timeout = FieldError("timeout", f"must be an integer from 1 to {rules.timeout_s}")
-    username = FieldError("username", "may have no control characters")
+    username = FieldError("username", "must not contain control characters")
     a_day = f"{terms.receipt_keep_s} seconds"
     bad = refused("username", "is required and must be a string")
     results = [{"id": ID}, {"error": example_of(bad)}]
@@ -82,10 +82,10 @@ def operations(terms: Terms) -> dict[str, Operation]:
         "POST /chat": Operation(
             "post-message",
             "Inbox",
-            "A 201 is sent once the message is in the journal of a majority of the database's "
-            "members. Other fields are ignored, and so is the `Content-Type`. With an "
-            "`Idempotency-Key` the post is one message, however often it is sent; with "
-            "`Prefer: receipt` its sender can ask what became of it, and take it back.",
+            "The answer is 201 once a majority of the replica set has journaled the message. Other "
+            "fields are ignored, and so is the `Content-Type`. A post with an `Idempotency-Key` "
+            "stores one message, however often you send it. With `Prefer: receipt`, the sender can "
+            "query the status of the message and revoke it.",
             {
                 201: answer(
                     "The message is stored.",
@@ -109,20 +109,21 @@ def operations(terms: Terms) -> dict[str, Operation]:
         "POST /chat/batch": Operation(
             "post-batch",
             "Inbox",
-            f"Up to {terms.batch_messages} messages in a body of up to {terms.batch_bytes} bytes: "
-            "a JSON array, or one object on each line (NDJSON; a single line needs "
-            "`Content-Type: application/x-ndjson`). Each is stored or refused by itself: the "
-            "answer is 200 once every one is decided, and an `error` is what a single post would "
-            "have been answered. With an `Idempotency-Key` each is stored once, by its place.",
+            f"Stores up to {terms.batch_messages} messages from one body of up to "
+            f"{terms.batch_bytes} bytes: a JSON array, or one object per line (NDJSON; a single "
+            "line needs `Content-Type: application/x-ndjson`). Each message is stored or refused "
+            "on its own. The answer is 200 once the outcome of every message is decided. An "
+            "`error` is the problem that a single post would have got. With an `Idempotency-Key`, "
+            "each message is stored once, identified by its position in the batch.",
             {
                 200: answer(
-                    "What became of each, in the order of the request.",
+                    "A result for each message, in the order of the request.",
                     schema_of("BatchResults"),
                     {"results": results},
                     ("Preference-Applied",),
                 )
             },
-            (refused("body", f"may have at most {terms.batch_messages} messages"), not_a_batch()),
+            (refused("body", f"must have at most {terms.batch_messages} messages"), not_a_batch()),
             ("post-key", "prefer-receipt"),
             {
                 "required": True,
@@ -145,8 +146,8 @@ def operations(terms: Terms) -> dict[str, Operation]:
         ),
         "GET /chat/:username": _read(
             "read-inbox",
-            f"{_READ} A GET that changes something is not what HTTP means by one: a proxy or "
-            "client may repeat it. Where you can, use `POST /chat/{username}/read`.",
+            f"{_READ} HTTP defines GET as safe, and this GET is not: a proxy or a client may "
+            "repeat it. If you can, use `POST /chat/{username}/read`.",
             limit,
         ),
         "POST /chat/:username/read": _read(
@@ -155,7 +156,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
         "HEAD /chat/:username": Operation(
             "count-unread",
             "Inbox",
-            "Changes nothing.",
+            "Consumes nothing.",
             {200: answer("The number of unread messages.", headers=("X-Unread-Count",))},
             (refused(*username), *not_served("claimed")),
             ("username",),
@@ -163,18 +164,18 @@ def operations(terms: Terms) -> dict[str, Operation]:
         "GET /chat/:username/stream": Operation(
             "stream-inbox",
             "Inbox",
-            "What is unread, then what comes, as long as the connection is open. Each delivery is "
-            "a lease of 30 seconds. A message is read once its client connects again with "
+            "Delivers unread messages, then new ones, while the connection is open. Each delivery "
+            "is a lease of 30 seconds. A message counts as read once its client reconnects with "
             "`Last-Event-ID`, has stayed connected for 10 seconds, or acknowledges it with the "
-            "lease of the `open` event before it; else it is unread again. Asked with an upgrade, "
-            "the same path is a WebSocket: the server sends "
-            '`{"type": "message", "id", "text"}`, the client answers `{"type": "ack", "id"}`, '
-            "which acknowledges all that this connection was given up to there. A page of another "
-            "site is refused unless its origin is allowed.",
+            "lease of the preceding `open` event. Otherwise it becomes unread again. With an "
+            "`Upgrade`, the same path is a WebSocket: the server sends "
+            '`{"type": "message", "id", "text"}`, and the client answers `{"type": "ack", "id"}`, '
+            "which acknowledges this message and all that this connection delivered before it. "
+            "Pages of another origin are refused unless their origin is allowed.",
             {
-                101: answer("The connection is a WebSocket now."),
+                101: answer("The connection is now a WebSocket."),
                 200: answer(
-                    "Events: `open` with a lease, and a `message` for each message, with its id.",
+                    "Events: `open` with a lease, and a `message` with the id for each message.",
                     {},
                     'retry: 1000\n\nevent: open\ndata: {"lease":"caab5cf6cfe8fc86969481d83c8d318d"}'
                     f'\n\nid: {ID}\nevent: message\ndata: {{"text":"lunch?","id":"{ID}"}}\n\n',
@@ -187,33 +188,33 @@ def operations(terms: Terms) -> dict[str, Operation]:
                 *not_served("claimed"),
             ),
             ("username", "last-event-id"),
-            effect="take the messages that come",
+            effect="take all messages while it is open",
             consumes=True,
         ),
         "GET /messages/:id/status": Operation(
             "message-status",
             "Receipts",
-            "Whether the message is pending, leased, read, expired or revoked. It can be asked for "
-            f"{a_day} after its end.",
+            "The status is pending, leased, read, expired or revoked. The service keeps it for "
+            f"{a_day} after the message has ended.",
             {
                 200: answer(
-                    "What became of it.",
+                    "The status of the message.",
                     schema_of("Fate"),
                     {"id": ID, "status": "pending", "at": None},
                 )
             },
-            # It only looks, so that its outcome is never unknown.
+            # A query changes nothing, so its outcome is never unknown.
             (no_receipt(), no_such_message(), *not_served("changed")[:-1]),
             ("id", "receipt"),
         ),
         "DELETE /messages/:id": Operation(
             "revoke-message",
             "Receipts",
-            "Takes back a message that is unread; a repeat is answered the same. A message that is "
-            "read, on loan or expired cannot be taken back.",
-            {204: answer("It is revoked, and nobody will read it.")},
+            "Revokes an unread message. A repeat gets the same answer. A message that is read, "
+            "leased or expired cannot be revoked.",
+            {204: answer("The message is revoked. Nobody will read it.")},
             (no_receipt(), no_such_message(), too_late("read"), *not_served("changed")),
             ("id", "receipt"),
-            effect="take the message back",
+            effect="revoke the message",
         ),
     }

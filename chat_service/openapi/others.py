@@ -1,7 +1,4 @@
-"""The operations beside the inbox itself: leases, what operators ask, and the pages for people.
-
-A page is one entry here: what its route answers is the same for all of them.
-"""
+"""The operations on leases, the operations for operators, and the web pages."""
 
 from chat_service.api.problems import lease_over, not_found, not_json
 from chat_service.openapi.parts import Operation, answer, json_body, link, not_served, refused
@@ -11,19 +8,19 @@ _LEASE = "$response.body#/lease"
 _NEXT: Object = {
     "acknowledge": link(
         "acknowledge-lease",
-        "Its messages are done with.",
+        "Acknowledge the messages once they are processed.",
         {"lease": _LEASE},
         username="$request.path.username",
     ),
     "extend": link(
         "extend-lease",
-        "More time is needed.",
+        "Extend the lease if you need more time.",
         {"lease": _LEASE, "ttl": 60},
         username="$request.path.username",
     ),
     "release": link(
         "release-lease",
-        "They are for somebody else.",
+        "Release the messages to other readers.",
         {"lease": _LEASE},
         username="$request.path.username",
     ),
@@ -54,22 +51,22 @@ def _on_lease(
 
 
 def page(operation_id: str) -> Operation:
-    """A page for people, at a route of its own."""
+    """Return the operation of a web page."""
     html: Object = {"type": "string"}
     return Operation(
         operation_id,
         "Pages",
-        "HTML, for a browser. Compressed for who takes it.",
+        "HTML for a browser, compressed if the browser accepts it.",
         {
             200: answer("The page.", html, headers=("ETag",), media="text/html"),
-            304: answer("It has not changed.", headers=("ETag",)),
+            304: answer("The client has the current version.", headers=("ETag",)),
         },
         parameters=("if-none-match",),
     )
 
 
 def operations() -> dict[str, Operation]:
-    """What is to be said of each, by method and route."""
+    """Return the operations, by method and path."""
     parts = ("database", "indexes", "workers", "accepting")
     ready = {"status": "ok", **dict.fromkeys(parts, True)}
     text: Object = {"type": "string"}
@@ -77,12 +74,12 @@ def operations() -> dict[str, Operation]:
         "POST /chat/:username/lease": Operation(
             "lease-messages",
             "Leases",
-            "A read that has to be acknowledged: until then nobody else is given its messages, and "
-            "without an acknowledgement they are unread again when it is over. At most about 256 "
-            "KiB of text and 1000 messages.",
+            "A read that you acknowledge. Until you do, no other reader receives its messages. If "
+            "you do not, they become unread again when the lease ends. A lease holds at most about "
+            "256 KiB of text and 1000 messages.",
             {
                 200: answer(
-                    "The messages on loan; the lease is `null` where there are none.",
+                    "The leased messages. The lease is `null` if there are none.",
                     schema_of("Lease"),
                     {"lease": LEASE, "ttl": 30.0, "messages": [RECEIVED]},
                     ("X-More", "Preference-Applied"),
@@ -90,52 +87,56 @@ def operations() -> dict[str, Operation]:
                 )
             },
             (refused("ttl", "must be at least 0.01 seconds"), *not_served("claimed")),
-            ("username", "ttl", "limit", "wait", "prefer-wait"),
-            effect="take the messages on loan",
+            ("username", "prefer-wait"),
+            effect="lease the messages",
             consumes=True,
         ),
         "POST /chat/:username/ack": _on_lease(
             "acknowledge-lease",
-            "They are read, and gone. It may be repeated. If any of them is not on loan any more "
-            "and was not acknowledged before, the answer is 410: it names those that are "
-            "acknowledged and those that are lost.",
+            "Marks leased messages as read. You can repeat an acknowledgement. If a message is no "
+            "longer leased and was not acknowledged before, it is lost, and the answer is 410: it "
+            "lists the acknowledged messages and the lost ones.",
             "LeasedMessages",
             answer(
-                "How many are read by this lease: all that were asked for.",
+                "The number of acknowledged messages: all that the request applies to.",
                 schema_of("Acknowledged"),
                 {"acknowledged": 1},
             ),
-            "mark them as read",
+            "mark the messages as read",
         )._replace(consumes=True),
         "POST /chat/:username/release": _on_lease(
             "release-lease",
-            "They are there for the next read.",
+            "Ends a lease early. Its messages are unread at once.",
             "LeasedMessages",
-            answer("How many are unread again.", schema_of("Released"), {"released": 1}),
-            "give them back",
+            answer(
+                "The number of messages that are unread again.",
+                schema_of("Released"),
+                {"released": 1},
+            ),
+            "release the messages",
         ),
         "POST /chat/:username/extend": _on_lease(
             "extend-lease",
-            "It ends so many seconds from now, or later where it did anyway.",
+            "The lease ends `ttl` seconds from now, but never sooner than before.",
             "LeaseExtension",
-            answer("The seconds that hold.", schema_of("Extended"), {"ttl": 60.0}),
-            "hold them longer",
+            answer("The `ttl` in effect.", schema_of("Extended"), {"ttl": 60.0}),
+            "extend the lease",
         ),
         "GET /livez": Operation(
             "livez",
             "Operators",
-            "Asks nothing of the database.",
-            {200: answer("It is alive.", schema_of("Liveness"), {"status": "ok"})},
+            "Answers while the process can answer at all. Does not query the database.",
+            {200: answer("The process is alive.", schema_of("Liveness"), {"status": "ok"})},
         ),
         "GET /readyz": Operation(
             "readyz",
             "Operators",
-            "For balancers: the database has a primary and every index, every worker runs, and the "
-            "service is not stopping.",
+            "For load balancers. The service is ready if the database has a primary and every "
+            "index, every worker runs, and the service is not stopping.",
             {
-                200: answer("All of them are.", schema_of("Readiness"), ready),
+                200: answer("The service is ready.", schema_of("Readiness"), ready),
                 503: answer(
-                    "One is not.",
+                    "The service is not ready. The field that is false names the reason.",
                     schema_of("Readiness"),
                     {**ready, "status": "unavailable", "database": False},
                 ),
@@ -144,8 +145,8 @@ def operations() -> dict[str, Operation]:
         "GET /metrics": Operation(
             "metrics",
             "Operators",
-            "For Prometheus.",
-            {200: answer("The figures.", text, media="text/plain")},
+            "The Prometheus exposition.",
+            {200: answer("The metrics.", text, media="text/plain")},
         ),
         "GET /ops": page("page-dashboard"),
         "GET /ops/history": Operation(
@@ -162,17 +163,17 @@ def operations() -> dict[str, Operation]:
         "GET /openapi.json": Operation(
             "openapi",
             "Pages",
-            "OpenAPI 3.1, with the limits that are in force.",
+            "OpenAPI 3.1, with the limits in effect.",
             {
                 200: answer("This document.", {"type": "object"}, headers=("ETag",)),
-                304: answer("It has not changed.", headers=("ETag",)),
+                304: answer("The client has the current version.", headers=("ETag",)),
             },
             parameters=("if-none-match",),
         ),
         "GET /assets/:file": Operation(
             "page-file",
             "Pages",
-            "Styles, scripts and pictures.",
+            "Style sheets, scripts and images.",
             {
                 200: {
                     **answer("The file.", headers=("ETag",)),
@@ -181,7 +182,7 @@ def operations() -> dict[str, Operation]:
                         for media in ("text/css", "text/javascript", "image/svg+xml")
                     },
                 },
-                304: answer("It has not changed.", headers=("ETag",)),
+                304: answer("The client has the current version.", headers=("ETag",)),
             },
             (not_found(),),
             ("file", "if-none-match"),

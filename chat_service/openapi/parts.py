@@ -1,6 +1,6 @@
-"""What operations are said with: bodies, answers, links, and the answers that errors make.
+"""Building blocks of operations: bodies, answers, links, and answers for problems.
 
-Called by the modules that describe operations, and by `chat_service.openapi`.
+Used by `chat_service.openapi` and by its modules that describe operations.
 """
 
 import json
@@ -18,16 +18,17 @@ from chat_service.api.problems import (
 from chat_service.openapi.schemas import ID, Object, reference, schema_of
 from workers.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreUnavailable
 
-#: The request in every example of an error.
+#: The request id in every example of an error.
 _REQUEST_ID = "f2b43ddace53-5"
 
 
 class Operation(NamedTuple):
-    """What is to be said of an operation beside what its route and its handler say.
+    """The description of an operation, except for what comes from its route and its handler.
 
-    `parameters` and the headers in `answers` are names of components. `problems` are those that not
-    every route can give. `effect` says what a call does to messages, in the words of a button;
-    `consumes` that these are then no more there for others.
+    `parameters` and the headers in `answers` are names of components. Query parameters that the
+    route names are added to `parameters`. `problems` has those that not every route can answer
+    with. `effect` says what a call does to messages and completes "a call will ...". `consumes`
+    says that nobody else receives these messages afterwards.
     """
 
     id: str
@@ -49,7 +50,7 @@ def answer(
     media: str = "application/json",
     links: Object | None = None,
 ) -> Object:
-    """An answer that is no error; without a schema it has no body."""
+    """Return a successful answer. Without a schema it has no body."""
     found: Object = {"description": description, "headers": headers_of(*headers)}
     if schema is not None:
         content = {"schema": schema, **({} if example is None else {"example": example})}
@@ -58,19 +59,19 @@ def answer(
 
 
 def headers_of(*names: str) -> Object:
-    """The headers of an answer: these, and the one that all have."""
+    """Return these headers of an answer, and the one that every answer has."""
     return {name: reference("headers", name) for name in ("X-Request-ID", *names)}
 
 
 def json_body(schema: str, **examples: object) -> Object:
-    """A body of this schema."""
+    """Return a request body of this schema."""
     named = {name: {"value": value} for name, value in examples.items()}
     content = {"application/json": {"schema": schema_of(schema), "examples": named}}
     return {"required": True, "content": content}
 
 
 def link(operation: str, description: str, body: Object | None = None, **from_: str) -> Object:
-    """Where an answer leads to: an operation, and what of the answer its parameters are."""
+    """Return a link from an answer to an operation, with values for its parameters and body."""
     found: Object = {"operationId": operation, "description": description}
     if from_:
         found["parameters"] = {name.replace("_", "-"): value for name, value in from_.items()}
@@ -78,18 +79,18 @@ def link(operation: str, description: str, body: Object | None = None, **from_: 
 
 
 def refused(field: str, rule: str) -> Problem:
-    """A field that breaks a rule, for an example."""
+    """Return the problem of a field that breaks a rule, for an example."""
     return invalid(FieldError(field, rule))
 
 
 def example_of(problem: Problem) -> Object:
-    """The document that a problem is, as it is sent."""
+    """Return the document of a problem as clients receive it."""
     document: Object = json.loads(problem.body(_REQUEST_ID))
     return document
 
 
 def not_served(effect: Effect) -> tuple[Problem, ...]:
-    """Every 503 and 507 of a route with this effect: "stored", "claimed" or "changed"."""
+    """Return every 503 and 507 problem of a route with this effect."""
     unknown = OutcomeUnknown("", ID if effect == "stored" else None)
     errors = [Overloaded(), Draining(), StoreUnavailable(""), unknown]
     if effect == "stored":
@@ -98,7 +99,7 @@ def not_served(effect: Effect) -> tuple[Problem, ...]:
 
 
 def refusals(problems: Sequence[Problem]) -> dict[int, Object]:
-    """The answers that problems make, by status. Their examples are what is really sent."""
+    """Return the answers for problems, by status. The examples are generated from the problems."""
     found: dict[int, Object] = {}
     for problem in problems:
         said = found.setdefault(

@@ -1,6 +1,6 @@
-"""The shapes of bodies: msgspec's view of the structs that decode them, with the rules in force.
+"""The schemas of bodies: msgspec's schemas of the structs that decode them, with the rules.
 
-Called by `chat_service.openapi`. A field that no struct has cannot be documented here.
+Used by `chat_service.openapi`. Only fields of these structs can be documented.
 """
 
 from collections.abc import Collection
@@ -13,20 +13,23 @@ from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, Message
 from chat_service.handlers.health import Readiness
 from workers.commands import Message, Status
 
-#: Anything in the document.
+#: An object in the document.
 Object: TypeAlias = dict[str, Any]
 
 ID, LEASE = "01a20bdacd390000b765d1a0c4bde3d1", "cddd139d4bd3a8bddd89fd598357ed28"
 MESSAGE: Object = {"text": "lunch?", "username": "bob", "timeout": 3600}
 RECEIVED: Object = {"text": "lunch?", "id": ID}
 
-#: Control characters would not survive every client and log on the way.
+#: Control characters would not survive every client, proxy and log.
 _NO_CONTROLS = r"^[^\u0000-\u001f\u007f-\u009f]*$"
-_IS_LEASE = {"pattern": "^[0-9a-f]{1,64}$", "description": "As the lease's answer named it."}
+_IS_LEASE = {
+    "pattern": "^[0-9a-f]{1,64}$",
+    "description": "The lease, from the answer that granted it.",
+}
 
 
 class Terms(NamedTuple):
-    """What the settings in force allow: seconds, bytes, messages."""
+    """The limits in effect: seconds, bytes, and numbers of messages."""
 
     rules: MessageLimits
     waits: WaitLimits
@@ -37,17 +40,17 @@ class Terms(NamedTuple):
 
 
 def reference(kind: str, name: str) -> Object:
-    """What stands for one of the document's components."""
+    """Return a reference to a component of the document."""
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
 def schema_of(name: str) -> Object:
-    """What stands for a schema."""
+    """Return a reference to a schema."""
     return reference("schemas", name)
 
 
 def username_of(rules: MessageLimits) -> Object:
-    """The schema of a username, in a body or in a path."""
+    """Return the schema of a username in a body or in a path."""
     return {
         "type": "string",
         "minLength": 1,
@@ -59,11 +62,11 @@ def username_of(rules: MessageLimits) -> Object:
 
 
 def schemas(terms: Terms) -> Object:
-    """Every schema that has a name."""
+    """Return all named schemas."""
     rules, waits = terms.rules, terms.waits
     identity: Object = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-    lease: Object = {"type": ["string", "null"], "description": "`null` where there is nothing."}
-    held_s: Object = {"type": "number", "description": "The seconds that hold."}
+    lease: Object = {"type": ["string", "null"], "description": "`null` if there are no messages."}
+    held_s: Object = {"type": "number", "description": "The duration in effect, in seconds."}
     counted: Object = {"type": "integer", "minimum": 0}
     return {
         "NewMessage": _body(
@@ -80,13 +83,13 @@ def schemas(terms: Terms) -> Object:
                 "minimum": 1,
                 "maximum": rules.timeout_s,
                 "default": rules.default_timeout_s,
-                "description": "Seconds of life; `null` counts as absent.",
+                "description": "The lifetime in seconds. `null` counts as absent.",
             },
         ),
         "Message": _body(
             Message,
             ("text", "id"),
-            text={"description": "Equal to the byte to what was posted."},
+            text={"description": "The text, byte for byte as it was posted."},
             id={**identity, "description": "Ids sort by the time of acceptance."},
         ),
         "Messages": {"type": "array", "items": schema_of("Message")},
@@ -113,7 +116,7 @@ def schemas(terms: Terms) -> Object:
                 "type": ["array", "null"],
                 "items": {"type": "string"},
                 "maxItems": IDS_MAX,
-                "description": "Some of its messages; without it all are meant.",
+                "description": "Some messages of the lease. Without it, all are meant.",
             },
         ),
         "LeaseExtension": _body(
@@ -123,7 +126,7 @@ def schemas(terms: Terms) -> Object:
             ttl={
                 "type": "number",
                 "minimum": TTL_MIN_S,
-                "description": f"Seconds from now; more than {waits.lease_max_s:g} is cut to that.",
+                "description": f"Seconds from now. A longer time is cut to {waits.lease_max_s:g}.",
             },
         ),
         "Acknowledged": _answer(acknowledged=counted),
@@ -135,7 +138,7 @@ def schemas(terms: Terms) -> Object:
             at={
                 "type": ["string", "null"],
                 "format": "date-time",
-                "description": "When; `null` while it is pending or leased.",
+                "description": "The time of that status. `null` if it is pending or leased.",
             },
         ),
         "Liveness": _answer(status={"const": "ok"}),
@@ -150,7 +153,7 @@ def schemas(terms: Terms) -> Object:
 def _problem() -> Object:
     happened: Object = {
         "enum": [False, "unknown"],
-        "description": "What became of the request: nothing, or nobody knows.",
+        "description": "Whether the request had this effect: `false`, or `unknown`.",
     }
     document = _answer(
         ("type", "title", "status", "detail", "instance"),
@@ -158,39 +161,39 @@ def _problem() -> Object:
         title={"type": "string"},
         status={"type": "integer"},
         detail={"type": "string"},
-        instance={"type": "string", "description": "The request's id, as in `X-Request-ID`."},
+        instance={"type": "string", "description": "The id of the request, as in `X-Request-ID`."},
         errors={
             "type": "array",
             "items": _answer(field={"type": "string"}, detail={"type": "string"}),
-            "description": "Each field that breaks a rule, and the rule.",
+            "description": "The fields that break a rule, each with the rule.",
         },
         stored=happened,
         claimed=happened,
         changed=happened,
-        id={"type": "string", "description": "The message's, if it was stored after all."},
+        id={"type": "string", "description": "The id of the message, in case it was stored."},
         acknowledged={
             "type": "array",
             "items": {"type": "string"},
-            "description": "The ids that are acknowledged, where others are lost.",
+            "description": "The ids that are acknowledged.",
         },
         lost={
             "type": "array",
             "items": {"type": "string"},
             "description": "The ids that could not be acknowledged.",
         },
-        fate={"enum": list(get_args(Status)), "description": "What became of the message."},
+        fate={"enum": list(get_args(Status)), "description": "The status of the message."},
     )
-    return {**document, "description": "An error, as RFC 9457 has it."}
+    return {**document, "description": "An error in the format of RFC 9457."}
 
 
 def _body(struct: type[msgspec.Struct], required: Collection[str], **rules: Object) -> Object:
-    """A struct's schema with these of its fields, each with its rules."""
+    """Return the schema of a struct, with these of its fields and their rules."""
     derived = msgspec.json.schema(struct)["$defs"][struct.__name__]["properties"]
     fields = {}
     for name, rule in rules.items():
         field = {**derived[name], **rule}
         if "type" in rule:
-            # It says more than the type by which the decoder lets it in.
+            # The rule is stricter than the lenient type of the decoder.
             field.pop("anyOf", None)
         if field.get("default", 0) is None:
             del field["default"]
@@ -199,5 +202,5 @@ def _body(struct: type[msgspec.Struct], required: Collection[str], **rules: Obje
 
 
 def _answer(required: Collection[str] = (), **fields: Object) -> Object:
-    """An object of these fields; all of them are always there unless some are named."""
+    """Return the schema of an object. All of its fields are required unless some are named."""
     return {"type": "object", "required": list(required or fields), "properties": fields}

@@ -31,7 +31,7 @@ from chat_service.api.problems import (
 )
 from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
 from chat_service.api.request_policy import (
-    refuse_malformed_hosts,
+    reject_malformed_hosts,
     reject_other_hosts,
 )
 from chat_service.api.routing import STREAM_PATH, Resolved, RouteTable
@@ -214,7 +214,7 @@ class Exchange(HTTPMessageDelegate):
     def _check_host(self, host: str | None, version: str, path: str) -> None:
         if host is None and version != "HTTP/1.0":
             raise bad_request("there is no Host")
-        refuse_malformed_hosts(host or "")
+        reject_malformed_hosts(host or "")
         if path not in self._routes.any_host_paths:
             # Probes use any address that reaches the service, and learn nothing secret.
             reject_other_hosts(host or "", self._tracker.host_rule)

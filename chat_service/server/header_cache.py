@@ -15,10 +15,10 @@ from tornado.httputil import HTTPHeaders, HTTPInputError
 from chat_service.api.problems import Problem
 from chat_service.api.request_policy import (
     HostRule,
-    refuse_malformed_hosts,
-    refuse_other_pages,
-    refuse_prefetches,
+    reject_malformed_hosts,
     reject_other_hosts,
+    reject_other_pages,
+    reject_prefetches,
 )
 
 #: The most blocks in the cache, and the longest of them in bytes. They limit the memory that
@@ -124,10 +124,10 @@ class HeaderCache:
             headers = HTTPHeaders.parse(block[:-2].decode("latin1"))
             if "Host" not in headers or any(name in headers for name in _UNUSUAL):
                 return None
-            refuse_malformed_hosts(headers["Host"])
+            reject_malformed_hosts(headers["Host"])
             reject_other_hosts(headers["Host"], self._host_rule)
-            refuse_prefetches(headers)
-            refuse_other_pages(headers)
+            reject_prefetches(headers)
+            reject_other_pages(headers)
         except (HTTPInputError, Problem):
             return None
         if headers.get("Connection", "keep-alive").lower() != "keep-alive":

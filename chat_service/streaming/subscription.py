@@ -79,7 +79,7 @@ class Subscription:
 
     async def resume(self, last: str) -> None:
         """Acknowledge the messages that an earlier stream delivered, up to this one."""
-        await self._patiently(lambda: self._pool.settle(Resume(self._username, last)))
+        await self._patiently(lambda: self._pool.submit(Resume(self._username, last)))
 
     async def next(self, wait_s: float) -> Sequence[Message]:
         """Return the unread messages, oldest first. Wait up to `wait_s` seconds for the first.
@@ -137,7 +137,7 @@ class Subscription:
         held: set[str] = set()
         try:
             for lease in set(self._unacked.values()):
-                held |= await self._pool.held(Held(self._username, lease))
+                held |= await self._pool.submit(Held(self._username, lease))
         except ServiceError as error:
             log.debug("a stream retries a command", reason=str(error))
             return False
@@ -154,7 +154,7 @@ class Subscription:
         read = 0
         for lease, its in mine:
             command = Acknowledge(self._username, lease, its)
-            read += await self._patiently(partial(self._pool.settle, command))
+            read += await self._patiently(partial(self._pool.submit, command))
             if self._acked is None:
                 self._acked = deque(maxlen=UNACKED_MAX)
             self._acked.extend(its)
@@ -181,7 +181,7 @@ class Subscription:
         """Extend the leases of all unacknowledged messages."""
         for lease in set(self._unacked.values()):
             command = Extend(self._username, lease, int(LEASE_S * 1000))
-            await self._patiently(partial(self._pool.settle, command))
+            await self._patiently(partial(self._pool.submit, command))
 
     async def close(self) -> None:
         """Release all unacknowledged messages. Completes even if the caller is cancelled.
@@ -204,7 +204,7 @@ class Subscription:
         for lease, its in self._take(list(self._unacked)):
             command = Release(self._username, lease, its)
             try:
-                await self._patiently(partial(self._pool.settle, command))
+                await self._patiently(partial(self._pool.submit, command))
             except ServiceError as error:
                 # They become unread when their lease ends.
                 log.info("a stream's messages were not released", reason=str(error))

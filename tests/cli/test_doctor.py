@@ -90,7 +90,7 @@ def test_a_mongod_that_crashes_fails_with_the_cause(tmp_path: Path, chat: Chat) 
 def test_no_database_and_no_index_is_created(chat: Chat, mongo_uri: str, database: str) -> None:
     result = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
     assert failed(result) == {}
-    assert "the first start makes them" in result.out
+    assert "the first start creates them" in result.out
     with MongoClient[dict[str, object]](mongo_uri) as client:
         assert database not in client.list_database_names()
 
@@ -149,7 +149,7 @@ def test_a_wrong_mongod_and_a_shared_directory_fail(chat: Chat, tmp_path: Path) 
     result = chat("doctor", "--port", "0", "--data-dir", str(tmp_path), CHAT_MONGOD="/bin/false")
     found = failed(result)
     assert "check that it is a mongod" in found["mongod"]
-    assert "holds files that are no database's" in found["data"]
+    assert "has files that do not belong to a database" in found["data"]
 
 
 def test_an_unreachable_service_fails(chat: Chat) -> None:

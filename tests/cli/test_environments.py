@@ -315,7 +315,7 @@ _URIS: dict[str, str] = {
 def test_a_wrong_connection_string_gives_one_line(chat: Chat, uri: str) -> None:
     result = chat("serve", "--port", "0", "--mongo-uri", uri)
     assert (result.code, result.out, result.err.count("\n")) == (4, "", 1), result.err
-    assert result.err.startswith("chat: the connection string is wrong: ")
+    assert result.err.startswith("chat: the connection string is invalid: ")
     assert _URIS[uri] in result.err
     assert "--mongo-uri" in result.err
     assert "RET" not in result.err

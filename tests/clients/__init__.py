@@ -1,1 +1,1 @@
-"""Clients that nobody here wrote: curl, a browser, and proxies in between."""
+"""Clients from other projects: curl, a browser, Prometheus, and proxies in between."""

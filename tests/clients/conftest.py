@@ -1,7 +1,7 @@
-"""Starts what the clients' tests need: the service as a process, proxies, a browser.
+"""Fixtures for the tests with other clients: the service as a process, proxies, a browser.
 
-They are Debian's packages curl, nginx-light, haproxy, chromium, fish and prometheus. One that is
-missing fails.
+They need Debian's packages curl, nginx-light, haproxy, chromium, fish and prometheus. A test fails
+if one is missing.
 """
 
 import shutil
@@ -18,8 +18,8 @@ from tornado.ioloop import IOLoop
 from tests.support.client import ChatClient
 from tests.support.server import Server
 
-#: Starts a proxy from the text of its configuration, in which `{port}` is where it listens and
-#: `{server}` where the service does; gives the port.
+#: Starts a proxy with this configuration, in which `{port}` is the port of the proxy and `{server}`
+#: the address of the service. Returns the port.
 StartProxy: TypeAlias = Callable[[str, str], int]
 OpenPage: TypeAlias = Callable[[str], None]
 
@@ -31,7 +31,7 @@ _CHROMIUM = (
 
 @pytest.fixture
 def chat(io_loop: IOLoop, server: Server) -> Iterator[ChatClient]:
-    """A client of that service, past every proxy."""
+    """A client of that service, without a proxy."""
     client = ChatClient(server.base)
     yield client
     client.close()
@@ -39,7 +39,7 @@ def chat(io_loop: IOLoop, server: Server) -> Iterator[ChatClient]:
 
 @pytest.fixture
 def start_proxy(server: Server, tmp_path: Path) -> Iterator[StartProxy]:
-    """Starts nginx or haproxy in front of the service; stops it at the end."""
+    """Start nginx or haproxy in front of the service; stop it at the end."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(program: str, configuration: str) -> int:
@@ -70,7 +70,7 @@ def start_proxy(server: Server, tmp_path: Path) -> Iterator[StartProxy]:
 
 @pytest.fixture
 def open_page(tmp_path: Path) -> Iterator[OpenPage]:
-    """Opens a page in a headless Chromium; closes it at the end."""
+    """Open a page in a headless Chromium; close it at the end."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(url: str) -> None:

@@ -1,4 +1,4 @@
-"""curl, as in docs/api.md."""
+"""curl, with the commands of docs/api.md."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from tests.support.waiting import eventually
 
 
 async def curl(*arguments: str) -> str:
-    """What curl prints; it must succeed."""
+    """Run curl, which must succeed. Return its output."""
     process = await asyncio.create_subprocess_exec(
         "curl", "-sS", *arguments, stdout=asyncio.subprocess.PIPE
     )
@@ -18,7 +18,7 @@ async def curl(*arguments: str) -> str:
     return output.decode()
 
 
-async def test_curl_waits_for_a_message(server: Server, chat: ChatClient) -> None:
+async def test_curl_long_polls_for_a_message(server: Server, chat: ChatClient) -> None:
     read = asyncio.create_task(curl(f"{server.base}/chat/bob?wait=20"))
 
     async def waits() -> bool:
@@ -29,9 +29,7 @@ async def test_curl_waits_for_a_message(server: Server, chat: ChatClient) -> Non
     assert json.loads(await read)[0]["text"] == "hello"
 
 
-async def test_curl_that_is_killed_while_it_waits_takes_nothing(
-    server: Server, chat: ChatClient
-) -> None:
+async def test_a_killed_curl_long_poll_takes_nothing(server: Server, chat: ChatClient) -> None:
     process = await asyncio.create_subprocess_exec("curl", "-s", f"{server.base}/chat/bob?wait=20")
 
     async def waits(number: int) -> bool:
@@ -45,7 +43,7 @@ async def test_curl_that_is_killed_while_it_waits_takes_nothing(
     assert await chat.texts("bob") == ["hello"]
 
 
-async def test_curl_repeats_a_post_and_a_read_by_their_keys(server: Server) -> None:
+async def test_curl_repeats_a_keyed_post_and_a_keyed_read(server: Server) -> None:
     key = ("-H", "Idempotency-Key: 5d0f6a52-6cd4-4a0e-9a53-2ab1a34f3a1c")
     posts = [
         await curl(*key, "-d", '{"text": "pay 10", "username": "bob"}', f"{server.base}/chat")
@@ -66,7 +64,7 @@ async def test_curl_leases_and_acknowledges(server: Server) -> None:
     assert acknowledged == '{"acknowledged":1}'
 
 
-async def test_curl_shows_a_stream_and_what_it_showed_comes_again_when_it_is_killed(
+async def test_messages_of_a_killed_curl_stream_are_redelivered(
     server: Server, chat: ChatClient
 ) -> None:
     process = await asyncio.create_subprocess_exec(
@@ -80,7 +78,7 @@ async def test_curl_shows_a_stream_and_what_it_showed_comes_again_when_it_is_kil
     assert await chat.texts("bob", "?wait=10") == ["hello"]
 
 
-async def test_curl_sends_many_and_takes_one_back(server: Server, chat: ChatClient) -> None:
+async def test_curl_posts_a_batch_and_revokes_a_message(server: Server, chat: ChatClient) -> None:
     messages = '[{"text": "a", "username": "bob"}, {"text": "b"}, {"text": "c", "username": "bob"}]'
     answer = await curl("-H", "Prefer: receipt", "-d", messages, f"{server.base}/chat/batch")
     first, bad, _ = json.loads(answer)["results"]

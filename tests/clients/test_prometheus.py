@@ -1,4 +1,4 @@
-"""Prometheus reads what the service counts, the alert rules and the dashboard's queries."""
+"""Prometheus with the service's metrics, the alert rules, and the dashboard's queries."""
 
 import json
 import shutil
@@ -17,12 +17,12 @@ from tests.support.dashboard import PROMETHEUS, alerts, expressions
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
-#: Begin with the first event that they count: nothing of a service in which none happened.
+#: These metrics exist only after the first event that they count.
 _OF_EVENTS = ("chat_outcomes_unknown_total", "chat_process_restarts_total")
 
 
 def promtool(*arguments: str) -> None:
-    """It must find nothing wrong."""
+    """Run promtool, which must find no error."""
     done = subprocess.run(
         ["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, encoding="utf-8"
     )
@@ -34,17 +34,17 @@ def promtool(*arguments: str) -> None:
     [("config", "prometheus.yml"), ("rules", "alerts.yml")],
     ids=lambda arguments: arguments[0],
 )
-def test_promtool_finds_nothing_wrong(arguments: tuple[str, str]) -> None:
+def test_promtool_finds_no_error(arguments: tuple[str, str]) -> None:
     promtool("check", *arguments)
 
 
-def test_each_alert_fires_for_what_it_is_about_and_is_silent_while_all_is_well() -> None:
+def test_each_alert_fires_only_for_its_condition() -> None:
     promtool("test", "rules", "alerts.test.yml")
 
 
 @pytest.fixture
 def prometheus(io_loop: IOLoop, server: Server, tmp_path: Path) -> Iterator[ChatClient]:
-    """A Prometheus with the shipped configuration, on the test's service, and in a hurry."""
+    """A Prometheus with the shipped configuration that scrapes the test's service every second."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -73,7 +73,7 @@ def prometheus(io_loop: IOLoop, server: Server, tmp_path: Path) -> Iterator[Chat
 
 
 async def ask(prometheus: ChatClient, path: str) -> Any:
-    """Data of an answer that must be a success; None where it does not listen yet."""
+    """Return the data of a successful answer, or None if Prometheus does not listen yet."""
     try:
         answer = await prometheus.request("GET", f"/api/v1/{path}")
     except ConnectionRefusedError:
@@ -85,11 +85,11 @@ async def ask(prometheus: ChatClient, path: str) -> Any:
     return document["data"]
 
 
-async def test_prometheus_scrapes_it_and_every_panel_shows_something(
+async def test_every_panel_shows_data_from_prometheus(
     prometheus: ChatClient, chat: ChatClient
 ) -> None:
     async def shows(expression: str) -> bool:
-        # There is no rate before there were two scrapes, hence something new for each.
+        # A rate needs two scrapes, so cause new events for each.
         await chat.post("bob", "hello")
         lease = json.loads((await chat.request("POST", "/chat/bob/lease", b"")).body)["lease"]
         await chat.request("POST", "/chat/bob/release", json.dumps({"lease": lease}).encode())
@@ -104,7 +104,7 @@ async def test_prometheus_scrapes_it_and_every_panel_shows_something(
             await eventually(lambda text=expression: shows(text), 30)  # type: ignore[misc]
 
 
-async def test_prometheus_evaluates_the_alert_rules_and_none_fires(prometheus: ChatClient) -> None:
+async def test_prometheus_evaluates_the_alerts_and_none_fires(prometheus: ChatClient) -> None:
     rules: list[dict[str, Any]] = []
 
     async def evaluated() -> bool:

@@ -1,4 +1,4 @@
-"""nginx and haproxy between client and service, as they come but for what is said here."""
+"""nginx and haproxy between client and service, with default settings except for those below."""
 
 import asyncio
 import json
@@ -28,13 +28,13 @@ http {
     }
 }
 """
-#: What nginx needs to be told for any WebSocket.
+#: The settings that nginx needs for WebSockets.
 NGINX_UPGRADES = NGINX.replace(
     "proxy_pass",
     "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
     'proxy_set_header Connection "upgrade"; proxy_set_header Host $http_host; proxy_pass',
 )
-#: What haproxy needs to be told to tell of a client that has gone while it waited.
+#: haproxy with the option that closes the upstream connection of a client that disconnected.
 HAPROXY = """
 defaults
     mode http
@@ -59,7 +59,7 @@ async def waiting(chat: ChatClient, number: int) -> None:
 
 
 @PROXIES
-async def test_a_read_waits_through_a_proxy(
+async def test_a_long_poll_works_through_a_proxy(
     chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
 ) -> None:
     through = ChatClient(f"http://127.0.0.1:{start_proxy(program, configuration)}")
@@ -71,7 +71,7 @@ async def test_a_read_waits_through_a_proxy(
 
 
 @PROXIES
-async def test_a_client_that_leaves_its_proxy_takes_nothing(
+async def test_a_client_that_disconnects_from_a_proxy_takes_nothing(
     chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
 ) -> None:
     port = start_proxy(program, configuration)
@@ -85,7 +85,7 @@ async def test_a_client_that_leaves_its_proxy_takes_nothing(
 
 
 @PROXIES
-async def test_events_come_through_a_proxy_one_by_one_and_its_clients_end_is_seen(
+async def test_a_proxy_passes_each_event_and_the_disconnect(
     chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
 ) -> None:
     port = start_proxy(program, configuration)
@@ -93,17 +93,17 @@ async def test_events_come_through_a_proxy_one_by_one_and_its_clients_end_is_see
         for number in range(5):
             await chat.post("bob", str(number))
             assert await stream.texts(1) == [str(number)]
-    # They become unread one after the other, and a read that waits takes the first it sees.
-    given_back: list[str] = []
-    while len(given_back) < 5 and (texts := await chat.texts("bob", "?wait=10")):
-        given_back += texts
-    assert given_back == ["0", "1", "2", "3", "4"]
+    # They become unread one after the other, and a long poll takes the first one that it sees.
+    unread: list[str] = []
+    while len(unread) < 5 and (texts := await chat.texts("bob", "?wait=10")):
+        unread += texts
+    assert unread == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize(
     ("program", "configuration"), [("nginx", NGINX_UPGRADES), ("haproxy", HAPROXY)]
 )
-async def test_a_websocket_goes_through_a_proxy(
+async def test_a_websocket_works_through_a_proxy(
     chat: ChatClient, start_proxy: StartProxy, program: str, configuration: str
 ) -> None:
     port = start_proxy(program, configuration)
@@ -123,7 +123,7 @@ async def test_a_websocket_goes_through_a_proxy(
     assert await chat.texts("bob", "?wait=10") == ["two"]
 
 
-#: The service below a path of a site that has more to show.
+#: The service below a path of a site with other content.
 SUB_PATH = {
     "nginx": NGINX_UPGRADES.replace("location / {", "location /inbox/ {").replace(
         "http://{server};", "http://{server}/;"
@@ -140,7 +140,8 @@ SUB_PATH = {
 async def test_the_pages_work_below_a_path_of_a_proxy(
     chat: ChatClient, start_proxy: StartProxy, program: str
 ) -> None:
-    # Only tox's environment `clients` has a browser's driver; the others collect this file, too.
+    # Only tox's environment `clients` has a browser's driver, but the others collect this file,
+    # too.
     from playwright.async_api import async_playwright, expect
 
     from tests.pages.inbox import button, open_inbox, read_here, send
@@ -176,14 +177,14 @@ async def test_the_pages_work_below_a_path_of_a_proxy(
     assert failed == []
 
 
-async def test_the_balancer_serves_everybody_but_nothing_that_is_for_operators(
+async def test_the_balancer_hides_the_operators_routes(
     chat: ChatClient, start_proxy: StartProxy
 ) -> None:
     configuration = (PROJECT_ROOT / "deploy" / "haproxy.cfg").read_text(encoding="utf-8")
     for ours, here in (
         ("bind :8080", "bind 127.0.0.1:{port}"),
         ("server-template chat 20 chat:8080", "server chat {server}"),
-        # Docker's name server is not here.
+        # Docker's name server is not available here.
         ("resolvers containers resolve-prefer ipv4 init-addr none", ""),
     ):
         assert configuration.count(ours) == 1, ours

@@ -1,4 +1,4 @@
-"""What Schemathesis has to be told in Python, beside schemathesis.toml."""
+"""Python hooks for Schemathesis, besides schemathesis.toml."""
 
 import json
 from itertools import count
@@ -13,7 +13,7 @@ _numbers = count()
 
 @schemathesis.hook
 def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Write numbers out: Python has exponents for small and large ones."""
+    """Write numbers without exponents, which Python uses for small and large ones."""
     return query and {
         name: f"{value:.9f}" if isinstance(value, float) else value for name, value in query.items()
     }
@@ -21,12 +21,14 @@ def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | No
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """A key of its own in place of the example: else all but the first are the key's misuse."""
+    """Replace the example key by a unique one. Otherwise all calls but the first would misuse the
+    key.
+    """
     if case.headers and case.headers.get("Idempotency-Key") == KEY:
         case.headers["Idempotency-Key"] = f"{KEY}-{next(_numbers)}"
 
 
 @schemathesis.serializer("application/x-ndjson")
 def lines(context: Any, value: Any) -> bytes:
-    """A body of lines is text already; what is no text is not one of lines."""
+    """Return a body of lines as it is. A value that is not text is not a body of lines."""
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()

@@ -1,7 +1,7 @@
-"""Thousands of requests that are made up from the OpenAPI document, by Schemathesis.
+"""Thousands of requests that Schemathesis generates from the OpenAPI document.
 
-All its phases and checks, against the service as a process; schemathesis.toml says which of its
-judgements are not ours, and why.
+All of its phases and checks run against the service as a separate process. schemathesis.toml lists
+the checks that do not apply here, with reasons.
 """
 
 import os
@@ -17,14 +17,12 @@ from tests.support.server import Server
 pytestmark = pytest.mark.contract
 
 
-def test_what_is_made_up_from_the_document_is_answered_as_it_says(
-    mongo_uri: str, tmp_path: Path
-) -> None:
-    # A read that is made up waits as long as it likes, for nobody.
+def test_generated_requests_get_documented_answers(mongo_uri: str, tmp_path: Path) -> None:
+    # Generated long polls wait for nothing; keep them short.
     with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MAX_WAIT_S="0.05") as server:
         st = [sys.executable, "-m", "schemathesis.cli"]
         options = ["--config-file", str(Path(__file__).with_name("schemathesis.toml"))]
-        told = subprocess.run(
+        result = subprocess.run(
             [*st, *options, "run", f"{server.base}/openapi.json"],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "NO_COLOR": "1"},
@@ -34,5 +32,5 @@ def test_what_is_made_up_from_the_document_is_answered_as_it_says(
             timeout=240,
             check=False,
         )
-        assert told.returncode == 0, told.stdout + told.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
         assert "Traceback" not in server.errors()

@@ -17,11 +17,13 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
+    KeyedClaim,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -29,7 +31,7 @@ from workers.commands import (
     Track,
 )
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled, Storage
+from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled, Storage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +50,7 @@ _HOLD_S = 1.0
 class _UnresolvedWrite(NamedTuple):
     """What a write without an answer may have made of messages. It is final when it is due."""
 
-    fate: CountedFate
+    fate: CountedEvent
     due: float
     is_affected: Callable[[Stored], bool]
 
@@ -98,14 +100,14 @@ class SimulatedStore:
                 if not was_sent and isinstance(error, StoreUnavailable):
                     raise
                 if self._gives_up(tries):
-                    if claim.key:
+                    if isinstance(claim, KeyedClaim):
                         self._note_unresolved("read", lambda stored: stored.token == claim.token)
                     raise OutcomeUnknown("the claim was not confirmed") from error
                 was_sent = True
                 is_final = is_final and is_answered
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        return await self._write(lambda part: self._database.release(claim, part), ids)
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        return await self._write(lambda part: self._database.unclaim(claim, part), ids)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         await self._reach()
@@ -125,11 +127,11 @@ class SimulatedStore:
     async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         return await self._seen(lambda: self._database.find_batches(keys, now_ms))
 
-    async def give(self, batch: KeyedBatch) -> bool:
-        return (await self._once(lambda: self._database.give(batch)))[0]
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        return (await self._once(lambda: self._database.mark_delivered(batch)))[0]
 
-    async def forget(self, batch: KeyedBatch) -> None:
-        await self._once(lambda: self._database.forget(batch))
+    async def discard_batch(self, batch: KeyedBatch) -> None:
+        await self._once(lambda: self._database.discard_batch(batch))
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         return await self._seen(lambda: self._database.keyed_messages(batch, now_ms))
@@ -144,8 +146,8 @@ class SimulatedStore:
         settled = await self._read(lambda token: self._database.resume(command, now_ms, token))
         return Settled(settled.changed, settled.changed)
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
-        return (await self._once(lambda: self._database.return_lease(command, now_ms)))[0]
+    async def release(self, command: Release, now_ms: int) -> Settled:
+        return (await self._once(lambda: self._database.release(command, now_ms)))[0]
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         # Otherwise a late copy would shorten the lease of a message that is leased again meanwhile.
@@ -158,12 +160,12 @@ class SimulatedStore:
         database, mark = self._database, self._token()
         return await self._marked(mark, lambda: database.end_leases(now_ms, mark))
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         return await self._seen(lambda: self._database.track(command, now_ms))
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
         mark, database = self._token(), self._database
-        nothing: tuple[Fate | None, int] = (None, 0)
+        nothing: tuple[MessageStatus | None, int] = (None, 0)
         try:
             # Otherwise a late copy would make the answer about a message that was read false.
             (fate, changed), was_repeated = await self._in_time(
@@ -177,12 +179,12 @@ class SimulatedStore:
             changed = int(stored is not None and stored.mark == mark)
         return fate, changed
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         await self._reach()
         database = self._database
         due = [write for write in self._unresolved if write.due <= database.loop.time()]
         self._unresolved = [write for write in self._unresolved if write not in due]
-        counts: Counter[CountedFate] = Counter()
+        counts: Counter[CountedEvent] = Counter()
         for write in due:
             counts[write.fate] += sum(map(write.is_affected, database.documents.values()))
         return counts
@@ -255,7 +257,7 @@ class SimulatedStore:
             self._note_unresolved("expired", lambda stored: stored.expired and stored.mark == mark)
             raise
 
-    def _note_unresolved(self, fate: CountedFate, is_affected: Callable[[Stored], bool]) -> None:
+    def _note_unresolved(self, fate: CountedEvent, is_affected: Callable[[Stored], bool]) -> None:
         due = self._database.loop.time() + LATE_MAX_S
         self._unresolved.append(_UnresolvedWrite(fate, due, is_affected))
 

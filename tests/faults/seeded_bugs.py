@@ -6,7 +6,7 @@ violation that reveal it. Used by the `tests.faults.test_seeded_*` files.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 from msgspec.structs import replace
@@ -23,9 +23,11 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
-    Fate,
+    DiscardedClaims,
     KeyedBatch,
+    LeaseClaim,
     Message,
+    MessageStatus,
     Post,
     Resume,
     Revoke,
@@ -34,7 +36,7 @@ from workers.commands import (
 )
 from workers.errors import Expired, OutcomeUnknown, Rejected, StoreUnavailable
 from workers.queue import ShardQueue
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled
+from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled
 from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
@@ -202,7 +204,7 @@ class RollsBackTooSoon(_Patched):
         add = ClaimRollback.add
 
         def add_at_once(
-            self: ClaimRollback, claim: Claim, ids: Sequence[str], is_final: bool
+            self: ClaimRollback, claim: Claim | DiscardedClaims, ids: Sequence[str], is_final: bool
         ) -> None:
             add(self, claim, ids, is_final=True)
 
@@ -225,7 +227,7 @@ class DropsAnAnswer(_Patched):
         def resolve_but_one(self: WorkItem, outcome: object) -> bool:
             if isinstance(outcome, str) and outcome.endswith("7"):
                 return True
-            return resolve(self, outcome)  # type: ignore[arg-type]
+            return resolve(self, outcome)
 
         with mock.patch.object(WorkItem, "resolve", resolve_but_one):
             yield
@@ -275,7 +277,7 @@ class HidesLossOfRedeliveredMessage(Database):
 
 class ReadsLeasedMessages(Database):
     def claim(self, claim: Claim, ids: Sequence[str]) -> None:
-        if claim.lease_ms is None:
+        if not isinstance(claim, LeaseClaim):
             for stored in self.of(ids):
                 self.change(stored, until_ms=None)
         super().claim(claim, ids)
@@ -297,7 +299,7 @@ class LeaseOutlivesMessage(Database):
     def claim(self, claim: Claim, ids: Sequence[str]) -> None:
         super().claim(claim, ids)
         for stored in self.of(ids):
-            if claim.lease_ms is not None and stored.lease == claim.token and stored.until_ms:
+            if isinstance(claim, LeaseClaim) and stored.lease == claim.token and stored.until_ms:
                 self.change(stored, until_ms=claim.at_ms + claim.lease_ms)
 
 
@@ -350,22 +352,24 @@ class StoresKeyedRepeat(Database):
 
 
 class RevokesReadMessages(Database):
-    def revoke(self, command: Revoke, now_ms: int, mark: str = "") -> tuple[Fate | None, int]:
+    def revoke(
+        self, command: Revoke, now_ms: int, mark: str = ""
+    ) -> tuple[MessageStatus | None, int]:
         fate = self.track(command, now_ms)
         if fate is None or fate.status != "read":
             return super().revoke(command, now_ms, mark)
         self.change(self.documents[command.id], revoked_ms=now_ms, mark=mark)
-        return Fate("revoked", now_ms), 1
+        return MessageStatus("revoked", now_ms), 1
 
 
 class ReportsAllAsPending(SimulatedStore):
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         fate = await super().track(command, now_ms)
-        return fate and Fate("pending", None)
+        return fate and MessageStatus("pending", None)
 
 
 class IgnoresResolvedWrites(SimulatedStore):
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         return {}
 
 
@@ -380,42 +384,42 @@ class MissesWakeUps(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
         @contextmanager
-        def noticing(self: Waiters) -> Iterator[set[str | None]]:
+        def record_wakes(self: Waiters) -> Iterator[set[str | None]]:
             yield set()
 
-        with mock.patch.object(Waiters, "noticing", noticing):
+        with mock.patch.object(Waiters, "record_wakes", record_wakes):
             yield
 
 
 class NeverWaits(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        with mock.patch.object(Waiters, "park", return_value=False):
+        with mock.patch.object(Waiters, "add", return_value=False):
             yield
 
 
 class RollsBackKeyedBatch(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        give = Claims._give_batch
+        give = Claims._deliver_batch
 
         async def give_or_roll_back(self: Claims, item: WorkItem, batch: KeyedBatch) -> bool:
             claims: list[Claim] = []
-            new_claim = self._new_claim
+            new_claim = self._new_keyed_claim
 
-            def noted(*args: Any) -> Claim:
-                claims.append(new_claim(*args))
+            def noted(batch: KeyedBatch) -> Claim:
+                claims.append(new_claim(batch))
                 return claims[-1]
 
             try:
-                with mock.patch.object(self, "_new_claim", noted):
+                with mock.patch.object(self, "_new_keyed_claim", noted):
                     return await give(self, item, batch)
             except OutcomeUnknown:
                 for claim in claims:
                     self._rollback.add(claim, claim.ids, is_final=False)
                 raise
 
-        with mock.patch.object(Claims, "_give_batch", give_or_roll_back):
+        with mock.patch.object(Claims, "_deliver_batch", give_or_roll_back):
             yield
 
 

@@ -19,11 +19,11 @@ from tests.faults.history import (
 )
 from workers.commands import (
     Extend,
-    Fate,
     Finish,
     Finished,
     Key,
     Lease,
+    MessageStatus,
     Release,
     Resume,
     Revoke,
@@ -35,7 +35,7 @@ from workers.commands import (
 from workers.errors import NotExecuted, OutcomeUnknown
 from workers.pool import WorkerPool
 
-T = TypeVar("T", str, Stored, Slice, int, Finished, Fate | None)
+T = TypeVar("T", str, Stored, Slice, int, Finished, MessageStatus | None)
 
 #: The reason with which a request is cancelled when its node dies.
 KILLED = "killed"
@@ -177,7 +177,7 @@ class SimulatedClients:
             began = self._loop.time()
 
             def ask() -> "asyncio.Future[Stored]":
-                return node.pool.post_once(
+                return node.pool.post_keyed(
                     user, text, len(text), lifetime_s, Key(key, text), receipt
                 )
 
@@ -231,7 +231,7 @@ class SimulatedClients:
 
         def ask() -> "asyncio.Future[Slice]":
             if key:
-                request = node.pool.read_again(user, key, limit, wait_s)
+                request = node.pool.read_keyed(user, key, limit, wait_s)
             else:
                 request = node.pool.read(user, limit, None, wait_s, lease)
             if leaves_after_s is not None:
@@ -337,7 +337,7 @@ class SimulatedClients:
         began = self._loop.time()
 
         def ask() -> "asyncio.Future[int]":
-            return node.pool.settle(command)
+            return node.pool.submit(command)
 
         outcome, count, _ = await _await_answer(node, ask)
         operation = LeaseOperation(
@@ -349,7 +349,7 @@ class SimulatedClients:
 
     async def _acknowledge(self, node: Process, command: Finish) -> LeaseOperation:
         began = self._loop.time()
-        outcome, finished, _ = await _await_answer(node, lambda: node.pool.finish(command))
+        outcome, finished, _ = await _await_answer(node, lambda: node.pool.submit(command))
         finished = finished or Finished(0, is_all=False)
         operation = LeaseOperation(
             *("acknowledge", command.username, command.lease, began, self._loop.time(), outcome),
@@ -401,7 +401,7 @@ class SimulatedClients:
         receipt = "a guess" if number == 0 else known.receipt
         command = Revoke(known.id, receipt) if revokes else Track(known.id, receipt)
         began = self._loop.time()
-        outcome, fate, _ = await _await_answer(node, lambda: node.pool.track(command))
+        outcome, fate, _ = await _await_answer(node, lambda: node.pool.submit(command))
         self._history.receipt_queries.append(
             ReceiptQuery(
                 "revoke" if revokes else "track",

@@ -240,7 +240,7 @@ class World:
         """Return the fates that all nodes counted, and the number of pending messages."""
         sums: Counter[str] = Counter(pending=self.database.pending())
         for node in self.nodes:
-            for fate, counter in node.metrics.fates.items():
+            for fate, counter in node.metrics.lifecycle.items():
                 sums[fate] += int(counter._value.get())
         return sums
 

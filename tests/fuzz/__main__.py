@@ -1,8 +1,8 @@
-"""Makes requests, frames and bodies up, and judges what the service makes of them.
+"""Generate requests, frames and bodies, and judge what the service makes of them.
 
 usage: python -m tests.fuzz [--seconds N] [--seed S] [--only NAME ...] [--replay NAME:SEED:CASE]
 
-Run by `scripts/fuzz`; `tests.fuzz.test_fuzz` runs a minute. Exits with 1 where something was found.
+Run by `scripts/fuzz`; `tests.fuzz.test_fuzz` runs a minute. Exits with 1 if it found something.
 """
 
 import argparse
@@ -19,23 +19,23 @@ from tests.support.mongod import running_mongod
 
 
 def main() -> int:
-    """Run what was asked for; a line for each fuzzer, and what it found."""
+    """Run the selected fuzzers. Print a line for each, and its findings."""
     kinds = {kind.name: kind for kind in FUZZERS}
     parser = argparse.ArgumentParser(
-        "scripts/fuzz", description="Look for bugs with made-up input."
+        "scripts/fuzz", description="Look for bugs with generated input."
     )
-    parser.add_argument("--seconds", type=float, default=60, help="how long in all (60)")
-    parser.add_argument("--seed", type=int, help="of all cases; without one, a new one")
+    parser.add_argument("--seconds", type=float, default=60, help="total duration (default 60)")
+    parser.add_argument("--seed", type=int, help="seed of all cases; random by default")
     parser.add_argument(
         "--only",
         action="append",
         metavar="NAME",
         choices=sorted(kinds),
-        help=f"this one, may be repeated: {', '.join(kinds)}",
+        help=f"run only this fuzzer; may be repeated. One of: {', '.join(kinds)}",
     )
-    parser.add_argument("--replay", metavar="NAME:SEED:CASE", help="run this one case alone")
+    parser.add_argument("--replay", metavar="NAME:SEED:CASE", help="run only this case")
     arguments = parser.parse_args()
-    # Nothing below an error: what is refused on purpose is no news.
+    # Log errors only: refusals are expected here.
     configure_logging("error", "text")
     logging.getLogger("tornado").setLevel(logging.ERROR)
     results: list[Result] = []

@@ -1,4 +1,4 @@
-"""JSON as clients send it, good and bad: messages, batches, bodies about a lease."""
+"""JSON as clients send it, valid and invalid: messages, batches, and bodies of lease operations."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from tests.fuzz.mutation import mutate
 
 _SPACES = ("", "", "", " ", "\n", "\t\r\n ", "\x0b", "\xa0", "\f")
-#: What is no message's text, name or timeout, or hardly.
+#: Values that are not, or are barely, a message's text, name or timeout.
 _VALUES = (
     *("null", "true", "false", "0", "-0", "1", "-1", "60", "2592000", "2592001", "1.0", "60.0"),
     *("1.5", "1e1", "1E+2", "1e-1", "6e400", "-1e400", "NaN", "Infinity", "-Infinity", "01", "1."),
@@ -57,7 +57,7 @@ _OTHERS = ("Text", "TEXT", "text ", "delay", "id", "", "x", "\\u0074ext", "user\
 
 
 def value(rng: random.Random) -> str:
-    """Any value, in JSON or in what looks like it."""
+    """Return any value, in JSON or in something similar."""
     return rng.choice(_VALUES)
 
 
@@ -72,7 +72,7 @@ def _space(rng: random.Random) -> str:
 
 
 def obj(rng: random.Random, fields: Sequence[tuple[str, str]]) -> str:
-    """An object of these fields, with spaces where they are allowed, and elsewhere."""
+    """Return an object with these fields, with spaces in allowed places and elsewhere."""
     parts = (
         f'{_space(rng)}"{name}"{_space(rng)}:{_space(rng)}{each}{_space(rng)}'
         for name, each in fields
@@ -81,7 +81,7 @@ def obj(rng: random.Random, fields: Sequence[tuple[str, str]]) -> str:
 
 
 def message(rng: random.Random, name: str, is_good: bool | None = None) -> bytes:
-    """A message for an inbox: half of them good, the others wrong in a place or two."""
+    """Return a message for an inbox: half of them valid, the others wrong in one or two places."""
     if is_good is None:
         is_good = rng.random() < 0.5
     username = json.dumps(name, ensure_ascii=rng.random() < 0.5)
@@ -89,7 +89,7 @@ def message(rng: random.Random, name: str, is_good: bool | None = None) -> bytes
     if rng.random() < 0.3:
         fields.append(("timeout", str(rng.randrange(20, 5000))))
     if rng.random() < 0.08:
-        # Around the bounds of a text and of a body.
+        # Lengths around the limits of a text and of a body.
         fields[0] = (
             "text",
             '"%s"' % ("x" * rng.choice((2047, 2048, 2049, 4000, 4050, 4100, 6000))),
@@ -121,7 +121,7 @@ def message(rng: random.Random, name: str, is_good: bool | None = None) -> bytes
 
 
 def damage(rng: random.Random, data: bytes) -> bytes:
-    """The same bytes, one time in four damaged."""
+    """Return the same bytes, in one case of four damaged."""
     match rng.randrange(12):
         case 0 | 1:
             return mutate(rng, data, rng.randrange(1, 4))
@@ -144,7 +144,7 @@ def damage(rng: random.Random, data: bytes) -> bytes:
 
 
 def batch(rng: random.Random, names: Sequence[str], most: int) -> bytes:
-    """A batch: an array, or a message on each line; of some more than are allowed now and then."""
+    """Return a batch: an array, or one message per line; sometimes more than are allowed."""
     count = rng.choice((0, 1, 2, 3, 5, most - 1, most, most + 1, 2 * most))
     make: Callable[[], bytes] = lambda: message(  # noqa: E731
         rng, rng.choice(names), rng.random() < 0.7 or None
@@ -162,7 +162,7 @@ def batch(rng: random.Random, names: Sequence[str], most: int) -> bytes:
 
 
 def about_a_lease(rng: random.Random) -> bytes:
-    """What is asked about a lease, mostly one that is unknown."""
+    """Return the body of a lease operation, mostly for an unknown lease."""
     fields = [("lease", rng.choice(('"0123abcd"', f'"{"a" * 32}"', value(rng))))]
     if rng.random() < 0.5:
         fields.append(("ids", rng.choice(('["1", "2"]', "[]", "null", "[1]", value(rng)))))

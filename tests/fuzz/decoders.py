@@ -1,8 +1,8 @@
-"""What decodes messages, batches, names and queries, against the slow reference.
+"""The decoders of messages, batches, names and queries, compared with the slow reference.
 
-Each case is some bytes for one of them. Its outcome must be one that `tests.fuzz.reference` has:
-the same values, or a problem of the same kind about the same fields, and never another exception.
-Nor may it cost more processor time than a generous multiple of what Python's json module takes.
+Each case is input for one decoder. `tests.fuzz.reference` must allow the outcome: the same values,
+or a problem of the same kind about the same fields. Any other exception is a finding. So is a
+decoder that takes far more processor time than Python's json module.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tornado.httputil import HTTPHeaders
 from chat_service.api.problems import Problem
 from chat_service.api.request_options import WaitLimits, idempotency_key, preferences, read_options
 from chat_service.api.types import BodyChunk, Request
-from chat_service.api.validation import MessageLimits, lease_of, new_message, username_in_path
+from chat_service.api.validation import MessageLimits, lease_body, new_message, username_in_path
 from chat_service.handlers.batch import BatchHandlers
 from tests.fuzz import bodies, reference
 from tests.fuzz.fuzzer import Case, Finding, Fuzzer, shrink
@@ -35,7 +35,7 @@ from workers.shard import ShardLimits
 LIMITS = Limits(username_chars=128, text_bytes=2048, default_timeout_s=60, timeout_s=2592000)
 RULES, WAITS = MessageLimits(*LIMITS), WaitLimits(25.0, 3600.0)
 MESSAGES_MAX = 5
-#: Input that is shorter is cheap in any case; a decoder may take so many times as long as json.
+#: Shorter input is always cheap. A decoder may take this many times as long as json.
 _COSTLY_BYTES, _TIMES_JSON = 2000, 40
 _QUERY_PARTS = (
     *(
@@ -82,7 +82,7 @@ _QUERY_PARTS = (
 
 
 class Input(NamedTuple):
-    """Bytes for one of the decoders."""
+    """Input for one of the decoders."""
 
     kind: str
     data: bytes
@@ -90,7 +90,7 @@ class Input(NamedTuple):
 
 
 def make(case: Case) -> Input:
-    """The input of a case."""
+    """Return the input of a case."""
     rng = case.rng
     match rng.randrange(10):
         case 0 | 1 | 2 | 3:
@@ -137,7 +137,7 @@ def _name(rng: random.Random) -> bytes:
 
 
 class Decoders(Fuzzer):
-    """All decoders, in this process, on a store in memory."""
+    """All decoders, in this process, with a store in memory."""
 
     name = "decoders"
     at_once = 200
@@ -160,7 +160,7 @@ class Decoders(Fuzzer):
         await self._stack.aclose()
 
     async def judge(self, cases: Sequence[Case]) -> list[Finding]:
-        """Decode one after the other."""
+        """Decode one input after the other."""
         findings = []
         for case in cases:
             given = make(case)
@@ -169,7 +169,7 @@ class Decoders(Fuzzer):
             if found:
                 rule, seen = found
                 findings.append(Finding(case, rule, await self._shown(given, rule, seen)))
-        # What was stored is not looked at again.
+        # The stored messages are not needed again.
         self._store.data.documents.clear()
         self._store.data.undo.clear()
         await asyncio.sleep(0)
@@ -186,13 +186,13 @@ class Decoders(Fuzzer):
         return f"{given.kind}, cut to {short!r}\n{found[1] if found else seen}"
 
     async def _check(self, given: Input) -> tuple[str, str] | None:
-        """The rule that this breaks, and how; None where none is broken."""
+        """Return the rule that this input breaks, and how; None if it breaks none."""
         try:
             if given.kind == "batch":
                 return await self._check_batch(given)
             return _CHECKS[given.kind](given.data) or _cost(given)
         except Exception as error:
-            return "an exception that is no problem", f"{type(error).__name__}: {error}"
+            return "an exception other than Problem", f"{type(error).__name__}: {error}"
 
     async def _check_batch(self, given: Input) -> tuple[str, str] | None:
         wanted = reference.batch(given.data, given.content_type, LIMITS, MESSAGES_MAX)
@@ -205,20 +205,20 @@ class Decoders(Fuzzer):
             got = _refusal(problem)
             if got in wanted.wholes:
                 return None
-            return "a batch is refused", f"got {got}, right would be {wanted}"
+            return "a valid batch is refused", f"got {got}, expected {wanted}"
         if wanted.messages is None:
-            return "a batch that is none is taken", f"right would be {set(wanted.wholes)}"
+            return "an invalid batch is accepted", f"expected {set(wanted.wholes)}"
         assert isinstance(response.body, BodyChunk)
         results = json.loads(response.body.body)["results"]
         outcomes = [self._outcome(result) for result in results]
         for number, (outcome, right) in enumerate(zip(outcomes, wanted.messages, strict=False)):
             if outcome not in right:
-                return "a message of a batch", f"number {number}: got {outcome}, right: {right}"
+                return "a message of a batch", f"number {number}: got {outcome}, expected {right}"
         if len(outcomes) != len(wanted.messages):
-            return "as many answers as messages", f"{len(outcomes)}, not {len(wanted.messages)}"
+            return "one answer for each message", f"{len(outcomes)}, not {len(wanted.messages)}"
         stored = len(set(self._store.data.documents) - before)
         if stored != sum(isinstance(outcome, Accepted) for outcome in outcomes):
-            return "what is stored is what was accepted", f"{stored} stored, {outcomes}"
+            return "exactly the accepted messages are stored", f"{stored} stored, {outcomes}"
         return None
 
     def _outcome(self, result: dict[str, object]) -> Outcome:
@@ -246,7 +246,7 @@ def _check_message(data: bytes) -> tuple[str, str] | None:
         got = Accepted(new.username, new.text, new.timeout_s)
         if new.size != len(new.text.encode()):
             return "the size of a text", f"{new.size} for {new.text!r}"
-    return None if got in right else ("a message", f"got {got}, right would be {right}")
+    return None if got in right else ("a message", f"got {got}, expected {right}")
 
 
 def _check_name(data: bytes) -> tuple[str, str] | None:
@@ -257,7 +257,7 @@ def _check_name(data: bytes) -> tuple[str, str] | None:
         got = username_in_path(segment, RULES)
     except Problem as problem:
         got = _refusal(problem)
-    return None if got == right else ("a name in a path", f"got {got!r}, right would be {right!r}")
+    return None if got == right else ("a name in a path", f"got {got!r}, expected {right!r}")
 
 
 def _check_query(data: bytes) -> tuple[str, str] | None:
@@ -267,22 +267,22 @@ def _check_query(data: bytes) -> tuple[str, str] | None:
         options = read_options(query, WAITS)
     except Problem as problem:
         if right is not None:
-            return "a query is refused", f"got {_refusal(problem)}, right would be {right}"
+            return "a query is refused", f"got {_refusal(problem)}, expected {right}"
         return None
     if right is None:
-        # What is unknown or written in another way is not judged; the bounds are.
+        # The reference does not judge unknown or unusual parameters, only their bounds.
         if options.limit is not None and options.limit < 1:
             return "a limit below 1", str(options)
         return None if 0 <= options.wait_s <= WAITS.wait_max_s else ("a wait", str(options))
     limit, wait_s = right
     wanted = (limit, min(wait_s, WAITS.wait_max_s), wait_s > WAITS.wait_max_s)
     got = (options.limit, options.wait_s, options.is_clamped)
-    return None if got == wanted else ("a query", f"got {got}, right would be {wanted}")
+    return None if got == wanted else ("a query", f"got {got}, expected {wanted}")
 
 
 def _check_lease(data: bytes) -> tuple[str, str] | None:
     try:
-        asked = lease_of(data)
+        asked = lease_body(data)
     except Problem as problem:
         got = _refusal(problem)
         known = {"invalid-json", "invalid-request"}
@@ -291,7 +291,7 @@ def _check_lease(data: bytes) -> tuple[str, str] | None:
     try:
         document = json.loads(data.removeprefix(reference.BOM).decode(), parse_int=float)
     except ValueError as error:
-        return "a lease in what is no JSON", f"got {asked}, but {error}"
+        return "a lease in invalid JSON", f"got {asked}, but {error}"
     right = (document.get("lease"), document.get("ids"), document.get("ttl"))
     return None if (asked.lease, asked.ids, asked.ttl) == right else ("a lease", str(asked))
 
@@ -304,7 +304,7 @@ def _check_header(data: bytes) -> tuple[str, str] | None:
     try:
         key = idempotency_key(HTTPHeaders({"Idempotency-Key": value}))
     except (Problem, ValueError) as error:
-        # Tornado's own class refuses what is no header's value.
+        # Tornado's own class refuses invalid header values.
         is_right = isinstance(error, Problem) or not value.isprintable() or value != value.strip()
         return None if is_right else ("a key", repr(error))
     is_key = key is not None and 1 <= len(key) <= 255 and key.isascii() and key.isprintable()
@@ -320,26 +320,26 @@ _CHECKS: dict[str, Callable[[bytes], tuple[str, str] | None]] = {
 }
 
 
-#: The service's part in each check, alone.
+#: Only the service's part of each check.
 _WORK: dict[str, Callable[[str, bytes], object]] = {
     "message": lambda _, data: new_message(data, RULES),
     "name": lambda text, _: username_in_path(text, RULES),
     "query": lambda text, _: read_options(text, WAITS),
-    "lease": lambda _, data: lease_of(data),
+    "lease": lambda _, data: lease_body(data),
     "header": lambda text, _: (preferences(text), idempotency_key({"Idempotency-Key": text})),
 }
 
 
 def _cost(given: Input) -> tuple[str, str] | None:
-    """Whether this takes far longer than an honest document of its length."""
+    """Return a finding if decoding takes far longer than an honest document of this length."""
     if len(given.data) < _COSTLY_BYTES:
         return None
     work, text = _WORK[given.kind], given.data.decode("latin1")
     honest = json.dumps({"text": "x" * len(given.data), "username": "bob"})
-    # The least of a few: what else the machine does is nobody's cost.
+    # Take the minimum of a few runs, because other processes disturb the measurement.
     base = min(_time(lambda: json.loads(honest)) for _ in range(5))
     taken = min(_time(lambda: work(text, given.data)) for _ in range(5))
-    # With a little that everything may take, whatever its length.
+    # Allow a small constant, independent of the length.
     if taken < _TIMES_JSON * base + 0.0005:
         return None
     return "the cost", f"{taken:.6f} s, and json {base:.6f} s for as many bytes"

@@ -1,6 +1,6 @@
-"""What may differ between an answer of the fast path and one of Tornado's, and why.
+"""The permitted differences between an answer of the fast path and one of Tornado, with reasons.
 
-Everything that is not named here must be the same to the byte.
+Everything else must be the same to the byte.
 """
 
 import re
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """What is not compared: every match is replaced by `shown` on both sides."""
+    """A part that is not compared: every match is replaced by `shown` on both sides."""
 
     reason: str
     pattern: re.Pattern[bytes]
@@ -17,29 +17,29 @@ class Difference(NamedTuple):
 
 DIFFERENCES = (
     Difference(
-        "an id is random: of a message, a lease, or a request that brings none",
+        "ids of messages, leases and requests without an id are random",
         re.compile(rb"\b(?:[0-9a-f]{32}|[0-9a-f]{12}-[0-9a-f]+)\b"),
         b"ID",
     ),
     Difference(
-        "a receipt is random",
+        "receipts are random",
         re.compile(rb"(?<=X-Receipt: )[A-Za-z0-9_-]+|(?<=\"receipt\":\")[A-Za-z0-9_-]+"),
         b"RECEIPT",
     ),
     Difference(
-        "the two answers are written in different seconds",
+        "the two answers may be written in different seconds",
         re.compile(rb"(?<=\r\nDate: )[^\r]+"),
         b"NOW",
     ),
 )
 
 
-#: A head up to its body's length, and what is left of it.
+#: The headers up to the body's length, and the rest of them.
 _LENGTH = re.compile(rb"(\r\nContent-Length: )(\d+)(\r\n(?:[^\r\n]+\r\n)*\r\n)")
 
 
-#: An answer in chunks: a read comes in slices where others in its batch leave it no more room,
-#: which is a matter of what else goes on. What counts is the body.
+#: A chunked answer. A read is sliced if other reads in its batch leave it no more room, which
+#: depends on timing. Only the body counts.
 _CHUNKED = re.compile(
     rb"\r\nTransfer-Encoding: chunked(\r\n(?:[^\r\n]+\r\n)*\r\n)"
     rb"((?:[0-9a-f]+\r\n[^\r]+\r\n)*)0\r\n\r\n"
@@ -53,9 +53,9 @@ def _whole(answer: re.Match[bytes]) -> bytes:
 
 
 def masked(answers: bytes) -> bytes:
-    """The bytes of answers without what may differ.
+    """Return answers without the permitted differences.
 
-    A length is that of the body as it is shown: ids grow with their number.
+    A content length becomes that of the masked body, because ids grow with their number.
     """
     answers = _CHUNKED.sub(_whole, answers)
     shown, start = [], 0

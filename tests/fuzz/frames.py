@@ -1,4 +1,4 @@
-"""WebSocket frames, to the bit: written as a client writes them or as none may, and read."""
+"""WebSocket frames to the bit: encode valid and invalid frames of a client, decode a server's."""
 
 import random
 import struct
@@ -12,7 +12,7 @@ HANDSHAKE = (
 
 
 class Frame(NamedTuple):
-    """One frame as a server wrote it."""
+    """One frame that a server wrote."""
 
     opcode: int
     is_final: bool
@@ -30,7 +30,7 @@ def encode(
     width: int | None = None,
     declared: int | None = None,
 ) -> bytes:
-    """A client's frame; its length may be written in `width` bytes, and be another."""
+    """Return a client's frame. Its length may be written in `width` bytes, and may be wrong."""
     length = len(data) if declared is None else declared
     if width is None:
         width = 0 if length < 126 else 2 if length < 1 << 16 else 8
@@ -49,7 +49,7 @@ def encode(
 
 
 def decode(received: bytearray) -> list[Frame]:
-    """Take the whole frames of a server out of what was received."""
+    """Remove the complete frames of a server from the received bytes, and return them."""
     frames = []
     while len(received) >= 2:
         length, at = received[1] & 0x7F, 2

@@ -1,7 +1,7 @@
-"""What every fuzzer is: numbered cases, each made from a seed and its number alone.
+"""The base of every fuzzer: numbered cases, each derived only from a seed and its number.
 
-A fuzzer judges a few cases at a time, and returns a `Finding` for each one that broke a rule.
-`tests.fuzz.running` runs fuzzers for some seconds, or one case again.
+A fuzzer judges a few cases at a time, and returns a `Finding` for each case that broke a rule.
+`tests.fuzz.running` runs fuzzers for some seconds, or repeats one case.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, NamedTuple
 
-#: How long a finding may be shortened for, in seconds.
+#: Seconds for which a finding may be shortened.
 SHRINK_S = 20.0
 
 
 class Case(NamedTuple):
-    """One case of one fuzzer: its generator of randomness, and a word that no other case has."""
+    """One case of one fuzzer."""
 
     fuzzer: str
     seed: int
@@ -25,12 +25,12 @@ class Case(NamedTuple):
 
     @property
     def rng(self) -> random.Random:
-        """A new generator, which gives the same each time."""
+        """A new random generator, which yields the same values each time."""
         return random.Random(str(self))
 
     @property
     def tag(self) -> str:
-        """A word for the names of its inboxes: no mutation of another case's word is likely."""
+        """A unique word for its inboxes. A mutation of another case is unlikely to produce it."""
         return hashlib.sha256(str(self).encode()).hexdigest()[:10]
 
     def __str__(self) -> str:
@@ -50,25 +50,25 @@ class Finding(NamedTuple):
 
 
 class Fuzzer(ABC):
-    """Makes and judges cases. Use as an async context; `tally` counts what was reached."""
+    """Generates and judges cases. Use as an async context. `tally` counts what was reached."""
 
     name: ClassVar[str]
     #: How many cases are judged together.
     at_once: ClassVar[int]
-    #: Its part of the time, relative to the others'.
+    #: Its share of the time, relative to the others.
     share: ClassVar[int]
 
     def __init__(self, seed: int, mongo_uri: str) -> None:
         self.seed = seed
         self.mongo_uri = mongo_uri
         self.tally: Counter[str] = Counter()
-        #: Whether what is found is made as short as it can be.
+        #: Whether findings are shortened as far as possible.
         self.shortens = True
-        #: Findings of one round after which the others are left.
+        #: Stop a round after this many findings.
         self.enough = 5
 
     def case(self, number: int) -> Case:
-        """The case of this number."""
+        """Return the case with this number."""
         return Case(self.name, self.seed, number)
 
     async def __aenter__(self) -> "Fuzzer":
@@ -79,11 +79,11 @@ class Fuzzer(ABC):
 
     @abstractmethod
     async def judge(self, cases: Sequence[Case]) -> list[Finding]:
-        """Run these cases; what they found."""
+        """Run these cases, and return their findings."""
 
 
 async def shrink(data: bytes, is_found: Callable[[bytes], Awaitable[bool]]) -> bytes:
-    """A shorter input that is still found, by leaving out ever smaller pieces, for some seconds."""
+    """Return a shorter input that still shows the finding, by removing ever smaller pieces."""
     ends = time.monotonic() + SHRINK_S
     size = len(data) // 2
     while size:

@@ -1,6 +1,6 @@
-"""A look into a service that runs in this process: what it counted, what it still holds open.
+"""Internals of a service in this process: its counters, and what it still holds open.
 
-Its own answer to that, /metrics, may be a second old.
+The service's own answer, /metrics, may be a second old.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from chat_service.service import Service
 
 
 def requests_counted(service: Service) -> Mapping[str, float]:
-    """How many requests were answered, by method, route and status, but those for /livez."""
+    """Return the number of answered requests by method, route and status, except /livez."""
     return {
         " ".join(sample.labels[name] for name in ("method", "route", "code")): sample.value
         for family in service._registry.collect()
@@ -19,7 +19,7 @@ def requests_counted(service: Service) -> Mapping[str, float]:
 
 
 def held_open(service: Service) -> Mapping[str, int]:
-    """What of requests and connections is not over."""
+    """Return the number of requests and connections that are still open."""
     held = {
         "requests open": service._tracker.open_requests,
         "connections open": service._tracker.connections.open,

@@ -1,10 +1,10 @@
-"""Damage to bytes, as networks, bad clients and attackers do it."""
+"""Damage to bytes, as networks, faulty clients and attackers cause it."""
 
 import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-#: What is put in beside random bytes: the letters of HTTP and of JSON.
+#: Inserted besides random bytes: the syntax of HTTP and of JSON.
 _TOKENS = (
     *(
         b"\r\n",
@@ -51,7 +51,7 @@ _TOKENS = (
 
 
 def mutate(rng: random.Random, data: bytes, times: int) -> bytes:
-    """The same bytes, damaged so many times."""
+    """Return the same bytes, damaged this many times."""
     for _ in range(times):
         at = rng.randrange(len(data) + 1)
         end = min(len(data), at + rng.choice((1, 1, 1, 2, 3, 8, 40)))
@@ -76,7 +76,7 @@ def mutate(rng: random.Random, data: bytes, times: int) -> bytes:
 
 
 def pieces(rng: random.Random, data: bytes) -> Sequence[bytes]:
-    """The same bytes in the segments in which a network may deliver them."""
+    """Return the same bytes in segments in which a network may deliver them."""
     match rng.randrange(6):
         case 0 | 1 | 2:
             cuts = []

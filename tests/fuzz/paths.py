@@ -1,12 +1,12 @@
 """The same bytes to two services: one on the fast path, one whose connections Tornado serves.
 
-Both share a mongod, not a database. A connection of the second begins with a escape_controls
-request that
-the fast path leaves to Tornado; from then on Tornado has it. Compared are every byte that comes
-back (`tests.fuzz.differences` names what may differ), whether the connection was closed, what is
-in the store afterwards, what was counted, and what was logged.
+Both share a mongod but not a database. A connection of the second service begins with a request
+that the fast path hands off to Tornado, which serves the connection from then on. Compared are
+every byte of the answers (`tests.fuzz.differences` lists what may differ), whether the connection
+was closed, what is stored afterwards, what was counted, and what was logged.
 
-Many cases run together. What differs is run again alone, with more patience, before it counts.
+Many cases run together. A case that differs is repeated alone, with more patience, before it
+counts.
 """
 
 import asyncio
@@ -28,30 +28,31 @@ from tests.fuzz.requests import Pipeline, pipeline
 from tests.fuzz.wire import Wire
 from tests.support.raw import errors_logged
 
-#: Whoever gets this request hands its connection over to Tornado, which serves it from then on.
+#: A service that gets this request hands the connection off to Tornado.
 _TO_TORNADO = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
-#: A service that says nothing to anybody for so long says nothing more: at first, and to be sure.
+#: If a service sends nothing on any connection for this long, it is done: at first, and in the
+#: repeat.
 _QUIET_S, _ALONE_QUIET_S = 0.5, 1.5
-#: What a client leaves behind is settled within this.
+#: Seconds within which the effects of a client are settled.
 _SETTLE_S = 5.0
 
 
 class Outcome(NamedTuple):
-    """What one service made of some bytes."""
+    """The answer of one service to some bytes."""
 
     answers: bytes
     is_closed: bool
 
 
 class Effects(NamedTuple):
-    """What all cases of a round left behind in one service."""
+    """The effects of all cases of a round on one service."""
 
     stored: Counter[tuple[object, ...]]
     counted: Mapping[str, float]
 
 
 class Side:
-    """One service, and what it stores."""
+    """One service and its database."""
 
     def __init__(self, name: str, mongo_uri: str, prefix: bytes) -> None:
         self.name = name
@@ -86,7 +87,7 @@ class Side:
         await self._client.close()
 
     async def send(self, segments: Sequence[bytes], quiet_s: float) -> Outcome:
-        """All that comes back of these bytes on one connection."""
+        """Send these bytes on one connection, and return all answers."""
         wire = await Wire.connect(self.service.port)
         try:
             if self._prefix:
@@ -101,23 +102,23 @@ class Side:
             wire.close()
 
     async def effects(self) -> Effects:
-        """What is stored, and what was counted, once nothing is going on any more."""
+        """Return what is stored and what was counted."""
         stored: Counter[tuple[object, ...]] = Counter()
         async for each in self._messages.find({}):
             lifetime = each["expires_at"] - each["created_at"]
             state = "unread" if "unread" in each else "claimed" if "claim" in each else "leased"
             key = (each["username"], each.get("text"), state, round(lifetime.total_seconds()))
             stored[key] += 1
-        # The rest of a connection may still be on its way.
+        # The end of a connection may still be in flight.
         return Effects(stored, {**requests_counted(self.service), **held_open(self.service)})
 
     async def forget(self) -> None:
-        """Begin with nothing stored."""
+        """Delete all stored messages."""
         await self._messages.delete_many({})
 
 
 class Paths(Fuzzer):
-    """The fast path against Tornado's."""
+    """Compares the fast path with Tornado."""
 
     name = "paths"
     at_once = 80
@@ -137,29 +138,31 @@ class Paths(Fuzzer):
         await self._stack.aclose()
 
     async def judge(self, cases: Sequence[Case]) -> list[Finding]:
-        """Run these together, and those that differ alone."""
+        """Run these cases together, and those that differ alone."""
         lines = {case: pipeline(case) for case in cases}
         if len(cases) == 1:
             return [*await self._confirm(cases[0], lines[cases[0]])]
         self.tally["cases"] += len(cases)
         differences, suspects = await self._round(lines, _QUIET_S)
         if differences:
-            # On a busy machine an answer may take longer than anybody waits for it in a crowd.
+            # On a busy machine an answer may take longer than a round with many cases waits for it.
             differences, suspects = await self._round(lines, _ALONE_QUIET_S)
-            self.tally["rounds again"] += 1
+            self.tally["repeated rounds"] += 1
         findings: list[Finding] = []
         for case in (suspects or cases) if differences else ():
             findings += await self._confirm(case, lines[case])
             if len(findings) >= self.enough:
                 break
         if differences and not findings:
-            self.tally["rounds that differed, and none of their cases alone"] += 1
+            self.tally["rounds that differed, but no case alone"] += 1
         return findings
 
     async def _round(
         self, lines: Mapping[Case, Pipeline], quiet_s: float
     ) -> tuple[list[tuple[str, str]], list[Case]]:
-        """Send these to both; what differs, and in which cases where that can be told."""
+        """Send these cases to both services. Return the differences, and the cases with differing
+        answers.
+        """
         sides = (self._fast, self._slow)
         for side in sides:
             await side.forget()
@@ -182,11 +185,11 @@ class Paths(Fuzzer):
             left = await self._left_behind(before)
         differences += left
         differences += [("an error was logged", str(error)) for error in errors]
-        # What all of them left behind may be of any, where no answers tell.
+        # If no answers differ, the difference may be an effect of any of the cases.
         return differences, suspects
 
     async def _left_behind(self, before: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-        """How the effects on the two services differ, once they are settled."""
+        """Return how the effects on the two services differ once they are settled."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SETTLE_S
         while True:
@@ -201,14 +204,14 @@ class Paths(Fuzzer):
         if fast.stored != slow.stored:
             seen = f"fast path only: {fast.stored - slow.stored}\n"
             seen += f"Tornado only: {slow.stored - fast.stored}"
-            found.append(("the messages that are stored differ", seen))
+            found.append(("the stored messages differ", seen))
         if fast_counted != slow_counted:
             seen = f"fast path: {fast_counted}\nTornado: {slow_counted}"
-            found.append(("the requests that are counted differ", seen))
+            found.append(("the counted requests differ", seen))
         return found
 
     async def _confirm(self, case: Case, line: Pipeline) -> list[Finding]:
-        """Run a case alone; where it still differs, as short as it can be made."""
+        """Run a case alone. If it still differs, return it as short as possible."""
         differences, _ = await self._round({case: line}, _ALONE_QUIET_S)
         if not differences:
             return []
@@ -219,7 +222,7 @@ class Paths(Fuzzer):
 
     async def _shorten(self, case: Case, line: Pipeline, rule: str) -> Pipeline:
         async def is_found(segments: Sequence[bytes]) -> bool:
-            # Twice, since a chance is no cause.
+            # Run it twice, to exclude coincidences.
             for _ in range(2):
                 differences, _ = await self._round({case: Pipeline(segments)}, _QUIET_S)
                 if rule not in {each for each, _ in differences}:
@@ -233,7 +236,7 @@ class Paths(Fuzzer):
 
 
 def _since(before: Mapping[str, float], effects: Effects) -> dict[str, float]:
-    """What was counted since then."""
+    """Return the counts since then."""
     return {
         labels: value - before.get(labels, 0)
         for labels, value in effects.counted.items()

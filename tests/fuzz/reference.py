@@ -1,7 +1,7 @@
-"""The rules for what a client may send, once more: slowly, with Python's own json module.
+"""A reference for the rules of client input: slow, on Python's own json module.
 
-Written from the documented contract, not from the code. Where the contract leaves a choice, the
-reference names every outcome that is right, with the reason beside it.
+It is written from the documented contract, not from the code. If the contract leaves a choice, the
+reference lists every correct outcome, with the reason.
 """
 
 import json
@@ -13,14 +13,14 @@ from urllib.parse import unquote_to_bytes
 
 #: The only white space of JSON (RFC 8259, 2).
 _SPACE = " \t\n\r"
-#: Nesting beyond this may be refused, and below it must not be.
+#: Deeper nesting may be refused; nesting up to this depth may not.
 DEPTH_MAX = 100
-#: A number of more characters may be taken for one beyond all bounds.
+#: A longer number may be treated as out of bounds.
 DIGITS_MAX = 400
 
 
 class Limits(NamedTuple):
-    """What a message may be, at most."""
+    """The limits of a message."""
 
     username_chars: int
     text_bytes: int
@@ -29,7 +29,7 @@ class Limits(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """A message that is stored so."""
+    """A message that is stored with these values."""
 
     username: str
     text: str
@@ -54,7 +54,7 @@ class _NotJson(Exception):
 
 
 class _Number(NamedTuple):
-    """A number as it was written."""
+    """A number as written."""
 
     written: str
 
@@ -93,7 +93,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def message(body: bytes, limits: Limits) -> set[Outcome]:
-    """What may come of a post of this body."""
+    """Return every correct outcome of a post with this body."""
     body = body.removeprefix(BOM)
     try:
         document = _document(body.decode())
@@ -104,8 +104,8 @@ def message(body: bytes, limits: Limits) -> set[Outcome]:
     fields = {name: document.get(name) for name in _RULES}
     right: set[Outcome] = set()
     if _has_lone_surrogate(document):
-        # No UTF-8 has one, so that it is a fault of the JSON. Nobody has to look for it in what is
-        # skipped: other fields, and values of the wrong type.
+        # UTF-8 cannot encode a lone surrogate, so this is invalid JSON. A decoder need not look for
+        # it in values that it skips: other fields, and values of the wrong type.
         right.add(NOT_JSON)
         if any(isinstance(each, str) and _has_lone_surrogate(each) for each in fields.values()):
             return right
@@ -113,7 +113,7 @@ def message(body: bytes, limits: Limits) -> set[Outcome]:
         right.add(NOT_JSON)
     timeout = fields["timeout"]
     if isinstance(timeout, _Number) and len(timeout.written) > DIGITS_MAX:
-        # An integer with hundreds of zeros behind its point may be too long to be looked at.
+        # An integer with hundreds of zeros after its point may be too long to examine.
         fields["timeout"] = _Number("1e999")
     wrong = {name for name, rule in _RULES.items() if not rule(fields[name], limits)}
     if wrong:
@@ -127,14 +127,14 @@ def message(body: bytes, limits: Limits) -> set[Outcome]:
 
 
 class Batch(NamedTuple):
-    """What may come of a batch: a refusal of all of it, or of each message what may come of it."""
+    """The correct outcomes of a batch: refusals of the whole, or the outcomes of each message."""
 
     wholes: frozenset[Refused]
     messages: Sequence[set[Outcome]] | None
 
 
 def batch(body: bytes, content_type: str, limits: Limits, most: int) -> Batch:
-    """What may come of a batch: an array, or a message on each line."""
+    """Return every correct outcome of a batch: an array, or one message per line."""
     body = body.removeprefix(BOM)
     if not body.lstrip().startswith(b"["):
         lines = [line for line in body.split(b"\n") if line.strip(_SPACE.encode())]
@@ -143,17 +143,17 @@ def batch(body: bytes, content_type: str, limits: Limits, most: int) -> Batch:
             return Batch(frozenset({NOT_JSON}), None)
         if len(lines) > most:
             return Batch(frozenset({TOO_MANY}), None)
-        # Of one within a body nothing is said.
+        # The contract does not mention a byte order mark within a body.
         within = [{NOT_JSON} if line.startswith(BOM) else set() for line in lines]
         right = [message(line, limits) | more for line, more in zip(lines, within, strict=True)]
         return Batch(frozenset(), right)
     items, is_whole = _items(body.decode("utf-8", "surrogateescape"))
     if not is_whole:
-        # One that is too long may be refused before its end is looked at.
+        # A batch that is too long may be refused before its end is examined.
         return Batch(frozenset({NOT_JSON, *([TOO_MANY] if len(items) > most else [])}), None)
     wholes: set[Refused] = set()
     if _LONE.search(body) or _depth(body) > DEPTH_MAX:
-        # It may be a fault of its message alone, or of all.
+        # This may be an error of one message, or of the whole batch.
         wholes.add(NOT_JSON)
     if len(items) > most:
         return Batch(frozenset({*wholes, TOO_MANY}), None)
@@ -162,7 +162,7 @@ def batch(body: bytes, content_type: str, limits: Limits, most: int) -> Batch:
 
 
 def username_in_path(segment: str, limits: Limits) -> str | Refused:
-    """The username that a segment of a path names."""
+    """Return the username that a segment of a path names."""
     refused = Refused("invalid-request", frozenset({"username"}))
     if re.search("%(?![0-9A-Fa-f][0-9A-Fa-f])", segment):
         return refused
@@ -173,14 +173,14 @@ def username_in_path(segment: str, limits: Limits) -> str | Refused:
     return name if _is_username(name, limits) else refused
 
 
-#: A whole number with leading zeros is one; nothing is said of signs, points and spaces.
+#: Leading zeros are allowed; the contract does not mention signs, points and spaces.
 _LIMIT = re.compile("0*[1-9][0-9]*")
 _SECONDS = re.compile("[0-9]+([.][0-9]+)?")
 
 
 def read_options(query: str) -> tuple[int | None, float] | None:
-    """The limit and the wait that a query of known, well-formed parameters asks for; None where
-    anything in it is wrong.
+    """Return the limit and the wait of a query with known, well-formed parameters; None if anything
+    in it is wrong.
     """
     limit, wait = None, 0.0
     seen: set[str] = set()
@@ -206,7 +206,9 @@ _LONE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _items(text: str) -> tuple[list[str], bool]:
-    """The items of an array as they were written; False where it is none, with those before."""
+    """Return the items of an array as written, and whether it is valid. If not, return the items
+    before the error.
+    """
     items: list[str] = []
     at = _skip(text, _skip(text, 0) + 1)
     if text[at : at + 1] == "]":
@@ -230,9 +232,9 @@ def _document(text: str) -> Any:
     try:
         document, end = _decoder.raw_decode(text, _skip(text, 0))
     except (ValueError, RecursionError):
-        raise _NotJson("it is no JSON") from None
+        raise _NotJson("invalid JSON") from None
     if _skip(text, end) != len(text):
-        raise _NotJson("something is behind it")
+        raise _NotJson("trailing data")
     return document
 
 

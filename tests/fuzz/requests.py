@@ -1,4 +1,4 @@
-"""Pipelines of HTTP requests, from what any client sends to what only an attacker would."""
+"""Pipelines of HTTP requests, from ordinary ones to those that only an attacker would send."""
 
 import random
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from tests.fuzz import bodies
 from tests.fuzz.fuzzer import Case
 from tests.fuzz.mutation import mutate, pieces
 
-#: Sent behind the pipeline: its answer says that all of it was served, and the connection ends.
+#: Sent after the pipeline. Its answer shows that everything was served, and the connection ends.
 LAST = b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Request-ID: the-last\r\nConnection: close\r\n\r\n"
-#: Bodies may be so long in the services that are compared.
+#: Limits of bodies in the compared services, in bytes.
 BODY_MAX, BATCH_MAX, TEXT_MAX = 4096, 8192, 2048
-#: Messages in a batch there, and seconds of a wait.
+#: Their limits of messages in a batch, and of the seconds of a long poll.
 MESSAGES_MAX, WAIT_MAX_S = 5, 0.02
 
 _HOSTS = (
@@ -237,25 +237,25 @@ _METHODS = (
 
 
 class Pipeline(NamedTuple):
-    """Bytes for one connection, in the segments in which they are sent."""
+    """The bytes for one connection, in the segments in which they are sent."""
 
     segments: Sequence[bytes]
 
     @property
     def data(self) -> bytes:
-        """All of it."""
+        """All segments joined."""
         return b"".join(self.segments)
 
 
 def pipeline(case: Case) -> Pipeline:
-    """The requests of a case, cut up, with the last one behind them."""
+    """Return the requests of a case in segments, with the last request after them."""
     rng = case.rng
     names = [f"{case.tag}-a", f"{case.tag}-b", f"{case.tag}-\u00e9 /"]
-    # A mostly good pipeline goes far, and so does a bug in it.
+    # A mostly valid pipeline gets far, and so does a bug in it.
     oddity = rng.choice((0.0, 0.05, 0.05, 0.2, 0.5))
     requests = [_request(rng, names, oddity) for _ in range(rng.choice((1, 1, 2, 3, 4, 6)))]
     if rng.random() < 0.25:
-        # More than one read takes, of slices of three.
+        # More messages than one read takes, in slices of three.
         good = (bodies.message(rng, names[0], True) for _ in range(rng.randrange(2, 6)))
         requests[:0] = [_assemble(rng, False, b"POST", b"/chat", body, 0.0) for body in good]
     data = b"".join(requests)
@@ -365,7 +365,7 @@ def _assemble(
         [b"%b %b %b" % (method, target, version), *(line for line in lines if line)]
     )
     if end != b"\r\n":
-        # One line's end, or all of them.
+        # Replace the end of one line, or of all lines.
         head = head.replace(b"\r\n", end, rng.choice((1, 2, -1)))
     last = (
         b"\r\n\r\n" if rng.random() > oddity / 3 else rng.choice((end * 2, b"\r\n" + end, b"\r\n"))

@@ -1,4 +1,4 @@
-"""Runs fuzzers for some seconds, or one case again, on a mongod of their own."""
+"""Run fuzzers for some seconds, or one case again, on a separate mongod."""
 
 import os
 import sys
@@ -14,15 +14,15 @@ from tests.fuzz.paths import Paths
 from tests.fuzz.sockets import Sockets
 
 FUZZERS: Sequence[type[Fuzzer]] = (Paths, Sockets, Decoders)
-#: Cases that are judged together take no longer than this, in seconds, even on a busy machine: a
-#: service that blocks its loop for good would otherwise be waited for.
+#: The longest time, in seconds, that one round of cases takes even on a busy machine. A service
+#: that blocks its loop forever would otherwise never be reported.
 _HANGS_S = 300.0
-#: Findings of one fuzzer after which it is given up: they are mostly the same.
+#: Stop a fuzzer after this many findings, because they are mostly the same.
 _FINDINGS_MAX = 5
 
 
 class Result(NamedTuple):
-    """What one fuzzer did."""
+    """The result of one fuzzer."""
 
     name: str
     cases: int
@@ -47,7 +47,7 @@ async def fuzz(
     findings_max: int = _FINDINGS_MAX,
     shortens: bool = True,
 ) -> Result:
-    """Run the cases of one fuzzer in their order until time is up."""
+    """Run the cases of one fuzzer in order until time is up."""
     fuzzer = kind(seed, mongo_uri)
     fuzzer.shortens, fuzzer.enough = shortens, findings_max
     began, number = time.monotonic(), 0
@@ -72,17 +72,17 @@ async def replay(kind: type[Fuzzer], seed: int, number: int, mongo_uri: str) -> 
 
 
 def share_out(kinds: Sequence[type[Fuzzer]], seconds: float) -> dict[type[Fuzzer], float]:
-    """How many of these seconds each fuzzer gets."""
+    """Return the seconds that each fuzzer gets."""
     total = sum(kind.share for kind in kinds)
     return {kind: seconds * kind.share / total for kind in kinds}
 
 
 @contextmanager
 def _watched(what: str) -> Iterator[None]:
-    """End the process where this never ends: what blocks the loop cannot be cancelled."""
+    """Exit the process if the block never ends, because a blocked loop cannot be cancelled."""
 
     def give_up() -> None:
-        sys.stderr.write(f"FOUND it hangs: {what}\n")
+        sys.stderr.write(f"FOUND a hang: {what}\n")
         sys.stderr.flush()
         os._exit(1)
 

@@ -1,6 +1,6 @@
-"""Bugs, each seeded into the running code: what a fuzzer must find to be believed.
+"""Bugs that are seeded into the running code. A fuzzer must find them to be trusted.
 
-Each replaces one function by one that is wrong in one way. Used by `tests.fuzz.test_bugs`.
+Each replaces one function by a version that is wrong in one way. Used by `tests.fuzz.test_bugs`.
 """
 
 import re
@@ -22,14 +22,14 @@ from chat_service.streaming.subscription import Subscription
 
 
 class Bug(NamedTuple):
-    """A seeded bug, and the fuzzer that has to find it."""
+    """A seeded bug, and the fuzzer that must find it."""
 
     name: str
     fuzzer: str
     seeded: Callable[[], AbstractContextManager[Any]]
 
 
-def skips_lines_that_are_no_headers() -> AbstractContextManager[Any]:
+def skips_malformed_header_lines() -> AbstractContextManager[Any]:
     lookup = HeaderCache.lookup
     no_header = re.compile(rb"(?m)^(?:[ \t:][^\r]*|[^:\r]+)\r\n")
 
@@ -39,7 +39,7 @@ def skips_lines_that_are_no_headers() -> AbstractContextManager[Any]:
     return mock.patch.object(HeaderCache, "lookup", lenient)
 
 
-def takes_the_first_of_two_lengths() -> AbstractContextManager[Any]:
+def takes_first_of_two_lengths() -> AbstractContextManager[Any]:
     lookup = HeaderCache.lookup
     second = re.compile(rb"(?i)(content-length:[^\r]*\r\n(?:.*\r\n)*?)content-length:[^\r]*\r\n")
 
@@ -49,7 +49,7 @@ def takes_the_first_of_two_lengths() -> AbstractContextManager[Any]:
     return mock.patch.object(HeaderCache, "lookup", lenient)
 
 
-def forgets_how_long_a_body_may_be() -> AbstractContextManager[Any]:
+def ignores_body_limit() -> AbstractContextManager[Any]:
     lookup = HeaderCache.lookup
 
     def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
@@ -59,7 +59,7 @@ def forgets_how_long_a_body_may_be() -> AbstractContextManager[Any]:
     return mock.patch.object(HeaderCache, "lookup", lenient)
 
 
-def forgets_what_came_with_a_request() -> AbstractContextManager[Any]:
+def loses_pipelined_bytes() -> AbstractContextManager[Any]:
     finish = FastPathConnection._finish
 
     def forgetful(self: FastPathConnection, *arguments: Any) -> None:
@@ -70,7 +70,7 @@ def forgets_what_came_with_a_request() -> AbstractContextManager[Any]:
     return mock.patch.object(FastPathConnection, "_finish", forgetful)
 
 
-def reads_beyond_the_limit() -> AbstractContextManager[Any]:
+def ignores_read_limit() -> AbstractContextManager[Any]:
     begin = InboxHandlers.begin_read
 
     def unlimited(self: InboxHandlers, parameter: str, query: str) -> Any:
@@ -79,14 +79,14 @@ def reads_beyond_the_limit() -> AbstractContextManager[Any]:
     return mock.patch.object(InboxHandlers, "begin_read", unlimited)
 
 
-def does_not_look_whether_a_batch_is_utf8() -> AbstractContextManager[Any]:
+def accepts_batch_without_utf8() -> AbstractContextManager[Any]:
     def lenient(body: bytes, *rest: Any) -> Any:
         return validation.new_message(body.decode("utf-8", "replace").encode(), *rest)
 
     return mock.patch.object(batch, "new_message", lenient)
 
 
-def rounds_a_fraction_of_a_second() -> AbstractContextManager[Any]:
+def rounds_fractional_timeout() -> AbstractContextManager[Any]:
     fault = validation._timeout_fault
 
     def lenient(timeout: Any, seconds_max: int) -> str | None:
@@ -95,7 +95,7 @@ def rounds_a_fraction_of_a_second() -> AbstractContextManager[Any]:
     return mock.patch.object(validation, "_timeout_fault", lenient)
 
 
-def counts_a_name_in_bytes() -> AbstractContextManager[Any]:
+def measures_name_in_bytes() -> AbstractContextManager[Any]:
     fault = validation._username_fault
 
     def strict(username: Any, chars_max: int) -> str | None:
@@ -123,7 +123,7 @@ def acknowledges_nothing() -> AbstractContextManager[Any]:
     return mock.patch.object(Subscription, "acknowledge_upto", idle)
 
 
-def gives_back_nothing() -> AbstractContextManager[Any]:
+def releases_nothing() -> AbstractContextManager[Any]:
     async def idle(self: Subscription) -> None:
         self._unacked.clear()
 
@@ -131,7 +131,7 @@ def gives_back_nothing() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def closes_with_another_code() -> Iterator[None]:
+def closes_with_wrong_code() -> Iterator[None]:
     fail = ServerProtocol.fail
 
     def wrong(self: ServerProtocol, code: int, reason: str = "") -> None:
@@ -145,26 +145,24 @@ def fails_on_an_empty_message() -> AbstractContextManager[Any]:
     take = websocket._Socket._take
 
     async def fails(self: websocket._Socket, message: bytes) -> None:
-        assert message, "a message of nothing"
+        assert message, "an empty message"
         await take(self, message)
 
     return mock.patch.object(websocket._Socket, "_take", fails)
 
 
 BUGS = (
-    Bug("skips lines that are no headers", "paths", skips_lines_that_are_no_headers),
-    Bug("takes the first of two lengths", "paths", takes_the_first_of_two_lengths),
-    Bug("forgets how long a body may be", "paths", forgets_how_long_a_body_may_be),
-    Bug("forgets what came with a request", "paths", forgets_what_came_with_a_request),
-    Bug("reads beyond the limit", "paths", reads_beyond_the_limit),
-    Bug(
-        "does not look whether a batch is UTF-8", "decoders", does_not_look_whether_a_batch_is_utf8
-    ),
-    Bug("rounds a fraction of a second", "decoders", rounds_a_fraction_of_a_second),
-    Bug("counts a name in bytes", "decoders", counts_a_name_in_bytes),
+    Bug("skips malformed header lines", "paths", skips_malformed_header_lines),
+    Bug("takes first of two lengths", "paths", takes_first_of_two_lengths),
+    Bug("ignores body limit", "paths", ignores_body_limit),
+    Bug("loses pipelined bytes", "paths", loses_pipelined_bytes),
+    Bug("ignores read limit", "paths", ignores_read_limit),
+    Bug("accepts batch without UTF-8", "decoders", accepts_batch_without_utf8),
+    Bug("rounds fractional timeout", "decoders", rounds_fractional_timeout),
+    Bug("measures name in bytes", "decoders", measures_name_in_bytes),
     Bug("acknowledges one too many", "sockets", acknowledges_one_too_many),
     Bug("acknowledges nothing", "sockets", acknowledges_nothing),
-    Bug("gives back nothing", "sockets", gives_back_nothing),
-    Bug("closes with another code", "sockets", closes_with_another_code),
+    Bug("releases nothing", "sockets", releases_nothing),
+    Bug("closes with wrong code", "sockets", closes_with_wrong_code),
     Bug("fails on an empty message", "sockets", fails_on_an_empty_message),
 )

@@ -1,9 +1,9 @@
-"""WebSockets of a real service, with frames good and bad, and messages that come meanwhile.
+"""WebSockets of a real service, with valid and invalid frames, while messages arrive.
 
-Each case has an inbox of its own, to which it posts, and up to two sockets at a time, which it
-acknowledges by, breaks, stalls and closes in any order. Judged are the codes of closing, and every
-message: none is altered, none is given to two sockets at once, none comes again that was
-acknowledged, and all others come back in the end. And the service is as good as new afterwards.
+Each case has its own inbox, to which it posts, and up to two sockets at a time, on which it
+acknowledges, violates the protocol, stalls and closes in any order. Judged are the close codes and
+every message: none is altered, none is on two sockets at once, no acknowledged message is delivered
+again, and all others become unread again in the end. Afterwards the service must hold nothing open.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from tests.fuzz.mutation import mutate, pieces
 from tests.fuzz.wire import Wire
 from tests.support.raw import errors_logged
 
-#: What is waited for on a busy machine, in seconds: what takes longer does not come.
+#: The longest wait on a busy machine, in seconds. Anything that takes longer counts as missing.
 _PATIENCE_S = 20.0
-#: The service and the fuzzer in one process may grow by so much, in KiB, once they are warm.
+#: KiB by which this process, with service and fuzzer, may grow after the warm-up.
 _GROWTH_MAX_KIB = 150 << 10
 _WARM_ROUNDS = 3
-#: A socket takes in so little where it is to be slow.
+#: The receive buffer of a slow socket, in bytes.
 _SMALL_BUFFER = 4096
 
 
 class Broken(Exception):
-    """A rule was broken: which, and what was seen."""
+    """A rule was broken: which one, and what was seen."""
 
     def __init__(self, rule: str, seen: str) -> None:
         super().__init__(rule)
@@ -40,7 +40,7 @@ class Broken(Exception):
 
 
 class Violation(NamedTuple):
-    """Bytes that break the protocol, and the codes of which one must be the answer."""
+    """Bytes that violate the protocol, and the close codes of which one must be the answer."""
 
     name: str
     data: bytes
@@ -48,7 +48,7 @@ class Violation(NamedTuple):
 
 
 def violation(rng: random.Random) -> Violation:
-    """Frames that no client may send. What is masked is masked at random."""
+    """Return frames that no client may send. Masked frames have random masks."""
 
     def frame(opcode: int, data: bytes, **odd: int | bool) -> bytes:
         return frames.encode(rng, opcode, data, **odd)  # type: ignore[arg-type]
@@ -60,10 +60,10 @@ def violation(rng: random.Random) -> Violation:
         "no mask": (1002, frame(text, b"x", is_masked=False)),
         "a control frame in fragments": (1002, frame(ping, b"x", is_final=False)),
         "a long control frame": (1002, frame(ping, b"x" * 126)),
-        "a fragment of nothing": (1002, frame(cont, b"x")),
+        "a continuation without a message": (1002, frame(cont, b"x")),
         "a message in a message": (1002, frame(text, b"x", is_final=False) + frame(text, b"x")),
-        "half a code": (1002, frame(close, b"\x03")),
-        "a code that is none": (
+        "a truncated code": (1002, frame(close, b"\x03")),
+        "an invalid code": (
             1002,
             frame(close, rng.choice((b"\x03\xe7", b"\x03\xed", b"\0\0"))),
         ),
@@ -95,12 +95,12 @@ def violation(rng: random.Random) -> Violation:
 
 
 class Peer:
-    """A client's side of one socket, and what it knows."""
+    """The client's side of one socket, and its knowledge."""
 
     def __init__(self, wire: Wire, rng: random.Random) -> None:
         self.wire = wire
         self.rng = rng
-        #: Ids in order of delivery; how many of them were acknowledged, perhaps and for certain.
+        #: Ids in order of delivery, and how many of them may be, and certainly are, acknowledged.
         self.delivered: list[str] = []
         self.acked = self.acked_for_certain = 0
         self.texts: dict[str, str] = {}
@@ -109,7 +109,7 @@ class Peer:
         self.is_ending = self.is_paused = False
 
     def read(self) -> None:
-        """Take in what has come."""
+        """Process the received frames."""
         for opcode, is_final, data in frames.decode(self.wire.received):
             if not is_final or opcode not in (frames.TEXT, frames.CLOSE, frames.PING, frames.PONG):
                 raise Broken("frames of the service", f"opcode {opcode}, final {is_final}")
@@ -122,7 +122,7 @@ class Peer:
                 self._take(json.loads(data.decode()))
 
     async def until(self, check: Callable[[], bool], within_s: float = _PATIENCE_S) -> bool:
-        """Read until this is so; False where it never is."""
+        """Read until `check` returns true. Return False if it never does."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         while True:
@@ -134,11 +134,11 @@ class Peer:
             await self.wire.news(0.5)
 
     async def send(self, data: bytes, *, is_cut: bool = True) -> None:
-        """Send these bytes, cut up as a network may."""
+        """Send these bytes, cut into segments like on a network."""
         await self.wire.send(pieces(self.rng, data) if is_cut and len(data) < 4000 else [data])
 
     async def acknowledge(self, upto: int, in_fragments: bool) -> None:
-        """Acknowledge the first messages that were delivered, up to this many."""
+        """Acknowledge the first `upto` delivered messages."""
         ack = json.dumps({"type": "ack", "id": self.delivered[upto - 1]}).encode()
         parts = [ack]
         if in_fragments:
@@ -155,7 +155,7 @@ class Peer:
         await self.send(data)
 
     async def sync(self) -> None:
-        """Wait until the service has handled all that was sent before."""
+        """Wait until the service has handled everything sent before."""
         mark = self.rng.randbytes(8)
         await self.send(frames.encode(self.rng, frames.PING, mark))
         if not await self.until(lambda: mark in self.pongs):
@@ -163,7 +163,7 @@ class Peer:
         self.acked_for_certain = self.acked
 
     def pause(self, is_paused: bool) -> None:
-        """Read nothing for a while, or go on."""
+        """Stop reading for a while, or continue."""
         if is_paused != self.is_paused:
             self.is_paused = is_paused
             (self.wire.pause if is_paused else self.wire.resume)()
@@ -173,11 +173,11 @@ class Peer:
             self.delivered.append(said["id"])
             self.texts[said["id"]] = said["text"]
         elif said["type"] != "error":
-            raise Broken("what the service says", str(said))
+            raise Broken("the messages of the service", str(said))
 
 
 class Session:
-    """One case: what it posts, its sockets, and what must come of it."""
+    """One case: its posts, its sockets, and the expected results."""
 
     def __init__(self, case: Case, port: int) -> None:
         self._rng = case.rng
@@ -189,7 +189,7 @@ class Session:
         self.done: list[str] = []
 
     async def run(self) -> None:
-        """Act at random, end all, and judge what is left. Raises `Broken`."""
+        """Act at random, close everything, and judge the remaining messages. Raises `Broken`."""
         self._http = await Wire.connect(self._port)
         try:
             await self._open()
@@ -241,7 +241,7 @@ class Session:
         peer.pause(not peer.is_paused)
 
     async def _oddity(self, peer: Peer) -> None:
-        """What is no acknowledgement, and no violation either."""
+        """Send something that is neither an acknowledgement nor a violation."""
         rng = self._rng
         text = rng.choice(
             (b"", b"{}", b"[]", b'{"type": "ack"}', b'{"type": "ack", "id": "nothing"}', b"[" * 999)
@@ -266,7 +266,7 @@ class Session:
         peer.wire.close()
 
     async def _end(self, peer: Peer) -> None:
-        """Close it, in order or not."""
+        """Close the socket, properly or not."""
         rng = self._rng
         if peer.is_ending:
             return
@@ -284,7 +284,7 @@ class Session:
             peer.pause(False)
             peer.wire.half_close()
             if not await peer.wire.until_closed(_PATIENCE_S):
-                raise Broken("half a connection is closed", "it stays open")
+                raise Broken("a half-closed connection is closed", "it stays open")
         elif how == "in a frame":
             whole = frames.encode(rng, frames.TEXT, b"x" * 200)
             await peer.send(whole[: rng.randrange(len(whole))])
@@ -310,7 +310,7 @@ class Session:
             self._posted[json.loads(answer)["id"]] = text
 
     async def _ask(self, request: bytes, tries: int = 10) -> bytes:
-        """The body of the answer to a request, which must be good."""
+        """Send a request that must succeed, and return the body of the answer."""
         wire = self._http
         wire.received.clear()
         await wire.send([request])
@@ -318,20 +318,20 @@ class Session:
             raise Broken("a request is answered", f"closed: {wire.is_closed}")
         head, _, body = bytes(wire.received).partition(b"\r\n\r\n")
         if head.startswith(b"HTTP/1.1 503 ") and tries:
-            # An honest answer of a machine that is too busy.
+            # A machine that is too busy may refuse.
             await asyncio.sleep(1)
             return await self._ask(request, tries - 1)
         if head[:12] not in (b"HTTP/1.1 200", b"HTTP/1.1 201"):
-            raise Broken("a good request has a good answer", repr(head))
+            raise Broken("a valid request succeeds", repr(head))
         length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
         while len(body) < length:
             if not await wire.news(_PATIENCE_S):
-                raise Broken("an answer is whole", repr(head))
+                raise Broken("an answer is complete", repr(head))
             body = bytes(wire.received).partition(b"\r\n\r\n")[2]
         return body
 
     async def _await_all(self, peers: Sequence[Peer]) -> None:
-        """Wait a moment for what was posted to arrive at somebody who reads."""
+        """Wait briefly until posted messages have arrived at a client that reads."""
         known = {each for peer in self._peers for each in peer.delivered}
 
         def is_known_to(peer: Peer) -> Callable[[], bool]:
@@ -342,26 +342,24 @@ class Session:
                 await peer.until(is_known_to(peer), 0.2)
 
     def _judge_deliveries(self) -> None:
-        """Nothing altered, nothing that was never posted, nothing at two at once."""
-        on_loan: dict[str, Peer] = {}
+        """Check that no message is altered, unknown, or on two sockets at once."""
+        held: dict[str, Peer] = {}
         certain = self._certain()
         for peer in self._peers:
             if not peer.is_ending:
                 peer.read()
             for number, each in enumerate(peer.delivered):
                 if self._posted.get(each, peer.texts[each]) != peer.texts[each]:
-                    raise Broken("a text stays as it is", each)
+                    raise Broken("a text is not altered", each)
                 if peer.is_ending or number < peer.acked:
                     continue
-                if each in on_loan:
-                    raise Broken("a message is at one socket at a time", each)
+                if each in held:
+                    raise Broken("a message is on one socket at a time", each)
                 if each in certain and certain[each] is not peer:
-                    raise Broken("what was acknowledged never comes again", each)
-                on_loan[each] = peer
+                    raise Broken("an acknowledged message is never delivered again", each)
+                held[each] = peer
             if len(set(peer.delivered)) < len(peer.delivered):
-                raise Broken(
-                    "a message comes once to a socket that stays open", str(peer.delivered)
-                )
+                raise Broken("an open socket gets a message once", str(peer.delivered))
 
     def _certain(self) -> dict[str, Peer]:
         return {
@@ -369,7 +367,7 @@ class Session:
         }
 
     async def _judge_what_is_left(self) -> None:
-        """All that was not acknowledged is unread again; nothing that was."""
+        """Check that exactly the unacknowledged messages are unread again."""
         perhaps = {each for peer in self._peers for each in peer.delivered[: peer.acked]}
         certain = self._certain()
         missing = set(self._posted) - perhaps
@@ -387,12 +385,13 @@ class Session:
         read += [message["id"] for message in json.loads(got)]
         if lost := missing - set(read):
             raise Broken(
-                "what was not acknowledged comes back", f"{len(lost)} lost: {sorted(lost)}"
+                "an unacknowledged message becomes unread again",
+                f"{len(lost)} lost: {sorted(lost)}",
             )
         if len(set(read)) < len(read):
             raise Broken("a message is read once", str(read))
         if again := set(certain) & set(read):
-            raise Broken("what was acknowledged never comes again", str(sorted(again)))
+            raise Broken("an acknowledged message is never delivered again", str(sorted(again)))
 
 
 class Sockets(Fuzzer):
@@ -420,15 +419,15 @@ class Sockets(Fuzzer):
         await self._service.stop()
 
     async def judge(self, cases: Sequence[Case]) -> list[Finding]:
-        """Run these at the same time."""
+        """Run these cases at the same time."""
         with errors_logged() as errors:
             found = await asyncio.gather(*(self._run(case) for case in cases))
             findings = [finding for each in found for finding in each]
             left = await self._left_behind()
         what = [("an error was logged", str(error)) for error in errors]
-        what += [("the service is as good as new", left)] if left else []
+        what += [("the service holds nothing open", left)] if left else []
         if what and len(cases) > 1:
-            # Of any of them: each alone, and the first where it takes all.
+            # Any of the cases may be the cause. Run each alone; if none shows it, report the first.
             for case in cases:
                 findings += await self.judge([case])
             if not findings:
@@ -448,13 +447,13 @@ class Sockets(Fuzzer):
             return [Finding(case, broken.rule, f"{broken.seen}\nafter {', '.join(session.done)}")]
         except Exception as error:
             seen = f"{type(error).__name__}: {error}\nafter {', '.join(session.done)}"
-            return [Finding(case, "what the service sends can be read", seen)]
+            return [Finding(case, "the frames of the service are valid", seen)]
         finally:
             self.tally.update(session.done)
         return []
 
     async def _left_behind(self) -> str:
-        """What the service still has of all these, once it has had time; '' for nothing."""
+        """Return what the service still holds after some time, or an empty string."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE_S
         while (held := held_open(self._service)) and loop.time() < deadline:  # noqa: ASYNC110
@@ -465,10 +464,10 @@ class Sockets(Fuzzer):
         if not await wire.until_closed(_PATIENCE_S) or b" 200 OK" not in wire.received:
             left.append("/livez was not answered")
         self._rounds += 1
-        # The highest that it ever was: it is asked for in vain whether that is given back.
+        # The peak memory; the current one does not show whether the allocator returned it.
         highest_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if self._rounds == _WARM_ROUNDS:
             self._warm_kib = highest_kib
         if self._rounds > _WARM_ROUNDS and highest_kib > self._warm_kib + _GROWTH_MAX_KIB:
-            left.append(f"{highest_kib - self._warm_kib} KiB more than in the beginning")
+            left.append(f"{highest_kib - self._warm_kib} KiB more than after the warm-up")
         return ", ".join(left)

@@ -1,4 +1,4 @@
-"""The fuzzers are believed since each finds every bug that is seeded for it."""
+"""Checks of the fuzzers: each finds every bug that is seeded for it."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.fuzz.seeded_bugs import BUGS, Bug
 
 pytestmark = pytest.mark.fuzz
 
-#: A bug is found in a few seconds; this only ends the search for one that is not.
+#: A bug is found within seconds; this only ends the search for one that is not.
 SECONDS = 200.0
 
 

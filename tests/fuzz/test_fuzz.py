@@ -1,4 +1,4 @@
-"""A minute of made-up input, and none of it finds anything. `scripts/fuzz` goes on for longer."""
+"""A minute of generated input, without a finding. `scripts/fuzz` runs for longer."""
 
 import random
 
@@ -13,8 +13,8 @@ SECONDS = 60.0
 
 
 @pytest.mark.parametrize("kind", FUZZERS, ids=lambda kind: kind.name)
-async def test_made_up_input_finds_nothing(kind: type[Fuzzer], mongo_uri: str) -> None:
-    # Other input in each run: what it found is replayed by the line that it prints.
+async def test_generated_input_finds_nothing(kind: type[Fuzzer], mongo_uri: str) -> None:
+    # Use different input in each run. A finding prints the line that replays it.
     seed = random.randrange(1 << 32)
     result = await fuzz(kind, seed, share_out(FUZZERS, SECONDS)[kind], mongo_uri)
     assert not result.findings, str(result)

@@ -1,6 +1,6 @@
-"""A raw connection that keeps every byte that came, also where the server resets it afterwards.
+"""A raw connection that keeps every received byte, even if the server resets it afterwards.
 
-A transport of asyncio's is lost with all that it has not read when a write fails.
+When a write fails, a transport of asyncio loses everything that it has not read.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ _READ_BYTES = 1 << 20
 class Wire:
     """One connection to a service on this machine."""
 
-    #: When any of them last received anything, on the loop's clock.
+    #: When any connection last received anything, on the loop's clock.
     heard_at = 0.0
 
     def __init__(self, sock: socket.socket) -> None:
@@ -27,7 +27,7 @@ class Wire:
 
     @classmethod
     async def connect(cls, port: int, receive_buffer: int = 0) -> "Wire":
-        """A new connection to this port; with a small buffer it can be made to take little."""
+        """Connect to this port. With a small buffer, the client can be made to receive slowly."""
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -37,7 +37,9 @@ class Wire:
         return cls(sock)
 
     async def send(self, segments: Sequence[bytes]) -> None:
-        """Send these one by one, so that the server, on the same loop, reads them one by one."""
+        """Send these segments one by one, so that the server, on the same loop, reads them one by
+        one.
+        """
         for segment in segments:
             if self.is_closed:
                 return
@@ -45,21 +47,21 @@ class Wire:
                 async with asyncio.timeout(20):
                     await self._loop.sock_sendall(self._sock, segment)
             except (OSError, TimeoutError):
-                # It is closed; what was answered before is still to be read.
+                # The connection is closed; earlier answers can still be read.
                 return
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
     async def until(self, end: bytes, within_s: float) -> bool:
-        """Wait until this was received; False where it does not come."""
+        """Wait until `end` was received. Return False if it does not arrive."""
         while end not in self.received:
             if self.is_closed or not await self.news(within_s):
                 return False
         return True
 
     async def until_closed(self, quiet_s: float) -> bool:
-        """Wait for the server to close it; False where it and all other connections have been
-        quiet for so long: a server that is busy with others may still answer.
+        """Wait for the server to close the connection. Return False if all connections have been
+        quiet for `quiet_s`: a server that is busy with others may still answer.
         """
         while not self.is_closed:
             if not await self.news(quiet_s) and self._loop.time() - Wire.heard_at > quiet_s:
@@ -67,7 +69,7 @@ class Wire:
         return True
 
     async def news(self, within_s: float) -> bool:
-        """Wait for more, or for the end; False where neither comes."""
+        """Wait for more data or for the end. Return False if neither arrives."""
         try:
             await asyncio.wait_for(self._news.wait(), within_s)
         except TimeoutError:
@@ -76,22 +78,22 @@ class Wire:
         return True
 
     def pause(self) -> None:
-        """Take nothing any more, so that the server's writes pile up."""
+        """Stop receiving, so that the server's writes pile up."""
         if not self.is_closed:
             self._loop.remove_reader(self._sock)
 
     def resume(self) -> None:
-        """Take what comes again."""
+        """Receive again."""
         if not self.is_closed:
             self._loop.add_reader(self._sock, self._read)
 
     def half_close(self) -> None:
-        """Send nothing more, and say so."""
+        """Close the sending side."""
         if not self.is_closed:
             self._sock.shutdown(socket.SHUT_WR)
 
     def close(self, *, by_reset: bool = False) -> None:
-        """Close it from this side. Safe twice."""
+        """Close the connection from this side. Safe to call twice."""
         if not self.is_closed and by_reset:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._end()

@@ -3,9 +3,8 @@
 import gzip
 from typing import Final
 
-import pytest
-
 from chat_service.service import Service
+from tests.support.cases import each_case
 from tests.support.raw import accepted, assert_problem, get, message, post, unharmed
 
 GOOD: Final = message("bob", "hi")
@@ -70,14 +69,11 @@ NOT_AN_OBJECT: Final = {
 }
 
 
-async def test_what_is_not_a_json_object_is_refused(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, body in NOT_AN_OBJECT.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                assert_problem(await wire.ask(post(body)), 400, "invalid-json")
-                assert await wire.texts("bob") == []
+@each_case(NOT_AN_OBJECT)
+async def test_what_is_not_a_json_object_is_refused(body: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        assert_problem(await wire.ask(post(body)), 400, "invalid-json")
+        assert await wire.texts("bob") == []
 
 
 UNUSUAL: Final = {
@@ -96,15 +92,12 @@ UNUSUAL: Final = {
 }
 
 
-async def test_an_object_is_a_message_whatever_else_it_holds(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, body in UNUSUAL.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                message_id = accepted(await wire.ask(post(body)))
-                read = await wire.ask(get(b"/chat/bob"))
-                assert read.document == [{"text": "hi", "id": message_id}]
+@each_case(UNUSUAL)
+async def test_an_object_is_a_message_whatever_else_it_holds(body: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        message_id = accepted(await wire.ask(post(body)))
+        read = await wire.ask(get(b"/chat/bob"))
+        assert read.document == [{"text": "hi", "id": message_id}]
 
 
 async def test_half_of_a_surrogate_pair_is_said_to_be_that(service: Service) -> None:
@@ -130,16 +123,15 @@ CONTENT_TYPES: Final = {
 }
 
 
+@each_case(CONTENT_TYPES)
 async def test_any_content_type_is_read_as_json(
-    service: Service, subtests: pytest.Subtests
+    headers: tuple[bytes, ...], service: Service
 ) -> None:
     form = b"text=hi&username=bob"
-    for promise, headers in CONTENT_TYPES.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                accepted(await wire.ask(post(GOOD, *headers)))
-                assert_problem(await wire.ask(post(form, *headers)), 400, "invalid-json")
-                assert await wire.texts("bob") == ["hi"]
+    async with unharmed(service) as wire:
+        accepted(await wire.ask(post(GOOD, *headers)))
+        assert_problem(await wire.ask(post(form, *headers)), 400, "invalid-json")
+        assert await wire.texts("bob") == ["hi"]
 
 
 ENCODED: Final = {
@@ -151,15 +143,15 @@ ENCODED: Final = {
 }
 
 
+@each_case(ENCODED)
 async def test_a_compressed_body_is_never_unpacked(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[bytes, bytes], service: Service
 ) -> None:
-    for promise, (encoding, body) in ENCODED.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                answer = await wire.ask(post(body, b"Content-Encoding: " + encoding))
-                assert_problem(answer, 415, "content-encoding")
-                assert await wire.texts("bob") == []
+    encoding, body = case
+    async with unharmed(service) as wire:
+        answer = await wire.ask(post(body, b"Content-Encoding: " + encoding))
+        assert_problem(answer, 415, "content-encoding")
+        assert await wire.texts("bob") == []
 
 
 async def test_an_encoding_that_changes_nothing_is_no_encoding(service: Service) -> None:

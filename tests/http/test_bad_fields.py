@@ -4,9 +4,8 @@ import json
 from typing import Final
 from urllib.parse import quote
 
-import pytest
-
 from chat_service.service import Service
+from tests.support.cases import by_text, each_case
 from tests.support.raw import (
     accepted,
     assert_problem,
@@ -54,14 +53,14 @@ WRONG: Final = {
 }
 
 
+@each_case(WRONG)
 async def test_a_field_of_the_wrong_type_is_named(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[bytes, set[str]], service: Service
 ) -> None:
-    for promise, (body, fields) in WRONG.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                assert_problem(await wire.ask(post(body)), 400, "invalid-request", fields)
-                assert await wire.texts("bob") == []
+    body, fields = case
+    async with unharmed(service) as wire:
+        assert_problem(await wire.ask(post(body)), 400, "invalid-request", fields)
+        assert await wire.texts("bob") == []
 
 
 # Text.
@@ -91,25 +90,21 @@ TEXTS: Final = {
 }
 
 
-async def test_any_text_comes_back_to_the_byte(service: Service, subtests: pytest.Subtests) -> None:
-    for promise, text in TEXTS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                accepted(await wire.ask(post(raw_message(text, "bob"))))
-                accepted(await wire.ask(post(message("bob", text))))
-                assert await wire.texts("bob") == [text, text]
+@each_case(TEXTS)
+async def test_any_text_comes_back_to_the_byte(text: str, service: Service) -> None:
+    async with unharmed(service) as wire:
+        accepted(await wire.ask(post(raw_message(text, "bob"))))
+        accepted(await wire.ask(post(message("bob", text))))
+        assert await wire.texts("bob") == [text, text]
 
 
-async def test_a_text_one_byte_too_long_is_refused(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, text in {"letters": "a" * 65537, "bytes": "a" * 65534 + "\u20ac"}.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                answer = await wire.ask(post(raw_message(text, "bob")))
-                assert_problem(answer, 413, "too-large")
-                assert answer.document["detail"].startswith("text ")
-                assert await wire.texts("bob") == []
+@each_case({"letters": "a" * 65537, "bytes": "a" * 65534 + "\u20ac"})
+async def test_a_text_one_byte_too_long_is_refused(text: str, service: Service) -> None:
+    async with unharmed(service) as wire:
+        answer = await wire.ask(post(raw_message(text, "bob")))
+        assert_problem(answer, 413, "too-large")
+        assert answer.document["detail"].startswith("text ")
+        assert await wire.texts("bob") == []
 
 
 # Usernames.
@@ -144,20 +139,17 @@ USERNAMES: Final = {
 }
 
 
-async def test_any_username_can_be_posted_to_and_read(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, username in USERNAMES.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                accepted(await wire.ask(post(raw_message("one", username))))
-                accepted(await wire.ask(post(message(username, "two"))))
-                head = await wire.ask(request(b"HEAD", path_of(username)))
-                assert (head.status, head.headers["x-unread-count"]) == (200, "2")
-                first = await wire.ask(get(path_of(username) + b"?limit=1"))
-                assert texts_of(first) == ["one"]
-                rest = await wire.ask(request(b"POST", path_of(username) + b"/read"))
-                assert texts_of(rest) == ["two"]
+@each_case(USERNAMES)
+async def test_any_username_can_be_posted_to_and_read(username: str, service: Service) -> None:
+    async with unharmed(service) as wire:
+        accepted(await wire.ask(post(raw_message("one", username))))
+        accepted(await wire.ask(post(message(username, "two"))))
+        head = await wire.ask(request(b"HEAD", path_of(username)))
+        assert (head.status, head.headers["x-unread-count"]) == (200, "2")
+        first = await wire.ask(get(path_of(username) + b"?limit=1"))
+        assert texts_of(first) == ["one"]
+        rest = await wire.ask(request(b"POST", path_of(username) + b"/read"))
+        assert texts_of(rest) == ["two"]
 
 
 TWINS: Final = {
@@ -173,15 +165,15 @@ TWINS: Final = {
 }
 
 
+@each_case(TWINS)
 async def test_names_that_look_alike_are_two_inboxes(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[str, str], service: Service
 ) -> None:
-    for promise, (username, twin) in TWINS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post(username, "hi")
-                assert await wire.texts(twin) == []
-                assert await wire.texts(username) == ["hi"]
+    username, twin = case
+    async with unharmed(service) as wire:
+        await wire.post(username, "hi")
+        assert await wire.texts(twin) == []
+        assert await wire.texts(username) == ["hi"]
 
 
 NO_USERNAMES: Final = {
@@ -199,19 +191,18 @@ NO_USERNAMES: Final = {
 }
 
 
+@each_case(NO_USERNAMES)
 async def test_what_is_no_username_is_refused_in_a_body_and_in_a_path(
-    service: Service, subtests: pytest.Subtests
+    username: str, service: Service
 ) -> None:
-    for promise, username in NO_USERNAMES.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                for sent in (
-                    post(message(username, "hi")),
-                    get(path_of(username)),
-                    request(b"POST", path_of(username) + b"/read"),
-                ):
-                    assert_problem(await wire.ask(sent), 400, "invalid-request", {"username"})
-                assert (await wire.ask(request(b"HEAD", path_of(username)))).status == 400
+    async with unharmed(service) as wire:
+        for sent in (
+            post(message(username, "hi")),
+            get(path_of(username)),
+            request(b"POST", path_of(username) + b"/read"),
+        ):
+            assert_problem(await wire.ask(sent), 400, "invalid-request", {"username"})
+        assert (await wire.ask(request(b"HEAD", path_of(username)))).status == 400
 
 
 async def test_an_empty_username_is_refused(service: Service) -> None:
@@ -228,14 +219,11 @@ def with_timeout(timeout: str) -> bytes:
     return b'{"text": "hi", "username": "bob", "timeout": %b}' % timeout.encode()
 
 
-async def test_a_timeout_may_be_absent_or_whole_seconds(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for timeout in ["null", "1", "60.0", "1e2", "2592000", "2592000.0"]:
-        with subtests.test(timeout):
-            async with unharmed(service) as wire:
-                accepted(await wire.ask(post(with_timeout(timeout))))
-                assert await wire.texts("bob") == ["hi"]
+@each_case(by_text(["null", "1", "60.0", "1e2", "2592000", "2592000.0"]))
+async def test_a_timeout_may_be_absent_or_whole_seconds(seconds: str, service: Service) -> None:
+    async with unharmed(service) as wire:
+        accepted(await wire.ask(post(with_timeout(seconds))))
+        assert await wire.texts("bob") == ["hi"]
 
 
 TIMEOUTS: Final = {
@@ -255,25 +243,19 @@ TIMEOUTS: Final = {
 }
 
 
-async def test_a_timeout_out_of_bounds_is_refused(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, timeout in TIMEOUTS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                answer = await wire.ask(post(with_timeout(timeout)))
-                assert_problem(answer, 400, "invalid-request", {"timeout"})
-                assert await wire.texts("bob") == []
+@each_case(TIMEOUTS)
+async def test_a_timeout_out_of_bounds_is_refused(seconds: str, service: Service) -> None:
+    async with unharmed(service) as wire:
+        answer = await wire.ask(post(with_timeout(seconds)))
+        assert_problem(answer, 400, "invalid-request", {"timeout"})
+        assert await wire.texts("bob") == []
 
 
 NO_NUMBERS: Final = ("NaN", "Infinity", "-Infinity", "060", "+60", "0x3c", "60.", ".5", "6e", "1_0")
 
 
-async def test_a_number_that_json_does_not_have_is_refused(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for timeout in NO_NUMBERS:
-        with subtests.test(timeout):
-            async with unharmed(service) as wire:
-                assert_problem(await wire.ask(post(with_timeout(timeout))), 400, "invalid-json")
-                assert await wire.texts("bob") == []
+@each_case(by_text(NO_NUMBERS))
+async def test_a_number_that_json_does_not_have_is_refused(seconds: str, service: Service) -> None:
+    async with unharmed(service) as wire:
+        assert_problem(await wire.ask(post(with_timeout(seconds))), 400, "invalid-json")
+        assert await wire.texts("bob") == []

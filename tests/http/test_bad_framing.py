@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from chat_service.service import Service
-from tests.conftest import StartService
+from tests.support.cases import each_case
 from tests.support.raw import (
     HOST,
     accepted,
@@ -60,17 +60,16 @@ NOT_A_MESSAGE: Final = {
 }
 
 
+@each_case(NOT_A_MESSAGE)
 async def test_what_is_no_message_is_refused_and_the_connection_closed(
-    service: Service, subtests: pytest.Subtests
+    sent: bytes, service: Service
 ) -> None:
-    for promise, sent in NOT_A_MESSAGE.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                await connection.send(sent)
-                assert_not_http(await connection.answer())
-                assert await wire.texts("bob") == ["hi"]
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        await connection.send(sent)
+        assert_not_http(await connection.answer())
+        assert await wire.texts("bob") == ["hi"]
 
 
 def lengths(*values: bytes) -> bytes:
@@ -107,17 +106,16 @@ NO_LENGTH: Final = {
 }
 
 
+@each_case(NO_LENGTH)
 async def test_a_body_of_unclear_length_is_refused_and_the_connection_closed(
-    service: Service, subtests: pytest.Subtests
+    sent: bytes, service: Service
 ) -> None:
-    for promise, sent in NO_LENGTH.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                connection = await wire.connect()
-                await connection.send(sent)
-                assert_not_http(await connection.answer())
-                assert await connection.answer() is None
-                assert await wire.texts("bob") == []
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        await connection.send(sent)
+        assert_not_http(await connection.answer())
+        assert await connection.answer() is None
+        assert await wire.texts("bob") == []
 
 
 CLEAR_LENGTH: Final = {
@@ -134,14 +132,13 @@ CLEAR_LENGTH: Final = {
 }  # fmt: skip
 
 
+@each_case(CLEAR_LENGTH)
 async def test_a_body_of_clear_length_is_read_however_it_is_said(
-    service: Service, subtests: pytest.Subtests
+    sent: bytes, service: Service
 ) -> None:
-    for promise, sent in CLEAR_LENGTH.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                accepted(await wire.ask(sent))
-                assert await wire.texts("bob") == ["another"]
+    async with unharmed(service) as wire:
+        accepted(await wire.ask(sent))
+        assert await wire.texts("bob") == ["another"]
 
 
 async def test_lines_may_end_without_cr_or_else_are_refused(service: Service) -> None:
@@ -183,20 +180,19 @@ TOO_LONG_A_HEAD: Final = {
 }
 
 
+@each_case(TOO_LONG_A_HEAD)
 async def test_a_head_that_is_too_long_is_not_read_to_its_end(
-    service: Service, subtests: pytest.Subtests
+    sent: bytes, service: Service
 ) -> None:
-    for promise, sent in TOO_LONG_A_HEAD.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                await connection.send(sent)
-                answer = await connection.answer(sent.partition(b" ")[0])
-                assert answer is not None
-                assert_problem(answer, 431, "head-too-large")
-                assert await connection.answer() is None
-                assert await wire.texts("bob") == ["hi"]
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        await connection.send(sent)
+        answer = await connection.answer(sent.partition(b" ")[0])
+        assert answer is not None
+        assert_problem(answer, 431, "head-too-large")
+        assert await connection.answer() is None
+        assert await wire.texts("bob") == ["hi"]
 
 
 # HTTP/1.0.
@@ -204,14 +200,13 @@ async def test_a_head_that_is_too_long_is_not_read_to_its_end(
 OLD_READ: Final = b"GET /chat/bob HTTP/1.0\r\n%b\r\n"
 
 
-async def test_http_1_0_is_answered_and_closed(service: Service, subtests: pytest.Subtests) -> None:
-    for promise, header in {"without Host": b"", "with Host": HOST + b"\r\n"}.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                assert texts_of(await connection.ask(OLD_READ % header)) == ["hi"]
-                assert await connection.answer() is None
+@each_case({"without Host": b"", "with Host": HOST + b"\r\n"})
+async def test_http_1_0_is_answered_and_closed(header: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        assert texts_of(await connection.ask(OLD_READ % header)) == ["hi"]
+        assert await connection.answer() is None
 
 
 async def test_http_1_0_may_ask_to_go_on(service: Service) -> None:
@@ -241,29 +236,22 @@ SEVERAL: Final = (
     (get(b"/chat/bob"), 200),
     (get(b"/chat/bob"), 200),
 )
+ALL_SEVERAL: Final = b"".join(each for each, _ in SEVERAL)
 
 
-async def test_requests_sent_at_once_or_byte_by_byte_are_answered_in_order(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    sent = b"".join(each for each, _ in SEVERAL)
-    for promise, pieces in {
-        "at once": [sent],
-        "byte by byte": [bytes([byte]) for byte in sent],
-    }.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                connection = await wire.connect()
-                await connection.send(*pieces)
-                answers = [await connection.answer(each.split(b" ")[0]) for each, _ in SEVERAL]
-                assert [answer and answer.status for answer in answers] == [
-                    status for _, status in SEVERAL
-                ]
-                *_, full, empty = answers
-                assert full is not None
-                assert texts_of(full) == ["another", "another"]
-                assert empty is not None
-                assert texts_of(empty) == []
+@each_case({"at once": len(ALL_SEVERAL), "byte by byte": 1})
+async def test_pipelined_requests_are_answered_in_order(size: int, service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        starts = range(0, len(ALL_SEVERAL), size)
+        await connection.send(*(ALL_SEVERAL[start : start + size] for start in starts))
+        answers = [await connection.answer(each.split(b" ")[0]) for each, _ in SEVERAL]
+        assert [answer and answer.status for answer in answers] == [status for _, status in SEVERAL]
+        *_, full, empty = answers
+        assert full is not None
+        assert texts_of(full) == ["another", "another"]
+        assert empty is not None
+        assert texts_of(empty) == []
 
 
 async def test_what_is_no_message_ends_what_was_sent_with_it(service: Service) -> None:
@@ -308,55 +296,45 @@ HALF_HEADS: Final = {
 }
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
-    start_service: StartService, subtests: pytest.Subtests
-) -> None:
-    service = await start_service(body_timeout_s=0.2)
-    for promise, sent in HALVES.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                connection = await wire.connect()
-                await connection.send(sent)
-                assert await connection.answer() is None
-                assert await wire.texts("bob") == []
+@pytest.mark.settings(body_timeout_s=0.2)
+@each_case(HALVES)
+async def test_an_unfinished_body_ends_the_connection(sent: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        await connection.send(sent)
+        assert await connection.answer() is None
+        assert await wire.texts("bob") == []
 
 
-async def test_a_head_that_does_not_come_is_not_waited_for_for_ever(
-    start_service: StartService, subtests: pytest.Subtests
-) -> None:
-    service = await start_service(idle_timeout_s=0.2)
-    for promise, sent in HALF_HEADS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                await connection.send(sent)
-                assert await connection.answer() is None
-                assert await wire.texts("bob") == ["hi"]
+@pytest.mark.settings(idle_timeout_s=0.2)
+@each_case(HALF_HEADS)
+async def test_an_unfinished_head_ends_the_connection(sent: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        await connection.send(sent)
+        assert await connection.answer() is None
+        assert await wire.texts("bob") == ["hi"]
 
 
 TLS: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200, 256))
 
 
-async def test_a_handshake_of_tls_is_refused_at_its_first_byte(
-    start_service: StartService, subtests: pytest.Subtests
-) -> None:
-    service = await start_service(idle_timeout_s=600)
-    for promise, sent in {"a handshake": TLS, "its first byte": TLS[:1]}.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                connection = await wire.connect()
-                await connection.send(sent)
-                assert_not_http(await connection.answer())
-                assert await connection.answer() is None
+@pytest.mark.settings(idle_timeout_s=600)
+@each_case({"a handshake": TLS, "its first byte": TLS[:1]})
+async def test_a_tls_handshake_is_refused_at_its_first_byte(sent: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        await connection.send(sent)
+        assert_not_http(await connection.answer())
+        assert await connection.answer() is None
 
 
-async def test_half_a_message_is_no_message(service: Service, subtests: pytest.Subtests) -> None:
-    for promise, sent in {**HALVES, **HALF_HEADS}.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                await connection.send(sent)
-                await connection.close()
-                assert await wire.texts("bob") == ["hi"]
+@each_case({**HALVES, **HALF_HEADS})
+async def test_half_a_message_is_no_message(sent: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        await connection.send(sent)
+        await connection.close()
+        assert await wire.texts("bob") == ["hi"]

@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from chat_service.service import Service
-from tests.conftest import StartService
+from tests.support.cases import by_text, each_case
 from tests.support.raw import (
     assert_problem,
     get,
@@ -55,37 +55,33 @@ CHANGES_NOTHING: Final = {
 }
 
 
-async def test_a_read_is_whole_whatever_its_head_wishes(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, header in CHANGES_NOTHING.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                message_id = await wire.post("bob", "hi")
-                answer = await wire.ask(get(b"/chat/bob", header))
-                assert answer.status == 200
-                assert answer.document == [{"text": "hi", "id": message_id}]
-                assert answer.headers["content-type"] == "application/json"
-                assert answer.headers["cache-control"] == "no-store"
-                validators = {"etag", "last-modified", "content-encoding", "content-range", "vary"}
-                assert not validators & set(answer.headers)
+@each_case(CHANGES_NOTHING)
+async def test_a_read_is_whole_whatever_its_head_wishes(header: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        message_id = await wire.post("bob", "hi")
+        answer = await wire.ask(get(b"/chat/bob", header))
+        assert answer.status == 200
+        assert answer.document == [{"text": "hi", "id": message_id}]
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["cache-control"] == "no-store"
+        validators = {"etag", "last-modified", "content-encoding", "content-range", "vary"}
+        assert not validators & set(answer.headers)
 
 
-async def test_a_body_that_comes_with_a_read_is_ignored(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, body in {
+@each_case(
+    {
         "junk": b"\xff\0{",
         "a message": message("alice", "no"),
         "a request": get(b"/chat/alice"),
-    }.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("alice", "still here")
-                for method, target in ((b"GET", b"/chat/bob"), (b"POST", b"/chat/bob/read")):
-                    await wire.post("bob", "hi")
-                    assert texts_of(await wire.ask(request(method, target, body=body))) == ["hi"]
-                assert await wire.texts("alice") == ["still here"]
+    }
+)
+async def test_a_body_that_comes_with_a_read_is_ignored(body: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("alice", "still here")
+        for method, target in ((b"GET", b"/chat/bob"), (b"POST", b"/chat/bob/read")):
+            await wire.post("bob", "hi")
+            assert texts_of(await wire.ask(request(method, target, body=body))) == ["hi"]
+        assert await wire.texts("alice") == ["still here"]
 
 
 # Requests that nobody meant.
@@ -108,20 +104,30 @@ OF_OTHER_PAGES: Final = {
 }
 
 
-async def test_what_nobody_meant_reads_and_writes_nothing(
-    service: Service, subtests: pytest.Subtests
+async def assert_forbidden(service: Service, header: bytes, kind: str) -> None:
+    """Every access with this header is refused with 403, and reads and writes nothing."""
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        for access, sent in EVERY_ACCESS.items():
+            answer = await wire.ask(sent.replace(b"%b", header))
+            if access != "HEAD":
+                assert_problem(answer, 403, kind)
+            assert answer.status == 403, access
+        assert await wire.texts("bob") == ["hi"]
+
+
+@each_case(UNASKED)
+async def test_a_speculative_request_reads_and_writes_nothing(
+    header: bytes, service: Service
 ) -> None:
-    for promise, header in {**UNASKED, **OF_OTHER_PAGES}.items():
-        kind = "speculative" if promise in UNASKED else "cross-origin"
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                for access, sent in EVERY_ACCESS.items():
-                    answer = await wire.ask(sent.replace(b"%b", header))
-                    if access != "HEAD":
-                        assert_problem(answer, 403, kind)
-                    assert answer.status == 403, access
-                assert await wire.texts("bob") == ["hi"]
+    await assert_forbidden(service, header, "speculative")
+
+
+@each_case(OF_OTHER_PAGES)
+async def test_a_page_of_another_origin_reads_and_writes_nothing(
+    header: bytes, service: Service
+) -> None:
+    await assert_forbidden(service, header, "cross-origin")
 
 
 # Host.
@@ -139,30 +145,26 @@ BAD_HOSTS: Final = {
 }
 
 
-async def test_there_must_be_one_host(service: Service, subtests: pytest.Subtests) -> None:
-    for promise, host in BAD_HOSTS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                assert_problem(await wire.ask(get(b"/chat/bob", host=host)), 400, "bad-request")
-                answer = await wire.ask(post(message("bob", "another"), host=host))
-                assert_problem(answer, 400, "bad-request")
-                assert await wire.texts("bob") == ["hi"]
+@each_case(BAD_HOSTS)
+async def test_there_must_be_one_host(host: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        assert_problem(await wire.ask(get(b"/chat/bob", host=host)), 400, "bad-request")
+        answer = await wire.ask(post(message("bob", "another"), host=host))
+        assert_problem(answer, 400, "bad-request")
+        assert await wire.texts("bob") == ["hi"]
 
 
 ANY_HOST: Final = (b"127.0.0.1:8080", b"[::1]:8080", b"EVIL.test", b"x_y.internal", b"")
 
 
-async def test_any_host_is_answered_where_none_is_named(
-    start_service: StartService, subtests: pytest.Subtests
-) -> None:
-    service = await start_service(host="0.0.0.0", ops="on", allowed_hosts=())
-    for host in ANY_HOST:
-        with subtests.test(host.decode()):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                answer = await wire.ask(get(b"/chat/bob", host=b"Host: " + host))
-                assert texts_of(answer) == ["hi"]
+@pytest.mark.settings(host="0.0.0.0", ops="on", allowed_hosts=())
+@each_case(by_text(ANY_HOST))
+async def test_any_host_is_served_if_none_is_configured(host: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        answer = await wire.ask(get(b"/chat/bob", host=b"Host: " + host))
+        assert texts_of(answer) == ["hi"]
 
 
 OURS: Final = {
@@ -190,21 +192,21 @@ NOT_OURS: Final = {
 }
 
 
-async def test_only_the_named_hosts_are_answered(
-    start_service: StartService, subtests: pytest.Subtests
-) -> None:
-    service = await start_service(host="0.0.0.0", ops="on", allowed_hosts=("good.test",))
-    for promise, sent in OURS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                assert texts_of(await wire.ask(sent)) == ["hi"]
-    for promise, sent in NOT_OURS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                assert_problem(await wire.ask(sent), 421, "wrong-host")
-                assert await wire.texts("bob") == ["hi"]
+@pytest.mark.settings(host="0.0.0.0", ops="on", allowed_hosts=("good.test",))
+@each_case(OURS)
+async def test_a_configured_host_is_served(sent: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        assert texts_of(await wire.ask(sent)) == ["hi"]
+
+
+@pytest.mark.settings(host="0.0.0.0", ops="on", allowed_hosts=("good.test",))
+@each_case(NOT_OURS)
+async def test_any_other_host_is_refused(sent: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        assert_problem(await wire.ask(sent), 421, "wrong-host")
+        assert await wire.texts("bob") == ["hi"]
 
 
 WHOLE_ADDRESSES: Final = (
@@ -215,12 +217,11 @@ WHOLE_ADDRESSES: Final = (
 )
 
 
-async def test_a_target_may_be_a_whole_address(service: Service, subtests: pytest.Subtests) -> None:
-    for target in WHOLE_ADDRESSES:
-        with subtests.test(target.decode()):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                assert texts_of(await wire.ask(get(target))) == ["hi"]
+@each_case(by_text(WHOLE_ADDRESSES))
+async def test_a_target_may_be_a_whole_address(target: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        assert texts_of(await wire.ask(get(target))) == ["hi"]
 
 
 # The id of a request.
@@ -236,15 +237,12 @@ NO_IDS: Final = {
 }
 
 
-async def test_an_id_that_could_do_harm_is_replaced(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, request_id in NO_IDS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                first, second = [
-                    await wire.ask(get(b"/chat/", b"X-Request-ID: " + request_id)) for _ in "12"
-                ]
-                assert_problem(first, 404, "not-found")
-                assert first.headers["x-request-id"].replace("-", "").isalnum()
-                assert first.headers["x-request-id"] != second.headers["x-request-id"]
+@each_case(NO_IDS)
+async def test_an_id_that_could_do_harm_is_replaced(request_id: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        first, second = [
+            await wire.ask(get(b"/chat/", b"X-Request-ID: " + request_id)) for _ in "12"
+        ]
+        assert_problem(first, 404, "not-found")
+        assert first.headers["x-request-id"].replace("-", "").isalnum()
+        assert first.headers["x-request-id"] != second.headers["x-request-id"]

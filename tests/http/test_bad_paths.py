@@ -2,9 +2,8 @@
 
 from typing import Final
 
-import pytest
-
 from chat_service.service import Service
+from tests.support.cases import by_text, each_case
 from tests.support.raw import assert_not_http, assert_problem, get, request, texts_of, unharmed
 
 NOWHERE: Final = {
@@ -24,31 +23,27 @@ NOWHERE: Final = {
 }
 
 
-async def test_a_path_that_is_not_there_is_not_found(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, target in NOWHERE.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                for method in (b"GET", b"POST"):
-                    assert_problem(await wire.ask(request(method, target)), 404, "not-found")
-                assert await wire.texts("bob") == ["hi"]
+@each_case(NOWHERE)
+async def test_a_path_that_is_not_there_is_not_found(target: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        for method in (b"GET", b"POST"):
+            assert_problem(await wire.ask(request(method, target)), 404, "not-found")
+        assert await wire.texts("bob") == ["hi"]
 
 
 NO_PATH: Final = (b"x/chat/bob", b"chat/chat/bob", b"http:/chat/bob", b"bob@good.test/chat/bob")
 
 
+@each_case(by_text(NO_PATH))
 async def test_a_target_that_does_not_begin_with_a_slash_reaches_no_inbox(
-    service: Service, subtests: pytest.Subtests
+    target: bytes, service: Service
 ) -> None:
-    for target in NO_PATH:
-        with subtests.test(target.decode()):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                for method in (b"GET", b"POST"):
-                    assert (await wire.ask(request(method, target))).status in (400, 404)
-                assert await wire.texts("bob") == ["hi"]
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        for method in (b"GET", b"POST"):
+            assert (await wire.ask(request(method, target))).status in (400, 404)
+        assert await wire.texts("bob") == ["hi"]
 
 
 INBOX: Final = "GET, HEAD, OPTIONS"
@@ -67,36 +62,40 @@ WRONG_METHODS: Final = {
 }
 
 
+@each_case(WRONG_METHODS)
 async def test_a_method_that_is_not_allowed_is_told_which_are(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[bytes, bytes, str], service: Service
 ) -> None:
-    for promise, (method, target, allowed) in WRONG_METHODS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                answer = await wire.ask(request(method, target))
-                if method != b"HEAD":
-                    assert_problem(answer, 405, "method-not-allowed")
-                assert (answer.status, answer.headers["allow"]) == (405, allowed)
-                assert await wire.texts("bob") == ["hi"]
+    method, target, allowed = case
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        answer = await wire.ask(request(method, target))
+        if method != b"HEAD":
+            assert_problem(answer, 405, "method-not-allowed")
+        assert (answer.status, answer.headers["allow"]) == (405, allowed)
+        assert await wire.texts("bob") == ["hi"]
 
 
+#: A path, and the methods that it allows.
+ALLOWED: Final = {
+    "/chat": (b"/chat", "POST, OPTIONS"),
+    "/chat/bob": (b"/chat/bob", INBOX),
+    "/chat/bob/read": (b"/chat/bob/read", "POST, OPTIONS"),
+}
+
+
+@each_case(ALLOWED)
 async def test_options_tells_the_methods_and_reads_nothing(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[bytes, str], service: Service
 ) -> None:
+    target, allowed = case
     preflight = (b"Origin: http://evil.test", b"Access-Control-Request-Method: GET")
-    for target, allowed in (
-        (b"/chat", "POST, OPTIONS"),
-        (b"/chat/bob", INBOX),
-        (b"/chat/bob/read", "POST, OPTIONS"),
-    ):
-        with subtests.test(target.decode()):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                answer = await wire.ask(request(b"OPTIONS", target, *preflight))
-                assert (answer.status, answer.headers["allow"]) == (204, allowed)
-                assert not [name for name in answer.headers if name.startswith("access-control")]
-                assert await wire.texts("bob") == ["hi"]
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        answer = await wire.ask(request(b"OPTIONS", target, *preflight))
+        assert (answer.status, answer.headers["allow"]) == (204, allowed)
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        assert await wire.texts("bob") == ["hi"]
 
 
 async def test_head_counts_and_reads_nothing(service: Service) -> None:
@@ -130,12 +129,12 @@ SAME_NAME: Final = {
 }
 
 
-async def test_an_escaped_name_is_that_name(service: Service, subtests: pytest.Subtests) -> None:
-    for promise, (username, segment) in SAME_NAME.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post(username, "hi")
-                assert texts_of(await wire.ask(get(b"/chat/" + segment))) == ["hi"]
+@each_case(SAME_NAME)
+async def test_an_escaped_name_is_that_name(case: tuple[str, bytes], service: Service) -> None:
+    username, segment = case
+    async with unharmed(service) as wire:
+        await wire.post(username, "hi")
+        assert texts_of(await wire.ask(get(b"/chat/" + segment))) == ["hi"]
 
 
 NO_NAME: Final = {
@@ -162,14 +161,13 @@ NO_NAME: Final = {
 }
 
 
-async def test_what_can_be_no_name_is_refused(service: Service, subtests: pytest.Subtests) -> None:
-    for promise, segment in NO_NAME.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
-                    answer = await wire.ask(request(method, target % segment))
-                    assert_problem(answer, 400, "invalid-request", {"username"})
-                assert (await wire.ask(request(b"HEAD", b"/chat/" + segment))).status == 400
+@each_case(NO_NAME)
+async def test_what_can_be_no_name_is_refused(segment: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
+            answer = await wire.ask(request(method, target % segment))
+            assert_problem(answer, 400, "invalid-request", {"username"})
+        assert (await wire.ask(request(b"HEAD", b"/chat/" + segment))).status == 400
 
 
 NOT_ESCAPED: Final = {
@@ -180,32 +178,30 @@ NOT_ESCAPED: Final = {
 }
 
 
+@each_case(NOT_ESCAPED)
 async def test_what_must_be_escaped_is_refused_where_it_is_not(
-    service: Service, subtests: pytest.Subtests
+    segment: bytes, service: Service
 ) -> None:
-    for promise, segment in NOT_ESCAPED.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                # Taken for Latin-1, the bytes of one name are another.
-                for username in ("\u00e9", "\u00c3\u00a9", "bob"):
-                    await wire.post(username, "hi")
-                for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
-                    answer = await wire.ask(request(method, target % segment))
-                    assert_problem(answer, 400, "bad-request")
-                for username in ("\u00e9", "\u00c3\u00a9", "bob"):
-                    assert await wire.texts(username) == ["hi"]
+    async with unharmed(service) as wire:
+        # Taken for Latin-1, the bytes of one name are another.
+        for username in ("\u00e9", "\u00c3\u00a9", "bob"):
+            await wire.post(username, "hi")
+        for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
+            answer = await wire.ask(request(method, target % segment))
+            assert_problem(answer, 400, "bad-request")
+        for username in ("\u00e9", "\u00c3\u00a9", "bob"):
+            assert await wire.texts(username) == ["hi"]
 
 
+@each_case({"a space": b" ", "a tab": b"\t", "a NUL": b"\0", "CR": b"\r"})
 async def test_a_path_cannot_hold_space_or_control_characters(
-    service: Service, subtests: pytest.Subtests
+    byte: bytes, service: Service
 ) -> None:
-    for promise, byte in {"a space": b" ", "a tab": b"\t", "a NUL": b"\0", "CR": b"\r"}.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                for target in (b"/chat/bob%bx", b"/chat/bob?x=%b1", b"/chat/bob%b"):
-                    assert_not_http(await wire.ask(get(target % byte)))
-                assert await wire.texts("bob") == ["hi"]
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        for target in (b"/chat/bob%bx", b"/chat/bob?x=%b1", b"/chat/bob%b"):
+            assert_not_http(await wire.ask(get(target % byte)))
+        assert await wire.texts("bob") == ["hi"]
 
 
 # Queries.
@@ -233,17 +229,14 @@ BAD_LIMITS: Final = {
 }
 
 
-async def test_a_limit_must_be_one_positive_number(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, limit in BAD_LIMITS.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                for method, target in ((b"GET", b"/chat/bob"), (b"POST", b"/chat/bob/read")):
-                    answer = await wire.ask(request(method, target + b"?limit=" + limit))
-                    assert_problem(answer, 400, "invalid-request", {"limit"})
-                assert await wire.texts("bob") == ["hi"]
+@each_case(BAD_LIMITS)
+async def test_a_limit_must_be_one_positive_number(limit: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        for method, target in ((b"GET", b"/chat/bob"), (b"POST", b"/chat/bob/read")):
+            answer = await wire.ask(request(method, target + b"?limit=" + limit))
+            assert_problem(answer, 400, "invalid-request", {"limit"})
+        assert await wire.texts("bob") == ["hi"]
 
 
 async def test_a_query_of_1001_fields_is_refused(service: Service) -> None:
@@ -264,14 +257,11 @@ QUERIES: Final = {
 }
 
 
-async def test_a_query_that_limits_nothing_changes_nothing(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, query in QUERIES.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                assert texts_of(await wire.ask(get(b"/chat/bob?" + query))) == ["hi"]
+@each_case(QUERIES)
+async def test_a_query_that_limits_nothing_changes_nothing(query: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        assert texts_of(await wire.ask(get(b"/chat/bob?" + query))) == ["hi"]
 
 
 #: Queries, and the name that the answer gives.
@@ -301,18 +291,18 @@ STRICT: Final = {
 }
 
 
+@each_case({query[:40].decode(): (query, name) for query, name in UNKNOWN.items()})
 async def test_a_misspelled_parameter_consumes_nothing(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[bytes, str], service: Service
 ) -> None:
-    for query, name in UNKNOWN.items():
-        with subtests.test(query[:40].decode()):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                for (method, target), known in STRICT.items():
-                    answer = await wire.ask(request(method, target + b"?" + query))
-                    assert_problem(answer, 400, "invalid-request", {name})
-                    assert answer.document["errors"][0]["detail"].endswith(f"known: {known}")
-                assert await wire.texts("bob") == ["hi"]
+    query, name = case
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        for (method, target), known in STRICT.items():
+            answer = await wire.ask(request(method, target + b"?" + query))
+            assert_problem(answer, 400, "invalid-request", {name})
+            assert answer.document["errors"][0]["detail"].endswith(f"known: {known}")
+        assert await wire.texts("bob") == ["hi"]
 
 
 async def test_a_read_knows_no_ttl(service: Service) -> None:

@@ -43,7 +43,7 @@ async def test_what_is_wrong_with_one_message_is_said_of_the_message(chat: ChatC
     _, number = json.loads(answer.body)["results"]
     assert number["error"]["title"] == "The message is not a JSON object"
     assert number["error"]["detail"] == (
-        "the message must be an object with text, username and timeout"
+        "the message must be an object with the fields text, username and timeout"
     )
     lines = b'{"text": "x", "username": "bob"}\n{"text": \n{"text": "\xff"}\n[]\n%b\n'
     answer = await chat.request("POST", "/chat/batch", lines % (b"[" * 2000))

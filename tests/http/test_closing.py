@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from chat_service.server.lingering import LINGERING_MAX, Lingering
 from chat_service.service import Service
 from tests.conftest import StartService
+from tests.support.cases import each_case
 from tests.support.raw import (
-    HOST,
     assert_not_http,
     assert_problem,
     chunked,
@@ -27,25 +27,26 @@ CHUNKED: Final = b"Transfer-Encoding: chunked"
 LIMIT: Final = 512 * 1024
 
 
-async def test_a_bad_chunk_behind_a_413_is_not_answered_again(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    over = chunked(b"x" * (LIMIT + 1))[:-5]
-    for promise, behind in {
-        "a size that is none": b"zz\r\n",
-        "a chunk longer than it says": b"1\r\nxxx",
-        "a trailer": b"0\r\nX: a\r\n\r\n",
-        "one-byte chunks": b"1\r\nx\r\n" * 200_000,
-    }.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                connection = await wire.connect()
-                await connection.send(request(b"POST", b"/chat", CHUNKED) + over)
-                answer = await connection.answer()
-                assert answer is not None
-                assert_problem(answer, 413, "too-large")
-                await connection.send(behind)
-                assert await connection.answer() is None
+#: The rest of a body whose beginning was already refused as too long.
+AFTER_A_REFUSAL: Final = {
+    "a size that is none": b"zz\r\n",
+    "a chunk longer than it says": b"1\r\nxxx",
+    "a trailer": b"0\r\nX: a\r\n\r\n",
+    "one-byte chunks": b"1\r\nx\r\n" * 200_000,
+}
+
+
+@each_case(AFTER_A_REFUSAL)
+async def test_a_bad_chunk_after_a_413_gets_no_second_answer(rest: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        too_long = chunked(b"x" * (LIMIT + 1))[:-5]
+        await connection.send(request(b"POST", b"/chat", CHUNKED) + too_long)
+        answer = await connection.answer()
+        assert answer is not None
+        assert_problem(answer, 413, "too-large")
+        await connection.send(rest)
+        assert await connection.answer() is None
 
 
 async def test_a_bad_request_is_the_last_and_answered_once(service: Service) -> None:
@@ -80,15 +81,15 @@ SENT_WHOLE: Final = {
 }
 
 
+@each_case(SENT_WHOLE)
 async def test_a_client_that_sends_everything_first_sees_the_answer(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[int, bytes], service: Service
 ) -> None:
-    for promise, (status, sent) in SENT_WHOLE.items():
-        with subtests.test(promise):
-            async with unharmed(service):
-                received = await asyncio.to_thread(answer_to_all, service.port, sent)
-                assert received.startswith(b"HTTP/1.1 %d " % status), received[:200]
-                assert received.count(b"HTTP/1.1 ") == 1
+    status, sent = case
+    async with unharmed(service):
+        received = await asyncio.to_thread(answer_to_all, service.port, sent)
+        assert received.startswith(b"HTTP/1.1 %d " % status), received[:200]
+        assert received.count(b"HTTP/1.1 ") == 1
 
 
 async def test_pythons_client_sees_why_20_mib_are_refused(service: Service) -> None:
@@ -154,55 +155,55 @@ COUNTED: Final = {
 }
 
 
-async def test_every_refusal_is_counted_and_logged(
-    start_service: StartService, subtests: pytest.Subtests
-) -> None:
-    service = await start_service(log_requests_per_s=1000)
-    counter = service._http_metrics.requests
-
-    def counted(status: int) -> float:
-        return sum(
-            sample.value
-            for metric in counter.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total") and sample.labels["code"] == str(status)
-        )
-
-    for promise, (status, sent) in COUNTED.items():
-        with subtests.test(promise):
-            before = counted(status)
-            with capture_logs() as entries:
-                reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-                writer.write(sent)
-                assert (await reader.readline()).startswith(b"HTTP/1.1 %d " % status)
-                writer.close()
-            assert counted(status) == before + 1
-            logged = [each for each in entries if each["event"] == "request"]
-            assert [each["status"] for each in logged] == [status]
-
-
-async def test_every_answer_has_a_date(service: Service, subtests: pytest.Subtests) -> None:
-    stream = b"GET /chat/dated/stream HTTP/1.1\r\n%b\r\nAccept: text/event-stream\r\n\r\n" % HOST
-    websocket = (
-        b"GET /chat/dated/stream HTTP/1.1\r\n%b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n" % HOST
+def count_of(service: Service, status: int) -> float:
+    """Return how many answers with this status the service has counted."""
+    return sum(
+        sample.value
+        for metric in service._http_metrics.requests.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total") and sample.labels["code"] == str(status)
     )
-    rows = {
-        "a read on the direct way": get(b"/chat/dated"),
-        "a read at Tornado": get(b"/chat/dated", b"TE: trailers"),
-        "a post that is refused": request(b"POST", b"/chat", body=b"{"),
-        "a page": get(b"/"),
-        "nothing": get(b"/nowhere"),
-        "a stream": stream,
-        "a WebSocket": websocket,
-        **{promise: sent for promise, (_, sent) in COUNTED.items()},
-    }
-    for promise, sent in rows.items():
-        with subtests.test(promise):
-            reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-            writer.write(sent)
-            head = await reader.readuntil(b"\r\n\r\n")
-            writer.close()
-            dates = [line for line in head.split(b"\r\n") if line.lower().startswith(b"date: ")]
-            assert len(dates) == 1, head
-            assert dates[0].endswith(b" GMT")
+
+
+@pytest.mark.settings(log_requests_per_s=1000)
+@each_case(COUNTED)
+async def test_every_refusal_is_counted_and_logged(
+    case: tuple[int, bytes], service: Service
+) -> None:
+    status, sent = case
+    before = count_of(service, status)
+    with capture_logs() as entries:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(sent)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 %d " % status)
+        writer.close()
+    assert count_of(service, status) == before + 1
+    logged = [each for each in entries if each["event"] == "request"]
+    assert [each["status"] for each in logged] == [status]
+
+
+DATED: Final = {
+    "a read on the fast path": get(b"/chat/dated"),
+    "a read by Tornado": get(b"/chat/dated", b"TE: trailers"),
+    "a post that is refused": request(b"POST", b"/chat", body=b"{"),
+    "a page": get(b"/"),
+    "an unknown path": get(b"/nowhere"),
+    "a stream": get(b"/chat/dated/stream", b"Accept: text/event-stream"),
+    "a WebSocket": get(
+        b"/chat/dated/stream",
+        b"Upgrade: websocket\r\nConnection: Upgrade",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13",
+    ),
+    **{name: sent for name, (_, sent) in COUNTED.items()},
+}
+
+
+@each_case(DATED)
+async def test_every_answer_has_a_date(sent: bytes, service: Service) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(sent)
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    dates = [line for line in head.split(b"\r\n") if line.lower().startswith(b"date: ")]
+    assert len(dates) == 1, head
+    assert dates[0].endswith(b" GMT")

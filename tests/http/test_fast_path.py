@@ -14,6 +14,7 @@ from chat_service.server.handoff import Handoff, PrefetchedStream
 from chat_service.server.lingering import Lingering
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
+from tests.support.cases import each_case
 from tests.support.client import ChatClient
 from tests.support.proxy import MongoProxy
 from tests.support.raw import accepted, get, message, post, texts_of, unharmed
@@ -55,38 +56,41 @@ PLAIN: Final = {
 }
 
 
+@each_case(PLAIN)
 async def test_both_ways_give_the_same_answers_to_the_byte(
-    service: Service, chat: ChatClient, subtests: pytest.Subtests
+    sent: bytes, service: Service, chat: ChatClient
 ) -> None:
-    for promise, sent in PLAIN.items():
-        with subtests.test(promise):
-            line, _, rest = sent.partition(b"\r\n")
-            answers = []
-            for each in (sent, line + b"\r\n" + TO_TORNADO + b"\r\n" + rest):
-                await chat.read("eve")
-                await chat.post("eve", "hi")
-                answers.append(await raw_answers(service, each))
-            direct, tornados = answers
-            assert direct == tornados
+    line, _, rest = sent.partition(b"\r\n")
+    answers = []
+    for each in (sent, line + b"\r\n" + TO_TORNADO + b"\r\n" + rest):
+        await chat.read("eve")
+        await chat.post("eve", "hi")
+        answers.append(await raw_answers(service, each))
+    direct, tornados = answers
+    assert direct == tornados
 
 
-async def test_plain_requests_stay_on_the_direct_way_and_others_do_not(
-    service: Service, chat: ChatClient, subtests: pytest.Subtests
+#: Requests, and whether they leave the fast path.
+HANDED_OFF: Final = {
+    **{name: (sent, False) for name, sent in PLAIN.items()},
+    "another route": (get(b"/livez"), True),
+    "a key": (get(b"/chat/eve", b"Idempotency-Key: " + b"k" * 22), True),
+    "a preference": (get(b"/chat/eve", b"Prefer: wait=0"), True),
+}
+
+
+@each_case(HANDED_OFF)
+async def test_only_unusual_requests_leave_the_fast_path(
+    case: tuple[bytes, bool], service: Service, chat: ChatClient
 ) -> None:
-    unusual = {
-        "another route": get(b"/livez"),
-        "a key": get(b"/chat/eve", b"Idempotency-Key: " + b"k" * 22),
-        "a preference": get(b"/chat/eve", b"Prefer: wait=0"),
-    }
-    for promise, sent in {**PLAIN, **unusual}.items():
-        with subtests.test(promise):
-            before = await chat.metric("chat_http_handovers_total")
-            async with unharmed(service) as wire:
-                connection = await wire.connect()
-                await connection.ask(sent)
-                # This question is handed over itself, whichever client asks it.
-                after = await chat.metric("chat_http_handovers_total")
-                assert after - before == 1 + (promise in unusual)
+    sent, is_handed_off = case
+    before = await chat.metric("chat_http_handovers_total")
+    async with unharmed(service) as wire:
+        connection = await wire.connect()
+        await connection.ask(sent)
+        # The request for the metrics is itself handed off.
+        after = await chat.metric("chat_http_handovers_total")
+        assert after - before == 1 + is_handed_off
 
 
 async def test_a_long_read_is_timed_from_its_head_though_tornado_writes_it(
@@ -204,29 +208,31 @@ async def test_more_than_is_held_waits_in_the_kernel_and_is_served_all_the_same(
         assert len(await wire.texts("bob")) == 100
 
 
-async def test_a_body_may_come_behind_its_head_and_in_any_number_of_pieces(
-    service: Service, subtests: pytest.Subtests
+IN_PIECES: Final = post(message("bob", "in pieces"))
+END_OF_HEAD: Final = IN_PIECES.index(b"\r\n\r\n") + 4
+#: The places at which the request is cut.
+CUTS: Final = {
+    "head, then body": [END_OF_HEAD],
+    "in the middle of the body": [END_OF_HEAD + 5],
+    "in three": [END_OF_HEAD, END_OF_HEAD + 5],
+    "in the head": [10],
+    "behind the request line": [IN_PIECES.index(b"\r\n") + 2],
+    "byte by byte": list(range(1, len(IN_PIECES))),
+}
+
+
+@each_case(CUTS)
+async def test_a_request_may_come_in_any_number_of_pieces(
+    places: list[int], service: Service
 ) -> None:
-    sent = post(message("bob", "in pieces"))
-    end = sent.index(b"\r\n\r\n") + 4
-    cuts = {
-        "head, then body": [end],
-        "in the middle of the body": [end + 5],
-        "in three": [end, end + 5],
-        "in the head": [10],
-        "behind the request line": [sent.index(b"\r\n") + 2],
-        "byte by byte": list(range(1, len(sent))),
-    }
-    for promise, places in cuts.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                pieces = [sent[a:b] for a, b in zip([0, *places], [*places, None], strict=True)]
-                connection = await wire.connect()
-                await connection.send(*pieces)
-                answer = await connection.answer()
-                assert answer is not None
-                accepted(answer)
-                assert await wire.texts("bob") == ["in pieces"]
+    async with unharmed(service) as wire:
+        pieces = [IN_PIECES[a:b] for a, b in zip([0, *places], [*places, None], strict=True)]
+        connection = await wire.connect()
+        await connection.send(*pieces)
+        answer = await connection.answer()
+        assert answer is not None
+        accepted(answer)
+        assert await wire.texts("bob") == ["in pieces"]
 
 
 async def test_half_a_body_is_given_up_when_its_time_is_over(

@@ -8,6 +8,7 @@ import pytest
 from chat_service.api.problems import Problem
 from chat_service.api.request_policy import host_rule, is_loopback_address, reject_other_hosts
 from tests.conftest import Connect, StartService
+from tests.support.cases import each_case
 from tests.support.client import ChatClient
 
 GUARDED: Final = (
@@ -114,24 +115,22 @@ async def test_prefetches_touch_nothing(chat: ChatClient, headers: dict[str, str
     await assert_refused(chat, headers, "speculative")
 
 
+@each_case(OF_OTHER_PAGES)
 async def test_pages_of_other_origins_touch_nothing(
-    chat: ChatClient, subtests: pytest.Subtests
+    headers: dict[str, str], chat: ChatClient
 ) -> None:
-    for who, headers in OF_OTHER_PAGES.items():
-        with subtests.test(who):
-            await assert_refused(chat, headers, "cross-origin")
+    await assert_refused(chat, headers, "cross-origin")
 
 
+@each_case(OF_OUR_OWN)
 async def test_own_pages_and_programs_read_and_write(
-    chat: ChatClient, subtests: pytest.Subtests
+    headers: dict[str, str], chat: ChatClient
 ) -> None:
-    for who, headers in OF_OUR_OWN.items():
-        with subtests.test(who):
-            body = b'{"text": "hi", "username": "bob"}'
-            posted = await chat.request("POST", "/chat", body, **filled(headers, chat))
-            assert posted.code == 201
-            read = await chat.request("GET", "/chat/bob", None, **filled(headers, chat))
-            assert [each["text"] for each in json.loads(read.body)] == ["hi"]
+    body = b'{"text": "hi", "username": "bob"}'
+    posted = await chat.request("POST", "/chat", body, **filled(headers, chat))
+    assert posted.code == 201
+    read = await chat.request("GET", "/chat/bob", None, **filled(headers, chat))
+    assert [each["text"] for each in json.loads(read.body)] == ["hi"]
 
 
 @pytest.mark.parametrize(
@@ -200,18 +199,23 @@ LOOPBACK_HOSTS: Final = {
 }
 
 
-async def test_on_loopback_no_other_sites_name_is_answered(
-    start_service: StartService, connect: Connect, subtests: pytest.Subtests
+@pytest.mark.settings(allowed_hosts=())
+@each_case(
+    {
+        f"{method} {path} of {host}": (method, path, host, is_answered)
+        for host, is_answered in LOOPBACK_HOSTS.items()
+        for method, path in (("HEAD", "/chat/bob"), ("GET", "/chat/nobody"), ("GET", "/ops"))
+    }
+)
+async def test_on_loopback_only_loopback_names_are_served(
+    case: tuple[str, str, str, bool], chat: ChatClient
 ) -> None:
-    chat = connect(await start_service(allowed_hosts=()))
+    method, path, host, is_answered = case
     await chat.post("bob", "hello")
-    for host, is_answered in LOOPBACK_HOSTS.items():
-        for method, path in (("HEAD", "/chat/bob"), ("GET", "/chat/nobody"), ("GET", "/ops")):
-            with subtests.test(f"{method} {path} of {host}"):
-                answer = await chat.request(method, path, Host=host)
-                assert answer.code == (200 if is_answered else 421)
-                if method == "GET" and not is_answered:
-                    assert "allowed_hosts" in json.loads(answer.body)["detail"]
+    answer = await chat.request(method, path, Host=host)
+    assert answer.code == (200 if is_answered else 421)
+    if method == "GET" and not is_answered:
+        assert "allowed_hosts" in json.loads(answer.body)["detail"]
     assert await chat.texts("bob") == ["hello"]
 
 

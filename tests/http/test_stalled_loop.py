@@ -17,11 +17,11 @@ async def test_a_stalled_loop_is_not_the_databases_fault(start_service: StartSer
     pool = service._pool
     assert pool is not None
     key = Key("one", "body")
-    await pool.post_once("bob", "hello", 5, 60, key)
+    await pool.post_keyed("bob", "hello", 5, 60, key)
     met: list[BaseException | None] = []
     for _ in range(FAILURES):
         # A repeat asks the database twice in one operation: that takes more than one turn.
-        repeat = pool.post_once("bob", "hello", 5, 60, key)
+        repeat = pool.post_keyed("bob", "hello", 5, 60, key)
         while not repeat.done():
             time.sleep(STALL_S)  # noqa: ASYNC251 - the loop is really stalled
             await asyncio.sleep(0)
@@ -31,4 +31,4 @@ async def test_a_stalled_loop_is_not_the_databases_fault(start_service: StartSer
     assert [type(each) for each in met] == [OutcomeUnknown] * FAILURES
     assert not pool._breaker.is_open
     assert await pool.database_answers()
-    assert (await pool.post_once("bob", "hello", 5, 60, key)).is_repeated
+    assert (await pool.post_keyed("bob", "hello", 5, 60, key)).is_repeated

@@ -2,9 +2,8 @@
 
 from typing import Final
 
-import pytest
-
 from chat_service.service import Service
+from tests.support.cases import each_case
 from tests.support.raw import (
     Connection,
     accepted,
@@ -51,20 +50,18 @@ async def test_a_body_may_be_as_large_as_the_limit(service: Service) -> None:
         assert await wire.texts("bob") == ["hi", "hi"]
 
 
-async def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for size in (LIMIT + 1, 1 << 20, 4 << 20):
-        with subtests.test(f"{size} bytes"):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                body = hiding(size)
-                await connection.send(post(body)[: -len(body)])
-                await refused(connection)
-                # A client that sends it all the same can go on using its connection.
-                await connection.send(body)
-                assert texts_of(await connection.ask(HIDDEN)) == ["hi"]
+@each_case({f"{size} bytes": size for size in (LIMIT + 1, 1 << 20, 4 << 20)})
+async def test_a_declared_length_over_the_limit_is_refused(size: int, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        body = hiding(size)
+        # The answer comes before the body.
+        await connection.send(post(body)[: -len(body)])
+        await refused(connection)
+        # A client that sends the body anyway can go on using its connection.
+        await connection.send(body)
+        assert texts_of(await connection.ask(HIDDEN)) == ["hi"]
 
 
 HUGE: Final = {
@@ -76,19 +73,16 @@ HUGE: Final = {
 }
 
 
-async def test_for_a_huge_length_the_connection_is_closed(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, length in HUGE.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                await connection.send(request(b"POST", b"/chat", b"Content-Length: " + length))
-                await refused(connection)
-                assert not connection.is_kept
-                assert await connection.answer() is None
-                assert await wire.texts("bob") == ["hi"]
+@each_case(HUGE)
+async def test_for_a_huge_length_the_connection_is_closed(length: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        await connection.send(request(b"POST", b"/chat", b"Content-Length: " + length))
+        await refused(connection)
+        assert not connection.is_kept
+        assert await connection.answer() is None
+        assert await wire.texts("bob") == ["hi"]
 
 
 DISGUISED: Final = {
@@ -105,17 +99,14 @@ DISGUISED: Final = {
 }
 
 
-async def test_a_body_that_grows_over_the_limit_is_refused(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    for promise, sent in DISGUISED.items():
-        with subtests.test(promise):
-            async with unharmed(service) as wire:
-                await wire.post("bob", "hi")
-                connection = await wire.connect()
-                await connection.send(sent)
-                await refused(connection)
-                assert texts_of(await connection.ask(HIDDEN)) == ["hi"]
+@each_case(DISGUISED)
+async def test_a_body_that_grows_over_the_limit_is_refused(sent: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        await connection.send(sent)
+        await refused(connection)
+        assert texts_of(await connection.ask(HIDDEN)) == ["hi"]
 
 
 async def test_chunks_over_the_limit_are_refused_before_they_end(service: Service) -> None:
@@ -145,24 +136,30 @@ EVERYWHERE: Final = (
     *((method, b"/nowhere") for method in (b"GET", b"HEAD", b"POST")),
     (b"GET", b"/livez"),
 )
+#: The method, the target, and whether the body is sent in chunks.
+FORMS: Final = {
+    f"{method.decode()} {target.decode()} {form}": (method, target, form == "in chunks")
+    for method, target in EVERYWHERE
+    for form in ("declared", "in chunks")
+}
 
 
+@each_case(FORMS)
 async def test_a_body_is_too_large_for_any_path_and_method(
-    service: Service, subtests: pytest.Subtests
+    case: tuple[bytes, bytes, bool], service: Service
 ) -> None:
+    method, target, in_chunks = case
     body = hiding(LIMIT + 1)
-    for method, target in EVERYWHERE:
-        for form, sent in {
-            "declared": request(method, target, body=body),
-            "in chunks": request(method, target, CHUNKED) + chunked(body),
-        }.items():
-            with subtests.test(f"{method.decode()} {target.decode()} {form}"):
-                async with unharmed(service) as wire:
-                    await wire.post("bob", "hi")
-                    connection = await wire.connect()
-                    await connection.send(sent)
-                    await refused(connection, method)
-                    assert await wire.texts("bob") == ["hi"]
+    if in_chunks:
+        sent = request(method, target, CHUNKED) + chunked(body)
+    else:
+        sent = request(method, target, body=body)
+    async with unharmed(service) as wire:
+        await wire.post("bob", "hi")
+        connection = await wire.connect()
+        await connection.send(sent)
+        await refused(connection, method)
+        assert await wire.texts("bob") == ["hi"]
 
 
 async def test_a_client_that_asks_first_need_not_send_what_is_too_large(service: Service) -> None:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -16,6 +17,7 @@ from chat_service.service import Service
 from chat_service.streaming import websocket
 from chat_service.streaming.subscription import Subscription
 from tests.conftest import Connect, StartService
+from tests.support.cases import each_case
 from tests.support.client import ChatClient
 from tests.support.raw import errors_logged, get, unharmed
 from tests.support.waiting import eventually
@@ -96,29 +98,32 @@ async def test_what_is_no_acknowledgement_is_said_to_be_none(
         assert (await message(socket))["text"] == "still open"
 
 
-async def test_frames_that_break_the_rules_close_it_with_the_code_that_says_so(
-    service: Service, subtests: pytest.Subtests
-) -> None:
-    def raw(opcode: Opcode, data: bytes, fin: bool = True) -> Frame:
-        return Frame(opcode, data, fin)
+#: Frames, and the code that the WebSocket is closed with.
+BAD_FRAMES: Final = {
+    "a long frame": (1009, [Frame(Opcode.TEXT, b"x" * 20_000)]),
+    "long fragments": (
+        1009,
+        [
+            Frame(Opcode.TEXT, b"x" * 9000, fin=False),
+            Frame(Opcode.CONT, b"x" * 9000, fin=False),
+        ],
+    ),
+    "no UTF-8": (1007, [Frame(Opcode.TEXT, b"\xff\xfe")]),
+    "a binary frame": (1003, [Frame(Opcode.BINARY, b"\x00")]),
+    "a fragment of nothing": (1002, [Frame(Opcode.CONT, b"x")]),
+}
 
-    cases: dict[str, tuple[int, list[Frame]]] = {
-        "a long frame": (1009, [raw(Opcode.TEXT, b"x" * 20_000)]),
-        "long fragments": (
-            1009,
-            [raw(Opcode.TEXT, b"x" * 9000, False), raw(Opcode.CONT, b"x" * 9000, False)],
-        ),
-        "no UTF-8": (1007, [raw(Opcode.TEXT, b"\xff\xfe")]),
-        "a binary frame": (1003, [raw(Opcode.BINARY, b"\x00")]),
-        "a fragment of nothing": (1002, [raw(Opcode.CONT, b"x")]),
-    }
-    for promise, (code, frames) in cases.items():
-        with subtests.test(promise):
-            async with stream(service) as socket:
-                for frame in frames:
-                    data = frame.serialize(mask=True)
-                    socket.transport.write(data)
-                assert await closed(socket) == code
+
+@each_case(BAD_FRAMES)
+async def test_a_bad_frame_closes_with_the_right_code(
+    case: tuple[int, list[Frame]], service: Service
+) -> None:
+    code, frames = case
+    async with stream(service) as socket:
+        for frame in frames:
+            data = frame.serialize(mask=True)
+            socket.transport.write(data)
+        assert await closed(socket) == code
 
 
 @pytest.mark.parametrize("kind", ["pings", "pongs", "nonsense", "unknown ids", "empty fragments"])

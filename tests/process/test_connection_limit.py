@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.cases import each_case
 from tests.support.raw import Wire, accepted, get, message, post, request, texts_of
 from tests.support.server import Server
 
@@ -37,31 +38,29 @@ def port(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[int]:
         yield server.port
 
 
-async def test_clients_that_do_nothing_lock_nobody_out(
-    port: int, subtests: pytest.Subtests
-) -> None:
-    for promise, (sent, is_answered) in IDLE.items():
-        with subtests.test(promise):
-            wire = Wire(port)
-            waiting = await wire.connect()
-            await waiting.send(get(b"/chat/waited-for?wait=20"))
-            idle = []
-            for _ in range(CLIENTS):
-                idle.append(await wire.connect())
-                await idle[-1].send(sent)
-                if is_answered:
-                    assert await idle[-1].answer() is not None
-            connection = await wire.connect()
-            accepted(await connection.ask(post(message("waited-for", "hi"))))
-            # The one whose request is served is never among those that are closed.
-            read = await waiting.answer()
-            assert read is not None
-            assert texts_of(read) == ["hi"]
-            # The first were idle longest.
-            assert await idle[0].answer() is None
-            if is_answered:
-                assert (await idle[-1].ask(get(b"/chat/nobody"))).status == 200
-            await wire.close()
+@each_case(IDLE)
+async def test_clients_that_do_nothing_lock_nobody_out(case: tuple[bytes, bool], port: int) -> None:
+    sent, is_answered = case
+    wire = Wire(port)
+    waiting = await wire.connect()
+    await waiting.send(get(b"/chat/waited-for?wait=20"))
+    idle = []
+    for _ in range(CLIENTS):
+        idle.append(await wire.connect())
+        await idle[-1].send(sent)
+        if is_answered:
+            assert await idle[-1].answer() is not None
+    connection = await wire.connect()
+    accepted(await connection.ask(post(message("waited-for", "hi"))))
+    # The one whose request is served is never among those that are closed.
+    read = await waiting.answer()
+    assert read is not None
+    assert texts_of(read) == ["hi"]
+    # The first were idle longest.
+    assert await idle[0].answer() is None
+    if is_answered:
+        assert (await idle[-1].ask(get(b"/chat/nobody"))).status == 200
+    await wire.close()
 
 
 async def test_while_each_connection_is_served_new_clients_wait(port: int) -> None:

@@ -116,7 +116,7 @@ async def test_one_client_cannot_fill_the_disk(server: Server, disk: Path) -> No
         read += [message.id for message in await chat.read(name)]
     assert set(stored) <= set(read)
     assert len(set(read)) == len(read)
-    assert "the database's disk is nearly full; posts are refused" in server.errors()
+    assert "posts are refused: the database's disk is nearly full" in server.errors()
     assert await chat.metric("chat_requests_refused_total") > 0
     assert await chat.metric("chat_storage_free_bytes") > 0
     # Nothing of that was a restart.

@@ -1,4 +1,4 @@
-"""Words for tests of the store."""
+"""Fixtures for tests of the store."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ Messages: TypeAlias = Collection[dict[str, Any]]
 
 @pytest.fixture
 def new_post(clock: DatabaseClock) -> MakePost:
-    """Makes posts with fresh ids; `age_s` seconds old, living `timeout_s`."""
+    """Creates posts with new ids that are `age_s` seconds old and live for `timeout_s`."""
     ids = IdSource()
 
     def make(
@@ -43,7 +43,7 @@ def new_post(clock: DatabaseClock) -> MakePost:
 
 @pytest.fixture(params=["mongo", "memory"])
 def any_store(request: pytest.FixtureRequest, io_loop: IOLoop, open_store: OpenStore) -> Store:
-    """The real store, and the small one that stands in for it in tests of the engine."""
+    """The real store, and the small store that replaces it in tests of the engine."""
     if request.param == "memory":
         return MemoryStore()
     store: Store = io_loop.run_sync(open_store)
@@ -52,6 +52,6 @@ def any_store(request: pytest.FixtureRequest, io_loop: IOLoop, open_store: OpenS
 
 @pytest.fixture
 def mongo(mongo_uri: str, database: str) -> Iterator[Messages]:
-    """The messages' collection as an operator sees it, beside the store."""
+    """The collection of messages, accessed directly and not through the store."""
     with MongoClient[dict[str, Any]](mongo_uri, tz_aware=True) as client:
         yield client[database]["messages"]

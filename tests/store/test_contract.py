@@ -1,4 +1,4 @@
-"""What a store promises to the shards: one suite for the real one and for the tests' small one."""
+"""The guarantees of a store, tested on the real store and on the small one of the tests."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from workers.clock import DatabaseClock
 from workers.store.base import Store
 
 
-async def test_what_is_inserted_is_found_oldest_first(
+async def test_inserted_messages_are_found_oldest_first(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts = [new_post(text=str(number)) for number in range(10)]
@@ -19,7 +19,7 @@ async def test_what_is_inserted_is_found_oldest_first(
     assert set(found.complete) == {"bob"}
 
 
-async def test_inserting_again_stores_nothing_twice(
+async def test_a_repeated_insert_stores_nothing_twice(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts = [new_post(), new_post()]
@@ -28,7 +28,7 @@ async def test_inserting_again_stores_nothing_twice(
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
 
 
-async def test_a_search_that_is_cut_off_says_which_inboxes_are_complete(
+async def test_a_limited_search_reports_which_inboxes_are_complete(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     await any_store.insert([new_post(name) for name in ("a", "a", "b", "b", "b", "d")])
@@ -39,7 +39,7 @@ async def test_a_search_that_is_cut_off_says_which_inboxes_are_complete(
     assert set(everything.complete) == {"a", "b", "c", "d"}
 
 
-async def test_a_search_that_is_not_cut_off_finds_everything(
+async def test_an_unlimited_search_finds_everything(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     # MongoDB's first reply has 101 documents unless it is asked for more.
@@ -51,7 +51,7 @@ async def test_a_search_that_is_not_cut_off_finds_everything(
     assert not found.complete
 
 
-async def test_a_search_for_more_than_a_reply_holds_says_that_it_is_not_complete(
+async def test_a_search_larger_than_a_reply_is_incomplete(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     for _ in range(3):
@@ -68,7 +68,7 @@ async def test_a_search_for_more_than_a_reply_holds_says_that_it_is_not_complete
     assert claimed == 42
 
 
-async def test_of_all_claims_of_a_message_one_gets_it(
+async def test_only_one_of_many_claims_gets_a_message(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts = [new_post() for _ in range(50)]
@@ -82,7 +82,7 @@ async def test_of_all_claims_of_a_message_one_gets_it(
     assert (await any_store.find_unread(["bob"], 100, now_ms)).messages == {}
 
 
-async def test_at_its_timeout_a_message_is_still_there_and_past_it_gone(
+async def test_a_message_can_be_read_up_to_its_timeout(
     any_store: Store, new_post: MakePost
 ) -> None:
     post = new_post(timeout_s=1)
@@ -94,7 +94,7 @@ async def test_at_its_timeout_a_message_is_still_there_and_past_it_gone(
     assert await any_store.count_unread(["bob"], past) == {}
 
 
-async def test_what_a_claim_took_and_gives_back_is_unread_again(
+async def test_unclaimed_messages_are_unread_again(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     mine, theirs = [new_post() for _ in range(3)], [new_post() for _ in range(2)]
@@ -103,7 +103,7 @@ async def test_what_a_claim_took_and_gives_back_is_unread_again(
     await any_store.claim(new_claim(["bob"], ids[3:], clock.now_ms()))
     claim = new_claim(["bob"], ids, clock.now_ms())
     assert (await any_store.claim(claim)).ids == set(ids[:3])
-    assert await any_store.release(claim, ids) == 3
-    assert await any_store.release(claim, ids) == 0
+    assert await any_store.unclaim(claim, ids) == 3
+    assert await any_store.unclaim(claim, ids) == 0
     found = await any_store.find_unread(["bob"], 10, clock.now_ms())
     assert [each.message.id for each in found.messages["bob"]] == ids[:3]

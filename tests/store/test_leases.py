@@ -1,4 +1,4 @@
-"""What a store promises of messages on loan, be it the real one or the tests' small one."""
+"""The guarantees for leased messages, tested on the real store and on the small one."""
 
 from msgspec.structs import replace
 
@@ -22,7 +22,7 @@ LEASE_MS = 10_000
 
 
 async def lease(store: Store, posts: list[Post], now_ms: int, number: int = 0) -> Claim:
-    """Take messages on loan as the lease `ours`, or as a stream's delivery of this number."""
+    """Lease messages as the lease `ours`, or as the delivery of a stream with this number."""
     claim = new_claim(["bob"], [post.id for post in posts], now_ms, lease_ms=LEASE_MS)
     claim = replace(claim, token=delivery("ours", number))
     assert (await store.claim(claim)).ids == {post.id for post in posts}
@@ -34,7 +34,7 @@ async def unread(store: Store, now_ms: int) -> list[str]:
     return [each.message.id for each in found.messages.get("bob", ())]
 
 
-async def test_what_is_on_loan_is_not_unread_and_comes_back_when_the_lease_is_over(
+async def test_leased_messages_are_unread_again_when_the_lease_ends(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts, now_ms = [new_post(), new_post()], clock.now_ms()
@@ -48,7 +48,7 @@ async def test_what_is_on_loan_is_not_unread_and_comes_back_when_the_lease_is_ov
     assert await unread(any_store, now_ms) == [post.id for post in posts]
 
 
-async def test_an_acknowledged_message_is_read_and_a_repeat_says_so_again(
+async def test_acknowledging_can_be_repeated(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts, now_ms = [new_post(), new_post(), new_post()], clock.now_ms()
@@ -64,7 +64,7 @@ async def test_an_acknowledged_message_is_read_and_a_repeat_says_so_again(
     assert await any_store.count_pending() == 0
 
 
-async def test_a_late_a_foreign_and_an_unknown_acknowledgement_are_nothing(
+async def test_late_foreign_and_unknown_acknowledgements_do_nothing(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(), clock.now_ms()
@@ -79,7 +79,7 @@ async def test_a_late_a_foreign_and_an_unknown_acknowledgement_are_nothing(
     assert await unread(any_store, now_ms) == [post.id]
 
 
-async def test_what_another_read_after_the_lease_is_not_what_it_acknowledged(
+async def test_a_message_read_after_the_lease_is_not_acknowledged(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(), clock.now_ms()
@@ -91,20 +91,20 @@ async def test_what_another_read_after_the_lease_is_not_what_it_acknowledged(
         assert await any_store.acknowledge(Acknowledge("bob", "ours", ids), now_ms) == (0, 0)
 
 
-async def test_a_lease_is_given_back_whole_or_in_part(
+async def test_a_lease_is_released_as_a_whole_or_in_part(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts, now_ms = [new_post(), new_post(), new_post()], clock.now_ms()
     await any_store.insert(posts)
     await lease(any_store, posts, now_ms)
-    assert await any_store.return_lease(Release("bob", "ours", (posts[2].id,)), now_ms) == (1, 1)
+    assert await any_store.release(Release("bob", "ours", (posts[2].id,)), now_ms) == (1, 1)
     assert await unread(any_store, now_ms) == [posts[2].id]
-    assert await any_store.return_lease(Release("bob", "ours"), now_ms) == (2, 2)
+    assert await any_store.release(Release("bob", "ours"), now_ms) == (2, 2)
     assert await unread(any_store, now_ms) == [post.id for post in posts]
     assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (0, 0)
 
 
-async def test_a_lease_holds_what_was_neither_settled_nor_ran_out(
+async def test_a_lease_holds_messages_until_it_ends(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts, now_ms = [new_post() for _ in range(4)], clock.now_ms()
@@ -115,20 +115,20 @@ async def test_a_lease_holds_what_was_neither_settled_nor_ran_out(
     held = Held("bob", "ours")
     assert await any_store.held(held, now_ms) == set(ids)
     await any_store.acknowledge(Acknowledge("bob", "ours", (ids[0],)), now_ms)
-    await any_store.return_lease(Release("bob", "ours", (ids[3],)), now_ms)
+    await any_store.release(Release("bob", "ours", (ids[3],)), now_ms)
     assert await any_store.held(held, now_ms) == {ids[1], ids[2]}
     assert not await any_store.held(Held("eve", "ours"), now_ms)
     assert not await any_store.held(held, now_ms + LEASE_MS + 1)
 
 
-async def test_an_extended_lease_lasts_longer_but_not_past_the_messages_own_end(
+async def test_an_extended_lease_ends_with_its_message_at_the_latest(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     long, short, now_ms = new_post(), new_post(timeout_s=15), clock.now_ms()
     await any_store.insert([long, short])
     await lease(any_store, [long, short], now_ms)
     assert await any_store.extend(Extend("bob", "ours", 3 * LEASE_MS), now_ms) == 2
-    # Nor is it cut short by an earlier one that comes late.
+    # A late copy of an earlier extension does not shorten it.
     assert await any_store.extend(Extend("bob", "ours", 1), now_ms) == 2
     assert (await any_store.end_leases(now_ms + LEASE_MS + 1)).returned == 0
     ended = await any_store.end_leases(now_ms + 2 * LEASE_MS)
@@ -137,18 +137,18 @@ async def test_an_extended_lease_lasts_longer_but_not_past_the_messages_own_end(
     assert await any_store.extend(Extend("bob", "ours", LEASE_MS), now_ms) == 0
 
 
-async def test_a_claim_on_loan_that_came_to_nobody_is_given_back(
+async def test_a_lease_claim_that_nobody_received_is_undone(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(), clock.now_ms()
     await any_store.insert([post])
     claim = await lease(any_store, [post], now_ms)
-    assert await any_store.release(claim, claim.ids) == 1
-    assert await any_store.release(claim, claim.ids) == 0
+    assert await any_store.unclaim(claim, claim.ids) == 1
+    assert await any_store.unclaim(claim, claim.ids) == 0
     assert await unread(any_store, now_ms) == [post.id]
 
 
-async def test_a_stream_that_comes_again_acknowledges_what_it_was_delivered_before(
+async def test_a_resumed_stream_acknowledges_earlier_deliveries(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first, late, now_ms = new_post(), new_post(), clock.now_ms()
@@ -156,22 +156,22 @@ async def test_a_stream_that_comes_again_acknowledges_what_it_was_delivered_befo
     await any_store.insert([first, second])
     await lease(any_store, [first], now_ms, 1)
     await lease(any_store, [second], now_ms, 2)
-    # Older by its id, and delivered behind the one that the stream names.
+    # It has a smaller id, but was delivered after the message that the stream names.
     await any_store.insert([late])
     await lease(any_store, [late], now_ms, 3)
-    # The stream has closed, and only the second delivery was seen to arrive.
-    await any_store.return_lease(Release("bob", "ours"), now_ms)
+    # The stream is closed, and its client received only the second delivery.
+    await any_store.release(Release("bob", "ours"), now_ms)
     assert await any_store.resume(Resume("bob", second.id), now_ms) == (2, 2)
     assert await unread(any_store, now_ms) == [late.id]
 
 
-async def test_a_stream_acknowledges_only_what_it_names_where_two_may_have_had_it(
+async def test_a_message_of_two_streams_is_acknowledged_alone(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     other, named, now_ms = new_post(), new_post(), clock.now_ms()
     await any_store.insert([named])
     await lease(any_store, [named], now_ms, 1)
-    await any_store.return_lease(Release("bob", "ours"), now_ms)
+    await any_store.release(Release("bob", "ours"), now_ms)
     await any_store.insert([other])
     claim = new_claim(["bob"], [other.id, named.id], now_ms, lease_ms=LEASE_MS)
     await any_store.claim(claim)
@@ -180,7 +180,7 @@ async def test_a_stream_acknowledges_only_what_it_names_where_two_may_have_had_i
     assert await unread(any_store, now_ms) == [other.id]
 
 
-async def test_a_stream_that_names_what_nobody_knows_acknowledges_nothing(
+async def test_resuming_from_an_unknown_message_does_nothing(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(), clock.now_ms()
@@ -191,7 +191,7 @@ async def test_a_stream_that_names_what_nobody_knows_acknowledges_nothing(
     assert await any_store.resume(Resume("eve", post.id), now_ms) == (0, 0)
 
 
-async def test_an_audit_names_what_a_lease_lost(
+async def test_an_audit_reports_lost_messages(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     read, short, again, returned = (
@@ -205,11 +205,11 @@ async def test_an_audit_names_what_a_lease_lost(
     await lease(any_store, [read, short, again, returned], now_ms)
     whole, some = Acknowledge("bob", "ours"), Acknowledge("bob", "ours", (read.id, short.id))
     assert await any_store.audit(whole, now_ms) == Audit()
-    await any_store.return_lease(Release("bob", "ours", (returned.id,)), now_ms)
+    await any_store.release(Release("bob", "ours", (returned.id,)), now_ms)
     assert await any_store.acknowledge(Acknowledge("bob", "ours", (read.id,)), now_ms) == (1, 1)
     late_ms = now_ms + 5001
     for command in (whole, some):
-        # Before anything has noticed that the lease of it is over.
+        # Before a sweep has ended the lease.
         assert await any_store.acknowledge(command, late_ms) == (1, 0)
     assert await any_store.audit(some, late_ms) == Audit((read.id,), (short.id,))
     audit = await any_store.audit(whole, late_ms)
@@ -219,7 +219,7 @@ async def test_an_audit_names_what_a_lease_lost(
     assert (audit.acknowledged, sorted(audit.lost)) == ((read.id,), sorted([short.id, again.id]))
 
 
-async def test_an_audit_knows_what_another_lease_took_since(
+async def test_an_audit_reports_messages_that_another_lease_took(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     read, relet, returned = new_post(), new_post(), new_post()
@@ -227,7 +227,7 @@ async def test_an_audit_knows_what_another_lease_took_since(
     await any_store.insert(posts)
     await lease(any_store, posts, now_ms)
     await any_store.acknowledge(Acknowledge("bob", "ours", (read.id,)), now_ms)
-    await any_store.return_lease(Release("bob", "ours", (returned.id,)), now_ms)
+    await any_store.release(Release("bob", "ours", (returned.id,)), now_ms)
     await any_store.end_leases(now_ms + LEASE_MS + 1)
     for number in range(3):
         other = new_claim(["bob"], [relet.id, returned.id], now_ms, lease_ms=LEASE_MS)
@@ -239,7 +239,7 @@ async def test_an_audit_knows_what_another_lease_took_since(
     assert await any_store.audit(Acknowledge("eve", "ours"), now_ms) == Audit()
 
 
-async def test_a_stream_has_not_lost_what_it_was_delivered_again(
+async def test_a_message_delivered_again_to_its_stream_is_not_lost(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(), clock.now_ms()

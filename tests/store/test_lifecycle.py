@@ -1,4 +1,4 @@
-"""What a store promises of keys and receipts, be it the real one or the tests' small one."""
+"""The guarantees for keys and receipts, tested on the real store and on the small one."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
 from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
-from workers.commands import Fate, Key, KeyedBatch, Revoke, Track
+from workers.commands import Key, KeyedBatch, MessageStatus, Revoke, Track
 from workers.errors import KeyReused
 from workers.store.base import Store
 from workers.store.mongo import MongoStore
@@ -17,7 +17,7 @@ from workers.store.mongo import MongoStore
 KEY = Key("hash of a key", "hash of a body")
 
 
-async def test_of_all_posts_with_a_key_one_is_stored_and_the_others_are_told_its_id(
+async def test_posts_with_one_key_store_one_message_and_share_its_id(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first = new_post(key=KEY)
@@ -27,7 +27,7 @@ async def test_of_all_posts_with_a_key_one_is_stored_and_the_others_are_told_its
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
 
 
-async def test_of_twins_over_several_nodes_one_is_stored(
+async def test_posts_with_one_key_through_several_nodes_store_one(
     open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     stores = [await open_store(node=str(number)) for number in range(4)]
@@ -41,16 +41,14 @@ async def test_of_twins_over_several_nodes_one_is_stored(
     assert await stores[0].count_unread(["bob"], clock.now_ms()) == {"bob": 1}
 
 
-async def test_a_key_that_came_with_another_message_is_refused_alone(
-    any_store: Store, new_post: MakePost
-) -> None:
+async def test_a_reused_key_is_refused_alone(any_store: Store, new_post: MakePost) -> None:
     await any_store.insert([new_post(key=KEY)])
     outcomes = await any_store.insert([new_post(key=Key(KEY.hash, "another")), new_post()])
     assert isinstance(outcomes[0], KeyReused)
     assert outcomes[1] is None
 
 
-async def test_a_key_is_known_after_its_message_was_read(
+async def test_a_key_is_still_known_after_its_message_was_read(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first = new_post(key=KEY)
@@ -60,7 +58,7 @@ async def test_a_key_is_known_after_its_message_was_read(
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {}
 
 
-async def test_what_a_read_with_a_key_gets_is_decided_once(
+async def test_the_batch_of_a_key_is_chosen_once(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts, now_ms = [new_post(), new_post()], clock.now_ms()
@@ -70,24 +68,24 @@ async def test_what_a_read_with_a_key_gets_is_decided_once(
     assert await any_store.record_batch([first], now_ms) == [first]
     assert await any_store.record_batch([second], now_ms) == [first]
     assert await any_store.find_batches(["key", "unknown"], now_ms) == {"key": first}
-    # After its time, the key is as good as new.
+    # After its time the key can be used again.
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
     later = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 5000)
     assert await any_store.record_batch([later], now_ms + 1001) == [later]
-    await any_store.forget(first)
+    await any_store.discard_batch(first)
     assert await any_store.find_batches(["key"], now_ms + 1001) == {"key": later}
-    await any_store.forget(later)
+    await any_store.discard_batch(later)
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
-    # What was given is not forgotten, and what was forgotten is not given.
-    assert not await any_store.give(later)
+    # A delivered batch cannot be discarded, and a discarded batch cannot be delivered.
+    assert not await any_store.mark_delivered(later)
     assert await any_store.record_batch([first], now_ms) == [first]
-    assert await any_store.give(first)
-    await any_store.forget(first)
+    assert await any_store.mark_delivered(first)
+    await any_store.discard_batch(first)
     assert await any_store.find_batches(["key"], now_ms) == {"key": replace(first, is_given=True)}
-    assert await any_store.give(first)
+    assert await any_store.mark_delivered(first)
 
 
-async def test_the_messages_of_a_key_are_those_that_were_claimed_for_it_and_live(
+async def test_a_key_has_its_claimed_unexpired_messages(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     mine, theirs, short, now_ms = new_post(), new_post(), new_post(timeout_s=1), clock.now_ms()
@@ -102,25 +100,27 @@ async def test_the_messages_of_a_key_are_those_that_were_claimed_for_it_and_live
     assert [each.id for each in found] == [mine.id]
 
 
-async def test_a_sender_is_told_what_became_of_its_message(
+async def test_a_receipt_shows_the_status_of_its_message(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
     await any_store.insert([post])
     asked = Track(post.id, "secret")
-    assert await any_store.track(asked, now_ms) == Fate("pending", None)
-    assert await any_store.track(asked, post.expires_ms) == Fate("pending", None)
-    assert await any_store.track(asked, post.expires_ms + 1) == Fate("expired", post.expires_ms)
+    assert await any_store.track(asked, now_ms) == MessageStatus("pending", None)
+    assert await any_store.track(asked, post.expires_ms) == MessageStatus("pending", None)
+    assert await any_store.track(asked, post.expires_ms + 1) == MessageStatus(
+        "expired", post.expires_ms
+    )
     await any_store.claim(new_claim(["bob"], [post.id], now_ms, lease_ms=5000))
-    assert await any_store.track(asked, now_ms + 5000) == Fate("leased", None)
-    assert await any_store.track(asked, now_ms + 5001) == Fate("pending", None)
+    assert await any_store.track(asked, now_ms + 5000) == MessageStatus("leased", None)
+    assert await any_store.track(asked, now_ms + 5001) == MessageStatus("pending", None)
     await any_store.end_leases(now_ms + 5001)
     await any_store.claim(new_claim(["bob"], [post.id], now_ms + 6000))
-    assert await any_store.track(asked, now_ms + 7000) == Fate("read", now_ms + 6000)
+    assert await any_store.track(asked, now_ms + 7000) == MessageStatus("read", now_ms + 6000)
 
 
 @pytest.mark.parametrize("receipt", ["another", ""])
-async def test_without_its_receipt_nobody_is_told_of_a_message(
+async def test_a_wrong_receipt_shows_nothing(
     any_store: Store, new_post: MakePost, clock: DatabaseClock, receipt: str
 ) -> None:
     post, plain = new_post(receipt="secret"), new_post()
@@ -131,47 +131,47 @@ async def test_without_its_receipt_nobody_is_told_of_a_message(
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
 
 
-async def test_a_repeated_post_gets_a_receipt_of_its_own(
+async def test_a_repeated_post_gets_its_own_receipt(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first = new_post(key=KEY, receipt="first")
     await any_store.insert([first])
     await any_store.insert([new_post(key=KEY, receipt="second")])
     for receipt in ("first", "second"):
-        fate = await any_store.track(Track(first.id, receipt), clock.now_ms())
-        assert fate == Fate("pending", None)
+        status = await any_store.track(Track(first.id, receipt), clock.now_ms())
+        assert status == MessageStatus("pending", None)
 
 
-async def test_a_message_is_taken_back_while_it_is_unread_and_only_once(
+async def test_an_unread_message_is_revoked_only_once(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
     await any_store.insert([post])
     assert await any_store.revoke(Revoke(post.id, "secret"), now_ms) == (
-        Fate("revoked", now_ms),
+        MessageStatus("revoked", now_ms),
         1,
     )
     assert await any_store.revoke(Revoke(post.id, "secret"), now_ms + 5) == (
-        Fate("revoked", now_ms),
+        MessageStatus("revoked", now_ms),
         0,
     )
     assert (await any_store.find_unread(["bob"], 10, now_ms)).messages == {}
     assert (await any_store.claim(new_claim(["bob"], [post.id], now_ms))).ids == set()
 
 
-async def test_a_message_is_taken_back_when_its_lease_is_over_though_nobody_gave_it_back(
+async def test_a_message_can_be_revoked_once_its_lease_is_over(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(receipt="secret"), clock.now_ms()
     await any_store.insert([post])
     await any_store.claim(new_claim(["bob"], [post.id], now_ms - 6000, lease_ms=5000))
-    fate, changed = await any_store.revoke(Revoke(post.id, "secret"), now_ms)
-    assert (fate, changed) == (Fate("revoked", now_ms), 1)
+    status, changed = await any_store.revoke(Revoke(post.id, "secret"), now_ms)
+    assert (status, changed) == (MessageStatus("revoked", now_ms), 1)
     assert (await any_store.end_leases(now_ms)).returned == 0
     assert await any_store.count_pending() == 0
 
 
-async def test_what_is_read_on_loan_or_expired_is_not_taken_back(
+async def test_read_leased_and_expired_messages_cannot_be_revoked(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     read, leased, dead = (new_post(receipt="secret") for _ in range(3))
@@ -185,13 +185,13 @@ async def test_what_is_read_on_loan_or_expired_is_not_taken_back(
         await any_store.revoke(Revoke(dead.id, "secret"), dead.expires_ms + 1),
     ]
     assert fates == [
-        (Fate("read", now_ms), 0),
-        (Fate("leased", None), 0),
-        (Fate("expired", dead.expires_ms), 0),
+        (MessageStatus("read", now_ms), 0),
+        (MessageStatus("leased", None), 0),
+        (MessageStatus("expired", dead.expires_ms), 0),
     ]
 
 
-async def test_the_dead_are_kept_for_their_senders_without_their_text(
+async def test_kept_messages_lose_their_text(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
 ) -> None:
     now_ms = clock.now_ms()
@@ -199,7 +199,7 @@ async def test_the_dead_are_kept_for_their_senders_without_their_text(
     pending, plain = new_post(timeout_s=86400, receipt="c"), new_post()
     await store.insert([read, expired, keyed, pending, plain])
     await store.claim(new_claim(["bob"], [read.id, keyed.id, plain.id], now_ms))
-    # No claim makes the TTL index free what is kept.
+    # A claim does not make the TTL index delete a kept message.
     assert mongo.count_documents({"kept": True, "purge_at": None}) == 4
     assert await store.expire(expired.expires_ms + 2000) == 1
     await store.retire(now_ms + 50_000)
@@ -212,8 +212,8 @@ async def test_the_dead_are_kept_for_their_senders_without_their_text(
         assert "text" not in document
         end = document["claim"]["at"] if "claim" in document else document["expires_at"]
         assert (document["purge_at"] - end).total_seconds() == 3600
-    assert await store.track(Track(read.id, "a"), now_ms) == Fate("read", now_ms)
-    assert await store.track(Track(expired.id, "b"), now_ms + 400_000) == Fate(
+    assert await store.track(Track(read.id, "a"), now_ms) == MessageStatus("read", now_ms)
+    assert await store.track(Track(expired.id, "b"), now_ms + 400_000) == MessageStatus(
         "expired", expired.expires_ms
     )
     assert await store.insert([new_post(key=KEY)]) == [keyed.id]

@@ -1,4 +1,4 @@
-"""Indexes that an operator drops or changes under a running store: noticed, refused, made again."""
+"""Indexes that an operator drops or changes while the store runs."""
 
 import asyncio
 from contextlib import suppress
@@ -23,12 +23,12 @@ EVERY_INDEX = [(collection, name) for collection, names in INDEXES.items() for n
 
 @pytest.fixture(autouse=True)
 def check_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check the indexes on each call, without a pause."""
+    """Check the indexes on every call, without a pause."""
     monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 0.0)
 
 
 def all_there(mongo: Messages) -> bool:
-    """Whether the database has every index of ours as it must be."""
+    """Return whether the database has all required indexes."""
     there = {
         (collection, name)
         for collection in INDEXES
@@ -38,7 +38,7 @@ def all_there(mongo: Messages) -> bool:
 
 
 @pytest.mark.parametrize(("collection", "name"), EVERY_INDEX)
-async def test_an_index_that_is_dropped_is_made_again(
+async def test_a_dropped_index_is_created_again(
     store: MongoStore, mongo: Messages, collection: str, name: str
 ) -> None:
     mongo.database[collection].drop_index(name)
@@ -48,7 +48,7 @@ async def test_an_index_that_is_dropped_is_made_again(
 
 
 @pytest.mark.parametrize("lost", ["messages", "reads", "database"])
-async def test_a_dropped_collection_is_made_again(
+async def test_a_dropped_collection_is_created_again(
     store: MongoStore, mongo: Messages, lost: str
 ) -> None:
     if lost == "database":
@@ -70,10 +70,10 @@ async def test_no_keyed_post_is_stored_without_the_unique_index(
     assert mongo.count_documents({}) == 1
 
 
-async def test_one_key_is_one_message_while_indexes_come_and_go(
+async def test_a_key_stays_unique_while_indexes_are_dropped(
     store: MongoStore, open_store: OpenStore, new_post: MakePost, mongo: Messages
 ) -> None:
-    """Two nodes post with one key, over and over, while the unique index is dropped and made."""
+    """Two nodes keep posting with one key while the unique index is dropped and created."""
     other = await open_store(node="other")
     stored: list[object] = []
 
@@ -83,7 +83,7 @@ async def test_one_key_is_one_message_while_indexes_come_and_go(
 
     async def drop_and_make() -> None:
         for _ in range(8):
-            with suppress(OperationFailure):  # It is gone already.
+            with suppress(OperationFailure):  # It was dropped already.
                 await asyncio.to_thread(mongo.drop_index, KEY_INDEX)
             await asyncio.sleep(0.01)
             await store.keep_indexes()
@@ -93,7 +93,7 @@ async def test_one_key_is_one_message_while_indexes_come_and_go(
     assert stored.count(None) == 1
 
 
-async def test_a_read_names_the_missing_index_and_heals(
+async def test_a_missing_inbox_index_is_reported_and_created(
     store: MongoStore,
     new_post: MakePost,
     clock: DatabaseClock,
@@ -114,7 +114,7 @@ async def test_a_read_names_the_missing_index_and_heals(
     assert len(found.messages["bob"]) == 1
 
 
-async def test_a_lost_ttl_index_is_noticed_though_nothing_uses_it(
+async def test_a_lost_ttl_index_is_noticed_without_an_operation(
     store: MongoStore, mongo: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def make_nothing(*_: object) -> None:
@@ -151,7 +151,7 @@ async def test_a_changed_index_refuses_keys_until_it_is_dropped(
     assert await store.insert([new_post(key=KEY)]) == [None]
 
 
-async def test_duplicate_keys_are_named_with_the_way_out(
+async def test_duplicate_keys_are_reported_with_a_solution(
     open_store: OpenStore, new_post: MakePost, mongo: Messages
 ) -> None:
     mongo.insert_many([{"_id": f"m{n}", "key": {"hash": "same", "body": ""}} for n in range(3)])
@@ -166,7 +166,7 @@ async def test_duplicate_keys_are_named_with_the_way_out(
     await open_store()
 
 
-async def test_an_index_of_the_last_version_goes_once_all_are_new(
+async def test_an_obsolete_index_is_dropped_after_a_rolling_update(
     store: MongoStore, mongo: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (obsolete,) = schema.OBSOLETE[COLLECTION]
@@ -181,7 +181,7 @@ async def test_an_index_of_the_last_version_goes_once_all_are_new(
     assert INBOX_INDEX in mongo.index_information()
 
 
-async def test_an_intact_schema_is_listed_seldom(
+async def test_complete_indexes_are_rarely_listed(
     store: MongoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = 0

@@ -1,4 +1,4 @@
-"""Commands that mongod carried out and whose reply never came: resolved, not guessed."""
+"""Commands that mongod carried out, but whose reply was lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ SHORT_S = 1.5
 
 @pytest.fixture
 def behind_proxy(mongo_uri: str, tmp_path: Path, open_store: OpenStore) -> Any:
-    """Opens a store whose connections go through a proxy."""
+    """Opens stores whose connections go through a proxy."""
 
     @asynccontextmanager
     async def make(timeout_s: float = 4.0) -> AsyncIterator[tuple[MongoStore, MongoProxy]]:
@@ -51,7 +51,7 @@ async def test_an_insert_whose_reply_is_lost_is_stored_once(
 
 
 @pytest.mark.parametrize("losses", [1, 2, 3])
-async def test_a_keyed_post_whose_reply_is_lost_is_its_own(
+async def test_a_keyed_post_whose_reply_is_lost_recognizes_itself(
     behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, losses: int
 ) -> None:
     async with behind_proxy() as (store, proxy):
@@ -74,7 +74,7 @@ async def test_an_insert_that_never_arrives_is_sent_again(
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
 
 
-async def test_an_insert_that_is_never_confirmed_is_said_to_be_unknown(
+async def test_an_unconfirmed_insert_has_an_unknown_outcome(
     behind_proxy: Any, new_post: MakePost
 ) -> None:
     async with behind_proxy(timeout_s=SHORT_S) as (store, proxy):
@@ -116,7 +116,7 @@ async def test_a_lost_claim_takes_nothing_from_the_node_that_was_faster(
         assert not mine & theirs
 
 
-async def test_a_claim_that_is_never_confirmed_is_said_to_be_unknown(
+async def test_an_unconfirmed_claim_has_an_unknown_outcome(
     behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     async with behind_proxy(timeout_s=SHORT_S) as (store, proxy):
@@ -127,7 +127,7 @@ async def test_a_claim_that_is_never_confirmed_is_said_to_be_unknown(
             await store.claim(new_claim(["bob"], [post.id], clock.now_ms()))
 
 
-async def test_a_claim_that_took_effect_is_not_said_to_be_refused_when_the_database_then_goes(
+async def test_an_applied_claim_is_unknown_if_the_database_then_fails(
     open_store: OpenStore,
     new_post: MakePost,
     clock: DatabaseClock,
@@ -141,7 +141,7 @@ async def test_a_claim_that_took_effect_is_not_said_to_be_refused_when_the_datab
     theirs, mine = new_post(), new_post()
     await first.insert([theirs, mine])
     await store.claim(new_claim(["bob"], [theirs.id], clock.now_ms()))
-    # Some are another's, so it asks which are its own; by then nobody is there.
+    # Another node has some of the messages, so the store searches by token, and gets no answer.
     monkeypatch.setattr(first, "_claimed", finds_no_server)
     with pytest.raises(OutcomeUnknown):
         await first.claim(new_claim(["bob"], [theirs.id, mine.id], clock.now_ms()))
@@ -163,7 +163,7 @@ async def test_a_claim_that_was_never_sent_claims_nothing(
     assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
 
 
-async def test_a_claim_that_was_given_up_takes_nothing_however_late_it_arrives(
+async def test_an_abandoned_claim_that_arrives_late_takes_nothing(
     behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, store: MongoStore
 ) -> None:
     async with behind_proxy() as (late, proxy):
@@ -175,13 +175,13 @@ async def test_a_claim_that_was_given_up_takes_nothing_however_late_it_arrives(
         await proxy.held.wait()
         while clock.now_ms() <= claim.until_ms:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        assert await store.release(claim, claim.ids) == 0
+        assert await store.unclaim(claim, claim.ids) == 0
         proxy.release()
         assert (await claiming).ids == set()
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
 
 
-async def test_what_was_given_back_and_then_expires_is_counted_as_expired(
+async def test_an_unclaimed_message_that_expires_is_counted(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post = new_post(timeout_s=1)
@@ -189,7 +189,7 @@ async def test_what_was_given_back_and_then_expires_is_counted_as_expired(
     claim = new_claim(["bob"], [post.id], clock.now_ms())
     await store.claim(claim)
     assert await store.expire(post.expires_ms + 2000) == 0
-    await store.release(claim, claim.ids)
+    await store.unclaim(claim, claim.ids)
     assert await store.expire(post.expires_ms + 2000) == 1
 
 
@@ -203,7 +203,7 @@ async def test_a_search_whose_reply_is_lost_is_repeated(
         assert len(found.messages["bob"]) == 1
 
 
-async def test_a_database_that_is_away_is_said_to_be_away(
+async def test_an_unavailable_database_is_reported(
     behind_proxy: Any, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     async with behind_proxy(timeout_s=SHORT_S) as (store, proxy):

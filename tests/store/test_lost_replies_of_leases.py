@@ -1,4 +1,4 @@
-"""Leases, keys and receipts when mongod's reply is lost: each is done once, and counted once."""
+"""Leases, keys and receipts when mongod's reply is lost: done once, and counted once."""
 
 import asyncio
 from pathlib import Path
@@ -15,9 +15,9 @@ from workers.commands import (
     Acknowledge,
     Claim,
     Extend,
-    Fate,
     Key,
     KeyedBatch,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -40,7 +40,7 @@ def lease_of(claim: Claim) -> str:
 
 
 @pytest.mark.parametrize("losses", [1, 3])
-async def test_settling_a_lease_whose_reply_is_lost_is_done_once(
+async def test_a_lease_operation_whose_reply_is_lost_is_done_once(
     mongo_uri: str,
     tmp_path: Path,
     open_store: OpenStore,
@@ -64,7 +64,7 @@ async def test_settling_a_lease_whose_reply_is_lost_is_done_once(
         proxy.lose_reply["update"] = losses
         assert await store.resume(Resume("bob", posts[2].id), clock.now_ms()) == (1, 1)
         proxy.lose_reply["update"] = losses
-        assert await store.return_lease(Release("bob", lease), clock.now_ms()) == (2, 2)
+        assert await store.release(Release("bob", lease), clock.now_ms()) == (2, 2)
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
         await store.close()
 
@@ -84,13 +84,13 @@ async def test_a_key_and_a_receipt_survive_lost_replies(
         proxy.lose_reply["insert"] = 2
         assert await store.record_batch([batch], now_ms) == [batch]
         proxy.lose_reply["update"] = 2
-        fate, _ = await store.revoke(Revoke(post.id, "r"), now_ms)
-        assert fate == Fate("revoked", now_ms)
-        assert await store.track(Track(post.id, "r"), now_ms) == Fate("revoked", now_ms)
+        status, _ = await store.revoke(Revoke(post.id, "r"), now_ms)
+        assert status == MessageStatus("revoked", now_ms)
+        assert await store.track(Track(post.id, "r"), now_ms) == MessageStatus("revoked", now_ms)
         await store.close()
 
 
-async def test_what_is_never_confirmed_is_reckoned_up_later(
+async def test_unconfirmed_writes_are_counted_later(
     mongo_uri: str, tmp_path: Path, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     plain, keyed, revoked, dead = new_post(), new_post(), new_post(receipt="r"), new_post()
@@ -115,12 +115,12 @@ async def test_what_is_never_confirmed_is_reckoned_up_later(
         counts: dict[str, int] = {}
 
         async def all_told() -> bool:
-            for fate, messages in (await store.count_resolved()).items():
-                counts[fate] = counts.get(fate, 0) + messages
+            for status, messages in (await store.count_resolved()).items():
+                counts[status] = counts.get(status, 0) + messages
             return not store._unresolved
 
         await eventually(all_told)
-        # The expiry took the three that were stored without a word, too.
+        # The expiry also marked the three messages whose insert was not confirmed.
         assert counts == {"accepted": 3, "read": 2, "revoked": 1, "expired": 4}
         assert await store.count_resolved() == {}
         await asyncio.sleep(0)

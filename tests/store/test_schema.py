@@ -1,4 +1,4 @@
-"""The indexes are made, kept, and checked at start; a database that will not do is refused."""
+"""Indexes are created, kept and checked at startup; an unsuitable database is refused."""
 
 from typing import Any
 
@@ -9,9 +9,7 @@ from tests.store.conftest import Messages
 from workers.store.schema import COLLECTION, INDEXES, IndexMismatch
 
 
-async def test_the_indexes_are_made_and_opening_again_keeps_them(
-    open_store: OpenStore, mongo: Messages
-) -> None:
+async def test_the_indexes_are_created_and_kept(open_store: OpenStore, mongo: Messages) -> None:
     await open_store()
     await open_store()
     indexes = mongo.index_information()
@@ -30,7 +28,7 @@ async def test_the_indexes_are_made_and_opening_again_keeps_them(
         ([("username", 1), ("_id", 1)], {"name": "inbox"}),
     ],
 )
-async def test_an_index_that_differs_is_named_with_the_way_out(
+async def test_a_different_index_is_reported_with_a_solution(
     open_store: OpenStore, mongo: Messages, keys: Any, options: Any
 ) -> None:
     mongo.create_index(keys, **options)

@@ -1,4 +1,4 @@
-"""What the store does in MongoDB beyond its contract: how messages lie there, and at what cost."""
+"""The store beyond its interface: its documents in MongoDB, and the cost of its operations."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ async def test_one_message_that_the_database_refuses_fails_alone(
     assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
 
 
-async def test_a_claim_says_who_has_it_and_frees_its_place(
+async def test_a_claim_records_its_node_and_is_deleted_earlier(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
 ) -> None:
     post = new_post(timeout_s=86400)
@@ -50,7 +50,7 @@ async def test_a_claim_says_who_has_it_and_frees_its_place(
     assert after is not None
     assert "unread" not in after
     assert after["claim"]["by"] == "test"
-    # Read a day before it would have expired: it does not stay on disk for that day.
+    # Read a day before its expiry, it is deleted without waiting for that day.
     assert (after["purge_at"] - after["claim"]["at"]).total_seconds() == 100
 
 
@@ -97,7 +97,7 @@ async def test_reads_and_claims_use_the_indexes(
     assert updates[0]["docsExamined"] == 2
 
 
-async def test_a_count_looks_at_no_document_and_not_at_all(
+async def test_a_count_reads_no_document_and_few_index_entries(
     store: MongoStore,
     new_post: MakePost,
     clock: DatabaseClock,
@@ -119,18 +119,18 @@ async def test_a_count_looks_at_no_document_and_not_at_all(
     work = [entry for entry in profile if "keysExamined" in entry]
     assert {entry["docsExamined"] for entry in work} == {0}
     assert not any(entry.get("hasSortStage") for entry in work)
-    # Of each: the bound, what has expired, and an entry to step over for each name.
+    # The limit, the expired messages, and one entry to skip for each inbox.
     assert max(entry["keysExamined"] for entry in work) <= 11 + 5 + len(sizes)
     assert len(work) <= 2 * len(sizes)
 
 
-async def test_a_claim_that_the_databases_clock_calls_late_has_it_measured(
+async def test_a_late_claim_requests_a_comparison_of_the_clocks(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post = new_post()
     await store.insert([post])
     assert not clock.is_doubtful
-    # The database's clock was set a minute forward since it was measured.
+    # The database's clock was set forward by a minute after the measurement.
     sent_ms = clock.local_ms()
     clock.observe(sent_ms, clock.now_ms() - 60_000, sent_ms)
     behind_s = clock.now_ms() / 1000 - time.time()
@@ -142,8 +142,8 @@ async def test_a_claim_that_the_databases_clock_calls_late_has_it_measured(
     assert (await store.claim(new_claim(["bob"], [post.id], clock.now_ms()))).ids == {post.id}
 
 
-@pytest.mark.skipif("motor" in DRIVERS, reason="the seam is what is looked at")
-def test_both_drivers_are_opened_through_one_seam(io_loop: IOLoop, mongo_uri: str) -> None:
+@pytest.mark.skipif("motor" in DRIVERS, reason="this test opens both drivers itself")
+def test_both_drivers_are_opened_in_the_same_way(io_loop: IOLoop, mongo_uri: str) -> None:
     from workers.store.driver import close_client, open_client
 
     async def ping(driver: Any) -> float:

@@ -1,4 +1,4 @@
-"""The database's clock is read the same in every time zone."""
+"""The database's clock is read correctly in every time zone."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.mark.usefixtures("zone")
-async def test_the_offset_to_the_database_is_no_time_zone(
+async def test_the_clock_offset_is_independent_of_the_time_zone(
     open_store: OpenStore, clock: DatabaseClock
 ) -> None:
     store = await open_store()
@@ -35,7 +35,7 @@ async def test_the_offset_to_the_database_is_no_time_zone(
 
 
 @pytest.mark.usefixtures("zone")
-async def test_doctor_sees_no_time_zone_in_the_clock(
+async def test_doctor_checks_the_clock_in_every_time_zone(
     mongo_uri: str, database: str, driver: Driver
 ) -> None:
     findings = {it.what: it async for it in examine(mongo_uri, driver, database, 5.0)}

@@ -1,12 +1,12 @@
-"""The commands and programs of the documents: fenced blocks of `sh`, `console` and `python`.
+"""The commands and programs in the documents: fenced blocks of `sh`, `console` and `python`.
 
-A comment directly above a block says what is special about it:
+A comment directly above a block describes how to run it:
 
 - `<!-- not run: REASON -->`: it cannot be run as it is;
-- `<!-- first: COMMAND -->`: what has to have happened, run before it, not shown;
-- `<!-- until Ctrl-C -->`: it runs until it is interrupted: once it has said what is shown;
-- `<!-- meanwhile -->`: it goes on while the next block runs, and is looked at after that;
-- `<!-- file: NAME -->`: it is not run but saved under this name, for later blocks.
+- `<!-- first: COMMAND -->`: run this command first; the document does not show it;
+- `<!-- until Ctrl-C -->`: it runs until it is interrupted, after it has printed the shown output;
+- `<!-- meanwhile -->`: it continues while the next block runs, and is checked after that;
+- `<!-- file: NAME -->`: do not run it, but save it under this name for later blocks.
 """
 
 import os
@@ -24,7 +24,7 @@ _FENCE = re.compile(r"^( *)```(\w*)$")
 
 @dataclass
 class Block:
-    """One block: where its first line is, its text, and its marks."""
+    """One block: the number of its first line, its text, and its marks."""
 
     document: Path
     line: int
@@ -35,11 +35,11 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Its location, for people."""
         return f"{os.path.relpath(self.document, PROJECT_ROOT)}:{self.line}"
 
     def commands(self) -> Iterator[tuple[str, str]]:
-        """Of a console: each command, and what it says after that."""
+        """Yield each command of a console with its output."""
         parts = re.split(r"^\$ ", self.text, flags=re.MULTILINE)
         assert not parts[0], f"{self.place}: a console begins with a command"
         for part in parts[1:]:
@@ -49,12 +49,14 @@ class Block:
 
 
 def documents() -> list[Path]:
-    """What is written for people."""
+    """Return all documents for people."""
     return sorted([*PROJECT_ROOT.glob("*.md"), *PROJECT_ROOT.glob("docs/**/*.md")])
 
 
 def blocks(document: Path) -> list[Block]:
-    """Its blocks in these languages, in order. Raises AssertionError for marks that are none."""
+    """Return a document's blocks in these languages, in order. Raise AssertionError for invalid
+    marks.
+    """
     found: list[Block] = []
     lines = document.read_text(encoding="utf-8").splitlines()
     number = 0
@@ -77,7 +79,7 @@ def blocks(document: Path) -> list[Block]:
 def _read_marks(block: Block, above: list[str]) -> None:
     while above and above[-1].strip().startswith("<!--"):
         mark = _MARK.fullmatch(above.pop().strip())
-        assert mark is not None, f"{block.place}: the comment above it is no mark"
+        assert mark is not None, f"{block.place}: the comment above it is not a valid mark"
         kind, value = mark[1], mark[2] or ""
         assert bool(value) == (kind in ("not run", "first", "file")), f"{block.place}: {kind}"
         if kind == "first":

@@ -1,4 +1,4 @@
-"""A client of the service over real HTTP, in the words of its users."""
+"""A client of the service over real HTTP, with methods for its users' actions."""
 
 import json
 from typing import Any, NamedTuple
@@ -9,38 +9,40 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from tests.support.contract import Contract, contract
 
-#: Tornado's status where there was no whole answer.
+#: Tornado's status if there was no complete answer.
 NO_ANSWER = 599
 
 
 class Received(NamedTuple):
-    """One message as it came back."""
+    """One message as received."""
 
     text: str
     id: str
 
 
 class ChatClient:
-    """Posts to and reads from one service. `limit` connections at the same time."""
+    """Posts to and reads from one service, on up to `limit` connections."""
 
     def __init__(self, base: str, limit: int = 64) -> None:
         self.base = base
-        #: What every answer is judged by. None for a port that serves only a part of it.
+        #: The OpenAPI document by which every answer is checked. None for a port that serves only
+        #: part of it.
         self.contract: Contract | None = contract()
         self._http: AsyncHTTPClient = SimpleAsyncHTTPClient(
             force_instance=True, max_clients=limit, max_body_size=1 << 30
         )
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._http.close()
 
     async def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> HTTPResponse:
-        """Any request; underscores in header names stand for hyphens. Never raises for a status.
+        """Send any request. Underscores in header names stand for hyphens. Never raise for a
+        status.
 
-        What is answered must be in the OpenAPI document.
+        The OpenAPI document must allow the answer.
         """
         response = await self._http.fetch(
             self.base + path,
@@ -57,7 +59,7 @@ class ChatClient:
         return response
 
     async def post(self, username: str, text: str, lifetime_s: int | None = None) -> str:
-        """Post a message that must be accepted; its id."""
+        """Post a message, which must be accepted. Return its id."""
         fields: dict[str, Any] = {"text": text, "username": username}
         if lifetime_s is not None:
             fields["timeout"] = lifetime_s
@@ -68,17 +70,17 @@ class ChatClient:
         return message_id
 
     async def read(self, username: str, query: str = "") -> list[Received]:
-        """Read an inbox; the read must be answered."""
+        """Read an inbox. The read must be answered."""
         response = await self.request("GET", f"/chat/{quote(username, safe='')}{query}")
         assert response.code == 200, (response.code, response.body)
         return [Received(**message) for message in json.loads(response.body)]
 
     async def texts(self, username: str, query: str = "") -> list[str]:
-        """Read an inbox; only the texts."""
+        """Read an inbox, and return only the texts."""
         return [message.text for message in await self.read(username, query)]
 
     async def metric(self, name: str) -> float:
-        """The value of a metric without labels, or the sum over its labels."""
+        """Return the value of a metric without labels, or the sum over its labels."""
         response = await self.request("GET", "/metrics")
         lines = response.body.decode().splitlines()
         return sum(

@@ -1,4 +1,4 @@
-"""An OTLP receiver, as any collector has one: takes traces and metrics over HTTP, in protobuf."""
+"""An OTLP receiver like a collector's: it receives traces and metrics over HTTP, in protobuf."""
 
 import gzip
 from collections.abc import Iterable, Mapping
@@ -16,11 +16,11 @@ from tornado.web import Application, RequestHandler
 
 
 class Collector:
-    """Listens on a port of its own; keeps what it was sent. Use as an async context."""
+    """Listens on a free port, and keeps what it receives. Use as an async context."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
-        #: Metrics by name, of each time that they were sent.
+        #: Metrics by name, for each export.
         self.metrics: list[dict[str, Any]] = []
         self.resources: list[Mapping[str, str]] = []
         self.requests: list[HTTPServerRequest] = []
@@ -44,12 +44,12 @@ class Collector:
         await self._server.close_all_connections()
 
     def named(self, name: str) -> list[Any]:
-        """The spans of this name, in the order in which they came."""
+        """Return the spans with this name, in order of arrival."""
         return [span for span in self.spans if span.name == name]
 
 
 def attributes(pairs: Iterable[Any]) -> dict[str, Any]:
-    """Attributes as a dictionary."""
+    """Return attributes as a dictionary."""
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
 
 

@@ -1,7 +1,7 @@
-"""Judges answers by the OpenAPI document: each must be one that the document allows.
+"""Checks answers against the OpenAPI document: the document must allow each of them.
 
-The clients of the tests (`tests.support.client`, `tests.support.raw`) hand every answer over. It is
-stricter than the document in one thing: a body may have no field that is not in it.
+The clients of the tests (`tests.support.client`, `tests.support.raw`) check every answer here. The
+check is stricter than the document in one respect: a body may have no undocumented field.
 """
 
 import json
@@ -18,12 +18,12 @@ from config import Settings
 from workers.pool import WorkerPool
 
 _ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
-#: Of a long array so many elements are looked at, at each end: they are all made the same way.
+#: Check this many elements at each end of a long array, because all are made the same way.
 _LOOKED_AT = 50
 
 
 class _Answer(NamedTuple):
-    """What the document says of one status: bodies by media type, headers by name."""
+    """What the document says about one status: bodies by media type, headers by name."""
 
     bodies: Mapping[str, Draft202012Validator | None]
     headers: Mapping[str, tuple[bool, Draft202012Validator]]
@@ -36,7 +36,7 @@ class _Path(NamedTuple):
 
 
 class Contract:
-    """A document, made ready to judge."""
+    """An OpenAPI document, prepared for checks."""
 
     def __init__(self, document: Any) -> None:
         self._document = document
@@ -57,7 +57,7 @@ class Contract:
     def check(
         self, method: str, target: str, status: int, headers: Mapping[str, str], body: bytes
     ) -> None:
-        """AssertionError where the document does not allow this answer to this request."""
+        """Raise AssertionError if the document does not allow this answer to this request."""
         operation, answers = self._find(method, _ABSOLUTE.sub("", target).partition("?")[0] or "/")
         of = f"the answer {status} to {operation}"
         answer = answers.get(str(status))
@@ -94,7 +94,7 @@ class Contract:
         }
         return _Answer(
             {
-                # Only of JSON is there more to say than that it is text.
+                # Only JSON has more rules than being text.
                 media: Draft202012Validator(self._resolved(content["schema"]))
                 if "json" in media
                 else None
@@ -107,7 +107,7 @@ class Contract:
         )
 
     def _resolved(self, node: Any) -> Any:
-        """The same with components in place of references: nothing of it refers to itself."""
+        """Replace references by their components; no component refers to itself."""
         if isinstance(node, list):
             return [self._resolved(each) for each in node]
         if not isinstance(node, dict):
@@ -127,12 +127,14 @@ class Contract:
 
 @cache
 def contract() -> Contract:
-    """That of a service with the default settings; limits are about requests, not answers."""
+    """Return the contract of a service with the default settings. Limits concern requests, not
+    answers.
+    """
     return Contract(json.loads(document_of(Settings(mongo_uri="mongodb://nobody"))))
 
 
 def document_of(settings: Settings) -> bytes:
-    """The document of a service, without starting it."""
+    """Return a service's document without starting it."""
     service = Service(settings)
     # Nothing is asked of it.
     handlers = service._make_handlers(cast(WorkerPool, None))
@@ -141,7 +143,7 @@ def document_of(settings: Settings) -> bytes:
 
 
 def routes_of(settings: Settings) -> Sequence[Route]:
-    """The routes of a service, without starting it."""
+    """Return a service's routes without starting it."""
     service = Service(settings)
     return service._make_routes(service._make_handlers(cast(WorkerPool, None)))
 

@@ -1,4 +1,4 @@
-"""What the shipped dashboard and alert rules ask Prometheus for."""
+"""The Prometheus queries of the shipped dashboard and alert rules."""
 
 import json
 import re
@@ -12,13 +12,13 @@ PROMETHEUS = PROJECT_ROOT / "deploy/prometheus"
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard's document."""
+    """Return the dashboard's document."""
     document: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     return document
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Each panel's title and query, as Grafana would send it for all instances."""
+    """Yield each panel's title and query, as Grafana sends it for all instances."""
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", ()):
             text = target["expr"]
@@ -28,7 +28,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 def alerts() -> dict[str, str]:
-    """The text of each alert rule, by name."""
+    """Return the text of each alert rule by name."""
     text = (PROMETHEUS / "alerts.yml").read_text(encoding="utf-8")
     parts = re.split(r"^ *- alert: (\w+)\n", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))

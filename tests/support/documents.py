@@ -1,8 +1,8 @@
-"""The messages of a small database in memory, and what the store's operations do to them.
+"""A small database in memory, and the effect of each operation of a store on it.
 
-Each method is one operation, applied at once, as `workers.store.base` promises it. Every change
-can be taken back, for a database that fails over. Used by the small stores of the tests and by
-the simulation.
+Each method is one operation with the guarantees of `workers.store.base`, applied at once. Every
+change can be undone, for a database that fails over. The small stores of the tests and the
+simulation use this.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,11 +15,14 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
+    KeyedClaim,
+    LeaseClaim,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -33,9 +36,11 @@ from workers.store.base import Ended, Found, Insertion, Settled
 
 @dataclass
 class Stored:
-    """A document. `token` is that of the claim, `lease` that of the last lease; `acknowledged`
-    where that lease ended so, `returned` where it was given back; `lost_by` are the leases that ran
-    out before it. `mark` is that of the call that expired or revoked it.
+    """A document.
+
+    `token` is the claim's token, and `lease` that of the last lease. `acknowledged` and `returned`
+    say how that lease ended. `lost_by` has the earlier leases that ran out. `mark` identifies the
+    call that expired or revoked the message.
     """
 
     post: Post
@@ -60,7 +65,7 @@ class Stored:
 
 
 class Decision(NamedTuple):
-    """What a read with a key is given, and whether anybody may have been."""
+    """The batch of a key, and whether it may have been delivered."""
 
     batch: KeyedBatch
     is_given: bool
@@ -68,15 +73,15 @@ class Decision(NamedTuple):
 
 @dataclass
 class Documents:
-    """Messages by id, and what reads with a key were given, by key."""
+    """Messages by id, and batches by key."""
 
     documents: dict[str, Stored] = field(default_factory=dict)
     reads: dict[str, Decision] = field(default_factory=dict)
-    #: How to take back every change, oldest first; called once more, it is made again.
+    #: Functions that undo the changes, oldest first. A second call makes the change again.
     undo: list[Callable[[], None]] = field(default_factory=list)
 
     def insert(self, posts: Sequence[Post]) -> list[Insertion]:
-        """A document that is there stays as it is."""
+        """Insert documents. An existing document is not changed."""
         return [self._insert(post) for post in posts]
 
     def _insert(self, post: Post) -> Insertion:
@@ -102,7 +107,7 @@ class Documents:
         return None
 
     def unread(self, usernames: Collection[str], now_ms: int) -> list[Post]:
-        """What a search finds, in its order."""
+        """Return the posts that a search finds, in its order."""
         found = (
             stored.post
             for stored in self.documents.values()
@@ -113,16 +118,16 @@ class Documents:
         return sorted(found, key=lambda post: (post.username, post.id))
 
     def claim(self, claim: Claim, ids: Sequence[str]) -> None:
-        """Take these of the claim's messages."""
+        """Claim these messages of a claim."""
         for stored in self.of(ids):
             if not self.is_claimable(stored, claim):
                 continue
-            if claim.lease_ms is None:
+            if not isinstance(claim, LeaseClaim):
                 self.change(
                     stored,
                     unread=False,
                     token=claim.token,
-                    key=claim.key,
+                    key=claim.key if isinstance(claim, KeyedClaim) else "",
                     claimed_ms=claim.at_ms,
                 )
             else:
@@ -138,20 +143,21 @@ class Documents:
                 )
 
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
-        """The filter of that."""
-        return stored.unread and (not claim.key or stored.post.expires_ms >= claim.at_ms)
+        """Return whether the filter of a claim matches a document."""
+        lives = stored.post.expires_ms >= claim.at_ms
+        return stored.unread and (lives or not isinstance(claim, KeyedClaim))
 
     def owned(self, claim: Claim) -> set[str]:
-        """What carries its token."""
+        """Return the ids that have the claim's token."""
         return {
             stored.post.id
             for stored in self.of(claim.ids)
-            if claim.token == (stored.token if claim.lease_ms is None else stored.lease)
+            if claim.token == (stored.lease if isinstance(claim, LeaseClaim) else stored.token)
         }
 
-    def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        """Make unread what the claim took."""
-        if claim.key and not claim.token:
+    def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        """Make messages unread that the claim took."""
+        if isinstance(claim, DiscardedClaims):
             mine = [
                 stored
                 for stored in self.of(ids)
@@ -165,13 +171,13 @@ class Documents:
                 or (claim.token == stored.lease and stored.until_ms is not None)
             ]
         for stored in mine:
-            # Its lease has not lost what nobody was given.
-            returned = stored.returned or claim.lease_ms is not None
+            # The lease has not lost messages that nobody received.
+            returned = stored.returned or isinstance(claim, LeaseClaim)
             self.change(stored, unread=True, token="", key="", until_ms=None, returned=returned)
         return len(mine)
 
     def record_batch(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
-        """The first decision for a key holds."""
+        """Record a batch, unless the key has a valid one."""
         holding = self.reads.get(batch.key)
         if holding is None or holding.batch.until_ms < now_ms:
             self._set_read(batch.key, Decision(batch, is_given=False))
@@ -200,7 +206,7 @@ class Documents:
             if key in self.reads and self.reads[key].batch.until_ms >= now_ms
         }
 
-    def give(self, batch: KeyedBatch) -> bool:
+    def mark_delivered(self, batch: KeyedBatch) -> bool:
         holding = self.reads.get(batch.key)
         if holding is None or holding.batch.ids != batch.ids:
             return False
@@ -208,7 +214,7 @@ class Documents:
             self._set_read(batch.key, holding._replace(is_given=True))
         return True
 
-    def forget(self, batch: KeyedBatch) -> None:
+    def discard_batch(self, batch: KeyedBatch) -> None:
         holding = self.reads.get(batch.key)
         if holding is not None and holding.batch.ids == batch.ids and not holding.is_given:
             self._set_read(batch.key, None)
@@ -244,7 +250,7 @@ class Documents:
         ]
         return Audit(acknowledged if lost else (), tuple(each.post.id for each in lost))
 
-    def return_lease(self, command: Release, now_ms: int) -> Settled:
+    def release(self, command: Release, now_ms: int) -> Settled:
         leased = self._of_lease(command)
         mine = [each for each in leased if _lasts(each, now_ms)]
         for stored in mine:
@@ -297,26 +303,28 @@ class Documents:
         usernames = list(dict.fromkeys(stored.post.username for stored in over))
         return Ended(usernames, len(over) - expired, expired)
 
-    def track(self, command: Track, now_ms: int) -> Fate | None:
+    def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         stored = self.documents.get(command.id)
         if stored is None or command.receipt not in stored.receipts:
             return None
         if stored.revoked_ms is not None:
-            return Fate("revoked", stored.revoked_ms)
+            return MessageStatus("revoked", stored.revoked_ms)
         if stored.token:
-            return Fate("read", stored.claimed_ms)
+            return MessageStatus("read", stored.claimed_ms)
         if stored.post.expires_ms < now_ms:
-            return Fate("expired", stored.post.expires_ms)
-        return Fate("leased" if _lasts(stored, now_ms) else "pending", None)
+            return MessageStatus("expired", stored.post.expires_ms)
+        return MessageStatus("leased" if _lasts(stored, now_ms) else "pending", None)
 
-    def revoke(self, command: Revoke, now_ms: int, mark: str = "") -> tuple[Fate | None, int]:
+    def revoke(
+        self, command: Revoke, now_ms: int, mark: str = ""
+    ) -> tuple[MessageStatus | None, int]:
         fate = self.track(command, now_ms)
         stored = self.documents.get(command.id)
         if fate is None or stored is None or fate.status != "pending" or not stored.is_pending:
             return fate, 0
-        # Perhaps its lease was over, and it was not given back yet.
+        # The lease may be over, but not ended by a sweep yet.
         self.change(stored, unread=False, until_ms=None, revoked_ms=now_ms, mark=mark)
-        return Fate("revoked", now_ms), 1
+        return MessageStatus("revoked", now_ms), 1
 
     def expire(self, now_ms: int, mark: str = "") -> int:
         dead = [
@@ -332,11 +340,11 @@ class Documents:
         return sum(stored.is_pending for stored in self.documents.values())
 
     def of(self, ids: Sequence[str]) -> list[Stored]:
-        """Those that are there."""
+        """Return the existing documents with these ids."""
         return [self.documents[each] for each in ids if each in self.documents]
 
     def change(self, stored: Stored, **fields: Any) -> None:
-        """Change a document, in a way that can be taken back."""
+        """Change a document, and record how to undo it."""
         other = fields
 
         def swap() -> None:
@@ -372,7 +380,7 @@ class Documents:
 
 
 def found_of(unread: Sequence[Post], usernames: Sequence[str], limit: int) -> Found:
-    """The answer to a search that finds these."""
+    """Return the result of a search that finds these posts."""
     messages: dict[str, list[Unread]] = {}
     for post in unread[:limit]:
         found = Unread(Message(post.text, post.id), post.expires_ms)
@@ -384,7 +392,7 @@ def found_of(unread: Sequence[Post], usernames: Sequence[str], limit: int) -> Fo
 
 
 def _has_run_out(stored: Stored) -> bool:
-    """Whether its lease, if that is over, ended by itself."""
+    """Return whether the last lease ran out, if it is over."""
     return bool(stored.lease) and not stored.acknowledged and not stored.returned
 
 

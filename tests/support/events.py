@@ -1,4 +1,4 @@
-"""Server-Sent Events by hand: one stream on a real socket, and what comes over it."""
+"""A client for Server-Sent Events: one stream on a real socket."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from tests.support.raw import get
 
 
 class Event(NamedTuple):
-    """One event as it came; a comment has the name `comment`."""
+    """One event as received. A comment has the name `comment`."""
 
     name: str
     id: str
@@ -25,7 +25,7 @@ class EventStream:
         self._request = get(f"/chat/{username}/stream".encode(), *headers)
         self.status = 0
         self.headers: Mapping[str, str] = {}
-        #: What the stream's messages can be acknowledged by.
+        #: The lease under which the stream's messages can be acknowledged.
         self.lease = ""
 
     async def __aenter__(self) -> "EventStream":
@@ -46,11 +46,13 @@ class EventStream:
         self.cut()
 
     def cut(self) -> None:
-        """End it as a client that dies does."""
+        """Abort the connection, like a client that dies."""
         self._writer.transport.abort()
 
     async def next(self) -> Event:
-        """The next event or comment. Raises `asyncio.IncompleteReadError` at the stream's end."""
+        """Return the next event or comment. Raise `asyncio.IncompleteReadError` at the stream's
+        end.
+        """
         while "\n\n" not in self._text:
             size = int((await self._reader.readuntil(b"\r\n")).strip(), 16)
             if not size:
@@ -68,7 +70,7 @@ class EventStream:
         return Event(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
 
     async def texts(self, number: int) -> list[str]:
-        """The texts of so many messages."""
+        """Return the texts of the next messages."""
         events = [await self.next() for _ in range(number)]
         assert all(event.name == "message" for event in events)
         assert all(event.id == event.data["id"] for event in events)

@@ -1,4 +1,4 @@
-"""Many clients at once on kept-alive connections, light enough to press a service hard."""
+"""A keep-alive connection that is cheap enough to put much load on a service."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection with one request at a time."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -23,11 +23,11 @@ class Connection(asyncio.Protocol):
         return (await loop.create_connection(cls, "127.0.0.1", port))[1]
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._transport.close()
 
     async def post(self, username: str, text: str, lifetime_s: int = 3600) -> str:
-        """Post a message that must be accepted; its id."""
+        """Post a message, which must be accepted. Return its id."""
         fields = {"text": text, "username": username, "timeout": lifetime_s}
         body = json.dumps(fields).encode()
         head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         return message_id
 
     async def read(self, username: str) -> list[dict[str, Any]]:
-        """Read an inbox; the read must be answered."""
+        """Read an inbox. The read must be answered."""
         path = quote(username, safe="")
         status, answer = await self.ask(
             f"GET /chat/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         return messages
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Send a request as it is; the status and body of its answer."""
+        """Send a request unchanged. Return the status and body of its answer."""
         if self.closed:
             raise ConnectionResetError("closed by the service")
         self._answer = asyncio.get_running_loop().create_future()
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
 
 
 def _body(head: bytes, rest: bytes) -> bytes | None:
-    """The body once all of it is there, of a fixed length or in chunks."""
+    """Return the body, of fixed length or chunked, once it is complete."""
     if b"transfer-encoding: chunked" in head:
         return _joined_chunks(rest) if rest.endswith(b"0\r\n\r\n") else None
     length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])

@@ -1,4 +1,4 @@
-"""A middleman between a client and a service, who has connections break and answers be lost."""
+"""A proxy between a client and a service that breaks connections and loses answers."""
 
 import asyncio
 from contextlib import suppress
@@ -8,15 +8,16 @@ from chat_service.service import Service
 
 
 class Middleman:
-    """Stands between client and service and has connections break. Use as an async context."""
+    """Forwards between client and service, and breaks connections. Use as an async context."""
 
     def __init__(self, port: int) -> None:
         self._target = port
-        #: So many answers are lost: the service has carried the request out, its client sees a cut.
+        #: Lose this many answers: the service has executed the request, and its client sees a
+        #: broken connection.
         self.lose = 0
-        #: Answers that are given in the service's place.
+        #: Answers to give instead of the service's.
         self.answers: list[bytes] = []
-        #: HeaderCache of the requests that were seen.
+        #: The headers of the requests seen so far.
         self.heads: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
@@ -75,16 +76,16 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while chunk := await reader.read(65536):
             writer.write(chunk)
             await writer.drain()
-    # Whoever is at the other end is to know that this one is gone.
+    # Tell the other end that this one has closed.
     writer.close()
 
 
 def base_of(service: Service) -> str:
-    """Where a service is."""
+    """Return the base URL of a service."""
     return f"http://127.0.0.1:{service.port}"
 
 
 def answer(status: int, body: bytes = b"") -> bytes:
-    """An answer in the service's place."""
+    """Return an answer to give instead of the service's."""
     head = b"HTTP/1.1 %d No\r\nRetry-After: 0\r\nContent-Length: %d\r\n\r\n"
     return head % (status, len(body)) + body

@@ -1,4 +1,4 @@
-"""A private mongod for a whole test run, started as the service starts its own."""
+"""An embedded MongoDB for a whole test run, started in the same way as by the service."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from workers.mongod.embedded import EmbeddedMongod
 
 @contextmanager
 def running_mongod(data_dir: Path) -> Iterator[str]:
-    """Run one on a loop and thread of its own; gives its connection string."""
+    """Run a mongod on a separate loop and thread, and yield its connection string."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="mongod")
     thread.start()

@@ -1,7 +1,7 @@
-"""A proxy in front of mongod that can have a command applied and lose its reply.
+"""A proxy in front of mongod that can lose the reply of a command that was applied.
 
-It understands enough of the wire protocol for that. Each fault is for one command name
-(`insert`, `update`, `find`, ...), for so many times or with a chance.
+It understands enough of the wire protocol for that. Each fault applies to one command name
+(`insert`, `update`, `find`, ...), either a number of times or with a probability.
 """
 
 import asyncio
@@ -19,32 +19,32 @@ _OP_MSG = 2013
 
 
 class MongoProxy:
-    """Listens on a unix socket, forwards to a mongod on another. Use as an async context."""
+    """Forwards from one unix socket to a mongod on another. An async context manager."""
 
     def __init__(self, uri: str, folder: Path) -> None:
         self._target = unquote(urlsplit(uri).netloc)
         self._path = str(folder / "proxy.sock")
         self.uri = f"mongodb://{quote(self._path, safe='')}/?directConnection=true"
-        #: Commands whose reply is lost after they were carried out, and how often.
+        #: Commands whose reply is lost after they were carried out, and how many times.
         self.lose_reply: Counter[str] = Counter()
-        #: Commands that are cut off before they reach mongod, and how often.
+        #: Commands that are cut off before they reach mongod, and how many times.
         self.cut_before: Counter[str] = Counter()
-        #: Chances, for each command name: that its reply is lost, that it is cut off before it
-        #: reaches mongod, that its reply is cut off in the middle.
+        #: For each command name, the probability that its reply is lost, that it is cut off before
+        #: it reaches mongod, and that its reply is cut off in the middle.
         self.lose_rate: dict[str, float] = {}
         self.cut_rate: dict[str, float] = {}
         self.truncate_rate: dict[str, float] = {}
-        #: Seconds that every reply is late, at most.
+        #: The mean delay of every reply, in seconds.
         self.delay_s = 0.0
-        #: Faults that came about.
+        #: The number of faults so far.
         self.faults = 0
         self._rng = random.Random(0)
-        #: Commands that are held until `release` is called, and a field that they must name: the
-        #: service's own chores send the same commands at times of their own.
+        #: Commands that are held until `release` is called, with a byte string that they must have:
+        #: the service's maintenance sends the same commands at unpredictable times.
         self.hold: dict[str, bytes] = {}
         self.held = asyncio.Event()
         self._released = asyncio.Event()
-        #: How many of each command mongod was sent, of those that have `naming` in them.
+        #: The number of each command that reached mongod and that has `naming` in it.
         self.sent: Counter[str] = Counter()
         self.naming = b""
         self._connections: set[asyncio.Task[None]] = set()
@@ -64,7 +64,7 @@ class MongoProxy:
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
-        # A connection that was cancelled before it began has closed nothing.
+        # A connection that was cancelled before it started has closed nothing.
         for writer in self._writers:
             writer.close()
         await asyncio.gather(
@@ -72,7 +72,7 @@ class MongoProxy:
         )
 
     def release(self) -> None:
-        """Let the commands that are held go on."""
+        """Forward the held commands."""
         self.hold.clear()
         self._released.set()
 
@@ -137,7 +137,7 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
 
 
 def _command(message: bytes) -> str:
-    """The name of the command in an OP_MSG: the first key of its body section."""
+    """Return the name of the command in an OP_MSG: the first key of its body section."""
     if _HEADER.unpack_from(message)[3] != _OP_MSG:
         return "hello"
     assert message[20] == 0, "the body is the first section"

@@ -1,7 +1,7 @@
-"""HTTP by hand: the very bytes of a request on a real socket, and what came back.
+"""Raw HTTP: send exact bytes on a real socket, and parse the answer.
 
-For requests that no well-behaved client can send. `unharmed` also judges the service: whatever
-was sent to it, it must be as good as new afterwards.
+For requests that no well-behaved client sends. `unharmed` also checks the service: no request may
+affect its later behavior.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _REQUEST_LINE = re.compile(rb"([^ \r\n]+) ([^ \r\n]+) HTTP/1")
 
 
 class Answer(NamedTuple):
-    """A response. Names of headers are in lower case."""
+    """A response. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,7 +42,9 @@ class Answer(NamedTuple):
 def request(
     method: bytes, target: bytes, *headers: bytes, body: bytes | None = None, host: bytes = HOST
 ) -> bytes:
-    """A request in proper form, whatever its parts are; one without `host` has no such line."""
+    """Return a well-formed request with these parts, valid or not. An empty `host` omits that
+    header.
+    """
     lines = [b"%b %b HTTP/1.1" % (method, target), *([host] if host else []), *headers]
     if body is not None:
         lines.append(b"Content-Length: %d" % len(body))
@@ -50,54 +52,56 @@ def request(
 
 
 def post(body: bytes, *headers: bytes, host: bytes = HOST) -> bytes:
-    """A post of this body."""
+    """Return a POST with this body."""
     return request(b"POST", b"/chat", *headers, body=body, host=host)
 
 
 def get(target: bytes, *headers: bytes, host: bytes = HOST) -> bytes:
-    """A GET of this target."""
+    """Return a GET of this target."""
     return request(b"GET", target, *headers, host=host)
 
 
 def message(username: str, text: str) -> bytes:
-    """The body of a good post."""
+    """Return the body of a valid post."""
     return json.dumps({"text": text, "username": username}).encode()
 
 
 def chunked(*chunks: bytes) -> bytes:
-    """A body in chunks, with its end."""
+    """Return a chunked body, including its end."""
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
 class Connection:
-    """One connection to a service. Answers are taken in the order they come."""
+    """One connection to a service. Answers are taken in order of arrival."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        #: Whether the server has promised to read another request from it.
+        #: Whether the server keeps the connection open for another request.
         self.is_kept = True
 
     async def send(self, *pieces: bytes) -> None:
-        """Send bytes; several pieces go out one by one, as long as the server takes them."""
+        """Send bytes. Several pieces are sent one by one, as long as the server accepts them."""
         try:
             for piece in pieces:
                 self._writer.write(piece)
                 await self._writer.drain()
-                # The server, on the same loop, has its turn: it reads one piece at a time.
+                # Let the server, on the same loop, read one piece at a time.
                 await asyncio.sleep(0)
         except ConnectionError:
-            # It has closed already; what it answered before may still be read.
+            # The server has closed already; earlier answers can still be read.
             pass
 
     async def answer(self, to: bytes = b"GET") -> Answer | None:
-        """The next answer, to a request of this method; None where the server closed instead."""
-        # No row takes long; one that hangs must say which it is.
+        """Return the next answer, to a request with this method, or None if the server closed
+        instead.
+        """
+        # No row takes long; a row that hangs must fail by itself.
         async with asyncio.timeout(10 * PATIENCE):
             return await self._answer(to)
 
     async def ask(self, sent: bytes) -> Answer:
-        """Send one whole request, which must be answered, with what the OpenAPI document allows."""
+        """Send one complete request. It must be answered as the OpenAPI document allows."""
         await self.send(sent)
         answer = await self.answer(sent.partition(b" ")[0])
         assert answer is not None, f"closed without an answer: {sent[:200]!r}"
@@ -112,7 +116,7 @@ class Connection:
         """Close it from this side."""
         self.is_kept = False
         self._writer.close()
-        # It may have been reset by the server before: that is closed, too.
+        # The server may have reset the connection, which closes it, too.
         await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
 
     async def _answer(self, to: bytes) -> Answer | None:
@@ -155,7 +159,7 @@ class Wire:
         self.connections: list[Connection] = []
 
     async def connect(self) -> Connection:
-        """A new connection."""
+        """Open a new connection."""
         self.connections.append(Connection(*await asyncio.open_connection("127.0.0.1", self._port)))
         return self.connections[-1]
 
@@ -165,15 +169,15 @@ class Wire:
             await connection.close()
 
     async def ask(self, sent: bytes) -> Answer:
-        """Send one request on a new connection; it must be answered."""
+        """Send one request on a new connection. It must be answered."""
         return await (await self.connect()).ask(sent)
 
     async def post(self, username: str, text: str) -> str:
-        """Post a message that must be accepted; its id."""
+        """Post a message, which must be accepted. Return its id."""
         return accepted(await self._ask_well(post(message(username, text))))
 
     async def texts(self, username: str) -> list[str]:
-        """Read an inbox, which must work; the texts."""
+        """Read an inbox, which must succeed. Return the texts."""
         return texts_of(await self._ask_well(get(b"/chat/" + quote(username, safe="").encode())))
 
     async def _ask_well(self, sent: bytes) -> Answer:
@@ -184,7 +188,7 @@ class Wire:
 
 
 def accepted(answer: Answer) -> str:
-    """The id in the answer to a post that was stored."""
+    """Return the id from the answer to an accepted post."""
     assert answer.status == 201, answer
     assert list(answer.document) == ["id"], answer
     message_id = answer.document["id"]
@@ -193,7 +197,7 @@ def accepted(answer: Answer) -> str:
 
 
 def texts_of(answer: Answer) -> list[str]:
-    """The texts in the answer to a read."""
+    """Return the texts from the answer to a read."""
     assert answer.status == 200, answer
     assert all(set(message) == {"text", "id"} for message in answer.document), answer
     return [message["text"] for message in answer.document]
@@ -202,7 +206,9 @@ def texts_of(answer: Answer) -> list[str]:
 def assert_problem(
     answer: Answer, status: int, kind: str, fields: Collection[str] | None = None
 ) -> None:
-    """The answer is a whole problem document of this kind, about exactly these fields."""
+    """Assert that the answer is a complete problem document of this kind, about exactly these
+    fields.
+    """
     assert (answer.status, answer.headers.get("content-type")) == (
         status,
         "application/problem+json",
@@ -220,7 +226,7 @@ def assert_problem(
 
 
 def assert_not_http(answer: Answer | None) -> None:
-    """The server saw that this is not HTTP, and said so in its last answer."""
+    """Assert that the server's last answer says that the request is not HTTP."""
     assert answer is not None
     assert_problem(answer, 400, "bad-request")
     assert answer.headers["connection"] == "close", answer
@@ -228,10 +234,11 @@ def assert_not_http(answer: Answer | None) -> None:
 
 @asynccontextmanager
 async def unharmed(service: Service) -> AsyncIterator[Wire]:
-    """Whatever is sent within: a message still gets through, and nothing went wrong unseen.
+    """Check that the block does not harm the service.
 
-    On a new connection and on all that the server keeps open. And then no request is left open,
-    no claimed message was lost, no error was logged. `bob` is the inbox of all rows.
+    A message still gets through, on a new connection and on all that the server keeps open. No
+    request is left open, no claimed message is lost, and no error is logged. All rows use the inbox
+    `bob`.
     """
     wire = Wire(service.port)
     with errors_logged() as errors:
@@ -242,19 +249,19 @@ async def unharmed(service: Service) -> AsyncIterator[Wire]:
             await _assert_serves(await wire.connect())
             metrics = (await wire.ask(get(b"/metrics"))).body.decode().splitlines()
         except BaseException:
-            # What went wrong here shall not look wrong in the next row, too.
+            # Empty the inbox, so that a failure here does not affect the next row.
             await wire.texts("bob")
             raise
         finally:
             await wire.close()
     assert not errors, errors
-    # The one that is open is the question itself.
+    # The only open request is the one for the metrics.
     assert "chat_http_requests_open 1.0" in metrics, metrics
     assert "chat_messages_undelivered_total 0.0" in metrics, metrics
 
 
 async def _assert_serves(connection: Connection) -> None:
-    """A good post and a good read on this connection: exactly that message comes back."""
+    """Assert that this connection serves a valid post, and a read with exactly that message."""
     name = f"probe-{next(_numbers)}"
     message_id = accepted(await connection.ask(post(message(name, "still here"))))
     read = await connection.ask(get(b"/chat/" + name.encode()))
@@ -264,7 +271,7 @@ async def _assert_serves(connection: Connection) -> None:
 
 @contextmanager
 def errors_logged() -> Iterator[list[object]]:
-    """Collects every log record of level ERROR and above, or with a traceback."""
+    """Collect every log record of level ERROR and above, or with a traceback."""
     found: list[object] = []
 
     class Collect(logging.Handler):

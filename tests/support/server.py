@@ -1,4 +1,4 @@
-"""The service as a process of its own: started, signalled and killed like the real thing."""
+"""The service as a separate process: started, signalled and killed like in production."""
 
 import os
 import secrets
@@ -32,13 +32,13 @@ class Server:
         }
         self.process: subprocess.Popen[str]
         self.base = ""
-        #: Words before the command: what it is to be started by.
+        #: The command prefix that starts it.
         self.wrapper: tuple[str, ...] = ()
-        #: The descriptor that it gets for stderr in place of the log.
+        #: The file descriptor for its stderr instead of the log.
         self.stderr: int | None = None
 
     def start(self) -> "Server":
-        """Start it and wait until it says that it listens."""
+        """Start it and wait until it listens."""
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [*self.wrapper, *self.command],
@@ -53,7 +53,7 @@ class Server:
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             self.wait()
-            raise AssertionError(f"it did not start: {line!r}\n{self.errors()}")
+            raise AssertionError(f"the service did not start: {line!r}\n{self.errors()}")
         self.base = line.removeprefix("listening on ").strip()
         return self
 
@@ -63,11 +63,11 @@ class Server:
         return int(self.base.rpartition(":")[2])
 
     def errors(self) -> str:
-        """What it has written to stderr."""
+        """Return what it has written to stderr."""
         return self.log.read_text(encoding="utf-8")
 
     def members(self) -> list[int]:
-        """The processes that its supervisor runs and that serve, or will, or did until now."""
+        """Return the ids of its serving processes, including starting and exiting ones."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -85,7 +85,7 @@ class Server:
         self.process.send_signal(number)
 
     def wait(self, within_s: float = 30) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for its exit. Return the exit code."""
         code = self.process.wait(within_s * PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -106,7 +106,7 @@ class Server:
 
 
 def mongods_on(data_dir: Path) -> list[int]:
-    """The processes of mongod that run on a data directory."""
+    """Return the ids of the mongod processes that run on a data directory."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,4 +1,4 @@
-"""Small stores that keep the contract of `workers.store.base`, for tests of the engine."""
+"""Small stores with the guarantees of `workers.store.base`, for tests of the engine."""
 
 import asyncio
 import secrets
@@ -12,11 +12,14 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
+    KeyedClaim,
+    LeaseClaim,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -24,7 +27,7 @@ from workers.commands import (
     Track,
 )
 from workers.errors import StoreUnavailable
-from workers.store.base import Claimed, CountedFate, Ended, Found, Insertion, Settled, Storage
+from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled, Storage
 
 
 def new_claim(
@@ -35,21 +38,25 @@ def new_claim(
     lease_ms: int | None = None,
     key: str = "",
 ) -> Claim:
-    """A claim as a shard makes one, with a token of its own."""
+    """Return a claim like that of a shard, with a new token."""
     until_ms = int((time.time() + valid_s) * 1000)
     token = secrets.token_hex(16)
-    token = token if lease_ms is None else f"{token}.0000000000"
-    return Claim(token, tuple(usernames), tuple(ids), at_ms, until_ms, lease_ms, key)
+    names, wanted = tuple(usernames), tuple(ids)
+    if key:
+        return KeyedClaim(token, names, wanted, at_ms, until_ms, key)
+    if lease_ms is not None:
+        return LeaseClaim(f"{token}.0000000000", names, wanted, at_ms, until_ms, lease_ms)
+    return Claim(token, names, wanted, at_ms, until_ms)
 
 
 @dataclass
 class MemoryStore:
-    """The contract on a dictionary. Counts the calls of each kind."""
+    """A store on a dictionary, which counts the calls of each kind."""
 
     data: Documents = field(default_factory=Documents)
     calls: Counter[str] = field(default_factory=Counter)
     away: bool = False
-    #: What `arrivals` gives out, one after the other.
+    #: The items that `arrivals` yields.
     told: asyncio.Queue[Collection[str] | None] = field(default_factory=asyncio.Queue)
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
@@ -65,9 +72,9 @@ class MemoryStore:
         self.data.claim(claim, claim.ids)
         return Claimed(self.data.owned(claim), is_final=True)
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        await self._call("release")
-        return self.data.release(claim, ids)
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        await self._call("unclaim")
+        return self.data.unclaim(claim, ids)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         await self._call("count")
@@ -81,13 +88,13 @@ class MemoryStore:
         await self._call("find_batches")
         return self.data.find_batches(keys, now_ms)
 
-    async def give(self, batch: KeyedBatch) -> bool:
-        await self._call("give")
-        return self.data.give(batch)
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        await self._call("mark_delivered")
+        return self.data.mark_delivered(batch)
 
-    async def forget(self, batch: KeyedBatch) -> None:
-        await self._call("forget")
-        self.data.forget(batch)
+    async def discard_batch(self, batch: KeyedBatch) -> None:
+        await self._call("discard_batch")
+        self.data.discard_batch(batch)
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         await self._call("keyed messages")
@@ -101,9 +108,9 @@ class MemoryStore:
         await self._call("audit")
         return self.data.audit(command, now_ms)
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
-        await self._call("return lease")
-        return self.data.return_lease(command, now_ms)
+    async def release(self, command: Release, now_ms: int) -> Settled:
+        await self._call("release")
+        return self.data.release(command, now_ms)
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         await self._call("extend")
@@ -120,15 +127,15 @@ class MemoryStore:
     async def end_leases(self, now_ms: int) -> Ended:
         return self.data.end_leases(now_ms)
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         await self._call("track")
         return self.data.track(command, now_ms)
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
         await self._call("revoke")
         return self.data.revoke(command, now_ms)
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         return {}
 
     async def count_pending(self) -> int:
@@ -156,7 +163,7 @@ class MemoryStore:
 
     async def ping(self) -> None:
         if self.away:
-            raise StoreUnavailable("away")
+            raise StoreUnavailable("unavailable")
 
     async def _call(self, kind: str) -> None:
         self.calls[kind] += 1
@@ -165,19 +172,19 @@ class MemoryStore:
 
 @dataclass
 class GateStore(MemoryStore):
-    """Holds every call of the kinds in `shut` until `open` is called."""
+    """Holds the calls of the kinds in `shut` until `open` is called."""
 
     shut: set[str] = field(default_factory=set)
     _held: asyncio.Event = field(default_factory=asyncio.Event)
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def open(self) -> None:
-        """Let the calls that wait go on, and all later ones."""
+        """Let the held calls and all later ones continue."""
         self.shut.clear()
         self._gate.set()
 
     def open_once(self) -> None:
-        """Let the calls that wait go on, and none of the later ones."""
+        """Let the held calls continue, but hold later ones."""
         self._held.clear()
         self._gate.set()
         self._gate = asyncio.Event()
@@ -208,14 +215,14 @@ class GateStore(MemoryStore):
         await self._pass("claim")
         return await super().claim(claim)
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        await self._pass("release")
-        return await super().release(claim, ids)
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        await self._pass("unclaim")
+        return await super().unclaim(claim, ids)
 
 
 @dataclass
 class LateStore(MemoryStore):
-    """Claims nothing the first time, as where the claim's time was over when it arrived."""
+    """Claims nothing the first time, as if the claim had arrived too late."""
 
     async def claim(self, claim: Claim) -> Claimed:
         if self.calls["claim"]:
@@ -226,7 +233,7 @@ class LateStore(MemoryStore):
 
 @dataclass
 class FailingStore(MemoryStore):
-    """Raises `failures[kind]` from calls of that kind, as often as it is left there."""
+    """Raises `failures[kind]` from every call of that kind."""
 
     failures: dict[str, BaseException] = field(default_factory=dict)
 

@@ -1,18 +1,18 @@
-"""Waiting for something to become true, without a test that sleeps for a fixed time."""
+"""Waits for a condition, so that tests need not sleep for a fixed time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-#: A busy machine takes many times as long as an idle one. Where a wait ends by itself once its
-#: condition holds, patience costs nothing.
+#: A busy machine takes many times as long as an idle one. A wait ends once its condition holds,
+#: so a long limit costs nothing.
 PATIENCE = 6
 
 
 async def eventually(check: Callable[[], Awaitable[bool]], within_s: float = 10) -> None:
-    """Ask again and again until `check` says so; TimeoutError if it never does.
+    """Poll until `check` returns True. Raises TimeoutError if it never does.
 
-    `within_s` is what an idle machine may take, in seconds.
+    `within_s` is the time that an idle machine may need, in seconds.
     """
     async with asyncio.timeout(within_s * PATIENCE):
-        while not await check():  # noqa: ASYNC110 - what is waited for is in another process
+        while not await check():  # noqa: ASYNC110 - the condition may be in another process
             await asyncio.sleep(0.01)

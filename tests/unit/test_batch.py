@@ -1,10 +1,11 @@
-"""The decisions of a shard: who goes together, and who gets what."""
+"""The decisions of a shard: batches, searches and shares."""
 
 import asyncio
 from itertools import count
+from typing import Any
 
 from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out
-from workers.commands import Command, Count, Message, Outcome, Post, Read, Unread
+from workers.commands import Command, Count, Message, Post, Read, Unread
 from workers.work_item import WorkItem
 
 _numbers = count()
@@ -14,9 +15,9 @@ _loop = asyncio.new_event_loop()
 _loop.close()
 
 
-def item(command: Command) -> WorkItem:
-    # Its future is never awaited, so that a closed loop will do.
-    future: asyncio.Future[Outcome] = asyncio.Future(loop=_loop)
+def item(command: Command[Any]) -> WorkItem:
+    # The future is never awaited, so a closed loop is sufficient.
+    future: asyncio.Future[Any] = asyncio.Future(loop=_loop)
     return WorkItem(command, 0.0, 1e12, future)
 
 
@@ -32,23 +33,23 @@ def messages(*ids: str) -> list[Unread]:
     return [Unread(Message("text of " + each, each), 0) for each in ids]
 
 
-def test_a_batch_sorts_its_tickets_by_kind_in_order_of_arrival() -> None:
+def test_a_batch_sorts_its_items_by_kind() -> None:
     items = [post("a"), read("b"), post("a"), item(Count("c")), read("b")]
     batch = plan(items)
     assert batch.posts == [items[0], items[2]]
     assert batch.reads == [items[1], items[4]]
     assert batch.counts == [items[3]]
-    assert batch.carried == []
+    assert batch.deferred == []
 
 
 def test_a_read_behind_a_post_to_the_same_inbox_waits_for_the_next_batch() -> None:
     before, posted, behind, other = read("bob"), post("bob"), read("bob"), read("eve")
     batch = plan([before, posted, behind, other])
     assert batch.reads == [before, other]
-    assert batch.carried == [behind]
+    assert batch.deferred == [behind]
 
 
-def test_a_request_that_was_given_up_is_left_out() -> None:
+def test_a_cancelled_request_is_left_out() -> None:
     given_up, kept = post("a"), post("a")
     given_up.future.cancel()
     assert plan([given_up, kept]).posts == [kept]
@@ -58,12 +59,12 @@ def test_plain_reads_share_one_search() -> None:
     assert lookups([read("a"), read("b"), read("a")], 50, 4) == [Lookup(["a", "b"], 50)]
 
 
-def test_limited_reads_search_alone_for_no_more_than_they_want() -> None:
+def test_limited_reads_get_searches_of_their_own() -> None:
     found = lookups([read("a", 3), read("b"), read("a", 4), read("c", 99)], 50, 4)
     assert found == [Lookup(["b"], 50), Lookup(["a"], 7), Lookup(["c"], 50)]
 
 
-def test_only_so_many_inboxes_are_searched_alone_at_once() -> None:
+def test_the_number_of_single_searches_is_limited() -> None:
     found = lookups([read(str(number), 1) for number in range(9)], 50, 4)
     assert [search.usernames for search in found] == [["0"], ["1"], ["2"], ["3"]]
 
@@ -80,7 +81,7 @@ def test_the_earlier_read_gets_the_older_messages() -> None:
     assert again == []
 
 
-def test_large_messages_are_dealt_in_shares_that_fit_into_memory() -> None:
+def test_large_messages_are_split_into_small_shares() -> None:
     half = "x" * (SHARE_CHARS_MAX // 2)
     texts = [half, half, half * 3, "x"]
     found = [Unread(Message(text, str(n)), 0) for n, text in enumerate(texts, 1)]
@@ -91,7 +92,7 @@ def test_large_messages_are_dealt_in_shares_that_fit_into_memory() -> None:
     assert again == []
 
 
-def test_an_empty_answer_is_given_only_where_the_inbox_is_known_to_be_empty() -> None:
+def test_a_read_is_empty_only_if_its_inbox_is_known_to_be_empty() -> None:
     first, second = read("a"), read("a")
     shares, again = share_out([first, second], {"a": messages("1", "2")}, set())
     assert [share.item for share in shares] == [first]
@@ -99,14 +100,14 @@ def test_an_empty_answer_is_given_only_where_the_inbox_is_known_to_be_empty() ->
     assert again == [second]
 
 
-def test_an_inbox_that_was_not_looked_at_is_tried_again() -> None:
+def test_an_inbox_that_was_not_searched_is_retried() -> None:
     skipped = read("z")
     shares, again = share_out([skipped], {"a": messages("1")}, {"b"})
     assert shares == []
     assert again == [skipped]
 
 
-def test_a_read_that_goes_on_takes_nothing_newer_than_its_beginning() -> None:
+def test_a_continued_read_takes_no_newer_messages() -> None:
     going_on = read("a", upto="2")
     shares, again = share_out([going_on], {"a": messages("1", "2", "3")}, set())
     assert [each.message.id for each in shares[0].messages] == ["1", "2"]

@@ -1,4 +1,4 @@
-"""The breaker opens for a database that does not answer, and for nothing else."""
+"""The circuit breaker opens only if the database does not answer."""
 
 import asyncio
 import time
@@ -12,48 +12,48 @@ from workers.loop_lag import LoopLag
 from workers.maintenance import WATCH_EVERY_S
 from workers.metrics import WorkerMetrics
 
-AWAY = StoreUnavailable("no primary", is_away=True)
+UNAVAILABLE = StoreUnavailable("no primary", is_unavailable=True)
 
 
 @pytest.fixture
 def breaker(metrics: WorkerMetrics) -> CircuitBreaker:
-    """A breaker on a loop that is watched."""
+    """A breaker on a monitored event loop."""
     return CircuitBreaker(metrics, LoopLag(WATCH_EVERY_S))
 
 
-async def turn(breaker: CircuitBreaker, seconds: float) -> None:
-    """Have the loop turn for so long, watched as the pool watches it."""
+async def run_loop(breaker: CircuitBreaker, seconds: float) -> None:
+    """Let the loop run for so many seconds, monitored as in the pool."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         breaker.lag.tick()
         await asyncio.sleep(0.01)
 
 
-async def test_a_database_that_is_away_opens_it(breaker: CircuitBreaker) -> None:
-    begun = breaker.lag.begin()
-    await turn(breaker, 0.3)
-    breaker.observe(AWAY, begun)
+async def test_an_unavailable_database_opens_the_breaker(breaker: CircuitBreaker) -> None:
+    begun = breaker.lag.mark()
+    await run_loop(breaker, 0.3)
+    breaker.observe(UNAVAILABLE, begun)
     assert breaker.is_open
 
 
-async def test_answers_that_stay_away_open_it(breaker: CircuitBreaker) -> None:
+async def test_missing_answers_open_the_breaker(breaker: CircuitBreaker) -> None:
     for _ in range(FAILURES):
         assert not breaker.is_open
-        begun = breaker.lag.begin()
-        await turn(breaker, 0.1)
+        begun = breaker.lag.mark()
+        await run_loop(breaker, 0.1)
         breaker.observe(OutcomeUnknown("no answer"), begun)
     assert breaker.is_open
 
 
-@pytest.mark.parametrize("failure", [AWAY, OutcomeUnknown("no answer")])
+@pytest.mark.parametrize("failure", [UNAVAILABLE, OutcomeUnknown("no answer")])
 @pytest.mark.parametrize("is_heard_first", [True, False])
-async def test_a_loop_that_stood_still_does_not_open_it(
+async def test_a_blocked_loop_does_not_open_the_breaker(
     breaker: CircuitBreaker, failure: ServiceError, is_heard_first: bool
 ) -> None:
-    """Whether the timeout or the tick is the first that the loop runs afterwards."""
+    """The loop may process the timeout or the tick first."""
     for _ in range(FAILURES + 1):
-        await turn(breaker, 0.05)
-        begun = breaker.lag.begin()
+        await run_loop(breaker, 0.05)
+        begun = breaker.lag.mark()
         time.sleep(0.5)  # noqa: ASYNC251 - the loop is really stalled
         if not is_heard_first:
             breaker.lag.tick()
@@ -61,33 +61,33 @@ async def test_a_loop_that_stood_still_does_not_open_it(
     assert not breaker.is_open
 
 
-async def test_a_stall_before_an_operation_excuses_nothing(breaker: CircuitBreaker) -> None:
+async def test_a_stall_before_an_operation_is_no_excuse(breaker: CircuitBreaker) -> None:
     time.sleep(0.5)  # noqa: ASYNC251 - the loop is really stalled
-    begun = breaker.lag.begin()
-    await turn(breaker, 0.3)
-    breaker.observe(AWAY, begun)
+    begun = breaker.lag.mark()
+    await run_loop(breaker, 0.3)
+    breaker.observe(UNAVAILABLE, begun)
     assert breaker.is_open
 
 
-async def test_a_stall_hides_no_failures_before_it(
+async def test_a_stall_does_not_reset_earlier_failures(
     breaker: CircuitBreaker, registry: CollectorRegistry
 ) -> None:
     for _ in range(FAILURES - 1):
-        begun = breaker.lag.begin()
-        await turn(breaker, 0.1)
+        begun = breaker.lag.mark()
+        await run_loop(breaker, 0.1)
         breaker.observe(OutcomeUnknown("no answer"), begun)
-    begun = breaker.lag.begin()
+    begun = breaker.lag.mark()
     time.sleep(0.5)  # noqa: ASYNC251 - the loop is really stalled
     breaker.observe(OutcomeUnknown("no answer"), begun)
     assert not breaker.is_open
-    begun = breaker.lag.begin()
-    await turn(breaker, 0.1)
+    begun = breaker.lag.mark()
+    await run_loop(breaker, 0.1)
     breaker.observe(OutcomeUnknown("no answer"), begun)
     assert breaker.is_open
     assert registry.get_sample_value("chat_database_away") == 1
 
 
-async def test_a_missing_index_does_not_open_it(breaker: CircuitBreaker) -> None:
+async def test_a_missing_index_does_not_open_the_breaker(breaker: CircuitBreaker) -> None:
     for _ in range(FAILURES + 1):
-        breaker.observe(IndexMissing("no index"), breaker.lag.begin())
+        breaker.observe(IndexMissing("no index"), breaker.lag.mark())
     assert not breaker.is_open

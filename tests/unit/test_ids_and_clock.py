@@ -1,4 +1,4 @@
-"""Ids sort by time whatever the clock does; one clock serves all nodes."""
+"""Message ids sort by time, and all nodes share one clock."""
 
 import time
 
@@ -11,14 +11,14 @@ from workers.routing import shard_of
 
 
 @given(st.lists(st.integers(0, 2**44), min_size=2, max_size=50))
-def test_ids_increase_whatever_the_clock_does(times: list[int]) -> None:
+def test_ids_increase_even_if_the_clock_steps_back(times: list[int]) -> None:
     source = IdSource()
     ids = [source.next(now_ms) for now_ms in times]
     assert ids == sorted(set(ids))
     assert {len(each) for each in ids} == {32}
 
 
-def test_more_ids_than_fit_in_a_millisecond_go_on_in_the_next() -> None:
+def test_surplus_ids_use_the_next_millisecond() -> None:
     source = IdSource(random_bytes=bytes)
     ids = [source.next(7) for _ in range(70_000)]
     assert ids == sorted(set(ids))
@@ -29,19 +29,19 @@ def test_ids_of_two_processes_differ() -> None:
     assert {one.next(5) for _ in range(1000)}.isdisjoint({other.next(5) for _ in range(1000)})
 
 
-def test_no_id_of_a_moment_exceeds_its_last() -> None:
+def test_no_id_of_a_millisecond_exceeds_its_last_id() -> None:
     source = IdSource(random_bytes=lambda size: b"\xff" * size)
     assert source.next(41) <= last_id_of(41) < source.next(42)
 
 
-def test_a_clock_that_agrees_with_the_database_is_left_alone() -> None:
+def test_a_clock_that_agrees_with_the_database_is_not_corrected() -> None:
     clock = DatabaseClock(wall=lambda: 1000.0, steady=lambda: 70.0)
     clock.observe(sent_ms=999_999.2, database_ms=999_999, received_ms=1_000_000.1)
     assert clock.offset_ms == 0
     assert clock.now_ms() == 1_000_000
 
 
-def test_a_clock_that_is_off_is_corrected() -> None:
+def test_a_wrong_clock_is_corrected() -> None:
     clock = DatabaseClock(wall=lambda: 1000.0, steady=lambda: 70.0)
     clock.observe(sent_ms=1_000_000, database_ms=1_002_000, received_ms=1_000_001)
     assert abs(clock.offset_ms - 2000) <= 1
@@ -51,7 +51,7 @@ def test_a_clock_that_is_off_is_corrected() -> None:
 
 
 class Machine:
-    """A machine whose clocks a test sets."""
+    """A machine with clocks that a test can set."""
 
     def __init__(self) -> None:
         self.wall_s, self.steady_s = 1_000_000.0, 70.0
@@ -67,7 +67,7 @@ class Machine:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-100, 100))
-def test_a_step_of_the_wall_clock_changes_no_time(step_s: float, offset_s: float) -> None:
+def test_setting_the_wall_clock_changes_no_time(step_s: float, offset_s: float) -> None:
     machine = Machine()
     machine.measure(1_000_000.0 + offset_s)
     before_ms = machine.clock.now_ms()
@@ -79,7 +79,7 @@ def test_a_step_of_the_wall_clock_changes_no_time(step_s: float, offset_s: float
     assert abs(machine.clock.offset_ms - (offset_s - step_s) * 1000) <= 2
 
 
-def test_a_step_of_the_wall_clock_is_noticed_until_measured() -> None:
+def test_a_set_wall_clock_requests_a_measurement() -> None:
     machine = Machine()
     machine.passes(3600.0)
     assert not machine.clock.is_doubtful
@@ -90,7 +90,7 @@ def test_a_step_of_the_wall_clock_is_noticed_until_measured() -> None:
     assert abs(machine.clock.offset_ms + 500) <= 2
 
 
-def test_a_step_of_the_databases_clock_is_followed() -> None:
+def test_a_set_database_clock_is_followed() -> None:
     machine = Machine()
     machine.measure(1_000_000.0)
     machine.clock.mark_suspect()
@@ -100,7 +100,7 @@ def test_a_step_of_the_databases_clock_is_followed() -> None:
     assert not machine.clock.is_doubtful
 
 
-def test_a_long_measurement_leaves_a_good_offset_alone() -> None:
+def test_a_slow_measurement_keeps_a_good_offset() -> None:
     machine = Machine()
     machine.measure(1_000_060.0)
     before_ms = machine.clock.now_ms()
@@ -109,7 +109,7 @@ def test_a_long_measurement_leaves_a_good_offset_alone() -> None:
     assert machine.clock.now_ms() == before_ms
 
 
-def test_the_steady_clock_goes_on_while_the_machine_sleeps() -> None:
+def test_the_steady_clock_runs_while_the_machine_sleeps() -> None:
     steady_s = DatabaseClock()._steady()
     if hasattr(time, "CLOCK_BOOTTIME"):
         assert abs(steady_s - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60

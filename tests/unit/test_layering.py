@@ -56,3 +56,120 @@ def test_independent_packages_import_no_sibling(package: str) -> None:
     for name, module in imports(f"chat_service/{package}"):
         if module.split(".")[0] in ("chat_service", "workers", "config"):
             assert module.startswith(f"chat_service.{package}"), f"{name} imports {module}"
+
+
+#: The modules of `workers`, from the ground up: each imports only modules that stand before it.
+WORKERS = """
+    errors commands clock ids routing loop_lag backoff
+    work_item tracing batch queue metrics circuit_breaker waiters
+    store.base store.driver store.schema store.index_keeper store.connection
+    store.leases store.idempotent_reads store.lifecycle store.change_stream store.mongo
+    store.diagnostics
+    storage claim_rollback engine claims arrival_listener shard maintenance pool
+    mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded
+""".split()  # noqa: SIM905 - a list of 37 lines is harder to read
+
+
+def worker_imports(name: str) -> set[str]:
+    """The modules of `workers` that one of them imports."""
+    path = PROJECT_ROOT / "workers" / f"{name.replace('.', '/')}.py"
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workers"):
+            package = (node.module or "").removeprefix("workers").removeprefix(".")
+            # `from workers import pool` imports a module, `from workers.pool import x` does not.
+            modules = {f"{package}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= modules & set(WORKERS) or {package}
+    return found
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_module_of_workers_imports_only_what_stands_below_it(name: str) -> None:
+    below = WORKERS[: WORKERS.index(name)]
+    assert worker_imports(name) <= set(below), f"{name} imports a module that is not below it"
+
+
+def test_the_order_of_workers_is_complete() -> None:
+    folder = PROJECT_ROOT / "workers"
+    names = {
+        path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert names == set(WORKERS)
+
+
+#: The parts of chat_service, from the top to the bottom. A part may import those of lower rows.
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("service",),
+    ("supervisor", "wiring", "routes"),
+    ("server", "openapi"),
+    ("handlers",),
+    ("streaming", "metrics", "otlp"),
+    ("api",),
+)
+#: Parts that import no other part of chat_service. Only `cli` may import these two.
+LEAVES = ("client", "loadgen")
+ROW = {part: row for row, parts in enumerate(LAYERS) for part in parts}
+
+
+def modules() -> dict[str, set[str]]:
+    """Return the modules of chat_service, each with the modules of chat_service it imports."""
+    names = {}
+    for path in (PROJECT_ROOT / "chat_service").rglob("*.py"):
+        relative = path.relative_to(PROJECT_ROOT).with_suffix("")
+        names[".".join(relative.parts).removesuffix(".__init__")] = path
+    found: dict[str, set[str]] = {}
+    for name, path in names.items():
+        targets = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                module = node.module or ""
+                for alias in node.names:
+                    imported = f"{module}.{alias.name}"
+                    targets.add(imported if imported in names else module)
+            elif isinstance(node, ast.Import):
+                targets.update(alias.name for alias in node.names)
+        found[name] = {each for each in targets if each in names and each != name}
+    return found
+
+
+def part_of(module: str) -> str:
+    """Return the part of chat_service that a module belongs to; empty for the package itself."""
+    return (*module.split("."), "")[1]
+
+
+def test_parts_of_chat_service_import_only_lower_parts() -> None:
+    wrong = []
+    for module, imported in modules().items():
+        part = part_of(module)
+        for other in map(part_of, imported):
+            # The package itself holds the version.
+            if other in ("", part):
+                continue
+            is_lower = part in ROW and other in ROW and ROW[part] < ROW[other]
+            if not (is_lower or (part == "cli" and other in LEAVES)):
+                wrong.append(f"{module} imports {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_part_of_chat_service_has_a_row() -> None:
+    parts = {part_of(module) for module in modules()} - {""}
+    assert parts == {*ROW, *LEAVES}
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    graph = modules()
+    done: set[str] = set()
+
+    def walk(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for each in graph[module]:
+                walk(each, (*way, module))
+            done.add(module)
+
+    for module in graph:
+        walk(module, ())

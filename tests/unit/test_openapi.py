@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -179,6 +179,8 @@ VALUES = st.one_of(
 )
 
 
+# Without a deadline, because a busy machine can delay any example.
+@settings(deadline=None)
 @given(
     message=st.fixed_dictionaries(
         {}, optional={"text": VALUES, "username": VALUES, "timeout": VALUES}
@@ -196,6 +198,7 @@ def test_a_message_is_valid_there_where_it_is_accepted_here(message: dict[str, o
 
 
 @pytest.mark.parametrize(("name", "length_min"), [("post-key", 1), ("read-key", READ_KEY_MIN)])
+@settings(deadline=None)
 @given(key=st.text(st.sampled_from('ab "\\~!\x7f\u00e9\t'), max_size=60))
 def test_a_key_is_valid_there_where_it_is_accepted_here(
     name: str, length_min: int, key: str

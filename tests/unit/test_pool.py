@@ -1,4 +1,4 @@
-"""The pool and its shards on a small store: group commit, fairness, faults, and the end."""
+"""The pool and its shards on a small store: batches, fairness, faults and shutdown."""
 
 import asyncio
 import math
@@ -40,7 +40,7 @@ async def gather_answers(*futures: asyncio.Future[Any]) -> list[object]:
         return list(await asyncio.gather(*futures, return_exceptions=True))
 
 
-async def test_a_hundred_waiting_requests_are_a_few_round_trips(make_pool: MakePool) -> None:
+async def test_a_hundred_requests_take_a_few_round_trips(make_pool: MakePool) -> None:
     store = GateStore(shut={"insert"})
     pool = await make_pool(store)
     first = post(pool, "early")
@@ -52,7 +52,7 @@ async def test_a_hundred_waiting_requests_are_a_few_round_trips(make_pool: MakeP
     assert store.calls == {"insert": 2, "find": 1}
 
 
-async def test_a_read_finds_the_post_that_came_before_it(make_pool: MakePool) -> None:
+async def test_a_read_finds_the_post_before_it(make_pool: MakePool) -> None:
     pool = await make_pool(MemoryStore())
     futures: list[asyncio.Future[Any]] = [
         post(pool, "bob", "1"),
@@ -64,7 +64,7 @@ async def test_a_read_finds_the_post_that_came_before_it(make_pool: MakePool) ->
     assert texts(answers[2]) == ["1", "2"]
 
 
-async def test_reads_at_once_share_no_message(make_pool: MakePool) -> None:
+async def test_concurrent_reads_share_no_message(make_pool: MakePool) -> None:
     pool = await make_pool(MemoryStore(), batch=ShardLimits(100, 1 << 20, 5, 5.0))
     ids = [await post(pool, "bob") for _ in range(23)]
     reads = await asyncio.gather(*(pool.read("bob", 3) for _ in range(9)))
@@ -72,7 +72,7 @@ async def test_reads_at_once_share_no_message(make_pool: MakePool) -> None:
     assert sorted(got) == ids
 
 
-async def test_inboxes_that_are_deeper_than_a_slice_hide_no_other(make_pool: MakePool) -> None:
+async def test_large_inboxes_hide_no_others(make_pool: MakePool) -> None:
     pool = await make_pool(MemoryStore(), batch=ShardLimits(500, 1 << 20, 5, 5.0))
     names = [f"user-{number}" for number in range(20)]
     await asyncio.gather(*(post(pool, name) for name in names for _ in range(12)))
@@ -81,7 +81,7 @@ async def test_inboxes_that_are_deeper_than_a_slice_hide_no_other(make_pool: Mak
     assert all(read.more for read in reads if len(read.messages) < 12)
 
 
-async def test_nobody_waits_for_a_count(make_pool: MakePool) -> None:
+async def test_a_slow_count_delays_no_other_request(make_pool: MakePool) -> None:
     store = GateStore(shut={"count"})
     pool = await make_pool(store)
     count = pool.count("full")
@@ -109,7 +109,7 @@ async def test_counts_of_one_inbox_share_one_search(make_pool: MakePool) -> None
     assert store.calls["count"] <= 3
 
 
-async def test_counts_that_wait_are_bounded(
+async def test_waiting_counts_are_bounded(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.shard.COUNTS_MAX", 5)
@@ -124,7 +124,7 @@ async def test_counts_that_wait_are_bounded(
     assert await asyncio.gather(first, *counts[:5]) == [0] * 6
 
 
-async def test_a_count_that_is_over_time_is_answered(make_pool: MakePool) -> None:
+async def test_a_count_past_its_deadline_is_answered(make_pool: MakePool) -> None:
     store = GateStore(shut={"count"})
     pool = await make_pool(store, deadline_s=0.2)
     first = pool.count("early")
@@ -146,7 +146,7 @@ async def test_a_pool_that_stops_answers_its_counts(make_pool: MakePool) -> None
     assert all(isinstance(each, StoreUnavailable) for each in outcomes)
 
 
-async def test_a_request_given_up_before_its_turn_leaves_nothing(make_pool: MakePool) -> None:
+async def test_a_post_cancelled_in_its_queue_stores_nothing(make_pool: MakePool) -> None:
     store = GateStore(shut={"insert"})
     pool = await make_pool(store)
     first = post(pool, "early")
@@ -170,7 +170,7 @@ async def test_a_reader_that_left_before_the_claim_consumes_nothing(make_pool: M
     assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
 
 
-async def test_what_is_claimed_for_a_reader_that_left_is_unread_again(
+async def test_a_claim_for_a_reader_that_left_is_rolled_back(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
     store = GateStore(shut={"claim"})
@@ -189,14 +189,14 @@ async def test_what_is_claimed_for_a_reader_that_left_is_unread_again(
     assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
 
 
-async def test_a_drain_waits_for_a_release_that_is_under_way(make_pool: MakePool) -> None:
+async def test_a_drain_waits_for_a_running_rollback(make_pool: MakePool) -> None:
     store = GateStore(shut={"claim"})
     pool = await make_pool(store)
     await post(pool, "bob")
     read = pool.read("bob")
     await store.reached()
     read.cancel()
-    store.shut.add("release")
+    store.shut.add("unclaim")
     store.shut.discard("claim")
     store.open_once()
     await store.reached()
@@ -204,11 +204,11 @@ async def test_a_drain_waits_for_a_release_that_is_under_way(make_pool: MakePool
     await asyncio.sleep(0.05)
     store.open()
     assert await draining
-    assert store.calls["release"] == 1
+    assert store.calls["unclaim"] == 1
     assert not any(each.token for each in store.data.documents.values())
 
 
-async def test_a_claim_that_came_too_late_does_not_make_an_inbox_look_empty(
+async def test_a_late_claim_does_not_make_an_inbox_look_empty(
     make_pool: MakePool,
 ) -> None:
     store = LateStore()
@@ -217,7 +217,7 @@ async def test_a_claim_that_came_too_late_does_not_make_an_inbox_look_empty(
     assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
 
 
-async def test_one_read_that_fails_does_not_have_all_others_refused(make_pool: MakePool) -> None:
+async def test_one_failed_read_does_not_open_the_breaker(make_pool: MakePool) -> None:
     store = FailingStore(failures={"find": StoreUnavailable("interrupted")})
     pool = await make_pool(store)
     with pytest.raises(StoreUnavailable, match="interrupted"):
@@ -225,16 +225,16 @@ async def test_one_read_that_fails_does_not_have_all_others_refused(make_pool: M
     await post(pool, "bob")
 
 
-async def test_while_the_database_is_away_requests_are_refused_at_once_until_it_is_back(
+async def test_requests_are_refused_while_the_database_is_unavailable(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
-    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_away=True)})
+    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_unavailable=True)})
     store.away = True
     pool = await make_pool(store)
     with pytest.raises(StoreUnavailable, match="no primary"):
         await pool.read("bob")
     for _ in range(3):
-        with pytest.raises(StoreUnavailable, match="is away"):
+        with pytest.raises(StoreUnavailable, match="is unavailable"):
             pool.read("bob")
     assert store.calls["find"] == 0
     assert registry.get_sample_value("chat_database_away") == 1
@@ -249,13 +249,13 @@ async def test_while_the_database_is_away_requests_are_refused_at_once_until_it_
     assert len((await pool.read("bob")).messages) == 1
 
 
-async def test_what_is_pending_is_unknown_until_it_can_be_counted(
+async def test_pending_messages_are_unknown_until_counted(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
     store = FailingStore()
     pool = await make_pool(store)
     await post(pool, "bob")
-    store.failures["find"] = StoreUnavailable("no primary", is_away=True)
+    store.failures["find"] = StoreUnavailable("no primary", is_unavailable=True)
     store.away = True
     with pytest.raises(StoreUnavailable):
         await pool.read("bob")
@@ -268,14 +268,14 @@ async def test_what_is_pending_is_unknown_until_it_can_be_counted(
     async def is_counted() -> bool:
         return registry.get_sample_value("chat_messages_pending") == 1
 
-    # Sooner than it is counted now and then.
+    # Earlier than the next periodic count.
     await eventually(is_counted, within_s=PENDING_EVERY_S / 2)
 
 
-async def test_a_count_from_before_an_outage_is_not_waited_for(
+async def test_a_count_from_before_an_outage_is_cancelled(
     make_pool: MakePool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It hangs on a connection that nobody answers any more."""
+    """The count hangs on a dead connection."""
     never = asyncio.Event()
     calls = 0
 
@@ -287,7 +287,7 @@ async def test_a_count_from_before_an_outage_is_not_waited_for(
         return 7
 
     monkeypatch.setattr("workers.pool._FIRST_COUNT_S", 0.01)
-    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_away=True)})
+    store = FailingStore(failures={"find": StoreUnavailable("no primary", is_unavailable=True)})
     store.away = True
     monkeypatch.setattr(store, "count_pending", count_pending)
     pool = await make_pool(store)
@@ -302,7 +302,7 @@ async def test_a_count_from_before_an_outage_is_not_waited_for(
     await eventually(is_counted, within_s=PENDING_EVERY_S / 2)
 
 
-async def test_answers_that_fail_now_and_then_do_not_count_as_a_database_that_is_away(
+async def test_occasional_failures_do_not_open_the_breaker(
     make_pool: MakePool,
 ) -> None:
     store = FailingStore()
@@ -328,7 +328,7 @@ async def test_a_full_queue_refuses_at_once(make_pool: MakePool) -> None:
     assert len(store.data.documents) == 3
 
 
-async def test_what_waits_past_its_deadline_is_never_executed(make_pool: MakePool) -> None:
+async def test_a_request_past_its_deadline_is_never_executed(make_pool: MakePool) -> None:
     store = GateStore(shut={"insert"})
     pool = await make_pool(store, deadline_s=0.05)
     in_flight = post(pool, "a")
@@ -342,7 +342,7 @@ async def test_what_waits_past_its_deadline_is_never_executed(make_pool: MakePoo
     assert sorted(each.post.username for each in store.data.documents.values()) == ["a", "c"]
 
 
-async def test_a_read_carried_past_its_deadline_claims_nothing(make_pool: MakePool) -> None:
+async def test_a_deferred_read_past_its_deadline_claims_nothing(make_pool: MakePool) -> None:
     store = GateStore(shut={"insert"})
     pool = await make_pool(store, deadline_s=0.05)
     first = post(pool, "early")
@@ -352,7 +352,7 @@ async def test_a_read_carried_past_its_deadline_claims_nothing(make_pool: MakePo
     assert store.calls["claim"] == 0
 
 
-async def test_a_failure_of_the_store_is_every_requests_own_answer(make_pool: MakePool) -> None:
+async def test_a_failed_search_fails_only_its_reads(make_pool: MakePool) -> None:
     store = FailingStore(failures={"find": StoreUnavailable("away")})
     pool = await make_pool(store)
     answers = await gather_answers(post(pool, "a"), pool.read("b"), pool.read("c"))
@@ -361,7 +361,7 @@ async def test_a_failure_of_the_store_is_every_requests_own_answer(make_pool: Ma
     assert isinstance(answers[2], StoreUnavailable)
 
 
-async def test_a_lost_claim_is_said_to_be_unknown_and_never_empty(make_pool: MakePool) -> None:
+async def test_a_lost_claim_is_unknown_and_never_empty(make_pool: MakePool) -> None:
     store = FailingStore(failures={"claim": OutcomeUnknown("lost")})
     pool = await make_pool(store)
     await post(pool, "bob")
@@ -371,7 +371,7 @@ async def test_a_lost_claim_is_said_to_be_unknown_and_never_empty(make_pool: Mak
     assert answers[2] == Slice((), False)
 
 
-async def test_a_bug_in_one_part_fails_that_part_and_the_shard_goes_on(
+async def test_a_bug_fails_only_its_part_of_a_batch(
     make_pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FailingStore(failures={"insert": ZeroDivisionError("a bug")})
@@ -384,10 +384,10 @@ async def test_a_bug_in_one_part_fails_that_part_and_the_shard_goes_on(
     assert pool.is_alive
 
 
-async def test_a_worker_that_dies_answers_what_it_held_and_is_started_again(
+async def test_a_dead_shard_answers_its_items_and_is_restarted(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
-    # Not an Exception, and not asked for: nothing in a shard expects it.
+    # Not an Exception, so no part of a shard handles it.
     store = FailingStore(failures={"insert": asyncio.CancelledError()})
     pool = await make_pool(store)
     answers = await gather_answers(post(pool, "a"))
@@ -397,7 +397,7 @@ async def test_a_worker_that_dies_answers_what_it_held_and_is_started_again(
     assert registry.get_sample_value("chat_worker_restarts_total") == 1
 
 
-async def test_draining_finishes_what_waits_and_takes_nothing_new(make_pool: MakePool) -> None:
+async def test_draining_finishes_accepted_requests_only(make_pool: MakePool) -> None:
     store = GateStore(shut={"insert"})
     pool = await make_pool(store)
     first = post(pool, "a")
@@ -412,7 +412,7 @@ async def test_draining_finishes_what_waits_and_takes_nothing_new(make_pool: Mak
     assert all(not isinstance(each, Exception) for each in await gather_answers(first, *waiting))
 
 
-async def test_stopping_leaves_nobody_waiting(make_pool: MakePool) -> None:
+async def test_stopping_answers_all_requests(make_pool: MakePool) -> None:
     store = GateStore(shut={"insert"})
     pool = await make_pool(store)
     in_flight = post(pool, "a")
@@ -425,11 +425,11 @@ async def test_stopping_leaves_nobody_waiting(make_pool: MakePool) -> None:
     assert isinstance(answers[1], Draining)
 
 
-async def test_stopping_ends_also_where_a_driver_swallows_a_cancellation(
+async def test_stopping_survives_a_swallowed_cancellation(
     make_pool: MakePool,
 ) -> None:
     class Swallowing(GateStore):
-        """Turns the first cancellation of a search into an error of the database."""
+        """Turns the first cancellation of a search into a database error."""
 
         async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
             try:

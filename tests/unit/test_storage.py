@@ -1,4 +1,4 @@
-"""The reserve of the disk: when posts are refused, and when they are taken again."""
+"""The reserve of the disk: when posts are refused, and when they are accepted again."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def is_refused(reserve: StorageReserve, size: int = 1) -> bool:
     return False
 
 
-def test_nothing_is_refused_before_the_disk_is_known(reserve: StorageReserve) -> None:
+def test_no_post_is_refused_before_the_disk_is_measured(reserve: StorageReserve) -> None:
     assert not is_refused(reserve, 1 << 40)
     reserve.observe(None)
     assert not is_refused(reserve, 1 << 40)
@@ -41,7 +41,7 @@ def test_posts_are_refused_below_the_reserve(reserve: StorageReserve) -> None:
     assert is_refused(reserve)
 
 
-def test_posts_are_taken_again_a_little_above_it(reserve: StorageReserve) -> None:
+def test_posts_are_accepted_again_above_the_reserve(reserve: StorageReserve) -> None:
     reserve.observe(disk(99))
     reserve.observe(disk(105))
     assert is_refused(reserve)
@@ -49,10 +49,10 @@ def test_posts_are_taken_again_a_little_above_it(reserve: StorageReserve) -> Non
     assert not is_refused(reserve)
 
 
-def test_room_in_the_databases_files_counts(reserve: StorageReserve) -> None:
+def test_reusable_space_in_the_databases_files_counts(reserve: StorageReserve) -> None:
     reserve.observe(disk(50, reusable_mib=60))
     assert not is_refused(reserve)
-    # But not alone: the journal needs some of the disk itself.
+    # But not alone: the journal needs free space on the disk itself.
     reserve.observe(disk(24, reusable_mib=9_000))
     assert is_refused(reserve)
 
@@ -64,25 +64,25 @@ def test_a_small_disk_has_a_small_reserve(reserve: StorageReserve) -> None:
     assert is_refused(reserve)
 
 
-def test_posts_between_two_measurements_do_not_pass_it(reserve: StorageReserve) -> None:
+def test_posts_between_two_measurements_stay_within_the_limit(reserve: StorageReserve) -> None:
     reserve.observe(disk(130))
     taken = 0
     while not is_refused(reserve, MIB):
         taken += 1
     assert 0 < taken <= 30
-    # What was measured since shows that they took less.
+    # The next measurement shows that they used less.
     reserve.observe(disk(120))
     assert not is_refused(reserve)
 
 
-def test_a_reserve_of_nothing_refuses_nothing(metrics: WorkerMetrics) -> None:
+def test_without_a_reserve_no_post_is_refused(metrics: WorkerMetrics) -> None:
     reserve = StorageReserve(StorageLimits(0), metrics)
     reserve.observe(disk(0))
     assert not is_refused(reserve, 1 << 40)
     assert metrics.storage_free._value.get() == 0
 
 
-async def test_many_posts_have_it_measured_again(reserve: StorageReserve) -> None:
+async def test_many_posts_trigger_a_measurement(reserve: StorageReserve) -> None:
     reserve.observe(disk(1000))
     for _ in range(200):
         reserve.admit(MIB)

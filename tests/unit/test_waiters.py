@@ -1,4 +1,4 @@
-"""Reads that wait in the pool: woken by whatever brings a message, and never forgotten."""
+"""Long polls in the pool: every kind of arrival wakes them, and none is forgotten."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -9,14 +9,14 @@ import pytest
 from tests.support.stores import GateStore, MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
-from workers import maintenance
+from workers import arrival_listener
 from workers.commands import Lease as Terms
 from workers.commands import Post, Release, Slice, Track, delivery
 from workers.errors import Overloaded, ServiceError, StoreUnavailable
 
 
 def message(number: int, username: str = "bob") -> Post:
-    """One that another node stores."""
+    """A message that another node stores."""
     return Post(f"{number:032x}", username, str(number), 1, 0, 1 << 60)
 
 
@@ -29,12 +29,12 @@ class DeafStore(MemoryStore):
     """A database without change streams."""
 
     async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
-        raise StoreUnavailable("no change streams here")
+        raise StoreUnavailable("no change streams")
         yield None
 
 
-async def parked(store: MemoryStore) -> None:
-    """Wait until a search has found nothing, and its read is parked."""
+async def waiting(store: MemoryStore) -> None:
+    """Wait until a search has found nothing and its read waits."""
 
     async def searched() -> bool:
         return store.calls["find"] > 0
@@ -43,49 +43,49 @@ async def parked(store: MemoryStore) -> None:
     await asyncio.sleep(0.02)
 
 
-async def test_a_message_of_another_process_is_told_of_by_the_database(
+async def test_the_database_reports_messages_of_other_processes(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = MemoryStore()
     pool = await make_pool(store)
     read = pool.read("bob", wait_s=20)
-    await parked(store)
+    await waiting(store)
     await store.insert([message(1)])
     store.told.put_nowait({"eve"})
     store.told.put_nowait({"bob"})
     assert texts(await read) == ["1"]
 
 
-async def test_without_being_told_a_read_that_waits_looks_for_itself(
+async def test_without_a_change_stream_waiters_search_periodically(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 0.05))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 0.05))
     store = DeafStore()
     pool = await make_pool(store)
     reads = [pool.read(name, wait_s=20) for name in ("bob", "eve")]
-    await parked(store)
+    await waiting(store)
     await store.insert([message(1), message(2, "eve")])
     assert [texts(await read) for read in reads] == [["1"], ["2"]]
 
 
-async def test_when_something_was_missed_everybody_looks(
+async def test_missed_arrivals_make_all_waiters_search(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = MemoryStore()
     pool = await make_pool(store)
     read = pool.read("bob", wait_s=20)
-    await parked(store)
+    await waiting(store)
     await store.insert([message(1)])
     store.told.put_nowait(None)
     assert texts(await read) == ["1"]
 
 
-async def test_a_message_that_comes_while_a_read_searches_is_not_missed(
+async def test_a_message_that_arrives_during_a_search_is_not_missed(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
 
     @dataclass
     class SlowToTell(GateStore):
@@ -98,7 +98,7 @@ async def test_a_message_that_comes_while_a_read_searches_is_not_missed(
     pool = await make_pool(store, shards=1)
     read = pool.read("bob", wait_s=20)
     await store.reached()
-    # It has found nothing, and does not wait yet.
+    # The search has found nothing, but the read does not wait yet.
     await store.insert([message(1)])
     store.told.put_nowait({"bob"})
     await asyncio.sleep(0.05)
@@ -106,7 +106,7 @@ async def test_a_message_that_comes_while_a_read_searches_is_not_missed(
     assert texts(await read) == ["1"]
 
 
-async def test_an_errand_that_finds_no_place_is_answered_when_its_shard_ends(
+async def test_a_single_call_without_a_place_is_answered_at_the_end(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.shard.SINGLE_CALLS_MAX", 1)
@@ -117,7 +117,7 @@ async def test_an_errand_that_finds_no_place_is_answered_when_its_shard_ends(
             await asyncio.Event().wait()
 
     pool = await make_pool(Stuck())
-    asked = [pool.track(Track(str(number), "receipt")) for number in range(3)]
+    asked = [pool.submit(Track(str(number), "receipt")) for number in range(3)]
     await pool.post("bob", "goes on beside them", 1, 60)
     await pool.stop()
     for each in asked:
@@ -125,19 +125,19 @@ async def test_an_errand_that_finds_no_place_is_answered_when_its_shard_ends(
             await each
 
 
-async def test_what_is_given_back_wakes_who_waits_for_it(make_pool: MakePool) -> None:
+async def test_a_release_wakes_a_waiter(make_pool: MakePool) -> None:
     store = MemoryStore()
     pool = await make_pool(store)
     await pool.post("bob", "hello", 5, 60)
     lease = Terms(delivery("lease"), 60_000)
     assert texts(await pool.read("bob", lease=lease)) == ["hello"]
     read = pool.read("bob", wait_s=20)
-    await parked(store)
-    assert await pool.settle(Release("bob", "lease")) == 1
+    await waiting(store)
+    assert await pool.submit(Release("bob", "lease")) == 1
     assert texts(await read) == ["hello"]
 
 
-async def test_a_lease_that_runs_out_wakes_who_waits_for_its_messages(
+async def test_an_expired_lease_wakes_a_waiter(
     make_pool: MakePool,
 ) -> None:
     pool = await make_pool(MemoryStore())
@@ -148,44 +148,44 @@ async def test_a_lease_that_runs_out_wakes_who_waits_for_its_messages(
 
 
 @pytest.mark.parametrize("way", ["plain", "lease", "key"])
-async def test_who_takes_some_of_what_came_has_the_next_one_woken(
+async def test_a_reader_that_leaves_messages_wakes_the_next_waiter(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = MemoryStore()
     pool = await make_pool(store)
 
     def read(number: int) -> asyncio.Future[Slice]:
         if way == "key":
-            return pool.read_again("bob", f"key-{number}", limit=1, wait_s=20)
+            return pool.read_keyed("bob", f"key-{number}", limit=1, wait_s=20)
         lease = Terms(delivery(f"{number:032x}"), 60_000) if way == "lease" else None
         return pool.read("bob", limit=1, wait_s=20, lease=lease)
 
     reads = [read(number) for number in range(3)]
-    await parked(store)
+    await waiting(store)
     await store.insert([message(1), message(2), message(3)])
     store.told.put_nowait({"bob"})
     assert [texts(await each) for each in reads] == [["1"], ["2"], ["3"]]
 
 
-async def test_one_that_has_left_is_passed_over(make_pool: MakePool) -> None:
+async def test_a_waiter_that_left_is_skipped(make_pool: MakePool) -> None:
     store = MemoryStore()
     pool = await make_pool(store)
     gone, stays = pool.read("bob", wait_s=20), pool.read("bob", wait_s=20)
-    await parked(store)
+    await waiting(store)
     gone.cancel()
     await pool.post("bob", "hello", 5, 60)
     assert texts(await stays) == ["hello"]
 
 
-async def test_one_that_leaves_when_it_has_been_woken_has_the_next_one_woken(
+async def test_a_woken_waiter_that_leaves_wakes_the_next_one(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "LOOK_EVERY_S", (1000.0, 1000.0))
+    monkeypatch.setattr(arrival_listener, "SEARCH_EVERY_S", (1000.0, 1000.0))
     store = GateStore()
     pool = await make_pool(store)
     first, second = pool.read("bob", wait_s=20), pool.read("bob", wait_s=20)
-    await parked(store)
+    await waiting(store)
     store.shut.add("find")
     await pool.post("bob", "hello", 5, 60)
     await store.reached()
@@ -194,7 +194,7 @@ async def test_one_that_leaves_when_it_has_been_woken_has_the_next_one_woken(
     assert texts(await second) == ["hello"]
 
 
-async def test_the_end_of_a_wait_is_an_empty_answer_and_leaves_nothing_behind(
+async def test_a_wait_ends_with_an_empty_answer(
     make_pool: MakePool,
 ) -> None:
     pool = await make_pool(MemoryStore(), waiters=2)
@@ -205,14 +205,14 @@ async def test_the_end_of_a_wait_is_an_empty_answer_and_leaves_nothing_behind(
     assert not pool._waiters.usernames()
 
 
-async def test_no_more_may_wait_than_is_allowed(make_pool: MakePool) -> None:
+async def test_the_number_of_waiters_is_limited(make_pool: MakePool) -> None:
     store = MemoryStore()
     pool = await make_pool(store, waiters=1)
     first = pool.read("bob", wait_s=20)
-    await parked(store)
+    await waiting(store)
     with pytest.raises(Overloaded):
         await pool.read("eve", wait_s=20)
-    # What is there need not be waited for.
+    # A read that finds a message does not have to wait.
     await store.insert([message(7, "eve")])
     assert texts(await pool.read("eve", wait_s=20)) == ["7"]
     assert texts(await pool.read("eve")) == []
@@ -220,10 +220,10 @@ async def test_no_more_may_wait_than_is_allowed(make_pool: MakePool) -> None:
     assert texts(await first) == []
 
 
-async def test_who_waits_is_answered_at_once_when_the_service_stops(make_pool: MakePool) -> None:
+async def test_waiters_are_answered_when_the_service_stops(make_pool: MakePool) -> None:
     store = MemoryStore()
     pool = await make_pool(store)
     waits = [pool.read(f"user-{number}", wait_s=20) for number in range(20)]
-    await parked(store)
+    await waiting(store)
     assert await pool.drain(5)
     assert [texts(await read) for read in waits] == [[]] * 20

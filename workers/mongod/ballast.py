@@ -1,8 +1,8 @@
-"""A file that only takes room, so that room can be made at once when the disk is full.
+"""A file that reserves disk space, and that is deleted when the disk is full.
 
-Others may fill the disk to its last byte. mongod then dies at its next checkpoint and cannot start
-again. Without the ballast it has what it needs to let messages be read. Kept by
-`workers.mongod.embedded`.
+Other programs may fill the disk to its last byte. mongod then dies at its next checkpoint and
+cannot restart. Deleting the ballast gives it the space that it needs to serve reads.
+`workers.mongod.embedded` maintains the file.
 """
 
 import os
@@ -12,19 +12,19 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-#: Its size, and the part of the disk that this is at most.
+#: The size of the file in bytes, and its largest share of the disk (1/16).
 SIZE_MAX = 64 << 20
 _SHARE = 16
 
 
 class Ballast:
-    """The file `ballast` of one data directory."""
+    """The file `ballast` in a data directory."""
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / "ballast"
 
     def fit(self) -> None:
-        """Drop it when the disk is nearly full; lay it down when there is room."""
+        """Delete the file if the disk is nearly full; create it if there is space."""
         try:
             disk = os.statvfs(self._path.parent)
             size = min(SIZE_MAX, disk.f_blocks * disk.f_frsize // _SHARE)
@@ -32,14 +32,14 @@ class Ballast:
             if self._path.exists():
                 if free < size // 4:
                     self._path.unlink()
-                    log.error("the disk is full; the ballast was dropped", freed=size, free=free)
+                    log.error("the ballast was dropped: the disk is full", freed=size, free=free)
             elif free > 4 * size:
-                self._lay_down(size)
+                self._create(size)
         except OSError as error:
-            # It helps, but nothing needs it.
-            log.debug("the ballast was left as it is", reason=str(error))
+            # The ballast is useful, but not required.
+            log.debug("the ballast was left unchanged", reason=str(error))
 
-    def _lay_down(self, size: int) -> None:
+    def _create(self, size: int) -> None:
         with self._path.open("wb") as file:
             os.chmod(file.fileno(), 0o600)
             try:
@@ -50,7 +50,7 @@ class Ballast:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Say how many bytes are free on the disk of a folder; None where that is not known."""
+    """Return the free bytes on a folder's disk, or None if they are unknown."""
     try:
         disk = os.statvfs(folder)
     except OSError:

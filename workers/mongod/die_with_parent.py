@@ -1,9 +1,9 @@
-"""Runs a program that the kernel kills when its parent dies, however that happens.
+"""Runs a program that the kernel kills when its parent dies for any reason.
 
-usage: python -I -S tether.py PARENT_PID PROGRAM [ARGUMENT...]
+usage: python -I -S die_with_parent.py PARENT_PID PROGRAM [ARGUMENT...]
 
-Used by `workers.mongod.embedded`, so that no mongod outlives a server that was killed. Standard
-library only. On systems other than Linux the program merely runs.
+`workers.mongod.embedded` uses it so that no mongod outlives a server that was killed. It uses only
+the standard library. On systems other than Linux it just runs the program.
 """
 
 import ctypes
@@ -15,13 +15,13 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> None:
-    """Tie this process to its parent, then become the program."""
+    """Tie this process to its parent, then execute the program."""
     parent, program = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        # The parent may have died before the call: nobody would tell us any more.
+        # If the parent died before the call, the kernel would not send the signal any more.
         if os.getppid() != parent:
-            sys.exit("tether: the parent is gone")
+            sys.exit("die_with_parent: the parent process no longer exists")
     os.execv(program[0], program)
 
 

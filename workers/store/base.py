@@ -1,8 +1,8 @@
-"""What the shards need of a store, and what it promises them.
+"""The interface of a store, and its guarantees.
 
-`workers.store.mongo` is the real one; tests have small ones that keep the same promises.
-A method raises `StoreUnavailable` where it changed nothing, `OutcomeUnknown` where it may have,
-and nothing else that a caller should handle.
+`workers.store.mongo` is the real store; tests have small ones with the same guarantees. A method
+raises `StoreUnavailable` if it changed nothing, and `OutcomeUnknown` if it may have changed
+something. Callers need not handle any other error.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -12,11 +12,12 @@ from workers.commands import (
     Acknowledge,
     Audit,
     Claim,
+    DiscardedClaims,
     Extend,
-    Fate,
     Held,
     KeyedBatch,
     Message,
+    MessageStatus,
     Post,
     Release,
     Resume,
@@ -30,9 +31,9 @@ from workers.errors import ServiceError
 class Found(NamedTuple):
     """Unread messages by inbox, oldest first.
 
-    `complete` names the inboxes whose unread messages are all here. The search goes through the
-    inboxes one after the other and may stop at its limit, so that at most one inbox is there in
-    part, and those that are neither in `messages` nor in `complete` were not looked at.
+    `complete` names the inboxes whose unread messages were all found. The search goes through the
+    inboxes one after the other and may stop at its limit. At most one inbox is therefore found in
+    part; inboxes that are neither in `messages` nor in `complete` were not searched.
     """
 
     messages: Mapping[str, Sequence[Unread]]
@@ -40,22 +41,22 @@ class Found(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """The ids that a claim got, and whether no copy of it can still take effect."""
+    """The ids that a claim took. `is_final` means that no copy of it can still take effect."""
 
     ids: set[str]
     is_final: bool
 
 
 class Settled(NamedTuple):
-    """The messages in the state that was asked for, and how many this call brought there."""
+    """The number of messages in the requested state, and how many of them this call changed."""
 
     messages: int
     changed: int
 
 
 class Ended(NamedTuple):
-    """Leases that ran out: the inboxes with messages that are unread again, how many messages
-    are, and how many had expired meanwhile.
+    """The leases that a sweep ended: the inboxes, the number of messages that are unread again, and
+    the number of messages that had expired.
     """
 
     usernames: Collection[str]
@@ -64,164 +65,166 @@ class Ended(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """The bytes of the database's disk: in all, free, and free inside the database's files."""
+    """The database's disk in bytes: total, free, and reusable inside the database's files."""
 
     total: int
     free: int
     reusable: int
 
 
-#: What is counted of messages: accepted = read + expired + revoked + pending.
-CountedFate: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
-#: The id of the message that was first stored under a key, where a post repeats it.
+#: The events that are counted: accepted = read + expired + revoked + pending.
+CountedEvent: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
+#: The id of the message that an earlier post with the same key stored.
 Repeated: TypeAlias = str
-#: None for a message that was stored, the id of the first for a repeat, or what went wrong.
+#: None if the message was stored, an id if the post is a repeat, or an error.
 Insertion: TypeAlias = ServiceError | Repeated | None
 
 
 class Store(Protocol):
-    """Persistence, a batch at a time. All times are milliseconds of the database's clock."""
+    """Persistence in batches. All times are milliseconds of the database's clock."""
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
-        """Store messages; for each what became of it, once that is durable on a majority.
+        """Store messages. Returns an outcome for each once it is durable on a majority.
 
-        One message that cannot be stored fails alone. A message that is there already counts
-        as stored: its id was made before the first try. Of the posts with one key, over all
-        processes, one is stored; the others are told its id, or `KeyReused`.
+        A message that cannot be stored fails alone. A message whose id exists already counts as
+        stored, since ids are created before the first attempt. Of all posts with the same key, in
+        all processes, one is stored. The others get its id, or `KeyReused`.
         """
         ...
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
-        """At most `limit` messages of these inboxes that are unread and not expired."""
+        """Return at most `limit` messages of these inboxes that are unread and not expired."""
         ...
 
     async def claim(self, claim: Claim) -> Claimed:
         """Take these messages for the caller alone.
 
-        Atomic for each message: of all claims of it, over all processes, one gets it. When this
-        returns, the claim is durable on a majority. Where it raises `OutcomeUnknown`, some may
-        be claimed, or become so until the claim's time is over; `release` gives those back.
-        A message that is taken on loan is unread again when that is over, or expired.
+        This is atomic for each message: of all claims, in all processes, exactly one gets it. When
+        this returns, the claim is durable on a majority. If it raises `OutcomeUnknown`, some
+        messages may be claimed, or may still become claimed until the claim's time is over;
+        `unclaim` undoes that. When a lease ends, its messages are unread again or expired.
         """
         ...
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        """Make messages unread again that this claim took and nobody got; how many there were.
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        """Make messages unread again that a claim took and nobody received. Returns their number.
 
-        For ids of a claim that is final, or whose time is over. Without a token, those of all
-        claims for its key before it. Safe to repeat.
+        Call this only for a claim that is final or whose time is over. Safe to repeat.
         """
         ...
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
-        """How many messages of these inboxes are unread and not expired.
+        """Count the messages of each inbox that are unread and not expired.
 
-        Above `COUNT_MAX` any greater number stands for all. Inboxes without any may be left out.
+        A count above `COUNT_MAX` only means that there are more. Empty inboxes may be left out.
         """
         ...
 
     async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
-        """Decide what reads with a key get: for each the batch that holds, maybe another's."""
+        """Record the messages for reads with a key.
+
+        Returns the valid batch of each key, which may be that of another process.
+        """
         ...
 
     async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
-        """What was decided for these keys, as far as it holds."""
+        """Return the batches of these keys that are still valid."""
         ...
 
-    async def give(self, batch: KeyedBatch) -> bool:
-        """Have a decision hold for good, before anybody is answered; False where it is forgotten.
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        """Make a batch permanent before it is delivered. Returns False if it was discarded.
 
         Safe to repeat.
         """
         ...
 
-    async def forget(self, batch: KeyedBatch) -> None:
-        """Take back a decision that came to nothing, unless it was given. Safe to repeat."""
+    async def discard_batch(self, batch: KeyedBatch) -> None:
+        """Delete a batch that got no messages, unless it was delivered. Safe to repeat."""
         ...
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
-        """The messages of a batch that are claimed for its key and not expired, oldest first."""
+        """Return a batch's messages that are claimed for its key and not expired, oldest first."""
         ...
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
-        """Mark leased messages as read, as long as their lease lasts. Safe to repeat."""
+        """Mark messages as read while their lease lasts. Safe to repeat."""
         ...
 
     async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
-        """Which messages of a lease are lost: neither acknowledged nor given back in time.
+        """Return the lost messages of a lease: those neither acknowledged nor released in time.
 
-        For a command that `acknowledge` has carried out at the same time. A message that has been
-        purged since is not known any more. Without `ids` of at most thousands of them.
+        Call this right after `acknowledge`, with the same command and time. Messages that were
+        purged since are unknown. If the command has no `ids`, a few thousand are reported at most.
         """
         ...
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
-        """End a lease before its time. Safe to repeat."""
+    async def release(self, command: Release, now_ms: int) -> Settled:
+        """End a lease early. Safe to repeat."""
         ...
 
     async def extend(self, command: Extend, now_ms: int) -> int:
-        """Put off a lease's end, not past a message's own. How many messages it holds."""
+        """Prolong a lease, but not beyond a message's expiry. Returns how many it holds."""
         ...
 
     async def held(self, command: Held, now_ms: int) -> frozenset[str]:
-        """The ids of the messages that a lease still holds."""
+        """Return the ids of the messages that a lease still holds."""
         ...
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:
-        """Mark as read what a stream delivered up to a message, and nobody took since."""
+        """Mark what a stream delivered up to a message as read, unless it was claimed since."""
         ...
 
     async def end_leases(self, now_ms: int) -> Ended:
-        """Give back what was leased and not acknowledged in time."""
+        """End the leases that ran out."""
         ...
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
-        """What became of a message; None where there is none with this receipt."""
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
+        """Return the status of a message, or None if there is none with this receipt."""
         ...
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
-        """Take back a message that is unread: its fate, and how many this call took back."""
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
+        """Take back an unread message. Returns its status, and how many messages were revoked."""
         ...
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
-        """What writes that raised `OutcomeUnknown` have done after all, as far as that is certain.
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
+        """Count what writes that raised `OutcomeUnknown` did after all, as far as that is certain.
 
-        Each message is told once. Not the claims that `release` gives back.
+        Each message is counted once. Claims that `unclaim` undoes are not counted.
         """
         ...
 
     async def count_pending(self) -> int:
-        """How many messages are neither read, nor expired, nor revoked. May take seconds."""
+        """Count the messages that are neither read, expired nor revoked. This may take seconds."""
         ...
 
     async def expire(self, now_ms: int) -> int:
-        """Mark the unread messages that have expired; how many this call marked."""
+        """Mark expired unread messages. Returns how many this call marked."""
         ...
 
     async def retire(self, now_ms: int) -> None:
-        """Take the text out of dead messages that are kept for their sender."""
+        """Remove the text of read and expired messages that are kept for their sender."""
         ...
 
     def arrivals(self) -> AsyncIterator[Collection[str] | None]:
-        """Inboxes that got a message, as it becomes durable, of whatever process.
+        """Yield the inboxes that received messages from any process, once these are durable.
 
-        None where something was missed: whoever waits has to look. That is always the first.
-        Ends by raising; the caller begins again.
+        Yields None if arrivals may have been missed, so that all waiters must search. The first
+        item is always None. The iterator ends only by raising; the caller starts a new one.
         """
         ...
 
     async def keep_indexes(self) -> None:
-        """Make indexes again that were lost while the store is open. Often called; seldom looks."""
+        """Create lost indexes again. Cheap to call often: it rarely asks the database."""
         ...
 
     async def measure_clock(self) -> None:
-        """Compare the local clock with the database's, and correct the former's reading."""
+        """Compare the local clock with the database's, and correct `DatabaseClock`."""
         ...
 
     async def measure_storage(self) -> Storage | None:
-        """Measure the disk of the primary; None where the database does not say."""
+        """Measure the disk of the primary. Returns None if the database does not report it."""
         ...
 
     async def ping(self) -> None:
-        """Raise `StoreUnavailable` where a write would find no primary with a majority."""
+        """Raise `StoreUnavailable` if a write would find no primary with a majority."""
         ...

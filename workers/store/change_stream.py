@@ -1,8 +1,8 @@
-"""What arrives in inboxes, as the database tells it: a change stream, read by hand.
+"""Reports arrivals in inboxes, from a change stream that is read with raw commands.
 
-A wake-up and no more: the caller looks for itself, so nothing depends on where the stream begins
-and nothing is resumed. Raw commands, since the driver's change stream costs several times as much
-for each event.
+An event is only a reason to search. The caller searches for itself, so nothing depends on where the
+stream begins, and a broken stream is not resumed. The driver's own change stream costs several
+times as much for each event.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator, Collection
 from pymongo.errors import PyMongoError
 
 from workers.errors import StoreUnavailable
-from workers.store.connection import Database, read_errors
+from workers.store.connection import Connection, read_errors
 from workers.store.driver import start_session
 from workers.store.schema import COLLECTION
 
-#: How long the database holds a question open that has no answer yet, and how much later than
-#: that it counts as gone. In seconds.
+#: How long the database waits for an event before it returns none, and how much longer the store
+#: waits before it gives up. In seconds.
 _HOLD_S, _GRACE_S = 1.0, 4.0
 _EVENTS_MAX = 1000
-#: New messages with their inbox; of what became unread again an update tells only that it did.
+#: Inserts come with their inbox. For messages that become unread again, the event has no inbox.
 _PIPELINE = [
     {"$changeStream": {}},
     {
@@ -35,8 +35,8 @@ _PIPELINE = [
 ]
 
 
-class ChangeStream(Database):
-    """The part of `workers.store.base.Store` that tells of arrivals."""
+class ChangeStream(Connection):
+    """The part of `workers.store.base.Store` that reports arrivals."""
 
     async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
         """See `workers.store.base.Store.arrivals`."""
@@ -68,7 +68,7 @@ class ChangeStream(Database):
                                 session=session,
                             )
                     if reply["cursor"]["id"] == 0:
-                        # The collection was dropped or renamed, and its indexes with it.
+                        # The collection was dropped or renamed, together with its indexes.
                         self.indexes.check_soon()
                         raise StoreUnavailable("the change stream ended")
                     documents = [
@@ -76,14 +76,14 @@ class ChangeStream(Database):
                     ]
                     yield {document["username"] for document in documents if document is not None}
                     if None in documents:
-                        # However many they were: who waits looks once.
+                        # One None for any number of such events: each waiter searches once.
                         yield None
             except TimeoutError as error:
-                raise StoreUnavailable("the change stream is not answered") from error
+                raise StoreUnavailable("the change stream does not answer") from error
             finally:
                 try:
                     async with asyncio.timeout(_GRACE_S):
                         await database.command("killCursors", COLLECTION, cursors=[cursor])
                 except (PyMongoError, TimeoutError):
-                    # It is gone, or goes by itself.
+                    # The cursor is gone, or the server will close it.
                     pass

@@ -1,8 +1,8 @@
-"""The connection to MongoDB: opened and checked, each operation bounded in time, errors translated.
+"""The connection to MongoDB, which all parts of the store share (see `workers.store.mongo`).
 
-What the parts of the store (`workers.store.mongo`) stand on. Only files of this package catch the
-driver's errors; they turn them into `workers.errors`. Every write is acknowledged by a majority
-and journaled before a method returns.
+It checks the deployment, limits the time of each operation, and translates the driver's errors into
+`workers.errors`; only this package catches the driver's errors. Every write is acknowledged by a
+majority and journaled before a method returns.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from pymongo.read_concern import ReadConcern
 from workers.clock import DatabaseClock
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.metrics import WorkerMetrics
-from workers.store.base import CountedFate, Storage
+from workers.store.base import CountedEvent, Storage
 from workers.store.driver import (
     TIMES_IN_MS,
     BadConnectionString,
@@ -38,42 +38,40 @@ from workers.store.index_keeper import IndexKeeper
 from workers.store.schema import COLLECTION, READS, ensure_indexes, list_indexes
 from workers.tracing import UNTRACED, Tracer
 
-log = structlog.get_logger(__name__)
-
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 #: Pause before an operation whose reply was lost is repeated, in seconds.
 REPEAT_AFTER_S = 0.05
-#: Longest time for the answer to "are you there", in seconds.
+#: Longest time for a ping, in seconds.
 PING_S = 1.0
-#: Longest time to make an index, in seconds.
+#: Longest time to create an index, in seconds.
 BUILD_S = 3600.0
-#: Why an operation that names an index was not carried out.
+#: The reason if an operation names an index that does not exist.
 MISSING = "an operation needs an index that the database does not have"
-#: A comparison of the clocks is repeated, so often at most, if it took longer, in ms.
+#: A comparison of the clocks is repeated if it took longer than this, in ms; and most attempts.
 _CLOCK_TRIES, _CLOCK_TRIP_MS = 3, 50.0
-#: What was claimed is kept half as long as what expired, and no shorter than this: a read with
-#: a key can be repeated for a minute. In seconds.
+#: Claimed messages are kept half as long as expired ones, but at least for this many seconds, since
+#: a read with a key can be repeated for a minute.
 CLAIMED_GRACE_MIN_S = 90
 
 
-#: What the driver adds to a reason: its timeouts, and all that it knows of the servers.
+#: What the driver adds to a reason: its timeouts, and a description of all servers.
 _DRIVERS_OWN = re.compile(
     r" \(configured timeouts: [^)]*\)|, Timeout: .*|, Topology Des.*|, full error: .*", re.DOTALL
 )
-#: Codes of errors that are about the user: Unauthorized, AuthenticationFailed, AtlasError.
+#: Error codes that concern the database user: Unauthorized, AuthenticationFailed, AtlasError.
 _UNAUTHORIZED, _REFUSALS = 13, (13, 18, 8000)
-#: What it says of a missing right: the database, the command, and all that was in it.
+#: The error for a missing privilege. It has the database, the command, and all its arguments.
 _LACKS_RIGHT = re.compile(r"not authorized on (\S+) to execute command \{ (\w+):")
 
-#: A write that was given up is applied no more so long after its time, in seconds.
+#: This many seconds after its time, an abandoned write can no longer take effect.
 _SETTLED_AFTER_S = 1.0
 
 
 class StoreMisconfigured(Exception):
-    """Raised at start when the database cannot keep the promises."""
+    """Raised at startup when the database cannot keep the guarantees."""
 
 
 class StoreRefused(StoreUnavailable):
@@ -81,8 +79,11 @@ class StoreRefused(StoreUnavailable):
 
 
 class StoreOptions(NamedTuple):
-    """How the store connects and what it keeps: seconds for an operation, of grace for the dead,
-    and for which their senders can ask for them. `node` names this process in the documents.
+    """How the store connects, and how long it keeps documents.
+
+    `timeout_s` limits an operation. Expired messages are deleted after `purge_grace_s`. A message
+    with a receipt or a key is kept for `receipt_keep_s` after its end. `node` names this process in
+    the documents.
     """
 
     driver: Driver
@@ -94,18 +95,20 @@ class StoreOptions(NamedTuple):
 
 
 class UnresolvedWrite(NamedTuple):
-    """A write that may have been applied after it was given up: what it would have made of
-    messages, how to find them, and from when on that is for good (`time.monotonic` seconds).
+    """A write that may be applied after it was abandoned.
+
+    `selection` and `hint` find the messages that it changed. From `due` on (in seconds of
+    `time.monotonic`) it can no longer take effect.
     """
 
-    fate: CountedFate
+    event: CountedEvent
     selection: Document
     hint: str
     due: float
 
 
-class Database:
-    """Two collections of one database. Safe for concurrent use within one loop."""
+class Connection:
+    """Two collections of one database. Safe for concurrent use within one event loop."""
 
     def __init__(
         self,
@@ -118,8 +121,8 @@ class Database:
         self._uri = uri
         self._options = options
         self._timeout_s = options.timeout_s
-        # Unread messages are kept a grace longer than they live, claimed ones half of it: no
-        # claimed message then lies where `expire` looks for unread ones.
+        # Unread messages are kept for the grace period after they expire, claimed ones for half of
+        # it after their claim: no claimed message lies where `expire` searches for unread ones.
         self._unread_grace_ms = options.purge_grace_s * 1000
         self._claimed_grace_ms = max(options.purge_grace_s // 2, CLAIMED_GRACE_MIN_S) * 1000
         self._keep_ms = options.receipt_keep_s * 1000
@@ -127,12 +130,12 @@ class Database:
         self._clock = clock
         self._metrics = metrics
         self._tracer = tracer
-        # Up to when what has expired is marked, and how often that was set back.
+        # The time up to which expired messages are marked, and how often it was moved back.
         self._expired_upto_ms = self._expiry_generation = 0
         self._is_storage_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
-        #: Whether the indexes are there; see `workers.store.index_keeper`.
+        #: Watches the indexes; see `workers.store.index_keeper`.
         self.indexes = IndexKeeper(metrics)
         self._messages: AsyncCollection[Document]
         self._majority: AsyncCollection[Document]
@@ -141,17 +144,18 @@ class Database:
         self._reads: AsyncCollection[Document]
 
     async def open(self, within_s: float = math.inf) -> None:
-        """Connect, check the deployment and make the indexes, in so many seconds.
+        """Connect and check the deployment within `within_s` seconds, then create the indexes.
 
-        Raises `StoreUnavailable` where no primary answers in time, `StoreMisconfigured` or
-        `IndexMismatch` where it does but will not do. Safe to repeat.
+        Raises `StoreUnavailable` if no primary answers in time, and `StoreMisconfigured` or
+        `IndexMismatch` if the database is unsuitable. Safe to repeat.
         """
         if self._client is None:
             try:
                 self._client = open_client(self._options.driver, self._uri)
             except BadConnectionString as error:
                 raise StoreMisconfigured(
-                    f"the connection string is wrong: {error}; mend --mongo-uri (CHAT_MONGO_URI)"
+                    f"the connection string is invalid: {error}; "
+                    "correct --mongo-uri (CHAT_MONGO_URI)"
                 ) from error
         database = self._client[self._options.database]
         self._messages = database.get_collection(COLLECTION, codec_options=TIMES_IN_MS)
@@ -173,17 +177,18 @@ class Database:
                 listing = await list_indexes(database)
             if missing := [name for name in listing.missing if listing.there]:
                 log.warning(
-                    "making indexes; with many messages this takes minutes", indexes=missing
+                    "creating indexes; this takes minutes if there are many messages",
+                    indexes=missing,
                 )
             with self._operation("indexes", BUILD_S), read_errors():
-                # Also where all are listed: another node may still be making them.
+                # Even if all indexes are listed: another node may still be building them.
                 await ensure_indexes(database)
             await self.measure_clock()
         except StoreRefused as error:
             raise StoreMisconfigured(str(error)) from error
 
     async def close(self) -> None:
-        """Close the connections. Safe twice."""
+        """Close the connections. Safe to call twice."""
         if self._client is not None:
             await close_client(self._client)
             self._client = None
@@ -201,7 +206,7 @@ class Database:
                 tries.append((received_ms - sent_ms, sent_ms, int(server["localTime"])))
                 if received_ms - sent_ms <= _CLOCK_TRIP_MS:
                     break
-        # Where another could have become primary without the one we ask knowing of it yet.
+        # With other members, another one may have become primary without this one knowing it yet.
         has_peers = len(server.get("hosts", ())) != 1
         self._inboxes = self._linearizable if has_peers else self._messages
         trip_ms, sent_ms, database_ms = min(tries)
@@ -226,13 +231,15 @@ class Database:
                 if not self._is_storage_hidden:
                     self._is_storage_hidden = True
                     log.warning(
-                        "the free space of the database is not known; the role readWrite or read "
-                        "on its database lets the service see it",
+                        "the database does not report its free space; grant the service the role "
+                        "readWrite or read on its database",
                         reason=str(error.code),
                     )
                 return None
             except PyMongoError as error:
-                raise StoreUnavailable(f"the database did not answer: {in_short(error)}") from error
+                raise StoreUnavailable(
+                    f"the database did not answer: {short_reason(error)}"
+                ) from error
         total, used = stats.get("fsTotalSize"), stats.get("fsUsedSize")
         if not total or used is None:
             return None
@@ -249,10 +256,10 @@ class Database:
 
     @contextmanager
     def _operation(self, name: str, within_s: float | None = None) -> Iterator[float]:
-        """Bound an operation with all its repeats in time, and record how long it took.
+        """Limit the time of an operation including its retries, and record its duration.
 
-        Gives the deadline, in `time.monotonic` seconds. The bound is passed on to the database
-        (`maxTimeMS`), so that it does not go on with what nobody waits for.
+        Yields the deadline, in seconds of `time.monotonic`. The limit is passed to the database as
+        `maxTimeMS`, so that it does not continue work that nobody waits for.
         """
         began = time.monotonic()
         within_s = within_s or self._timeout_s
@@ -267,28 +274,31 @@ class Database:
             self._metrics.store_seconds.labels(name).observe(seconds)
 
     def _expire_from(self, at_ms: int) -> None:
-        """Have `expire` look at what becomes unread again, also where it has been before."""
+        """Make `expire` search again from `at_ms`, where messages may become unread again."""
         self._expired_upto_ms = min(self._expired_upto_ms, at_ms)
         self._expiry_generation += 1
 
     def _in_time(self, now_ms: int) -> Document:
-        """The condition that a write that was sent at `now_ms` is not late.
+        """Return the condition that a write sent at `now_ms` is not late, by the database's clock.
 
-        By the database's own clock: one that lay in the buffers of a frozen mongod, or of a cut
-        connection, must not come into force after it was given up.
+        A write that lay in the buffers of a frozen mongod, or of a cut connection, must not take
+        effect after it was abandoned.
         """
         until_ms = now_ms + int(self._timeout_s * 1000)
         return {"$expr": {"$lt": ["$$NOW", DatetimeMS(until_ms)]}}
 
-    def _note_unresolved(self, fate: CountedFate, selection: Document, hint: str = "_id_") -> None:
-        """Have `count_resolved` count later what a write without an answer has done after all."""
+    def _record_unresolved(
+        self, event: CountedEvent, selection: Document, hint: str = "_id_"
+    ) -> None:
+        """Make `count_resolved` count later what an unanswered write did after all."""
         due = time.monotonic() + self._timeout_s + _SETTLED_AFTER_S
-        self._unresolved.append(UnresolvedWrite(fate, selection, hint, due))
+        self._unresolved.append(UnresolvedWrite(event, selection, hint, due))
 
     async def _confirmed(self, name: str, write: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """Do a write that may be repeated, until it is answered: its result, and whether it was.
+        """Send a repeatable write until it is answered. Returns its result, and whether it was
+        repeated.
 
-        Raises `StoreUnavailable` where it was never sent, `OutcomeUnknown` where it may have been.
+        Raises `StoreUnavailable` if it was never sent, `OutcomeUnknown` if it may have been sent.
         """
         was_repeated = False
         with self._operation(name) as deadline:
@@ -301,48 +311,60 @@ class Database:
                         raise failure from error
                     if not await may_repeat(deadline):
                         raise OutcomeUnknown(
-                            f"the {name} was not confirmed: {in_short(error)}"
+                            f"the {name} was not confirmed: {short_reason(error)}"
                         ) from error
                     was_repeated = True
 
 
 @contextmanager
 def read_errors() -> Iterator[None]:
-    """Turn what a read meets into `StoreUnavailable`: a read changes nothing."""
+    """Raise the errors of a read as `StoreUnavailable`, since a read changes nothing."""
     try:
         yield
     except OperationFailure as error:
         if misses_index(error.details):
             raise IndexMissing(MISSING) from error
         if error.code in _REFUSALS:
-            raise StoreRefused(refusal(error)) from error
-        raise StoreUnavailable(f"the database answered with an error: {in_short(error)}") from error
+            raise StoreRefused(explain_refusal(error)) from error
+        raise StoreUnavailable(
+            f"the database answered with an error: {short_reason(error)}"
+        ) from error
     except PyMongoError as error:
-        is_away = isinstance(error, ServerSelectionTimeoutError)
-        reason = f"the database did not answer: {in_short(error)}"
-        raise StoreUnavailable(reason, is_away=is_away) from error
+        is_unavailable = isinstance(error, ServerSelectionTimeoutError)
+        reason = f"the database did not answer: {short_reason(error)}"
+        raise StoreUnavailable(reason, is_unavailable=is_unavailable) from error
+
+
+@contextmanager
+def write_errors() -> Iterator[None]:
+    """Raise the errors of a write as those that `write_failure` returns."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise write_failure(error) from error
 
 
 def write_failure(error: PyMongoError) -> ServiceError:
-    """What a failed write means: not sent, or not known.
+    """Return the error for a failed write: it was not sent, or its outcome is unknown.
 
-    A driver that repeats a write and finds no server raises what it met before. One that finds
-    no free connection (WaitQueueTimeoutError) does not, and may have sent the write already.
+    If the driver repeats a write and then finds no server, it raises the error of the first try.
+    If it finds no free connection (WaitQueueTimeoutError) it does not, and it may have sent the
+    write already.
     """
     if isinstance(error, OperationFailure) and misses_index(error.details):
         return IndexMissing(MISSING)
     if isinstance(error, ServerSelectionTimeoutError):
-        reason = f"the database was not reached: {in_short(error)}"
-        return StoreUnavailable(reason, is_away=True)
+        reason = f"the database was not reached: {short_reason(error)}"
+        return StoreUnavailable(reason, is_unavailable=True)
     if isinstance(error, OperationFailure) and error.code in _REFUSALS:
-        # An earlier try may have been allowed.
-        return OutcomeUnknown(refusal(error))
-    return OutcomeUnknown(f"the database's answer was lost: {in_short(error)}")
+        # An earlier attempt may have been allowed.
+        return OutcomeUnknown(explain_refusal(error))
+    return OutcomeUnknown(f"the database's answer was lost: {short_reason(error)}")
 
 
-def refusal(error: OperationFailure) -> str:
-    """Say why the database refuses the user of the connection string, and what the user needs."""
-    reason = str((error.details or {}).get("errmsg") or in_short(error))
+def explain_refusal(error: OperationFailure) -> str:
+    """Explain why the database refuses the connection string's user, and how to fix it."""
+    reason = str((error.details or {}).get("errmsg") or short_reason(error))
     if error.code == _UNAUTHORIZED:
         if match := _LACKS_RIGHT.match(reason):
             return (
@@ -361,20 +383,20 @@ def refusal(error: OperationFailure) -> str:
 
 
 def misses_index(answer: Mapping[str, Any] | None) -> bool:
-    """Whether the database says that it has no such index as an operation named.
+    """Return whether the database reports that the index named by an operation does not exist.
 
-    It has no error code for that alone.
+    There is no separate error code for this.
     """
     return "hint provided does not correspond" in str((answer or {}).get("errmsg"))
 
 
-def in_short(error: PyMongoError) -> str:
-    """What a driver's error says, hosts and reasons, without its settings and its own state."""
+def short_reason(error: PyMongoError) -> str:
+    """Return a driver's error with hosts and reasons, but without its settings and its state."""
     return _DRIVERS_OWN.sub("", str(error))
 
 
 async def may_repeat(deadline: float) -> bool:
-    """Pause before a repeat; False where no time is left for one."""
+    """Pause before a retry. Returns False if there is no time left for one."""
     if time.monotonic() + REPEAT_AFTER_S >= deadline:
         return False
     await asyncio.sleep(REPEAT_AFTER_S)
@@ -382,5 +404,5 @@ async def may_repeat(deadline: float) -> bool:
 
 
 def one_of(usernames: Sequence[str]) -> Any:
-    """The condition that a field is one of these names."""
+    """Return the condition that a field is one of these names."""
     return usernames[0] if len(usernames) == 1 else {"$in": list(usernames)}

@@ -1,6 +1,6 @@
-"""Looks at a database as the store needs it, and says of each part how it is. Changes nothing.
+"""Checks a database for `chat doctor`, and reports a finding for each part. Changes nothing.
 
-For `chat doctor`. Speaks for itself instead of opening a store, which would make the indexes.
+It does not open a store, since that would create the indexes.
 """
 
 import time
@@ -11,7 +11,7 @@ import pymongo
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
-from workers.store.connection import in_short, refusal
+from workers.store.connection import explain_refusal, short_reason
 from workers.store.driver import (
     BadConnectionString,
     Client,
@@ -34,12 +34,12 @@ from workers.store.schema import (
 State: TypeAlias = Literal["ok", "warn", "fail"]
 
 _OLDEST = (6, 0)
-#: A clock that is further off than this is worth mending, in seconds.
+#: A larger difference between the clocks is reported as a warning, in seconds.
 _OFFSET_S = 1.0
 
 
 class Finding(NamedTuple):
-    """How one part is, and, where it is not well, what to do."""
+    """The state of one part, and what to do if something is wrong."""
 
     what: str
     state: State
@@ -49,28 +49,28 @@ class Finding(NamedTuple):
 async def examine(
     uri: str, driver: Driver, database: str, within_s: float
 ) -> AsyncIterator[Finding]:
-    """Each part of a database, one after the other, each in so many seconds.
+    """Yield a finding for each part of a database. Each check takes at most so many seconds.
 
-    Ends with the first part without which the rest cannot be seen. Raises nothing.
+    Stops at a finding that makes further checks impossible. Raises nothing.
     """
     try:
         client = open_client(driver, uri)
     except BadConnectionString as error:
-        yield Finding("database", "fail", f"{error}; mend --mongo-uri (CHAT_MONGO_URI)")
+        yield Finding("database", "fail", f"{error}; correct --mongo-uri (CHAT_MONGO_URI)")
         return
     try:
-        async for finding in _parts(client, database, within_s):
+        async for finding in _findings(client, database, within_s):
             yield finding
     except OperationFailure as error:
-        yield Finding("database", "fail", refusal(error))
+        yield Finding("database", "fail", explain_refusal(error))
     except PyMongoError as error:
-        advice = "is it running, is the address right (--mongo-uri), has its set a primary?"
-        yield Finding("database", "fail", f"{in_short(error)}; {advice}")
+        advice = "is it running, is --mongo-uri correct, and does the replica set have a primary?"
+        yield Finding("database", "fail", f"{short_reason(error)}; {advice}")
     finally:
         await close_client(client)
 
 
-async def _parts(client: Client, database: str, within_s: float) -> AsyncIterator[Finding]:
+async def _findings(client: Client, database: str, within_s: float) -> AsyncIterator[Finding]:
     with pymongo.timeout(within_s):
         server = await hello(client)
         version: str = (await client.admin.command("buildInfo"))["version"]
@@ -80,7 +80,7 @@ async def _parts(client: Client, database: str, within_s: float) -> AsyncIterato
     yield await _compatibility(client, version, within_s)
     with pymongo.timeout(within_s):
         began = time.perf_counter()
-        # No message has this id: nothing is deleted, and the majority has confirmed it.
+        # No message has this id, so nothing is deleted, but a majority confirms the write.
         await client[database][COLLECTION].delete_one({"_id": ""})
         ms = (time.perf_counter() - began) * 1000
     yield Finding("majority", "ok", f"confirms a write in {ms:.1f} ms")
@@ -114,14 +114,14 @@ async def _compatibility(client: Client, version: str, within_s: float) -> Findi
                 {"getParameter": 1, "featureCompatibilityVersion": 1}
             )
     except OperationFailure:
-        return Finding("compatibility", "ok", "not to be seen by this user")
+        return Finding("compatibility", "ok", "this user is not allowed to see it")
     level: str = answer["featureCompatibilityVersion"]["version"]
     if version.startswith(level + "."):
-        return Finding("compatibility", "ok", f"of {level}, as the server")
+        return Finding("compatibility", "ok", f"{level}, as the server")
     return Finding(
         "compatibility",
         "warn",
-        f"of {level}, while the server is {version}: after an upgrade that is to stay, run "
+        f"{level}, but the server is {version}: to make an upgrade permanent, run "
         "db.adminCommand({setFeatureCompatibilityVersion: ...})",
     )
 
@@ -135,18 +135,20 @@ async def _indexes(database: AsyncDatabase[Document]) -> Finding:
             "indexes",
             "fail",
             f"{name} is {meaning_of(found)}, but must be {dict(INDEXES[collection][name])}; drop "
-            f'it with db.{collection}.dropIndex("{name}"), and the service makes it again',
+            f'it with db.{collection}.dropIndex("{name}"), and the service creates it again',
         )
     wanted_count = sum(map(len, INDEXES.values()))
     if len(listing.missing) == wanted_count:
-        return Finding("indexes", "ok", f"none yet in {database.name}: the first start makes them")
+        return Finding(
+            "indexes", "ok", f"none in {database.name} yet: the first start creates them"
+        )
     if listing.missing:
         missing = ", ".join(listing.missing)
         if f"{COLLECTION}.{KEY_INDEX}" in listing.missing:
             duplicates = await describe_duplicates(database[COLLECTION])
             if duplicates:
                 return Finding("indexes", "fail", f"missing: {missing}; {duplicates}")
-        detail = f"missing: {missing}; a service makes them within seconds, or when it starts"
+        detail = f"missing: {missing}; a running service creates them within seconds"
         return Finding("indexes", "warn", detail)
     obsolete = [
         f"{collection}.{name}"
@@ -155,9 +157,11 @@ async def _indexes(database: AsyncDatabase[Document]) -> Finding:
         if f"{collection}.{name}" in listing.there
     ]
     if obsolete:
-        detail = f"all {wanted_count} there, and of an earlier version: {', '.join(obsolete)}"
-        return Finding("indexes", "ok", f"{detail}; the service drops them a while after its start")
-    return Finding("indexes", "ok", f"all {wanted_count} there, as they must be")
+        detail = f"all {wanted_count} exist, and some of an earlier version: {', '.join(obsolete)}"
+        return Finding(
+            "indexes", "ok", f"{detail}; the service drops them some time after its start"
+        )
+    return Finding("indexes", "ok", f"all {wanted_count} exist and are correct")
 
 
 async def _clock(client: Client) -> Finding:
@@ -166,5 +170,7 @@ async def _clock(client: Client) -> Finding:
     middle = (sent + time.time()) / 2
     offset = int(server["localTime"]) / 1000 - middle
     if abs(offset) > _OFFSET_S:
-        return Finding("clock", "warn", f"the database's is {offset:+.1f} s off ours: mend NTP")
-    return Finding("clock", "ok", f"the database's is {offset * 1000:+.0f} ms off ours")
+        return Finding(
+            "clock", "warn", f"the database's clock differs by {offset:+.1f} s: check NTP"
+        )
+    return Finding("clock", "ok", f"the database's clock differs by {offset * 1000:+.0f} ms")

@@ -1,7 +1,7 @@
-"""The seam between the store and its MongoDB driver: PyMongo's async client, or Motor.
+"""The interface to the MongoDB driver: PyMongo's async client, or Motor.
 
-The only file that knows both. Motor (deprecated by its makers in favour of the former) mirrors
-PyMongo's API and runs it on threads, so the store is written once, against PyMongo's types.
+This is the only file that knows both. Motor is deprecated in favor of PyMongo's async client. It
+mirrors PyMongo's API and runs it on threads, so the store is written once, with PyMongo's types.
 """
 
 import asyncio
@@ -23,23 +23,23 @@ Document: TypeAlias = dict[str, Any]
 Client: TypeAlias = AsyncMongoClient[Document]
 Driver: TypeAlias = Literal["pymongo", "motor"]
 
-#: Times are decoded to milliseconds since 1970 in UTC. That costs less than a `datetime`, and no
-#: time zone can creep in.
+#: Decodes times to milliseconds since 1970 in UTC. That costs less than a `datetime`, and no time
+#: zone can slip in.
 TIMES_IN_MS: CodecOptions[Document] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS
 )
 
 
 class BadConnectionString(Exception):
-    """Raised when the driver cannot make a client of the connection string; says why."""
+    """Raised, with the reason, when the driver does not accept the connection string."""
 
 
 def open_client(driver: Driver, uri: str) -> Client:
-    """A client of the running loop that connects when first used.
+    """Return a client for the running event loop. It connects when it is first used.
 
-    Its options keep the promises whatever the connection string says: acknowledged by a
-    majority, journaled, from the primary. Raises `BadConnectionString` for one that makes no
-    sense, or that names files that cannot be used.
+    Its options override the connection string to keep the guarantees: writes are
+    journaled and acknowledged by a majority, reads go to the primary. Raises `BadConnectionString`
+    if the connection string is invalid, or names files that cannot be used.
     """
     options: dict[str, Any] = {
         "w": "majority",
@@ -47,7 +47,7 @@ def open_client(driver: Driver, uri: str) -> Client:
         "retryWrites": True,
         "retryReads": True,
         "readPreference": "primary",
-        # A request lives seconds: find out soon that there is no primary, and say so.
+        # A request has only seconds, so find out quickly that there is no primary.
         "serverSelectionTimeoutMS": 2000,
         "connectTimeoutMS": 2000,
         "heartbeatFrequencyMS": 2000,
@@ -74,7 +74,7 @@ def _make_client(driver: Driver, uri: str, options: dict[str, Any]) -> Client:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a connection string, without anything that may be a password."""
+    """Return what is wrong with a connection string, without anything that may be a password."""
     reason = str(error) or type(error).__name__
     if isinstance(error, OSError):
         file = f" {error.filename!r}" if error.filename else ""
@@ -87,10 +87,10 @@ def _reason(error: Exception) -> str:
 
 
 async def hello(client: Client) -> Document:
-    """The server's answer to `hello`; `localTime` is a `DatetimeMS`.
+    """Return the server's reply to `hello`; `localTime` is a `DatetimeMS`.
 
-    A command is decoded by the driver's default codec, whatever the client was made with: its
-    `datetime` has no zone, and Python takes such a value for local time.
+    Commands are decoded with the driver's default codec, regardless of the client's options. Its
+    `datetime`s have no time zone, and Python would interpret them as local time.
     """
     answer: Document = await client.admin.command("hello", codec_options=TIMES_IN_MS)
     return answer
@@ -99,7 +99,7 @@ async def hello(client: Client) -> Document:
 async def aggregate(
     collection: AsyncCollection[Document], pipeline: list[Document], hint: str | None = None
 ) -> list[Document]:
-    """All results of a pipeline. PyMongo's `aggregate` is a coroutine, Motor's a plain call."""
+    """Return all results of a pipeline. `aggregate` is a coroutine in PyMongo, but not in Motor."""
     options: dict[str, Any] = {} if hint is None else {"hint": hint}
     cursor: Any = collection.aggregate(pipeline, **options)
     if inspect.isawaitable(cursor):
@@ -109,7 +109,7 @@ async def aggregate(
 
 
 async def start_session(client: Client) -> AsyncClientSession:
-    """A session of the client. PyMongo's `start_session` is a plain call, Motor's a coroutine."""
+    """Return a new session. `start_session` is a coroutine in Motor, but not in PyMongo."""
     session: Any = client.start_session()
     if inspect.isawaitable(session):
         session = await session
@@ -117,7 +117,7 @@ async def start_session(client: Client) -> AsyncClientSession:
 
 
 async def close_client(client: Client) -> None:
-    """Close every connection. Motor's `close` is a plain call that joins its threads."""
+    """Close all connections. Motor's `close` blocks, since it joins its threads."""
     if isinstance(client, AsyncMongoClient):
         await client.close()
     else:

@@ -1,9 +1,10 @@
-"""Reads with an idempotency key in MongoDB: what each was given is decided once, for all repeats.
+"""Reads with an idempotency key in MongoDB: their messages are chosen once, for all repeats.
 
-The decision is a document whose `_id` is the key's hash, inserted before anything is claimed: of
-two that decide at once, in two processes, one wins. The claims of all of them then mark the same
-messages with the key. Before the first of them answers, it marks the decision as given; one that
-came to nothing is forgotten, which it cannot be once it is given, nor given once it is forgotten.
+The choice is a batch: a document whose `_id` is the key's hash. It is inserted before any message
+is claimed, so if two processes choose at the same time, one of them wins. All then claim the same
+messages, and mark them with the key. Before a process answers, it marks the batch as delivered. A
+batch that got no messages is discarded. A delivered batch cannot be discarded, and a discarded
+batch cannot be delivered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +15,16 @@ from pymongo.errors import BulkWriteError
 
 from workers.commands import KeyedBatch, Message
 from workers.errors import StoreUnavailable
-from workers.store.connection import Database, read_errors
+from workers.store.connection import Connection, read_errors
 from workers.store.driver import Document
 
 _DUPLICATE_KEY = 11000
-#: Times that something is decided before it is given up.
+#: Attempts to record a batch.
 _DECISIONS_MAX = 5
 
 
-class IdempotentReads(Database):
-    """The part of `workers.store.base.Store` that is about reads with a key."""
+class IdempotentReads(Connection):
+    """The part of `workers.store.base.Store` for reads with a key."""
 
     async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
         """See `workers.store.base.Store.record_batch`."""
@@ -39,7 +40,7 @@ class IdempotentReads(Database):
         ]
 
         async def write() -> bool:
-            """Whether all of them are new."""
+            """Return whether all of them are new."""
             try:
                 await self._reads.insert_many(documents, ordered=False)
                 return True
@@ -57,12 +58,12 @@ class IdempotentReads(Database):
             holding = await self.find_batches(keys, now_ms)
             if all(key in holding for key in keys):
                 return [holding[key] for key in keys]
-            # One was forgotten before it was looked at, or has not held for long: decided again.
+            # A batch was discarded before it was found, or is no longer valid: record it again.
             await self._confirmed("remember", partial(self._clear, keys, now_ms))
-        raise StoreUnavailable("what a key gets is decided and forgotten all the time")
+        raise StoreUnavailable("the batches of a key are recorded and discarded repeatedly")
 
     async def _clear(self, keys: Sequence[str], now_ms: int) -> None:
-        """Free what holds no more, though the TTL index has not freed it yet."""
+        """Delete batches that are no longer valid, but that the TTL index has not deleted yet."""
         over = {"_id": {"$in": list(keys)}, "until": {"$lt": DatetimeMS(now_ms)}}
         await self._reads.delete_many(over)
 
@@ -81,22 +82,22 @@ class IdempotentReads(Database):
             for each in documents
         }
 
-    async def give(self, batch: KeyedBatch) -> bool:
-        """See `workers.store.base.Store.give`."""
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        """See `workers.store.base.Store.mark_delivered`."""
 
         async def write() -> bool:
-            its = {"_id": batch.key, "ids": list(batch.ids)}
-            result = await self._reads.update_one(its, {"$set": {"given": True}})
+            same = {"_id": batch.key, "ids": list(batch.ids)}
+            result = await self._reads.update_one(same, {"$set": {"given": True}})
             return result.matched_count == 1
 
         return (await self._confirmed("give", write))[0]
 
-    async def forget(self, batch: KeyedBatch) -> None:
-        """See `workers.store.base.Store.forget`."""
+    async def discard_batch(self, batch: KeyedBatch) -> None:
+        """See `workers.store.base.Store.discard_batch`."""
 
         async def write() -> None:
-            its: Document = {"_id": batch.key, "ids": list(batch.ids), "given": None}
-            await self._reads.delete_one(its)
+            same: Document = {"_id": batch.key, "ids": list(batch.ids), "given": None}
+            await self._reads.delete_one(same)
 
         await self._confirmed("forget", write)
 

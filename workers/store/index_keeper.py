@@ -1,8 +1,8 @@
-"""Keeps the indexes as they must be while the store runs: an operator may drop or change them.
+"""Restores indexes that an operator drops or changes while the store runs.
 
-`Database` reports each operation that misses an index; `workers.maintenance` calls `check` now and
-then.
-Some indexes are used by no operation that would miss them, such as those that free space.
+`Connection` reports operations that miss an index, and `workers.maintenance` calls `check`
+periodically. The periodic check is needed because no operation fails without some of the indexes,
+such as those that free space.
 """
 
 import time
@@ -17,22 +17,22 @@ from workers.store.schema import IndexMismatch, drop_obsolete, ensure_indexes, l
 
 log = structlog.get_logger(__name__)
 
-#: How often the indexes are listed, in seconds: the longest time for which one that no operation
-#: needs is missing unnoticed.
+#: How often the indexes are listed, in seconds. An index that no operation needs can be missing for
+#: this long before it is noticed.
 CHECK_EVERY_S = 5.0
-#: Indexes of earlier versions are dropped this long after a start, in seconds. Until then a rolling
-#: update replaces the nodes that still need them.
+#: Indexes of earlier versions are dropped this many seconds after a start. By then a rolling update
+#: has replaced the nodes that need them.
 OBSOLETE_AFTER_S = 900.0
 
 
 class IndexKeeper:
-    """Knows whether the indexes are there, and makes those that are not."""
+    """Checks whether the indexes exist, and creates those that are missing."""
 
     def __init__(self, metrics: WorkerMetrics) -> None:
         self._metrics = metrics
         self._opened = time.monotonic()
         self._check_at = self._opened + CHECK_EVERY_S
-        #: What is wrong with the indexes, or None. No post with a key is stored meanwhile.
+        #: What is wrong with the indexes, or None. While it is set, no post with a key is stored.
         self.fault: str | None = None
 
     @property
@@ -41,21 +41,21 @@ class IndexKeeper:
         return time.monotonic() >= self._check_at
 
     def report(self, fault: str) -> None:
-        """Take note that an index is missing: the next check makes it again."""
+        """Report a missing index. The next check creates it."""
         if self.fault is None:
             self._check_at = 0.0
         self._set_fault(fault)
 
     def check_soon(self) -> None:
-        """Have the next check look at once."""
+        """Make the next check due at once."""
         self._check_at = 0.0
 
     async def check(self, database: AsyncDatabase[Document], within_s: float) -> None:
-        """List the indexes in so many seconds, and make those that are missing.
+        """List the indexes within so many seconds, then create those that are missing.
 
-        Making them may take minutes where there are many messages, and has no bound in time. An
-        index that differs, or that cannot be made, stays a fault; every check tries again. Raises
-        `pymongo.errors.PyMongoError` where the database does not answer.
+        Creating them may take minutes if there are many messages, and has no time limit. An index
+        that differs, or that cannot be created, remains a fault, and every check tries again.
+        Raises `pymongo.errors.PyMongoError` if the database does not answer.
         """
         self._check_at = time.monotonic() + CHECK_EVERY_S
         with pymongo.timeout(within_s):
@@ -77,7 +77,7 @@ class IndexKeeper:
     def _set_fault(self, fault: str | None) -> None:
         if fault == self.fault:
             return
-        # Each operation that misses an index has words of its own: one line for all of them.
+        # The reason varies with the operation that misses the index: log only one of them.
         if fault is None:
             log.info("the indexes are complete again")
         elif self.fault is None or not fault.startswith("an operation"):

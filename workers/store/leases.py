@@ -1,10 +1,10 @@
-"""Leases in MongoDB: acknowledged, given back, extended, resumed by a stream, and run out.
+"""Leases in MongoDB: acknowledged, released, extended, resumed by a stream, and expired.
 
-A message on loan has `lease: {token, at, by, until}` and is not unread. Without `until` the lease
-is over, and its token says who had the message last: an acknowledgement that is repeated, and a
-stream that comes again, are known by it. `lease.returned` says that it was given back on purpose.
-Of one that ran out, the next lease moves the token to `lost_by`: an acknowledgement of the whole
-lease learns from it that it comes too late for this message.
+A leased message has `lease: {token, at, by, until}` and no `unread`. Without `until` the lease is
+over. Its token remains and identifies the last lease, so that a repeated acknowledgement and a
+resumed stream are recognized. `lease.returned` is set if the lease was released. If it ran out, the
+next lease moves its token to `lost_by`; from that, an acknowledgement of the whole lease learns
+that it comes too late for this message.
 """
 
 import secrets
@@ -16,70 +16,70 @@ from pymongo.errors import PyMongoError
 from workers.commands import Acknowledge, Audit, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
-from workers.store.connection import Database, read_errors, write_failure
+from workers.store.connection import Connection, read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
-#: Messages looked at in one sweep; the next one comes soon.
+#: Most messages that one sweep handles. The next sweep follows soon.
 _SWEEP_MAX = 5000
-#: A message whose life ended less than this ago becomes unread for `expire` to find: clocks of
-#: nodes may differ a little. In ms.
+#: A message that expired less than this many ms ago becomes unread, and `expire` finds it: the
+#: clocks of nodes may differ a little.
 _MARGIN_MS = 1000
-#: Most messages that an audit names.
+#: Most messages that an audit reports.
 _AUDIT_MAX = 5000
 
 
-class Leases(Database):
-    """The part of `workers.store.base.Store` that is about leases."""
+class Leases(Connection):
+    """The part of `workers.store.base.Store` for leases."""
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         """See `workers.store.base.Store.acknowledge`."""
-        selection, hint = _of_lease(command)
-        changed = await self._read({**selection, **_lasts(now_ms)}, hint, now_ms)
+        selection, hint = _select(command)
+        changed = await self._mark_read({**selection, **_is_active(now_ms)}, hint, now_ms)
         if changed and (command.ids is None or changed == len(command.ids)):
             return Settled(changed, changed)
-        # What it held and is read: acknowledged before.
-        return await self._and_before({**selection, "claim.acknowledged": True}, hint, changed)
+        # Add the messages that an earlier call has acknowledged.
+        return await self._with_earlier({**selection, "claim.acknowledged": True}, hint, changed)
 
     async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
         """See `workers.store.base.Store.audit`."""
-        selection, hint = _of_lease(command)
+        selection, hint = _select(command)
         acknowledged = {**selection, "claim.acknowledged": True}
         with self._operation("lease"), read_errors():
             if command.ids is not None:
-                found = await self._named(acknowledged, hint)
+                found = await self._ids(acknowledged, hint)
                 mine = set(found)
                 return Audit(found, tuple(each for each in command.ids if each not in mine))
             over: Document = {
                 "claim.acknowledged": {"$ne": True},
                 "lease.returned": {"$ne": True},
-                # What a stream has been delivered since is not lost.
-                "$nor": [_lasts(now_ms)],
+                # A message that the stream received again meanwhile is not lost.
+                "$nor": [_is_active(now_ms)],
             }
-            lost = await self._named({**selection, **over}, hint)
-            numbers = _numbers(command)
+            lost = await self._ids({**selection, **over}, hint)
+            numbers = _tokens(command)
             since = {
                 "username": command.username,
                 "lost_by": {"$elemMatch": numbers},
-                # A stream may have got it again.
+                # The stream itself may have received it again.
                 "lease.token": {"$not": numbers},
             }
-            lost = (*lost, *await self._named(since, LOST_INDEX))
-            return Audit(await self._named(acknowledged, hint) if lost else (), lost)
+            lost = (*lost, *await self._ids(since, LOST_INDEX))
+            return Audit(await self._ids(acknowledged, hint) if lost else (), lost)
 
-    async def _named(self, selection: Document, hint: str) -> tuple[str, ...]:
+    async def _ids(self, selection: Document, hint: str) -> tuple[str, ...]:
         documents = await self._majority.find(
             selection, projection={"_id": 1}, hint=hint, limit=_AUDIT_MAX
         ).to_list(None)
         return tuple(document["_id"] for document in documents)
 
-    async def return_lease(self, command: Release, now_ms: int) -> Settled:
-        """See `workers.store.base.Store.return_lease`."""
-        selection, hint = _of_lease(command)
+    async def release(self, command: Release, now_ms: int) -> Settled:
+        """See `workers.store.base.Store.release`."""
+        selection, hint = _select(command)
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_lasts(now_ms), **self._in_time(now_ms)},
+                {**selection, **_is_active(now_ms), **self._in_time(now_ms)},
                 {
                     "$set": {"unread": True, "lease.returned": True},
                     "$unset": {"lease.until": ""},
@@ -94,19 +94,19 @@ class Leases(Database):
             self._expire_from(now_ms - _MARGIN_MS)
         if changed and not was_repeated:
             return Settled(changed, changed)
-        returned = await self._and_before({**selection, "unread": True}, hint, changed)
+        returned = await self._with_earlier({**selection, "unread": True}, hint, changed)
         return Settled(returned.messages, returned.messages) if was_repeated else returned
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
-        selection, hint = _of_lease(command)
-        # Never sooner: a late copy must not cut short what was delivered after it was sent.
+        selection, hint = _select(command)
+        # Never earlier: a late copy must not shorten the lease of a later delivery.
         longer = {"$max": ["$lease.until", DatetimeMS(now_ms + command.ttl_ms)]}
         end = {"$min": [longer, "$expires_at"]}
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_lasts(now_ms), **self._in_time(now_ms)},
+                {**selection, **_is_active(now_ms), **self._in_time(now_ms)},
                 [{"$set": {"lease.until": end}}],
                 hint=hint,
             )
@@ -116,18 +116,18 @@ class Leases(Database):
 
     async def held(self, command: Held, now_ms: int) -> frozenset[str]:
         """See `workers.store.base.Store.held`."""
-        selection, hint = _of_lease(command)
+        selection, hint = _select(command)
         with self._operation("lease"), read_errors():
             documents = await self._messages.find(
-                {**selection, **_lasts(now_ms)}, projection={"_id": 1}, hint=hint
+                {**selection, **_is_active(now_ms)}, projection={"_id": 1}, hint=hint
             ).to_list(None)
         return frozenset([document["_id"] for document in documents])
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:
         """See `workers.store.base.Store.resume`.
 
-        What was delivered more than once was so to two streams, and nobody knows which of them
-        comes again: then only the very message it names is its for certain.
+        A message that was delivered twice went to two streams, and it is unknown which of them
+        resumes. In that case only the named message is marked.
         """
         with self._operation("lease"), read_errors():
             last = await self._messages.find_one(
@@ -146,11 +146,11 @@ class Leases(Database):
             hint = "_id_"
         else:
             first = token.partition(".")[0] + "."
-            # In the order of delivery, which is not that of the ids.
+            # By order of delivery, which differs from the order of ids.
             upto = [{"lease.token": {"$lt": token}}, {"_id": {"$lte": command.last}}]
             selection |= {"lease.token": {"$gte": first, "$lte": token}, "$and": [{"$or": upto}]}
             hint = LEASE_INDEX
-        changed = await self._read(selection, hint, now_ms)
+        changed = await self._mark_read(selection, hint, now_ms)
         return Settled(changed, changed)
 
     async def end_leases(self, now_ms: int) -> Ended:
@@ -166,13 +166,12 @@ class Leases(Database):
         dead, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
         with self._operation("lease end"):
             try:
-                returned = await self._messages.update_many(
-                    {**over, "expires_at": {"$gte": dead}},
-                    {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
-                    hint="_id_",
-                )
-            except PyMongoError as error:
-                raise write_failure(error) from error
+                with write_errors():
+                    returned = await self._messages.update_many(
+                        {**over, "expires_at": {"$gte": dead}},
+                        {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
+                        hint="_id_",
+                    )
             finally:
                 self._expire_from(now_ms - _MARGIN_MS)
             try:
@@ -183,13 +182,13 @@ class Leases(Database):
                 )
                 expired_count = expired.modified_count
             except PyMongoError:
-                self._note_unresolved("expired", {"_id": over["_id"], "expired": mark})
+                self._record_unresolved("expired", {"_id": over["_id"], "expired": mark})
                 expired_count = 0
         usernames = {document["username"] for document in documents}
         return Ended(usernames, returned.modified_count, expired_count)
 
-    async def _read(self, selection: Document, hint: str, now_ms: int) -> int:
-        """Mark messages as read by a claim of its own; how many it took, exactly."""
+    async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
+        """Mark messages as read under a new token. Returns exactly how many this call marked."""
         token = secrets.token_hex(16)
         claim = {"token": token, "at": DatetimeMS(now_ms), "by": self._node, "acknowledged": True}
         change: Document = {
@@ -209,7 +208,7 @@ class Leases(Database):
         try:
             changed, was_repeated = await self._confirmed("lease", write)
         except OutcomeUnknown:
-            self._note_unresolved("read", mine, hint)
+            self._record_unresolved("read", mine, hint)
             raise
         if not was_repeated:
             return changed
@@ -217,11 +216,13 @@ class Leases(Database):
             with self._operation("lease"), read_errors():
                 return await self._majority.count_documents(mine, hint=hint)
         except StoreUnavailable as error:
-            self._note_unresolved("read", mine, hint)
+            self._record_unresolved("read", mine, hint)
             raise OutcomeUnknown(str(error)) from error
 
-    async def _and_before(self, selection: Document, hint: str, changed: int) -> Settled:
-        """What a command changed, with what is so already. At least that, where nobody answers."""
+    async def _with_earlier(self, selection: Document, hint: str, changed: int) -> Settled:
+        """Add the messages that were in the state before. If the database does not answer, report
+        those that this call changed.
+        """
         try:
             with self._operation("lease"), read_errors():
                 messages = await self._majority.count_documents(selection, hint=hint)
@@ -232,20 +233,20 @@ class Leases(Database):
         return Settled(messages, changed)
 
 
-def _of_lease(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
-    """The messages of a lease, or those of them that are named, and the index to find them by."""
-    selection: dict[str, Any] = {"username": command.username, "lease.token": _numbers(command)}
+def _select(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
+    """Return the filter for a command's messages, and the index to use."""
+    selection: dict[str, Any] = {"username": command.username, "lease.token": _tokens(command)}
     if isinstance(command, Extend | Held) or command.ids is None:
         return selection, LEASE_INDEX
     selection["_id"] = {"$in": list(command.ids)}
     return selection, "_id_"
 
 
-def _numbers(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:
-    """All tokens of a lease: the slash follows the dot."""
+def _tokens(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:
+    """Return the range of a lease's tokens; in ASCII, the slash follows the dot."""
     return {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"}
 
 
-def _lasts(now_ms: int) -> dict[str, Any]:
-    """The condition that the lease is not over, and with it that the message lives."""
+def _is_active(now_ms: int) -> dict[str, Any]:
+    """Return the condition that the lease is not over, and thus the message not expired."""
     return {"lease.until": {"$gte": DatetimeMS(now_ms)}}

@@ -1,7 +1,7 @@
-"""What becomes of messages in MongoDB: expired, told to their senders, taken back, forgotten.
+"""The end of messages in MongoDB: status for senders, revocation, expiry, and retirement.
 
-Kept messages, those with a receipt or an idempotency key, outlive their end for their senders:
-without their text (`retire`), and for a bounded time.
+Kept messages, those with a receipt or an idempotency key, outlive their end for their senders, but
+without their text (see `retire`) and for a limited time.
 """
 
 import hmac
@@ -15,25 +15,25 @@ import structlog
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import PyMongoError
 
-from workers.commands import Fate, Revoke, Track
+from workers.commands import MessageStatus, Revoke, Track
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.store.base import CountedFate
-from workers.store.connection import Database, read_errors, write_failure
+from workers.store.base import CountedEvent
+from workers.store.connection import Connection, read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
 
 log = structlog.get_logger(__name__)
 
-#: Sweeps leave alone what expired less than this ago: clocks of nodes may differ a little.
+#: Sweeps ignore messages that expired less than this many ms ago: the clocks of nodes may differ.
 EXPIRE_MARGIN_MS = 1000
-#: Longest time to count what is pending, in seconds.
+#: Longest time for a count of the pending messages, in seconds.
 _COUNT_S = 60.0
 
 
-class Lifecycle(Database):
-    """The part of `workers.store.base.Store` that is about the end of messages."""
+class Lifecycle(Connection):
+    """The part of `workers.store.base.Store` for the end of messages."""
 
-    async def track(self, command: Track, now_ms: int) -> Fate | None:
+    async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         """See `workers.store.base.Store.track`."""
         with self._operation("track"), read_errors():
             document = await self._majority.find_one(
@@ -44,20 +44,20 @@ class Lifecycle(Database):
             )
         if document is None or not _has_receipt(document, command.receipt):
             return None
-        return _fate_of(document, now_ms)
+        return _status_of(document, now_ms)
 
-    async def revoke(self, command: Revoke, now_ms: int) -> tuple[Fate | None, int]:
+    async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
         """See `workers.store.base.Store.revoke`."""
-        fate = await self.track(command, now_ms)
-        if fate is None or fate.status != "pending":
-            return fate, 0
+        status = await self.track(command, now_ms)
+        if status is None or status.status != "pending":
+            return status, 0
 
         async def write() -> int:
             result = await self._messages.update_one(
                 {
                     "_id": command.id,
                     "receipts": command.receipt,
-                    # On loan no more, though it has not been given back yet.
+                    # Unread, or leased with a lease that is over but has not been ended yet.
                     "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
                     **self._in_time(now_ms),
@@ -76,37 +76,39 @@ class Lifecycle(Database):
         try:
             changed, was_repeated = await self._confirmed("revoke", write)
         except OutcomeUnknown:
-            self._note_unresolved("revoked", mine)
+            self._record_unresolved("revoked", mine)
             raise
         if changed:
-            return Fate("revoked", now_ms), 1
-        # Somebody was faster; or the first of several tries was applied, or still may be.
+            return MessageStatus("revoked", now_ms), 1
+        # Another request was faster, or an earlier attempt was applied or may still be.
         try:
-            fate = await self.track(command, now_ms)
+            status = await self.track(command, now_ms)
         except StoreUnavailable as error:
             if not was_repeated:
                 raise
-            self._note_unresolved("revoked", mine)
+            self._record_unresolved("revoked", mine)
             raise OutcomeUnknown(str(error)) from error
         if was_repeated:
-            self._note_unresolved("revoked", mine)
-        if fate is not None and fate.status == "pending":
-            # It was late, or somebody had it for a moment.
-            raise (OutcomeUnknown if was_repeated else StoreUnavailable)("ask again")
-        return fate, 0
+            self._record_unresolved("revoked", mine)
+        if status is not None and status.status == "pending":
+            # The write was late, or another reader held the message for a moment.
+            raise (OutcomeUnknown if was_repeated else StoreUnavailable)(
+                "the message could not be revoked; try again"
+            )
+        return status, 0
 
-    async def count_resolved(self) -> Mapping[CountedFate, int]:
+    async def count_resolved(self) -> Mapping[CountedEvent, int]:
         """See `workers.store.base.Store.count_resolved`."""
-        counts: Counter[CountedFate] = Counter()
+        counts: Counter[CountedEvent] = Counter()
         now = time.monotonic()
         for unresolved in [each for each in self._unresolved if each.due <= now]:
             try:
                 with self._operation("reckon"), read_errors():
-                    counts[unresolved.fate] += await self._majority.count_documents(
+                    counts[unresolved.event] += await self._majority.count_documents(
                         unresolved.selection, hint=unresolved.hint
                     )
             except StoreUnavailable:
-                # What was told of the others is not told again.
+                # The others have been counted and are not counted again.
                 break
             self._unresolved.remove(unresolved)
         return counts
@@ -114,7 +116,7 @@ class Lifecycle(Database):
     async def count_pending(self) -> int:
         """See `workers.store.base.Store.count_pending`."""
         with read_errors(), pymongo.timeout(_COUNT_S):
-            # All that the indexes hold, and no document is looked at.
+            # Counts all entries of two indexes, without reading a document.
             unread = await self._messages.count_documents({}, hint=INBOX_INDEX)
             leased = await self._messages.count_documents({}, hint=LEASE_END_INDEX)
         return unread + leased
@@ -122,9 +124,9 @@ class Lifecycle(Database):
     async def expire(self, now_ms: int) -> int:
         """See `workers.store.base.Store.expire`.
 
-        Goes through the purge index, from where the last call ended: unread messages lie there
-        a full grace behind their expiry, and claimed ones do not. Those that are kept have an
-        index of their own.
+        Scans the purge index from where the last call ended. Unread messages are found there one
+        grace period after their expiry, where no claimed message is. Kept messages have an index
+        of their own.
         """
         from_ms, upto_ms = self._expired_upto_ms, now_ms - EXPIRE_MARGIN_MS
         grace_ms = self._unread_grace_ms
@@ -140,10 +142,10 @@ class Lifecycle(Database):
                 {"kept": True, "claim.at": None, "expires_at": kept}, KEPT_INDEX
             )
         except ServiceError as error:
-            # The next call looks at all of it again; what this one marked is told now.
-            log.debug("a sweep was put off", reason=str(error))
+            # The next call repeats all of this; the messages marked so far are counted now.
+            log.debug("a sweep of expired messages failed and will run again", reason=str(error))
             return expired
-        # Something may have become unread behind it meanwhile.
+        # If the start was moved back meanwhile, the next call searches from there.
         if self._expiry_generation == generation:
             self._expired_upto_ms = upto_ms
         return expired
@@ -151,27 +153,24 @@ class Lifecycle(Database):
     async def retire(self, now_ms: int) -> None:
         """See `workers.store.base.Store.retire`."""
         claimed_ms, expired_ms = now_ms - self._claimed_grace_ms, now_ms - self._unread_grace_ms
-        with self._operation("retire"):
-            try:
-                await self._messages.update_many(
-                    # A range of times: null, of what is not claimed, is in none.
-                    {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
-                    self._retirement("$claim.at"),
-                    hint=KEPT_INDEX,
-                )
-                await self._messages.update_many(
-                    {
-                        "kept": True,
-                        "claim.at": None,
-                        "expires_at": {"$lt": DatetimeMS(expired_ms)},
-                        # Only what was counted before.
-                        "expired": {"$exists": True},
-                    },
-                    self._retirement("$expires_at"),
-                    hint=KEPT_INDEX,
-                )
-            except PyMongoError as error:
-                raise write_failure(error) from error
+        with self._operation("retire"), write_errors():
+            await self._messages.update_many(
+                # A range of times does not match null, the value of unclaimed messages.
+                {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
+                self._retirement("$claim.at"),
+                hint=KEPT_INDEX,
+            )
+            await self._messages.update_many(
+                {
+                    "kept": True,
+                    "claim.at": None,
+                    "expires_at": {"$lt": DatetimeMS(expired_ms)},
+                    # Only messages that were counted as expired.
+                    "expired": {"$exists": True},
+                },
+                self._retirement("$expires_at"),
+                hint=KEPT_INDEX,
+            )
 
     def _retirement(self, end: str) -> list[Document]:
         return [
@@ -181,34 +180,36 @@ class Lifecycle(Database):
 
     async def _mark_expired(self, selection: Document, hint: str) -> int:
         mark = secrets.token_hex(4)
-        with self._operation("expire"):
+        with self._operation("expire"), write_errors():
             try:
                 result = await self._messages.update_many(
                     {"unread": True, **selection},
                     {"$unset": {"unread": ""}, "$set": {"expired": mark}},
                     hint=hint,
                 )
-            except PyMongoError as error:
-                self._note_unresolved("expired", {**selection, "expired": mark}, hint)
-                raise write_failure(error) from error
+            except PyMongoError:
+                self._record_unresolved("expired", {**selection, "expired": mark}, hint)
+                raise
         return result.modified_count
 
 
 def _has_receipt(document: Document, receipt: str) -> bool:
-    """Whether a document has this receipt; compares all it has, in constant time each."""
+    """Return whether a document has this receipt. Compares all of them in constant time."""
     found = False
     for each in document.get("receipts", ()):
         found |= hmac.compare_digest(each, receipt)
     return found
 
 
-def _fate_of(document: Document, now_ms: int) -> Fate:
+def _status_of(document: Document, now_ms: int) -> MessageStatus:
     if "revoked" in document:
-        return Fate("revoked", int(document["revoked"]))
+        return MessageStatus("revoked", int(document["revoked"]))
     if "claim" in document:
-        return Fate("read", int(document["claim"]["at"]))
+        return MessageStatus("read", int(document["claim"]["at"]))
     expires_ms = int(document["expires_at"])
     if expires_ms < now_ms:
-        return Fate("expired", expires_ms)
+        return MessageStatus("expired", expires_ms)
     until = document.get("lease", {}).get("until")
-    return Fate("leased" if until is not None and int(until) >= now_ms else "pending", None)
+    return MessageStatus(
+        "leased" if until is not None and int(until) >= now_ms else "pending", None
+    )

@@ -1,14 +1,15 @@
 """The store on MongoDB: a batch of posts is one insert, a batch of reads one find and one claim.
 
-A claim is `findOneAndUpdate`'s guarantee for a whole batch: the filter of the update names the
-very field that the update removes, so that of two nodes one gets each message. It carries a
-token of its own. A lost reply is resolved, not guessed: the update is sent again, which claims
-what the first one did not and waits for a majority; what carries the token then is ours. An
-update that still runs on a lost connection can only add the same token, and does so before the
-claim's time is over, by the database's clock. After that `release` gives back what was claimed and
-came to nobody.
+A claim has the guarantee of `findOneAndUpdate` for a whole batch. The filter of the update names
+the field that the update removes, so if two nodes claim a message, only one gets it. Each claim has
+a token of its own. If a reply is lost, the update is sent again. It claims what the first one did
+not claim, and waits for a majority; all messages with the token then belong to this claim. An
+update that still runs on a lost connection can only add the same token, and only until the claim's
+time is over by the database's clock. After that, `unclaim` makes messages unread again that nobody
+received.
 
-What this file does not do stands in those beside it: leases, reads with a key, fates, arrivals.
+The modules beside this one have the other parts: leases, reads with a key, the lifecycle, and the
+change stream.
 """
 
 import asyncio
@@ -21,7 +22,16 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from workers.commands import COUNT_MAX, Claim, Message, Post, Unread
+from workers.commands import (
+    COUNT_MAX,
+    Claim,
+    DiscardedClaims,
+    KeyedClaim,
+    LeaseClaim,
+    Message,
+    Post,
+    Unread,
+)
 from workers.errors import (
     IndexMissing,
     KeyReused,
@@ -38,6 +48,7 @@ from workers.store.connection import (
     misses_index,
     one_of,
     read_errors,
+    write_errors,
     write_failure,
 )
 from workers.store.driver import Document, aggregate
@@ -46,21 +57,21 @@ from workers.store.leases import Leases
 from workers.store.lifecycle import Lifecycle
 from workers.store.schema import INBOX_INDEX, KEY_INDEX
 
-#: A reply holds at most 16 MiB, and MongoDB cuts a longer one without a word. From so many code
-#: points on (8 MiB of UTF-8 at most), a search counts as not complete.
+#: A reply holds at most 16 MiB, and MongoDB cuts off a longer one silently. A search that returns
+#: this many code points (at most 8 MiB of UTF-8) therefore counts as incomplete.
 REPLY_CHARS_MAX = 2 << 20
-#: The largest document that MongoDB holds.
+#: The largest document that MongoDB can store.
 DOCUMENT_BYTES_MAX = 16 << 20
-#: A post that is repeated may ask for a receipt each time; so many are known at once.
+#: A repeated post may request a new receipt each time. This many of them are valid.
 RECEIPTS_MAX = 8
-#: Leases that ran out, of which a message knows.
+#: Most expired leases that a message records.
 _LOST_MAX = 64
 
 _DUPLICATE_KEY = 11000
-#: Write errors that say that the document itself is at fault; all others pass.
+#: Write errors that are caused by the document itself. All other errors are temporary.
 _UNSTORABLE = frozenset({2, 10334, 17280, 17419, 121})
 
-#: Documents that are not stored yet, by the position of their posts in the batch.
+#: Documents that are not stored yet, by the index of their posts in the batch.
 _Pending: TypeAlias = dict[int, RawBSONDocument]
 _InsertOnce: TypeAlias = Callable[
     [Sequence[Post], _Pending, list[Insertion]], Awaitable[ServiceError | None]
@@ -68,7 +79,10 @@ _InsertOnce: TypeAlias = Callable[
 
 
 class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
-    """Messages in one collection: see `workers.store.base.Store`."""
+    """Messages in one collection: see `workers.store.base.Store`.
+
+    The parts are base classes over one `Connection`, so that no method only delegates to a part.
+    """
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         """See `workers.store.base.Store.insert`."""
@@ -77,13 +91,15 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         keyed: _Pending = {}
         for position, post in enumerate(posts):
             try:
-                # Encoded one by one: what BSON cannot hold fails alone, not with its batch.
+                # Encoded one by one, so that a text that BSON cannot hold fails alone.
                 encoded = bson.encode(self._document(post))
             except (bson.errors.BSONError, ValueError, OverflowError) as error:
-                outcomes[position] = Rejected(f"it cannot be stored: {error}")
+                outcomes[position] = Rejected(f"the message cannot be stored: {error}")
                 continue
             if len(encoded) > DOCUMENT_BYTES_MAX:
-                outcomes[position] = Rejected("it cannot be stored: it is larger than a document")
+                outcomes[position] = Rejected(
+                    "the message cannot be stored: it is larger than a document can be"
+                )
                 continue
             pending = plain if post.key is None else keyed
             pending[position] = RawBSONDocument(encoded)
@@ -107,7 +123,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         pending: _Pending,
         outcomes: list[Insertion],
     ) -> None:
-        """Try until nothing is pending or the time is over."""
+        """Repeat an insert until nothing is pending or the time is over."""
         sent_before = False
         while pending:
             failure = await insert_once(posts, pending, outcomes)
@@ -120,29 +136,34 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     outcomes[position] = failure
                 if isinstance(failure, OutcomeUnknown):
                     ids = [posts[position].id for position in pending]
-                    self._note_unresolved("accepted", {"_id": {"$in": ids}})
+                    self._record_unresolved("accepted", {"_id": {"$in": ids}})
                 return
             sent_before = True
 
     async def _insert_plain(
         self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
     ) -> ServiceError | None:
-        """Try to insert posts without a key; settles what it can, and says what the rest met."""
+        """Try to insert posts without a key.
+
+        Removes finished posts from `pending`, and returns the error of the others.
+        """
         positions = list(pending)
         try:
             await self._messages.insert_many(list(pending.values()), ordered=False)
         except BulkWriteError as error:
             details = error.details or {}
             failed = _write_errors(details, positions)
-            # Applied, but not confirmed by a majority: nothing of this try is known for good.
+            # Applied, but not confirmed by a majority: this attempt guarantees nothing.
             unconfirmed = bool(details.get("writeConcernErrors"))
             for position in positions:
                 entry = failed.get(position)
                 if entry is not None and entry["code"] in _UNSTORABLE:
-                    outcomes[position] = Rejected(f"it cannot be stored: {entry['errmsg']}")
+                    outcomes[position] = Rejected(
+                        f"the message cannot be stored: {entry['errmsg']}"
+                    )
                     del pending[position]
                 elif not unconfirmed and (entry is None or entry["code"] == _DUPLICATE_KEY):
-                    # Its id was made before the first try: a duplicate is this very message.
+                    # Ids are created before the first attempt: a duplicate is this same message.
                     self._metrics.inserts_resolved.inc(entry is not None)
                     del pending[position]
             return OutcomeUnknown(f"the insert was interrupted: {error}") if pending else None
@@ -154,10 +175,11 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
     async def _insert_keyed(
         self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
     ) -> ServiceError | None:
-        """As `_insert_plain`, for posts with a key.
+        """Try to insert posts with a key; otherwise like `_insert_plain`.
 
-        Each is stored unless one with its key is there, by a search that names the unique index:
-        without that index the database refuses, in the same step, instead of storing a second.
+        A post is stored unless there is a message with its key. The search for that names the
+        unique index. If the index is missing, the database refuses the whole step instead of
+        storing a second message.
         """
         if self.indexes.fault is not None:
             return IndexMissing(self.indexes.fault)
@@ -188,13 +210,13 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         for position in positions:
             entry = failed.get(position)
             if entry is None and position in stored:
-                # Without a majority's confirmation it is found by its key with the next try.
+                # If a majority has not confirmed it, the next attempt finds it by its key.
                 if not unconfirmed:
                     del pending[position]
             elif entry is None or entry["code"] == _DUPLICATE_KEY:
                 repeated.append(position)
             elif entry["code"] in _UNSTORABLE and position not in missing:
-                outcomes[position] = Rejected(f"it cannot be stored: {entry['errmsg']}")
+                outcomes[position] = Rejected(f"the message cannot be stored: {entry['errmsg']}")
                 del pending[position]
         if repeated:
             await self._find_first(posts, repeated, pending, outcomes)
@@ -211,9 +233,9 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         pending: _Pending,
         outcomes: list[Insertion],
     ) -> None:
-        """Settle posts whose key is there already: the id of the first, or `KeyReused`.
+        """Set the outcome of posts whose key exists: the id of the first message, or `KeyReused`.
 
-        One that no majority has yet, or that has just gone, stays pending.
+        A post stays pending if no majority has the first message yet, or if it was just deleted.
         """
         keys = {posts[position].key for position in positions}
         try:
@@ -229,28 +251,31 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                 if document is None:
                     continue
                 if key is not None and document["key"]["body"] != key.body:
-                    outcomes[position] = KeyReused("the key came with another message before")
+                    outcomes[position] = KeyReused(
+                        "the key was used for a different message before"
+                    )
                 else:
                     if receipt and document["_id"] != posts[position].id:
                         added = {"$each": [receipt], "$slice": -RECEIPTS_MAX}
                         await self._messages.update_one(
                             {"_id": document["_id"]}, {"$push": {"receipts": added}}
                         )
-                    # An insert of our own whose reply was lost is found in this way, too.
+                    # This also finds a message that an earlier attempt inserted.
                     is_ours = document["_id"] == posts[position].id
                     outcomes[position] = None if is_ours else document["_id"]
                 del pending[position]
         except PyMongoError:
-            # Asked again with the next try.
+            # The next attempt asks again.
             return
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         """See `workers.store.base.Store.find_unread`."""
         with self._operation("find"), read_errors():
-            # In the order of the index, so there is no sort. A negative limit asks for one reply
-            # and an end, so that no cursor is left behind; without a batch size of its own that
-            # reply would end after 101.
-            # "Nothing there" is an answer too, and must not come from a primary that was deposed.
+            # The order is that of the index, so nothing is sorted. A negative limit requests a
+            # single reply and leaves no cursor open; without a batch size, that reply would end
+            # after 101 documents.
+            # `_inboxes` is linearizable if needed: an empty result must not come from a deposed
+            # primary.
             documents = await self._inboxes.find(
                 {
                     "username": one_of(usernames),
@@ -271,8 +296,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         chars = sum(len(document["text"]) for document in documents)
         if len(documents) < limit and chars < REPLY_CHARS_MAX:
             return Found(messages, set(usernames))
-        # Cut off inside the last inbox that is here, or right behind it. Code points and
-        # MongoDB's UTF-8 bytes sort alike.
+        # The result is cut off inside its last inbox, or right after it. Code points sort like
+        # MongoDB's UTF-8 bytes.
         last = documents[-1]["username"]
         return Found(messages, {username for username in usernames if username < last})
 
@@ -280,13 +305,13 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         """See `workers.store.base.Store.claim`."""
         selection = {"username": one_of(claim.usernames), "_id": {"$in": claim.ids}}
         # By the database's own clock: a claim that lay in the buffers of a frozen mongod, or of
-        # a cut connection, must not come into force after it was given up.
+        # a cut connection, must not take effect after it was abandoned.
         in_time: Document = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
-        if claim.key:
-            # Decided some time ago, perhaps: what has expired since is nobody's.
+        if isinstance(claim, KeyedClaim):
+            # The batch may be older: messages that have expired since must not be claimed.
             in_time["expires_at"] = {"$gte": DatetimeMS(claim.at_ms)}
         change = self._change_of(claim)
-        # Whether it may have taken effect, and whether a copy of it may still be on its way.
+        # Whether the claim may have taken effect, and whether no copy of it is still on its way.
         was_sent, is_final = False, True
         with self._operation("claim") as deadline:
             while True:
@@ -301,7 +326,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     was_sent = True
                     owned = await self._claimed(selection, claim)
                     if not owned:
-                        # Others were faster, or the database's clock says that it is too late.
+                        # Other readers were faster, or the claim was late by the database's clock.
                         self._clock.mark_suspect()
                     if not is_final:
                         self._metrics.claims_resolved.inc()
@@ -311,45 +336,41 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     if not was_sent and isinstance(failure, StoreUnavailable):
                         raise failure from error
                     if not await may_repeat(deadline):
-                        if claim.key:
-                            # Never given back: it is there for who repeats the read.
-                            self._note_unresolved("read", {**selection, "claim.token": claim.token})
+                        if isinstance(claim, KeyedClaim):
+                            # Not rolled back: a repeat of the read returns these messages.
+                            self._record_unresolved(
+                                "read", {**selection, "claim.token": claim.token}
+                            )
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
                     was_sent = True
                     is_final = is_final and is_answered
 
-    async def release(self, claim: Claim, ids: Sequence[str]) -> int:
-        """See `workers.store.base.Store.release`."""
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        """See `workers.store.base.Store.unclaim`."""
         selection = {"username": one_of(claim.usernames), "_id": {"$in": list(ids)}}
-        if claim.lease_ms is not None:
-            # As any lease that ends; the sweep does the same where this is not answered.
-            unread: Document = {
-                # Its lease has not lost what nobody was given.
+        change: Document | list[Document] = self._unclaim()
+        if isinstance(claim, LeaseClaim):
+            selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
+            # As for any lease that ends; if this fails, the sweep does the same.
+            change = {
+                # The lease has not lost messages that nobody received.
                 "$set": {"unread": True, "lease.returned": True},
                 "$unset": {"lease.until": ""},
             }
-            selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
-        elif claim.key and not claim.token:
-            # Any claim for the key that was made before this.
-            selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
-        else:
+        elif isinstance(claim, Claim):
             selection["claim.token"] = claim.token
-        with self._operation("release"):
-            try:
-                result = await self._messages.update_many(
-                    selection,
-                    unread if claim.lease_ms is not None else self._unclaim(),
-                    hint="_id_",
-                )
-            except PyMongoError as error:
-                raise write_failure(error) from error
-            finally:
-                # They had not expired when they were claimed: `expire` looks again from there.
-                self._expire_from(claim.at_ms)
+        else:
+            selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
+        try:
+            with self._operation("release"), write_errors():
+                result = await self._messages.update_many(selection, change, hint="_id_")
+        finally:
+            # They had not expired when they were claimed, so `expire` searches again from there.
+            self._expire_from(claim.at_ms)
         return result.modified_count
 
     def _unclaim(self) -> list[Document]:
-        """A pipeline, since the purge time is that of an unread message again."""
+        """Return a pipeline that makes messages unread, and restores their purge time."""
         purge_at = {"$add": ["$expires_at", self._unread_grace_ms]}
         return [
             {"$set": {"unread": True, "purge_at": {"$cond": ["$kept", None, purge_at]}}},
@@ -357,15 +378,15 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         ]
 
     def _change_of(self, claim: Claim) -> Any:
-        """The update that a claim makes."""
+        """Return the update of a claim."""
         at_ms = DatetimeMS(claim.at_ms)
-        if claim.lease_ms is not None:
-            # A pipeline, since a lease ends with its message at the latest.
+        if isinstance(claim, LeaseClaim):
+            # A pipeline, since a lease ends no later than its message expires.
             end = {"$min": [DatetimeMS(claim.at_ms + claim.lease_ms), "$expires_at"]}
             again = {"$ne": [{"$type": "$lease"}, "missing"]}
             lease = {"token": claim.token, "at": at_ms, "by": self._node, "until": end}
             lease["again"] = again
-            # The lease before this one, if it ran out.
+            # Record the previous lease if it ran out.
             before = {"$ifNull": ["$lost_by", []]}
             has_run_out = {"$and": [again, {"$ne": ["$lease.returned", True]}]}
             lost_by = {
@@ -377,17 +398,17 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
             }
             return [{"$set": {"lease": lease, "lost_by": lost_by}}, {"$unset": "unread"}]
         claimed = {"token": claim.token, "at": at_ms, "by": self._node}
-        if claim.key:
+        if isinstance(claim, KeyedClaim):
             claimed["key"] = claim.key
         return {
             "$unset": {"unread": ""},
             "$set": {"claim": claimed},
-            # Null, of a message that is kept for its sender, is less than any time.
+            # A kept message has null here, which is less than any time and stays.
             "$min": {"purge_at": DatetimeMS(claim.at_ms + self._claimed_grace_ms)},
         }
 
     async def _claimed(self, selection: Document, claim: Claim) -> set[str]:
-        field = "claim.token" if claim.lease_ms is None else "lease.token"
+        field = "lease.token" if isinstance(claim, LeaseClaim) else "claim.token"
         documents = await self._majority.find(
             {**selection, field: claim.token}, projection={"_id": 1}, hint="_id_"
         ).to_list(None)
@@ -396,8 +417,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         """See `workers.store.base.Store.count_unread`.
 
-        Reads the index alone, and at most `COUNT_MAX` entries and one at a time, in the order of
-        the inboxes: a full one costs no more than that, however many are counted with it.
+        Reads only the index. Each query counts at most `COUNT_MAX` + 1 entries in the order of the
+        inboxes, so a full inbox costs no more than that, however many are counted with it.
         """
         counts: dict[str, int] = {}
         left = sorted(set(usernames))
@@ -405,8 +426,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
             found = await self._count_some(left, now_ms)
             if sum(found.values()) <= COUNT_MAX:
                 return counts | found
-            # Cut off inside the last inbox that is here, or right behind it. Code points and
-            # MongoDB's UTF-8 bytes sort alike.
+            # The result is cut off inside its last inbox, or right after it. Code points sort
+            # like MongoDB's UTF-8 bytes.
             last = max(found)
             is_counted = len(found) == 1
             counts |= {name: count for name, count in found.items() if name < last or is_counted}
@@ -414,7 +435,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         return counts
 
     async def _count_some(self, usernames: Sequence[str], now_ms: int) -> dict[str, int]:
-        """Count the first so many unread messages of these inboxes, in their order."""
+        """Count at most `COUNT_MAX` + 1 unread messages of these inboxes, in their order."""
         with self._operation("count"), read_errors():
             groups = await aggregate(
                 self._messages,
@@ -426,7 +447,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                             "expires_at": {"$gte": DatetimeMS(now_ms)},
                         }
                     },
-                    # The order of the index, so that nothing is sorted.
+                    # This is the order of the index, so nothing is sorted.
                     {"$sort": {"username": 1, "_id": 1}},
                     {"$limit": COUNT_MAX + 1},
                     {"$group": {"_id": "$username", "unread": {"$sum": 1}}},
@@ -457,7 +478,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
 def _write_errors(
     details: Mapping[str, Any], positions: Sequence[int]
 ) -> dict[int, Mapping[str, Any]]:
-    """The errors of a bulk write, by the position of their posts in the batch."""
+    """Return the errors of a bulk write by the index of their posts in the batch."""
     return {positions[entry["index"]]: entry for entry in details.get("writeErrors", ())}
 
 

@@ -1,21 +1,25 @@
-"""How messages lie in MongoDB: the documents and the indexes, made and checked at start.
+"""The documents and indexes in MongoDB. The indexes are created and checked at startup.
 
 In `messages`:
 
     {_id, username, text, created_at, expires_at, purge_at, unread: true}
 
-A claim removes `unread` and adds `claim: {token, at, by}`; expiry unread removes `unread` and
-adds `expired`, the sweep that marked it. A lease removes `unread` and adds
-`lease: {token, at, by, until}`; when it ends, `until` goes and the message is claimed, unread or
-expired. `lost_by` has the tokens of earlier leases that ran out. Only messages that carry `unread`
-are in the inbox index, so a read costs what is unread, whatever the history. The TTL index frees
-what is past `purge_at`; no promise rests on it.
+- A claim removes `unread` and adds `claim: {token, at, by}`.
+- Expiry removes `unread` and adds `expired`, the id of the sweep that marked the message.
+- A lease removes `unread` and adds `lease: {token, at, by, until}`. When it ends, `until` is
+  removed and the message is claimed, unread or expired. `lost_by` has the tokens of earlier leases
+  that ran out.
+- `revoked` is the time at which the sender took the message back.
+
+Only messages with `unread` are in the inbox index, so the cost of a read depends on the unread
+messages and not on the history. The TTL index deletes messages after `purge_at`; no guarantee
+depends on it.
 
 A message with a receipt or an idempotency key has `receipts: [hash]`, `key: {hash, body}` and
-`kept: true`, and its `purge_at` is null. Some time after its end it loses `text` and `kept` and
-gets the `purge_at` until which its sender can ask for it. `revoked` says when it was taken back.
+`kept: true`, and its `purge_at` is null. Some time after its end it loses `text` and `kept`, and
+gets a `purge_at`. Until then its sender can ask for its status.
 
-In `reads`, what reads with an idempotency key were given:
+In `reads`, the batches of reads with an idempotency key:
 
     {_id: hash, username, ids, until, more, given: true}
 """
@@ -42,11 +46,11 @@ LOST_INDEX = "lost_leases"
 
 _EXISTS = {"$exists": True}
 
-#: By collection and name.
+#: The definition of each index, by collection and name.
 INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     COLLECTION: {
-        # Holds all that a count asks for, so that a count looks at no document. Not even `unread`
-        # can be left out: a filter does not tell the planner that its condition holds.
+        # Has all fields that a count needs, so that a count reads no document. Not even `unread`
+        # can be left out: the planner does not conclude from the partial filter that it is true.
         INBOX_INDEX: {
             "key": {"username": 1, "_id": 1, "unread": 1, "expires_at": 1},
             "partialFilterExpression": {"unread": True},
@@ -80,7 +84,7 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 #: Indexes that earlier versions used and this one does not, by collection.
 OBSOLETE: Mapping[str, Sequence[str]] = {COLLECTION: ("unread_by_inbox",)}
 
-#: The parts of an index's description that change what it does.
+#: The options of an index that change its behavior.
 _MEANING = (
     "key",
     "partialFilterExpression",
@@ -92,8 +96,8 @@ _MEANING = (
 )
 
 
-#: Longest time to look for messages that stand in the way of the unique index, in seconds, and how
-#: many of them an error names.
+#: Longest time to search for messages that prevent the unique index, in seconds, and how many of
+#: them an error names.
 _LOOK_S, _NAMED = 10.0, 5
 
 _DUPLICATE_KEY = 11000
@@ -102,13 +106,13 @@ _CONFLICTS = frozenset({85, 86, 67})
 
 
 class IndexMismatch(Exception):
-    """Raised when an index of ours exists and is not what it must be, or cannot be made."""
+    """Raised when an index differs from its definition or cannot be created."""
 
 
 async def ensure_indexes(database: AsyncDatabase[Document]) -> None:
-    """Make the indexes that are missing, and wait for those that somebody else is making.
+    """Create missing indexes, and wait for those that another node is building.
 
-    Raises `IndexMismatch` for an index that differs, or that the documents do not allow.
+    Raises `IndexMismatch` if an index differs, or if the documents do not allow it.
     """
     for collection, indexes in INDEXES.items():
         for name, wanted in indexes.items():
@@ -116,7 +120,7 @@ async def ensure_indexes(database: AsyncDatabase[Document]) -> None:
 
 
 async def drop_obsolete(database: AsyncDatabase[Document], names: Iterable[str]) -> None:
-    """Drop the indexes of earlier versions; `names` are those that are there."""
+    """Drop the indexes of earlier versions that are in `names`, the existing indexes."""
     there = set(names)
     for collection, obsolete in OBSOLETE.items():
         for name in obsolete:
@@ -129,9 +133,9 @@ async def drop_obsolete(database: AsyncDatabase[Document], names: Iterable[str])
 
 
 class Listing(NamedTuple):
-    """The indexes of a database: the names of all, and of ours those that are missing or differ.
+    """The names of all existing indexes, and of the required ones that are missing or differ.
 
-    A name is that of the collection, a dot, and that of the index.
+    A name consists of the collection, a dot, and the index.
     """
 
     there: set[str]
@@ -140,7 +144,7 @@ class Listing(NamedTuple):
 
 
 async def list_indexes(database: AsyncDatabase[Document]) -> Listing:
-    """Compare the indexes with what they must be. Changes nothing."""
+    """Compare the indexes with their definitions. Changes nothing."""
     listing = Listing(set(), [], [])
     for collection, indexes in INDEXES.items():
         found: Mapping[str, Any] = await database[collection].index_information()
@@ -154,7 +158,7 @@ async def list_indexes(database: AsyncDatabase[Document]) -> Listing:
 
 
 def _is_as_wanted(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    # The order of a key's fields matters, which a comparison of dicts leaves out.
+    # The order of a key's fields matters, but a comparison of dicts ignores it.
     has_key = list(found["key"]) == list(wanted["key"].items())
     return has_key and meaning_of({**found, "key": wanted["key"]}) == wanted
 
@@ -172,7 +176,7 @@ async def _ensure(
         if error.code == _DUPLICATE_KEY:
             reason = await describe_duplicates(collection)
             raise IndexMismatch(
-                f"the index {name!r} of {collection.full_name} cannot be made: {reason}"
+                f"the index {name!r} of {collection.full_name} cannot be created: {reason}"
             ) from error
         if error.code not in _CONFLICTS:
             raise
@@ -185,11 +189,11 @@ async def _ensure(
 
 
 async def describe_duplicates(collection: AsyncCollection[Document]) -> str:
-    """Say in one line which messages have one idempotency key, and what to do about that.
+    """Return one line with the messages that share an idempotency key, and what to do.
 
-    Empty where no two have.
+    Returns an empty string if there are none.
     """
-    advice = "remove the key from all but the first, as docs/operations.md says: Duplicate keys"
+    advice = 'remove the key from all but the first; see "Duplicate keys" in docs/operations.md'
     pipeline: list[Document] = [
         {"$match": {"key.hash": _EXISTS}},
         {"$group": {"_id": "$key.hash", "ids": {"$push": "$_id"}}},
@@ -200,12 +204,12 @@ async def describe_duplicates(collection: AsyncCollection[Document]) -> str:
         with pymongo.timeout(_LOOK_S):
             found = await aggregate(collection, pipeline)
     except PyMongoError:
-        return f"several messages have one idempotency key; {advice}"
+        return f"several messages have the same idempotency key; {advice}"
     if not found:
         return ""
     keys, ids = found[0]["keys"], sorted(map(str, found[0]["ids"]))
     named = ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
-    return f"{keys} idempotency key(s) have several messages each ({named}); {advice}"
+    return f"{keys} idempotency key(s) belong to several messages each ({named}); {advice}"
 
 
 async def _conflicting(
@@ -218,5 +222,5 @@ async def _conflicting(
 
 
 def meaning_of(index: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of an index's description that change what it does."""
+    """Return the options of an index that change its behavior."""
     return {part: index[part] for part in _MEANING if part in index}
