@@ -66,7 +66,7 @@ class Calls:
             self.all += 1
 
 
-async def test_a_hundred_waiting_requests_cost_three_commands_and_few_calls(
+async def test_100_waiting_requests_cost_three_commands(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     requests = [

@@ -128,7 +128,5 @@ async def test_what_is_pending_is_known_from_the_start(
 @pytest.mark.parametrize(
     ("seconds", "pause"), [(0.01, 1), (0.5, 50), (5.5, 60), (60, 600)], ids=str
 )
-def test_a_slow_count_leaves_what_is_pending_old_for_a_minute_or_ten_counts(
-    seconds: float, pause: float
-) -> None:
+def test_a_slow_pending_count_is_repeated_less_often(seconds: float, pause: float) -> None:
     assert pause_after_count(seconds) == pytest.approx(pause)

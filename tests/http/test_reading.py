@@ -144,7 +144,7 @@ async def test_sequential_posts_through_two_nodes_stay_in_order(
 
 
 @pytest.mark.parametrize("way", ["direct", "on Tornado's way"])
-async def test_a_client_that_has_left_when_its_request_is_looked_at_takes_nothing(
+async def test_a_client_that_already_left_claims_nothing(
     service: Service, chat: ChatClient, way: str
 ) -> None:
     first = get(b"/chat/nobody") if way == "direct" else get(b"/chat/nobody?limit=1", b"Prefer: x")

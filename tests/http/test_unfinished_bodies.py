@@ -175,7 +175,7 @@ async def test_sixty_unfinished_bodies_take_little_memory(server: Server) -> Non
             await client.close()
 
 
-def test_a_body_that_comes_in_bytes_takes_little_more_than_its_size() -> None:
+def test_a_body_sent_byte_by_byte_needs_little_memory() -> None:
     body, size = Body(), 300_000
     tracemalloc.start()
     try:
