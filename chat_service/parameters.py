@@ -102,6 +102,15 @@ def refuse_parameters(query: str) -> None:
         _fields(query, are_all=True)
 
 
+def refuse_body(body: bytes) -> None:
+    """Raise a 400 problem for a body on a route that consumes and whose parameters are elsewhere.
+
+    A `limit` that is not looked at must not empty an inbox. No body or `{}` says nothing.
+    """
+    if body and body.strip() not in (b"", b"{}"):
+        raise invalid(FieldError("body", "must be empty or {} here: parameters are in the query"))
+
+
 def is_waiting(route: str, query: str, prefer: str = "") -> bool:
     """Whether a request of this route with this query, or this `Prefer` header, waits."""
     if (not query and not prefer) or route not in _WAITING_ROUTES:

@@ -17,6 +17,7 @@ from chat_service.parameters import (
     idempotency_key,
     preferences,
     read_options,
+    refuse_body,
 )
 from chat_service.schema import Rules, new_message, username_in_path
 from workers.commands import COUNT_MAX, Key, Slice
@@ -86,6 +87,8 @@ class InboxHandlers:
 
         With an `Idempotency-Key`, a repeat gets the same again.
         """
+        if request.method == "POST":
+            refuse_body(request.body)
         prefer = request.headers.get("Prefer", "")
         options = read_options(request.query, self._waits, prefer)
         username = username_in_path(request.parameter, self._rules)

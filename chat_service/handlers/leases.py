@@ -6,7 +6,13 @@ from collections.abc import Mapping
 import msgspec
 
 from chat_service.message import JSON_HEADERS, Part, Request, Response
-from chat_service.parameters import TTL_MIN_S, Waits, read_options, refuse_parameters
+from chat_service.parameters import (
+    TTL_MIN_S,
+    Waits,
+    read_options,
+    refuse_body,
+    refuse_parameters,
+)
 from chat_service.problems import FieldError, invalid, lease_over, not_acknowledged
 from chat_service.schema import LeaseBody, Rules, lease_of, username_in_path
 from workers.commands import Extend, Finish, Lease, Release, delivery
@@ -27,6 +33,7 @@ class LeaseHandlers:
     async def take(self, request: Request) -> Response:
         """POST /chat/:username/lease: what is unread, until the lease is over or acknowledged."""
         username = username_in_path(request.parameter, self._rules)
+        refuse_body(request.body)
         prefer = request.headers.get("Prefer", "")
         options = read_options(request.query, self._waits, prefer, is_lease=True)
         ttl_s = options.ttl_s or min(TTL_S, self._waits.lease_max_s)
