@@ -396,7 +396,9 @@ def _check_private(directory: Path) -> bool:
         raise PermissionError(EACCES, "this user may not write to it")
     names = set(os.listdir(directory)) - _OF_OTHERS
     if names and not names & _OUR_FILES:
-        raise PermissionError(EPERM, "it holds files that are no database's")
+        raise PermissionError(
+            EPERM, f"it holds files that are no database's, such as {min(names)[:64]!a}"
+        )
     return is_ours
 
 
