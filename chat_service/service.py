@@ -230,6 +230,7 @@ class Service:
         """Open the store, waiting for a database that is still starting."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.mongo_wait_s
+        reason = ""
         while True:
             left_s = deadline - loop.time()
             try:
@@ -237,7 +238,8 @@ class Service:
             except StoreUnavailable as error:
                 if loop.time() > deadline:
                     raise
-                log.warning("the database is not there yet", reason=str(error)[:200])
+                if reason != (reason := str(error)[:200]):
+                    log.warning("the database is not there yet", reason=reason)
             await asyncio.sleep(_KNOCK_EVERY_S)
 
     def _make_store(self, uri: str) -> MongoStore:

@@ -14,7 +14,7 @@ from tornado.httputil import HTTPInputError
 
 from chat_service.server.http_stream import STREAM_BUFFER_BYTES, HttpStream
 
-#: The bytes between the pieces of a body may exceed the body by so much.
+#: The framing of small chunks may exceed what is in them by so many bytes.
 FRAMING_MAX: Final = 64 << 10
 #: After so many chunks, other connections have their turn.
 _CHUNKS_PER_TURN: Final = 1024
@@ -28,8 +28,8 @@ Deliver = Callable[[bytes], Awaitable[None]]
 async def read_chunks(stream: HttpStream, deliver: Deliver) -> None:
     """Read a body in chunks, to its end, and hand its pieces to `deliver`.
 
-    Raise `HTTPInputError` for what is malformed, for extensions and trailers, and for a body whose
-    framing exceeds it by more than `FRAMING_MAX` bytes.
+    Raise `HTTPInputError` for what is malformed, for extensions and trailers, and for small chunks
+    whose framing exceeds what is in them by more than `FRAMING_MAX` bytes.
     """
     reader = ChunkReader()
     rest = b""
@@ -89,7 +89,8 @@ class ChunkReader:
                 position = line.end() + 2 if self.is_done else position
                 break
             self._wants_end = True
-            self._excess += line.end() - position + 2 - size
+            # A large chunk makes up for no small ones: each of those costs as much as its framing.
+            self._excess += max(line.end() - position + 2 - size, 0)
             if self._excess > FRAMING_MAX:
                 raise HTTPInputError("a body in chunks that are too small")
             position = line.end()

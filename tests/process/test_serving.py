@@ -219,7 +219,10 @@ def test_a_directory_of_other_files_is_left_as_it_was(tmp_path: Path) -> None:
     letters.mkdir(mode=0o755)
     (letters / "letter").touch()
     code, said = refusal(tmp_path, "--data-dir", str(letters))
-    assert (code, "has files that do not belong to a database" in said) == (5, True)
+    assert (code, "has files that do not belong to a database, such as 'letter'" in said) == (
+        5,
+        True,
+    )
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)

@@ -50,6 +50,12 @@ def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path)
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_a_closed_output_hinders_no_first_start(setup: Setup, closed: str) -> None:
+    done = setup("sh", "-c", f'exec "$@" {closed}', "sh")
+    assert (done.returncode, done.stderr, setup.works()) == (0, "", True)
+
+
 def test_packages_go_into_the_environment_whatever_pip_is_told(
     setup: Setup, tmp_path: Path
 ) -> None:
