@@ -45,7 +45,7 @@ async def test_parameters_in_a_body_empty_no_inbox(
     refused = await chat.request("POST", f"/chat/bob/{route}", body)
     assert (refused.code, json.loads(refused.body)["errors"]) == (
         400,
-        [{"field": "body", "detail": "must be empty or {} here: parameters are in the query"}],
+        [{"field": "body", "detail": "must be empty or {}: use query parameters instead"}],
     )
     assert await chat.texts("bob") == ["1", "2"]
 
