@@ -1,4 +1,4 @@
-"""The client's promises, over a real service: nothing lost, nothing twice, errors with a type."""
+"""The guarantees of the client: nothing is lost or repeated, and errors have types."""
 
 import asyncio
 import sys

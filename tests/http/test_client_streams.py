@@ -21,7 +21,7 @@ async def take(stream: Stream, count: int) -> list[str]:
 
 
 async def none_is_unread(client: ChatClient, username: str) -> None:
-    """Wait until nothing is unread, nor on loan."""
+    """Wait until no message is unread or leased."""
 
     async def is_so() -> bool:
         return await client.count(username) == 0

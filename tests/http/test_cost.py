@@ -84,7 +84,7 @@ async def test_100_waiting_requests_cost_three_commands(
         proxy.hold["insert"] = b"text"
         early = asyncio.create_task(chat.post("early", "x"))
         await proxy.held.wait()
-        # The service's own chores send the same commands, and name nobody.
+        # Maintenance sends the same commands, but without usernames.
         proxy.sent.clear()
         proxy.naming = b"crowd-"
         crowd = Crowd(service.port, requests)

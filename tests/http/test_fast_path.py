@@ -1,4 +1,4 @@
-"""The direct way and Tornado's: what a client sees must not tell which of them served it."""
+"""The fast path and Tornado: a client cannot tell which of them served its request."""
 
 import asyncio
 import re

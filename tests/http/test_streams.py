@@ -44,7 +44,7 @@ async def test_a_stream_gives_what_is_there_and_what_comes(
         for number in range(5):
             await chat.post("bob", str(number))
             assert await stream.texts(1) == [str(number)]
-        # On loan to it, and nobody else's.
+        # The stream leases them, so nobody else can read them.
         assert await chat.texts("bob") == []
 
 

@@ -67,7 +67,7 @@ async def test_a_request_is_traced_through_queue_batch_and_database(
         assert read.trace_id != post.trace_id
         (claim,) = collector.named("claim")
         assert claim.trace_id == read.trace_id
-        # Nobody asked for the chores.
+        # Maintenance is not part of any request.
         assert not collector.named("clock")
         assert not collector.named("expire")
         everything = repr(collector.spans)
@@ -105,7 +105,7 @@ async def test_requests_on_the_long_way_are_traced_too(
         for number in range(12):
             body = b'{"text":"%d","username":"bob"}' % number
             await chat.request("POST", "/chat", body, Idempotency_Key=f"k{number}")
-        # A read that begins on the direct way and is written in parts by Tornado is one span.
+        # A read that begins on the fast path and is written in parts by Tornado is one span.
         assert len(await chat.texts("bob")) == 12
         await chat.request("POST", "/chat", b"{")
         await service.stop()

@@ -192,7 +192,7 @@ async def test_a_wait_counts_as_one_however_it_was_asked_for(chat: ChatClient) -
         ("?await=1", {}),
         ("", {"Prefer": "receipt"}),
     ]
-    # It does not wait, whatever it is asked.
+    # A post never waits, even if it is asked to.
     body = b'{"text": "x", "username": "eve"}'
     await chat.request("POST", "/chat?wait=1", body, Prefer="wait=1")
     for query, headers in ways:

@@ -177,7 +177,7 @@ async def test_floods_leave_the_loop_to_others_in_every_turn(
     flood = Frame(Opcode.PING, b"").serialize(mask=True) * 20_000
     async with AsyncExitStack() as stack:
         sockets = [await stack.enter_async_context(stream(service)) for _ in range(4)]
-        # What the service's answers make of the client's own turns is nobody's fault here.
+        # The client does not read, so that reading cannot lengthen the measured turns.
         for socket in sockets:
             socket.transport.pause_reading()
         for socket in sockets:
