@@ -251,6 +251,7 @@ class Service:
         """Open the store. Wait for a database that is still starting."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.mongo_wait_s
+        reason = ""
         while True:
             left_s = deadline - loop.time()
             try:
@@ -258,7 +259,8 @@ class Service:
             except StoreUnavailable as error:
                 if loop.time() > deadline:
                     raise
-                log.warning("waiting for the database", reason=str(error)[:200])
+                if reason != (reason := str(error)[:200]):
+                    log.warning("waiting for the database", reason=reason)
             await asyncio.sleep(_KNOCK_EVERY_S)
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:

@@ -105,6 +105,16 @@ def reject_parameters(query: str) -> None:
         _fields(query, are_all=True)
 
 
+def reject_body(body: bytes) -> None:
+    """Raise a 400 problem for a body on a route that takes its parameters from the query.
+
+    Such a route consumes messages: a `limit` in a body that is ignored would empty an inbox. An
+    empty body and `{}` are accepted.
+    """
+    if body and body.strip() not in (b"", b"{}"):
+        raise invalid(FieldError("body", "must be empty or {}: use query parameters instead"))
+
+
 def is_waiting(query: str, prefer: str = "") -> bool:
     """Return whether this query, or this `Prefer` header, asks for a long poll."""
     if "wait=" in query and _WAIT.search(query):

@@ -22,7 +22,7 @@ _OPTIONS = {
     "config": ("FILE", "TOML file with settings (CHAT_CONFIG)."),
     "host": ("HOST", "Address to listen on (127.0.0.1)."),
     "port": ("PORT", "Port to listen on; 0 picks a free one (8080)."),
-    "mongo_uri": ("URI", "MongoDB replica set to use (embedded)."),
+    "mongo_uri": ("URI", "MongoDB replica set to use (an embedded one)."),
     "data_dir": ("DIR", "Data directory of the embedded MongoDB (data, in the checkout)."),
     "processes": ("N", "Number of processes; 0 starts one per core (1)."),
 }

@@ -363,7 +363,7 @@ def _is_transient(result: Posted | ChatError) -> bool:
 def _final(result: Posted | ChatError, key: str) -> Posted | ChatError:
     """Return a result after the last try: a transient problem becomes a final error."""
     if isinstance(result, ProblemError) and result.is_transient:
-        return final_error(str(result), result.is_unclear, key, result)
+        return final_error(str(result), result.is_outcome_unknown, key, result)
     return result
 
 

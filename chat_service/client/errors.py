@@ -72,7 +72,7 @@ class ProblemError(ChatError):
         return self.status in _TRANSIENT or self.kind == "key-in-flight"
 
     @property
-    def is_unclear(self) -> bool:
+    def is_outcome_unknown(self) -> bool:
         """Return whether, for a transient problem, the request may have been carried out."""
         return self.kind not in _NOTHING_DONE
 
@@ -129,7 +129,10 @@ def reading_answer() -> Iterator[None]:
 
 
 def final_error(
-    reason: str, is_unclear: bool, key: str | None = None, answer: ProblemError | None = None
+    reason: str,
+    is_outcome_unknown: bool,
+    key: str | None = None,
+    answer: ProblemError | None = None,
 ) -> ChatError:
     """Return the error to raise when all tries have failed."""
-    return OutcomeUnknown(reason, key) if is_unclear else ServiceUnavailable(reason, answer)
+    return OutcomeUnknown(reason, key) if is_outcome_unknown else ServiceUnavailable(reason, answer)

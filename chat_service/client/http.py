@@ -91,7 +91,7 @@ class Http:
         otherwise.
         """
         loop = asyncio.get_running_loop()
-        give_up_at, is_unclear = math.inf, False
+        give_up_at, is_outcome_unknown = math.inf, False
         reason, retry_after_s = "", 0.0
         last_answer: ProblemError | None = None
         for number in range(tries or self.tries):
@@ -111,20 +111,20 @@ class Http:
                 if 200 <= answer.status < 300:
                     return answer
                 problem = problem_of(answer.status, answer.body)
-                if is_unclear and problem.status == 507:
+                if is_outcome_unknown and problem.status == 507:
                     # This try was refused for lack of space, but an earlier one may have succeeded.
                     raise final_error(str(problem), True, request.key)
                 if not problem.is_transient:
                     raise problem
                 reason, retry_after_s = str(problem), answer.retry_after_s
                 last_answer = problem
-                may_be_done = problem.is_unclear
+                may_be_done = problem.is_outcome_unknown
             if may_be_done:
-                is_unclear = True
+                is_outcome_unknown = True
                 give_up_at = min(give_up_at, began + request.within_s)
         # A request that changes nothing has no unknown outcome.
         changes = request.method in ("POST", "DELETE")
-        raise final_error(reason, is_unclear and changes, request.key, last_answer)
+        raise final_error(reason, is_outcome_unknown and changes, request.key, last_answer)
 
     async def _send_once(self, request: Request) -> Answer:
         headers = dict(request.headers)

@@ -17,6 +17,7 @@ from chat_service.api.request_options import (
     idempotency_key,
     preferences,
     read_options,
+    reject_body,
 )
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 from chat_service.api.validation import MessageLimits, new_message, username_in_path
@@ -102,6 +103,8 @@ class InboxHandlers:
 
         A repeat with the same `Idempotency-Key` gets the same messages.
         """
+        if request.method == "POST":
+            reject_body(request.body)
         prefer = request.headers.get("Prefer", "")
         options = read_options(request.query, self._waits, prefer)
         username = username_in_path(request.parameter, self._rules)

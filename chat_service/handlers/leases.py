@@ -6,7 +6,13 @@ from collections.abc import Mapping
 import msgspec
 
 from chat_service.api.problems import FieldError, invalid, lease_over, not_acknowledged
-from chat_service.api.request_options import TTL_MIN_S, WaitLimits, read_options, reject_parameters
+from chat_service.api.request_options import (
+    TTL_MIN_S,
+    WaitLimits,
+    read_options,
+    reject_body,
+    reject_parameters,
+)
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 from chat_service.api.validation import LeaseBody, MessageLimits, lease_body, username_in_path
 from workers.commands import Extend, Finish, Lease, Release, delivery
@@ -27,6 +33,7 @@ class LeaseHandlers:
     async def take(self, request: Request) -> Response:
         """POST /chat/:username/lease: lease unread messages, to acknowledge them later."""
         username = username_in_path(request.parameter, self._rules)
+        reject_body(request.body)
         prefer = request.headers.get("Prefer", "")
         options = read_options(request.query, self._waits, prefer, is_lease=True)
         ttl_s = options.ttl_s or min(TTL_S, self._waits.lease_max_s)

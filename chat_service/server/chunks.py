@@ -14,7 +14,7 @@ from tornado.httputil import HTTPInputError
 
 from chat_service.server.http_stream import STREAM_BUFFER_BYTES, HttpStream
 
-#: How many more bytes of framing than of content a body may have.
+#: By how many bytes the framing of small chunks may exceed their content.
 FRAMING_MAX: Final = 64 << 10
 #: After this number of chunks, other connections get their turn.
 _CHUNKS_PER_TURN: Final = 1024
@@ -28,8 +28,8 @@ Deliver = Callable[[bytes], Awaitable[None]]
 async def read_chunks(stream: HttpStream, deliver: Deliver) -> None:
     """Read a body in chunks to its end, and pass its content to `deliver`.
 
-    Raises `HTTPInputError` if it is malformed, if it has extensions or trailers, or if its framing
-    exceeds its content by more than `FRAMING_MAX` bytes.
+    Raises `HTTPInputError` if it is malformed, if it has extensions or trailers, or if the framing
+    of small chunks exceeds their content by more than `FRAMING_MAX` bytes.
     """
     reader = ChunkReader()
     rest = b""
@@ -93,7 +93,8 @@ class ChunkReader:
                 position = line.end() + 2 if self.is_done else position
                 break
             self._wants_end = True
-            self._excess += line.end() - position + 2 - size
+            # A large chunk does not make up for small ones: each costs as much as its framing.
+            self._excess += max(line.end() - position + 2 - size, 0)
             if self._excess > FRAMING_MAX:
                 raise HTTPInputError("the chunks of a body are too small")
             position = line.end()

@@ -157,7 +157,7 @@ def test_lines_are_not_read_once_the_service_is_unavailable(chat: Chat) -> None:
 
 def test_a_password_in_the_address_is_never_shown(chat: Chat) -> None:
     url = "http://me:s3cret@127.0.0.1:1"
-    for words in (("count", "bob"), ("send", "bob", "x"), ("doctor",)):
+    for words in (("count", "bob"), ("send", "bob", "x"), ("doctor",), ("load",)):
         result = chat(*words, "--url", url)
         assert "127.0.0.1:1" in result.out + result.err
         assert "s3cret" not in result.out + result.err

@@ -1,4 +1,4 @@
-"""Our own client, for the tests of its promises."""
+"""The Python client, for the tests of its guarantees."""
 
 from collections.abc import Callable, Iterator
 

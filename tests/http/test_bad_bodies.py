@@ -1,4 +1,4 @@
-"""Bodies that are not a JSON object are refused; what is one is taken, whatever else it holds."""
+"""Bodies that are not a JSON object are refused. Unknown members of an object are ignored."""
 
 import gzip
 from typing import Final

@@ -61,7 +61,7 @@ NOT_A_MESSAGE: Final = {
 
 
 @each_case(NOT_A_MESSAGE)
-async def test_what_is_no_message_is_refused_and_the_connection_closed(
+async def test_malformed_http_is_refused_and_the_connection_closed(
     sent: bytes, service: Service
 ) -> None:
     async with unharmed(service) as wire:
@@ -107,7 +107,7 @@ NO_LENGTH: Final = {
 
 
 @each_case(NO_LENGTH)
-async def test_a_body_of_unclear_length_is_refused_and_the_connection_closed(
+async def test_a_body_of_unclear_length_closes_the_connection(
     sent: bytes, service: Service
 ) -> None:
     async with unharmed(service) as wire:

@@ -36,7 +36,7 @@ NO_PATH: Final = (b"x/chat/bob", b"chat/chat/bob", b"http:/chat/bob", b"bob@good
 
 
 @each_case(by_text(NO_PATH))
-async def test_a_target_that_does_not_begin_with_a_slash_reaches_no_inbox(
+async def test_a_target_without_a_leading_slash_reaches_no_inbox(
     target: bytes, service: Service
 ) -> None:
     async with unharmed(service) as wire:

@@ -1,4 +1,4 @@
-"""The client's promises, over a real service: nothing lost, nothing twice, errors with a type."""
+"""The guarantees of the client: nothing is lost or repeated, and errors have types."""
 
 import asyncio
 import sys
@@ -98,7 +98,7 @@ async def test_of_many_posts_each_has_its_answer(client: ChatClient) -> None:
     assert await client.read("eve") == [Message("3", other.id)]
 
 
-async def test_more_posts_than_one_batch_holds_are_stored_once_and_in_order(
+async def test_posts_beyond_one_batch_are_stored_once_and_in_order(
     service: Service,
 ) -> None:
     async with Middleman(service.port) as between, ChatClient(between.base) as client:

@@ -109,7 +109,7 @@ async def test_what_a_lost_answer_left_on_loan_comes_again(service: Service) -> 
         assert await client.read("bob") == []
 
 
-async def test_a_lease_that_was_given_back_elsewhere_and_read_is_over_without_a_fuss(
+async def test_a_lease_released_elsewhere_ends_without_an_error(
     client: ChatClient,
 ) -> None:
     await client.post("bob", "hello")

@@ -21,7 +21,7 @@ async def take(stream: Stream, count: int) -> list[str]:
 
 
 async def none_is_unread(client: ChatClient, username: str) -> None:
-    """Wait until nothing is unread, nor on loan."""
+    """Wait until no message is unread or leased."""
 
     async def is_so() -> bool:
         return await client.count(username) == 0
@@ -86,7 +86,7 @@ async def test_a_stream_goes_on_after_a_restart_of_the_service(
     await none_is_unread(client, "bob")
 
 
-async def test_a_stream_whose_connection_breaks_gives_each_message_once(
+async def test_a_stream_that_reconnects_returns_each_message_once(
     service: Service, connect_client: Callable[..., ChatClient]
 ) -> None:
     async with Middleman(service.port) as between:
@@ -107,7 +107,7 @@ async def test_a_stream_whose_connection_breaks_gives_each_message_once(
         await none_is_unread(client, "bob")
 
 
-async def test_what_comes_again_to_a_stream_is_acknowledged_and_not_given_again(
+async def test_a_redelivered_message_is_acknowledged_not_returned(
     service: Service, connect_client: Callable[..., ChatClient]
 ) -> None:
     async with Middleman(service.port) as between:

@@ -66,7 +66,7 @@ class Calls:
             self.all += 1
 
 
-async def test_a_hundred_waiting_requests_cost_three_commands_and_few_calls(
+async def test_100_waiting_requests_cost_three_commands(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     requests = [
@@ -84,7 +84,7 @@ async def test_a_hundred_waiting_requests_cost_three_commands_and_few_calls(
         proxy.hold["insert"] = b"text"
         early = asyncio.create_task(chat.post("early", "x"))
         await proxy.held.wait()
-        # The service's own chores send the same commands, and name nobody.
+        # Maintenance sends the same commands, but without usernames.
         proxy.sent.clear()
         proxy.naming = b"crowd-"
         crowd = Crowd(service.port, requests)

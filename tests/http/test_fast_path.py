@@ -1,4 +1,4 @@
-"""The direct way and Tornado's: what a client sees must not tell which of them served it."""
+"""The fast path and Tornado: a client cannot tell which of them served its request."""
 
 import asyncio
 import re
@@ -93,7 +93,7 @@ async def test_only_unusual_requests_leave_the_fast_path(
         assert after - before == 1 + is_handed_off
 
 
-async def test_a_long_read_is_timed_from_its_head_though_tornado_writes_it(
+async def test_a_long_read_handed_to_tornado_is_timed_from_its_head(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
@@ -118,7 +118,7 @@ async def test_a_long_read_is_timed_from_its_head_though_tornado_writes_it(
         await service.stop()
 
 
-async def test_a_bug_in_an_answer_closes_its_connection_and_leaves_nothing_open(
+async def test_a_bug_in_an_answer_closes_only_its_connection(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -150,7 +150,7 @@ async def test_what_was_claimed_for_an_answer_that_fails_is_counted(
     assert await chat.metric("chat_http_requests_open") == 1
 
 
-async def test_a_connection_goes_on_at_tornado_with_its_first_unusual_request(
+async def test_the_first_unusual_request_moves_to_tornado(
     service: Service,
 ) -> None:
     async with unharmed(service) as wire:
@@ -167,7 +167,7 @@ async def test_a_connection_goes_on_at_tornado_with_its_first_unusual_request(
         assert [texts_of(answer) for answer in answers[3:]] == [["1"], ["2"]]
 
 
-async def test_pipelined_requests_are_answered_in_order_across_the_ways(service: Service) -> None:
+async def test_pipelined_requests_keep_their_order_across_a_handoff(service: Service) -> None:
     async with unharmed(service) as wire:
         connection = await wire.connect()
         posts = [post(message("bob", str(number))) for number in range(20)]
@@ -182,7 +182,7 @@ async def test_pipelined_requests_are_answered_in_order_across_the_ways(service:
         assert sorted(await wire.texts("bob"), key=int) == [str(number) for number in range(20)]
 
 
-async def test_no_answer_waits_for_the_one_before_to_be_acknowledged_at_tornado_either() -> None:
+async def test_tornado_answers_do_not_wait_for_tcp_acknowledgements() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         client = socket.create_connection(listening.getsockname())
         server, address = listening.accept()
@@ -195,7 +195,7 @@ async def test_no_answer_waits_for_the_one_before_to_be_acknowledged_at_tornado_
     client.close()
 
 
-async def test_more_than_is_held_waits_in_the_kernel_and_is_served_all_the_same(
+async def test_requests_beyond_the_buffer_wait_in_the_kernel(
     service: Service,
 ) -> None:
     async with unharmed(service) as wire:
@@ -280,7 +280,7 @@ async def stuck_reader(service: Service, chat: ChatClient) -> tuple[socket.socke
     raise AssertionError("the kernel takes everything")
 
 
-async def test_a_reader_that_takes_nothing_of_a_short_answer_is_cut_off(
+async def test_a_stalled_reader_of_a_short_answer_is_cut_off(
     start_service: StartService, connect: Connect
 ) -> None:
     service = await start_service(write_timeout_s=2)

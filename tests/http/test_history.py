@@ -122,7 +122,7 @@ async def test_a_public_port_serves_operators_if_it_is_told_to(
         assert (await chat.request("GET", path)).code == 200, path
 
 
-async def test_a_port_of_their_own_serves_what_operators_need_and_nothing_else(
+async def test_the_operators_port_serves_only_their_pages(
     start_service: StartService, connect: Connect, free_port: int
 ) -> None:
     chat = connect(await start_service(ops="off", ops_port=free_port))
@@ -156,7 +156,7 @@ def free_port() -> int:
         return port
 
 
-async def test_what_is_unknown_is_null_on_the_dashboard_and_nan_in_the_metrics(
+async def test_unknown_is_null_on_the_dashboard_and_nan_in_metrics(
     service: Service, chat: ChatClient
 ) -> None:
     service._worker_metrics.pending.set(math.nan)

@@ -83,7 +83,7 @@ async def test_a_repeat_while_the_first_is_not_answered_is_told_so(
         await service.stop()
 
 
-async def test_a_post_whose_outcome_is_unknown_is_one_message_when_it_is_repeated(
+async def test_a_repeated_post_of_unknown_outcome_stores_one_message(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
@@ -107,7 +107,7 @@ async def test_a_post_whose_outcome_is_unknown_is_one_message_when_it_is_repeate
         await service.stop()
 
 
-async def test_a_read_that_is_repeated_gets_the_same_again_and_nobody_else_does(
+async def test_a_repeated_read_returns_the_same_messages(
     start_service: StartService, connect: Connect
 ) -> None:
     nodes = [connect(await start_service()) for _ in range(2)]
@@ -138,7 +138,7 @@ async def test_what_has_expired_is_not_repeated(chat: ChatClient) -> None:
     await eventually(expired)
 
 
-async def test_a_repeat_whose_messages_have_all_expired_gets_nothing_though_others_have_come(
+async def test_a_repeat_never_returns_newer_messages(
     chat: ChatClient,
 ) -> None:
     await chat.post("bob", "short", 1)
@@ -171,7 +171,7 @@ async def test_a_read_with_a_key_says_that_more_is_there(chat: ChatClient) -> No
     assert len(json.loads(answer.body)) == 1
 
 
-async def test_a_read_whose_outcome_is_unknown_gets_its_messages_when_it_is_repeated(
+async def test_a_repeated_read_of_unknown_outcome_gets_its_messages(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:

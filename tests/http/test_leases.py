@@ -22,7 +22,7 @@ async def take(chat: ChatClient, query: str = "") -> Any:
     return taken
 
 
-async def test_what_is_on_loan_is_nobody_elses_and_read_once_it_is_acknowledged(
+async def test_a_leased_message_is_hidden_and_read_once_acknowledged(
     chat: ChatClient,
 ) -> None:
     ids = [await chat.post("bob", text) for text in ("one", "two")]
@@ -41,7 +41,7 @@ async def test_a_lease_of_nothing_is_null(chat: ChatClient) -> None:
     assert await take(chat, "?ttl=5") == {"lease": None, "ttl": 5, "messages": []}
 
 
-async def test_what_is_not_acknowledged_in_time_is_unread_again_and_a_late_ack_is_refused(
+async def test_an_expired_lease_releases_and_refuses_a_late_ack(
     chat: ChatClient,
 ) -> None:
     await chat.post("bob", "hello")

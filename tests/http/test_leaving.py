@@ -34,7 +34,7 @@ async def test_a_client_that_left_before_its_turn_consumes_nothing(
         await service.stop()
 
 
-async def test_what_was_claimed_for_a_client_that_left_is_unread_again(
+async def test_messages_claimed_for_a_client_that_left_are_unread(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
@@ -58,7 +58,7 @@ async def test_what_was_claimed_for_a_client_that_left_is_unread_again(
         await service.stop()
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off_and_the_rest_stays_unread(
+async def test_a_stalled_reader_is_cut_off_and_the_rest_is_unread(
     start_service: StartService, connect: Connect
 ) -> None:
     chat = connect(await start_service(slice_max=20, write_timeout_s=0.3))
@@ -112,7 +112,7 @@ async def test_draining_answers_every_request_that_was_accepted(
     assert sorted(stored) == sorted(answered)
 
 
-async def test_draining_answers_connections_that_the_kernel_still_holds(
+async def test_draining_answers_connections_not_yet_accepted(
     start_service: StartService,
 ) -> None:
     service = await start_service(drain_delay_s=0)

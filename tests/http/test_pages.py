@@ -15,7 +15,7 @@ PAGES = ["/", "/docs", "/ops"]
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_a_page_may_load_nothing_from_elsewhere_and_run_nothing_inline(
+async def test_pages_load_nothing_foreign_and_run_nothing_inline(
     chat: ChatClient, page: str
 ) -> None:
     answer = await chat.request("GET", page)
@@ -35,7 +35,7 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(chat: ChatClient, p
     assert (await chat.request("HEAD", page)).code == 200
 
 
-async def test_the_openapi_document_is_served_with_the_limits_in_force(
+async def test_the_openapi_document_has_the_configured_limits(
     start_service: StartService, connect: Connect
 ) -> None:
     chat = connect(await start_service(max_text_bytes=77))

@@ -30,9 +30,24 @@ async def test_the_post_twin_reads_the_same(chat: ChatClient) -> None:
     await chat.post("bob", "2")
     first = await chat.request("POST", "/chat/bob/read?limit=1", b"")
     assert [message["text"] for message in json.loads(first.body)] == ["1"]
-    second = await chat.request("POST", "/chat/bob/read", b'{"ignored": true}')
+    second = await chat.request("POST", "/chat/bob/read", b"{}")
     assert [message["text"] for message in json.loads(second.body)] == ["2"]
     assert await chat.read("bob") == []
+
+
+@pytest.mark.parametrize("route", ["read", "lease"])
+@pytest.mark.parametrize("body", [b'{"limit": 1}', b"limit=1", b"[]"])
+async def test_parameters_in_a_body_empty_no_inbox(
+    chat: ChatClient, route: str, body: bytes
+) -> None:
+    await chat.post("bob", "1")
+    await chat.post("bob", "2")
+    refused = await chat.request("POST", f"/chat/bob/{route}", body)
+    assert (refused.code, json.loads(refused.body)["errors"]) == (
+        400,
+        [{"field": "body", "detail": "must be empty or {}: use query parameters instead"}],
+    )
+    assert await chat.texts("bob") == ["1", "2"]
 
 
 async def test_counting_consumes_nothing(chat: ChatClient) -> None:
@@ -144,7 +159,7 @@ async def test_sequential_posts_through_two_nodes_stay_in_order(
 
 
 @pytest.mark.parametrize("way", ["direct", "on Tornado's way"])
-async def test_a_client_that_has_left_when_its_request_is_looked_at_takes_nothing(
+async def test_a_client_that_already_left_claims_nothing(
     service: Service, chat: ChatClient, way: str
 ) -> None:
     first = get(b"/chat/nobody") if way == "direct" else get(b"/chat/nobody?limit=1", b"Prefer: x")

@@ -31,7 +31,7 @@ async def status(chat: ChatClient, message_id: str, receipt: str) -> tuple[str, 
     return document["status"], document["at"] is not None
 
 
-async def test_a_sender_sees_its_message_pending_then_on_loan_then_read(chat: ChatClient) -> None:
+async def test_a_sender_sees_its_message_pending_leased_and_read(chat: ChatClient) -> None:
     sent = await send(chat)
     assert await status(chat, *sent) == ("pending", False)
     taken = await chat.request("POST", "/chat/bob/lease", b"")

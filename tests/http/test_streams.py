@@ -44,11 +44,11 @@ async def test_a_stream_gives_what_is_there_and_what_comes(
         for number in range(5):
             await chat.post("bob", str(number))
             assert await stream.texts(1) == [str(number)]
-        # On loan to it, and nobody else's.
+        # The stream leases them, so nobody else can read them.
         assert await chat.texts("bob") == []
 
 
-async def test_what_a_stream_did_not_acknowledge_is_unread_at_once_when_it_closes(
+async def test_closing_a_stream_releases_unacknowledged_messages(
     service: Service, chat: ChatClient
 ) -> None:
     await chat.post("bob", "hello")
@@ -58,7 +58,7 @@ async def test_what_a_stream_did_not_acknowledge_is_unread_at_once_when_it_close
     assert await chat.metric("chat_messages_undelivered_total") == 0
 
 
-async def test_what_a_stream_could_not_write_any_more_is_unread_at_once(
+async def test_messages_a_stream_cannot_write_are_unread_at_once(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = stream_handler._encode
@@ -80,7 +80,7 @@ async def test_what_a_stream_could_not_write_any_more_is_unread_at_once(
     assert await chat.texts("bob", "?wait=10") == ["hello"]
 
 
-async def test_a_stream_that_comes_again_acknowledges_what_it_has_seen(
+async def test_a_reconnecting_stream_acknowledges_what_it_received(
     service: Service, chat: ChatClient
 ) -> None:
     for text in ("one", "two", "three"):
@@ -96,7 +96,7 @@ async def test_a_stream_that_comes_again_acknowledges_what_it_has_seen(
     assert first.id < second.id
 
 
-async def test_a_stream_acknowledges_when_it_comes_again_before_its_end_was_seen(
+async def test_a_stream_may_reconnect_before_its_end_was_noticed(
     start_service: StartService, connect: Connect
 ) -> None:
     here, there = await start_service(), await start_service()
@@ -116,7 +116,7 @@ async def test_a_stream_acknowledges_when_it_comes_again_before_its_end_was_seen
             assert await stream.texts(1) == ["two"]
 
 
-async def test_what_stays_with_an_open_stream_counts_as_read_after_a_while(
+async def test_messages_on_an_open_stream_count_as_read_in_the_end(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_handler, "ACKNOWLEDGED_AFTER_S", 0.1)
@@ -185,7 +185,7 @@ async def test_a_last_event_that_nobody_knows_is_ignored(
         assert await stream.texts(1) == ["hello"]
 
 
-async def test_a_service_that_stops_ends_its_streams_and_keeps_what_they_have_not_seen(
+async def test_stopping_ends_streams_and_keeps_undelivered_messages(
     start_service: StartService, connect: Connect
 ) -> None:
     service, other = await start_service(), await start_service()
@@ -199,7 +199,7 @@ async def test_a_service_that_stops_ends_its_streams_and_keeps_what_they_have_no
     assert await connect(other).texts("bob") == ["hello"]
 
 
-async def test_a_long_answer_to_an_old_client_ends_with_its_connection(
+async def test_a_long_answer_over_http_1_0_ends_by_closing(
     start_service: StartService, connect: Connect
 ) -> None:
     service = await start_service(slice_max=5)
@@ -213,7 +213,7 @@ async def test_a_long_answer_to_an_old_client_ends_with_its_connection(
     writer.close()
 
 
-async def test_a_stream_that_may_not_wait_is_refused_before_it_is_open(
+async def test_a_stream_over_the_waiter_limit_is_refused_at_once(
     start_service: StartService, connect: Connect
 ) -> None:
     service = await start_service(waiters_max=1)
@@ -227,7 +227,7 @@ async def test_a_stream_that_may_not_wait_is_refused_before_it_is_open(
             assert stream.status == 503
 
 
-async def test_a_stream_that_is_not_acknowledged_gets_no_more_than_it_may_hold(
+async def test_a_stream_holds_a_bounded_number_of_messages(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", 3)

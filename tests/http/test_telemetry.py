@@ -67,7 +67,7 @@ async def test_a_request_is_traced_through_queue_batch_and_database(
         assert read.trace_id != post.trace_id
         (claim,) = collector.named("claim")
         assert claim.trace_id == read.trace_id
-        # Nobody asked for the chores.
+        # Maintenance is not part of any request.
         assert not collector.named("clock")
         assert not collector.named("expire")
         everything = repr(collector.spans)
@@ -75,7 +75,7 @@ async def test_a_request_is_traced_through_queue_batch_and_database(
         assert "bobs-own-inbox" not in everything
 
 
-async def test_a_batch_links_to_every_request_in_it_and_each_of_them_to_the_batch(
+async def test_a_batch_and_its_requests_link_to_each_other(
     start_service: StartService, connect: Connect, collector: Collector
 ) -> None:
     async with collector:
@@ -105,7 +105,7 @@ async def test_requests_on_the_long_way_are_traced_too(
         for number in range(12):
             body = b'{"text":"%d","username":"bob"}' % number
             await chat.request("POST", "/chat", body, Idempotency_Key=f"k{number}")
-        # A read that begins on the direct way and is written in parts by Tornado is one span.
+        # A read that begins on the fast path and is written in parts by Tornado is one span.
         assert len(await chat.texts("bob")) == 12
         await chat.request("POST", "/chat", b"{")
         await service.stop()
@@ -118,7 +118,7 @@ async def test_requests_on_the_long_way_are_traced_too(
         assert {claim.trace_id for claim in claims} == {read.trace_id}
 
 
-async def test_a_client_that_does_not_want_its_request_sampled_is_heard(
+async def test_a_client_can_decline_the_sampling_of_its_request(
     start_service: StartService, connect: Connect, collector: Collector
 ) -> None:
     async with collector:
@@ -224,7 +224,7 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting(
             await asyncio.to_thread(thread.join)
 
 
-async def test_telemetry_without_its_packages_is_said_with_the_way_out(
+async def test_telemetry_without_its_packages_tells_how_to_install(
     start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("chat_service.otlp")]:

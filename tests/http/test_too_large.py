@@ -19,7 +19,7 @@ from tests.support.raw import (
 
 LIMIT: Final = 512 * 1024
 CHUNKED: Final = b"Transfer-Encoding: chunked"
-#: A request in a body: whoever loses count of the bytes would carry it out.
+#: A request in a body: a server that loses count of the bytes would execute it.
 HIDDEN: Final = get(b"/chat/bob")
 
 
@@ -162,7 +162,7 @@ async def test_a_body_is_too_large_for_any_path_and_method(
         assert await wire.texts("bob") == ["hi"]
 
 
-async def test_a_client_that_asks_first_need_not_send_what_is_too_large(service: Service) -> None:
+async def test_expect_100_continue_spares_sending_a_too_large_body(service: Service) -> None:
     async with unharmed(service) as wire:
         connection = await wire.connect()
         headers = (b"Content-Length: %d" % (LIMIT + 1), b"Expect: 100-continue")

@@ -67,7 +67,7 @@ class Unfinished:
 
 async def test_bodies_above_the_budget_are_answered_503(start_service: StartService) -> None:
     service = await start_service(bodies_max_bytes=2 * MIB)
-    # The direct way keeps up to 64 KiB of a post; longer ones, and batches, are Tornado's.
+    # The fast path keeps up to 64 KiB of a post. Tornado reads longer ones and batches.
     kinds = [(b"/chat", 60_000, 59_000)] * 60 + [(b"/chat/batch", 4 * MIB, 200_000)] * 20
     clients = [await Unfinished.send(service.port, *kind) for kind in kinds]
     bodies = service._bodies
@@ -135,7 +135,7 @@ async def test_a_body_whose_decoding_has_no_room_is_refused(start_service: Start
 
 async def test_who_holds_little_or_briefly_is_not_given_up(start_service: StartService) -> None:
     service = await start_service(bodies_max_bytes=4 * MIB)
-    # These hold little, at Tornado's and on the direct way, while others fill the budget.
+    # These hold little, in Tornado and on the fast path, while others fill the budget.
     small = [await Unfinished.send(service.port, b"/chat/batch", 100, 50) for _ in range(5)]
     small += [await Unfinished.send(service.port, b"/chat", 100, 50) for _ in range(5)]
     large = [
@@ -175,7 +175,7 @@ async def test_sixty_unfinished_bodies_take_little_memory(server: Server) -> Non
             await client.close()
 
 
-def test_a_body_that_comes_in_bytes_takes_little_more_than_its_size() -> None:
+def test_a_body_sent_byte_by_byte_needs_little_memory() -> None:
     body, size = Body(), 300_000
     tracemalloc.start()
     try:

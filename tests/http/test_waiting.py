@@ -46,7 +46,7 @@ async def test_a_preference_waits_as_well_and_is_said_to_be_applied(chat: ChatCl
     assert answer.headers["Preference-Applied"] == "wait=20"
 
 
-async def test_a_read_waits_no_longer_than_it_asked_for_nor_than_is_allowed(
+async def test_a_read_waits_as_long_as_asked_and_allowed(
     start_service: StartService, connect: Connect
 ) -> None:
     chat = connect(await start_service(max_wait_s=0.1))
@@ -67,7 +67,7 @@ async def test_a_wait_that_is_no_number_of_seconds_is_refused(chat: ChatClient, 
     assert await chat.texts("bob") == ["still here"]
 
 
-async def test_of_many_that_wait_one_gets_the_message_and_the_others_go_on_waiting(
+async def test_one_of_many_waiters_gets_the_message(
     chat: ChatClient,
 ) -> None:
     left = {asyncio.create_task(chat.texts("bob", "?wait=20")) for _ in range(20)}
@@ -114,7 +114,7 @@ async def test_a_client_that_has_gone_while_it_waited_takes_nothing(
     assert await chat.metric("chat_messages_undelivered_total") == 0
 
 
-async def test_a_message_that_another_node_stores_is_given_to_who_waits_here(
+async def test_a_waiter_gets_a_message_stored_by_another_node(
     start_service: StartService, connect: Connect
 ) -> None:
     here, there = connect(await start_service()), connect(await start_service())
@@ -125,7 +125,7 @@ async def test_a_message_that_another_node_stores_is_given_to_who_waits_here(
         assert await read == [str(number)]
 
 
-async def test_a_message_whose_lease_another_node_ends_is_given_to_who_waits_here(
+async def test_a_waiter_gets_a_message_released_by_another_node(
     start_service: StartService, connect: Connect
 ) -> None:
     here, there = connect(await start_service()), connect(await start_service())
@@ -153,7 +153,7 @@ async def test_a_service_that_stops_answers_those_that_wait(
     writer.close()
 
 
-async def test_a_wait_that_ends_while_the_database_is_away_does_not_say_that_nothing_is_there(
+async def test_a_wait_that_ends_in_an_outage_is_not_an_empty_inbox(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
@@ -192,7 +192,7 @@ async def test_a_wait_counts_as_one_however_it_was_asked_for(chat: ChatClient) -
         ("?await=1", {}),
         ("", {"Prefer": "receipt"}),
     ]
-    # It does not wait, whatever it is asked.
+    # A post never waits, even if it is asked to.
     body = b'{"text": "x", "username": "eve"}'
     await chat.request("POST", "/chat?wait=1", body, Prefer="wait=1")
     for query, headers in ways:

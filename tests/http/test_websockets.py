@@ -50,7 +50,7 @@ async def closed(socket: ClientConnection) -> int | None:
     return socket.close_code
 
 
-async def test_what_is_acknowledged_is_read_and_what_is_not_comes_again_at_once(
+async def test_only_unacknowledged_messages_are_delivered_again(
     service: Service, chat: ChatClient
 ) -> None:
     async with stream(service) as socket:
@@ -66,7 +66,7 @@ async def test_what_is_acknowledged_is_read_and_what_is_not_comes_again_at_once(
     assert await chat.texts("bob", "?wait=10") == ["three"]
 
 
-async def test_what_is_not_acknowledged_stays_on_loan_as_long_as_the_socket_is_open(
+async def test_an_open_websocket_keeps_its_messages_leased(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chat_service.streaming.subscription.LEASE_S", 0.6)
@@ -177,7 +177,7 @@ async def test_floods_leave_the_loop_to_others_in_every_turn(
     flood = Frame(Opcode.PING, b"").serialize(mask=True) * 20_000
     async with AsyncExitStack() as stack:
         sockets = [await stack.enter_async_context(stream(service)) for _ in range(4)]
-        # What the service's answers make of the client's own turns is nobody's fault here.
+        # The client does not read, so that reading cannot lengthen the measured turns.
         for socket in sockets:
             socket.transport.pause_reading()
         for socket in sockets:
@@ -235,7 +235,7 @@ async def test_a_client_that_answers_no_ping_is_gone(
         await connection.close()
 
 
-async def test_no_more_is_delivered_than_may_wait_for_its_acknowledgement(
+async def test_unacknowledged_deliveries_are_bounded(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", 2)
@@ -267,7 +267,7 @@ async def test_a_service_that_stops_says_so(
     assert await connect(other).texts("bob") == ["hello"]
 
 
-async def test_a_message_that_comes_while_its_client_leaves_is_no_error_and_stays_unread(
+async def test_a_message_for_a_leaving_client_stays_unread(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leaving = asyncio.Event()

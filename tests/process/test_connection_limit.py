@@ -17,8 +17,8 @@ CLIENTS: Final = 260
 #: What was sent on a connection that waits now, and whether that was answered.
 IDLE: Final = {
     "nothing": (b"", False),
-    "an answer on the direct way": (get(b"/chat/nobody"), True),
-    "an answer at Tornado": (get(b"/livez"), True),
+    "an answer on the fast path": (get(b"/chat/nobody"), True),
+    "an answer by Tornado": (get(b"/livez"), True),
     "half a head": (b"GET /chat/bob HTTP/1.1\r\nX: ", False),
     "half a body": (post(message("bob", "x" * 100))[:-50], False),
     "half a long body": (request(b"POST", b"/chat/batch", b"Content-Length: 10") + b"[", False),

@@ -1,4 +1,4 @@
-"""Several processes behind one socket: one service to its users, whatever happens to a process."""
+"""Several processes behind one socket: one service to its users, even if a process fails."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path, data_dir: Path) -> Iterator[Server]:
-    """Two processes over one private mongod."""
+    """Two processes that share one embedded mongod."""
     with Server(tmp_path, "--processes", "2", "--data-dir", str(data_dir)) as started:
         yield started
 
@@ -78,7 +78,7 @@ async def test_all_processes_serve_one_inbox_and_count_together(server: Server) 
     chat.close()
 
 
-async def test_a_killed_process_is_replaced_and_what_it_counted_stays_counted(
+async def test_a_killed_process_is_replaced_and_its_counts_stay(
     server: Server,
 ) -> None:
     chat = ChatClient(server.base)
@@ -103,7 +103,7 @@ async def test_a_killed_process_is_replaced_and_what_it_counted_stays_counted(
     chat.close()
 
 
-async def test_a_process_that_is_killed_before_it_serves_is_replaced_and_counted_too(
+async def test_a_process_killed_before_it_serves_is_replaced_too(
     server: Server,
 ) -> None:
     before = server.members()
@@ -125,7 +125,7 @@ async def test_a_process_that_is_killed_before_it_serves_is_replaced_and_counted
     chat.close()
 
 
-async def test_while_one_process_hangs_the_others_serve_every_new_connection(
+async def test_a_hanging_process_leaves_new_connections_to_others(
     server: Server,
 ) -> None:
     os.kill(server.members()[0], signal.SIGSTOP)
@@ -171,7 +171,7 @@ async def test_sigterm_drains_every_process_and_stops_the_mongod(
     chat.close()
 
 
-async def test_sigterm_in_a_rolling_restart_waits_for_the_process_that_is_on_its_way_out(
+async def test_sigterm_in_a_rolling_restart_waits_for_all_processes(
     server: Server,
 ) -> None:
     first, second = server.members()
@@ -202,7 +202,7 @@ async def test_sigterm_in_a_rolling_restart_waits_for_the_process_that_is_on_its
     assert server.members() == []
 
 
-async def test_a_manager_that_signals_the_whole_group_gets_a_drain_all_the_same(
+async def test_a_signal_to_the_whole_group_drains(
     server: Server,
 ) -> None:
     load = Load(server)
@@ -228,7 +228,7 @@ async def test_nothing_outlives_a_supervisor_that_was_killed(
     await eventually(all_are_gone, 20)
 
 
-def test_what_keeps_the_first_process_from_starting_is_said_once(tmp_path: Path) -> None:
+def test_a_failed_start_is_reported_once(tmp_path: Path) -> None:
     server = Server(
         tmp_path,
         *("--processes", "3", "--mongo-uri", "mongodb://127.0.0.1:1/?directConnection=true"),

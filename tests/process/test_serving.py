@@ -27,7 +27,7 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-async def test_messages_survive_a_restart_and_the_mongod_goes_with_its_server(
+async def test_messages_survive_a_restart_with_an_embedded_mongod(
     tmp_path: Path, data_dir: Path
 ) -> None:
     with Server(tmp_path, "--data-dir", str(data_dir)) as server:
@@ -72,7 +72,7 @@ def listening(pid: int) -> list[str]:
     return found
 
 
-async def test_the_private_mongod_listens_in_its_directory_and_nowhere_else(
+async def test_the_embedded_mongod_listens_only_in_its_directory(
     tmp_path: Path, data_dir: Path
 ) -> None:
     with Server(tmp_path, "--data-dir", str(data_dir)):
@@ -109,7 +109,7 @@ async def kill_under_load(server: Server, prefix: str) -> dict[str, list[str]]:
     return acknowledged
 
 
-async def test_a_server_killed_under_load_has_kept_every_acknowledged_message(
+async def test_a_server_killed_under_load_keeps_accepted_messages(
     tmp_path: Path, data_dir: Path
 ) -> None:
     with Server(tmp_path, "--data-dir", str(data_dir)) as server:
@@ -126,7 +126,7 @@ async def test_a_server_killed_under_load_has_kept_every_acknowledged_message(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-async def test_ctrl_c_or_a_lost_terminal_reach_the_group_and_nothing_accepted_is_lost(
+async def test_ctrl_c_or_a_lost_terminal_loses_no_accepted_message(
     tmp_path: Path, data_dir: Path, number: signal.Signals
 ) -> None:
     with Server(tmp_path, "--data-dir", str(data_dir)) as server:
@@ -219,7 +219,10 @@ def test_a_directory_of_other_files_is_left_as_it_was(tmp_path: Path) -> None:
     letters.mkdir(mode=0o755)
     (letters / "letter").touch()
     code, said = refusal(tmp_path, "--data-dir", str(letters))
-    assert (code, "has files that do not belong to a database" in said) == (5, True)
+    assert (code, "has files that do not belong to a database, such as 'letter'" in said) == (
+        5,
+        True,
+    )
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -257,7 +260,7 @@ def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
     assert "CHAT_SHARDS" in said
 
 
-def test_a_service_link_named_chat_stops_neither_the_start_nor_its_health_check(
+def test_variables_of_a_service_link_do_not_prevent_a_start(
     tmp_path: Path, mongo_uri: str, database: str
 ) -> None:
     with Server(
@@ -310,7 +313,7 @@ def test_a_mongod_that_is_none_is_said_to_be_so(tmp_path: Path, data_dir: Path) 
     assert "/bin/false ended with 1 and wrote no log: is it a mongod?" in line
 
 
-def test_the_shell_on_the_database_explains_itself_before_it_needs_anything() -> None:
+def test_the_database_shell_prints_help_without_a_database() -> None:
     script = str(PROJECT_ROOT / "scripts" / "mongo-shell")
     shown = subprocess.run([script, "--help"], capture_output=True, encoding="utf-8", check=True)
     assert shown.stdout.startswith("usage: scripts/mongo-shell ")

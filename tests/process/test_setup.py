@@ -50,6 +50,12 @@ def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path)
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_a_closed_output_hinders_no_first_start(setup: Setup, closed: str) -> None:
+    done = setup("sh", "-c", f'exec "$@" {closed}', "sh")
+    assert (done.returncode, done.stderr, setup.works()) == (0, "", True)
+
+
 def test_packages_go_into_the_environment_whatever_pip_is_told(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -76,9 +82,7 @@ def test_packages_go_into_the_environment_whatever_pip_is_told(
     assert (again.returncode, again.stderr) == (0, "")
 
 
-def test_what_pips_settings_sent_elsewhere_is_not_taken_for_installed(
-    setup: Setup, tmp_path: Path
-) -> None:
+def test_packages_that_pip_put_elsewhere_do_not_count(setup: Setup, tmp_path: Path) -> None:
     config = tmp_path / "pip.conf"
     config.write_text(f"[install]\ntarget = {tmp_path / 'elsewhere'}\n", encoding="utf-8")
     failed = setup(PIP_CONFIG_FILE=str(config))

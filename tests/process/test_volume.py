@@ -75,7 +75,7 @@ async def test_a_burst_over_256_connections_is_accounted_for(port: int) -> None:
     assert len(read) >= BURST
 
 
-async def test_texts_of_all_scripts_come_back_to_the_byte_in_order_and_once(port: int) -> None:
+async def test_texts_in_all_scripts_come_back_once_and_in_order(port: int) -> None:
     everything = texts()
     inboxes = [f"inbox-{number}" for number in range(1000)]
     connections = await asyncio.gather(*(Connection.open(port) for _ in range(32)))

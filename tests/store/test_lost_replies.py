@@ -101,7 +101,7 @@ async def test_a_claim_whose_reply_is_lost_is_found_by_its_token(
         assert registry.get_sample_value("chat_claims_resolved_total") == 1
 
 
-async def test_a_lost_claim_takes_nothing_from_the_node_that_was_faster(
+async def test_a_lost_claim_takes_nothing_from_a_faster_node(
     behind_proxy: Any, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     rival = await open_store(node="rival")

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeAlias
 
 import pytest
+from hypothesis import settings
 from tornado.ioloop import IOLoop
 
 from workers.clock import DatabaseClock
@@ -12,6 +13,10 @@ from workers.pool import PoolLimits, WorkerPool
 from workers.queue import QueueLimits
 from workers.shard import ShardLimits
 from workers.store.base import Store
+
+# On a busy machine a single example may take long, which says nothing about the code.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 MakePool: TypeAlias = Callable[..., Awaitable[WorkerPool]]
 

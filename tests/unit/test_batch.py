@@ -42,7 +42,7 @@ def test_a_batch_sorts_its_items_by_kind() -> None:
     assert batch.deferred == []
 
 
-def test_a_read_behind_a_post_to_the_same_inbox_waits_for_the_next_batch() -> None:
+def test_a_read_after_a_post_waits_for_the_next_batch() -> None:
     before, posted, behind, other = read("bob"), post("bob"), read("bob"), read("eve")
     batch = plan([before, posted, behind, other])
     assert batch.reads == [before, other]

@@ -68,6 +68,12 @@ def test_framing_may_exceed_the_body_by_64_kib_only() -> None:
         read(chunked(*[b"x"] * (most + 1)))
 
 
+def test_a_large_chunk_makes_up_for_no_small_ones() -> None:
+    large = b"x" * (1 << 20)
+    with pytest.raises(HTTPInputError, match="too small"):
+        read(chunked(large, *[b"x"] * (FRAMING_MAX // 4 + 1)))
+
+
 def test_chunks_as_long_as_their_framing_are_not_refused() -> None:
     body, _, is_done = read(chunked(*[b"12345"] * 100_000))
     assert (len(body), is_done) == (500_000, True)

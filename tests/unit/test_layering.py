@@ -38,7 +38,7 @@ def test_a_package_imports_nothing_that_it_must_not_know(package: str) -> None:
         assert module.partition(".")[0] not in FORBIDDEN[package], f"{name} imports {module}"
 
 
-def test_settings_are_held_only_where_the_parts_are_put_together() -> None:
+def test_only_the_wiring_holds_settings() -> None:
     holders = {name for name, module in imports("chat_service") if module.startswith("config")}
     assert holders <= COMPOSITION
 

@@ -64,7 +64,7 @@ def test_every_route_is_described_and_nothing_else() -> None:
     assert described == routes, "chat_service/openapi has an entry for each route"
 
 
-def test_every_operation_has_a_name_of_its_own_and_says_what_it_does() -> None:
+def test_every_operation_has_a_unique_name_and_a_description() -> None:
     names = [said["operationId"] for _, said in operations()]
     assert len(set(names)) == len(names)
     for name, said in operations():
@@ -113,7 +113,7 @@ def all_problems() -> Iterator[Problem]:
             yield of_service_error(kind("x"), "claimed")
 
 
-def test_every_kind_of_problem_is_described_with_its_status_and_in_the_prose() -> None:
+def test_every_problem_type_is_documented_with_its_status() -> None:
     sent = {(each.status, f"urn:chat:problem:{each.kind}") for each in all_problems()}
     described = {
         (node["properties"]["status"]["const"], kind)
@@ -215,7 +215,7 @@ def test_a_key_is_valid_there_where_it_is_accepted_here(
     assert accepts(PARAMETERS[name]["schema"], key) == is_accepted(), key
 
 
-def test_an_answer_that_is_not_in_the_document_is_told_from_one_that_is() -> None:
+def test_undocumented_answers_are_detected() -> None:
     document = json.loads(document_of(SETTINGS))
     good = {"X-Request-ID": "x", "Content-Type": "application/json"}
     body = b'[{"text":"x","id":"01a20bdacd390000b765d1a0c4bde3d1"}]'

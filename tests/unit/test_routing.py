@@ -92,7 +92,7 @@ def test_options_lists_the_methods() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
-def test_only_routes_for_clients_are_checked_by_the_request_policy(route: Route) -> None:
+def test_the_request_policy_checks_only_routes_for_clients(route: Route) -> None:
     path = route.path.replace(":username", "bob").replace(":id", "1").replace(":file", "base.css")
     for method in route.methods:
         rejected = [_kind(method, path, headers) for headers in (PREFETCH, CROSS_ORIGIN)]

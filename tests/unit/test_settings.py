@@ -19,7 +19,7 @@ def test_without_any_source_the_defaults_are_in_force() -> None:
     assert load_settings({}, {}) == Settings()
 
 
-def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path) -> None:
+def test_the_command_line_precedes_environment_and_file(tmp_path: Path) -> None:
     file = tmp_path / "chat.toml"
     file.write_text(
         'port = 1\nshards = 3\nallowed_hosts = ["a.test", "b.test"]\n', encoding="utf-8"
@@ -120,7 +120,7 @@ def test_an_unknown_variable_is_told_of_and_stops_nothing() -> None:
     assert lines[2].endswith("only secrets can be read from files; set CHAT_PORT")
 
 
-def test_files_may_begin_with_a_byte_order_mark_and_end_lines_in_crlf(tmp_path: Path) -> None:
+def test_settings_files_may_have_a_byte_order_mark_and_crlf(tmp_path: Path) -> None:
     file, secret = tmp_path / "chat.toml", tmp_path / "uri"
     file.write_bytes(b"\xef\xbb\xbfport = 1\r\nshards = 3\r\n")
     secret.write_bytes(b"\xef\xbb\xbfmongodb://db/\r\n")
@@ -180,7 +180,7 @@ def test_the_documented_settings_are_those_of_the_code() -> None:
     assert markdown_table() in document, "refresh it with: scripts/settings-table"
 
 
-def test_without_a_checkout_data_is_kept_apart_from_what_is_installed(tmp_path: Path) -> None:
+def test_without_a_checkout_data_is_kept_outside_the_package(tmp_path: Path) -> None:
     installed = tmp_path / "site-packages"
     shutil.copytree(PROJECT_ROOT / "config", installed / "config")
     program = "from config import Settings; print(Settings().data_dir)"

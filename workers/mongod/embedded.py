@@ -399,7 +399,10 @@ def _check_private(directory: Path) -> bool:
         raise PermissionError(EACCES, "this user may not write to it")
     names = set(os.listdir(directory)) - _OF_OTHERS
     if names and not names & _OUR_FILES:
-        raise PermissionError(EPERM, "it has files that do not belong to a database")
+        example = ascii(min(names)[:64])
+        raise PermissionError(
+            EPERM, f"it has files that do not belong to a database, such as {example}"
+        )
     return is_ours
 
 

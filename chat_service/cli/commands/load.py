@@ -14,7 +14,7 @@ import uvloop
 
 from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.param_types import Duration
-from chat_service.cli.session import Session, with_session
+from chat_service.cli.session import Session, with_session, without_credentials
 from chat_service.loadgen import report
 from chat_service.loadgen.generator import Load, LoadGenerator, reads_of
 from chat_service.loadgen.stats import LoadStats
@@ -129,7 +129,8 @@ def load(
     try:
         done = uvloop.run(_run_load(wanted, is_live))
     except OSError as error:
-        raise CommandError(ExitCode.UNREACHABLE, f"no answer from {session.url}: {error}") from None
+        address = without_credentials(session.url)
+        raise CommandError(ExitCode.UNREACHABLE, f"no answer from {address}: {error}") from None
     if session.out.is_json:
         session.out.record("", **_as_fields(wanted, done))
     else:
