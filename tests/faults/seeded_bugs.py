@@ -41,6 +41,8 @@ from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
 HOURS_MS = 7_200_000
+#: The most schedules in which a bug must show.
+SCHEDULES = 3000
 
 
 class Bug(NamedTuple):
@@ -55,7 +57,7 @@ class Bug(NamedTuple):
     steps: Mapping[str, int] = KINDS
 
 
-def detect(bug: Bug, schedules: int) -> int | None:
+def detect(bug: Bug, schedules: int = SCHEDULES) -> int | None:
     """Return the seed of the first schedule in which the checker finds the bug, or None."""
     for seed in range(schedules):
         if run(schedule_of(seed, bug.steps), bug.world).kinds & bug.kinds:
@@ -434,7 +436,7 @@ def _bug(what: type, *kinds: str) -> Bug:
     return Bug(what.__name__, world, frozenset(kinds))
 
 
-BUGS = (
+DELIVERY_BUGS = (
     _bug(AcceptsBeforeMajority, "lost"),
     _bug(DeliversBeforeMajority, "duplicated"),
     _bug(ClaimsReadMessages, "duplicated"),
@@ -458,6 +460,9 @@ BUGS = (
     _bug(NeverRollsBack, "lost"),
     _bug(DropsAnAnswer, "endless"),
     _bug(ExecutesRefusedRequests, "phantom"),
+)
+
+LEASE_BUGS = (
     _bug(AcknowledgesAfterLeaseEnd, "overtime"),
     _bug(AcknowledgesWithoutEffect, "duplicated"),
     _bug(HidesLoss, "hidden"),
@@ -469,6 +474,10 @@ BUGS = (
     _bug(NeverEndsLease, "lost"),
     _bug(ResumeAcknowledgesWholeStream, "excess", "lost"),
     _bug(ContinuesFailedLease, "double lease"),
+)
+
+#: Bugs of keys, receipts, counters and long polls.
+KEY_BUGS = (
     _bug(ForgetsKeyedBatches, "inconsistent"),
     _bug(KeepsKeysInMemory, "inconsistent", "lost"),
     _bug(RollsBackKeyedBatch, "duplicated"),

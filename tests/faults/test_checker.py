@@ -1,9 +1,10 @@
-"""Checks of the checker: it finds every kind of violation, and no false ones."""
+"""Checks of the checker: it finds every kind of violation, and no false ones.
+
+The `test_seeded_*` files beside this one seed bugs into the engine.
+"""
 
 from collections.abc import Sequence
 from typing import Any
-
-import pytest
 
 from tests.faults.checker import check
 from tests.faults.history import (
@@ -14,14 +15,6 @@ from tests.faults.history import (
     ReadRecord,
     ReceiptQuery,
 )
-from tests.faults.seeded_bugs import BUGS, Bug, detect
-
-SCHEDULES = 3000
-
-
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_a_seeded_bug_is_caught(bug: Bug) -> None:
-    assert detect(bug, SCHEDULES) is not None
 
 
 def post(text: str, began: float, outcome: str = "ok", lifetime_s: float = 100) -> PostRecord:
