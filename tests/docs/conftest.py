@@ -23,5 +23,7 @@ def checkout(tmp_path: Path) -> Path:
     python.chmod(0o755)
     with (folder / "requirements/embedded.txt").open("rb") as requirements:
         installed = subprocess.run(["cksum"], stdin=requirements, capture_output=True, check=True)
-    (folder / ".venv/.installed").write_bytes(installed.stdout)
+    # As scripts/setup-venv marks an environment that is up to date.
+    mark = f"{installed.stdout.decode('ascii').strip()} {python.resolve()}\n"
+    (folder / ".venv/.installed").write_text(mark, encoding="utf-8")
     return folder
