@@ -151,7 +151,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
             limit,
         ),
         "POST /chat/:username/read": _read(
-            "read-inbox-by-post", f"{_READ} The body must be empty or `{}`.", limit
+            "read-inbox-by-post", f"{_READ} The body must be empty or `{{}}`.", limit
         ),
         "HEAD /chat/:username": Operation(
             "count-unread",
