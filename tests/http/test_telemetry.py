@@ -238,7 +238,7 @@ async def test_an_interval_that_is_none_is_said_by_its_name(
     start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(METRICS_OFTEN, "1m")
-    with pytest.raises(TelemetryUnusable, match=f"{METRICS_OFTEN}: must be a number"):
+    with pytest.raises(TelemetryUnusable, match=f"{METRICS_OFTEN} must be a number"):
         await start_service(telemetry="otlp")
 
 
