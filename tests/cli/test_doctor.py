@@ -83,7 +83,7 @@ def test_a_mongod_that_crashes_fails_with_the_cause(tmp_path: Path, chat: Chat) 
     words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
     result = chat(*words, CHAT_MONGOD=str(program))
     found = failed(result)["mongod"]
-    assert "was result by SIGILL" in found
+    assert "was ended by SIGILL" in found
     assert "no libcurl.so.4" in found
 
 

@@ -158,7 +158,7 @@ def script(folder: Path, body: str) -> str:
     [
         ("echo 'error while loading shared libraries: libcurl.so.4' >&2; exit 127", "libcurl.so.4"),
         ("kill -ILL $$", "was ended by SIGILL; this processor lacks instructions"),
-        ("kill -KILL $$", "was ended by SIGKILL; the kernel does that when memory runs out"),
+        ("kill -KILL $$", "was ended by SIGKILL; the kernel does that if memory runs out"),
     ],
 )
 def test_why_mongod_did_not_start_is_said(tmp_path: Path, body: str, said: str) -> None:

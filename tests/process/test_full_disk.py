@@ -153,7 +153,7 @@ async def test_a_disk_that_others_fill_is_survived(server: Server, disk: Path) -
         return await chat.metric("chat_storage_full") == 0
 
     await eventually(all_processes_know, 30)
-    assert "posts are taken" in server.errors()
+    assert "posts are accepted again" in server.errors()
     chat.close()
 
 

@@ -282,7 +282,7 @@ def test_variables_of_a_service_link_do_not_prevent_a_start(
         assert (checked.returncode, checked.stderr) == (0, "")
         logged = [json.loads(line) for line in server.errors().splitlines()]
         warned = [line["event"] for line in logged if line["level"] == "warning"]
-        assert [line.split(":")[0] for line in warned] == ["CHAT_DEADLIN_S", "CHAT_ID"]
+        assert [line.split()[0] for line in warned] == ["CHAT_DEADLIN_S", "CHAT_ID"]
         assert "did you mean CHAT_DEADLINE_S?" in warned[0]
 
 
