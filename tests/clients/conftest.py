@@ -17,6 +17,7 @@ from tornado.ioloop import IOLoop
 
 from tests.support.client import ChatClient
 from tests.support.server import Server
+from tests.support.waiting import PATIENCE
 
 #: Starts a proxy with this configuration, in which `{port}` is the port of the proxy and `{server}`
 #: the address of the service. Returns the port.
@@ -86,7 +87,7 @@ def open_page(tmp_path: Path) -> Iterator[OpenPage]:
 
 
 def _await_port(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * PATIENCE
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()

@@ -57,7 +57,7 @@ async def test_an_error_disappears_when_the_count_is_back(
         note = page.locator("[data-note]").first
         with monkeypatch.context() as patched:
             patched.setattr(WorkerPool, "count", fails)
-            patched.setattr(WorkerPool, "read_again", fails)
+            patched.setattr(WorkerPool, "read_keyed", fails)
             await button(page, "Read").click()
             await expect(note).to_contain_text("Something went wrong")
             await expect(page.locator("[data-count]")).to_have_text(DASH, timeout=30_000)

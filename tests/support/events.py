@@ -22,7 +22,7 @@ class EventStream:
     def __init__(self, port: int, username: str = "bob", last_event_id: str = "") -> None:
         self._port = port
         headers = [f"Last-Event-ID: {last_event_id}".encode()] if last_event_id else []
-        self._request = get(f"/chat/{username}/stream".encode(), *headers)
+        self._request = get(f"/chat/{username}/stream".encode(), *headers, host=b"Host: localhost")
         self.status = 0
         self.headers: Mapping[str, str] = {}
         #: The lease under which the stream's messages can be acknowledged.
