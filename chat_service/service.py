@@ -62,8 +62,9 @@ log = structlog.get_logger(__name__)
 _KNOCK_EVERY_S, _LAG_EVERY_S = 0.5, 1.0
 #: The shortest time that the database has to answer at the start, in seconds.
 _KNOCK_MIN_S = 1.0
-#: How long a drain waits for more requests on connections that were just answered, in seconds.
-_SETTLE_S = 0.05
+#: A drain ends once no request has arrived for this long, in seconds. The client of a connection
+#: that is idle may be about to send one: on a busy machine that takes it far longer than a pause.
+_SETTLE_S = 0.25
 #: The longest time to wait for the tasks of closed connections, in seconds.
 _SETTLE_MAX_S = 1.0
 #: How long the text of `/metrics` and the check of the database are reused, in seconds. Each costs
