@@ -37,7 +37,8 @@ def stepping_mongod(folder: Path, clock: Path) -> str:
         "#!/bin/sh\n"
         f"export LD_PRELOAD={FAKETIME} FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1\n"
         f"export FAKETIME_TIMESTAMP_FILE={clock}\n"
-        f'exec {find_mongod("")} "$@"\n'
+        f'exec {find_mongod("")} "$@"\n',
+        encoding="utf-8",
     )
     program.chmod(0o755)
     return str(program)
