@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
-from tornado.iostream import IOStream, UnsatisfiableReadError
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from chat_service.api.problems import Problem, bad_request, head_too_large
 from chat_service.server.lingering import Lingering
@@ -59,6 +59,7 @@ class HttpStream(IOStream):
         self.on_refused: Callable[[Problem], None] | None = None
         #: Called with the number of bytes that were read.
         self.on_bytes: Callable[[int], None] | None = None
+        self._has_client_left = False
         super().__init__(sock, STREAM_BUFFER_BYTES)
 
     @property
@@ -84,6 +85,18 @@ class HttpStream(IOStream):
         assert not self._read_buffer_size
         self._held = data + self._held
 
+    def read_until_regex(
+        self, regex: bytes, max_bytes: int | None = None
+    ) -> "asyncio.Future[bytes]":
+        """Return the next head. Raises StreamClosedError if the service closed the connection.
+
+        Tornado would go on with the bytes in memory, and so count requests that a client sent
+        behind its last one as requests of a client that disconnected.
+        """
+        if self.closed() and not self._has_client_left and self.error is None:
+            raise StreamClosedError
+        return super().read_until_regex(regex, max_bytes)
+
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Read from the socket, after the bytes that are held. Tornado calls this."""
         if not self.reading():
@@ -95,6 +108,8 @@ class HttpStream(IOStream):
             self._held = self._held[count:]
             return self._have_read(buf, count)
         count = super().read_from_fd(buf)
+        if count == 0:
+            self._has_client_left = True
         if count and self.on_bytes is not None:
             self.on_bytes(count)
         return self._have_read(buf, count)

@@ -32,8 +32,9 @@ MESSAGE_MAX = 16 << 10
 #: The interval of pings and of extending leases, in seconds, and the number of intervals without a
 #: byte from the client after which it is disconnected.
 BEAT_S, SILENT_BEATS_MAX = LEASE_S / 3, 3
-#: The most frames of one message.
-_FRAGMENTS_MAX = 100
+#: The most frames of one message. Far fewer than a client may send at once, so that a client that
+#: breaks only this rule gets this rule's close code.
+_FRAGMENTS_MAX = 20
 #: The frames that a client may send: at once, more each second, and more for each message that it
 #: is sent. Unused ones add up to the last number.
 FRAMES_AT_ONCE, FRAMES_PER_S, _FRAMES_PER_MESSAGE, _FRAMES_SAVED_MAX = 100, 50, 4, 5000

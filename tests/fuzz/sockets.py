@@ -85,7 +85,7 @@ def violation(rng: random.Random) -> Violation:
         ),
         "many fragments": (
             1009,
-            frame(text, b"x", is_final=False) + frame(cont, b"", is_final=False) * 150,
+            frame(text, b"x", is_final=False) + frame(cont, b"", is_final=False) * 30,
         ),
         "a flood": (1008, frame(ping, b"") * 3000),
     }

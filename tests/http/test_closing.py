@@ -12,12 +12,14 @@ from structlog.testing import capture_logs
 from chat_service.server.lingering import LINGERING_MAX, Lingering
 from chat_service.service import Service
 from tests.conftest import StartService
+from tests.fuzz.inside import requests_counted
 from tests.support.cases import each_case
 from tests.support.raw import (
     assert_not_http,
     assert_problem,
     chunked,
     get,
+    post,
     request,
     unharmed,
 )
@@ -55,6 +57,24 @@ async def test_a_bad_request_is_the_last_and_answered_once(service: Service) -> 
         await connection.send(b"no HTTP\r\n\r\n" * 1000)
         assert_not_http(await connection.answer())
         assert await connection.answer() is None
+
+
+async def test_requests_behind_the_last_one_are_not_counted(service: Service) -> None:
+    async with unharmed(service) as wire:
+        before = requests_counted(service)
+        connection = await wire.connect()
+        last = get(b"/chat/bob", b"Prefer: x", b"Connection: close")
+        await connection.send(last + post(b"{}") * 20 + get(b"/chat/bob"))
+        answer = await connection.answer()
+        assert answer is not None and answer.status == 200
+        assert await connection.answer() is None
+        # The loop turns a few times, in which Tornado would read on.
+        await asyncio.sleep(0.1)
+        after = requests_counted(service)
+        new = {label: count - before.get(label, 0) for label, count in after.items()}
+        assert {label: count for label, count in new.items() if count} == {
+            "GET /chat/:username 200": 1
+        }
 
 
 def answer_to_all(port: int, sent: bytes) -> bytes:

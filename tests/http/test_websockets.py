@@ -108,6 +108,13 @@ BAD_FRAMES: Final = {
             Frame(Opcode.CONT, b"x" * 9000, fin=False),
         ],
     ),
+    "many fragments": (
+        1009,
+        [
+            Frame(Opcode.TEXT, b"x", fin=False),
+            *[Frame(Opcode.CONT, b"", fin=False)] * 20,
+        ],
+    ),
     "no UTF-8": (1007, [Frame(Opcode.TEXT, b"\xff\xfe")]),
     "a binary frame": (1003, [Frame(Opcode.BINARY, b"\x00")]),
     "a fragment of nothing": (1002, [Frame(Opcode.CONT, b"x")]),
@@ -144,7 +151,7 @@ async def test_a_flood_of_frames_is_closed_with_1008(
             # Few of them make a message; each of these is one of the flood's, too.
             first = Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True)
             last = Frame(Opcode.CONT, b"x").serialize(mask=True)
-            flood = (first + frames[kind].serialize(mask=True) * 50 + last) * 400
+            flood = (first + frames[kind].serialize(mask=True) * 15 + last) * 1200
         socket.transport.write(flood)
         assert await closed(socket) == 1008
     await chat.post("bob", "hello")
