@@ -66,7 +66,8 @@ async def test_requests_behind_the_last_one_are_not_counted(service: Service) ->
         last = get(b"/chat/bob", b"Prefer: x", b"Connection: close")
         await connection.send(last + post(b"{}") * 20 + get(b"/chat/bob"))
         answer = await connection.answer()
-        assert answer is not None and answer.status == 200
+        assert answer is not None
+        assert answer.status == 200
         assert await connection.answer() is None
         # The loop turns a few times, in which Tornado would read on.
         await asyncio.sleep(0.1)
