@@ -46,33 +46,61 @@ def make_routes(
     """
     inbox, batch, leases, stream, messages, health, pages, dashboard = handlers
     routes = (
-        Route(POST_PATH, {"POST": inbox.post}, effect="stored"),
-        Route("/chat/batch", {"POST": batch.post}, effect="stored", max_body_bytes=max_batch_bytes),
+        Route(POST_PATH, {"POST": inbox.post}, effect="stored", right="send"),
+        Route(
+            "/chat/batch",
+            {"POST": batch.post},
+            effect="stored",
+            max_body_bytes=max_batch_bytes,
+            right="send",
+        ),
         Route(
             INBOX_PATH,
             {"GET": inbox.read, "HEAD": inbox.count},
             can_wait=True,
             parameters=READ_PARAMETERS,
+            right="read",
         ),
         Route(
             "/chat/:username/read",
             {"POST": inbox.read},
             can_wait=True,
             parameters=READ_PARAMETERS,
+            right="read",
         ),
         Route(
             "/chat/:username/lease",
             {"POST": leases.take},
             can_wait=True,
             parameters=LEASE_PARAMETERS,
+            right="read",
         ),
-        Route("/chat/:username/ack", {"POST": leases.acknowledge}, "changed", parameters=()),
-        Route("/chat/:username/release", {"POST": leases.release}, "changed", parameters=()),
-        Route("/chat/:username/extend", {"POST": leases.extend}, "changed", parameters=()),
+        Route(
+            "/chat/:username/ack",
+            {"POST": leases.acknowledge},
+            "changed",
+            parameters=(),
+            right="read",
+        ),
+        Route(
+            "/chat/:username/release",
+            {"POST": leases.release},
+            "changed",
+            parameters=(),
+            right="read",
+        ),
+        Route(
+            "/chat/:username/extend",
+            {"POST": leases.extend},
+            "changed",
+            parameters=(),
+            right="read",
+        ),
         Route(
             STREAM_PATH,
             {"GET": stream.stream},
             parameters=(),
+            right="read",
             allowed_origins=allowed_origins,
             takes_websockets=True,
         ),
@@ -95,7 +123,16 @@ def make_routes(
         ),
         Route("/assets/:file", {"GET": pages.asset, "HEAD": pages.asset}),
         Route("/ops", {"GET": pages.dashboard, "HEAD": pages.dashboard}),
-        Route("/ops/history", {"GET": dashboard.history, "HEAD": dashboard.history}),
-        Route("/metrics", {"GET": health.metrics, "HEAD": health.metrics}, is_probe=True),
+        Route(
+            "/ops/history",
+            {"GET": dashboard.history, "HEAD": dashboard.history},
+            right="ops",
+        ),
+        Route(
+            "/metrics",
+            {"GET": health.metrics, "HEAD": health.metrics},
+            right="ops",
+            is_probe=True,
+        ),
     )
     return tuple(route for route in routes if route.audience in audiences)

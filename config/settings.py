@@ -111,6 +111,63 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = STORAGE_FREE_MIN_BYTES
 
+    storage_max_bytes: Annotated[
+        int,
+        Meta(ge=0, description="Refuse posts if the database uses more space. 0: no limit."),
+    ] = 0
+
+    # Access
+    access: Annotated[
+        Literal["off", "tokens", "jwt", "both"],
+        Meta(description="Who may use the service: everyone, or the holders of tokens."),
+    ] = "off"
+    access_file: Annotated[
+        str, Meta(description="TOML file with tokens and rights; required unless `access=off`.")
+    ] = ""
+    jwt_issuer: Annotated[str, Meta(description="Required `iss` of a JSON Web Token.")] = ""
+    jwt_audience: Annotated[str, Meta(description="Required `aud` of a JSON Web Token.")] = ""
+    jwt_keys: Annotated[
+        str, Meta(description="JSON Web Key Set that signs tokens: a file, or an https URL.")
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed, "
+            "such as `10.0.0.0/8`."
+        ),
+    ] = ()
+    public_url: Annotated[
+        str, Meta(description="URL at which clients reach the service, if a proxy changes it.")
+    ] = ""
+    tls_certificate: Annotated[
+        str, Meta(description="PEM file of the certificate and its chain. Empty: no TLS.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="PEM file of the certificate's private key.")] = ""
+
+    # Limits for each client and inbox
+    client_requests_per_s: Annotated[
+        float, Meta(ge=0, description="Requests per second of one client. 0: no limit.")
+    ] = 0.0
+    client_burst: Annotated[
+        int, Meta(ge=0, description="Requests of one client at once. 0: ten seconds' worth.")
+    ] = 0
+    client_bytes_per_s: Annotated[
+        int, Meta(ge=0, description="Bytes of bodies per second of one client. 0: no limit.")
+    ] = 0
+    client_connections_max: Annotated[
+        int, Meta(ge=0, description="Connections of one client in a process. 0: no limit.")
+    ] = 0
+    client_waiters_max: Annotated[
+        int,
+        Meta(ge=0, description="Long polls and streams of one client in a process. 0: no limit."),
+    ] = 0
+    inbox_messages_max: Annotated[
+        int, Meta(ge=0, description="Unread messages of one inbox, roughly. 0: no limit.")
+    ] = 0
+    inbox_bytes_max: Annotated[
+        int, Meta(ge=0, description="Bytes of unread texts of one inbox, roughly. 0: no limit.")
+    ] = 0
+
     # Messages
     max_username_chars: Annotated[
         int, Meta(ge=1, le=512, description="Longest username, in code points.")

@@ -143,6 +143,33 @@ def cross_origin(detail: str) -> Problem:
     return Problem(403, "cross-origin", "The request was not carried out", detail)
 
 
+def unauthorized(detail: str = "", *, is_invalid: bool = False) -> Problem:
+    """Return a 401: the request has no token, or one that is not valid (RFC 6750, 3).
+
+    The same for every inbox, whether or not it exists.
+    """
+    challenge = 'Bearer error="invalid_token"' if is_invalid else "Bearer"
+    detail = detail or "send a token that may do this, as Authorization: Bearer TOKEN"
+    title, headers = "The request needs a token", {"WWW-Authenticate": challenge}
+    return Problem(401, "unauthorized", title, detail, headers=headers)
+
+
+def forbidden(right: str) -> Problem:
+    """Return a 403: the identity lacks a right. The same whether or not an inbox exists."""
+    wanted = {"send": "send to this name", "read": "read this name", "ops": "operate the service"}
+    headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
+    detail = f"this token does not have the right to {wanted[right]}"
+    return Problem(403, "forbidden", "The token does not permit this", detail, headers=headers)
+
+
+def rate_limited(retry_after_s: int, headers: Mapping[str, str], effect: Effect) -> Problem:
+    """Return a 429 for a client that exceeds its rate. Nothing of the request was done."""
+    detail = f"this client sends too many requests; nothing was {effect}"
+    more: Mapping[str, Any] = {effect: False}
+    headers = {"Retry-After": str(retry_after_s), **headers}
+    return Problem(429, "rate-limited", "Too many requests", detail, headers=headers, more=more)
+
+
 def wrong_host(is_loopback: bool) -> Problem:
     """Return a 421 for an unknown `Host`. Its detail names the setting that adds a host."""
     answered = "IP addresses, localhost and " if is_loopback else ""

@@ -7,6 +7,7 @@ route is a field of its `Route`: no other module compares paths.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from chat_service.api.identity import Right
 from chat_service.api.problems import Effect, method_not_allowed, not_found
 from chat_service.api.request_policy import reject_other_pages, reject_prefetches
 from chat_service.api.types import BodyChunk, Request, Response, Takeover
@@ -63,6 +64,8 @@ class Route(NamedTuple):
     allowed_origins: frozenset[str] = frozenset()
     #: Whether a client can upgrade the connection to a WebSocket.
     takes_websockets: bool = False
+    #: The right that a request needs, for the username in the path or in the body. None: no right.
+    right: Right | None = None
     #: Whether monitoring asks this all the time. Such requests are logged at level debug.
     is_probe: bool = False
     #: Whether the `Host` does not matter: probes use any address, and learn nothing secret.

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from msgspec import Struct
 from tornado.iostream import IOStream
 
+from chat_service.api.identity import UNLIMITED, Client
+
 #: The status that metrics and logs use if a client disconnects before its answer.
 CLIENT_GONE = 499
 JSON_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
@@ -20,6 +22,7 @@ class Request(Struct, frozen=True):
     query: str
     headers: Mapping[str, str]
     body: bytes
+    client: Client = UNLIMITED
 
 
 class BodyChunk(NamedTuple):

@@ -7,7 +7,7 @@ each request.
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import Any
 
@@ -85,9 +85,7 @@ class HttpStream(IOStream):
         assert not self._read_buffer_size
         self._held = data + self._held
 
-    def read_until_regex(
-        self, regex: bytes, max_bytes: int | None = None
-    ) -> "asyncio.Future[bytes]":
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Return the next head. Raises StreamClosedError if the service closed the connection.
 
         Tornado would go on with the bytes in memory, and so count requests that a client sent

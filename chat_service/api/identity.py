@@ -1,0 +1,77 @@
+"""Who sent a request, and what they may do: plain values, made by `chat_service.access`.
+
+With `access=off` every request has the identity `EVERYONE`, which may do everything.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+#: What a request needs: to send to a name, to read a name, or to use the operators' routes.
+Right: TypeAlias = Literal["send", "read", "ops"]
+
+
+class Rights(Struct, frozen=True):
+    """The names that an identity may send to and read, as patterns, and whether it is an operator.
+
+    A pattern is a whole name, or the beginning of a name followed by one `*`. It is compared with
+    the decoded name, code point by code point.
+    """
+
+    send: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    ops: bool = False
+
+    def allow(self, right: Right, name: str = "") -> bool:
+        """Return whether these rights include one, for one name."""
+        if right == "ops":
+            return self.ops
+        return _fits(self.send if right == "send" else self.read, name)
+
+    def allow_some(self, right: Right) -> bool:
+        """Return whether these rights include one, for any name at all."""
+        if right == "ops":
+            return self.ops
+        return bool(self.send if right == "send" else self.read)
+
+
+class Identity(Struct, frozen=True):
+    """The subject of a request and its rights.
+
+    `subject` is the name of a token or of a user, and empty for anonymous requests. `until` and
+    `issued` are in seconds since 1970; an identity without an end has 0.
+    """
+
+    subject: str
+    rights: Rights
+    until: float = 0.0
+    issued: float = 0.0
+
+
+#: The identity of every request with `access=off`.
+EVERYONE = Identity("", Rights(("*",), ("*",), ops=True))
+
+
+class Client(Struct, frozen=True):
+    """The sender of a request: its identity, and the key that its limits are counted under.
+
+    The key is the subject, or else the IPv4 address or the /64 network of the IPv6 address.
+    """
+
+    identity: Identity
+    key: str
+
+
+#: A client without limits, for requests that are not a client's.
+UNLIMITED = Client(EVERYONE, "")
+
+
+def _fits(patterns: Sequence[str], name: str) -> bool:
+    for pattern in patterns:
+        if pattern.endswith("*"):
+            if name.startswith(pattern[:-1]):
+                return True
+        elif pattern == name:
+            return True
+    return False
