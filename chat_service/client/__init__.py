@@ -20,10 +20,15 @@ from chat_service.client.chat import ChatClient, Draft, Posted, Status
 from chat_service.client.errors import (
     ChatError,
     FieldError,
+    Forbidden,
+    InboxFull,
     LeaseOver,
     OutcomeUnknown,
     ProblemError,
+    RateLimited,
     ServiceUnavailable,
+    TokenUnavailable,
+    Unauthorized,
 )
 from chat_service.client.lease import Lease
 from chat_service.client.message import Message
@@ -34,13 +39,18 @@ __all__ = [
     "ChatError",
     "Draft",
     "FieldError",
+    "Forbidden",
+    "InboxFull",
     "Lease",
     "LeaseOver",
     "Message",
     "OutcomeUnknown",
     "Posted",
     "ProblemError",
+    "RateLimited",
     "ServiceUnavailable",
     "Status",
     "Stream",
+    "TokenUnavailable",
+    "Unauthorized",
 ]

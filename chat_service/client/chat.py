@@ -2,7 +2,8 @@
 
 Times are in seconds. Besides the errors that its documentation lists, every method may raise
 `ProblemError` if the service refuses the request, and `ServiceUnavailable` if it cannot be reached.
-Both are defined in `chat_service.client.errors`.
+Subclasses of `ProblemError` tell a missing token (`Unauthorized`), a missing right (`Forbidden`)
+and a limit (`RateLimited`, `InboxFull`) apart. All are defined in `chat_service.client.errors`.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote
 
+from chat_service.client.credentials import TokenSource
 from chat_service.client.errors import (
     ChatError,
     LeaseOver,
@@ -81,10 +83,24 @@ class ChatClient:
     `base_url` is the address of the service, such as `http://127.0.0.1:8080`. Requests that are
     safe to repeat are tried up to `tries` times, with growing random pauses. At most `connections`
     requests are open at the same time. A long poll counts as one; streams do not count.
+
+    `token` is sent with every request: a token, or an async function that returns one. The function
+    is called once, and again when the service refuses what it returned; if it raises, the request
+    raises `TokenUnavailable`. The token is in no error, no `repr` and no log line, and is never
+    sent to another origin. Over plain HTTP it is sent only to this machine, unless
+    `allow_plain_http` is set; for other addresses, this raises `ValueError`.
     """
 
-    def __init__(self, base_url: str, *, tries: int = 10, connections: int = 64) -> None:
-        self._service = Http(base_url, tries, connections)
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        tries: int = 10,
+        connections: int = 64,
+        token: TokenSource | None = None,
+        allow_plain_http: bool = False,
+    ) -> None:
+        self._service = Http(base_url, tries, connections, token, allow_plain_http=allow_plain_http)
         self._is_closed = False
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 

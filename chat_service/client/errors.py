@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-#: The kinds of 503 with which the service states that nothing was done.
-_NOTHING_DONE = frozenset({"overloaded", "draining", "unavailable"})
+#: The kinds of 503 and 429 with which the service states that nothing was done.
+_NOTHING_DONE = frozenset({"overloaded", "draining", "unavailable", "rate-limited"})
 #: Statuses of temporary problems of the service or a proxy.
 _TRANSIENT = frozenset({429, 502, 503, 504})
 
@@ -76,6 +76,45 @@ class ProblemError(ChatError):
         """Return whether, for a transient problem, the request may have been carried out."""
         return self.kind not in _NOTHING_DONE
 
+    @property
+    def settles_outcome(self) -> bool:
+        """Return whether this answer to a retry tells what became of the earlier tries.
+
+        A refusal for lack of space, of access or of a free place does not: an earlier try may have
+        succeeded.
+        """
+        return self.status not in (401, 403, 429, 507)
+
+
+class Unauthorized(ProblemError):
+    """The service needs a token, or does not accept the one that was sent (401)."""
+
+
+class Forbidden(ProblemError):
+    """The token is valid, and does not have the right that the request needs (403)."""
+
+
+class RateLimited(ProblemError):
+    """The client exceeds its rate (429). Nothing was done.
+
+    `retry_after_s` is the time after which the service accepts requests again, in seconds; 0 if it
+    did not say.
+    """
+
+    retry_after_s: float = 0.0
+
+
+class InboxFull(ProblemError):
+    """The inbox holds as many unread messages as it may (429). Nothing was stored.
+
+    The client does not retry such a post: only a reader of the inbox makes room.
+    """
+
+    @property
+    def is_transient(self) -> bool:
+        """Return False; see the class."""
+        return False
+
 
 class LeaseOver(ProblemError):
     """The lease has ended: its messages are unread again, or another reader has received them.
@@ -86,6 +125,21 @@ class LeaseOver(ProblemError):
 
     acknowledged: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+
+
+class TokenUnavailable(ChatError):
+    """The function that returns the client's token failed; the cause is in `__cause__`."""
+
+
+_CLASSES: dict[str, type[ProblemError]] = {
+    "lease-over": LeaseOver,
+    "unauthorized": Unauthorized,
+    "forbidden": Forbidden,
+    "rate-limited": RateLimited,
+    "inbox-full": InboxFull,
+}
+#: The classes of answers without a document: to HEAD, and from proxies.
+_CLASSES_BY_STATUS = {401: Unauthorized, 403: Forbidden, 429: RateLimited}
 
 
 def problem_of(status: int, body: bytes) -> ProblemError:
@@ -101,7 +155,8 @@ def problem_from(document: Mapping[str, Any], status: int) -> ProblemError:
     """Return the problem that a JSON object describes."""
     kind = str(document.get("type", "")).rpartition(":")[2]
     errors = document.get("errors")
-    problem = (LeaseOver if kind == "lease-over" else ProblemError)(
+    made = _CLASSES.get(kind) or (_CLASSES_BY_STATUS.get(status) if not kind else None)
+    problem = (made or ProblemError)(
         status,
         kind,
         str(document.get("title", "")),
@@ -135,4 +190,6 @@ def final_error(
     answer: ProblemError | None = None,
 ) -> ChatError:
     """Return the error to raise when all tries have failed."""
-    return OutcomeUnknown(reason, key) if is_outcome_unknown else ServiceUnavailable(reason, answer)
+    if is_outcome_unknown:
+        return OutcomeUnknown(reason, key)
+    return answer if isinstance(answer, RateLimited) else ServiceUnavailable(reason, answer)

@@ -17,7 +17,14 @@ from tornado.iostream import IOStream
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.tcpclient import TCPClient
 
-from chat_service.client.errors import ProblemError, final_error, problem_of, reading_answer
+from chat_service.client.credentials import Credentials, TokenSource, check_address
+from chat_service.client.errors import (
+    ProblemError,
+    RateLimited,
+    final_error,
+    problem_of,
+    reading_answer,
+)
 
 #: Timeouts for an answer, in addition to the wait that the request asks for, and for connecting, in
 #: seconds.
@@ -57,12 +64,23 @@ class Answer(NamedTuple):
         with reading_answer():
             return json.loads(self.body)
 
+    def problem(self) -> ProblemError:
+        """Return the problem of an answer that is an error."""
+        problem = problem_of(self.status, self.body)
+        if isinstance(problem, RateLimited):
+            problem.retry_after_s = self._retry_after_s
+        return problem
+
     @property
     def retry_after_s(self) -> float:
         """Return the value of Retry-After in seconds, bounded; 0 if there is none."""
+        return min(self._retry_after_s, _RETRY_AFTER_MAX_S)
+
+    @property
+    def _retry_after_s(self) -> float:
         value = self.headers.get("Retry-After", "")
         is_number = value.isascii() and value.isdigit() and len(value) < 9
-        return min(float(value), _RETRY_AFTER_MAX_S) if is_number else 0.0
+        return float(value) if is_number else 0.0
 
 
 class NotAnswered(Exception):
@@ -76,19 +94,31 @@ class NotAnswered(Exception):
 class Http:
     """Sends requests to one service, with a limit on open connections, and retries them."""
 
-    def __init__(self, base_url: str, tries: int, connections: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        tries: int,
+        connections: int,
+        token: TokenSource | None = None,
+        *,
+        allow_plain_http: bool = False,
+    ) -> None:
+        """See `ChatClient`."""
         if not base_url.lower().startswith(("http://", "https://")):
             raise ValueError(f"{base_url!r} must begin with http:// or https://")
+        if token is not None:
+            check_address(base_url, allow_plain_http)
         self.base_url = base_url.rstrip("/")
         self.tries = tries
+        self.credentials = Credentials(token)
         self._free = asyncio.Semaphore(connections)
 
     async def send(self, request: Request, tries: int | None = None) -> Answer:
         """Send a request until it is answered with a status of 2xx, and return the answer.
 
         Raise `ProblemError` for an answer that a retry cannot change. When all tries have failed,
-        raise `OutcomeUnknown` if one of them may have been carried out, and `ServiceUnavailable`
-        otherwise.
+        raise `OutcomeUnknown` if one of them may have been carried out. Otherwise raise
+        `RateLimited` if that was the last answer, and else `ServiceUnavailable`.
         """
         loop = asyncio.get_running_loop()
         give_up_at, is_outcome_unknown = math.inf, False
@@ -110,11 +140,11 @@ class Http:
             else:
                 if 200 <= answer.status < 300:
                     return answer
-                problem = problem_of(answer.status, answer.body)
-                if is_outcome_unknown and problem.status == 507:
-                    # This try was refused for lack of space, but an earlier one may have succeeded.
+                problem = answer.problem()
+                is_final = not problem.is_transient or _is_long(problem)
+                if is_final and is_outcome_unknown and not problem.settles_outcome:
                     raise final_error(str(problem), True, request.key)
-                if not problem.is_transient:
+                if is_final:
                     raise problem
                 reason, retry_after_s = str(problem), answer.retry_after_s
                 last_answer = problem
@@ -127,7 +157,15 @@ class Http:
         raise final_error(reason, is_outcome_unknown and changes, request.key, last_answer)
 
     async def _send_once(self, request: Request) -> Answer:
-        headers = dict(request.headers)
+        """Send a request, and once more if another token may be accepted."""
+        authorization = await self.credentials.headers()
+        answer = await self._send_with(request, authorization)
+        if answer.status == 401 and self.credentials.renew(authorization):
+            answer = await self._send_with(request, await self.credentials.headers())
+        return answer
+
+    async def _send_with(self, request: Request, authorization: Mapping[str, str]) -> Answer:
+        headers = {**request.headers, **authorization}
         if request.body:
             headers["Content-Type"] = "application/json"
         return await fetch(
@@ -147,7 +185,7 @@ async def fetch(request: HTTPRequest) -> Answer:
 
     Cancelling this closes the connection.
     """
-    # After a redirect, Tornado would turn a POST into a GET.
+    # After a redirect, Tornado would turn a POST into a GET, and send the token to any origin.
     request.follow_redirects = False
     request.decompress_response = False
     # A stream is one endless body. Other bodies are bounded by Tornado's buffer size.
@@ -191,6 +229,10 @@ class _Dialer(TCPClient):
         self._is_over = True
         if self._stream is not None:
             self._stream.close()
+
+
+def _is_long(problem: ProblemError) -> bool:
+    return isinstance(problem, RateLimited) and problem.retry_after_s > _RETRY_AFTER_MAX_S
 
 
 def pause_s(number: int, retry_after_s: float = 0.0) -> float:

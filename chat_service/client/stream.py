@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tornado.httpclient import HTTPRequest
 
-from chat_service.client.errors import ChatError, ProblemError, problem_of, reading_answer
+from chat_service.client.errors import ChatError, ProblemError, Unauthorized, reading_answer
 from chat_service.client.events import EventParser
 from chat_service.client.http import CONNECT_S, Answer, Http, NotAnswered, Request
 from chat_service.client.http import fetch as fetch_answer
@@ -57,6 +57,8 @@ class Stream(AsyncIterator[Message]):
         self._retry_s = _RETRY_S
         self._failures = 0
         self._is_broken = False
+        self._authorization: dict[str, str] = {}
+        self._is_renewed = False
         self._connect_at = 0.0
         self._closed = asyncio.Event()
 
@@ -67,8 +69,8 @@ class Stream(AsyncIterator[Message]):
         """Acknowledge the previous message, then wait for the next one without a time limit.
 
         Reconnect while the service is unavailable. Raise `ProblemError` if the service refuses
-        permanently, and `StopAsyncIteration` once the stream is closed. After a cancellation, no
-        message is lost and the iteration can continue.
+        permanently, and `StopAsyncIteration` once the stream is closed. After `TokenUnavailable`
+        and after a cancellation, no message is lost and the iteration can continue.
         """
         await self.acknowledge()
         while not self._closed.is_set():
@@ -132,15 +134,21 @@ class Stream(AsyncIterator[Message]):
         if self._last_handled:
             # Unlike a browser, do not send the last id received: that message may not be handled.
             headers["Last-Event-ID"] = self._last_handled
+        self._authorization = await self._http.credentials.headers()
+        headers |= self._authorization
         return _Connection(f"{self._http.base_url}{self._inbox}/stream", headers)
 
     def _schedule_after(self, connection: "_Connection") -> None:
         """Schedule the next connection. Raise `ProblemError` if the service refuses permanently."""
         if connection.retry_s is not None:
             self._retry_s = connection.retry_s
+        if connection.was_open:
+            self._is_renewed = False
         try:
             retry_after_s = connection.end()
-        except ProblemError:
+        except ProblemError as problem:
+            if isinstance(problem, Unauthorized) and self._renew():
+                return
             self._closed.set()
             raise
         self._failures = 0 if connection.was_open else self._failures + 1
@@ -151,6 +159,13 @@ class Stream(AsyncIterator[Message]):
         event = "the stream ended" if connection.was_open else "could not open the stream"
         log.info("%s; reconnecting in %.1f s", event, pause_s)
         self._is_broken = True
+
+    def _renew(self) -> bool:
+        """Return whether to connect at once with another token, at most once until it is open."""
+        if self._is_renewed or not self._http.credentials.renew(self._authorization):
+            return False
+        self._is_renewed = True
+        return True
 
     def _remember(self, message_id: str) -> None:
         self._last_handled = message_id
@@ -250,7 +265,7 @@ class _Connection:
             if not self._type.startswith(_TYPE):
                 raise ProblemError(200, title="The answer is not a stream; check the address")
         elif answer.status < 500 and answer.status != 429:
-            raise problem_of(answer.status, answer.body)
+            raise answer.problem()
         return answer.retry_after_s
 
     async def close(self) -> None:
