@@ -108,6 +108,7 @@ LAYERS = (
     ("server", "openapi"),
     ("handlers",),
     ("streaming", "metrics", "otlp"),
+    ("access",),
     ("api",),
 )
 #: Parts that import no other part of chat_service. Only `cli` may import these two.
