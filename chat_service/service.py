@@ -38,6 +38,7 @@ from chat_service.wiring import (
     connection_limits_of,
     message_limits_of,
     pool_limits_of,
+    proxies_of,
     request_limits_of,
     store_options_of,
     terms_of,
@@ -292,6 +293,7 @@ class Service:
             self._worker_metrics.undelivered.inc,
             self._bodies,
             ConnectionCounter(),
+            proxies_of(self.settings),
             self._tracer,
         )
 

@@ -6,6 +6,7 @@ The parts do not know `Settings`. Called by `chat_service.service`, which makes 
 import os
 import socket
 
+from chat_service.access.clients import TrustedProxies
 from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule
 from chat_service.api.validation import MessageLimits
@@ -83,6 +84,11 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
 def request_limits_of(settings: Settings, host_rule: HostRule) -> RequestLimits:
     """Return the limits of a request and of writing its response."""
     return RequestLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
+
+
+def proxies_of(settings: Settings) -> TrustedProxies | None:
+    """Return the trusted proxies, or None if there are none."""
+    return TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
 
 
 def connection_limits_of(settings: Settings) -> ConnectionLimits:

@@ -7,6 +7,7 @@ deployment can be fixed in one step.
 import math
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -156,6 +157,11 @@ def _contradictions(settings: Settings) -> list[str]:
             f"mongo_database: must not be {settings.mongo_database!r}, {reason}; the default "
             "is 'chat'"
         )
+    for network in settings.trusted_proxies:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            problems.append(f"trusted_proxies: {error}")
     if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
         problems.append("mongo_uri: must begin with mongodb:// or mongodb+srv://")
     return problems

@@ -75,7 +75,7 @@ class AccessLog:
     ) -> None:
         """Log one answered request.
 
-        `inbox` is the path's segment as sent, or empty; `client` the address of the peer.
+        `inbox` is the path's segment as sent, or empty; `client` its address.
         """
         if not (self._probed if is_probe else self._asked).take():
             return

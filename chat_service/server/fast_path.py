@@ -37,7 +37,7 @@ from chat_service.api.routing import POST_PATH
 from chat_service.api.types import CLIENT_GONE, BodyChunk, Response
 from chat_service.handlers.inbox import InboxHandlers, Pending
 from chat_service.server.body_budget import OVER_BUDGET
-from chat_service.server.handoff import Answered, Handoff
+from chat_service.server.handoff import Answered, Handoff, peer_of
 from chat_service.server.header_cache import HeaderCache, RequestHead
 from chat_service.server.http_stream import Awaiting, has_input
 from chat_service.server.lingering import Lingering
@@ -456,18 +456,25 @@ class FastPathConnection:
             self._writer.stop_timer()
         self._fast_path.forget(self)
 
+    def _client_of(self, head: RequestHead) -> str:
+        """Return the address of the client that sent a request."""
+        peer, proxies = peer_of(self._address), self._fast_path.tracker.proxies
+        if proxies is None:
+            return peer
+        return proxies.client_of(peer, head.forwarded_for, head.forwarded)
+
     def _account(self, serving: _Serving, status: int) -> None:
         match = serving.match
         route = match.route
         if match.query and is_waiting(match.query):
             route += WAIT_SUFFIX
-        seconds, client = time.perf_counter() - serving.began, str(self._address[0])
+        seconds = time.perf_counter() - serving.began
         self._fast_path.tracker.account(
             serving.id,
             match.method,
             route,
             match.parameter,
-            client,
+            self._client_of(match.head),
             status,
             seconds,
             serving.span,

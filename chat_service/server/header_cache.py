@@ -36,23 +36,27 @@ _LENGTH = re.compile(r"[0-9]{1,9}")
 #: Lines that differ for each request and change no decision, from the line feed before them to
 #: their carriage return. Blocks with other bytes in these values go to the parser.
 _PER_REQUEST = re.compile(
-    rb"\n(X-Request-ID|traceparent|tracestate|X-Forwarded-For|X-Real-IP|X-Amzn-Trace-Id)"
+    rb"\n(X-Request-ID|traceparent|tracestate|X-Forwarded-For|Forwarded|X-Real-IP|X-Amzn-Trace-Id)"
     rb":[\t ]*([\t\x20-\x7e]*)\r(?=\n[^\t ])",
     re.IGNORECASE,
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
+#: What the lines that are left must not have, in lowercase behind a line feed.
+_MISSED = (b"x-request-id", b"traceparent", b"\nx-forwarded-for", b"\nforwarded")
 
 
 class RequestHead(NamedTuple):
     """The header lines of an eligible request.
 
-    `length` is that of the body, in bytes. `request_id` and `traceparent` are those that the client
-    sent, or empty.
+    `length` is that of the body, in bytes. The others are the values of headers, or empty. Only
+    `request_id` has been checked.
     """
 
     length: int
     request_id: str
     traceparent: str
+    forwarded_for: str = ""
+    forwarded: str = ""
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
@@ -85,30 +89,34 @@ class HeaderCache:
             return self._remember(block)
         names = [name.lower() for name in parts[1::3]]
         kept = b"".join(parts[::3])[1:]
-        lower = kept.lower()
-        is_left = b"x-request-id" in lower or b"traceparent" in lower
+        lower = b"\n" + kept.lower()
+        is_left = any(name in lower for name in _MISSED)
         if is_left or len({*names}) < len(names) or block.count(b"\n") > _LINES_MAX:
             # The parser decides about repeated lines, and about too many.
             return self._parse(block)
         head = self._remember(kept)
         if head is None:
             return None
-        request_id = traceparent = ""
+        request_id = traceparent = forwarded_for = forwarded = ""
         for name, value in zip(names, parts[2::3], strict=True):
             if name == b"x-request-id":
                 request_id = value.decode("ascii").rstrip("\t ")
                 request_id = request_id if _REQUEST_ID.fullmatch(request_id) else ""
             elif name == b"traceparent":
                 traceparent = value.decode("ascii").rstrip("\t ")
-        return RequestHead(head.length, request_id, traceparent)
+            elif name == b"x-forwarded-for":
+                forwarded_for = value.decode("ascii").rstrip("\t ")
+            elif name == b"forwarded":
+                forwarded = value.decode("ascii").rstrip("\t ")
+        return RequestHead(head.length, request_id, traceparent, forwarded_for, forwarded)
 
     def _remember(self, block: bytes) -> RequestHead | None:
         try:
             return self._remembered[block]
         except KeyError:
             head = self._parse(block)
-        # The expression may have missed an id or a trace. Such a block must not be cached.
-        is_single = head is not None and (head.request_id or head.traceparent)
+        # The expression may have missed an id, for example. Such a block must not be cached.
+        is_single = head is not None and any(head[1:])
         if len(block) <= _REMEMBERED_BYTES_MAX and not is_single:
             if len(self._remembered) >= _REMEMBERED_MAX:
                 self._remembered.clear()
@@ -135,4 +143,10 @@ class HeaderCache:
         length = headers.get("Content-Length", "0")
         if not _LENGTH.fullmatch(length) or int(length) > self._length_max:
             return None
-        return RequestHead(int(length), request_id_of(headers), headers.get("traceparent", ""))
+        return RequestHead(
+            int(length),
+            request_id_of(headers),
+            headers.get("traceparent", ""),
+            headers.get("X-Forwarded-For", ""),
+            headers.get("Forwarded", ""),
+        )

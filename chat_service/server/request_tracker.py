@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from chat_service.access.clients import TrustedProxies
 from chat_service.api.request_policy import HostRule
 from chat_service.metrics.http import HttpMetrics
 from chat_service.server.access_log import AccessLog
@@ -44,6 +45,7 @@ class RequestTracker:
         on_undelivered: Callable[[int], None],
         bodies: BodyBudget,
         connections: ConnectionCounter,
+        proxies: TrustedProxies | None = None,
         tracer: "RequestTracer | None" = None,
     ) -> None:
         """`on_undelivered` is called with the number of messages in an undelivered answer."""
@@ -51,6 +53,8 @@ class RequestTracker:
         self.on_undelivered = on_undelivered
         self.bodies = bodies
         self.connections = connections
+        #: None if no proxy is trusted: the client of a request is then the peer of its connection.
+        self.proxies = proxies
         self.date = DateCache()
         self.tracer = tracer
         #: The number of requests whose head has arrived.
@@ -109,7 +113,7 @@ class RequestTracker:
     ) -> None:
         """Count and log one answered request.
 
-        `inbox` is the segment of the path as sent, or empty. `client` is the peer's address.
+        `inbox` is the segment of the path as sent, or empty. `client` is the client's address.
         """
         if span is not None and self.tracer is not None:
             self.tracer.end(span, status)

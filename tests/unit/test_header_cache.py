@@ -1,7 +1,7 @@
 """The header cache: which blocks of header lines are eligible, and what is read from them."""
 
 import random
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -9,7 +9,7 @@ from chat_service.api.request_policy import HostRule
 from chat_service.server.header_cache import HeaderCache, RequestHead
 from tests.support.raw import HOST
 
-ELIGIBLE: Final = {
+ELIGIBLE: Final[dict[bytes, tuple[Any, ...]]] = {
     b"Host: a\r\n\r\n": (0, "", ""),
     b"host:a\r\n\r\n": (0, "", ""),
     b"Host: a\r\nContent-Length: 0\r\n\r\n": (0, "", ""),
@@ -21,7 +21,9 @@ ELIGIBLE: Final = {
     b"Host: a\r\nX-Request-ID: one\t \r\n\r\n": (0, "one", ""),
     b"Host: a\r\nX-Request-ID: not one\r\n\r\n": (0, "", ""),
     b"Host: a\r\ntraceparent: 00-1\r\ntracestate: a=b\r\n\r\n": (0, "", "00-1"),
-    b"X-Forwarded-For: ::1\r\nHost: a\r\nX-Real-IP: ::1\r\n\r\n": (0, "", ""),
+    b"X-Forwarded-For: ::1 \r\nHost: a\r\nX-Real-IP: ::2\r\n\r\n": (0, "", "", "::1"),
+    b"Host: a\r\nforwarded:for=_a,for=b\r\n\r\n": (0, "", "", "", "for=_a,for=b"),
+    b"Host: a\r\nX-Forwarded-For: a\r\nX-Forwarded-For: b\r\n\r\n": (0, "", "", "a,b"),
 }
 
 
@@ -73,10 +75,10 @@ def test_a_head_is_cached_without_the_id_in_it() -> None:
     header_cache = HeaderCache(1000, HostRule())
     for request_id in ("one", "two"):
         block = b"Host: a\r\nX-Request-ID: %b\r\nContent-Length: 7\r\n\r\n" % request_id.encode()
-        assert header_cache.lookup(block) == (7, request_id, "")
-    assert header_cache.lookup(HOST + b"\r\n\r\n") == (0, "", "")
+        assert header_cache.lookup(block) == RequestHead(7, request_id, "")
+    assert header_cache.lookup(HOST + b"\r\n\r\n") == RequestHead(0, "", "")
     for number in range(3000):
-        assert header_cache.lookup(b"Host: a\r\nX: %d\r\n\r\n" % number) == (0, "", "")
+        assert header_cache.lookup(b"Host: a\r\nX: %d\r\n\r\n" % number) == RequestHead(0, "", "")
 
 
 PIECES: Final = (
@@ -87,6 +89,8 @@ PIECES: Final = (
     *(b"Y-X-Request-ID: y\r\n", b"X-Request-ID: x: y\r\n", b"X-Request-ID: \x7f\r\n"),
     *(b"traceparent: 00-1\r\n", b"TraceParent:\t00-2\r\n", b"tracestate: a=b\r\n"),
     *(b"X-Forwarded-For: 192.0.2.7, ::1\r\n", b"X-Forwarded-For: \r\n", b"X-Real-IP: x\r\n"),
+    *(b"X-Forwarded-For: \xe9, a\r\n", b"X-Forwarded-For : x\r\n", b"X-Forwarded-Host: a\r\n"),
+    *(b"Forwarded: for=_x;by=y\r\n", b"forwarded:\t\r\n", b'Forwarded: for="\xe9"\r\n'),
     *(b" folded\r\n", b"\tX-Request-ID: folded\r\n", b" \r\n", b"\r\n", b"\n", b"\r", b"\r\r\n"),
     *(b"Transfer-Encoding: chunked\r\n", b"Origin: http://b\r\n", b"Accept: */*\r\n", b":\r\n"),
     *(b"Accept: x\r\n" * 120,),
@@ -126,5 +130,7 @@ def test_a_block_is_parsed_once_despite_lines_of_proxies(monkeypatch: pytest.Mon
     header_cache = HeaderCache(1000, HostRule())
     for number in range(100):
         block = b"Host: a\r\nX-Request-ID: %d\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
-        assert header_cache.lookup(block % (number, number)) == (0, str(number), "")
+        assert header_cache.lookup(block % (number, number)) == RequestHead(
+            0, str(number), "", f"192.0.2.{number}"
+        )
     assert parsed == [b"Host: a\r\n\r\n"]

@@ -60,7 +60,7 @@ def test_a_read_may_have_a_body() -> None:
 def test_an_id_and_a_trace_are_found() -> None:
     lines = b"Host: a\r\nX-Request-ID: order-66\r\ntraceparent: 00-1\r\n\r\n"
     head = matched(b"GET /chat/eve HTTP/1.1\r\n" + lines).head
-    assert head == (0, "order-66", "00-1")
+    assert (head.request_id, head.traceparent) == ("order-66", "00-1")
 
 
 @pytest.mark.parametrize("first", [POST, READ])
