@@ -85,7 +85,7 @@ class KeyRing:
         self._fetching: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.keys: KeyTable = {}
-        #: Changes with the keys.
+        #: Changes when a key is removed or replaced, not when one is added.
         self.generation = 0
         #: Why the last fetch failed; empty if it did not.
         self.fault = ""
@@ -138,8 +138,11 @@ class KeyRing:
         try:
             data = await self._source.fetch()
             if data != self._data:
-                self.keys, self._data = read_key_set(data), data
-                self.generation += 1
+                old, self.keys, self._data = self.keys, read_key_set(data), data
+                self.generation += any(
+                    name not in self.keys or self.keys[name].key != public.key
+                    for name, public in old.items()
+                )
             self.fault = ""
         except KeysUnusable as error:
             if self.fault != (fault := str(error)):

@@ -15,10 +15,10 @@ from joserfc.errors import BadSignatureError, JoseError
 from joserfc.jws import extract_compact, validate_compact
 from msgspec import Meta, Struct
 
-from chat_service.access.grants import Grants
 from chat_service.access.jwks import KeyRing, PublicKey
-from chat_service.access.verifier import KeyMissing, Reason, TokenRefused
-from chat_service.api.identity import Identity
+from chat_service.access.patterns import pattern_fault, resolve
+from chat_service.access.verifier import InvalidToken, Reason, UnknownKey
+from chat_service.api.identity import Identity, Rights
 
 #: The longest token, in bytes, and how far the clocks of issuer and service may differ, in seconds.
 TOKEN_MAX, LEEWAY_S = 4096, 30
@@ -32,7 +32,6 @@ _ALGORITHMS = {"EdDSA": "Ed25519", "Ed25519": "Ed25519", "ES256": "ES256", "RS25
 _FORBIDDEN = ("crit", "jku", "jwk", "x5u", "b64", "enc", "zip")
 #: The types of access tokens. Others are for another purpose, such as a logout (RFC 8725, 3.11).
 _TYPES = ("jwt", "at+jwt", "application/at+jwt")
-_DEFAULT = Grants(("*",), ("{sub}",))
 
 V = TypeVar("V")
 #: Seconds since 1970, until the year 9999.
@@ -49,6 +48,14 @@ class _Header(Struct):
     typ: str = "jwt"
 
 
+class _Patterns(Struct, frozen=True, forbid_unknown_fields=True):
+    """The claim `chat`. A misspelled right is refused, so that it is noticed."""
+
+    send: list[str] = []
+    read: list[str] = []
+    ops: bool = False
+
+
 class _Claims(Struct):
     iss: str
     sub: _Subject
@@ -56,7 +63,7 @@ class _Claims(Struct):
     exp: _Date
     nbf: _Date = 0.0
     iat: _Date = 0.0
-    chat: Grants = _DEFAULT
+    chat: _Patterns = _Patterns(["*"], ["{sub}"])
     #: A token that is bound to a key of its sender is no bearer token (RFC 7800).
     cnf: Literal[None] = None
 
@@ -89,17 +96,17 @@ class JwtVerifier:
 
     @property
     def generation(self) -> int:
-        """Return the number of the key set. Identities of another one may be void."""
+        """Return a number that changes when a key is removed: identities from before may be void."""
         return self._ring.generation
 
     def verify(self, token: str) -> Identity:
         """Return the identity of a token, valid until `Identity.until`.
 
-        Raises `TokenRefused` or, if the token's key is unknown and the keys were not fetched
-        within the last 30 s, `KeyMissing`.
+        Raises `InvalidToken` or, if the token's key is unknown and the keys were not fetched
+        within the last 30 s, `UnknownKey`.
         """
         if len(token) > TOKEN_MAX or not token.isascii():
-            raise TokenRefused("malformed")
+            raise InvalidToken("malformed")
         if self._generation != self._ring.generation:
             self._generation = self._ring.generation
             self._good.clear()
@@ -108,28 +115,23 @@ class JwtVerifier:
         digest = sha256(data).digest()
         if (identity := self._good.get(digest)) is not None:
             if identity.until <= now:
-                raise TokenRefused("expired")
+                raise InvalidToken("expired")
             return identity
         if (bad := self._bad.get(digest)) is not None and now < bad[1]:
-            raise TokenRefused(bad[0])
+            raise InvalidToken(bad[0])
         try:
             identity = self._check(data, now)
-        except KeyMissing:
-            # Cheap to find out again, and another answer once the keys are fetched.
-            raise
-        except TokenRefused as refused:
-            self._bad.put(digest, (refused.reason, now + _BAD_KEPT_S))
+        except InvalidToken as refused:
+            # An unknown key is cheap to find again, and may be known once the keys are fetched.
+            if refused.reason != "unknown-key":
+                self._bad.put(digest, (refused.reason, now + _BAD_KEPT_S))
             raise
         self._good.put(digest, identity)
         return identity
 
-    async def verify_with_new_keys(self, token: str) -> Identity:
-        """Do the same, and fetch the keys if the token's key is unknown. Raises `TokenRefused`."""
-        try:
-            return self.verify(token)
-        except KeyMissing:
-            await self._ring.refresh()
-            return self.verify(token)
+    async def fetch_keys(self) -> None:
+        """Fetch the keys, unless that happened within the last 30 s. Raises nothing."""
+        await self._ring.refresh()
 
     def _check(self, data: bytes, now: float) -> Identity:
         try:
@@ -137,9 +139,9 @@ class JwtVerifier:
             header = parsed.headers()
             fields = msgspec.convert(header, _Header)
         except (JoseError, msgspec.ValidationError, ValueError, TypeError, RecursionError):
-            raise TokenRefused("malformed") from None
+            raise InvalidToken("malformed") from None
         if any(name in header for name in _FORBIDDEN) or fields.typ.lower() not in _TYPES:
-            raise TokenRefused("malformed")
+            raise InvalidToken("malformed")
         public = self._key_for(fields)
         self.signatures += 1
         try:
@@ -147,9 +149,9 @@ class JwtVerifier:
         except BadSignatureError:
             is_signed = False
         except JoseError:
-            raise TokenRefused("malformed") from None
+            raise InvalidToken("malformed") from None
         if not is_signed:
-            raise TokenRefused("signature")
+            raise InvalidToken("signature")
         return self._identity_of(parsed.payload, now)
 
     def _key_for(self, fields: _Header) -> PublicKey:
@@ -157,35 +159,41 @@ class JwtVerifier:
         keys = self._ring.keys
         algorithm = _ALGORITHMS.get(fields.alg)
         if algorithm is None:
-            raise TokenRefused("algorithm")
+            raise InvalidToken("algorithm")
         if fields.kid is None:
             # The token does not say which key it is, so there must be no choice.
             fitting = [key for (name, _), key in keys.items() if name == algorithm]
             if len(fitting) != 1:
-                raise TokenRefused("unknown-key")
+                raise InvalidToken("unknown-key")
             return fitting[0]
         if key := keys.get((algorithm, fields.kid)):
             return key
         if any(kid == fields.kid for _, kid in keys):
-            raise TokenRefused("algorithm")
-        raise KeyMissing if self._ring.may_refresh else TokenRefused("unknown-key")
+            raise InvalidToken("algorithm")
+        raise UnknownKey if self._ring.may_refresh else InvalidToken("unknown-key")
 
     def _identity_of(self, payload: Any, now: float) -> Identity:
         try:
             claims = _decode_claims(payload)
         except (msgspec.DecodeError, ValueError, RecursionError):
-            raise TokenRefused("claims") from None
+            raise InvalidToken("claims") from None
         if claims.iss != self._issuer:
-            raise TokenRefused("issuer")
+            raise InvalidToken("issuer")
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
         if self._audience not in audiences:
-            raise TokenRefused("audience")
+            raise InvalidToken("audience")
         until = claims.exp + LEEWAY_S
         if until <= now:
-            raise TokenRefused("expired")
+            raise InvalidToken("expired")
         if max(claims.nbf, claims.iat) > now + LEEWAY_S:
-            raise TokenRefused("not-yet")
-        return Identity(claims.sub, claims.chat.rights_of(claims.sub), until, claims.iat)
+            raise InvalidToken("not-yet")
+        return Identity(claims.sub, _rights_of(claims.chat, claims.sub), until, claims.iat)
+
+
+def _rights_of(claim: _Patterns, subject: str) -> Rights:
+    if any(map(pattern_fault, (*claim.send, *claim.read))):
+        raise InvalidToken("claims")
+    return Rights(resolve(claim.send, subject), resolve(claim.read, subject), claim.ops)
 
 
 class _Recent(Generic[V]):

@@ -1,4 +1,7 @@
-"""What checks a token that is not in the access file, and how it refuses one."""
+"""What the gate asks about a token that is not in the access file, and how such a token is refused.
+
+`chat_service.access.jwt` has the implementation; its packages are optional.
+"""
 
 from typing import Literal, Protocol, TypeAlias
 
@@ -10,7 +13,7 @@ Reason: TypeAlias = Literal[
     "audience", "claims",
 ]  # fmt: skip
 #: The same for the client. A client whose token has expired gets another one and tries again.
-DETAILS: dict[Reason, str] = {
+_DETAILS: dict[Reason, str] = {
     "malformed": "the token is not a signed JSON Web Token of at most 4096 bytes",
     "algorithm": "the token is not signed with the algorithm of its key",
     "unknown-key": "the token is signed with a key that this service does not know",
@@ -23,42 +26,37 @@ DETAILS: dict[Reason, str] = {
 }
 
 
-class TokenRefused(Exception):
-    """Raised for a token that is not valid. It says nothing that the token says."""
+class InvalidToken(Exception):
+    """Raised for a token that is not valid. The message is for the client; it quotes no token."""
 
     def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
+        super().__init__(_DETAILS[reason])
         self.reason = reason
 
-    @property
-    def detail(self) -> str:
-        """Return the reason as a sentence for the client."""
-        return DETAILS[self.reason]
 
-
-class KeyMissing(TokenRefused):
-    """Raised for a token whose key may be new: `Verifier.verify_with_new_keys` may accept it."""
+class UnknownKey(InvalidToken):
+    """Raised for a token whose key may be new. It may be valid after `Verifier.fetch_keys`."""
 
     def __init__(self) -> None:
         super().__init__("unknown-key")
 
 
 class Verifier(Protocol):
-    """Turns tokens into identities."""
+    """Verifies signed tokens."""
 
     @property
     def generation(self) -> int:
-        """Return a number that changes when an identity that was returned may be void."""
+        """Return a number that changes when a key is removed: identities from before may be void."""
         ...
 
     def verify(self, token: str) -> Identity:
-        """Return the identity of a token; raise `TokenRefused`, or its subclass `KeyMissing`."""
+        """Return the identity of a token, at once; it ends at its `until`.
+
+        Both identities and refusals are remembered, so that a token that is sent again costs
+        little. Raises `InvalidToken` or, if the key may exist by now, its subclass `UnknownKey`.
+        """
         ...
 
-    async def verify_with_new_keys(self, token: str) -> Identity:
-        """Do the same, but fetch the keys again if the token's key is not known.
-
-        Raises `TokenRefused`. However many tokens with unknown keys come, the keys are fetched at
-        most once in 30 s.
-        """
+    async def fetch_keys(self) -> None:
+        """Get the keys again, if the last time is long enough ago. Ends soon, and never raises."""
         ...
