@@ -36,10 +36,10 @@ _CLI_TERMS = {
     "the receipt in X-Receipt": "this receipt",
     "Idempotency-Key": "--key",
     "ttl must": "--ttl must",
+    "ttl is required and must": "--ttl must",
     "limit must": "--limit must",
     "timeout must be an integer": "--timeout must be a number of seconds",
     "username must": "the inbox's name must",
-    "username may": "the inbox's name may",
     "lease is required and must be": "the lease must be",
     "as POST .../lease gave it": "as chat lease printed it",
 }

@@ -104,7 +104,7 @@ def _operation(
     body_max = route.max_body_bytes or terms.body_bytes
     problems = [
         *operation.problems,
-        bad_request("there is no Host"),
+        bad_request("the request has no Host header"),
         too_large("the body", body_max),
         encoded_body(),
         head_too_large(),
@@ -159,7 +159,7 @@ def _summary(handler: Handler) -> str:
 
 def _others(terms: Terms) -> Object:
     problems = (
-        bad_request("there is no Host"),
+        bad_request("the request has no Host header"),
         not_found(),
         method_not_allowed("GET, HEAD, OPTIONS"),
         too_large("the body", terms.body_bytes),

@@ -223,7 +223,7 @@ class Exchange(HTTPMessageDelegate):
 
     def _check_host(self, host: str | None, version: str, path: str) -> None:
         if host is None and version != "HTTP/1.0":
-            raise bad_request("there is no Host")
+            raise bad_request("the request has no Host header")
         reject_malformed_hosts(host or "")
         if path not in self._routes.any_host_paths:
             # Probes use any address that reaches the service, and learn nothing secret.

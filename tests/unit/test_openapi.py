@@ -18,6 +18,8 @@ from chat_service.api import problems
 from chat_service.api.problems import FieldError, Problem, of_service_error
 from chat_service.api.request_options import READ_KEY_MIN, idempotency_key
 from chat_service.api.validation import LeaseBody, MessageBody, MessageLimits, new_message
+from chat_service.openapi import inbox, others
+from chat_service.wiring import terms_of
 from config import Settings
 from config.settings import PROJECT_ROOT
 from tests.support.contract import Contract, document_of, routes_of
@@ -62,6 +64,12 @@ def test_every_route_is_described_and_nothing_else() -> None:
     }
     described = {name for name, _ in operations()}
     assert described == routes, "chat_service/openapi has an entry for each route"
+
+
+def test_every_entry_describes_a_route() -> None:
+    routes = {f"{method} {route.path}" for route in routes_of(SETTINGS) for method in route.methods}
+    entries = {*inbox.operations(terms_of(SETTINGS)), *others.operations()}
+    assert entries <= routes, "no entry is left of a route that was removed or renamed"
 
 
 def test_every_operation_has_a_unique_name_and_a_description() -> None:

@@ -14,6 +14,7 @@ from chat_service.api.request_options import (
     is_waiting,
     preferences,
     read_options,
+    reject_body,
     reject_parameters,
     since,
     takes_gzip,
@@ -204,3 +205,15 @@ def test_gzip_is_accepted(accepted: str, is_accepted: bool) -> None:
 def test_hash_depends_on_how_the_parts_are_split() -> None:
     assert len({hash_of("ab", "c"), hash_of("a", "bc"), hash_of("abc"), hash_of("abc", "")}) == 4
     assert hash_of("a", "b") == hash_of("a", "b")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b" \r\n", b"\t{}\n"])
+def test_a_read_by_post_needs_no_body(body: bytes) -> None:
+    reject_body(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"limit": 1}', b"[]", b"null", b"{ }", b"limit=1", b"{}{}", b"\0"]
+)
+def test_a_limit_in_a_body_is_refused(body: bytes) -> None:
+    assert field_of(lambda: reject_body(body)) == "body"
