@@ -122,8 +122,8 @@ def too_large(what: str, limit: int) -> Problem:
 
 
 def head_too_large() -> Problem:
-    """Return a 431 for a request line and headers that together exceed their limit."""
-    detail = "the request line and the headers together exceed the limit of this server"
+    """Return a 431 for a head of too many bytes, or of too many lines."""
+    detail = "the request line and the headers are too long together, or there are too many headers"
     return Problem(431, "head-too-large", "The request head is too large", detail)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -42,9 +42,15 @@ class BatchHandlers:
         self._pool = pool
         self._rules = rules
         self._messages_max = messages_max
-        # The decoder stops at the limit instead of counting the messages of a longer batch.
-        bounded = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=messages_max)]
-        self._decode = msgspec.json.Decoder(bounded).decode
+        # For a list, the decoder checks the length at the end. For an array of fields, it stops at
+        # the first item beyond the last field.
+        items = msgspec.defstruct(
+            "Items",
+            [(f"item_{number}", msgspec.Raw, None) for number in range(messages_max)],
+            array_like=True,
+            forbid_unknown_fields=True,
+        )
+        self._decode = msgspec.json.Decoder(items).decode
 
     async def post(self, request: Request) -> Response:
         """POST /chat/batch: store many messages; each is stored or refused on its own."""
@@ -80,7 +86,8 @@ class BatchHandlers:
                 raise self._too_many()
             return lines
         try:
-            return [bytes(raw) for raw in self._decode(body)]
+            items = msgspec.structs.astuple(self._decode(body))
+            return [bytes(raw) for raw in items if raw is not None]
         except msgspec.ValidationError:
             raise self._too_many() from None
         except (msgspec.DecodeError, ValueError, RecursionError):

@@ -9,10 +9,11 @@ from typing import NamedTuple, cast
 import structlog
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
-from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnectionDelegate
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from chat_service.server.chunks import read_chunks
+from chat_service.server.header_cache import HEADERS_MAX
 from chat_service.server.http_stream import HttpStream
 from chat_service.server.lingering import Lingering
 
@@ -34,6 +35,15 @@ class ConnectionLimits(NamedTuple):
 
 class Connection(HTTP1Connection):
     """Reads one request and writes its response."""
+
+    def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
+        # The first line is the request line, and the last one is empty.
+        if data.count(b"\n") > HEADERS_MAX + 2:
+            # As for a head of too many bytes: the stream answers it, and is closed.
+            too_many = UnsatisfiableReadError("too many header lines")
+            self.stream.close(too_many)
+            raise too_many
+        return super()._parse_headers(data)
 
     async def _read_fixed_body(self, content_length: int, delegate: HTTPMessageDelegate) -> None:
         while content_length:

@@ -24,9 +24,8 @@ from chat_service.api.request_policy import (
 #: The most blocks in the cache, and the longest of them in bytes. They limit the memory that
 #: clients can fill with blocks that are used once.
 _REMEMBERED_MAX, _REMEMBERED_BYTES_MAX = 1024, 1024
-#: A longer head is ineligible: each line costs as much as a whole cached head, and Tornado would
-#: parse it again.
-_LINES_MAX = 100
+#: The most header lines of a request. Each costs as much to parse as a whole cached head.
+HEADERS_MAX = 100
 #: Headers about framing and coding, and those that ask for special handling.
 _UNUSUAL = (
     *("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade", "Trailer", "TE"),
@@ -83,6 +82,9 @@ class HeaderCache:
             return self._remembered[block]
         except KeyError:
             pass
+        # The last line is the empty one.
+        if block.count(b"\n") > HEADERS_MAX + 1:
+            return None
         # The pieces are: other lines, a name, a value, other lines, and so on.
         parts = _PER_REQUEST.split(b"\n" + block)
         if len(parts) == 1:
@@ -91,8 +93,8 @@ class HeaderCache:
         kept = b"".join(parts[::3])[1:]
         lower = b"\n" + kept.lower()
         is_left = any(name in lower for name in _MISSED)
-        if is_left or len({*names}) < len(names) or block.count(b"\n") > _LINES_MAX:
-            # The parser decides about repeated lines, and about too many.
+        if is_left or len({*names}) < len(names):
+            # The parser decides about repeated lines.
             return self._parse(block)
         head = self._remember(kept)
         if head is None:
@@ -126,7 +128,7 @@ class HeaderCache:
     def _parse(self, block: bytes) -> RequestHead | None:
         # Tornado accepts a bare LF as the end of a line, and two as the end of the head.
         lines = block.count(b"\r\n")
-        if block.count(b"\n") != lines or lines > _LINES_MAX:
+        if block.count(b"\n") != lines or lines > HEADERS_MAX + 1:
             return None
         try:
             headers = HTTPHeaders.parse(block[:-2].decode("latin1"))

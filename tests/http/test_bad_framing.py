@@ -174,6 +174,8 @@ TOO_LONG_A_HEAD: Final = {
     "a long path": get(b"/chat/" + b"a" * 9000),
     "a long query": get(b"/chat/bob?" + b"a" * 9000),
     "a long method": request(b"A" * 9000, b"/chat/bob"),
+    "101 headers": read_with(b"\r\n".join(b"A%d: 1" % n for n in range(100))),
+    "a folded header of 101 lines": read_with(b"A: 1" + b"\r\n 1" * 100),
     "ten thousand headers": read_with(b"\r\n".join(b"A%d: 1" % n for n in range(10_000))),
     "one header ten thousand times": read_with(b"\r\n".join([b"A: 1"] * 10_000)),
     "a megabyte without an end": b"GET /chat/bob HTTP/1.1\r\nX: " + b"a" * (1 << 20),

@@ -45,8 +45,9 @@ CHANGES_NOTHING: Final = {
     "an expectation that nobody knows": b"Expect: foo",
     "a place in a stream": b"Last-Event-ID: \xff junk",
     "cookies": b"Cookie: a=b; c; =; \xff",
-    "one header a thousand times": b"\r\n".join([b"A: 1"] * 1000),
-    "many headers": b"\r\n".join(b"A%d: 1" % number for number in range(800)),
+    # With the `Host`, these are as many as a request may have.
+    "one header 99 times": b"\r\n".join([b"A: 1"] * 99),
+    "100 headers": b"\r\n".join(b"A%d: 1" % number for number in range(99)),
     "an empty header": b"A:",
     "tabs around a value": b"A:\t1\t",
     "a request from the same site": b"Sec-Fetch-Site: same-origin",
