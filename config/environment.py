@@ -16,9 +16,9 @@ from pathlib import Path
 from config.settings import SECRETS, Settings
 
 ENV_PREFIX = "CHAT_"
-#: Names of variables that are not settings: the settings file, the address of the service for
-#: clients, and what docker-compose.yml publishes and builds.
-_NOT_SETTINGS = frozenset({"config", "url", "publish", "requirements"})
+#: Names of variables that are not settings: the settings file, the address of the service and the
+#: token for clients, and what docker-compose.yml publishes and builds.
+_NOT_SETTINGS = frozenset({"config", "url", "token", "token_file", "publish", "requirements"})
 _NAMES = Settings.__struct_fields__
 #: Matches the variables of Kubernetes and Docker, except `<NAME>_PORT`: only the value
 #: distinguishes that one from the setting.

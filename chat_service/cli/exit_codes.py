@@ -24,10 +24,13 @@ class ExitCode(IntEnum):
     PORT = 3
     DATABASE = 4
     DATA_DIR = 5
+    #: The service cannot be reached, is unavailable, or limits this client. Nothing was done.
     UNREACHABLE = 6
     UNKNOWN = 7
     #: The output cannot be written: the disk is full or the stream is closed.
     OUTPUT = 8
+    #: There is no token, the service does not accept it, or it lacks a right.
+    NO_ACCESS = 9
     #: What shells report for a program that ended by SIGHUP, SIGINT or SIGTERM.
     HUNG_UP = 129
     INTERRUPTED = 130

@@ -55,7 +55,7 @@ _COMMANDS = {
 _COMMANDS["process"] = "commands.serve"
 
 #: Options of nearly every command, but not of `chat` itself.
-_COMMAND_OPTIONS = ("--url", "--json", "--text")
+_COMMAND_OPTIONS = ("--url", "--json", "--text", "--insecure")
 
 _HELP = """Run a chat inbox over HTTP, and send requests to it.
 
@@ -66,7 +66,8 @@ Examples:
   chat read bob --wait 30s            read the unread messages, or wait for one
   chat watch bob                      stream new messages until Ctrl-C
 
-Client commands find the service by --url or the environment variable CHAT_URL. They print text for
+Client commands find the service by --url or the environment variable CHAT_URL, and a token in
+CHAT_TOKEN, in the file that CHAT_TOKEN_FILE names, or in ~/.config/chat/token. They print text for
 people on a terminal, and otherwise one JSON object per line. --json and --text override this.
 """
 _EXIT_CODES = """\b
@@ -77,9 +78,10 @@ Exit codes:
   3    the address to listen on is taken, or is not an address of this machine
   4    the database cannot be used
   5    the data directory cannot be used
-  6    the service cannot be reached
+  6    the service cannot be reached, or limits this client; nothing was done
   7    the outcome is unknown; if a key makes a retry safe, the error names it
   8    the output cannot be written; the error says how to get it again
+  9    the service needs a token, does not accept this one, or the token lacks a right
   129  SIGHUP: the terminal was closed
   130  Ctrl-C
   141  the reader of the output has exited

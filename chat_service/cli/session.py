@@ -4,6 +4,8 @@ Client commands are plain functions that call `Session.run` once per request.
 """
 
 import asyncio
+import math
+import os
 import re
 import signal
 import sys
@@ -14,16 +16,22 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from chat_service.cli.credentials import HOW_TO_GIVE_ONE, UserToken, find_token
 from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
 from chat_service.client import (
     ChatClient,
     ChatError,
+    Forbidden,
+    InboxFull,
     LeaseOver,
     OutcomeUnknown,
     ProblemError,
+    RateLimited,
     ServiceUnavailable,
+    TokenUnavailable,
+    Unauthorized,
 )
 
 P = ParamSpec("P")
@@ -48,9 +56,18 @@ _CLI_TERMS = {
 class Session:
     """The client and the output of one command."""
 
-    def __init__(self, url: str, output: Output, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, url: str, output: Output, runner: asyncio.Runner, token: UserToken | None
+    ) -> None:
+        """`token` may be sent to `url`, also if that is plain HTTP."""
         self.url = url
-        self.chat = ChatClient(url, tries=_TRIES)
+        self.token = token
+        self.chat = ChatClient(
+            url,
+            tries=_TRIES,
+            token=None if token is None else token.source(),
+            allow_plain_http=True,
+        )
         self.out = output
         self._runner = runner
 
@@ -90,8 +107,13 @@ async def _cancel_on_signal(work: Coroutine[Any, Any, T]) -> T:
             loop.remove_signal_handler(number)
 
 
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Send the token over plain HTTP to another machine."
+)
+
+
 def with_session(command: Callable[Concatenate[Session, P], int]) -> Callable[..., int]:
-    """Add `--url`, `--json` and `--text` to a command, and pass it the resulting `Session`."""
+    """Add `--url`, `--insecure`, `--json` and `--text` to a command, and pass it the `Session`."""
 
     @click.option(
         "--url",
@@ -101,11 +123,15 @@ def with_session(command: Callable[Concatenate[Session, P], int]) -> Callable[..
         show_default=True,
         help="Address of the service (CHAT_URL).",
     )
+    @insecure_option
     @click.option("--json/--text", "is_json", default=None, help="Print JSON, or text for people.")
     @wraps(command)
-    def wrapper(*args: Any, url: str, is_json: bool | None, **options: Any) -> int:
-        with translate_errors(url), asyncio.Runner() as runner:
-            session = Session(url, Output(is_json), runner)
+    def wrapper(*args: Any, url: str, insecure: bool, is_json: bool | None, **options: Any) -> int:
+        token = find_token(os.environ)
+        if token is not None:
+            token.check_address(url, insecure)
+        with translate_errors(url, token), asyncio.Runner() as runner:
+            session = Session(url, Output(is_json), runner, token)
             try:
                 return command(session, *args, **options)
             finally:
@@ -115,8 +141,8 @@ def with_session(command: Callable[Concatenate[Session, P], int]) -> Callable[..
 
 
 @contextmanager
-def translate_errors(url: str) -> Iterator[None]:
-    """Turn the client's errors and Ctrl-C into `CommandError`."""
+def translate_errors(url: str, token: UserToken | None = None) -> Iterator[None]:
+    """Turn the client's errors and Ctrl-C into `CommandError`. `token` is what the client sends."""
     url = without_credentials(url)
     try:
         yield
@@ -131,9 +157,7 @@ def translate_errors(url: str) -> Iterator[None]:
             raise CommandError(
                 ExitCode.UNKNOWN, f"the service at {url} failed: {problem}; see its log"
             ) from None
-        raise CommandError(
-            ExitCode.REFUSED, f"the service refused: {describe_problem(problem)}"
-        ) from None
+        raise CommandError(exit_code_of(problem), _describe_refusal(url, problem, token)) from None
     except OutcomeUnknown as error:
         key = f"; to retry safely, repeat this command with --key {error.key}" if error.key else ""
         raise CommandError(ExitCode.UNKNOWN, f"the outcome is unknown: {error}{key}") from None
@@ -148,6 +172,10 @@ def translate_errors(url: str) -> Iterator[None]:
         raise CommandError(
             ExitCode.UNREACHABLE, describe_unavailable(url, error) + advice
         ) from None
+    except TokenUnavailable as error:
+        # The file of the token was read again, and is no longer usable.
+        reason = str(error.__cause__ or error)
+        raise CommandError(ExitCode.NO_ACCESS, reason) from None
     except ChatError as error:
         raise CommandError(ExitCode.UNREACHABLE, f"{url}: {error}") from None
     except KeyboardInterrupt:
@@ -169,6 +197,35 @@ def describe_unavailable(url: str, error: ServiceUnavailable) -> str:
     address, problem = without_credentials(url), error.answer
     reason = describe_problem(problem)
     return f"nothing was done: the service at {address} answered {problem.status}: {reason}"
+
+
+def exit_code_of(problem: ProblemError) -> ExitCode:
+    """Return the exit code of a command whose request was refused."""
+    if isinstance(problem, Unauthorized | Forbidden):
+        return ExitCode.NO_ACCESS
+    if isinstance(problem, RateLimited | InboxFull):
+        return ExitCode.UNREACHABLE
+    return ExitCode.REFUSED
+
+
+def _describe_refusal(url: str, problem: ProblemError, token: UserToken | None) -> str:
+    """Return why a request was refused, and what to do about its token or the limit."""
+    if isinstance(problem, Unauthorized):
+        if token is None:
+            return f"the service at {url} needs a token; {HOW_TO_GIVE_ONE}"
+        return (
+            f"the service at {url} does not accept the token from {token.origin}: it is unknown, "
+            "revoked or expired"
+        )
+    if isinstance(problem, Forbidden):
+        whose = f"the token from {token.origin}" if token else "a request without a token"
+        return f"{whose} may not do this at {url}; the access file of the service lists the rights"
+    if isinstance(problem, RateLimited):
+        after = f" in {math.ceil(problem.retry_after_s)} s" if problem.retry_after_s else " later"
+        return f"nothing was done: the service at {url} limits this client; try again{after}"
+    if isinstance(problem, InboxFull):
+        return f"nothing was stored: {describe_problem(problem)}"
+    return f"the service refused: {describe_problem(problem)}"
 
 
 def describe_problem(problem: ProblemError) -> str:

@@ -160,8 +160,8 @@ class Http:
         """Send a request, and once more if another token may be accepted."""
         authorization = await self.credentials.headers()
         answer = await self._send_with(request, authorization)
-        if answer.status == 401 and self.credentials.renew(authorization):
-            answer = await self._send_with(request, await self.credentials.headers())
+        if answer.status == 401 and (other := await self.credentials.renew(authorization)):
+            answer = await self._send_with(request, other)
         return answer
 
     async def _send_with(self, request: Request, authorization: Mapping[str, str]) -> Answer:

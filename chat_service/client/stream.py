@@ -84,7 +84,7 @@ class Stream(AsyncIterator[Message]):
                 await self._settle(delivery)
             elif self._connection.is_over:
                 over, self._connection = self._connection, None
-                self._schedule_after(over)
+                await self._schedule_after(over)
             else:
                 await self._connection.wait()
                 if self._is_broken and self._connection.was_open:
@@ -138,7 +138,7 @@ class Stream(AsyncIterator[Message]):
         headers |= self._authorization
         return _Connection(f"{self._http.base_url}{self._inbox}/stream", headers)
 
-    def _schedule_after(self, connection: "_Connection") -> None:
+    async def _schedule_after(self, connection: "_Connection") -> None:
         """Schedule the next connection. Raise `ProblemError` if the service refuses permanently."""
         if connection.retry_s is not None:
             self._retry_s = connection.retry_s
@@ -147,7 +147,7 @@ class Stream(AsyncIterator[Message]):
         try:
             retry_after_s = connection.end()
         except ProblemError as problem:
-            if isinstance(problem, Unauthorized) and self._renew():
+            if isinstance(problem, Unauthorized) and await self._renew():
                 return
             self._closed.set()
             raise
@@ -160,9 +160,9 @@ class Stream(AsyncIterator[Message]):
         log.info("%s; reconnecting in %.1f s", event, pause_s)
         self._is_broken = True
 
-    def _renew(self) -> bool:
+    async def _renew(self) -> bool:
         """Return whether to connect at once with another token, at most once until it is open."""
-        if self._is_renewed or not self._http.credentials.renew(self._authorization):
+        if self._is_renewed or not await self._http.credentials.renew(self._authorization):
             return False
         self._is_renewed = True
         return True

@@ -67,10 +67,13 @@ class LoadGenerator:
     Passes each outcome to `on_outcome`.
     """
 
-    def __init__(self, load: Load, on_outcome: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, load: Load, on_outcome: Callable[[Outcome], None], token: str | None = None
+    ) -> None:
+        """`token` is sent with every request. It is not part of `load`, which may be printed."""
         self._load = load
         self._on_outcome = on_outcome
-        self._requests = requests(load)
+        self._requests = requests(load, token)
         self._connections: set[_Connection] = set()
         self._idle: deque[_Connection] = deque()
         self._backlog: deque[tuple[bytes, float]] = deque()
@@ -252,7 +255,7 @@ class _Connection(asyncio.Protocol):
         self._transport.close()
 
 
-def requests(load: Load) -> Iterator[bytes]:
+def requests(load: Load, token: str | None = None) -> Iterator[bytes]:
     """Yield requests endlessly, for inboxes at random or in turn."""
     rng = random.Random(load.seed)
     text = "x" * load.text_bytes
@@ -260,20 +263,21 @@ def requests(load: Load) -> Iterator[bytes]:
     for number in range(load.users):
         user = f"{load.prefix}-{number}"
         body = json.dumps({"text": text, "username": user, "timeout": 3600}).encode()
-        head = f"POST /chat HTTP/1.1\r\nHost: {_host(load)}\r\nContent-Type: application/json\r\n"
+        head = f"POST /chat HTTP/1.1\r\n{_headers(load, token)}Content-Type: application/json\r\n"
         posts.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    reads = reads_of(load)
+    reads = reads_of(load, token)
     for number in itertools.count():
         kind = posts if rng.random() < load.posts else reads
         yield kind[number % load.users if load.in_turn else int(rng.random() * load.users)]
 
 
-def reads_of(load: Load) -> list[bytes]:
+def reads_of(load: Load, token: str | None = None) -> list[bytes]:
     """Return one read of each inbox."""
-    head = f"HTTP/1.1\r\nHost: {_host(load)}\r\n\r\n"
+    head = f"HTTP/1.1\r\n{_headers(load, token)}\r\n"
     return [f"GET /chat/{load.prefix}-{number} {head}".encode() for number in range(load.users)]
 
 
-def _host(load: Load) -> str:
+def _headers(load: Load, token: str | None) -> str:
     host = f"[{load.host}]" if ":" in load.host else load.host
-    return f"{host}:{load.port}"
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    return f"Host: {host}:{load.port}\r\n{authorization}"

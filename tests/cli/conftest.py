@@ -16,8 +16,8 @@ from tests.support.server import Server
 from tests.support.waiting import PATIENCE
 
 _names = count()
-#: Variables that would change the output.
-_UNWANTED = ("NO_COLOR", "PYTHONUNBUFFERED")
+#: Variables that would change the output or the requests.
+_UNWANTED = ("NO_COLOR", "PYTHONUNBUFFERED", "CHAT_TOKEN", "CHAT_TOKEN_FILE")
 
 
 class Result(NamedTuple):

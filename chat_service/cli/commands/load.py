@@ -127,7 +127,9 @@ def load(
         )
     is_live = sys.stderr.isatty()
     try:
-        done = uvloop.run(_run_load(wanted, is_live))
+        # A load without access would measure refusals; this reports the reason instead.
+        session.run(session.chat.count(f"{wanted.prefix}-0"))
+        done = uvloop.run(_run_load(wanted, is_live, session.token and session.token.value))
     except OSError as error:
         address = without_credentials(session.url)
         raise CommandError(ExitCode.UNREACHABLE, f"no answer from {address}: {error}") from None
@@ -141,10 +143,10 @@ def load(
     return ExitCode.NOTHING if done.stats.errors or done.stats.missing else ExitCode.DONE
 
 
-async def _run_load(wanted: Load, is_live: bool) -> _Result:
+async def _run_load(wanted: Load, is_live: bool, token: str | None) -> _Result:
     """Run the load test, empty the inboxes, and return the result."""
     stats = LoadStats(0)
-    generator = LoadGenerator(wanted, stats.count)
+    generator = LoadGenerator(wanted, stats.count, token)
     watching: asyncio.Task[None] | None = None
     was_interrupted = False
     try:
@@ -165,7 +167,7 @@ async def _run_load(wanted: Load, is_live: bool) -> _Result:
         stats.is_sweeping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_SWEEP_S):
-                await generator.send_all(reads_of(wanted))
+                await generator.send_all(reads_of(wanted, token))
     finally:
         if watching is not None:
             watching.cancel()

@@ -10,7 +10,13 @@ import click
 
 from chat_service.cli.exit_codes import CommandError, ExitCode, OutputError, print_error
 from chat_service.cli.param_types import Duration, NonEmptyText, Text
-from chat_service.cli.session import Session, describe_problem, describe_unavailable, with_session
+from chat_service.cli.session import (
+    Session,
+    describe_problem,
+    describe_unavailable,
+    exit_code_of,
+    with_session,
+)
 from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
 _CHUNK_BYTES = 1 << 20
@@ -104,9 +110,9 @@ def _send_lines(
     """Post the lines of standard input as they arrive, and return the largest exit code.
 
     With a key, read all lines first, so that a repeat posts the same batches. Stop if the service
-    is unavailable.
+    is unavailable, or will refuse the next lines as well.
     """
-    code, is_unavailable = ExitCode.DONE, False
+    code, is_hopeless = ExitCode.DONE, False
     number = 0
     for lines in [list(_all_lines())] if key else _read_lines():
         sent = number
@@ -123,11 +129,17 @@ def _send_lines(
                 raise failure.with_advice(
                     f"the results of lines {number} to {last} are not shown"
                 ) from None
-            is_unavailable = is_unavailable or isinstance(result, ServiceUnavailable)
-        if is_unavailable:
+            is_hopeless = is_hopeless or _is_hopeless(result)
+        if is_hopeless:
             print_error("the remaining lines are not read")
             break
     return code
+
+
+def _is_hopeless(result: Posted | ChatError) -> bool:
+    if isinstance(result, ProblemError):
+        return exit_code_of(result) != ExitCode.REFUSED
+    return isinstance(result, ServiceUnavailable)
 
 
 def _print_posted(session: Session, posted: Posted, line: int | None = None) -> None:
@@ -144,7 +156,7 @@ def _print_posted(session: Session, posted: Posted, line: int | None = None) -> 
 def _print_failure(session: Session, error: ChatError, line: int) -> ExitCode:
     """Print why a line was not stored, and return the exit code for that."""
     if isinstance(error, ProblemError):
-        reason, code = f"was refused: {describe_problem(error)}", ExitCode.REFUSED
+        reason, code = f"was refused: {describe_problem(error)}", exit_code_of(error)
     elif isinstance(error, ServiceUnavailable):
         reason = f"was not sent: {describe_unavailable(session.url, error)}"
         code = ExitCode.UNREACHABLE

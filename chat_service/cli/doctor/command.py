@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from chat_service.cli.credentials import UserToken, find_token
 from chat_service.cli.doctor import host, service
 from chat_service.cli.exit_codes import ExitCode
 from chat_service.cli.options import EPILOG, settings_from, with_options
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
-from chat_service.cli.session import without_credentials
+from chat_service.cli.session import insecure_option, without_credentials
 from chat_service.server.listener import OPS_NAMES
 from chat_service.wiring import pool_limits_of
 from config import Settings, SettingsError
@@ -28,8 +29,9 @@ _COLORS = {"ok": "32", "warn": "33", "fail": "31"}
 @click.option(
     "--url", type=Url(), envvar="CHAT_URL", help="Also check a running service (CHAT_URL)."
 )
+@insecure_option
 @click.option("--json/--text", "is_json", default=None, help="Print JSON, or text for people.")
-def doctor(url: str | None, is_json: bool | None, **given: Any) -> int:
+def doctor(url: str | None, insecure: bool, is_json: bool | None, **given: Any) -> int:
     """Check the settings, machine, port and database; report ok, warn or fail for each.
 
     Changes nothing and starts nothing. Exits with 1 if a check fails.
@@ -40,13 +42,20 @@ def doctor(url: str | None, is_json: bool | None, **given: Any) -> int:
       chat doctor --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0'
       chat doctor --url http://127.0.0.1:8080
     """
-    return asyncio.run(_run_checks(Output(is_json), given, url))
+    token = find_token(os.environ) if url else None
+    if token is not None and url is not None:
+        token.check_address(url, insecure)
+    return asyncio.run(_run_checks(Output(is_json), given, url, token))
 
 
-async def _run_checks(out: Output, given: dict[str, str | None], url: str | None) -> int:
+async def _run_checks(
+    out: Output, given: dict[str, str | None], url: str | None, token: UserToken | None
+) -> int:
     sections = {"Starting a service here": _check_start(given, may_run=url is not None)}
     if url is not None:
-        sections[f"The service at {without_credentials(url)}"] = service.check_service(url)
+        sections[f"The service at {without_credentials(url)}"] = service.check_service(
+            url, token and token.value
+        )
     failed = count = 0
     for title, findings in sections.items():
         out.title(title)

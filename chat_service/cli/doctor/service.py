@@ -6,6 +6,7 @@ from typing import Any
 
 from tornado.httpclient import HTTPRequest
 
+from chat_service.cli.credentials import HOW_TO_GIVE_ONE
 from chat_service.cli.session import without_credentials
 from chat_service.client.http import Answer, NotAnswered, fetch
 from chat_service.server.listener import NAMES, PortTaken, bind
@@ -48,8 +49,11 @@ async def check_port(
     return Finding("port", "ok", f"{address} is free")
 
 
-async def check_service(url: str) -> AsyncIterator[Finding]:
-    """Check that a running service is alive and ready, and check its metrics."""
+async def check_service(url: str, token: str | None) -> AsyncIterator[Finding]:
+    """Check that a running service is alive and ready, and check its metrics.
+
+    Its metrics may need a token that has the right `ops`.
+    """
     url = url.rstrip("/")
     shown = without_credentials(url)
     try:
@@ -73,7 +77,14 @@ async def check_service(url: str) -> AsyncIterator[Finding]:
     else:
         yield Finding("ready", "ok", ", ".join(_PARTS))
     try:
-        answer = await _get(f"{url}/metrics")
+        answer = await _get(f"{url}/metrics", token)
+        if answer.status in (401, 403):
+            lacks = (
+                "the token lacks the right" if answer.status == 403 else "they need a token with"
+            )
+            detail = f"{shown}/metrics answered {answer.status}: {lacks} `ops`"
+            yield Finding("metrics", "warn", f"{detail}; {HOW_TO_GIVE_ONE}")
+            return
         if answer.status != 200:
             detail = (
                 f"{shown}/metrics answered {answer.status}; the settings `ops` and `ops_port` "
@@ -132,8 +143,11 @@ async def _readiness(url: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and "accepting" in document else None
 
 
-async def _get(url: str) -> Answer:
-    return await fetch(HTTPRequest(url, connect_timeout=_TIMEOUT_S, request_timeout=_TIMEOUT_S))
+async def _get(url: str, token: str | None = None) -> Answer:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return await fetch(
+        HTTPRequest(url, headers=headers, connect_timeout=_TIMEOUT_S, request_timeout=_TIMEOUT_S)
+    )
 
 
 def _values(exposition: str) -> dict[str, float]:
