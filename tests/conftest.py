@@ -1,4 +1,4 @@
-"""What the tests share: one real mongod for the run, a database, a store or a service for each."""
+"""Fixtures for all tests: one real mongod for the run; a database, store or service per test."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from workers.store.connection import StoreOptions
 from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 
-#: The pages are tested where there is a browser's driver: in tox's environment `clients`.
+#: The tests of the pages need a browser driver, which only tox's environment `clients` has.
 collect_ignore = [] if find_spec("playwright") else ["pages"]
 DRIVERS = os.environ.get("TEST_DRIVERS", "pymongo").split(",")
 _databases = count()
@@ -37,13 +37,21 @@ OpenStore: TypeAlias = Callable[..., Awaitable[MongoStore]]
 
 
 def pytest_configure() -> None:
-    """A shell makes what it runs in the background deaf to Ctrl-C, with all that it starts."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Stop ignoring SIGINT and SIGQUIT.
+
+    A shell starts background jobs with both ignored, and the services that the tests start would
+    inherit that.
+    """
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Some folders' tests need more than Python: tox's environment `clients` has it."""
+    """Mark the tests that need programs other than Python; tox's environment `clients` has them."""
     here = Path(__file__).parent
     for item in items:
         if item.path.relative_to(here).parts[0] in ("clients", "docs", "pages"):
@@ -52,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
-    """A loop for each test, as pytest-tornasync's, which turns once more for what is closing."""
+    """A loop for each test. Unlike that of pytest-tornasync, it lets connections finish closing."""
     loop = IOLoop()
     loop.make_current()
     yield loop
@@ -63,7 +71,7 @@ def io_loop() -> Iterator[IOLoop]:
 
 @pytest.fixture(scope="session")
 def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The connection string of the run's mongod. A machine without one fails, never skips."""
+    """The connection string of the run's mongod. Without a mongod, the tests fail; none is skipped."""
     with running_mongod(tmp_path_factory.mktemp("mongod")) as uri:
         yield uri
 
@@ -76,7 +84,7 @@ def database() -> str:
 
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> Driver:
-    """Each driver under test: PyMongo's, or Motor's in tox's environment of that name."""
+    """Each driver under test: PyMongo, or Motor in tox's environment `motor`."""
     return cast(Driver, request.param)
 
 
@@ -94,7 +102,7 @@ def settings(
         mongo_database=database,
         mongo_driver=driver,
         log_requests_per_s=0,
-        # The name that requests by hand are for: tests.support.raw.HOST.
+        # The host of requests that tests write by hand: tests.support.raw.HOST.
         allowed_hosts=("good.test",),
     )
     changes = [mark.kwargs for mark in request.node.iter_markers("settings")]
@@ -103,9 +111,7 @@ def settings(
 
 @pytest.fixture(autouse=True)
 def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests ask for counts right after what they did, again and again: a service in their process
-    keeps none, and slows nobody down.
-    """
+    """Disable the caching and slowing of metrics, because tests read them after each request."""
     monkeypatch.setattr("chat_service.service.METRICS_KEPT_S", 0.0)
     monkeypatch.setattr("chat_service.handlers.health.METRICS_AT_ONCE", 1 << 40)
     monkeypatch.setattr("chat_service.handlers.dashboard.HISTORY_AT_ONCE", 1 << 40)
@@ -113,7 +119,7 @@ def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def start_service(io_loop: IOLoop, settings: Settings) -> Iterator[StartService]:
-    """Starts services, as production does, with some settings changed; stops them at the end."""
+    """Starts services as in production, with some settings changed. Stops them at the end."""
     services: list[Service] = []
 
     async def start(**changes: Any) -> Service:
@@ -129,7 +135,7 @@ def start_service(io_loop: IOLoop, settings: Settings) -> Iterator[StartService]
 
 @pytest.fixture
 def connect(io_loop: IOLoop) -> Iterator[Connect]:
-    """Makes clients of services; closes them at the end."""
+    """Creates clients for services. Closes them at the end."""
     clients: list[ChatClient] = []
 
     def make(service: Service, limit: int = 64) -> ChatClient:
@@ -156,20 +162,20 @@ def chat(service: Service, connect: Connect) -> ChatClient:
 
 @pytest.fixture
 def server(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[Server]:
-    """The service as a process of its own, as its users start it."""
+    """The service as a separate process, started as users start it."""
     with Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database) as running:
         yield running
 
 
 @pytest.fixture
 def clock() -> DatabaseClock:
-    """A clock on the machine's wall time."""
+    """A clock that follows this machine's clock."""
     return DatabaseClock()
 
 
 @pytest.fixture
 def registry() -> CollectorRegistry:
-    """Where the metrics of one test are kept."""
+    """The metrics registry of one test."""
     return CollectorRegistry()
 
 
@@ -188,7 +194,7 @@ def open_store(
     clock: DatabaseClock,
     metrics: WorkerMetrics,
 ) -> Iterator[OpenStore]:
-    """Opens stores on one database, as nodes of one service; closes them at the end."""
+    """Opens stores on one database, as several nodes do. Closes them at the end."""
     stores: list[MongoStore] = []
 
     async def make(uri: str = mongo_uri, timeout_s: float = 4.0, node: str = "test") -> MongoStore:

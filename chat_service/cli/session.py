@@ -19,7 +19,7 @@ import click
 from chat_service.cli.credentials import HOW_TO_GIVE_ONE, UserToken, find_token
 from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.output import Output
-from chat_service.cli.param_types import Url
+from chat_service.cli.param_types import Duration, Url
 from chat_service.client import (
     ChatClient,
     ChatError,
@@ -51,6 +51,14 @@ _CLI_TERMS = {
     "lease is required and must be": "the lease must be",
     "as POST .../lease gave it": "as chat lease printed it",
 }
+#: The option of commands that can wait for a first message.
+wait_option = click.option(
+    "--wait",
+    type=Duration(),
+    metavar="TIME",
+    default=0.0,
+    help="Wait this long for a first message: 5, 30s, 10m.",
+)
 
 
 class Session:

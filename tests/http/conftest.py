@@ -1,4 +1,4 @@
-"""The Python client, for the tests of its guarantees."""
+"""Fixtures for tests of the Python client."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ from tests.support.middleman import base_of
 
 @pytest.fixture
 def connect_client(io_loop: IOLoop) -> Iterator[Callable[..., ChatClient]]:
-    """Makes clients of what is at a base URL; closes them at the end."""
+    """Creates clients for a base URL. Closes them at the end."""
     clients: list[ChatClient] = []
 
     def make(base: str, tries: int = 10) -> ChatClient:
@@ -26,5 +26,5 @@ def connect_client(io_loop: IOLoop) -> Iterator[Callable[..., ChatClient]]:
 
 @pytest.fixture
 def client(service: Service, connect_client: Callable[..., ChatClient]) -> ChatClient:
-    """A client of the service."""
+    """A Python client of the service."""
     return connect_client(base_of(service))

@@ -7,7 +7,7 @@ import click
 from chat_service.cli.exit_codes import CommandError, ExitCode, OutputError
 from chat_service.cli.output import format_duration
 from chat_service.cli.param_types import Duration, NonEmptyText, Text
-from chat_service.cli.session import Session, with_session
+from chat_service.cli.session import Session, wait_option, with_session
 from chat_service.client import Lease, LeaseOver
 
 
@@ -21,13 +21,7 @@ from chat_service.client import Lease, LeaseOver
     help="Duration of the lease, unless it is extended; 30s by default.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Lease at most the N oldest.")
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="TIME",
-    default=0.0,
-    help="Wait this long for a first message: 5, 30s, 10m.",
-)
+@wait_option
 @with_session
 def lease(session: Session, name: str, ttl: float, limit: int | None, wait: float) -> int:
     """Lease the unread messages in the inbox NAME, at most 1000.

@@ -6,8 +6,8 @@ import shlex
 import click
 
 from chat_service.cli.exit_codes import ExitCode, OutputError, print_error
-from chat_service.cli.param_types import Duration, NonEmptyText
-from chat_service.cli.session import Session, with_session
+from chat_service.cli.param_types import NonEmptyText
+from chat_service.cli.session import Session, wait_option, with_session
 from chat_service.client import Message
 from chat_service.client.chat import COUNT_MAX
 
@@ -15,13 +15,7 @@ from chat_service.client.chat import COUNT_MAX
 @click.command()
 @click.argument("name", type=NonEmptyText())
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Read at most the N oldest.")
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="TIME",
-    default=0.0,
-    help="Wait this long for a first message: 5, 30s, 10m.",
-)
+@wait_option
 @click.option(
     "--key",
     type=NonEmptyText(),
