@@ -71,7 +71,7 @@ def io_loop() -> Iterator[IOLoop]:
 
 @pytest.fixture(scope="session")
 def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The connection string of the run's mongod. Without a mongod, the tests fail; none is skipped."""
+    """The connection string of the run's mongod. Without one, tests fail; none is skipped."""
     with running_mongod(tmp_path_factory.mktemp("mongod")) as uri:
         yield uri
 
