@@ -5,6 +5,7 @@ It comes from a file, from an https URL, or from the URL that the issuer's own d
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -94,17 +95,16 @@ class KeyRing:
     def may_refresh(self) -> bool:
         """Return whether `refresh` would fetch the keys, or wait for a fetch in progress."""
         is_fetching = self._fetching is not None and not self._fetching.done()
-        return is_fetching or asyncio.get_running_loop().time() >= self._next_at
+        return is_fetching or time.monotonic() >= self._next_at
 
     async def start(self, wait_s: float) -> None:
         """Fetch the keys, trying again for `wait_s` seconds. Raises `KeysUnusable`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_s
+        deadline = time.monotonic() + wait_s
         while not self.keys:
             self._next_at = 0.0
             await self.refresh()
             if not self.keys:
-                if loop.time() >= deadline:
+                if time.monotonic() >= deadline:
                     raise KeysUnusable(self.fault)
                 await asyncio.sleep(_KNOCK_EVERY_S)
         self._keeper = asyncio.create_task(self._keep(), name="jwt-keys")
@@ -117,7 +117,7 @@ class KeyRing:
         if not self.may_refresh:
             return
         if self._fetching is None or self._fetching.done():
-            self._next_at = asyncio.get_running_loop().time() + self._source.apart_s
+            self._next_at = time.monotonic() + self._source.apart_s
             self._fetching = asyncio.create_task(self._fetch(), name="jwt-keys-fetch")
         await asyncio.wait((self._fetching,))
 

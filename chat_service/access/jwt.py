@@ -96,7 +96,7 @@ class JwtVerifier:
 
     @property
     def generation(self) -> int:
-        """Return a number that changes when a key is removed: identities from before may be void."""
+        """Return a number that changes when a key is removed: earlier identities may be void."""
         return self._ring.generation
 
     def verify(self, token: str) -> Identity:

@@ -46,7 +46,7 @@ class Verifier(Protocol):
 
     @property
     def generation(self) -> int:
-        """Return a number that changes when a key is removed: identities from before may be void."""
+        """Return a number that changes when a key is removed: earlier identities may be void."""
         ...
 
     def verify(self, token: str) -> Identity:
