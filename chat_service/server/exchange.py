@@ -107,7 +107,7 @@ class Exchange(HTTPMessageDelegate):
         self._task: asyncio.Task[None] | None = None
         self._span: Span | None = None
         # The address of the client; the peer's own until the head has arrived.
-        self._client: str = cast("_HTTPRequestContext", connection.context).remote_ip
+        self._address: str = cast("_HTTPRequestContext", connection.context).remote_ip
 
     # Tornado calls these four.
 
@@ -121,7 +121,7 @@ class Exchange(HTTPMessageDelegate):
             self._tracker.request_closed(self._handoff.server)
             self._answered, self._handoff = self._handoff.answered, None
         self._headers = headers
-        self._client = self._client_of(headers)
+        self._address = self._address_of(headers)
         line, writer = cast(RequestStartLine, start_line), self._writer
         writer.method, writer.is_old = line.method, line.version == "HTTP/1.0"
         if self._answered is not None:
@@ -214,12 +214,12 @@ class Exchange(HTTPMessageDelegate):
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":
             raise encoded_body()
 
-    def _client_of(self, headers: HTTPHeaders) -> str:
+    def _address_of(self, headers: HTTPHeaders) -> str:
         """Return the address of the client that sent a request."""
         if (proxies := self._tracker.proxies) is None:
-            return self._client
+            return self._address
         forwarded_for, forwarded = headers.get("X-Forwarded-For", ""), headers.get("Forwarded", "")
-        return proxies.client_of(self._client, forwarded_for, forwarded)
+        return proxies.client_of(self._address, forwarded_for, forwarded)
 
     def _check_host(self, host: str | None, version: str, path: str) -> None:
         if host is None and version != "HTTP/1.0":
@@ -340,7 +340,7 @@ class Exchange(HTTPMessageDelegate):
             self._writer.method,
             label,
             inbox,
-            self._client,
+            self._address,
             status,
             seconds,
             self._span,

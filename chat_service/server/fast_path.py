@@ -456,7 +456,7 @@ class FastPathConnection:
             self._writer.stop_timer()
         self._fast_path.forget(self)
 
-    def _client_of(self, head: RequestHead) -> str:
+    def _address_of(self, head: RequestHead) -> str:
         """Return the address of the client that sent a request."""
         peer, proxies = peer_of(self._address), self._fast_path.tracker.proxies
         if proxies is None:
@@ -474,7 +474,7 @@ class FastPathConnection:
             match.method,
             route,
             match.parameter,
-            self._client_of(match.head),
+            self._address_of(match.head),
             status,
             seconds,
             serving.span,
