@@ -3,8 +3,9 @@
 FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 
 # Nothing is compiled, and only packages with a hash in the requirements are fetched. With
-# --build-arg REQUIREMENTS=otel, the image can send OpenTelemetry traces and metrics.
-ARG REQUIREMENTS=serve
+# --build-arg REQUIREMENTS=otel, the image can also send OpenTelemetry traces and metrics; with
+# serve, it cannot check JSON Web Tokens.
+ARG REQUIREMENTS=jwt
 COPY requirements/${REQUIREMENTS}.txt /build/requirements.txt
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
