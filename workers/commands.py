@@ -44,10 +44,14 @@ class Unread(Struct, frozen=True, gc=False):
 
 
 class Key(Struct, frozen=True, gc=False):
-    """The hash of a post's idempotency key, and the hash of the request that it belongs to."""
+    """The hash of a post's idempotency key, and the hash of the request that it belongs to.
+
+    `gets_receipt` says whether a repeat of the post gets a receipt of its own.
+    """
 
     hash: str
     body: str
+    gets_receipt: bool = True
 
 
 class Post(Command["str | Stored"], frozen=True, gc=False):

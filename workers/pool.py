@@ -1,7 +1,8 @@
 """The pool: passes each request to the shard of its inbox, and keeps the shards running.
 
 The front end calls `post`, `read`, `count` and `submit`. They return a future at once, or refuse;
-everything else happens in the shards. The pool owns all tasks of the engine.
+everything else happens in the shards. The pool owns all tasks of the engine. Each request names its
+client, since clients take turns.
 """
 
 import asyncio
@@ -97,7 +98,8 @@ class WorkerPool:
             waiters=self._waiters,
             tracer=tracer,
         )
-        self._queues = [ShardQueue(limits.queue) for _ in range(limits.shards)]
+        on_displaced = metrics.refused.labels(_REASONS[Overloaded]).inc
+        self._queues = [ShardQueue(limits.queue, on_displaced) for _ in range(limits.shards)]
         self._shards = [Shard(queue, engine, limits.batch) for queue in self._queues]
         # The hashed idempotency keys of requests that are being processed.
         self._keys: set[str] = set()
@@ -150,7 +152,14 @@ class WorkerPool:
         self._waiters.refuse_if_full()
 
     def post(
-        self, username: str, text: str, size: int, timeout_s: int, receipt: str = ""
+        self,
+        username: str,
+        text: str,
+        size: int,
+        timeout_s: int,
+        receipt: str = "",
+        *,
+        client: str = "",
     ) -> asyncio.Future[str]:
         """Store a message of `size` bytes for `timeout_s` seconds from now.
 
@@ -163,12 +172,19 @@ class WorkerPool:
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
-        return self._enqueue(
-            Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
-        )
+        post = Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
+        return self._enqueue(post, client)
 
     def post_keyed(
-        self, username: str, text: str, size: int, timeout_s: int, key: Key, receipt: str = ""
+        self,
+        username: str,
+        text: str,
+        size: int,
+        timeout_s: int,
+        key: Key,
+        receipt: str = "",
+        *,
+        client: str = "",
     ) -> asyncio.Future[Stored]:
         """Store a message as `post` does, but only once for all posts with this key.
 
@@ -181,7 +197,7 @@ class WorkerPool:
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
-        return self._one_at_a_time(key.hash, lambda: self._enqueue(post))
+        return self._one_at_a_time(key.hash, lambda: self._enqueue(post, client))
 
     def read(
         self,
@@ -190,16 +206,24 @@ class WorkerPool:
         upto: str | None = None,
         wait_s: float = 0.0,
         lease: Lease | None = None,
+        *,
+        client: str = "",
     ) -> asyncio.Future[Slice]:
         """Claim an inbox's unread messages; see `workers.commands.Read`.
 
         Raises `Overloaded`, `Draining` or `StoreUnavailable` at once. If the future is cancelled
         before the claim is sent, nothing is claimed; a claim sent earlier is rolled back.
         """
-        return self._enqueue(Read(username, limit, upto, wait_s, lease), wait_s)
+        return self._enqueue(Read(username, limit, upto, wait_s, lease), client, wait_s)
 
     def read_keyed(
-        self, username: str, key: str, limit: int | None = None, wait_s: float = 0.0
+        self,
+        username: str,
+        key: str,
+        limit: int | None = None,
+        wait_s: float = 0.0,
+        *,
+        client: str = "",
     ) -> asyncio.Future[Slice]:
         """Read as `read` does, but return the same messages again for a repeat with this key.
 
@@ -208,24 +232,24 @@ class WorkerPool:
         Claims for a key are never rolled back.
         """
         read = Read(username, limit, None, wait_s, None, key)
-        return self._one_at_a_time(key, lambda: self._enqueue(read, wait_s))
+        return self._one_at_a_time(key, lambda: self._enqueue(read, client, wait_s))
 
-    def count(self, username: str) -> asyncio.Future[int]:
+    def count(self, username: str, *, client: str = "") -> asyncio.Future[int]:
         """Count an inbox's unread messages. Raises the same errors as `read`."""
-        return self._enqueue(Count(username))
+        return self._enqueue(Count(username), client)
 
-    def submit(self, command: Command[R]) -> asyncio.Future[R]:
+    def submit(self, command: Command[R], *, client: str = "") -> asyncio.Future[R]:
         """Carry out a command, and return a future of its result; see `workers.commands`.
 
         For commands that are a single call of the store: acknowledgements, releases, extensions,
         receipts and the like. Raises the same errors as `read`.
         """
-        return self._enqueue(command)
+        return self._enqueue(command, client)
 
     def sample(self) -> None:
         """Set the gauges of the queues, the clock and the waiters."""
         for number, queue in enumerate(self._queues):
-            self._metrics.queued.labels(str(number)).set(queue.qsize())
+            self._metrics.queued.labels(str(number)).set(len(queue))
             self._metrics.queued_bytes.labels(str(number)).set(queue.waiting_bytes())
         self._metrics.clock_offset.set(self._clock.offset_ms / 1000)
         self._metrics.waiters.set(self._waiters.count)
@@ -266,7 +290,9 @@ class WorkerPool:
             for item in queue.take_nowait(1 << 62, 1 << 62):
                 item.fail(Draining("the service stopped"))
 
-    def _enqueue(self, command: Command[Any], wait_s: float = 0.0) -> asyncio.Future[Any]:
+    def _enqueue(
+        self, command: Command[Any], client: str, wait_s: float = 0.0
+    ) -> asyncio.Future[Any]:
         now = self._loop.time()
         future: asyncio.Future[Any] = self._loop.create_future()
         queue = self._queues[shard_of(command.username, len(self._queues))]
@@ -274,7 +300,9 @@ class WorkerPool:
         deadline = now + self._limits.deadline_s
         try:
             self._breaker.refuse_if_open()
-            queue.put_or_refuse(WorkItem(command, now, deadline, future, wait_until, current.get()))
+            queue.put_or_refuse(
+                WorkItem(command, now, deadline, future, wait_until, current.get(), client)
+            )
         except NotExecuted as refusal:
             self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
             raise

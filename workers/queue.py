@@ -1,15 +1,34 @@
-"""The queue in front of a shard: bounded by count, by bytes, and per inbox.
+"""The queue in front of a shard: bounded by count, by bytes, and per inbox, and fair to clients.
 
 `put_or_refuse` never waits: it refuses at once if there is no room. The bound per inbox keeps one
 busy inbox from filling a queue that it shares with others.
+
+A client with many requests does not make the others wait, and does not take their room:
+
+- Clients take turns: each gives one item, then the next one. A batch that does not exhaust the
+  queue therefore has the items of those with few requests.
+- A full queue makes room for a client with less than its share: it refuses the newest item of the
+  client that has the most. A client that is alone has the whole queue.
+- While several clients send requests, batches are small, so that nobody waits for a long one.
+
+The items of one client keep their order. A batch is in order of arrival. So an item only overtakes
+items of other clients, and only while the queue holds more than a batch. These have no answer yet:
+a read never misses a message whose post was answered before, or was sent by the same client before.
 """
 
 import asyncio
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from itertools import takewhile
+from typing import NamedTuple, TypeAlias
 
 from workers.errors import Draining, Expired, Overloaded
 from workers.work_item import WorkItem
+
+#: The queue counts as shared for so many seconds after a request of another client than the last.
+SHARED_S = 10.0
+#: While the queue is shared, a batch has at most this many items, or this many of each client.
+SHARED_ITEMS, SHARED_TURNS = 128, 4
 
 
 class QueueLimits(NamedTuple):
@@ -20,101 +39,207 @@ class QueueLimits(NamedTuple):
     items_per_inbox: int
 
 
-class ShardQueue(asyncio.Queue[WorkItem | None]):
-    """An `asyncio.Queue` of work items with one consumer. A None wakes the consumer at the end.
+#: The items of one client, oldest first.
+_Line: TypeAlias = deque[WorkItem]
 
-    `_init`, `_put` and `_get` are the hooks that asyncio's own queues override. Here they count
-    bytes, and items per inbox.
-    """
 
-    def __init__(self, limits: QueueLimits) -> None:
+class _Lack(NamedTuple):
+    """Why an item does not fit, and how much of what it lacks others take up."""
+
+    reason: str
+    taken_by: Callable[[WorkItem], int]
+    taken_by_line: Callable[[_Line], int]
+
+
+class ShardQueue:
+    """Work items that wait for one consumer."""
+
+    def __init__(
+        self, limits: QueueLimits, on_displaced: Callable[[], object] = lambda: None
+    ) -> None:
+        """`on_displaced` is called for each item that is refused after it was accepted."""
         self._limits = limits
-        self._closed = False
-        super().__init__()
-
-    def _init(self, maxsize: int) -> None:
-        self._queue: deque[WorkItem | None] = deque()
+        self._on_displaced = on_displaced
+        self._is_closed = False
+        # All items in order of arrival, with their numbers. All get the same time, so they are in
+        # the order of their deadlines, too.
+        self._arrivals: dict[WorkItem, int] = {}
+        # The lines of the clients that have items, in the order of their turns.
+        self._lines: dict[str, _Line] = {}
         self._per_inbox: dict[str, int] = {}
         self._bytes = 0
+        self._number = 0
+        # The last item's client, and until when the queue counts as shared, on the loop's clock.
+        self._last_client: str | None = None
+        self._shared_until = 0.0
+        self._consumer: asyncio.Future[None] | None = None
 
-    def _put(self, item: WorkItem | None) -> None:
-        self._queue.append(item)
-        if item is not None:
-            username = item.command.username
-            self._per_inbox[username] = self._per_inbox.get(username, 0) + 1
-            self._bytes += item.command.size
-
-    def _get(self) -> WorkItem | None:
-        item = self._queue.popleft()
-        if item is not None:
-            username = item.command.username
-            if self._per_inbox[username] > 1:
-                self._per_inbox[username] -= 1
-            else:
-                del self._per_inbox[username]
-            self._bytes -= item.command.size
-        return item
+    def __len__(self) -> int:
+        """Return the number of items in the queue."""
+        return len(self._arrivals)
 
     def waiting_bytes(self) -> int:
         """Return the bytes of text in the queue."""
         return self._bytes
 
     def put_or_refuse(self, item: WorkItem) -> None:
-        """Append an item, or raise `Overloaded` or `Draining` and append nothing."""
-        if self._closed:
+        """Append an item, or raise `Overloaded` or `Draining` and append nothing.
+
+        Items of a client with more of them may be refused to make room for it.
+        """
+        if self._is_closed:
             raise Draining("the service is stopping")
-        if len(self._queue) >= self._limits.items:
-            raise Overloaded("too many requests are waiting")
-        if self._per_inbox.get(item.command.username, 0) >= self._limits.items_per_inbox:
-            raise Overloaded("too many requests are waiting for this inbox")
-        if self._bytes + item.command.size > self._limits.bytes:
-            raise Overloaded("too many bytes are waiting to be stored")
-        self.put_nowait(item)
+        command, limits = item.command, self._limits
+        if (
+            len(self._arrivals) >= limits.items
+            or self._per_inbox.get(command.username, 0) >= limits.items_per_inbox
+            or self._bytes + command.size > limits.bytes
+        ):
+            self._make_room(item)
+        self._put(item)
 
     def readmit(self, item: WorkItem) -> None:
         """Append a long poll that was woken, regardless of the bounds."""
-        if self._closed:
+        if self._is_closed:
             item.fail(Draining("the service is stopping"))
         else:
-            self.put_nowait(item)
+            self._put(item)
 
     async def take(self, items_max: int, bytes_max: int) -> list[WorkItem]:
-        """Wait for an item, then return the items in the queue up to the bounds, oldest first.
+        """Wait for an item, then return items up to the bounds, as `take_nowait` does.
 
         An empty list means that the queue is closed and empty. Cancelling loses no item.
         """
-        if self._closed and self.empty():
-            return []
-        first = await self.get()
-        if first is None:
-            return []
-        return [first, *self.take_nowait(items_max - 1, bytes_max - first.command.size)]
+        while not self._arrivals:
+            if self._is_closed:
+                return []
+            self._consumer = asyncio.get_running_loop().create_future()
+            try:
+                await self._consumer
+            finally:
+                self._consumer = None
+        return self.take_nowait(items_max, bytes_max)
 
     def take_nowait(self, items_max: int, bytes_max: int) -> list[WorkItem]:
-        """Return the items in the queue up to the bounds, oldest first, without waiting."""
-        taken: list[WorkItem] = []
-        while self._queue and len(taken) < items_max:
-            head = self._queue[0]
-            if head is None or (bytes_max := bytes_max - head.command.size) < 0:
+        """Return items up to the bounds, oldest first: an item of each client in turn.
+
+        If there is any item, at least one is returned, even if it alone exceeds the bytes.
+        """
+        arrivals, lines = self._arrivals, self._lines
+        if not arrivals:
+            return []
+        if len(arrivals) > SHARED_ITEMS and self._is_shared():
+            items_max = min(items_max, max(SHARED_ITEMS, SHARED_TURNS * len(lines)))
+        if len(arrivals) <= items_max and self._bytes <= bytes_max:
+            everything = [*arrivals]
+            arrivals.clear()
+            lines.clear()
+            self._per_inbox.clear()
+            self._bytes = 0
+            return everything
+        taken: list[tuple[int, WorkItem]] = []
+        while lines and len(taken) < items_max:
+            client, line = next(iter(lines.items()))
+            item = line[0]
+            bytes_max -= item.command.size
+            if bytes_max < 0 and taken:
                 break
-            self.get_nowait()
-            taken.append(head)
-        return taken
+            taken.append((arrivals[item], item))
+            self._remove(item, line)
+            if line:
+                # The end of its turn.
+                del lines[client]
+                lines[client] = line
+        taken.sort()
+        return [item for _, item in taken]
 
     def expire(self, now: float) -> int:
-        """Fail the items whose deadline has passed, and return how many there were.
-
-        All items of a process get the same time, so those at the head of the queue expire first.
-        """
-        expired = 0
-        while self._queue and (head := self._queue[0]) is not None and head.deadline <= now:
-            self.get_nowait()
-            expired += head.fail(Expired("the request waited too long in its queue"))
-        return expired
+        """Fail the items whose deadline has passed, and return how many there were."""
+        due = list(takewhile(lambda item: item.deadline <= now, self._arrivals))
+        for item in due:
+            self._remove(item, self._lines[item.client])
+        return sum(item.fail(Expired("the request waited too long in its queue")) for item in due)
 
     def close(self) -> None:
         """Refuse new items. `take` returns the remaining items, then an empty list."""
-        if not self._closed:
-            self._closed = True
-            if self.empty():
-                self.put_nowait(None)
+        self._is_closed = True
+        self._wake_consumer()
+
+    def _put(self, item: WorkItem) -> None:
+        command, client = item.command, item.client
+        if (line := self._lines.get(client)) is not None:
+            line.append(item)
+        else:
+            self._lines[client] = deque((item,))
+            if client != self._last_client:
+                if self._last_client is not None:
+                    self._shared_until = item.entered + SHARED_S
+                self._last_client = client
+        self._number = self._arrivals[item] = self._number + 1
+        username = command.username
+        self._per_inbox[username] = self._per_inbox.get(username, 0) + 1
+        self._bytes += command.size
+        if self._consumer is not None:
+            self._wake_consumer()
+
+    def _remove(self, item: WorkItem, line: _Line) -> None:
+        if line[0] is item:
+            line.popleft()
+        else:
+            line.remove(item)
+        if not line:
+            del self._lines[item.client]
+        del self._arrivals[item]
+        command = item.command
+        self._bytes -= command.size
+        if self._per_inbox[command.username] > 1:
+            self._per_inbox[command.username] -= 1
+        else:
+            del self._per_inbox[command.username]
+
+    def _is_shared(self) -> bool:
+        """Return whether several clients have items, or had some lately."""
+        return len(self._lines) > 1 or next(reversed(self._arrivals)).entered < self._shared_until
+
+    def _make_room(self, item: WorkItem) -> None:
+        """Refuse the newest items of the client with the most until an item of another fits.
+
+        Raises `Overloaded` if the item's client has its share already.
+        """
+        own: _Line = self._lines.get(item.client, deque())
+        while (lack := self._lack_of(item)) is not None:
+            # First a cheap test, for a client that floods a full queue.
+            if len(own) * len(self._lines) >= len(self._arrivals):
+                raise Overloaded(lack.reason)
+            most = max(self._lines.values(), key=lack.taken_by_line)
+            if lack.taken_by_line(most) <= lack.taken_by_line(own) + lack.taken_by(item):
+                raise Overloaded(lack.reason)
+            newest = next(each for each in reversed(most) if lack.taken_by(each))
+            self._remove(newest, most)
+            if newest.fail(Overloaded("other clients need the room in the queue")):
+                self._on_displaced()
+
+    def _lack_of(self, item: WorkItem) -> _Lack | None:
+        """Return what an item lacks to fit into the queue."""
+        command, limits = item.command, self._limits
+        if len(self._arrivals) >= limits.items:
+            return _Lack("too many requests are waiting", lambda _: 1, len)
+        if self._per_inbox.get(command.username, 0) >= limits.items_per_inbox:
+            reason, username = "too many requests are waiting for this inbox", command.username
+
+            def is_same(each: WorkItem) -> int:
+                return each.command.username == username
+
+            return _Lack(reason, is_same, lambda line: sum(map(is_same, line)))
+        if self._bytes + command.size > limits.bytes:
+            reason = "too many bytes are waiting to be stored"
+            return _Lack(reason, _size_of, lambda line: sum(map(_size_of, line)))
+        return None
+
+    def _wake_consumer(self) -> None:
+        if self._consumer is not None and not self._consumer.done():
+            self._consumer.set_result(None)
+
+
+def _size_of(item: WorkItem) -> int:
+    return item.command.size

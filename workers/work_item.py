@@ -13,7 +13,16 @@ class WorkItem:
     sent to the database. An item is answered once; later `resolve` and `fail` return False.
     """
 
-    __slots__ = ("command", "deadline", "entered", "future", "timer", "trace", "wait_until")
+    __slots__ = (
+        "client",
+        "command",
+        "deadline",
+        "entered",
+        "future",
+        "timer",
+        "trace",
+        "wait_until",
+    )
 
     def __init__(
         self,
@@ -23,8 +32,11 @@ class WorkItem:
         future: asyncio.Future[Any],
         wait_until: float = 0.0,
         trace: object = None,
+        client: str = "",
     ) -> None:
         self.command = command
+        #: Whose request it is. Clients take turns in the queue.
+        self.client = client
         #: The times, on the event loop's clock, at which the item entered the queue and by which it
         #: must be answered. Both are set again when a long poll is woken.
         self.entered = entered

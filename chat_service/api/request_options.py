@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from tornado.httputil import HTTPHeaders
 
+from chat_service.api.identity import EVERYONE, Client
 from chat_service.api.problems import FieldError, invalid
 
 #: The shortest key of a read, in characters. The key must not be guessable: these hold 128 bits.
@@ -195,6 +196,38 @@ def hash_of(*parts: str) -> str:
         digest.update(b"%d:" % len(encoded))
         digest.update(encoded)
     return digest.hexdigest()
+
+
+def post_key_hash(client: Client, *parts: str) -> str:
+    """Return the hash of a post's idempotency key, which differs between identities.
+
+    Such a key may be guessable, so callers without a subject are told apart by their address. With
+    `access=off`, all share their keys.
+    """
+    if client.identity is EVERYONE:
+        return hash_of(*parts)
+    if client.identity.subject:
+        return hash_of(*parts, "subject", client.identity.subject)
+    return hash_of(*parts, "address", client.key)
+
+
+def read_key_hash(client: Client, username: str, key: str) -> str:
+    """Return the hash of a read's idempotency key, which differs between subjects.
+
+    Callers without a subject share their keys: such a key is a secret, and a phone that repeats a
+    read may have another address by then.
+    """
+    if client.identity.subject:
+        return hash_of("read", username, key, "subject", client.identity.subject)
+    return hash_of("read", username, key)
+
+
+def gets_receipt_again(client: Client) -> bool:
+    """Return whether a repeated post gets another receipt, with which its message can be revoked.
+
+    Not if the caller may be someone else behind the same address.
+    """
+    return client.identity is EVERYONE or bool(client.identity.subject)
 
 
 def _fields(query: str, *names: str, are_all: bool = False) -> list[str | None]:

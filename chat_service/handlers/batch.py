@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from chat_service.api.identity import Client
 from chat_service.api.problems import (
     FieldError,
     Problem,
@@ -15,7 +16,13 @@ from chat_service.api.problems import (
     invalid,
     not_json,
 )
-from chat_service.api.request_options import hash_of, idempotency_key, preferences
+from chat_service.api.request_options import (
+    gets_receipt_again,
+    hash_of,
+    idempotency_key,
+    post_key_hash,
+    preferences,
+)
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 from chat_service.api.validation import BYTE_ORDER_MARK, MessageLimits, new_message
 from chat_service.handlers.messages import receipt_hash
@@ -29,8 +36,9 @@ _LINE_END = re.compile(rb"\n[ \t\r\n]*")
 
 
 class Posting(NamedTuple):
-    """How the messages of one request are posted: under which key, and with receipts or not."""
+    """Who posts the messages of one request, under which key, and with receipts or not."""
 
+    client: Client
     key: str | None
     has_receipts: bool
 
@@ -56,14 +64,14 @@ class BatchHandlers:
         """POST /chat/batch: store many messages; each is stored or refused on its own."""
         bodies = self._split(request.body, request.headers.get("Content-Type", ""))
         prefer = preferences(request.headers.get("Prefer", ""))
-        posting = Posting(idempotency_key(request.headers), prefer.receipt)
+        posting = Posting(request.client, idempotency_key(request.headers), prefer.receipt)
         faults = _Faults(request.id)
         # All are submitted before the first is awaited: in order, and into the same batches.
         begun = [self._begin(body, number, posting, faults) for number, body in enumerate(bodies)]
         waiting = [each[0] for each in begun if isinstance(each, tuple)]
         outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
         results = [
-            _result(next(outcomes), each[1], faults) if isinstance(each, tuple) else each
+            _result(next(outcomes), each[1], posting, faults) if isinstance(each, tuple) else each
             for each in begun
         ]
         headers = dict(JSON_HEADERS)
@@ -105,10 +113,12 @@ class BatchHandlers:
         try:
             new = new_message(body, self._rules, "message")
             if posting.key is None:
-                return self._pool.post(*new, hashed), receipt
+                return self._pool.post(*new, hashed, client=posting.client.key), receipt
             fingerprint = hash_of(new.username, new.text, str(new.timeout_s))
-            key = Key(hash_of("batch", posting.key, str(number)), fingerprint)
-            return self._pool.post_keyed(*new, key, hashed), receipt
+            hashed_key = post_key_hash(posting.client, "batch", posting.key, str(number))
+            key = Key(hashed_key, fingerprint, gets_receipt_again(posting.client))
+            stored = self._pool.post_keyed(*new, key, hashed, client=posting.client.key)
+            return stored, receipt
         except Exception as error:
             # The exception is dropped: its traceback is a hundred times as large as the message.
             return faults.result(error)
@@ -139,12 +149,19 @@ class _Faults:
         return result
 
 
-def _result(outcome: str | Stored | BaseException, receipt: str, faults: _Faults) -> dict[str, Any]:
+def _result(
+    outcome: str | Stored | BaseException, receipt: str, posting: Posting, faults: _Faults
+) -> dict[str, Any]:
     if isinstance(outcome, Exception):
         return faults.result(outcome)
     if isinstance(outcome, BaseException):
         raise outcome
-    result = {"id": outcome if isinstance(outcome, str) else outcome.id}
+    if isinstance(outcome, str):
+        result = {"id": outcome}
+    else:
+        result = {"id": outcome.id}
+        if outcome.is_repeated and not gets_receipt_again(posting.client):
+            receipt = ""
     return {**result, "receipt": receipt} if receipt else result
 
 

@@ -7,15 +7,18 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
-from msgspec.structs import astuple
 
+from chat_service.api.identity import UNLIMITED, Client
 from chat_service.api.request_options import (
     READ_KEY_MIN,
     ReadOptions,
     WaitLimits,
+    gets_receipt_again,
     hash_of,
     idempotency_key,
+    post_key_hash,
     preferences,
+    read_key_hash,
     read_options,
     reject_body,
 )
@@ -72,7 +75,7 @@ class InboxHandlers:
         prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
         given = idempotency_key(request.headers)
         if given is None and not prefers_receipt:
-            return _posted(await self.begin_post(request.body).future)
+            return _posted(await self.begin_post(request.body, request.client).future)
         new = new_message(request.body, self._rules)
         headers = dict(JSON_HEADERS)
         hashed = ""
@@ -81,21 +84,30 @@ class InboxHandlers:
             hashed = receipt_hash(receipt)
             headers |= {"X-Receipt": receipt, "Preference-Applied": "receipt"}
         if given is None:
-            message_id = await self._pool.post(*new, hashed)
+            message_id = await self._pool.post(*new, hashed, client=request.client.key)
         else:
-            key = Key(hash_of("post", given), hash_of(new.username, new.text, str(new.timeout_s)))
-            message_id, is_repeated = astuple(await self._pool.post_keyed(*new, key, hashed))
-            if is_repeated:
+            gets_receipt = gets_receipt_again(request.client)
+            key = Key(
+                post_key_hash(request.client, "post", given),
+                hash_of(new.username, new.text, str(new.timeout_s)),
+                gets_receipt,
+            )
+            stored = await self._pool.post_keyed(*new, key, hashed, client=request.client.key)
+            message_id = stored.id
+            if stored.is_repeated:
                 headers["Idempotent-Replayed"] = "true"
+                if not gets_receipt:
+                    headers.pop("X-Receipt", None)
+                    headers.pop("Preference-Applied", None)
         return _posted(message_id, headers)
 
-    def begin_post(self, body: bytes) -> Pending[str]:
+    def begin_post(self, body: bytes, client: Client = UNLIMITED) -> Pending[str]:
         """Hand a post without options to the pool. The outcome is the id of the stored message.
 
         Raises a `Problem` if the body is invalid, or what `WorkerPool.post` raises.
         """
         new = new_message(body, self._rules)
-        future = self._pool.post(new.username, new.text, new.size, new.timeout_s)
+        future = self._pool.post(new.username, new.text, new.size, new.timeout_s, client=client.key)
         return Pending(future, _posted, _claims_nothing)
 
     async def read(self, request: Request) -> Response:
@@ -110,17 +122,22 @@ class InboxHandlers:
         username = username_in_path(request.parameter, self._rules)
         key = idempotency_key(request.headers, READ_KEY_MIN)
         if key is not None:
-            hashed = hash_of("read", username, key)
-            again = await self._pool.read_keyed(username, hashed, options.limit, options.wait_s)
+            hashed = read_key_hash(request.client, username, key)
+            again = await self._pool.read_keyed(
+                *(username, hashed, options.limit, options.wait_s), client=request.client.key
+            )
             headers = {**JSON_HEADERS, **options.headers()}
             if again.more:
                 headers["X-More"] = "true"
             # A repeat returns these messages, so none is lost if the answer is.
             return Response(200, headers, BodyChunk(_encode(again.messages), 0))
-        first = await self._claim(self._pool.read(username, options.limit, wait_s=options.wait_s))
-        return self._render_read(username, options, first)
+        client = request.client.key
+        first = await self._claim(
+            self._pool.read(username, options.limit, wait_s=options.wait_s, client=client)
+        )
+        return self._render_read(username, options, client, first)
 
-    def begin_read(self, parameter: str, query: str) -> Pending[Slice]:
+    def begin_read(self, parameter: str, query: str, client: Client = UNLIMITED) -> Pending[Slice]:
         """Hand a plain read to the pool. The outcome is its first slice.
 
         Raises a `Problem` if a parameter is invalid, or what `WorkerPool.read` raises.
@@ -128,11 +145,13 @@ class InboxHandlers:
         # In the order of `read`: if two parameters are invalid, both report the same one.
         options = read_options(query, self._waits)
         username = username_in_path(parameter, self._rules)
-        future = self._pool.read(username, options.limit, wait_s=options.wait_s)
-        render = partial(self._render_read, username, options)
+        future = self._pool.read(username, options.limit, wait_s=options.wait_s, client=client.key)
+        render = partial(self._render_read, username, options, client.key)
         return Pending(future, render, _count_claimed)
 
-    def _render_read(self, username: str, options: ReadOptions, first: Slice) -> Response:
+    def _render_read(
+        self, username: str, options: ReadOptions, client: str, first: Slice
+    ) -> Response:
         """Return the response to a plain read. Its body claims more slices if one is not all."""
         count = len(first.messages)
         said = options.headers()
@@ -141,18 +160,19 @@ class InboxHandlers:
             # A long inbox is read slice by slice up to this moment, so that the read ends even
             # if messages arrive faster than it reads.
             upto = last_id_of(self._pool.now_ms())
-            return Response(200, headers, self._slices(first, username, options.limit, upto))
+            slices = self._slices(first, username, options.limit, upto, client)
+            return Response(200, headers, slices)
         return Response(200, headers, BodyChunk(_encode(first.messages), count))
 
     async def count(self, request: Request) -> Response:
         """HEAD /chat/:username: count unread messages."""
         username = username_in_path(request.parameter, self._rules)
-        unread = await self._pool.count(username)
+        unread = await self._pool.count(username, client=request.client.key)
         said = str(unread) if unread <= COUNT_MAX else f">{COUNT_MAX}"
         return Response(200, {**JSON_HEADERS, "X-Unread-Count": said}, BodyChunk(b"", 0))
 
     async def _slices(
-        self, first: Slice, username: str, limit: int | None, upto: str
+        self, first: Slice, username: str, limit: int | None, upto: str, client: str
     ) -> AsyncIterator[BodyChunk]:
         """Yield the JSON array of a long inbox in chunks, claiming each slice when it is due."""
         current = first
@@ -169,17 +189,19 @@ class InboxHandlers:
             # A few large messages fill a slice, so searching for a thousand would be wasted.
             wanted = max(2 * count, _SEARCH_MIN)
             wanted = wanted if limit is None else min(wanted, limit)
-            following = await self._claim_patiently(username, wanted, upto)
+            following = await self._claim_patiently(username, wanted, upto, client)
             if following is None:
                 break
             current = following
         yield BodyChunk(b"]" if separator == b"," else b"[]", 0)
 
-    async def _claim_patiently(self, username: str, limit: int, upto: str) -> Slice | None:
+    async def _claim_patiently(
+        self, username: str, limit: int, upto: str, client: str
+    ) -> Slice | None:
         """Return the next slice, or None if the service stays too busy. The rest stays unread."""
         for _ in range(_RETRIES):
             try:
-                return await self._claim(self._pool.read(username, limit, upto))
+                return await self._claim(self._pool.read(username, limit, upto, client=client))
             except NotExecuted:
                 await asyncio.sleep(_RETRY_AFTER_S)
         return None

@@ -39,7 +39,12 @@ class LeaseHandlers:
         ttl_s = options.ttl_s or min(TTL_S, self._waits.lease_max_s)
         lease = secrets.token_hex(16)
         terms = Lease(delivery(lease), int(ttl_s * 1000))
-        taken = await self._pool.read(username, options.limit, wait_s=options.wait_s, lease=terms)
+        taken = await self._pool.read(
+            *(username, options.limit),
+            wait_s=options.wait_s,
+            lease=terms,
+            client=request.client.key,
+        )
         # If the answer is lost, the messages become unread again when the lease ends.
         return _answer(
             {
@@ -54,7 +59,8 @@ class LeaseHandlers:
         """POST /chat/:username/ack: acknowledge all or some messages of a lease."""
         username, asked = self._parse(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        finished = await self._pool.submit(Finish(username, asked.lease, ids))
+        finish = Finish(username, asked.lease, ids)
+        finished = await self._pool.submit(finish, client=request.client.key)
         if not finished.is_all:
             raise not_acknowledged(finished)
         return _answer({"acknowledged": finished.messages})
@@ -63,7 +69,8 @@ class LeaseHandlers:
         """POST /chat/:username/release: make all or some messages of a lease unread again."""
         username, asked = self._parse(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        messages = await self._pool.submit(Release(username, asked.lease, ids))
+        release = Release(username, asked.lease, ids)
+        messages = await self._pool.submit(release, client=request.client.key)
         return _answer({"released": _require_some(messages, asked)})
 
     async def extend(self, request: Request) -> Response:
@@ -73,9 +80,8 @@ class LeaseHandlers:
             rule = f"is required and must be at least {TTL_MIN_S} seconds"
             raise invalid(FieldError("ttl", rule))
         ttl_s = min(asked.ttl, self._waits.lease_max_s)
-        _require_some(
-            await self._pool.submit(Extend(username, asked.lease, int(ttl_s * 1000))), asked
-        )
+        extend = Extend(username, asked.lease, int(ttl_s * 1000))
+        _require_some(await self._pool.submit(extend, client=request.client.key), asked)
         return _answer({"ttl": ttl_s})
 
     def _parse(self, request: Request) -> tuple[str, LeaseBody]:

@@ -27,7 +27,7 @@ class MessageHandlers:
         """GET /messages/:id/status: query the status of a message."""
         receipt, message_id = _receipt_of(request), _message_of(request)
         try:
-            fate = await self._pool.submit(Track(message_id, receipt))
+            fate = await self._pool.submit(Track(message_id, receipt), client=request.client.key)
         except OutcomeUnknown as error:
             # A query changes nothing, so its outcome cannot be in doubt.
             raise StoreUnavailable(str(error)) from error
@@ -40,7 +40,7 @@ class MessageHandlers:
     async def revoke(self, request: Request) -> Response:
         """DELETE /messages/:id: revoke an unread message."""
         receipt, message_id = _receipt_of(request), _message_of(request)
-        fate = await self._pool.submit(Revoke(message_id, receipt))
+        fate = await self._pool.submit(Revoke(message_id, receipt), client=request.client.key)
         if fate is None:
             raise no_such_message()
         if fate.status != "revoked":

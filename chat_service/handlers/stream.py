@@ -49,8 +49,9 @@ class StreamHandlers:
         reject_parameters(request.query)
         # Checked before the head is sent, because an open stream can no longer report a refusal.
         self._pool.refuse_wait_if_full()
+        client = request.client.key
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            stream = Subscription(self._pool, username, is_lease_known=False)
+            stream = Subscription(self._pool, username, client, is_lease_known=False)
             return accept(request.id, request.headers, stream, self._write_s)
         last = request.headers.get("Last-Event-ID", "")
         if not is_message_id(last):
@@ -59,7 +60,7 @@ class StreamHandlers:
         headers = dict(_HEADERS)
         if (origin := request.headers.get("Origin")) in self._allowed_origins:
             headers |= {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
-        stream = Subscription(self._pool, username, is_lease_known=True)
+        stream = Subscription(self._pool, username, client, is_lease_known=True)
         return Response(200, headers, self._events(stream, last))
 
     async def _events(self, stream: Subscription, last: str) -> AsyncIterator[BodyChunk]:

@@ -17,10 +17,12 @@ import structlog
 
 from workers.commands import (
     Acknowledge,
+    Command,
     Extend,
     Held,
     Lease,
     Message,
+    R,
     Release,
     Resume,
     Slice,
@@ -49,10 +51,13 @@ class Subscription:
     One task uses it; others may call `acknowledge` at the same time.
     """
 
-    def __init__(self, pool: WorkerPool, username: str, is_lease_known: bool) -> None:
+    def __init__(
+        self, pool: WorkerPool, username: str, client: str, *, is_lease_known: bool
+    ) -> None:
         """`is_lease_known` says that the consumer can acknowledge by lease, at any process."""
         self._pool = pool
         self._username = username
+        self._client = client
         self._is_lease_known = is_lease_known
         self._pause_s = _AGAIN_AFTER_S
         self._look_at = 0.0
@@ -79,7 +84,7 @@ class Subscription:
 
     async def resume(self, last: str) -> None:
         """Acknowledge the messages that an earlier stream delivered, up to this one."""
-        await self._patiently(lambda: self._pool.submit(Resume(self._username, last)))
+        await self._patiently(partial(self._submit, Resume(self._username, last)))
 
     async def next(self, wait_s: float) -> Sequence[Message]:
         """Return the unread messages, oldest first. Wait up to `wait_s` seconds for the first.
@@ -98,7 +103,9 @@ class Subscription:
             self._deliveries += 1
             terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
             try:
-                reading = self._pool.read(self._username, wait_s=left_s, lease=terms)
+                reading = self._pool.read(
+                    self._username, wait_s=left_s, lease=terms, client=self._client
+                )
                 return await self._delivered(reading)
             except ServiceError as error:
                 # The consumer need not know: any messages it claimed become unread by themselves.
@@ -137,7 +144,7 @@ class Subscription:
         held: set[str] = set()
         try:
             for lease in set(self._unacked.values()):
-                held |= await self._pool.submit(Held(self._username, lease))
+                held |= await self._submit(Held(self._username, lease))
         except ServiceError as error:
             log.debug("a stream retries a command", reason=str(error))
             return False
@@ -154,7 +161,7 @@ class Subscription:
         read = 0
         for lease, its in mine:
             command = Acknowledge(self._username, lease, its)
-            read += await self._patiently(partial(self._pool.submit, command))
+            read += await self._patiently(partial(self._submit, command))
             if self._acked is None:
                 self._acked = deque(maxlen=UNACKED_MAX)
             self._acked.extend(its)
@@ -181,7 +188,7 @@ class Subscription:
         """Extend the leases of all unacknowledged messages."""
         for lease in set(self._unacked.values()):
             command = Extend(self._username, lease, int(LEASE_S * 1000))
-            await self._patiently(partial(self._pool.submit, command))
+            await self._patiently(partial(self._submit, command))
 
     async def close(self) -> None:
         """Release all unacknowledged messages. Completes even if the caller is cancelled.
@@ -204,7 +211,7 @@ class Subscription:
         for lease, its in self._take(list(self._unacked)):
             command = Release(self._username, lease, its)
             try:
-                await self._patiently(partial(self._pool.submit, command))
+                await self._patiently(partial(self._submit, command))
             except ServiceError as error:
                 # They become unread when their lease ends.
                 log.info("a stream's messages were not released", reason=str(error))
@@ -236,6 +243,9 @@ class Subscription:
         except ServiceError as error:
             # They are delivered again when their lease ends.
             log.warning("a stream's messages were not acknowledged", reason=str(error))
+
+    def _submit(self, command: Command[R]) -> "asyncio.Future[R]":
+        return self._pool.submit(command, client=self._client)
 
     async def _patiently(self, ask: Callable[[], Awaitable[int]]) -> int:
         """Carry out a command, which is safe to repeat, with some retries.

@@ -240,9 +240,7 @@ class ExecutesRefusedRequests(_Patched):
     def patches(self) -> Iterator[None]:
         def expire(self: ShardQueue, now: float) -> int:
             return sum(
-                item.fail(Expired("late"))
-                for item in self._queue
-                if item is not None and item.deadline <= now
+                item.fail(Expired("late")) for item in self._arrivals if item.deadline <= now
             )
 
         with (

@@ -93,7 +93,7 @@ class Documents:
                     continue
                 if other.post.key.body != post.key.body:
                     return KeyReused("another body")
-                if post.receipt:
+                if post.receipt and post.key.gets_receipt:
                     self.change(other, receipts=(*other.receipts, post.receipt))
                 return other.post.id
         stored = Stored(post, receipts=(post.receipt,) if post.receipt else ())

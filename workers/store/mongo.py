@@ -255,13 +255,13 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                         "the key was used for a different message before"
                     )
                 else:
-                    if receipt and document["_id"] != posts[position].id:
+                    is_ours = document["_id"] == posts[position].id
+                    if receipt and not is_ours and key is not None and key.gets_receipt:
                         added = {"$each": [receipt], "$slice": -RECEIPTS_MAX}
                         await self._messages.update_one(
                             {"_id": document["_id"]}, {"$push": {"receipts": added}}
                         )
                     # This also finds a message that an earlier attempt inserted.
-                    is_ours = document["_id"] == posts[position].id
                     outcomes[position] = None if is_ours else document["_id"]
                 del pending[position]
         except PyMongoError:
