@@ -11,25 +11,25 @@ GOOD: Final = message("bob", "hi")
 
 
 def around(text: bytes) -> bytes:
-    """A good body but for these bytes in its text."""
+    """Return a valid body, except for these bytes in its text."""
     return b'{"text": "%b", "username": "bob"}' % text
 
 
 def beside(member: bytes) -> bytes:
-    """A good message with one more member."""
+    """Return a valid message with one more member."""
     return b'{"text": "hi", %b, "username": "bob"}' % member
 
 
 NOT_AN_OBJECT: Final = {
-    "nothing": b"",
+    "an empty body": b"",
     "a space": b" ",
     "a NUL": b"\0",
-    "an object that does not end": b"{",
-    "something after the object": b"{}x",
+    "an unterminated object": b"{",
+    "data after the object": b"{}x",
     "two objects": GOOD + GOOD,
-    "half a word": b"nul",
+    "a truncated literal": b"nul",
     "single quotes": b"{'text': 'hi', 'username': 'bob'}",
-    "a comma too many": b'{"text": "hi", "username": "bob",}',
+    "a trailing comma": b'{"text": "hi", "username": "bob",}',
     "a comment": beside(b'/* no */ "x": 1'),
     "null": b"null",
     "an array": b"[" + GOOD + b"]",
@@ -38,34 +38,34 @@ NOT_AN_OBJECT: Final = {
     "true": b"true",
     "a form": b"text=hi&username=bob",
     "a form of 1001 fields": b"&".join(b"a%d=1" % number for number in range(1001)),
-    "a form in parts": b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nhi\r\n--x--\r\n',
-    "gzip that says nothing of it": gzip.compress(GOOD),
+    "a multipart form": b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nhi\r\n--x--\r\n',
+    "undeclared gzip": gzip.compress(GOOD),
     "two byte order marks": b"\xef\xbb\xbf" * 2 + GOOD,
     "ten thousand byte order marks": b"\xef\xbb\xbf" * 10_000 + GOOD,
-    "a byte order mark alone": b"\xef\xbb\xbf",
-    "a byte order mark behind": GOOD + b"\xef\xbb\xbf",
+    "only a byte order mark": b"\xef\xbb\xbf",
+    "a byte order mark at the end": GOOD + b"\xef\xbb\xbf",
     "UTF-16": GOOD.decode().encode("utf-16"),
-    "UTF-16 without a mark": GOOD.decode().encode("utf-16-le"),
-    "UTF-16 the other way round": GOOD.decode().encode("utf-16-be"),
+    "UTF-16 without a byte order mark": GOOD.decode().encode("utf-16-le"),
+    "big-endian UTF-16": GOOD.decode().encode("utf-16-be"),
     "UTF-32": GOOD.decode().encode("utf-32"),
-    "UTF-32 without a mark": GOOD.decode().encode("utf-32-le"),
+    "UTF-32 without a byte order mark": GOOD.decode().encode("utf-32-le"),
     "Latin-1": around("é".encode("latin-1")),
-    "a byte that UTF-8 never has": around(b"\xff"),
+    "a byte that never occurs in UTF-8": around(b"\xff"),
     "an overlong NUL": around(b"\xc0\x80"),
-    "half a character": around(b"\xe2\x82"),
+    "a truncated character": around(b"\xe2\x82"),
     "a surrogate in UTF-8": around(b"\xed\xa0\x80"),
-    "a character beyond the last": around(b"\xf4\x90\x80\x80"),
-    "bad UTF-8 in a field that is ignored": beside(b'"x": "\xff"'),
-    "bad UTF-8 in a name that is ignored": beside(b'"\xff": 1'),
+    "a code point above U+10FFFF": around(b"\xf4\x90\x80\x80"),
+    "bad UTF-8 in an ignored field": beside(b'"x": "\xff"'),
+    "bad UTF-8 in the name of an ignored field": beside(b'"\xff": 1'),
     "a raw control character": around(b"\x01"),
-    "a raw line end": around(b"\n"),
-    "an escape that JSON does not have": around(b"\\x41"),
-    "a high surrogate alone": around(b"\\ud800"),
-    "a low surrogate alone": around(b"\\udc00x"),
+    "a raw newline": around(b"\n"),
+    "an unknown escape": around(b"\\x41"),
+    "a lone high surrogate": around(b"\\ud800"),
+    "a lone low surrogate": around(b"\\udc00x"),
     "a surrogate in the username": b'{"text": "hi", "username": "\\ud800"}',
-    "brackets without an end": b"[" * 100_000,
-    "objects without an end": b'{"a":' * 80_000,
-    "an ignored field far too deep": beside(b'"x": ' + b"[" * 100_000 + b"]" * 100_000),
+    "unclosed brackets": b"[" * 100_000,
+    "unclosed objects": b'{"a":' * 80_000,
+    "an ignored field nested too deeply": beside(b'"x": ' + b"[" * 100_000 + b"]" * 100_000),
 }
 
 
@@ -77,16 +77,18 @@ async def test_what_is_not_a_json_object_is_refused(body: bytes, service: Servic
 
 
 UNUSUAL: Final = {
-    "a byte order mark, as Windows' programs write": b"\xef\xbb\xbf" + GOOD,
-    "space around everything": b' \r\n\t{ "text" : "hi" , "username" : "bob" } \n',
-    "another message's id": beside(b'"_id": "0", "id": "0"'),
-    "fields of the store": beside(b'"unread": false, "claim": "x", "expires_at": 0, "batch": 1'),
-    "names that a database could obey": beside(b'"$set": {"text": "no"}, "a.b": 1, "": 2'),
-    "names that a language could obey": beside(b'"__proto__": {"text": "no"}, "__class__": 1'),
-    "an ignored field 900 deep": beside(b'"x": ' + b"[" * 900 + b"]" * 900),
+    "a byte order mark, as Windows programs write it": b"\xef\xbb\xbf" + GOOD,
+    "whitespace around everything": b' \r\n\t{ "text" : "hi" , "username" : "bob" } \n',
+    "the id of another message": beside(b'"_id": "0", "id": "0"'),
+    "the store's own fields": beside(b'"unread": false, "claim": "x", "expires_at": 0, "batch": 1'),
+    "names with a meaning in MongoDB": beside(b'"$set": {"text": "no"}, "a.b": 1, "": 2'),
+    "names with a meaning in JavaScript or Python": beside(
+        b'"__proto__": {"text": "no"}, "__class__": 1'
+    ),
+    "an ignored field 900 levels deep": beside(b'"x": ' + b"[" * 900 + b"]" * 900),
     "an ignored field with a huge number": beside(b'"x": 1e400, "y": ' + b"9" * 5000),
-    "a field twice: the last holds": b'{"text": "no", "username": "bob", "text": "hi"}',
-    "a wrong field twice: the last holds": b'{"text": 1, "username": "bob", "text": "hi"}',
+    "a repeated field: the last value wins": b'{"text": "no", "username": "bob", "text": "hi"}',
+    "an invalid value, then a valid one": b'{"text": 1, "username": "bob", "text": "hi"}',
     "a thousand fields": beside(b",".join(b'"a%d": %d' % (n, n) for n in range(1000))),
     "escapes in the names": b'{"te\\u0078t": "hi", "usernam\\u0065": "b\\u006fb"}',
 }
@@ -114,11 +116,11 @@ async def test_half_of_a_surrogate_pair_is_said_to_be_that(service: Service) -> 
 CONTENT_TYPES: Final = {
     "none": (),
     "JSON in UTF-8": (b"Content-Type: application/json; charset=utf-8",),
-    "JSON said to be UTF-16": (b"Content-Type: application/json; charset=utf-16",),
+    "JSON declared as UTF-16": (b"Content-Type: application/json; charset=utf-16",),
     "plain text": (b"Content-Type: text/plain",),
     "a form": (b"Content-Type: application/x-www-form-urlencoded",),
-    "a form in parts without a boundary": (b"Content-Type: multipart/form-data",),
-    "two at once": (b"Content-Type: text/html", b"Content-Type: image/png"),
+    "multipart without a boundary": (b"Content-Type: multipart/form-data",),
+    "two types": (b"Content-Type: text/html", b"Content-Type: image/png"),
     "nonsense": (b"Content-Type: \xff;;=/",),
 }
 
@@ -136,10 +138,10 @@ async def test_any_content_type_is_read_as_json(
 
 ENCODED: Final = {
     "gzip": (b"gzip", gzip.compress(GOOD)),
-    "a bomb": (b"gzip", gzip.compress(b" " * (64 << 20), 9)),
-    "no gzip at all": (b"GZIP", b"\x1f\x8bjunk"),
-    "gzip within nothing": (b"identity, gzip", gzip.compress(GOOD)),
-    "another compression": (b"br", GOOD),
+    "a zip bomb": (b"gzip", gzip.compress(b" " * (64 << 20), 9)),
+    "declared gzip that is none": (b"GZIP", b"\x1f\x8bjunk"),
+    "gzip in an identity list": (b"identity, gzip", gzip.compress(GOOD)),
+    "another encoding": (b"br", GOOD),
 }
 
 

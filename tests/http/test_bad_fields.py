@@ -1,4 +1,4 @@
-"""Each field of a message: what it may not be is refused by name, what it may be comes back."""
+"""Fields of a message: an invalid value is refused by name, a valid one is returned unchanged."""
 
 import json
 from typing import Final
@@ -19,17 +19,17 @@ from tests.support.raw import (
 
 
 def raw_message(text: str, username: str) -> bytes:
-    """A body in which nothing is escaped that need not be."""
+    """Return a body that escapes only what JSON requires."""
     fields = {"text": text, "username": username}
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
 def path_of(username: str) -> bytes:
-    """The path of an inbox."""
+    """Return the path of an inbox."""
     return b"/chat/" + quote(username, safe="").encode()
 
 
-# The three fields, of the wrong type or not there.
+# Fields that are missing or of the wrong type.
 
 WRONG: Final = {
     "no fields": (b"{}", {"text", "username"}),
@@ -68,25 +68,25 @@ async def test_a_field_of_the_wrong_type_is_named(
 TEXTS: Final = {
     "empty": "",
     "a space": " ",
-    "a line end": "\n",
+    "a newline": "\n",
     "a tab": "\t",
     "a NUL": "a\0b",
     "every control character": "".join(map(chr, range(32))) + "\x7f\x85\x9b",
-    "an operator": '{"$where": "1"}',
+    "a MongoDB operator": '{"$where": "1"}',
     "the end of a JSON string": '"}, {"text": "\\',
     "markup": "<script>alert(1)</script>&amp;",
-    "line ends of JavaScript": "\u2028\u2029",
+    "line separators of JavaScript": "\u2028\u2029",
     "right to left": "\u202eabc",
     "joined emoji": "\U0001f469\u200d\U0001f469\u200d\U0001f467",
-    "a pair of surrogates": "\U0001f600",
-    "an accent of its own": "e\u0301\u00e9",
+    "a surrogate pair": "\U0001f600",
+    "a combining accent": "e\u0301\u00e9",
     "a thousand accents": "e" + "\u0301" * 1000,
     "a byte order mark": "\ufeffa",
-    "the last character": "\U0010ffff",
+    "the last code point": "\U0010ffff",
     "no characters at all": "\ufffe\uffff",
-    "as long as may be": "a" * 65536,
-    "as long as may be, in bytes": "a" * 65533 + "\u20ac",
-    "as long as may be, of NULs": "\0" * 65536,
+    "the longest": "a" * 65536,
+    "the longest, in bytes": "a" * 65533 + "\u20ac",
+    "the longest, of NULs": "\0" * 65536,
 }
 
 
@@ -110,32 +110,32 @@ async def test_a_text_one_byte_too_long_is_refused(text: str, service: Service) 
 # Usernames.
 
 USERNAMES: Final = {
-    "an operator": "$where",
-    "another operator": "$gt",
-    "a path of a document": "a.b",
+    "a MongoDB operator": "$where",
+    "another MongoDB operator": "$gt",
+    "the path of a document field": "a.b",
     "three dots": "...",
-    "a word of JavaScript": "__proto__",
-    "another word of JavaScript": "constructor",
+    "a keyword of JavaScript": "__proto__",
+    "another keyword of JavaScript": "constructor",
     "null": "null",
     "undefined": "undefined",
     "true": "true",
     "a path of the service": "metrics",
     "the path of a read": "read",
     "the path of all inboxes": "chat",
-    "a name of the route": ":username",
+    "the route's parameter": ":username",
     "a slash": "a/b",
     "a backslash": "a\\b",
     "an escaped slash": "a%2Fb",
-    "no escape": "%zz",
+    "an incomplete escape": "%zz",
     "a query": "a?limit=0#b",
     "a plus": "a+b c",
-    "a space before": " a",
-    "a space behind": "a ",
-    "a space that does not break": "\u00a0",
-    "a space of no width": "\u200b",
+    "a leading space": " a",
+    "a trailing space": "a ",
+    "a no-break space": "\u00a0",
+    "a zero-width space": "\u200b",
     "right to left": "\u202ebob",
     "quotes": "\"'`",
-    "as long as may be": "\U0001f600" * 128,
+    "the longest": "\U0001f600" * 128,
 }
 
 
@@ -155,11 +155,11 @@ async def test_any_username_can_be_posted_to_and_read(username: str, service: Se
 TWINS: Final = {
     "upper case": ("bob", "Bob"),
     "a space": ("bob", "bob "),
-    "an accent of its own": ("\u00e9", "e\u0301"),
+    "a combining accent": ("\u00e9", "e\u0301"),
     "a dotted capital": ("\u0130", "i\u0307"),
     "a sharp s": ("\u00df", "SS"),
     "the Kelvin sign": ("\u212a", "K"),
-    "a letter of no width": ("bob", "bob\u200b"),
+    "a zero-width joiner": ("bob", "bob\u200b"),
     "another alphabet": ("bob", "b\u043eb"),
     "an escape": ("a/b", "a%2Fb"),
 }
@@ -181,12 +181,12 @@ NO_USERNAMES: Final = {
     "two dots": "..",
     "one character too long": "\U0001f600" * 129,
     "a NUL": "a\0",
-    "a line end": "bob\n",
-    "a header of its own": "a\r\nX: 1",
+    "a newline": "bob\n",
+    "an injected header": "a\r\nX: 1",
     "a tab": "a\tb",
     "an escape sequence": "\x1b[2J",
-    "a delete": "\x7f",
-    "a next line": "a\x85",
+    "a DEL": "\x7f",
+    "a NEL": "a\x85",
     "a control sequence": "\x9b2J",
 }
 
@@ -215,7 +215,7 @@ async def test_an_empty_username_is_refused(service: Service) -> None:
 
 
 def with_timeout(timeout: str) -> bytes:
-    """The body of a post with this timeout, as it stands."""
+    """Return the body of a post with this timeout, written as given."""
     return b'{"text": "hi", "username": "bob", "timeout": %b}' % timeout.encode()
 
 
@@ -234,12 +234,12 @@ TIMEOUTS: Final = {
     "2 to the 53rd": str(2**53),
     "2 to the 63rd": str(2**63),
     "2 to the 64th": str(2**64),
-    "below all integers": str(-(2**63) - 1),
+    "below every 64-bit integer": str(-(2**63) - 1),
     "1e18": "1e18",
     "1e308": "1e308",
     "400 digits": "9" * 400,
     "5000 digits": "9" * 5000,
-    "more than a float holds": "1e400",
+    "above the largest float": "1e400",
 }
 
 

@@ -1,4 +1,4 @@
-"""Bytes that are no HTTP message, or half of one, or that come slowly, or several at once."""
+"""Bytes that are no HTTP message, partial messages, slow ones, and pipelined ones."""
 
 from typing import Final
 
@@ -25,19 +25,19 @@ CHUNKED: Final = b"Transfer-Encoding: chunked"
 
 
 def post_of(body: bytes, *headers: bytes) -> bytes:
-    """A post whose headers alone say how long its body is."""
+    """Return a post whose framing is only in these headers."""
     return request(b"POST", b"/chat", *headers) + body
 
 
 def read_with(header: bytes) -> bytes:
-    """A read whose head has this line, as it stands."""
+    """Return a read with this header line, written as given."""
     return b"GET /chat/bob HTTP/1.1\r\n%b\r\n%b\r\n\r\n" % (HOST, header)
 
 
 NOT_A_MESSAGE: Final = {
     "HTTP/0.9": b"GET /chat/bob\r\n\r\n",
-    "HTTP/0.9 by name": b"GET /chat/bob HTTP/0.9\r\nHost: a\r\n\r\n",
-    "HTTP/2 by name": b"GET /chat/bob HTTP/2.0\r\nHost: a\r\n\r\n",
+    "HTTP/0.9, named": b"GET /chat/bob HTTP/0.9\r\nHost: a\r\n\r\n",
+    "HTTP/2, named": b"GET /chat/bob HTTP/2.0\r\nHost: a\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "another protocol": b"EHLO good.test\r\n\r\n",
     "random bytes": bytes(range(256)) + b"\r\n\r\n",
@@ -45,13 +45,13 @@ NOT_A_MESSAGE: Final = {
     "no method": b" /chat/bob HTTP/1.1\r\nHost: a\r\n\r\n",
     "no target": b"GET HTTP/1.1\r\nHost: a\r\n\r\n",
     "two spaces": b"GET  /chat/bob HTTP/1.1\r\nHost: a\r\n\r\n",
-    "something after the version": b"GET /chat/bob HTTP/1.1 x\r\nHost: a\r\n\r\n",
+    "data after the version": b"GET /chat/bob HTTP/1.1 x\r\nHost: a\r\n\r\n",
     "a version in lower case": b"GET /chat/bob http/1.1\r\nHost: a\r\n\r\n",
-    "a method that is no word": b"G(E)T /chat/bob HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a method that is no token": b"G(E)T /chat/bob HTTP/1.1\r\nHost: a\r\n\r\n",
     "a header without a colon": read_with(b"X"),
     "a header without a name": read_with(b": a"),
-    "a space behind a name": read_with(b"X : a"),
-    "a header in two lines": read_with(b"X: a\r\n b"),
+    "a space after a name": read_with(b"X : a"),
+    "a folded header": read_with(b"X: a\r\n b"),
     "a tab before the first header": b"GET /chat/bob HTTP/1.1\r\n\tHost: a\r\n\r\n",
     "a NUL in a name": read_with(b"X\0: a"),
     "a NUL in a value": read_with(b"X: a\0b"),
@@ -73,7 +73,7 @@ async def test_malformed_http_is_refused_and_the_connection_closed(
 
 
 def lengths(*values: bytes) -> bytes:
-    """A good post with these as its Content-Length."""
+    """Return a valid post with these values of Content-Length."""
     return post_of(GOOD, *(b"Content-Length: " + value for value in values))
 
 
@@ -85,23 +85,23 @@ NO_LENGTH: Final = {
     "a length in hexadecimal": lengths(b"0x10"),
     "a fraction": lengths(SIZE + b".0"),
     "an empty length": lengths(b""),
-    "a length that is a word": lengths(b"ten"),
-    "a digit above the line": lengths(b"\xb2"),
-    "digits above the line": lengths(b"1\xb9\xb3"),
+    "a length in letters": lengths(b"ten"),
+    "a superscript digit": lengths(b"\xb2"),
+    "superscript digits": lengths(b"1\xb9\xb3"),
     "a list of lengths": lengths(SIZE + b", 2"),
     "two lengths": lengths(SIZE, b"2"),
-    "a length and chunks": post_of(chunked(GOOD), b"Content-Length: " + SIZE, CHUNKED),
-    "chunks and a length": post_of(chunked(GOOD), CHUNKED, b"Content-Length: " + SIZE),
-    "chunks in chunks": post_of(chunked(GOOD), CHUNKED, CHUNKED),
+    "a length, then chunked": post_of(chunked(GOOD), b"Content-Length: " + SIZE, CHUNKED),
+    "chunked, then a length": post_of(chunked(GOOD), CHUNKED, b"Content-Length: " + SIZE),
+    "chunked twice": post_of(chunked(GOOD), CHUNKED, CHUNKED),
     "compressed chunks": post_of(chunked(GOOD), b"Transfer-Encoding: gzip, chunked"),
     "another encoding": post_of(GOOD, b"Transfer-Encoding: identity"),
-    "a chunk's size by prefix": post_of(b"0x1\r\nx\r\n0\r\n\r\n", CHUNKED),
-    "a chunk's size with a sign": post_of(b"+1\r\nx\r\n0\r\n\r\n", CHUNKED),
-    "a negative chunk": post_of(b"-1\r\nx\r\n0\r\n\r\n", CHUNKED),
-    "a chunk without a size": post_of(b"\r\nx\r\n0\r\n\r\n", CHUNKED),
-    "a chunk's size without an end": post_of(b"1" * 100, CHUNKED),
-    "a chunk longer than it says": post_of(b"1\r\nxx\r\n0\r\n\r\n", CHUNKED),
-    "an extension of a chunk": post_of(b"1;a=b\r\nx\r\n0\r\n\r\n", CHUNKED),
+    "a chunk size with 0x": post_of(b"0x1\r\nx\r\n0\r\n\r\n", CHUNKED),
+    "a chunk size with a sign": post_of(b"+1\r\nx\r\n0\r\n\r\n", CHUNKED),
+    "a negative chunk size": post_of(b"-1\r\nx\r\n0\r\n\r\n", CHUNKED),
+    "no chunk size": post_of(b"\r\nx\r\n0\r\n\r\n", CHUNKED),
+    "an unterminated chunk size": post_of(b"1" * 100, CHUNKED),
+    "a chunk longer than its size": post_of(b"1\r\nxx\r\n0\r\n\r\n", CHUNKED),
+    "a chunk extension": post_of(b"1;a=b\r\nx\r\n0\r\n\r\n", CHUNKED),
     "a trailer": post_of(b"%x\r\n%b\r\n0\r\nX: a\r\n\r\n" % (len(GOOD), GOOD), CHUNKED),
 }
 
@@ -121,13 +121,13 @@ async def test_a_body_of_unclear_length_closes_the_connection(
 CLEAR_LENGTH: Final = {
     "the same length twice": lengths(SIZE, SIZE),
     "a list of equal lengths": lengths(SIZE + b", " + SIZE),
-    "zeros before": lengths(b"000" + SIZE),
+    "leading zeros": lengths(b"000" + SIZE),
     "one chunk": post_of(chunked(GOOD), CHUNKED),
-    "a chunk for each byte": post_of(chunked(*(bytes([byte]) for byte in GOOD)), CHUNKED),
-    "chunks in other letters": post_of(
+    "one chunk per byte": post_of(chunked(*(bytes([byte]) for byte in GOOD)), CHUNKED),
+    "chunked in capitals": post_of(
         b"%X\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD), b"transfer-encoding: Chunked"
     ),
-    "a line before": b"\r\n" + post(GOOD),
+    "an empty line before the request": b"\r\n" + post(GOOD),
     "an expectation": post(GOOD, b"Expect: foo"),
 }  # fmt: skip
 
@@ -177,8 +177,8 @@ TOO_LONG_A_HEAD: Final = {
     "101 headers": read_with(b"\r\n".join(b"A%d: 1" % n for n in range(100))),
     "a folded header of 101 lines": read_with(b"A: 1" + b"\r\n 1" * 100),
     "ten thousand headers": read_with(b"\r\n".join(b"A%d: 1" % n for n in range(10_000))),
-    "one header ten thousand times": read_with(b"\r\n".join([b"A: 1"] * 10_000)),
-    "a megabyte without an end": b"GET /chat/bob HTTP/1.1\r\nX: " + b"a" * (1 << 20),
+    "one header, ten thousand times": read_with(b"\r\n".join([b"A: 1"] * 10_000)),
+    "a megabyte without a line end": b"GET /chat/bob HTTP/1.1\r\nX: " + b"a" * (1 << 20),
 }
 
 
@@ -223,7 +223,7 @@ async def test_http_1_0_may_ask_to_go_on(service: Service) -> None:
             assert texts_of(answer) == texts
 
 
-# Slowly, and several at once.
+# Slow and pipelined requests.
 
 SEVERAL: Final = (
     (post(GOOD), 201),
@@ -277,24 +277,24 @@ async def test_a_client_that_asks_first_is_told_to_go_on(service: Service) -> No
         assert await wire.texts("bob") == ["another"]
 
 
-# Half a message.
+# Incomplete messages.
 
 HALVES: Final = {
-    "nothing of a body": post_of(b"", b"Content-Length: 10"),
+    "no byte of the body": post_of(b"", b"Content-Length: 10"),
     "three bytes of ten": post_of(b"abc", b"Content-Length: 10"),
     "all but the last byte": post(GOOD)[:-1],
     "no chunk": post_of(b"", CHUNKED),
-    "half a chunk's size": post_of(b"1", CHUNKED),
+    "half a chunk size": post_of(b"1", CHUNKED),
     "half a chunk": post_of(b"10\r\nabc", CHUNKED),
-    "a chunk but no end": post_of(chunked(GOOD)[:-5], CHUNKED),
-    "half an end": post_of(chunked(GOOD)[:-1], CHUNKED),
+    "a chunk, but no last chunk": post_of(chunked(GOOD)[:-5], CHUNKED),
+    "half a last chunk": post_of(chunked(GOOD)[:-1], CHUNKED),
 }
 HALF_HEADS: Final = {
-    "nothing at all": b"",
+    "nothing": b"",
     "half a method": b"GE",
-    "a line without an end": b"GET /chat/bob HTTP/1.1",
-    "a head without an end": read_with(b"X: a")[:-2],
-    "random bytes without an end": bytes(range(11, 256)),
+    "an unterminated line": b"GET /chat/bob HTTP/1.1",
+    "an unterminated head": read_with(b"X: a")[:-2],
+    "random bytes without a line end": bytes(range(11, 256)),
 }
 
 
@@ -323,7 +323,7 @@ TLS: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200, 
 
 
 @pytest.mark.settings(idle_timeout_s=600)
-@each_case({"a handshake": TLS, "its first byte": TLS[:1]})
+@each_case({"a TLS handshake": TLS, "the first byte of one": TLS[:1]})
 async def test_a_tls_handshake_is_refused_at_its_first_byte(sent: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
         connection = await wire.connect()

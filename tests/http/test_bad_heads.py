@@ -23,27 +23,27 @@ EVERY_ACCESS: Final = {
     "a post": post(message("bob", "another"), b"%b"),
 }
 
-# Headers that would change what other servers answer.
+# Headers that change the answer of many other servers.
 
 CHANGES_NOTHING: Final = {
-    "any ETag": b"If-None-Match: *",
-    "an ETag": b'If-None-Match: W/"x", "y"',
-    "no ETag but this": b'If-Match: "x"',
-    "a date": b"If-Modified-Since: Fri, 01 Jan 2038 00:00:00 GMT",
-    "no date after this": b"If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT",
-    "the first byte": b"Range: bytes=0-0",
-    "a range on a condition": b'Range: bytes=5-\r\nIf-Range: "x"',
-    "another kind": b"Accept: text/html, image/*",
-    "nothing acceptable": b"Accept: */*;q=0",
-    "a compression": b"Accept-Encoding: gzip, br",
-    "another method": b"X-HTTP-Method-Override: DELETE",
-    "another path": b"X-Original-URL: /chat/alice",
-    "another host": b"X-Forwarded-Host: evil.test",
+    "If-None-Match with any ETag": b"If-None-Match: *",
+    "If-None-Match with ETags": b'If-None-Match: W/"x", "y"',
+    "If-Match": b'If-Match: "x"',
+    "If-Modified-Since": b"If-Modified-Since: Fri, 01 Jan 2038 00:00:00 GMT",
+    "If-Unmodified-Since": b"If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT",
+    "a range: the first byte": b"Range: bytes=0-0",
+    "a conditional range": b'Range: bytes=5-\r\nIf-Range: "x"',
+    "another media type": b"Accept: text/html, image/*",
+    "no acceptable media type": b"Accept: */*;q=0",
+    "a content coding": b"Accept-Encoding: gzip, br",
+    "a method override": b"X-HTTP-Method-Override: DELETE",
+    "a path override": b"X-Original-URL: /chat/alice",
+    "a host override": b"X-Forwarded-Host: evil.test",
     "an upgrade to HTTP/2": (
         b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA"
     ),
-    "an expectation that nobody knows": b"Expect: foo",
-    "a place in a stream": b"Last-Event-ID: \xff junk",
+    "an unknown expectation": b"Expect: foo",
+    "a Last-Event-ID": b"Last-Event-ID: \xff junk",
     "cookies": b"Cookie: a=b; c; =; \xff",
     # With the `Host`, these are as many as a request may have.
     "one header 99 times": b"\r\n".join([b"A: 1"] * 99),
@@ -52,7 +52,7 @@ CHANGES_NOTHING: Final = {
     "tabs around a value": b"A:\t1\t",
     "a request from the same site": b"Sec-Fetch-Site: same-origin",
     "a request from the address bar": b"Sec-Fetch-Site: none",
-    "an encoding that changes nothing": b"Content-Encoding: identity",
+    "the identity encoding": b"Content-Encoding: identity",
 }
 
 
@@ -86,28 +86,28 @@ async def test_a_body_that_comes_with_a_get_is_ignored(body: bytes, service: Ser
         assert await wire.texts("alice") == ["still here"]
 
 
-# Requests that nobody meant.
+# Requests that no user intended.
 
 UNASKED: Final = {
     "a prefetch": b"Sec-Purpose: prefetch",
-    "a page drawn in advance": b"Sec-Purpose: prefetch;prerender",
-    "a prefetch by an older name": b"Purpose: prefetch",
-    "a prefetch in other letters": b"purpose: Prefetch",
+    "a prerender": b"Sec-Purpose: prefetch;prerender",
+    "a prefetch, older header": b"Purpose: prefetch",
+    "a prefetch in capitals": b"purpose: Prefetch",
     "Firefox's prefetch": b"X-Moz: prefetch",
     "a preview": b"X-Purpose: preview",
 }
 OF_OTHER_PAGES: Final = {
     "a page of another site": b"Sec-Fetch-Site: cross-site",
     "an image on another site": b"sec-fetch-site:  Cross-Site \r\nSec-Fetch-Dest: image",
-    "a page of another port": b"Sec-Fetch-Site: same-site",
-    "a page that is named": b"origin:  http://evil.test ",
+    "a page on another port": b"Sec-Fetch-Site: same-site",
+    "a page with an origin": b"origin:  http://evil.test ",
     "two origins": b"Origin: http://good.test\r\nOrigin: http://evil.test",
     "a referrer": b"referer: http://evil.test/good.test",
 }
 
 
 async def assert_forbidden(service: Service, header: bytes, kind: str) -> None:
-    """Every access with this header is refused with 403, and reads and writes nothing."""
+    """Assert that every request with this header gets 403, and reads and writes nothing."""
     async with unharmed(service) as wire:
         await wire.post("bob", "hi")
         for access, sent in EVERY_ACCESS.items():
@@ -142,7 +142,7 @@ BAD_HOSTS: Final = {
     "two words": b"Host: good test",
     "a path": b"Host: good.test/chat",
     "a user": b"Host: bob@good.test",
-    "a letter that is not ASCII": b"Host: g\xf6\xf6d.test",
+    "a non-ASCII letter": b"Host: g\xf6\xf6d.test",
     "markup": b"Host: <good.test>",
 }
 
@@ -173,22 +173,22 @@ OURS: Final = {
     "the name": get(b"/chat/bob", host=b"Host: good.test"),
     "with a port": get(b"/chat/bob", host=b"Host: good.test:8080"),
     "with an empty port": get(b"/chat/bob", host=b"Host: good.test:"),
-    "in other letters": get(b"/chat/bob", host=b"host: Good.TEST"),
-    "a whole address": get(b"http://good.test/chat/bob"),
-    "a whole address holds before the Host": get(
+    "in capitals": get(b"/chat/bob", host=b"host: Good.TEST"),
+    "an absolute URL": get(b"http://good.test/chat/bob"),
+    "an absolute URL overrides the Host": get(
         b"http://good.test:80/chat/bob", host=b"Host: evil.test"
     ),
 }
 NOT_OURS: Final = {
     "another name": get(b"/chat/bob", host=b"Host: evil.test"),
-    "another name with our port": get(b"/chat/bob", host=b"Host: evil.test:8080"),
-    "a name that begins with ours": get(b"/chat/bob", host=b"Host: good.test.evil.test"),
-    "a name that ends with ours": get(b"/chat/bob", host=b"Host: evil-good.test"),
+    "another name with the right port": get(b"/chat/bob", host=b"Host: evil.test:8080"),
+    "a name that begins with the host": get(b"/chat/bob", host=b"Host: good.test.evil.test"),
+    "a name that ends with the host": get(b"/chat/bob", host=b"Host: evil-good.test"),
     "two ports": get(b"/chat/bob", host=b"Host: good.test:80:80"),
     "a number": get(b"/chat/bob", host=b"Host: 127.0.0.1"),
     "an empty name": get(b"/chat/bob", host=b"Host:"),
     "no name": b"GET /chat/bob HTTP/1.0\r\n\r\n",
-    "another name in a whole address": get(b"http://evil.test/chat/bob"),
+    "another name in an absolute URL": get(b"http://evil.test/chat/bob"),
     "a read by POST": request(b"POST", b"/chat/bob/read", host=b"Host: evil.test"),
     "a post": post(message("bob", "another"), host=b"Host: evil.test"),
 }
@@ -234,7 +234,7 @@ NO_IDS: Final = {
     "65 characters": b"a" * 65,
     "quotes": b'"a"',
     "markup": b"<script>",
-    "not ASCII": b"\xe9",
+    "non-ASCII": b"\xe9",
     "two": b"a\r\nX-Request-ID: b",
 }
 

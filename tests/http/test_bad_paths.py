@@ -1,4 +1,4 @@
-"""Paths, methods and queries: what leads nowhere reads nothing, and a name is taken literally."""
+"""Paths, methods and queries: wrong ones read nothing, and usernames are taken literally."""
 
 from typing import Final
 
@@ -8,18 +8,18 @@ from tests.support.raw import assert_not_http, assert_problem, get, request, tex
 
 NOWHERE: Final = {
     "an inbox without a name": b"/chat/",
-    "a slash behind": b"/chat/bob/",
-    "a slash before": b"//chat/bob",
-    "a slash between": b"/chat//bob",
+    "a trailing slash": b"/chat/bob/",
+    "a leading slash": b"//chat/bob",
+    "a doubled slash": b"/chat//bob",
     "an inbox within an inbox": b"/chat/bob/alice",
     "upper case": b"/CHAT/bob",
     "an escaped slash": b"/chat%2Fbob",
     "a read without a name": b"/chat//read",
-    "a slash behind a read": b"/chat/bob/read/",
-    "a dot before": b"/./chat/bob",
-    "two dots between": b"/chat/../chat/bob",
+    "a trailing slash after read": b"/chat/bob/read/",
+    "a dot segment": b"/./chat/bob",
+    "a double-dot segment": b"/chat/../chat/bob",
     "another scheme": b"ftp://good.test/chat/bob",
-    "no path at all": b"*",
+    "no path": b"*",
 }
 
 
@@ -54,10 +54,10 @@ WRONG_METHODS: Final = {
     },
     "lower case": (b"get", b"/chat/bob", INBOX),
     "mixed case": (b"Get", b"/chat/bob", INBOX),
-    "GET where messages are posted": (b"GET", b"/chat", "POST, OPTIONS"),
-    "HEAD where messages are posted": (b"HEAD", b"/chat", "POST, OPTIONS"),
-    "GET of what only POST reads": (b"GET", b"/chat/bob/read", "POST, OPTIONS"),
-    "HEAD of what only POST reads": (b"HEAD", b"/chat/bob/read", "POST, OPTIONS"),
+    "GET /chat": (b"GET", b"/chat", "POST, OPTIONS"),
+    "HEAD /chat": (b"HEAD", b"/chat", "POST, OPTIONS"),
+    "GET of a route for POST": (b"GET", b"/chat/bob/read", "POST, OPTIONS"),
+    "HEAD of a route for POST": (b"HEAD", b"/chat/bob/read", "POST, OPTIONS"),
     "POST to a probe": (b"POST", b"/livez", "GET, HEAD, OPTIONS"),
 }
 
@@ -111,10 +111,10 @@ async def test_head_counts_and_reads_nothing(service: Service) -> None:
 
 SAME_NAME: Final = {
     "UTF-8": ("\u00e9", b"%C3%A9"),
-    "UTF-8 in lower case": ("\u00e9", b"%c3%a9"),
-    "a letter that need not be escaped": ("a", b"%61"),
+    "UTF-8 in lowercase escapes": ("\u00e9", b"%c3%a9"),
+    "an unnecessary escape": ("a", b"%61"),
     "a slash": ("a/b", b"a%2Fb"),
-    "an escape is undone once": ("a%2Fb", b"a%252Fb"),
+    "an escape is decoded once": ("a%2Fb", b"a%252Fb"),
     "a percent sign": ("%", b"%25"),
     "a plus": ("a+b", b"a+b"),
     "a space": ("a b", b"a%20b"),
@@ -144,17 +144,17 @@ NO_NAME: Final = {
     "two escaped dots": b"%2e%2E",
     "a percent sign": b"%",
     "half an escape": b"bob%2",
-    "no escape": b"%zz",
-    "an escape of JavaScript": b"%u00e9",
-    "a byte that UTF-8 never has": b"%ff",
+    "an incomplete escape": b"%zz",
+    "a JavaScript escape": b"%u00e9",
+    "a byte that never occurs in UTF-8": b"%ff",
     "Latin-1": b"%e9",
     "an overlong NUL": b"%C0%80",
     "a surrogate": b"%ED%A0%80",
-    "a character beyond the last": b"%F4%90%80%80",
+    "a code point above U+10FFFF": b"%F4%90%80%80",
     "a NUL": b"%00",
-    "a header of its own": b"bob%0d%0aX:1",
+    "an injected header": b"bob%0d%0aX:1",
     "an escape sequence": b"%1b[2J",
-    "a delete": b"%7f",
+    "a DEL": b"%7f",
     "a control sequence": b"%C2%9B2J",
     "a thousand letters": b"a" * 1000,
     "seven thousand letters": b"a" * 7000,
@@ -183,7 +183,7 @@ async def test_what_must_be_escaped_is_refused_where_it_is_not(
     segment: bytes, service: Service
 ) -> None:
     async with unharmed(service) as wire:
-        # Taken for Latin-1, the bytes of one name are another.
+        # As Latin-1, the bytes of one name would be another name.
         for username in ("\u00e9", "\u00c3\u00a9", "bob"):
             await wire.post(username, "hi")
         for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
@@ -208,8 +208,8 @@ async def test_a_path_cannot_hold_space_or_control_characters(
 
 BAD_LIMITS: Final = {
     "empty": b"",
-    "nothing": b"0",
-    "less than nothing": b"-1",
+    "an empty value": b"0",
+    "a negative number": b"-1",
     "a sign": b"%2B5",
     "a plus": b"+5",
     "a word": b"all",
@@ -219,13 +219,13 @@ BAD_LIMITS: Final = {
     "a separator": b"1_0",
     "a space": b"%201",
     "a NUL": b"1%00",
-    "a wide digit": b"%EF%BC%91",
-    "a digit above the line": b"%C2%B2",
-    "a byte that UTF-8 never has": b"%ff",
+    "a full-width digit": b"%EF%BC%91",
+    "a superscript digit": b"%C2%B2",
+    "a byte that never occurs in UTF-8": b"%ff",
     "ten digits": b"1000000000",
     "two thousand digits": b"1" * 2000,
     "two": b"1&limit=1",
-    "two that differ": b"1&wait=0&limit=2",
+    "two different ones": b"1&wait=0&limit=2",
 }
 
 
@@ -248,10 +248,10 @@ async def test_a_query_of_1001_fields_is_refused(service: Service) -> None:
 
 
 QUERIES: Final = {
-    "nothing": b"",
+    "an empty value": b"",
     "no fields": b"&&&",
-    "more than there is": b"limit=999999999",
-    "zeros before": b"limit=007",
+    "more than there are": b"limit=999999999",
+    "leading zeros": b"limit=007",
     "an escaped limit": b"l%69mit=%31",
     "a limit and a wait": b"limit=1&wait=0",
 }
@@ -264,7 +264,7 @@ async def test_a_query_that_limits_nothing_changes_nothing(query: bytes, service
         assert texts_of(await wire.ask(get(b"/chat/bob?" + query))) == ["hi"]
 
 
-#: Queries, and the name that the answer gives.
+#: Queries, and the parameter that the answer names.
 UNKNOWN: Final = {
     b"limt=5": "limt",
     b"limt=5&limit=5": "limt",
@@ -279,7 +279,7 @@ UNKNOWN: Final = {
     b"x" * 1000: "x" * 64,
     b"&".join([b"a=1"] * 100): "a",
 }
-#: Routes that consume or settle messages, and what they know.
+#: Routes that consume or settle messages, and their parameters.
 STRICT: Final = {
     (b"GET", b"/chat/bob"): "limit and wait",
     (b"POST", b"/chat/bob/read"): "limit and wait",

@@ -1,4 +1,4 @@
-"""POST /chat/batch: many messages at once, each with an answer of its own."""
+"""POST /chat/batch: many messages in one request, each with its own result."""
 
 import json
 from typing import Any
@@ -93,7 +93,7 @@ async def test_a_batch_has_a_bound_in_number_and_in_size(
     assert (await chat.request("POST", "/chat/batch", many)).code == 400
     large = json.dumps([message("x" * 900)]).encode() + b" " * 100
     assert (await chat.request("POST", "/chat/batch", large)).code == 413
-    # A single post has its own.
+    # A single post has its own limit.
     assert (
         await chat.request("POST", "/chat", json.dumps(message("x" * 2000)).encode())
     ).code == 201
@@ -103,7 +103,7 @@ async def test_a_batch_has_a_bound_in_number_and_in_size(
 async def test_a_repeated_batch_is_stored_once(chat: ChatClient) -> None:
     messages = [message(str(number)) for number in range(5)]
     first = await post(chat, *messages[:3], Idempotency_Key="batch")
-    # The first answer came for a part of it only, as it were.
+    # As if the first request had been cut off after three messages.
     again = await post(chat, *messages, Idempotency_Key="batch")
     assert again[:3] == first
     assert await chat.texts("bob") == ["0", "1", "2", "3", "4"]

@@ -71,7 +71,7 @@ async def test_a_client_that_was_closed_says_so(service: Service) -> None:
         await client.read("bob")
     with pytest.raises(RuntimeError, match="closed"):
         client.stream("bob")
-    # What is open goes to its end.
+    # An open lease can still be finished.
     assert await lease.acknowledge() == 1
 
 
@@ -242,7 +242,7 @@ async def test_a_read_that_is_cancelled_while_it_waits_takes_nothing(
         return await metrics.metric("chat_http_requests_open") == count
 
     reading = asyncio.create_task(client.read("bob", wait_s=20))
-    # The other one is the question itself.
+    # The second one is the request for the metrics.
     await eventually(lambda: is_open(2))
     reading.cancel()
     await asyncio.wait((reading,))

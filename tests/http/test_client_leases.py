@@ -1,4 +1,4 @@
-"""The client's leases: settled when their block ends, or by name, or not at all."""
+"""The client's leases: acknowledged or released at the end of a block, explicitly, or never."""
 
 import asyncio
 from collections.abc import Callable
@@ -142,5 +142,5 @@ async def test_a_lease_names_what_it_lost_and_what_it_did_not(client: ChatClient
     with pytest.raises(LeaseOver) as raised:
         await lease.__aexit__(None, None, None)
     assert (raised.value.acknowledged, raised.value.lost) == ((stays,), (goes,))
-    # Nothing of it is held any more.
+    # The lease holds no more messages.
     assert await lease.acknowledge() == 0

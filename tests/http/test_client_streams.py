@@ -1,4 +1,4 @@
-"""The client's streams: each message once, over broken connections and restarts."""
+"""The client's streams deliver each message once, across broken connections and restarts."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 
 async def take(stream: Stream, count: int) -> list[str]:
-    """The texts of the next messages."""
+    """Return the texts of the next messages."""
     return [(await anext(stream)).text for _ in range(count)]
 
 
@@ -57,7 +57,7 @@ async def test_a_message_is_acknowledged_when_the_next_is_asked_for(client: Chat
 async def test_what_a_consumer_did_not_finish_comes_to_another(client: ChatClient) -> None:
     for text in "abc":
         await client.post("bob", text)
-    # Nobody closes this one: it is closed when nobody holds it.
+    # This stream is not closed explicitly, but when it is garbage-collected.
     async for message in client.stream("bob"):
         if message.text == "b":
             break
@@ -123,7 +123,7 @@ async def test_a_redelivered_message_is_acknowledged_not_returned(
                 return await direct.count("bob") == 2
 
             await eventually(both_are_unread)
-            # Had by somebody else meanwhile, so that the Last-Event-ID says nothing of the first.
+            # Another lease in between, so the Last-Event-ID does not cover the first message.
             lease = await direct.lease("bob")
             assert await lease.release() == 2
             await direct.post("bob", "c")

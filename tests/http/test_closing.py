@@ -1,4 +1,4 @@
-"""How connections are closed: with one answer that can be read, and that is counted."""
+"""Closing a connection: the client can read one last answer, and the service counts it."""
 
 import asyncio
 import http.client
@@ -29,10 +29,10 @@ CHUNKED: Final = b"Transfer-Encoding: chunked"
 LIMIT: Final = 512 * 1024
 
 
-#: The rest of a body whose beginning was already refused as too long.
+#: The rest of a body that was refused as too long after its beginning.
 AFTER_A_REFUSAL: Final = {
-    "a size that is none": b"zz\r\n",
-    "a chunk longer than it says": b"1\r\nxxx",
+    "an invalid chunk size": b"zz\r\n",
+    "a chunk longer than its size": b"1\r\nxxx",
     "a trailer": b"0\r\nX: a\r\n\r\n",
     "one-byte chunks": b"1\r\nx\r\n" * 200_000,
 }
@@ -69,7 +69,7 @@ async def test_requests_behind_the_last_one_are_not_counted(service: Service) ->
         assert answer is not None
         assert answer.status == 200
         assert await connection.answer() is None
-        # The loop turns a few times, in which Tornado would read on.
+        # Let the loop run, so that Tornado could read on.
         await asyncio.sleep(0.1)
         after = requests_counted(service)
         new = {label: count - before.get(label, 0) for label, count in after.items()}
@@ -79,7 +79,7 @@ async def test_requests_behind_the_last_one_are_not_counted(service: Service) ->
 
 
 def answer_to_all(port: int, sent: bytes) -> bytes:
-    """Send everything first, and only then read. A reset is an error."""
+    """Send everything, then read all answers. A reset connection is an error."""
     with socket.create_connection(("127.0.0.1", port), timeout=20 * PATIENCE) as client:
         client.sendall(sent)
         received = b""
@@ -94,10 +94,10 @@ SENT_WHOLE: Final = {
         413,
         request(b"POST", b"/chat", CHUNKED) + chunked(*[b"x" * (1 << 20)] * 20),
     ),
-    "no HTTP": (400, b"no HTTP\r\n\r\n" + b"x" * (8 << 20)),
+    "not HTTP": (400, b"no HTTP\r\n\r\n" + b"x" * (8 << 20)),
     "a bad chunk": (400, request(b"POST", b"/chat", CHUNKED) + b"zz\r\n" + b"x" * (8 << 20)),
     "a head of 8 MiB": (431, b"GET /chat/bob HTTP/1.1\r\nX: " + b"x" * (8 << 20)),
-    "a request behind the last": (200, get(b"/livez", b"Connection: close") + b"x" * (8 << 20)),
+    "a request after the last one": (200, get(b"/livez", b"Connection: close") + b"x" * (8 << 20)),
     "TLS": (400, b"\x16\x03\x01" + b"x" * (8 << 20)),
 }
 
@@ -159,14 +159,14 @@ async def test_a_tls_client_fails_at_once(start_service: StartService) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port
 
 
 COUNTED: Final = {
-    "no HTTP": (400, b"no HTTP\r\n\r\n"),
+    "not HTTP": (400, b"no HTTP\r\n\r\n"),
     "TLS": (400, b"\x16\x03\x01"),
     "two lengths": (400, request(b"POST", b"/chat", b"Content-Length: 1", b"Content-Length: 2")),
     "a bad chunk": (400, request(b"POST", b"/chat", CHUNKED) + b"zz\r\n"),
@@ -206,7 +206,7 @@ async def test_every_refusal_is_counted_and_logged(
 DATED: Final = {
     "a read on the fast path": get(b"/chat/dated"),
     "a read by Tornado": get(b"/chat/dated", b"TE: trailers"),
-    "a post that is refused": request(b"POST", b"/chat", body=b"{"),
+    "a refused post": request(b"POST", b"/chat", body=b"{"),
     "a page": get(b"/"),
     "an unknown path": get(b"/nowhere"),
     "a stream": get(b"/chat/dated/stream", b"Accept: text/event-stream"),

@@ -1,6 +1,7 @@
-"""What a request costs, in counts that need no clock: commands to the database, calls of functions.
+"""The cost of a request, without a clock: database commands, and function calls.
 
-A guard: what makes every request dearer fails here, on any machine. `scripts/bench` has the times.
+A change that makes every request more expensive fails here, on any machine. `scripts/bench` has the
+times.
 """
 
 import asyncio
@@ -18,13 +19,13 @@ from tests.support.waiting import eventually
 from workers.queue import ShardQueue
 
 CLIENTS = 100
-#: Calls of Python functions and of built-in ones for a request, in the thread of the loop: about
-#: 240, and up to 260 where the machine is slow, since the loop then turns more often for as many.
+#: Calls of Python and built-in functions per request in the thread of the loop: about 240, and up
+#: to 260 on a slow machine, where the loop iterates more often for the same requests.
 CALLS_MAX = 300
 
 
 class Crowd(threading.Thread):
-    """Clients that all send one request, then all wait for its answer; not in the loop's thread."""
+    """Clients in a separate thread. Each sends one request; then all wait for their answers."""
 
     def __init__(self, port: int, requests: list[bytes]) -> None:
         super().__init__()
@@ -78,7 +79,7 @@ async def test_100_waiting_requests_cost_three_commands(
         chat = connect(service)
         for number in range(CLIENTS // 2):
             await chat.post(f"crowd-reader-{number}", "x")
-        # Each way of a request is taken once before it is counted.
+        # Serve one request of each kind first, so that nothing is counted that happens only once.
         assert await chat.texts("crowd-reader-0") == ["x"]
         await chat.post("crowd-reader-0", "x")
         proxy.hold["insert"] = b"text"

@@ -20,14 +20,14 @@ from tests.support.proxy import MongoProxy
 from tests.support.raw import accepted, get, message, post, texts_of, unharmed
 from tests.support.waiting import eventually
 
-#: Takes a connection to Tornado, and changes nothing else.
+#: Hands the connection off to Tornado, and changes nothing else.
 TO_TORNADO: Final = b"TE: trailers"
 ID: Final = re.compile(rb"[0-9a-f]{32}|[0-9a-f]{12}-[0-9a-f]+")
 DATE: Final = re.compile(rb"Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 
 
 async def raw_answers(service: Service, *requests: bytes) -> bytes:
-    """All that the service writes to these requests on one connection until it closes it."""
+    """Return everything that the service writes on one connection for these requests."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(b"".join(requests))
     writer.write(get(b"/livez", b"Connection: close"))
@@ -39,20 +39,20 @@ async def raw_answers(service: Service, *requests: bytes) -> bytes:
 PLAIN: Final = {
     "a post": post(message("eve", "hi")),
     "a read": get(b"/chat/eve"),
-    "a read of nothing": get(b"/chat/nobody"),
-    "a name in escapes": get(b"/chat/%C3%A9"),
-    "an escape that is none": get(b"/chat/%zz"),
-    "a body that is no JSON": post(b"{"),
+    "a read of an empty inbox": get(b"/chat/nobody"),
+    "an escaped name": get(b"/chat/%C3%A9"),
+    "an invalid escape": get(b"/chat/%zz"),
+    "a body that is not JSON": post(b"{"),
     "a message without a text": post(b'{"username": "eve"}'),
-    "a body on a read": get(b"/chat/eve", b"Content-Length: 2") + b"{}",
+    "a read with a body": get(b"/chat/eve", b"Content-Length: 2") + b"{}",
     "a limit": get(b"/chat/eve?limit=1"),
-    "a limit that is none": get(b"/chat/eve?limit=0"),
+    "an invalid limit": get(b"/chat/eve?limit=0"),
     "a wait": get(b"/chat/eve?wait=0.01"),
-    "a wait for nothing": get(b"/chat/nobody?wait=0.01"),
-    "a limit and a name that are none": get(b"/chat/%00?limit=0"),
-    "a parameter that nobody knows": get(b"/chat/eve?x=%y&"),
-    "an id of its own": get(b"/chat/eve", b"X-Request-ID: order-66"),
-    "a connection that is kept": get(b"/chat/eve", b"Connection: Keep-Alive"),
+    "a wait of zero": get(b"/chat/nobody?wait=0.01"),
+    "an invalid limit and an invalid name": get(b"/chat/%00?limit=0"),
+    "an unknown parameter": get(b"/chat/eve?x=%y&"),
+    "a request id": get(b"/chat/eve", b"X-Request-ID: order-66"),
+    "a keep-alive connection": get(b"/chat/eve", b"Connection: Keep-Alive"),
 }
 
 
@@ -66,15 +66,15 @@ async def test_both_ways_give_the_same_answers_to_the_byte(
         await chat.read("eve")
         await chat.post("eve", "hi")
         answers.append(await raw_answers(service, each))
-    direct, tornados = answers
-    assert direct == tornados
+    fast_path, tornado = answers
+    assert fast_path == tornado
 
 
-#: Requests, and whether they leave the fast path.
+#: Requests, and whether they are handed off.
 HANDED_OFF: Final = {
     **{name: (sent, False) for name, sent in PLAIN.items()},
     "another route": (get(b"/livez"), True),
-    "a key": (get(b"/chat/eve", b"Idempotency-Key: " + b"k" * 22), True),
+    "an idempotency key": (get(b"/chat/eve", b"Idempotency-Key: " + b"k" * 22), True),
     "a preference": (get(b"/chat/eve", b"Prefer: wait=0"), True),
 }
 
@@ -88,7 +88,7 @@ async def test_only_unusual_requests_leave_the_fast_path(
     async with unharmed(service) as wire:
         connection = await wire.connect()
         await connection.ask(sent)
-        # The request for the metrics is itself handed off.
+        # The request for the metrics is handed off as well.
         after = await chat.metric("chat_http_handovers_total")
         assert after - before == 1 + is_handed_off
 
@@ -188,7 +188,7 @@ async def test_tornado_answers_do_not_wait_for_tcp_acknowledgements() -> None:
         server, address = listening.accept()
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream = PrefetchedStream(Handoff(server, address, b"", None, None), Lingering())
-    # As Tornado does behind each request.
+    # As Tornado does after each request.
     stream.set_nodelay(False)
     assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     stream.close()
@@ -210,13 +210,13 @@ async def test_requests_beyond_the_buffer_wait_in_the_kernel(
 
 IN_PIECES: Final = post(message("bob", "in pieces"))
 END_OF_HEAD: Final = IN_PIECES.index(b"\r\n\r\n") + 4
-#: The places at which the request is cut.
+#: Where the request is cut.
 CUTS: Final = {
     "head, then body": [END_OF_HEAD],
     "in the middle of the body": [END_OF_HEAD + 5],
-    "in three": [END_OF_HEAD, END_OF_HEAD + 5],
+    "in three pieces": [END_OF_HEAD, END_OF_HEAD + 5],
     "in the head": [10],
-    "behind the request line": [IN_PIECES.index(b"\r\n") + 2],
+    "after the request line": [IN_PIECES.index(b"\r\n") + 2],
     "byte by byte": list(range(1, len(IN_PIECES))),
 }
 
@@ -262,7 +262,7 @@ async def test_an_idle_connection_is_closed(start_service: StartService) -> None
 
 
 async def stuck_reader(service: Service, chat: ChatClient) -> tuple[socket.socket, int]:
-    """A client with an answer on its way that it does not take, and how many it has asked for."""
+    """Return a client that does not read its answers, and how many requests it has sent."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", service.port))
@@ -274,7 +274,7 @@ async def stuck_reader(service: Service, chat: ChatClient) -> tuple[socket.socke
             return await chat.metric("chat_messages_read_total") == asked
 
         await eventually(is_claimed)
-        # The one that asks is open, too.
+        # The request for the metrics is open as well.
         if await chat.metric("chat_http_requests_open") == 2:
             return sock, asked
     raise AssertionError("the kernel takes everything")

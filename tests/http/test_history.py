@@ -1,4 +1,4 @@
-"""The samples behind the dashboard: the counters in them, and the ports that serve them."""
+"""The samples of the dashboard: their counters, and the ports that serve them."""
 
 import json
 import math
@@ -19,7 +19,7 @@ OPS_PATHS = ("/ops", "/ops/history", "/metrics")
 
 
 async def history(chat: ChatClient, query: str = "") -> dict[str, Any]:
-    """The document as it is answered."""
+    """Return the decoded answer of /ops/history."""
     answer = await chat.request("GET", f"/ops/history{query}")
     assert (answer.code, answer.headers["Content-Type"]) == (200, "application/json")
     document: dict[str, Any] = json.loads(answer.body)
@@ -27,7 +27,7 @@ async def history(chat: ChatClient, query: str = "") -> dict[str, Any]:
 
 
 def last(document: dict[str, Any]) -> dict[str, float]:
-    """Each series' last value, of the only process."""
+    """Return the last value of each series of the only process."""
     (process,) = document["processes"]
     return dict(zip(document["series"], process["samples"][-1][1:], strict=True))
 
@@ -149,7 +149,7 @@ async def test_the_operators_port_serves_only_their_pages(
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -168,5 +168,5 @@ async def test_unknown_is_null_on_the_dashboard_and_nan_in_metrics(
 
     await eventually(is_null)
     answer = await chat.request("GET", "/ops/history")
-    # A browser reads neither NaN nor Infinity.
+    # Browsers cannot parse NaN or Infinity in JSON.
     assert b"NaN" not in answer.body

@@ -1,4 +1,4 @@
-"""The two endpoints of the original specification, as a user meets them."""
+"""The two endpoints of the original specification, from a user's point of view."""
 
 import asyncio
 import json

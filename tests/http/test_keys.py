@@ -1,4 +1,4 @@
-"""Idempotency keys: a request that is repeated does its work once, and is answered the same."""
+"""Idempotency keys: a repeated request takes effect once, and gets the same answer."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def test_a_post_that_is_repeated_is_one_message(chat: ChatClient) -> None:
     replayed = [answer.headers.get("Idempotent-Replayed") for answer in answers]
     assert replayed == [None, "true", "true"]
     assert await chat.texts("bob") == ["hello"]
-    # Read, and known all the same.
+    # The message was read, and its key is still known.
     assert (await post(chat, key)).body == answers[0].body
     assert await chat.texts("bob") == []
 
@@ -98,7 +98,7 @@ async def test_a_repeated_post_of_unknown_outcome_stores_one_message(
 
         await eventually(stored)
         assert await chat.texts("bob") == ["hello"]
-        # What was stored and not told is counted all the same.
+        # The message counts as accepted although its first answer was lost.
 
         async def counted() -> bool:
             return await chat.metric("chat_messages_accepted_total") == 1
@@ -121,7 +121,7 @@ async def test_a_repeated_read_returns_the_same_messages(
     assert await read(nodes[1], str(uuid4())) == ["two", "three"]
     assert await nodes[0].texts("bob") == []
     assert await read(nodes[1], key) == ["one"]
-    # Nor does the same key in another inbox.
+    # A key of one inbox returns nothing from another inbox.
     await nodes[0].post("eve", "hers")
     assert await read(nodes[0], key, "eve") == ["hers"]
 

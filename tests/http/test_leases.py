@@ -1,4 +1,4 @@
-"""Leases over HTTP: what is taken has to be acknowledged, or comes again."""
+"""Leases over HTTP: a message that is not acknowledged is delivered again."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def test_an_expired_lease_releases_and_refuses_a_late_ack(
 ) -> None:
     await chat.post("bob", "hello")
     taken = await take(chat, "?ttl=0.2")
-    # Waiting for it is enough to get it.
+    # A long poll gets the message once its lease has ended.
     again = await take(chat, "?ttl=30&wait=10")
     assert again["messages"] == taken["messages"]
     code, problem = await ask(chat, "ack", lease=taken["lease"])
@@ -140,7 +140,7 @@ async def test_a_ttl_that_is_no_number_of_seconds_is_refused(chat: ChatClient, t
     "body",
     [
         *(b"", b"{", b"[]", b'"x"', b"\xff", b"null", b"[" * 5000),
-        # In a field that nobody asked for, of a lease that would be none.
+        # Invalid UTF-8 in an ignored field.
         b'{"lease": "ab", "ttl": 5, "ids": [], "note": "\xff"}',
     ],
 )
@@ -159,7 +159,7 @@ async def test_a_success_never_hides_that_a_message_is_lost(
     lease = (await take(chat, "?ttl=1.5"))["lease"]
     assert await ask(chat, "ack", lease=lease, ids=ids[:1]) == (200, {"acknowledged": 1})
     named = ids if names_ids else None
-    # First another lease has what was lost, then it is read.
+    # The lost message is first in another lease, then read.
     again = await take(chat, "?ttl=30&wait=10")
     for _ in range(2):
         code, problem = await ask(chat, "ack", lease=lease, ids=named)

@@ -1,4 +1,4 @@
-"""Clients that go away, readers that take nothing, and a service that stops under load."""
+"""Clients that disconnect, clients that do not read, and a service that stops under load."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 
 
 async def only_this_request_is_open(chat: ChatClient) -> bool:
-    """True once the request that asks is the only one the service has open."""
+    """Return whether the request for the metrics is the only open one."""
     return await chat.metric("chat_http_requests_open") == 1
 
 
@@ -93,7 +93,7 @@ async def test_draining_answers_every_request_that_was_accepted(
             try:
                 answered.append(await client.post(name, "x"))
             except ConnectionRefusedError:
-                # A new connection after the listening socket has closed; never a lost answer.
+                # The listening socket is closed. No answer was lost.
                 refused += 1
                 return
 
@@ -116,7 +116,7 @@ async def test_draining_answers_connections_not_yet_accepted(
     start_service: StartService,
 ) -> None:
     service = await start_service(drain_delay_s=0)
-    # No turn of the loop lies between the last of these and the drain: none is accepted yet.
+    # The loop does not run between these calls and the drain, so none is accepted yet.
     waiting = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(5)]
     for sock in waiting:
         sock.sendall(b"GET /chat/bob HTTP/1.1\r\nHost: localhost\r\n\r\n")

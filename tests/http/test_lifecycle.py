@@ -1,4 +1,4 @@
-"""The fate of every message is accounted for, over all nodes and through every lost reply."""
+"""The metrics account for every message, over all nodes and despite lost replies."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ USERS = ("ann", "bob", "cy")
 
 
 async def live(chat: ChatClient, seed: int, steps: int) -> None:
-    """Do what clients do, and ignore failures."""
+    """Send the requests of a client, and ignore failures."""
     rng = random.Random(seed)
     receipts: list[tuple[str, str]] = []
     for number in range(steps):
@@ -74,7 +74,7 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
         nodes = [connect(service) for service in services]
 
         async def lose() -> None:
-            """Some replies, then for a while all of them, so that outcomes stay unknown."""
+            """Lose some replies, then all for a while, so that outcomes stay unknown."""
             for rate, seconds in ((losses, 0.5), (float(losses > 0), 1.5), (losses, 0.0)):
                 proxy.lose_rate = dict.fromkeys(("insert", "update", "find"), rate)
                 await asyncio.sleep(seconds)
@@ -104,7 +104,7 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
                     await sum_of(f"chat_messages_{fate}_total")
                     for fate in ("read", "expired_unread", "revoked")
                 ]
-                # Not at one moment: each moves on while the next is asked.
+                # The values are from different moments, so compare until they agree.
                 return 0 < accepted == stored == sum(ended) + unread and all(ended)
 
             await eventually(is_balanced, 20)

@@ -1,4 +1,4 @@
-"""What clients and balancers see while an operator drops or changes indexes under the service."""
+"""An operator drops or changes indexes: what clients and load balancers see."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Messages: TypeAlias = Collection[dict[str, object]]
 
 @pytest.fixture
 def messages(mongo_uri: str, database: str, chat: ChatClient) -> Iterator[Messages]:
-    """The collection as an operator sees it, once the service has made it."""
+    """The collection, accessed as an operator would, after the service has created it."""
     with MongoClient[dict[str, object]](mongo_uri) as client:
         yield client[database]["messages"]
 
@@ -36,7 +36,7 @@ async def test_a_dropped_collection_heals_by_itself(chat: ChatClient, messages: 
         return (stored.code, read.code, ready.code) == (201, 200, 200)
 
     await eventually(serves)
-    # One message for all those posts.
+    # All posts with the key stored one message.
     assert KEY_INDEX in messages.index_information()
     assert messages.count_documents({}) == 1
 

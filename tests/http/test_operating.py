@@ -1,4 +1,4 @@
-"""What operators see: health, metrics that add up, request ids, logs that keep secrets."""
+"""For operators: health, metrics that add up, request ids, and logs without secrets."""
 
 import asyncio
 import json

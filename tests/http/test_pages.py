@@ -1,4 +1,4 @@
-"""The pages for people: what is served, and how little a page is allowed to do."""
+"""The web pages: which files are served, and what their policy forbids."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""Ways of reading: a limit, the POST twin, counting without consuming, very long inboxes."""
+"""Reads: with a limit, by POST, counting without consuming, and very long inboxes."""
 
 import asyncio
 import json
@@ -158,18 +158,20 @@ async def test_sequential_posts_through_two_nodes_stay_in_order(
     assert await nodes[0].texts("bob") == [str(number) for number in range(60)]
 
 
-@pytest.mark.parametrize("way", ["direct", "on Tornado's way"])
+@pytest.mark.parametrize("path", ["fast path", "Tornado"])
 async def test_a_client_that_already_left_claims_nothing(
-    service: Service, chat: ChatClient, way: str
+    service: Service, chat: ChatClient, path: str
 ) -> None:
-    first = get(b"/chat/nobody") if way == "direct" else get(b"/chat/nobody?limit=1", b"Prefer: x")
+    first = (
+        get(b"/chat/nobody") if path == "fast path" else get(b"/chat/nobody?limit=1", b"Prefer: x")
+    )
     for number in range(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(first)
         await reader.readuntil(b"[]")
         await chat.post(f"user-{number}", "hello")
         writer.write(get(f"/chat/user-{number}".encode()))
-        # With the request comes its connection's end.
+        # The request and the end of its connection arrive together.
         writer.close()
         await writer.wait_closed()
 

@@ -1,4 +1,4 @@
-"""Receipts: the sender is told what became of its message, and may take it back in time."""
+"""Receipts: a sender can query the status of its message, and revoke it while it is unread."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 
 
 async def send(chat: ChatClient, text: str = "hello", lifetime_s: int = 60) -> tuple[str, str]:
-    """Post to bob with a receipt: the message's id, and the receipt."""
+    """Post to bob. Return the id of the message, and its receipt."""
     body = json.dumps({"text": text, "username": "bob", "timeout": lifetime_s}).encode()
     answer = await chat.request("POST", "/chat", body, Prefer="receipt")
     assert (answer.code, answer.headers["Preference-Applied"]) == (201, "receipt")

@@ -1,4 +1,4 @@
-"""What no person or program meant to ask reads nothing and writes nothing, and is told why."""
+"""Requests that no user intended read and write nothing, and get an error that says why."""
 
 import json
 from typing import Final
@@ -28,7 +28,7 @@ GUARDED: Final = (
 )
 
 
-#: What browsers send beside what tells a request's page.
+#: Headers of every browser, without those that name the page.
 BROWSER: Final = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0 Safari/537.36",
     "Accept-Language": "en-US,en;q=0.9",
@@ -43,48 +43,54 @@ PREFETCHES: Final = (
     {"X-Purpose": "preview"},
     {"X-Moz": "prefetch"},
 )
-#: `{host}` is the service's own address, `{name}` that without the port.
+#: `{host}` stands for the address of the service, `{name}` for the same without the port.
 OF_OTHER_PAGES: Final = {
-    "another site's": {"Sec-Fetch-Site": "cross-site"},
-    "another port's": {"Sec-Fetch-Site": "same-site"},
-    "both, which no browser says": {"Sec-Fetch-Site": "same-origin,cross-site"},
+    "a page of another site": {"Sec-Fetch-Site": "cross-site"},
+    "a page on another port": {"Sec-Fetch-Site": "same-site"},
+    "both headers, which no browser sends": {"Sec-Fetch-Site": "same-origin,cross-site"},
     "another origin": {"Origin": "http://evil.test"},
-    "an origin of another port": {"Origin": "http://{name}:1"},
-    "an origin without our port": {"Origin": "http://{name}"},
-    "an origin that begins as ours": {"Origin": "http://{host}.evil.test"},
-    "an origin that ends as ours": {"Origin": "http://evil.test/{host}"},
-    "an extension": {"Origin": "chrome-extension://{host}"},
-    "a frame in a sandbox": {"Origin": "null"},
-    "typed in, but of another page": {"Origin": "http://evil.test", "Sec-Fetch-Site": "none"},
+    "an origin with another port": {"Origin": "http://{name}:1"},
+    "an origin without the port": {"Origin": "http://{name}"},
+    "an origin that begins like the host": {"Origin": "http://{host}.evil.test"},
+    "an origin that ends like the host": {"Origin": "http://evil.test/{host}"},
+    "a browser extension": {"Origin": "chrome-extension://{host}"},
+    "a sandboxed frame": {"Origin": "null"},
+    "typed in, with another page as referrer": {
+        "Origin": "http://evil.test",
+        "Sec-Fetch-Site": "none",
+    },
     "another referrer": {"Referer": "http://evil.test/"},
-    "a referrer with ours in its path": {"Referer": "http://evil.test/http://{host}/"},
-    "a referrer with ours before an @": {"Referer": "http://{host}@evil.test/"},
-    "a referrer that is none": {"Referer": "about:blank"},
+    "a referrer with the host in its path": {"Referer": "http://evil.test/http://{host}/"},
+    "a referrer with the host before an @": {"Referer": "http://{host}@evil.test/"},
+    "an invalid referrer": {"Referer": "about:blank"},
     "an image without a referrer": {"Accept": IMAGE},
-    "a browser that says nothing": BROWSER,
+    "a browser without any of the headers": BROWSER,
 }
-#: What own pages and programs send.
+#: Headers of the service's own pages, and of programs.
 OF_OUR_OWN: Final = {
     "a program": {},
     "a program that calls itself Mozilla": {
         "User-Agent": "Mozilla/5.0 (Windows NT 10.0; en-US) PowerShell/7.4.0"
     },
-    "a program with a language": {"User-Agent": "node", "Accept-Language": "*"},
-    "our page": {"Sec-Fetch-Site": "same-origin"},
-    "our page, with its origin": {"Origin": "http://{host}", "Sec-Fetch-Site": "same-origin"},
-    "our page, without its origin": {"Origin": "null", "Sec-Fetch-Site": "same-origin"},
-    "our page behind another name": {
+    "a program with Accept-Language": {"User-Agent": "node", "Accept-Language": "*"},
+    "the service's page": {"Sec-Fetch-Site": "same-origin"},
+    "the service's page, with an origin": {
+        "Origin": "http://{host}",
+        "Sec-Fetch-Site": "same-origin",
+    },
+    "the service's page, without an origin": {"Origin": "null", "Sec-Fetch-Site": "same-origin"},
+    "the service's page behind another name": {
         "Origin": "https://chat.test",
         "Sec-Fetch-Site": "same-origin",
     },
-    "our page over plain HTTP": {"Origin": "http://{host}"} | BROWSER,
-    "our page's GET over plain HTTP": {"Referer": "http://{host}/sub/"} | BROWSER,
-    "typed in by a person": {"Sec-Fetch-Site": "none"} | BROWSER,
+    "the service's page over plain HTTP": {"Origin": "http://{host}"} | BROWSER,
+    "a GET of the service's page over plain HTTP": {"Referer": "http://{host}/sub/"} | BROWSER,
+    "typed in by a user": {"Sec-Fetch-Site": "none"} | BROWSER,
 }
 
 
 def filled(headers: dict[str, str], chat: ChatClient) -> dict[str, str]:
-    """These headers as arguments, for this service."""
+    """Return these headers as arguments, with the address of this service."""
     host = chat.base.removeprefix("http://")
     name = host.partition(":")[0]
     return {
@@ -94,7 +100,7 @@ def filled(headers: dict[str, str], chat: ChatClient) -> dict[str, str]:
 
 
 async def assert_refused(chat: ChatClient, headers: dict[str, str], kind: str) -> None:
-    """Assert that every guarded route refuses these headers, and that nothing was touched."""
+    """Assert that every guarded route refuses these headers and changes nothing."""
     await chat.post("bob", "hello")
     before = await chat.metric("chat_messages_accepted_total")
     body = b'{"text": "x", "username": "bob", "lease": "0"}'

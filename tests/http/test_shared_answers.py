@@ -1,4 +1,4 @@
-"""What operators ask for costs as much for a hundred of them as for one."""
+"""Answers for operators: a hundred requests cost as much as one."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 
 
 async def pings(chat: ChatClient) -> float:
-    """How often the database was asked whether it is there."""
+    """Return how often the service has pinged the database."""
     text = (await chat.request("GET", "/metrics")).body.decode()
     counts = [line for line in text.splitlines() if 'operation="ping"' in line and "_count" in line]
     return sum(float(line.rpartition(" ")[2]) for line in counts)

@@ -1,4 +1,4 @@
-"""Something keeps the event loop busy: that is not taken for a database that does not answer."""
+"""A stalled event loop is not mistaken for a database that does not answer."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from workers.circuit_breaker import FAILURES
 from workers.commands import Key
 from workers.errors import OutcomeUnknown
 
-#: How long the loop is held up each time, and when an operation is given up, in seconds.
+#: How long each stall of the loop takes, and the time limit of an operation, in seconds.
 STALL_S, TIMEOUT_S = 0.4, 1.0
 
 
@@ -20,14 +20,14 @@ async def test_a_stalled_loop_is_not_the_databases_fault(start_service: StartSer
     await pool.post_keyed("bob", "hello", 5, 60, key)
     met: list[BaseException | None] = []
     for _ in range(FAILURES):
-        # A repeat asks the database twice in one operation: that takes more than one turn.
+        # A repeat queries the database twice in one operation, which takes more than one iteration.
         repeat = pool.post_keyed("bob", "hello", 5, 60, key)
         while not repeat.done():
             time.sleep(STALL_S)  # noqa: ASYNC251 - the loop is really stalled
             await asyncio.sleep(0)
         met.append(repeat.exception())
         await asyncio.sleep(0)
-    # They were given up, which was the loop's doing.
+    # They timed out because of the loop.
     assert [type(each) for each in met] == [OutcomeUnknown] * FAILURES
     assert not pool._breaker.is_open
     assert await pool.database_answers()

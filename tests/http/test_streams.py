@@ -1,4 +1,4 @@
-"""Server-Sent Events: what was not seen to arrive comes again, and nothing else does."""
+"""Server-Sent Events: only messages that the client did not confirm are delivered again."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def test_a_stream_gives_what_is_there_and_what_comes(
         for number in range(5):
             await chat.post("bob", str(number))
             assert await stream.texts(1) == [str(number)]
-        # The stream leases them, so nobody else can read them.
+        # The stream leases them, so no other reader gets them.
         assert await chat.texts("bob") == []
 
 
@@ -74,7 +74,7 @@ async def test_messages_a_stream_cannot_write_are_unread_at_once(
         return await chat.metric("chat_waiters") == 1
 
     await eventually(waits)
-    # The write meets the closed connection before the loop does: each of them ends the stream.
+    # The write fails before the loop notices the closed connection. Either ends the stream.
     monkeypatch.setattr(stream_handler, "_encode", leaves_just_before)
     await chat.post("bob", "hello")
     assert await chat.texts("bob", "?wait=10") == ["hello"]
@@ -103,7 +103,7 @@ async def test_a_stream_may_reconnect_before_its_end_was_noticed(
     chat = connect(here)
     for text in ("one", "two"):
         await chat.post("bob", text)
-    # The first connection hangs half open.
+    # The first connection stays half open.
     async with EventStream(here.port) as hanging:
         first = await hanging.next()
         async with EventStream(there.port, last_event_id=first.id) as stream:
@@ -128,7 +128,7 @@ async def test_messages_on_an_open_stream_count_as_read_in_the_end(
             return await acknowledged(chat) == 1
 
         await eventually(read)
-    # It never comes again with what it has seen, and does not see it again for that.
+    # The client returns without a Last-Event-ID, and still does not get the old message again.
     async with EventStream(service.port) as stream:
         await chat.post("bob", "new")
         assert await stream.texts(1) == ["new"]
@@ -291,7 +291,7 @@ async def test_a_hundred_streams_that_are_cut_lose_nothing(
         await chat.post("bob", str(number))
     for number in range(30):
         async with EventStream(service.port) as stream:
-            # In the middle of what it is sent.
+            # Close the stream while it delivers.
             event = await stream.next()
             if number % 3:
                 body = json.dumps({"lease": stream.lease, "ids": [event.id]}).encode()
@@ -300,7 +300,7 @@ async def test_a_hundred_streams_that_are_cut_lose_nothing(
                 received.add(event.data["text"])
     assert len(received) == 20
     rest: list[str] = []
-    # A release may be on its way still when its stream has been seen to close.
+    # A stream's messages may be released a moment after it is seen to close.
     while len(rest) < 80 and (texts := await chat.texts("bob", "?wait=10")):
         rest += texts
     rest += await chat.texts("bob")

@@ -1,4 +1,4 @@
-"""Traces and metrics over OTLP, as a collector gets them; and what they must never do."""
+"""Traces and metrics over OTLP, as a collector receives them; they never disturb the service."""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ METRICS_OFTEN = "OTEL_METRIC_EXPORT_INTERVAL"
 
 @pytest.fixture
 def collector(io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch) -> Collector:
-    """Where a service that is started from here on sends its telemetry."""
+    """A collector. Services that start afterwards send their telemetry to it."""
     collector = Collector()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -208,7 +208,7 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    # In seconds; longer than a stop waits.
+    # In seconds: longer than a stop waits for it.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "4")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     monkeypatch.setenv(METRICS_OFTEN, "10")
@@ -218,7 +218,7 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting(
     assert await chat.texts("bob") == ["x"]
     async with asyncio.timeout(10 * PATIENCE):
         await service.stop()
-    # What nobody waits for goes on, and would complain in the middle of the next test.
+    # The thread still runs. Wait for it, because its errors would appear in the next test.
     for thread in threading.enumerate():
         if thread.name == "otlp":
             await asyncio.to_thread(thread.join)

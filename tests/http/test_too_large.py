@@ -1,4 +1,4 @@
-"""A body over the limit is refused before it is read, and none of it is taken for a request."""
+"""A body over the limit is refused before it is read, and no part of it is run as a request."""
 
 from typing import Final
 
@@ -19,22 +19,22 @@ from tests.support.raw import (
 
 LIMIT: Final = 512 * 1024
 CHUNKED: Final = b"Transfer-Encoding: chunked"
-#: A request in a body: a server that loses count of the bytes would execute it.
+#: A request inside a body. A server that loses track of the body would execute it.
 HIDDEN: Final = get(b"/chat/bob")
 
 
 def padded(size: int) -> bytes:
-    """A good post's body of this size."""
+    """Return the body of a valid post, of this size."""
     return message("bob", "hi").ljust(size)
 
 
 def hiding(size: int) -> bytes:
-    """A body of this size, full of requests."""
+    """Return a body of this size that consists of requests."""
     return (HIDDEN * (size // len(HIDDEN) + 1))[:size]
 
 
 async def refused(connection: Connection, method: bytes = b"POST") -> None:
-    """The next answer is 413."""
+    """Assert that the next answer is 413."""
     answer = await connection.answer(method)
     assert answer is not None
     assert answer.status == 413, answer
@@ -56,7 +56,7 @@ async def test_a_declared_length_over_the_limit_is_refused(size: int, service: S
         await wire.post("bob", "hi")
         connection = await wire.connect()
         body = hiding(size)
-        # The answer comes before the body.
+        # The answer arrives before the body is sent.
         await connection.send(post(body)[: -len(body)])
         await refused(connection)
         # A client that sends the body anyway can go on using its connection.
@@ -65,11 +65,11 @@ async def test_a_declared_length_over_the_limit_is_refused(size: int, service: S
 
 
 HUGE: Final = {
-    "more than is thrown away": b"%d" % ((4 << 20) + 1),
+    "more than the service discards": b"%d" % ((4 << 20) + 1),
     "a terabyte": b"%d" % (1 << 40),
     "30 digits": b"9" * 30,
     "5000 digits": b"9" * 5000,
-    "zeros before": b"0" * 10 + b"%d" % (1 << 30),
+    "leading zeros": b"0" * 10 + b"%d" % (1 << 30),
 }
 
 
@@ -91,9 +91,9 @@ DISGUISED: Final = {
     "small chunks": request(b"POST", b"/chat", CHUNKED) + chunked(*[hiding(1000)] * 600),
     "a list of lengths": request(b"POST", b"/chat", b"Content-Length: 600000, 600000")
     + hiding(600_000),
-    "many zeros before": request(b"POST", b"/chat", b"Content-Length: " + b"0" * 30 + b"600000")
+    "many leading zeros": request(b"POST", b"/chat", b"Content-Length: " + b"0" * 30 + b"600000")
     + hiding(600_000),
-    "a thousand names in a megabyte": post(
+    "50,000 names in a megabyte": post(
         b"{%b}" % b",".join(b'"name-%d": "value-%d"' % (n, n) for n in range(50_000))
     ),
 }
@@ -123,7 +123,7 @@ async def test_chunks_without_an_end_are_cut_off(service: Service) -> None:
         connection = await wire.connect()
         chunk = chunked(hiding(1 << 16))[:-5]
         await connection.send(request(b"POST", b"/chat", CHUNKED), *[chunk] * 100)
-        # A client that goes on sending without reading may see no more than the end.
+        # A client that keeps sending without reading may only see the connection close.
         answer = await connection.answer()
         assert answer is None or answer.status == 413
         assert await connection.answer() is None

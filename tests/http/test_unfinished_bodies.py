@@ -1,4 +1,4 @@
-"""Bodies that are not sent to their end share one budget, and cost other clients nothing."""
+"""Unfinished bodies share one memory budget, and do not harm other clients."""
 
 import asyncio
 import json
@@ -33,26 +33,26 @@ MIB: Final = 1 << 20
 
 
 class Unfinished:
-    """A client that sends a part of a body, and then waits."""
+    """A client that sends part of a body, then waits."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
     @classmethod
     async def send(cls, port: int, target: bytes, declared: int, size: int) -> "Unfinished":
-        """Connect, declare a length, and send less."""
+        """Connect, declare a length, and send fewer bytes."""
         connection = cls(*await asyncio.open_connection("127.0.0.1", port))
         head = b"POST %b HTTP/1.1\r\n%b\r\nContent-Length: %d\r\n\r\n" % (target, HOST, declared)
         try:
             connection._writer.write(head + b"[" + b" " * (size - 1))
             await connection._writer.drain()
         except ConnectionError:
-            # What was answered can still be read.
+            # The answer can still be read.
             pass
         return connection
 
     async def answer(self, within_s: float = 0.01) -> bytes:
-        """All that is answered before the server closes, or nothing yet."""
+        """Return all bytes up to the end of the connection, or nothing if it is still open."""
         try:
             async with asyncio.timeout(within_s):
                 return await self._reader.read()
@@ -76,7 +76,7 @@ async def test_bodies_above_the_budget_are_answered_503(start_service: StartServ
         answers.append(await client.answer())
         assert bodies.total <= 2 * MIB
     refused = [answer for answer in answers if answer]
-    # What they sent is 7.5 MB; 2 MiB of it are kept.
+    # They sent 7.5 MB, of which the service keeps 2 MiB.
     assert len(refused) >= 20
     for answer in refused:
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -135,7 +135,7 @@ async def test_a_body_whose_decoding_has_no_room_is_refused(start_service: Start
 
 async def test_who_holds_little_or_briefly_is_not_given_up(start_service: StartService) -> None:
     service = await start_service(bodies_max_bytes=4 * MIB)
-    # These hold little, in Tornado and on the fast path, while others fill the budget.
+    # These hold few bytes, on Tornado and on the fast path, while others fill the budget.
     small = [await Unfinished.send(service.port, b"/chat/batch", 100, 50) for _ in range(5)]
     small += [await Unfinished.send(service.port, b"/chat", 100, 50) for _ in range(5)]
     large = [
@@ -159,7 +159,7 @@ async def test_a_stream_tells_its_time_on_the_loops_clock() -> None:
 
 
 def resident_mib(pid: int) -> float:
-    """The memory of a process."""
+    """Return the resident memory of a process, in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * 4096 / MIB
 
@@ -218,7 +218,7 @@ async def test_chunks_of_one_connection_keep_no_other_waiting(chunk: bytes) -> N
     await sending
     others.cancel()
     assert bytes(body) == chunk * count
-    # Others have a turn after every 1,024 chunks, and every 128 KiB, at the latest.
+    # Other tasks run after at most 1,024 chunks, and after at most 128 KiB.
     assert turns >= max(count // 1024, len(sent) >> 17)
     stream.close()
     theirs.close()
@@ -239,7 +239,7 @@ async def test_tiny_chunks_cost_the_service_little_time(server: Server) -> None:
             writer.close()
         return seconds() - before
 
-    # As many bytes on the wire: in one chunk, and in chunks of five bytes.
+    # The same number of bytes on the wire: in one chunk, and in chunks of five bytes.
     text = message("nobody", "x" * 50_000)
     whole = request(b"POST", b"/chat", CHUNKED) + chunked(b" " * len(text) + text)
     pieces = [text[at : at + 5] for at in range(0, len(text), 5)]

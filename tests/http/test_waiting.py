@@ -1,4 +1,4 @@
-"""Reads that wait for a first message: answered when it is there, and by nobody else's loss."""
+"""Long polls: answered once a message is there, and at no other reader's expense."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 
 async def waiting(chat: ChatClient, number: int = 1) -> None:
-    """Wait until so many requests wait for messages."""
+    """Wait until this many requests wait for messages."""
 
     async def wait() -> bool:
         return await chat.metric("chat_waiters") == number
@@ -102,7 +102,7 @@ async def test_a_wait_may_have_all_the_decimals_that_a_float_has(
 async def test_a_client_that_has_gone_while_it_waited_takes_nothing(
     service: Service, chat: ChatClient, headers: tuple[bytes, ...]
 ) -> None:
-    # Both ways of a request.
+    # On the fast path, or on Tornado.
     target = b"/chat/bob" if headers else b"/chat/bob?wait=20"
     _, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(get(target, *headers))
@@ -192,7 +192,7 @@ async def test_a_wait_counts_as_one_however_it_was_asked_for(chat: ChatClient) -
         ("?await=1", {}),
         ("", {"Prefer": "receipt"}),
     ]
-    # A post never waits, even if it is asked to.
+    # A post ignores a requested wait.
     body = b'{"text": "x", "username": "eve"}'
     await chat.request("POST", "/chat?wait=1", body, Prefer="wait=1")
     for query, headers in ways:

@@ -1,4 +1,4 @@
-"""Streams as WebSockets, with a client that was written by others."""
+"""Streams as WebSockets, tested with a client from another project."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from workers.commands import Message
 async def stream(
     service: Service, username: str = "bob", **options: object
 ) -> AsyncIterator[ClientConnection]:
-    """A WebSocket of an inbox."""
+    """Open a WebSocket on an inbox."""
     url = f"ws://127.0.0.1:{service.port}/chat/{username}/stream"
     async with connect(url, **options) as socket:  # type: ignore[arg-type]
         yield socket
@@ -45,7 +45,7 @@ async def acknowledge(socket: ClientConnection, message_id: str) -> None:
 
 
 async def closed(socket: ClientConnection) -> int | None:
-    """The code with which the server closes it."""
+    """Return the code with which the server closes the WebSocket."""
     await socket.wait_closed()
     return socket.close_code
 
@@ -58,7 +58,7 @@ async def test_only_unacknowledged_messages_are_delivered_again(
             await chat.post("bob", text)
         received = [await message(socket) for _ in range(3)]
         assert [each["text"] for each in received] == ["one", "two", "three"]
-        # Cumulative: the first is read as well.
+        # Acknowledgements are cumulative, so the first message is read as well.
         await acknowledge(socket, received[1]["id"])
         assert await chat.texts("bob") == []
     async with stream(service) as socket:
@@ -115,9 +115,9 @@ BAD_FRAMES: Final = {
             *[Frame(Opcode.CONT, b"", fin=False)] * 20,
         ],
     ),
-    "no UTF-8": (1007, [Frame(Opcode.TEXT, b"\xff\xfe")]),
+    "invalid UTF-8": (1007, [Frame(Opcode.TEXT, b"\xff\xfe")]),
     "a binary frame": (1003, [Frame(Opcode.BINARY, b"\x00")]),
-    "a fragment of nothing": (1002, [Frame(Opcode.CONT, b"x")]),
+    "a continuation of no message": (1002, [Frame(Opcode.CONT, b"x")]),
 }
 
 
@@ -145,10 +145,10 @@ async def test_a_flood_of_frames_is_closed_with_1008(
         "empty fragments": Frame(Opcode.CONT, b"", fin=False),
     }
     flood = frames[kind].serialize(mask=True) * 20_000
-    # However much it is sent, it reads on up to the close frame.
+    # Without a limit on its queue, the client reads up to the close frame.
     async with stream(service, max_queue=None) as socket:
         if kind == "empty fragments":
-            # Few of them make a message; each of these is one of the flood's, too.
+            # A message may have only a few fragments, so send many such messages.
             first = Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True)
             last = Frame(Opcode.CONT, b"x").serialize(mask=True)
             flood = (first + frames[kind].serialize(mask=True) * 15 + last) * 1200
@@ -179,7 +179,7 @@ async def test_each_message_may_be_acknowledged_alone(
 async def test_floods_leave_the_loop_to_others_in_every_turn(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without its other bound, which would end them soon.
+    # Disable the limit on frames, which would end the floods early.
     monkeypatch.setattr(websocket, "FRAMES_AT_ONCE", 1 << 40)
     flood = Frame(Opcode.PING, b"").serialize(mask=True) * 20_000
     async with AsyncExitStack() as stack:
@@ -203,8 +203,8 @@ async def test_floods_leave_the_loop_to_others_in_every_turn(
             began = time.thread_time()
             await asyncio.sleep(0)
             longest = max(longest, time.thread_time() - began)
-        # One socket's flood takes a fifth of a second, all that is read of one at once ten times
-        # less; a collection of garbage takes some of it.
+        # A whole flood takes a fifth of a second, and one read of it a tenth of that; leave room
+        # for a garbage collection.
         assert longest < 0.1
         for socket in sockets:
             socket.transport.abort()
@@ -237,7 +237,7 @@ async def test_a_client_that_answers_no_ping_is_gone(
                 b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             )
         )
-        # It reads nothing and says nothing, and the message is somebody else's soon.
+        # This client neither reads nor writes, so its message soon goes to another reader.
         assert await chat.texts("bob", "?wait=10") == ["hello"]
         await connection.close()
 
@@ -351,7 +351,7 @@ async def test_pages_of_other_sites_open_none(
     service = await start_service(allowed_origins=("https://friend.test",))
     host = f"127.0.0.1:{service.port}"
     for origin in (f"http://{host}", "https://friend.test"):
-        # As browsers say of a page of another site.
+        # As browsers describe a page of another site.
         headers = {"Sec-Fetch-Site": "same-origin" if host in origin else "cross-site"}
         async with stream(service, origin=origin, additional_headers=headers) as socket:
             await socket.close()

@@ -1,4 +1,4 @@
-"""The machine's clock steps while the service runs: messages live as long as they should."""
+"""The machine's clock steps while the service runs: messages keep their lifetimes."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 
 
 def stepping_clock(step: Path) -> tuple[str, ...]:
-    """Words that start a server whose wall clock a file sets forward by its seconds."""
+    """Return the command prefix for a server whose clock is ahead by the seconds in a file."""
     return (
         *(sys.executable, "-P", "-c"),
         "import runpy, sys, time\n"
@@ -22,7 +22,7 @@ def stepping_clock(step: Path) -> tuple[str, ...]:
         f"        with open({str(step)!r}) as step: return right() + float(step.read() or 0)\n"
         "    except FileNotFoundError: return right()\n"
         "time.time = wrong\n"
-        # What follows is the command: python -P -m chat_service ...
+        # The rest of the command line is: python -P -m chat_service ...
         "del sys.argv[1:5]\n"
         "runpy.run_module('chat_service', run_name='__main__', alter_sys=True)",
     )
@@ -40,7 +40,7 @@ async def test_a_clock_that_steps_loses_no_message_and_no_read(
         for name in ("bob", "eve"):
             await chat.post(name, "before", 30)
         step.write_text(str(seconds), encoding="ascii")
-        # At once, before anything can have been measured.
+        # Read at once, before the service can have measured the step.
         at_once = await chat.request("GET", "/chat/bob")
         assert (at_once.code, [each["text"] for each in json.loads(at_once.body)]) == (
             200,

@@ -1,4 +1,4 @@
-"""Near the limit of descriptors the longest idle connections make room for new ones."""
+"""Near the limit of file descriptors, the service closes the longest idle connections."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from tests.support.cases import each_case
 from tests.support.raw import Wire, accepted, get, message, post, request, texts_of
 from tests.support.server import Server
 
-#: So many descriptors the process may have, of which some are kept free for other uses.
+#: The process may have this many file descriptors, and keeps some of them free for other uses.
 DESCRIPTORS: Final = 256
 CLIENTS: Final = 260
-#: What was sent on a connection that waits now, and whether that was answered.
+#: What a client sent before it became idle, and whether the service answered.
 IDLE: Final = {
     "nothing": (b"", False),
     "an answer on the fast path": (get(b"/chat/nobody"), True),
@@ -27,7 +27,7 @@ IDLE: Final = {
 
 @pytest.fixture
 def port(mongo_uri: str, database: str, tmp_path: Path) -> Iterator[int]:
-    """The port of a process with few descriptors."""
+    """The port of a process with few file descriptors."""
     server = Server(
         *(tmp_path, "--mongo-uri", mongo_uri),
         CHAT_MONGO_DATABASE=database,
@@ -52,11 +52,11 @@ async def test_clients_that_do_nothing_lock_nobody_out(case: tuple[bytes, bool],
             assert await idle[-1].answer() is not None
     connection = await wire.connect()
     accepted(await connection.ask(post(message("waited-for", "hi"))))
-    # The one whose request is served is never among those that are closed.
+    # The service never closes a connection whose request it serves.
     read = await waiting.answer()
     assert read is not None
     assert texts_of(read) == ["hi"]
-    # The first were idle longest.
+    # The first connections have been idle longest.
     assert await idle[0].answer() is None
     if is_answered:
         assert (await idle[-1].ask(get(b"/chat/nobody"))).status == 200

@@ -1,4 +1,4 @@
-"""The embedded mongod and its directory: odd paths, foreign files, a lost socket, why it ended."""
+"""The embedded mongod: unusual paths, foreign files, a lost socket, and why it ended."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 async def keeps_a_message(server: Server) -> bool:
-    """Whether it takes a post, and gives it back."""
+    """Return whether the service accepts a message and returns it."""
     chat = ChatClient(server.base)
     try:
         await chat.post("bob", "x")
@@ -71,7 +71,7 @@ async def test_any_path_can_be_a_data_directory(tmp_path: Path, name: str) -> No
         chat.close()
         place = Path((data_dir / "socket-place").read_text(encoding="utf-8"))
         assert stat.S_IMODE(os.stat(place).st_mode) == 0o700
-        # It is found under another temporary directory, too.
+        # The socket is found even if the temporary directory is another one.
         environ = {**server.environ, "TMPDIR": str(tmp_path), "CHAT_DATA_DIR": str(data_dir)}
         words = (sys.executable, "-P", "-m", "chat_service", "mongo-uri")
         found = await asyncio.to_thread(
@@ -103,8 +103,8 @@ async def test_two_copies_of_a_data_directory_do_not_meet(tmp_path: Path) -> Non
             assert len(places) == 2
 
 
-#: Run the words behind it as user 1234 of the groups 1234 and 2000, who may read everything, also a
-#: Python in the superuser's home, but write only what is theirs.
+#: A command prefix: run as user 1234 in the groups 1234 and 2000. This user may read every file,
+#: such as a Python in the home of root, but write only its own files.
 AS_ANOTHER_USER = (
     *("setpriv", "--reuid", "1234", "--regid", "1234", "--groups", "2000"),
     *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),
@@ -112,7 +112,7 @@ AS_ANOTHER_USER = (
 
 
 def can_be_another_user() -> bool:
-    """Whether this machine can run something so."""
+    """Return whether this machine can run a command as another user."""
     try:
         return subprocess.run([*AS_ANOTHER_USER, "true"], capture_output=True).returncode == 0
     except OSError:
@@ -146,7 +146,7 @@ async def test_a_volume_of_its_group_is_taken(mode: int, is_taken: bool) -> None
 
 
 def script(folder: Path, body: str) -> str:
-    """A program in place of mongod."""
+    """Write a shell script that takes the place of mongod. Return its path."""
     program = folder / "mongod"
     program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
     program.chmod(0o755)
@@ -165,7 +165,7 @@ def test_why_mongod_did_not_start_is_said(tmp_path: Path, body: str, said: str) 
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     (data_dir / "WiredTiger").touch()
-    # What an earlier run has said is not why this one did not start.
+    # Errors of earlier runs must not be reported.
     (data_dir / "mongod.log").write_text('{"s":"F","msg":"of another day"}\n', encoding="utf-8")
     mongod = script(tmp_path, body)
     code, line = refusal(tmp_path, "--data-dir", str(data_dir), CHAT_MONGOD=mongod)

@@ -1,4 +1,4 @@
-"""A disk that is full, by messages or by something else: posts are refused, reads free it."""
+"""A disk that messages or other files have filled: posts are refused, and reads free space."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ _DISK_MIB = 640
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own in memory; only the superuser can have one."""
+    """A separate file system in memory, which only root can mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     options = f"size={_DISK_MIB}m,mode=0700"
@@ -32,14 +32,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["1", "2"])
 def server(tmp_path: Path, disk: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server whose messages are on that disk."""
+    """A server with its data on that disk."""
     arguments = ("--data-dir", str(disk / "data"), "--processes", request.param)
     with Server(tmp_path, *arguments) as started:
         yield started
 
 
 def free_mib(disk: Path) -> int:
-    """What is free there."""
+    """Return the free space, in MiB."""
     found = os.statvfs(disk)
     return found.f_bavail * found.f_frsize >> 20
 
@@ -52,7 +52,7 @@ class Filler:
         self._file = self._path.open("wb", buffering=0)
 
     def fill(self) -> None:
-        """Take what is free."""
+        """Take all free space."""
         for size in (1 << 20, 4096):
             try:
                 while True:
@@ -61,13 +61,13 @@ class Filler:
                 continue
 
     def end(self) -> None:
-        """Give all of it back."""
+        """Free the space again."""
         self._file.close()
         self._path.unlink()
 
 
 async def status_of_a_post(chat: ChatClient) -> int:
-    """How a post ends now."""
+    """Return the status of a post."""
     return (await chat.request("POST", "/chat", b'{"text":"x","username":"bob"}')).code
 
 
@@ -80,7 +80,7 @@ async def test_one_client_cannot_fill_the_disk(server: Server, disk: Path) -> No
     async def fill(name: str) -> None:
         nonlocal refused
         while not refused:
-            # Texts that no compression makes smaller.
+            # Random texts, which cannot be compressed.
             texts = [os.urandom(24_000).hex() for _ in range(32)]
             items = [{"text": text, "username": name, "timeout": 3600} for text in texts]
             response = await chat.request("POST", "/chat/batch", json.dumps(items).encode())
@@ -99,7 +99,7 @@ async def test_one_client_cannot_fill_the_disk(server: Server, disk: Path) -> No
 
     assert free_mib(disk) > 50
     body = b'{"text":"x","username":"bob"}'
-    # Of two processes the other one knows it some seconds later.
+    # With two processes, the other one notices some seconds later.
     for headers in ({}, {"Idempotency_Key": '"once"'}):
 
         async def is_refused(headers: dict[str, str] = headers) -> bool:
@@ -119,7 +119,7 @@ async def test_one_client_cannot_fill_the_disk(server: Server, disk: Path) -> No
     assert "posts are refused: the database's disk is nearly full" in server.errors()
     assert await chat.metric("chat_requests_refused_total") > 0
     assert await chat.metric("chat_storage_free_bytes") > 0
-    # Nothing of that was a restart.
+    # mongod was not restarted.
     assert mongods_on(disk / "data") == [mongod]
     chat.close()
 
@@ -167,7 +167,7 @@ async def test_a_mongod_that_died_of_a_full_disk_comes_back(server: Server, disk
         return "the ballast was dropped" in server.errors()
 
     await eventually(room_was_made, 30)
-    # All of that, too: now there is nothing left that could be given up.
+    # Fill that space as well. Now the service has nothing left to delete.
     filler.fill()
     os.kill(mongods_on(disk / "data")[0], signal.SIGKILL)
 

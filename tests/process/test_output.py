@@ -1,4 +1,4 @@
-"""Where the lines of a server go: a pipe that nobody reads, a file, a closed descriptor."""
+"""Where a server's log goes: a pipe that nobody reads, a file, a closed descriptor."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Several processes behind one socket: one service to its users, even if a process fails."""
+"""Several processes behind one socket act as one service, even if a process fails."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data directory of its own."""
+    """A new data directory."""
     return tmp_path / "data"
 
 
@@ -28,7 +28,7 @@ def server(tmp_path: Path, data_dir: Path) -> Iterator[Server]:
 
 
 class Load:
-    """Clients that post and read without pause, each its own inbox, and check every answer."""
+    """Clients that post and read without a pause and check every answer. Each has its own inbox."""
 
     def __init__(self, server: Server, clients: int = 16) -> None:
         self._port = int(server.base.rpartition(":")[2])
@@ -37,7 +37,7 @@ class Load:
         self.rounds = 0
 
     async def more(self, rounds: int) -> None:
-        """Wait until so many more rounds are done."""
+        """Wait until the clients have done this many more rounds."""
         goal = self.rounds + rounds
 
         async def is_reached() -> bool:
@@ -46,7 +46,7 @@ class Load:
         await eventually(is_reached, 30)
 
     async def end(self) -> None:
-        """Stop the clients; raises what one of them met."""
+        """Stop the clients. Raise the exception that ended one of them, if any."""
         self._is_over = True
         await asyncio.gather(*self._tasks)
 
@@ -177,7 +177,7 @@ async def test_sigterm_in_a_rolling_restart_waits_for_all_processes(
     first, second = server.members()
     body = b'{"text": "x", "username": "bob"}'
     head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    # While the other stands still, it is the first that takes this request.
+    # Stop the second process, so that the first one accepts this request.
     os.kill(second, signal.SIGSTOP)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(head + body[:9])

@@ -1,4 +1,4 @@
-"""A database with users: what it says to those that it refuses, and the role that is enough."""
+"""A database with users: the role that the service needs, and the errors without it."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ from workers.mongod.embedded import find_mongod
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A replica set with users; gives its address. Their password is `hush`."""
+    """The address of a replica set with users. Their password is `hush`."""
     folder = tmp_path_factory.mktemp("guarded")
     key, data = folder / "key", folder / "data"
     key.write_text("a" * 64, encoding="ascii")
@@ -57,7 +57,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     "replSetInitiate", {"_id": "guarded", "members": members}
                 )
             )
-            # Without users, a connection from this machine may make the first one, once.
+            # Before there are users, a local connection may create the first one.
             eventually_done(
                 lambda: client.admin.command("createUser", "root", pwd="hush", roles=["root"])
             )
@@ -72,7 +72,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def eventually_done(attempt: Any, within_s: float = 60) -> None:
-    """Try until it works."""
+    """Retry until the call succeeds."""
     deadline = time.monotonic() + within_s
     while True:
         with contextlib.suppress(PyMongoError):

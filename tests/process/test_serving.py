@@ -1,4 +1,4 @@
-"""The server as its user runs it: signals, kills, its own mongod, what it says when it cannot."""
+"""The server as users run it: signals, kills, its own mongod, and errors at start."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data directory of its own."""
+    """A new data directory."""
     return tmp_path / "data"
 
 
@@ -56,7 +56,7 @@ async def test_a_server_in_any_time_zone_gives_each_message_once(
 
 
 def listening(pid: int) -> list[str]:
-    """What a process listens on: paths of unix sockets, and addresses of TCP sockets."""
+    """Return what a process listens on: paths of unix sockets, and addresses of TCP sockets."""
     links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
     inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
     network = Path(f"/proc/{pid}/net")
@@ -88,7 +88,7 @@ async def test_no_mongod_outlives_a_server_that_was_killed(tmp_path: Path, data_
 
 
 async def kill_under_load(server: Server, prefix: str) -> dict[str, list[str]]:
-    """Post as 30 clients at once and kill the server among it; the ids acknowledged, by inbox."""
+    """Post with 30 clients at once and kill the server. Return the accepted ids by inbox."""
     chat = ChatClient(server.base)
     acknowledged: dict[str, list[str]] = {f"{prefix}-{number}": [] for number in range(30)}
 
@@ -119,7 +119,7 @@ async def test_a_server_killed_under_load_keeps_accepted_messages(
             chat = ChatClient(server.base)
             for name, ids in acknowledged.items():
                 read = [message.id for message in await chat.read(name)]
-                # One more may be there: stored, and killed before it could say so.
+                # There may be one more, which was stored but not answered before the kill.
                 assert read[: len(ids)] == ids
                 assert len(read) <= len(ids) + 1
                 assert await chat.read(name) == []
@@ -137,7 +137,7 @@ async def test_ctrl_c_or_a_lost_terminal_loses_no_accepted_message(
             while True:
                 try:
                     answered.append(await chat.post(name, "x", 3600))
-                # Reset: the connection was made in the moment in which the port was closed.
+                # A reset means that the port was closed while the client connected.
                 except (ConnectionRefusedError, ConnectionResetError):
                     return
 
@@ -188,7 +188,7 @@ async def test_a_moved_data_directory_keeps_its_messages(tmp_path: Path, data_di
         message_id = await ChatClient(server.base).post("bob", "kept", 3600)
         server.signal(signal.SIGTERM)
         server.wait()
-    # So long that its socket cannot be in it.
+    # This path is too long for a socket.
     moved = tmp_path / ("long-" * 20)
     shutil.move(data_dir, moved)
     with Server(tmp_path, "--data-dir", str(moved)) as server:
@@ -196,7 +196,7 @@ async def test_a_moved_data_directory_keeps_its_messages(tmp_path: Path, data_di
 
 
 def refusal(folder: Path, *arguments: str, port: int = 0, **environ: str) -> tuple[int, str]:
-    """Start a server that cannot start: its exit code and what it said last."""
+    """Start a server that cannot start. Return its exit code and the last line of its log."""
     server = Server(folder, *arguments, port=port, **environ)
     with pytest.raises(AssertionError):
         server.start()
@@ -272,7 +272,7 @@ def test_variables_of_a_service_link_do_not_prevent_a_start(
         CHAT_OPS_PORT="tcp://10.0.0.2:9090",
         CHAT_ID="1",
         CHAT_DEADLIN_S="4",
-        # A proxy that is not there: the health check must not go through it.
+        # There is no such proxy: the health check must not use it.
         http_proxy="http://127.0.0.1:1",
     ) as server:
         words = [*server.command[:-5], "healthcheck", "--port", str(server.port)]
@@ -287,7 +287,7 @@ def test_variables_of_a_service_link_do_not_prevent_a_start(
 
 
 def has_ipv6() -> bool:
-    """Whether this machine has IPv6, at least to itself."""
+    """Return whether this machine has IPv6, at least on its loopback interface."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -348,7 +348,7 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
 
         await eventually(all_are_logged)
         assert [line["status"] for line in requests()] == [201, 200, 400, 200]
-        # The first were on the fast path, the last was not; one address has one name.
+        # Tornado served the last request, the fast path the others. All have the same hash.
         (client,) = {line["client"] for line in requests()}
         assert re.fullmatch("[0-9a-f]{12}", str(client))
         assert "127.0.0.1" not in "".join(

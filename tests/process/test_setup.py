@@ -1,4 +1,4 @@
-"""The first start from a checkout, in environments that others have made."""
+"""The first start from a checkout, with existing virtual environments in any state."""
 
 import os
 import re
@@ -14,7 +14,7 @@ SETUP = PROJECT_ROOT / "scripts" / "setup-venv"
 
 
 class Setup:
-    """Makes an environment with one small package, in a path with a space and an umlaut."""
+    """Creates an environment with one small package, in a path with a space and an umlaut."""
 
     def __init__(self, folder: Path) -> None:
         folder = folder / "a ü"
@@ -26,7 +26,7 @@ class Setup:
         self.file.write_text(click, encoding="utf-8")
 
     def __call__(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run the script, by another program where words name one."""
+        """Run the script, with `words` as a command prefix."""
         return subprocess.run(
             [*words, str(SETUP), str(self.venv), str(self.file)],
             env={**os.environ, **environ},
@@ -36,7 +36,7 @@ class Setup:
         )
 
     def works(self) -> bool:
-        """Whether the package can be imported."""
+        """Return whether the package can be imported."""
         python = self.venv / "bin" / "python"
         done = subprocess.run(
             [python, "-I", "-c", "import click"], capture_output=True, check=False
@@ -46,7 +46,7 @@ class Setup:
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
-    """One that has made nothing yet."""
+    """A setup that was never run."""
     return Setup(tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_an_environment_whose_python_has_gone_is_made_again(setup: Setup) -> Non
     made = setup()
     assert (made.returncode, "setting up" in made.stderr) == (0, True)
     assert setup.works()
-    # An upgrade in place: the same link leads to another Python.
+    # An upgrade in place: the same link now points to another Python.
     mark.write_text(mark.read_text(encoding="ascii").replace("python3", "python2"), "ascii")
     assert "setting up" in setup().stderr
     assert setup.works()

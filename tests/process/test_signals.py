@@ -1,4 +1,4 @@
-"""Signals, those that a server inherits as ignored among them, and what systemd is told."""
+"""Signals, including inherited ignored ones, and notifications to systemd."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from tests.support.client import ChatClient
 from tests.support.server import Server
 from tests.support.waiting import PATIENCE, eventually
 
-#: Run the words behind it as `nohup`, or a shell's `&`, would.
+#: Runs a command with ignored signals, as `nohup` or a shell's `&` does.
 IGNORING = (
     "import os, signal, sys; signal.signal({}, signal.SIG_IGN); "
     "os.execvp(sys.argv[1], sys.argv[1:])"
@@ -22,12 +22,12 @@ IGNORING = (
 
 @pytest.fixture
 def server(tmp_path: Path, mongo_uri: str, database: str) -> Server:
-    """A server that is not started yet."""
+    """A server that was not started yet."""
     return Server(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
 
 
 async def serves(server: Server) -> bool:
-    """Whether it takes a post, and gives it back."""
+    """Return whether the service accepts a message and returns it."""
     chat = ChatClient(server.base)
     try:
         await chat.post("bob", "x")
@@ -48,7 +48,7 @@ async def test_a_signal_ignored_at_the_start_stays_ignored(
         async def later_signal_is_handled() -> bool:
             return "SIGUSR1" in server.errors()
 
-        # Of two pending signals the lower number is handled first, and USR1 has a higher one.
+        # Of two pending signals, the one with the lower number is delivered first, so USR1 is last.
         await eventually(later_signal_is_handled)
         assert await serves(server)
         assert "stopping" not in server.errors()
@@ -104,7 +104,7 @@ async def test_sigquit_drains(server: Server) -> None:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket of a service manager."""
+    """The socket on which a service manager receives notifications."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.settimeout(30 * PATIENCE)

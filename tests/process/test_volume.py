@@ -1,4 +1,4 @@
-"""Much at once: a burst over many connections, and texts in many languages."""
+"""Volume: a burst over many connections, and texts in many languages."""
 
 import asyncio
 import os
@@ -12,9 +12,9 @@ import pytest
 from tests.support.load import Connection
 from tests.support.server import Server
 
-#: Posts, and as many reads, of the burst; its figures in the docs are from 20000.
+#: The burst has this many posts and as many reads. The figures in the docs are from 20000.
 BURST = int(os.environ.get("TEST_BURST", "4000"))
-#: A folder of `fortune` files (texts between lines of %), to be used beside the texts below.
+#: A folder of `fortune` files (texts separated by lines of %). Their texts are tested as well.
 FORTUNES = os.environ.get("TEST_FORTUNES", "")
 
 TEXTS = [
@@ -34,7 +34,7 @@ TEXTS = [
 
 
 def texts() -> list[str]:
-    """The texts above, and every fortune of the folder that was named."""
+    """Return the texts above, and every fortune in the folder."""
     found = list(TEXTS)
     for path in sorted(Path(FORTUNES).rglob("*") if FORTUNES else ()):
         if path.is_file() and not path.is_symlink() and path.suffix not in (".dat", ".u8"):
@@ -45,7 +45,7 @@ def texts() -> list[str]:
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """The port of a server with its own mongod."""
+    """The port of a server with an embedded mongod."""
     with Server(tmp_path, "--data-dir", str(tmp_path / "data")) as server:
         yield urlsplit(server.base).port or 0
 
