@@ -70,7 +70,7 @@ NOT_AN_OBJECT: Final = {
 
 
 @each_case(NOT_AN_OBJECT)
-async def test_what_is_not_a_json_object_is_refused(body: bytes, service: Service) -> None:
+async def test_a_body_that_is_no_json_object_is_refused(body: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
         assert_problem(await wire.ask(post(body)), 400, "invalid-json")
         assert await wire.texts("bob") == []
@@ -102,7 +102,7 @@ async def test_an_object_is_a_message_whatever_else_it_holds(body: bytes, servic
         assert read.document == [{"text": "hi", "id": message_id}]
 
 
-async def test_half_of_a_surrogate_pair_is_said_to_be_that(service: Service) -> None:
+async def test_the_error_names_half_a_surrogate_pair(service: Service) -> None:
     async with unharmed(service) as wire:
         for half in (rb"\ud800", rb"\udc00x", rb"\uD83D\u0041"):
             answer = await wire.ask(post(around(half)))

@@ -192,9 +192,7 @@ NO_USERNAMES: Final = {
 
 
 @each_case(NO_USERNAMES)
-async def test_what_is_no_username_is_refused_in_a_body_and_in_a_path(
-    username: str, service: Service
-) -> None:
+async def test_a_bad_username_is_refused_in_body_and_path(username: str, service: Service) -> None:
     async with unharmed(service) as wire:
         for sent in (
             post(message(username, "hi")),

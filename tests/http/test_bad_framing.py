@@ -133,9 +133,7 @@ CLEAR_LENGTH: Final = {
 
 
 @each_case(CLEAR_LENGTH)
-async def test_a_body_of_clear_length_is_read_however_it_is_said(
-    sent: bytes, service: Service
-) -> None:
+async def test_every_valid_framing_is_read(sent: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
         accepted(await wire.ask(sent))
         assert await wire.texts("bob") == ["another"]
@@ -157,7 +155,7 @@ async def test_a_post_without_a_length_has_an_empty_body(service: Service) -> No
         assert_problem(await wire.ask(request(b"POST", b"/chat")), 400, "invalid-json")
 
 
-async def test_what_is_left_over_of_a_body_is_not_executed(service: Service) -> None:
+async def test_the_rest_of_a_body_is_not_executed(service: Service) -> None:
     async with unharmed(service) as wire:
         connection = await wire.connect()
         await connection.send(post_of(GOOD + b"\r\n\r\n", b"Content-Length: 10"))
@@ -256,7 +254,7 @@ async def test_pipelined_requests_are_answered_in_order(size: int, service: Serv
         assert texts_of(empty) == []
 
 
-async def test_what_is_no_message_ends_what_was_sent_with_it(service: Service) -> None:
+async def test_bytes_that_are_no_request_end_a_pipeline(service: Service) -> None:
     async with unharmed(service) as wire:
         connection = await wire.connect()
         await connection.send(post(GOOD) + b"no HTTP\r\n\r\n" + get(b"/chat/bob"))
@@ -268,7 +266,7 @@ async def test_what_is_no_message_ends_what_was_sent_with_it(service: Service) -
         assert await wire.texts("bob") == ["another"]
 
 
-async def test_a_client_that_asks_first_is_told_to_go_on(service: Service) -> None:
+async def test_expect_100_continue_is_answered(service: Service) -> None:
     async with unharmed(service) as wire:
         connection = await wire.connect()
         length = b"Content-Length: " + SIZE

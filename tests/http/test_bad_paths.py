@@ -63,7 +63,7 @@ WRONG_METHODS: Final = {
 
 
 @each_case(WRONG_METHODS)
-async def test_a_method_that_is_not_allowed_is_told_which_are(
+async def test_a_wrong_method_gets_the_allowed_ones(
     case: tuple[bytes, bytes, str], service: Service
 ) -> None:
     method, target, allowed = case
@@ -162,7 +162,7 @@ NO_NAME: Final = {
 
 
 @each_case(NO_NAME)
-async def test_what_can_be_no_name_is_refused(segment: bytes, service: Service) -> None:
+async def test_an_impossible_name_is_refused(segment: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
         for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
             answer = await wire.ask(request(method, target % segment))
@@ -179,9 +179,7 @@ NOT_ESCAPED: Final = {
 
 
 @each_case(NOT_ESCAPED)
-async def test_what_must_be_escaped_is_refused_where_it_is_not(
-    segment: bytes, service: Service
-) -> None:
+async def test_a_missing_escape_is_refused(segment: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
         # As Latin-1, the bytes of one name would be another name.
         for username in ("\u00e9", "\u00c3\u00a9", "bob"):

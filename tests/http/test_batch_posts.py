@@ -37,7 +37,7 @@ async def test_one_bad_message_fails_alone_and_says_why(chat: ChatClient) -> Non
     assert await chat.texts("bob") == ["first", "last"]
 
 
-async def test_what_is_wrong_with_one_message_is_said_of_the_message(chat: ChatClient) -> None:
+async def test_an_invalid_message_gets_its_own_error(chat: ChatClient) -> None:
     body = b'[{"text": "x", "username": "bob"}, 7]'
     answer = await chat.request("POST", "/chat/batch", body)
     _, number = json.loads(answer.body)["results"]

@@ -33,7 +33,7 @@ def test_the_client_stands_alone() -> None:
 # Posting and reading
 
 
-async def test_what_is_posted_is_counted_and_read(client: ChatClient) -> None:
+async def test_posted_messages_are_counted_and_read(client: ChatClient) -> None:
     posted = await client.post("a/b é", "hello", 3600)
     assert posted.receipt is None
     assert await client.count("a/b é") == 1
@@ -84,7 +84,7 @@ async def test_posts_with_one_key_are_one_message(client: ChatClient) -> None:
     assert await client.count("bob") == 1
 
 
-async def test_of_many_posts_each_has_its_answer(client: ChatClient) -> None:
+async def test_each_of_many_posts_gets_its_answer(client: ChatClient) -> None:
     stored, refused, other = await client.post_many(
         [("bob", "1"), Draft("bob", "2", timeout_s=0), ("eve", "3", 60)], receipt=True
     )
@@ -109,7 +109,7 @@ async def test_posts_beyond_one_batch_are_stored_once_and_in_order(
         assert [each.id for each in posted if isinstance(each, Posted)] == [m.id for m in read]
 
 
-async def test_a_service_that_is_away_is_asked_a_few_times(
+async def test_requests_to_an_absent_service_are_retried(
     connect_client: Callable[..., ChatClient],
 ) -> None:
     async with Middleman(0) as between:
@@ -264,7 +264,7 @@ async def test_a_sender_follows_a_message_and_takes_it_back(client: ChatClient) 
     assert await client.read("bob") == []
 
 
-async def test_what_is_read_cannot_be_taken_back(client: ChatClient) -> None:
+async def test_a_message_that_was_read_cannot_be_revoked(client: ChatClient) -> None:
     posted = await client.post("bob", "lunch?", receipt=True)
     assert posted.receipt is not None
     await client.read("bob")

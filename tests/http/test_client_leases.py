@@ -98,7 +98,7 @@ async def test_a_lease_that_is_over_says_so(client: ChatClient) -> None:
     assert await lease.release() == 0
 
 
-async def test_what_a_lost_answer_left_on_loan_comes_again(service: Service) -> None:
+async def test_a_lease_with_a_lost_answer_is_delivered_again(service: Service) -> None:
     async with Middleman(service.port) as between, ChatClient(between.base) as client:
         await client.post("bob", "work")
         between.lose = 1

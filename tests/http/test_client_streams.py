@@ -54,7 +54,7 @@ async def test_a_message_is_acknowledged_when_the_next_is_asked_for(client: Chat
         assert await statuses() == ["read", "leased"]
 
 
-async def test_what_a_consumer_did_not_finish_comes_to_another(client: ChatClient) -> None:
+async def test_unfinished_messages_go_to_another_consumer(client: ChatClient) -> None:
     for text in "abc":
         await client.post("bob", text)
     # This stream is not closed explicitly, but when it is garbage-collected.

@@ -59,7 +59,7 @@ async def test_a_bad_request_is_the_last_and_answered_once(service: Service) -> 
         assert await connection.answer() is None
 
 
-async def test_requests_behind_the_last_one_are_not_counted(service: Service) -> None:
+async def test_requests_after_the_last_one_are_not_counted(service: Service) -> None:
     async with unharmed(service) as wire:
         before = requests_counted(service)
         connection = await wire.connect()

@@ -57,7 +57,7 @@ PLAIN: Final = {
 
 
 @each_case(PLAIN)
-async def test_both_ways_give_the_same_answers_to_the_byte(
+async def test_both_paths_give_the_same_bytes(
     sent: bytes, service: Service, chat: ChatClient
 ) -> None:
     line, _, rest = sent.partition(b"\r\n")
@@ -133,7 +133,7 @@ async def test_a_bug_in_an_answer_closes_only_its_connection(
     assert await chat.metric("chat_http_requests_open") == 1
 
 
-async def test_what_was_claimed_for_an_answer_that_fails_is_counted(
+async def test_messages_of_a_failed_answer_count_as_undelivered(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:

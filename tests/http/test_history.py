@@ -114,7 +114,7 @@ async def test_a_public_port_has_nothing_that_is_for_operators(
         assert (await chat.request("GET", path)).code == 200, path
 
 
-async def test_a_public_port_serves_operators_if_it_is_told_to(
+async def test_a_public_port_can_serve_operators(
     start_service: StartService, connect: Connect
 ) -> None:
     chat = connect(await start_service(host="0.0.0.0", allowed_hosts=(), ops="on"))

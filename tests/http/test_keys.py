@@ -65,7 +65,7 @@ async def test_twins_are_one_message_over_all_nodes(
     assert await nodes[0].texts("bob") == ["hello"]
 
 
-async def test_a_repeat_while_the_first_is_not_answered_is_told_so(
+async def test_a_repeat_of_an_open_request_gets_409(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
@@ -126,7 +126,7 @@ async def test_a_repeated_read_returns_the_same_messages(
     assert await read(nodes[0], key, "eve") == ["hers"]
 
 
-async def test_what_has_expired_is_not_repeated(chat: ChatClient) -> None:
+async def test_expired_messages_are_not_repeated(chat: ChatClient) -> None:
     key = str(uuid4())
     await chat.post("bob", "short", 1)
     await chat.post("bob", "long")

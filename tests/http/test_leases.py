@@ -169,7 +169,7 @@ async def test_a_success_never_hides_that_a_message_is_lost(
     assert await ask(chat, "ack", lease=lease, ids=ids[:1]) == (200, {"acknowledged": 1})
 
 
-async def test_what_is_on_loan_is_acknowledged_beside_what_is_lost(chat: ChatClient) -> None:
+async def test_an_ack_covers_leased_messages_beside_lost_ones(chat: ChatClient) -> None:
     ids = [await chat.post("bob", "short", 1), await chat.post("bob", "long")]
     lease = (await take(chat))["lease"]
 
@@ -183,7 +183,7 @@ async def test_what_is_on_loan_is_acknowledged_beside_what_is_lost(chat: ChatCli
     assert await chat.metric("chat_messages_read_total") == 1
 
 
-async def test_what_was_given_back_is_not_lost(chat: ChatClient) -> None:
+async def test_released_messages_are_not_lost(chat: ChatClient) -> None:
     ids = [await chat.post("bob", text) for text in "abc"]
     lease = (await take(chat))["lease"]
     assert await ask(chat, "release", lease=lease, ids=ids[:1]) == (200, {"released": 1})

@@ -114,7 +114,7 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
             await service.stop()
 
 
-async def test_what_is_pending_is_known_from_the_start(
+async def test_pending_messages_are_known_from_the_start(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.pool._FIRST_COUNT_S", 20.0)

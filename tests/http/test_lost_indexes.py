@@ -41,7 +41,7 @@ async def test_a_dropped_collection_heals_by_itself(chat: ChatClient, messages: 
     assert messages.count_documents({}) == 1
 
 
-async def test_a_changed_index_is_said_by_readyz_until_dropped(
+async def test_readyz_reports_a_changed_index_until_dropped(
     chat: ChatClient, messages: Messages
 ) -> None:
     messages.drop_index(KEY_INDEX)

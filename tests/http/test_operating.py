@@ -60,7 +60,7 @@ async def test_a_lost_reply_is_nothing_that_a_client_sees(
         await service.stop()
 
 
-async def test_an_outcome_that_is_not_known_is_said_to_be_unknown(
+async def test_an_unknown_outcome_is_answered_as_unknown(
     start_service: StartService, connect: Connect, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:

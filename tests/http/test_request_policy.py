@@ -259,7 +259,7 @@ def test_named_hosts_hold_and_operators_ask_by_address(
             reject_other_hosts(host, rule)
 
 
-def test_loopback_addresses_are_told_from_others() -> None:
+def test_loopback_addresses_are_recognized() -> None:
     loopback = ("127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1")
     others = ("0.0.0.0", "::", "192.0.2.7", "::ffff:192.0.2.7", "localhost", "")
     assert all(is_loopback_address(each) for each in loopback)

@@ -18,7 +18,7 @@ async def pings(chat: ChatClient) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in counts)
 
 
-async def test_the_database_is_asked_once_for_all_who_ask(
+async def test_concurrent_probes_ping_the_database_once(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chat_service.service.CHECK_KEPT_S", 60)

@@ -241,7 +241,7 @@ async def test_a_stream_holds_a_bounded_number_of_messages(
         assert await chat.texts("bob") == ["3"]
 
 
-async def test_what_is_acknowledged_anywhere_makes_room_for_more(
+async def test_an_ack_through_any_node_makes_room(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chat_service.streaming.subscription.UNACKED_MAX", 3)

@@ -96,7 +96,7 @@ async def test_a_batch_and_its_requests_link_to_each_other(
         assert len(batches) < 30
 
 
-async def test_requests_on_the_long_way_are_traced_too(
+async def test_requests_served_by_tornado_are_traced_too(
     start_service: StartService, connect: Connect, collector: Collector
 ) -> None:
     async with collector:
@@ -170,7 +170,7 @@ async def test_the_collector_gets_the_same_counts_as_a_scrape(
         await service.stop()
 
 
-async def test_what_wants_differences_is_told_each_count_once(
+async def test_delta_temporality_sends_each_count_once(
     start_service: StartService,
     connect: Connect,
     collector: Collector,
@@ -204,7 +204,7 @@ async def _has_grown(collector: Collector, sent: int) -> bool:
     return len(collector.metrics) > sent
 
 
-async def test_a_collector_that_is_away_keeps_nobody_waiting(
+async def test_an_absent_collector_delays_nothing(
     start_service: StartService, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
@@ -234,7 +234,7 @@ async def test_telemetry_without_its_packages_tells_how_to_install(
         await start_service(telemetry="otlp")
 
 
-async def test_an_interval_that_is_none_is_said_by_its_name(
+async def test_an_invalid_interval_is_named(
     start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(METRICS_OFTEN, "1m")
@@ -242,7 +242,7 @@ async def test_an_interval_that_is_none_is_said_by_its_name(
         await start_service(telemetry="otlp")
 
 
-async def test_what_an_exception_says_is_in_no_span() -> None:
+async def test_the_text_of_an_exception_is_in_no_span() -> None:
     exported = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exported))

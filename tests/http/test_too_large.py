@@ -171,7 +171,7 @@ async def test_expect_100_continue_spares_sending_a_too_large_body(service: Serv
         assert await connection.answer() is None
 
 
-async def test_what_was_sent_behind_a_body_too_large_is_answered(service: Service) -> None:
+async def test_a_request_after_a_body_too_large_is_answered(service: Service) -> None:
     async with unharmed(service) as wire:
         connection = await wire.connect()
         body = hiding(LIMIT + 1)

@@ -133,7 +133,7 @@ async def test_a_body_whose_decoding_has_no_room_is_refused(start_service: Start
     assert service._bodies.total == 0
 
 
-async def test_who_holds_little_or_briefly_is_not_given_up(start_service: StartService) -> None:
+async def test_small_and_brief_bodies_are_not_given_up(start_service: StartService) -> None:
     service = await start_service(bodies_max_bytes=4 * MIB)
     # These hold few bytes, on Tornado and on the fast path, while others fill the budget.
     small = [await Unfinished.send(service.port, b"/chat/batch", 100, 50) for _ in range(5)]

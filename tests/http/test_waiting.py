@@ -36,7 +36,7 @@ async def test_a_read_that_waits_is_answered_when_a_message_comes(
     assert await chat.texts("bob") == []
 
 
-async def test_a_preference_waits_as_well_and_is_said_to_be_applied(chat: ChatClient) -> None:
+async def test_a_preference_waits_and_is_reported_as_applied(chat: ChatClient) -> None:
     asked = chat.request("POST", "/chat/bob/read", b"", Prefer="wait=20, receipt")
     read = asyncio.create_task(asked)
     await waiting(chat)
@@ -79,7 +79,7 @@ async def test_one_of_many_waiters_gets_the_message(
         await waiting(chat, 19 - number)
 
 
-async def test_what_one_leaves_another_that_waits_gets(chat: ChatClient) -> None:
+async def test_a_waiting_read_gets_what_another_leaves(chat: ChatClient) -> None:
     reads = [asyncio.create_task(chat.texts("bob", "?wait=20&limit=1")) for _ in range(3)]
     await waiting(chat, 3)
     body = json.dumps([{"text": str(n), "username": "bob"} for n in range(3)])
@@ -99,7 +99,7 @@ async def test_a_wait_may_have_all_the_decimals_that_a_float_has(
 
 
 @pytest.mark.parametrize("headers", [(), (b"Prefer: wait=20",)])
-async def test_a_client_that_has_gone_while_it_waited_takes_nothing(
+async def test_a_client_that_leaves_a_long_poll_takes_nothing(
     service: Service, chat: ChatClient, headers: tuple[bytes, ...]
 ) -> None:
     # On the fast path, or on Tornado.

@@ -86,7 +86,7 @@ async def test_an_open_websocket_keeps_its_messages_leased(
 @pytest.mark.parametrize(
     "sent", ["", "x", "[]", "7", '{"type": "ack"}', '{"type": "nack", "id": "x"}', '{"id": 1}']
 )
-async def test_what_is_no_acknowledgement_is_said_to_be_none(
+async def test_a_bad_acknowledgement_gets_an_error(
     service: Service, chat: ChatClient, sent: str
 ) -> None:
     async with stream(service) as socket:
@@ -301,7 +301,7 @@ async def test_a_message_for_a_leaving_client_stays_unread(
     assert not errors
 
 
-async def test_what_is_acknowledged_in_the_moment_of_leaving_is_read(
+async def test_an_ack_just_before_closing_counts(
     service: Service, chat: ChatClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = asyncio.Event()

@@ -51,7 +51,7 @@ async def test_a_mongod_whose_socket_is_deleted_is_restarted(tmp_path: Path) -> 
         assert "the socket of mongod was deleted" in server.errors()
 
 
-async def test_what_others_leave_in_an_empty_directory_is_ignored(tmp_path: Path) -> None:
+async def test_files_of_file_systems_and_git_are_ignored(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     (data_dir / "lost+found").mkdir(parents=True, mode=0o700)
     (data_dir / ".snapshot").mkdir()
@@ -161,7 +161,7 @@ def script(folder: Path, body: str) -> str:
         ("kill -KILL $$", "was ended by SIGKILL; the kernel does that if memory runs out"),
     ],
 )
-def test_why_mongod_did_not_start_is_said(tmp_path: Path, body: str, said: str) -> None:
+def test_the_reason_why_mongod_did_not_start_is_named(tmp_path: Path, body: str, said: str) -> None:
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     (data_dir / "WiredTiger").touch()
@@ -174,7 +174,7 @@ def test_why_mongod_did_not_start_is_said(tmp_path: Path, body: str, said: str) 
     assert "of another day" not in line
 
 
-def test_a_line_of_this_start_in_the_log_is_said(tmp_path: Path) -> None:
+def test_an_error_in_this_starts_log_is_named(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     body = (
         'while [ "$1" != --logpath ]; do shift; done\n'

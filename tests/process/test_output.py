@@ -108,7 +108,7 @@ async def test_the_last_lines_before_the_end_reach_a_file_in_order(
     assert [line["event"] for line in lines][-2:] == ["stopping", "drained"]
 
 
-async def test_a_reader_of_the_log_that_goes_away_stops_nothing(
+async def test_a_log_reader_that_disappears_stops_nothing(
     tmp_path: Path, mongo_uri: str, database: str
 ) -> None:
     reading, writing = os.pipe()

@@ -91,7 +91,7 @@ def eventually_done(attempt: Any, within_s: float = 60) -> None:
         ("reader:hush@", "grant the user the role readWrite on the database chat"),
     ],
 )
-def test_who_is_refused_is_told_the_reason_and_the_role(
+def test_a_refusal_names_the_reason_and_the_role(
     guarded: str, tmp_path: Path, user: str, said: str
 ) -> None:
     uri = f"mongodb://{user}{guarded}/?replicaSet=guarded"

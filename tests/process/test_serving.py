@@ -205,7 +205,7 @@ def refusal(folder: Path, *arguments: str, port: int = 0, **environ: str) -> tup
     return server.wait(), lines[-1]
 
 
-def test_a_data_directory_in_use_is_said_with_the_way_out(tmp_path: Path, data_dir: Path) -> None:
+def test_a_data_directory_in_use_is_named_with_a_fix(tmp_path: Path, data_dir: Path) -> None:
     with Server(tmp_path, "--data-dir", str(data_dir)) as server:
         (tmp_path / "second").mkdir()
         code, line = refusal(tmp_path / "second", "--data-dir", str(data_dir))
@@ -232,7 +232,7 @@ def test_a_directory_of_other_files_is_left_as_it_was(tmp_path: Path) -> None:
     assert [oct(path.stat().st_mode) for path in (letters, shared)] == ["0o40755", "0o41777"]
 
 
-def test_a_taken_port_is_said_with_the_way_out(tmp_path: Path, data_dir: Path) -> None:
+def test_a_taken_port_is_named_with_a_fix(tmp_path: Path, data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, line = refusal(tmp_path, "--data-dir", str(data_dir), port=port)
@@ -241,7 +241,7 @@ def test_a_taken_port_is_said_with_the_way_out(tmp_path: Path, data_dir: Path) -
         assert "--port" in line
 
 
-def test_an_unreachable_database_is_said_with_the_way_out(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_named_with_a_fix(tmp_path: Path) -> None:
     uri = "mongodb://127.0.0.1:1/?directConnection=true"
     code, line = refusal(tmp_path, "--mongo-uri", uri, CHAT_MONGO_WAIT_S="0")
     assert code == 4
@@ -250,7 +250,7 @@ def test_an_unreachable_database_is_said_with_the_way_out(tmp_path: Path) -> Non
     assert "Topology" not in line
 
 
-def test_bad_settings_are_all_said_at_once(tmp_path: Path) -> None:
+def test_all_bad_settings_are_named_at_once(tmp_path: Path) -> None:
     server = Server(tmp_path, "--port", "many", CHAT_SHARDS="0")
     with pytest.raises(AssertionError):
         server.start()
@@ -307,7 +307,7 @@ async def test_the_host_of_all_addresses_takes_ipv4_too(
             chat.close()
 
 
-def test_a_mongod_that_is_none_is_said_to_be_so(tmp_path: Path, data_dir: Path) -> None:
+def test_a_program_that_is_no_mongod_is_named(tmp_path: Path, data_dir: Path) -> None:
     code, line = refusal(tmp_path, "--data-dir", str(data_dir), CHAT_MONGOD="/bin/false")
     assert code == 4
     assert "/bin/false ended with 1 and wrote no log: is it a mongod?" in line
@@ -359,7 +359,7 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
         assert "secret" not in server.errors()
 
 
-def test_the_operators_port_is_said_at_the_start(tmp_path: Path, data_dir: Path) -> None:
+def test_the_operators_port_is_logged_at_start(tmp_path: Path, data_dir: Path) -> None:
     sock, port = bind_unused_port()
     sock.close()
     with Server(tmp_path, "--data-dir", str(data_dir), CHAT_OPS_PORT=str(port)) as server:

@@ -56,9 +56,7 @@ def test_a_closed_output_hinders_no_first_start(setup: Setup, closed: str) -> No
     assert (done.returncode, done.stderr, setup.works()) == (0, "", True)
 
 
-def test_packages_go_into_the_environment_whatever_pip_is_told(
-    setup: Setup, tmp_path: Path
-) -> None:
+def test_no_pip_setting_diverts_the_packages(setup: Setup, tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "elsewhere")
     made = setup(
         "sh",

@@ -112,7 +112,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-async def test_systemd_is_told_of_each_state(
+async def test_systemd_learns_of_each_state(
     server: Server, manager: socket.socket, processes: str
 ) -> None:
     server.command += ["--processes", processes]

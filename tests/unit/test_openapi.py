@@ -80,7 +80,7 @@ def test_every_operation_has_a_unique_name_and_a_description() -> None:
         assert said["description"], name
 
 
-def test_what_takes_messages_says_so() -> None:
+def test_consuming_operations_are_marked() -> None:
     consuming = {name for name, said in operations() if said.get("x-consumes")}
     assert consuming == {
         "GET /chat/{username}",
