@@ -7,6 +7,7 @@ const ANSWER_MS = 20_000;
 const LIVE_MS = 5000;
 const PROBE_MS = 500;
 const PROBE_MAX_MS = 8_000;
+const KIND = "urn:chat:problem:";
 
 /** Dispatches "lost" when the service cannot be reached, and "found" when it is back. */
 export const connection = new EventTarget();
@@ -19,9 +20,11 @@ export class Problem extends Error {
     const detail = document?.detail ?? `the answer was ${response.status}`;
     super(document?.title ? `${document.title}: ${detail}` : `The request failed: ${detail}`);
     this.status = response.status;
+    this.kind = document?.type?.replace(KIND, "") ?? "";
     this.detail = detail;
     this.fields = document?.errors ?? [];
     this.fate = document?.fate;
+    this.stored = document?.stored ?? "unknown";
     this.acknowledged = document?.acknowledged ?? [];
     this.requestId = document?.instance ?? response.headers.get("X-Request-Id");
     const after = response.headers.get("Retry-After");
@@ -68,9 +71,10 @@ export async function ask(method, path, { headers = {}, body, keepalive = false 
     throw new Unreachable();
   }
   if (response.ok) return { document, headers: response.headers };
+  const problem = new Problem(response, document);
   // A gateway's own error page: it is unknown whether the service has answered.
-  if (response.status > 501 && response.status !== 503) throw new Unreachable();
-  throw new Problem(response, document);
+  if (response.status > 501 && response.status !== 503 && problem.kind === "") throw new Unreachable();
+  throw problem;
 }
 
 /**
@@ -89,8 +93,11 @@ export async function persist(request, tell, signal) {
         tell("No answer from the service. The page continues when the service is back.");
         await unless(signal, reachable());
       } else if (error instanceof Problem && error.retryAfterS !== null) {
-        tell(`${error.words} Retrying in ${error.retryAfterS} s.`);
-        await unless(signal, sleep(error.retryAfterS * 1000));
+        const until = Date.now() + error.retryAfterS * 1000;
+        for (let left = error.retryAfterS; left > 0; left = Math.ceil((until - Date.now()) / 1000)) {
+          tell(`${error.words} Retrying in ${left} s.`);
+          await unless(signal, sleep(Math.min(1000, until - Date.now())));
+        }
       } else {
         tell("");
         throw error;

@@ -1,14 +1,6 @@
 // Elements for the API reference. Strings become text, never markup.
 
-/** Return an element with attributes and children, which are elements or text. */
-export function element(name, attributes = {}, children = []) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
+import { element } from "./element.js";
 
 /** Return a text as nodes; parts between backticks become code. */
 export function prose(text) {

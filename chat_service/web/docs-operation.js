@@ -1,8 +1,16 @@
 // One operation of the API reference: its description, parameters and answers. docs-try.js has its form.
 
-import { codeBlock, element, paragraphs, pretty, prose } from "./docs-dom.js";
+import { codeBlock, paragraphs, pretty, prose } from "./docs-dom.js";
 import { kindOf, ruleOf } from "./docs-schema.js";
 import { tryIt } from "./docs-try.js";
+import { element } from "./element.js";
+
+const RIGHTS = {
+  send: "Needs the right `send` for the username.",
+  read: "Needs the right `read` for the username.",
+  ops: "Needs the right `ops`.",
+  any: "Needs a token with any right, or a right that requests without a token have.",
+};
 
 /** Return the name of a method as a colored badge. */
 export function badge(method) {
@@ -34,6 +42,7 @@ export function operationOf(api, { path, method, said }) {
     ]),
     ...(said["x-consumes"] ? [consumes(said)] : []),
     ...paragraphs(withoutWarning(said)),
+    ...(said["x-right"] ? [element("p", { class: "small" }, prose(RIGHTS[said["x-right"]]))] : []),
     ...(parameters.length ? [part("Parameters", fields(parameters.map(asField)))] : []),
     ...(said.requestBody ? [bodyOf(api, said.requestBody)] : []),
     part("Answers", answersOf(api, said.responses)),

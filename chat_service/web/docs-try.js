@@ -2,8 +2,11 @@
 //
 // If a request takes or changes something, its button says so, and the page asks before the first one.
 
-import { codeBlock, element, pretty } from "./docs-dom.js";
+import { asChosen } from "./docs-access.js";
+import { codeBlock, pretty } from "./docs-dom.js";
 import { kindOf, ruleOf } from "./docs-schema.js";
+import { element } from "./element.js";
+import { session } from "./session.js";
 
 /** Longer bodies are shown without indentation. */
 const PRETTY_MAX = 200_000;
@@ -18,7 +21,7 @@ export function tryIt(api, operation) {
   const body = said.requestBody && bodyOf(said.requestBody, `${id}-body`);
   const command = codeBlock(`the command for ${method} ${path}`);
   const request = () => requestOf(operation, inputs, body);
-  const update = () => command.fill(asCommand(request()));
+  const update = () => command.fill(asCommand(request(), session.isOn && "401" in said.responses));
   const send = element("button", { class: "primary" }, [
     said["x-effect"] ? `Send, and ${said["x-effect"]}` : "Send",
   ]);
@@ -31,6 +34,7 @@ export function tryIt(api, operation) {
     result,
   ]);
   form.addEventListener("input", update);
+  session.addEventListener("change", update);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     // Check all inputs, so that each shows its error; the first one gets the focus.
@@ -138,12 +142,14 @@ function inboxesIn(body) {
   return [...names];
 }
 
-function asCommand({ method, target, headers, body }) {
+/** Return a request as a shell command. The token is a variable, so that it stays out of the shell's history. */
+function asCommand({ method, target, headers, body }, needsToken) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const words = ["curl"];
   if (method === "HEAD") words.push("-I");
   else if (method !== "GET" && !(method === "POST" && body !== undefined)) words.push("-X", method);
   if (target.split("?")[0].endsWith("/stream")) words.push("-N");
+  if (needsToken) words.push("-H", '"Authorization: Bearer $CHAT_TOKEN"');
   for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
   if (body !== undefined) words.push(body.includes("\n") ? "--data-binary" : "-d", quoted(body));
   return [...words, quoted(new URL(".", location.href).href + target.slice(1))].join(" ");
@@ -185,7 +191,8 @@ async function carryOut({ method, target, headers, body }, result, abort) {
   const began = performance.now();
   const took = () => `${Math.round(performance.now() - began)} ms`;
   try {
-    const answer = await fetch(`.${target}`, { method, headers, body, signal: abort.signal, cache: "no-store" });
+    const options = { method, body, signal: abort.signal, cache: "no-store" };
+    const answer = await fetch(`.${target}`, { ...options, ...asChosen(headers) });
     const status = element("span", { class: `status ${kindOf(answer.status)}` }, [String(answer.status)]);
     const time = element("span", { class: "muted number" }, [took()]);
     line.replaceChildren(status, ` ${answer.statusText} `, time);

@@ -3,8 +3,10 @@
 //
 // Not Swagger UI, Redoc or Scalar: these are megabytes, need inline styles, and fail axe.
 
-import { element, paragraphs } from "./docs-dom.js";
+import { showAccess } from "./docs-access.js";
+import { paragraphs } from "./docs-dom.js";
 import { answersOf, badge, operationOf } from "./docs-operation.js";
+import { element } from "./element.js";
 
 const filter = document.querySelector("#filter");
 const found = document.querySelector("#found");
@@ -56,7 +58,7 @@ function show(api) {
 }
 
 function linkTo({ path, method, said }) {
-  const words = `${method} ${path} ${said.summary} ${said.description} ${Object.keys(said.responses)}`;
+  const words = `${method} ${path} ${said.summary} ${said.description} ${Object.keys(said.responses)} ${said["x-right"] ?? ""}`;
   return element("li", { "data-words": words.toLowerCase() }, [
     element("a", { href: `#${said.operationId}`, title: said.summary }, [
       badge(method),
@@ -104,6 +106,7 @@ filter.addEventListener("keydown", (event) => {
 });
 addEventListener("hashchange", follow);
 
+showAccess(document.querySelector("#access"));
 try {
   const answer = await fetch("openapi.json");
   if (!answer.ok) throw new Error(`the answer was ${answer.status}`);

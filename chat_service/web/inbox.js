@@ -2,10 +2,12 @@
 //
 // Its name is in the address, `#inbox=bob`. Opening it reads nothing.
 
+import { wordsOf } from "./access.js";
 import { ask, newKey, persist, Problem, reachable, Unreachable } from "./api.js";
 import { take } from "./leases.js";
 import { Live } from "./live.js";
 import { lookAgain } from "./receipts.js";
+import { session } from "./session.js";
 import { announce, byId, copyOf, counted, messageOf, note, onPress, poll, storage } from "./ui.js";
 
 const COUNT_MS = 2000;
@@ -33,7 +35,7 @@ class Inbox {
     const { element, parts } = copyOf("an-inbox");
     this.element = element;
     this.parts = parts;
-    this.live = new Live(this.path, (message) => this.#arrived(message), this.#liveIs);
+    this.live = new Live(this, (message) => this.#arrived(message), this.#liveIs);
     onPress(parts.read, () => this.#try(() => this.#read()));
     onPress(parts.lease, () => this.#try(() => this.#lease()));
     parts.watch.addEventListener("click", () => (this.live.isOn ? this.live.stop() : void this.live.start()));
@@ -64,7 +66,7 @@ class Inbox {
       this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
     } catch (error) {
       if (error instanceof Unreachable) {
-        this.#uncounted("the service does not answer");
+        this.#uncounted("not counted: the service does not answer. Retrying.");
         await reachable();
         return 0;
       }
@@ -73,7 +75,17 @@ class Inbox {
         refuse("is not a username: it must have 1 to 128 characters and no control characters");
         return null;
       }
-      this.#uncounted(`the service answered ${error.status} (request ${error.requestId})`);
+      if (error.status === 401 || error.kind === "forbidden") {
+        const why = await wordsOf(error, `read ${this.name}`, { isAwaited: false });
+        this.#uncounted(why);
+        // Until somebody else uses the page.
+        return session.isOn ? null : COUNT_SELDOM_MS;
+      }
+      if (error.status === 429) {
+        this.#uncounted(`not counted: too many requests. Again in ${error.retryAfterS} s.`);
+        return (error.retryAfterS ?? 1) * 1000;
+      }
+      this.#uncounted(`not counted: the service answered ${error.status} (request ${error.requestId}). Retrying.`);
     }
     return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
   }
@@ -83,7 +95,7 @@ class Inbox {
     this.#isUnknown = true;
     this.#counts = { last: null, same: 0 };
     this.parts.count.textContent = "–";
-    this.parts.words.textContent = `not counted: ${why}. Retrying.`;
+    this.parts.words.textContent = why;
     if (current === this) document.title = `${this.name} · Chat inbox`;
   }
 
@@ -106,7 +118,7 @@ class Inbox {
       await act();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.tell(error.words, "bad");
+      this.tell(await wordsOf(error, `read ${this.name}`), "bad");
     }
     this.refresh();
     lookAgain();
@@ -177,12 +189,14 @@ class Inbox {
       live: ["good", "live"],
       lost: ["pending", `${why} Reconnecting`],
       stopped: ["", ""],
+      refused: ["", ""],
     }[state];
     live.className = `state ${kind}`;
-    if (live.textContent !== word) announce(word || "Stopped watching.");
+    if (live.textContent !== word && state !== "refused") announce(word || "Stopped watching.");
     live.textContent = word;
     live.hidden = word === "";
     if (state === "live") this.tell(why, why && "bad");
+    if (state === "refused") this.tell(`Stopped watching. ${why}`, "bad");
     this.refresh();
   };
 
@@ -275,6 +289,11 @@ window.addEventListener("hashchange", () => {
   follow();
   // Move the focus to the inbox that a link opened.
   if (current && named() === current.name) current.element.focus();
+});
+session.addEventListener("change", () => {
+  // A stream belongs to the identity that opened it.
+  for (const { live } of views.values()) live.restart();
+  current?.refresh();
 });
 window.addEventListener("pagehide", () => views.forEach((view) => view.abandon()));
 follow();

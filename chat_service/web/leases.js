@@ -1,5 +1,6 @@
 // Leases: the remaining time of each, and the actions on its messages.
 
+import { wordsOf } from "./access.js";
 import { ask, persist, Problem } from "./api.js";
 import { lookAgain } from "./receipts.js";
 import { announce, copyOf, counted, lasting, messageOf, note, onPress, takeAway, tick } from "./ui.js";
@@ -112,7 +113,7 @@ class Lease {
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (error.status !== 410) {
-        this.#tell(error.words, "bad");
+        this.#tell(await wordsOf(error, `read ${this.#inbox.name}`), "bad");
         return;
       }
       this.#leave(ids);

@@ -3,25 +3,32 @@
 // A message is acknowledged once a visible tab shows it. Until then it is leased, and is delivered again
 // if the connection is lost.
 
-import { connection, reachable, sleep } from "./api.js";
+import { wordsOf } from "./access.js";
+import { ask, connection, Problem, reachable, sleep } from "./api.js";
 
 const PAUSE_MS = 500;
 const PAUSE_MAX_MS = 8_000;
 const GOING_AWAY = 1001;
+/** The token or session has ended, or was revoked. */
+const POLICY = 1008;
 
 export class Live {
+  #name;
   #path;
+  #url;
   #show;
   #tell;
   #run = null;
   #socket = null;
   #shown = null;
 
-  /** `show` gets each message, `tell` a state (connecting, live, lost, stopped) and the reason. */
-  constructor(path, show, tell) {
+  /** `show` gets each message, `tell` a state (connecting, live, lost, stopped, refused) and the reason. */
+  constructor({ name, path }, show, tell) {
     const url = new URL(`${path}/stream`, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    this.#path = url.href;
+    this.#name = name;
+    this.#path = path;
+    this.#url = url.href;
     this.#show = show;
     this.#tell = tell;
     document.addEventListener("visibilitychange", () => this.#acknowledge());
@@ -41,6 +48,16 @@ export class Live {
       const { wasOpen, code } = await this.#connect(run);
       if (this.#run !== run) return;
       if (wasOpen) pause = PAUSE_MS;
+      if (!wasOpen || code === POLICY) {
+        const error = await this.#refusal();
+        if (this.#run !== run) return;
+        if (error?.status === 401 || error?.kind === "forbidden") {
+          this.#run = null;
+          this.#tell("refused", await wordsOf(error, `read ${this.#name}`));
+          return;
+        }
+        pause = Math.max(pause, (error?.retryAfterS ?? 0) * 1000);
+      }
       const why = code === GOING_AWAY ? "The service is stopping." : "Connection lost.";
       this.#tell("lost", wasOpen ? why : "No connection.");
       await sleep(pause * (0.75 + Math.random() / 2));
@@ -57,10 +74,28 @@ export class Live {
     this.#tell("stopped", "");
   }
 
+  /** Return why the service refuses the stream, or null. A browser hides the answer to a handshake. */
+  async #refusal() {
+    try {
+      await ask("HEAD", this.#path);
+    } catch (error) {
+      if (error instanceof Problem) return error;
+    }
+    return null;
+  }
+
+  /** Connect again, as the identity that uses the page now. */
+  restart() {
+    if (!this.isOn) return;
+    this.#run = null;
+    this.#socket.close();
+    void this.start();
+  }
+
   /** Open a connection; resolves when it ends. */
   #connect(run) {
     return new Promise((done) => {
-      const socket = new WebSocket(this.#path);
+      const socket = new WebSocket(this.#url);
       let wasOpen = false;
       this.#socket = socket;
       this.#shown = null;

@@ -6,6 +6,8 @@
 import { CHARTS, COLORS, TILES, isUnavailable, workerRestarts } from "./dashboard.js";
 import { Chart, element } from "./charts.js";
 import { History } from "./measures.js";
+import { refusal, session } from "./session.js";
+import { showSession } from "./sign-in.js";
 import { tables } from "./tables.js";
 import { clock } from "./words.js";
 
@@ -15,6 +17,8 @@ const SETTLED_S = 1.5;
 /* Each request repeats this many seconds, to include samples that were being written. */
 const OVERLAP_S = 9;
 const TIMEOUT_MS = 5000;
+/* Without the right to see the dashboard, the page asks this often, and when another identity uses it. */
+const REFUSED_S = 30;
 
 const find = (id) => document.getElementById(id);
 const [said, state, why] = ["said", "state", "why"].map(find);
@@ -51,9 +55,14 @@ function now() {
   return answered.time + (performance.now() - answered.at) / 1000;
 }
 
-/** Ask for new samples and show them. */
+showSession(find("access"), () => "The dashboard needs a token with the right “ops”. Ask an operator of this service for one.");
+
+/** Ask for new samples and show them. Returns the seconds to wait at least. */
 async function refresh() {
-  const { status, news } = await ask();
+  const { status, news, problem, retryAfterS } = await ask();
+  if (status === 401 || status === 403) await session.look();
+  const why = session.isOn && refusal({ status, kind: problem }, "use the dashboard");
+  if (status) find("main").classList.toggle("refused", Boolean(why));
   if (news) {
     living = history.add(news);
     restarts = news.restarts;
@@ -61,6 +70,12 @@ async function refresh() {
     say("good", "Live");
   } else if (status === 404) {
     say("bad", "Off", "The dashboard is disabled on this port.");
+  } else if (why) {
+    say("bad", session.isSignedIn ? "No access" : "Signed out", why);
+    return REFUSED_S;
+  } else if (status === 429) {
+    say("bad", "Slowed down", `Too many requests from here. The page continues in ${retryAfterS} s.`);
+    return retryAfterS;
   } else if (status) {
     say("bad", "No answer", `The service answered with ${status}.`);
   } else {
@@ -71,15 +86,21 @@ async function refresh() {
     );
   }
   if (answered) draw();
+  return 0;
 }
 
-/** Return the answer's status and content; neither if there was no complete answer in time. */
+/** Return the answer's status, and its content or problem; nothing if no complete answer came in time. */
 async function ask() {
   const since = answered ? `?since=${(answered.time - OVERLAP_S).toFixed(3)}` : "";
   const signal = AbortSignal.timeout(TIMEOUT_MS);
   try {
     const answer = await fetch(`ops/history${since}`, { cache: "no-store", signal });
-    return { status: answer.status, news: answer.ok ? await answer.json() : null };
+    if (answer.ok) return { status: answer.status, news: await answer.json() };
+    const retryAfterS = Number(answer.headers.get("Retry-After")) || 1;
+    const text = await answer.text();
+    const isProblem = answer.headers.get("Content-Type")?.includes("problem+json");
+    const problem = isProblem ? JSON.parse(text).type.split(":").at(-1) : "";
+    return { status: answer.status, problem, retryAfterS };
   } catch {
     return {};
   }
@@ -212,11 +233,14 @@ for (const choice of document.querySelectorAll("[name=view]")) {
 }
 find("numbers").addEventListener("toggle", () => answered && drawTables());
 
-/** Wait until every process has taken its next sample and the page is visible. */
-async function pause() {
+/** Wait until every process has taken its next sample, `least` seconds are over, and the page is visible. */
+async function pause(least) {
   const every = history.every;
   const into = answered ? (now() - SETTLED_S - 0.1) % every : 0;
-  await new Promise((resolve) => setTimeout(resolve, (every - into) * 1000));
+  await new Promise((resolve) => {
+    setTimeout(resolve, Math.max(every - into, least) * 1000);
+    if (least === REFUSED_S) session.addEventListener("change", resolve, { once: true });
+  });
   if (document.hidden) {
     say("gone", "Paused", "");
     await new Promise((resolve) =>
@@ -225,7 +249,5 @@ async function pause() {
   }
 }
 
-for (;;) {
-  await refresh();
-  await pause();
-}
+session.watch();
+for (;;) await pause(await refresh());

@@ -3,7 +3,9 @@
 //
 // Receipts survive a reload in the session storage: ids, receipts and lifetimes, never a text or a name.
 
+import { wordsOf } from "./access.js";
 import { ask, Problem, reachable, Unreachable } from "./api.js";
+import { session } from "./session.js";
 import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress } from "./ui.js";
 import { poll, stamp, storage, tick, timeOf } from "./ui.js";
 
@@ -81,6 +83,7 @@ class Sent {
   }
 
   async look() {
+    let after = 0;
     try {
       const { document: said } = await this.#ask("GET", "/status");
       this.enter(said.status, said.at === null ? null : Date.parse(said.at));
@@ -88,12 +91,20 @@ class Sent {
       this.isTroubled = false;
     } catch (error) {
       this.isTroubled = error.status !== 404;
+      after = (error.retryAfterS ?? 0) * 1000;
       if (error instanceof Unreachable) await reachable();
       else if (error.status === 404) this.enter("unknown");
-      else if (error instanceof Problem && error.retryAfterS === null) note(this.parts.note, error.words);
+      else if (error.status === 401 || error.status === 403) {
+        note(this.parts.note, await wordsOf(error, "follow this message", { isAwaited: false }));
+        // Until somebody else uses the page.
+        if (session.isOn) {
+          this.due = Infinity;
+          return;
+        }
+      } else if (error instanceof Problem && error.retryAfterS === null) note(this.parts.note, error.words);
     }
     this.pause = Math.min(this.pause * 1.5, PAUSE_MAX_MS);
-    this.due = Date.now() + this.pause;
+    this.due = Date.now() + Math.max(this.pause, after);
   }
 
   async revoke() {
@@ -107,7 +118,7 @@ class Sent {
       } else if (error.status === 409 && error.fate) {
         note(place, `Too late: the message is ${error.fate === "leased" ? "leased by a reader" : error.fate}.`);
       } else if (error instanceof Problem) {
-        note(place, error.words);
+        note(place, await wordsOf(error, "revoke this message"));
       } else {
         throw error;
       }
@@ -160,9 +171,11 @@ function remember() {
 const turn = poll(async () => {
   const open = [...sent.values()].filter((each) => each.receipt && !each.isFinal);
   await Promise.all(open.filter((each) => each.due <= Date.now()).map((each) => each.look()));
-  const due = open.filter((each) => !each.isFinal).map((each) => each.due);
+  const due = open.filter((each) => !each.isFinal && each.due < Infinity).map((each) => each.due);
   return due.length === 0 ? null : Math.max(PAUSE_MS / 2, Math.min(...due) - Date.now());
 });
+
+session.addEventListener("change", () => lookAgain());
 
 for (const { id, receipt, lifetimeS } of JSON.parse(storage.getItem(STORE) ?? "[]")) {
   add(new Sent(id, receipt, lifetimeS, null));

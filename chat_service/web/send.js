@@ -1,8 +1,10 @@
 // The form that sends. Every message has an idempotency key, the sender's or a generated one, so that the
 // page can repeat a post whose answer was lost and no message is stored twice.
 
+import { wordsOf } from "./access.js";
 import { ask, newKey, persist, Problem, sentence } from "./api.js";
 import { follow } from "./receipts.js";
+import { session } from "./session.js";
 import { announce, byId, learnClock, note, onPress } from "./ui.js";
 
 const TEXT_BYTES = 65_536;
@@ -25,6 +27,8 @@ const faults = {
 let owed = { key: "", message: "" };
 let giveUp = new AbortController();
 let isSending = false;
+// Whether the service may have stored a message without an answer that says so.
+let isInDoubt = false;
 
 function lifetime() {
   const chosen = new FormData(form).get("life");
@@ -56,14 +60,20 @@ async function send() {
   giveUp = new AbortController();
   let tries = 0;
   let askedAt = 0;
+  isInDoubt = false;
   const tell = (words) => {
     note(place, words);
     stop.hidden = words === "";
   };
-  const post = () => {
+  const post = async () => {
     tries += 1;
     askedAt = Date.now();
-    return ask("POST", "chat", { headers, body: message });
+    try {
+      return await ask("POST", "chat", { headers, body: message });
+    } catch (error) {
+      isInDoubt ||= error.stored !== false;
+      throw error;
+    }
   };
   const { document: stored, headers: said } = await persist(post, tell, giveUp.signal);
   const isRepeat = said.has("Idempotent-Replayed");
@@ -89,9 +99,11 @@ function clearFaults() {
   }
 }
 
-function explain(error) {
+async function explain(error) {
   if (giveUp.signal.aborted) {
-    note(place, "Stopped. The message may have been stored. If you send it again, it is still stored only once.");
+    note(place, isInDoubt
+      ? "Stopped. The message may have been stored. If you send it again, it is still stored only once."
+      : "Stopped. The message was not stored.");
     return;
   }
   if (!(error instanceof Problem)) throw error;
@@ -102,7 +114,8 @@ function explain(error) {
     fields = [{ field: "Idempotency-Key", detail: error.detail.replace(/^this Idempotency-Key /, "") }];
   }
   if (refuse(fields)) return;
-  note(place, error.words, "bad");
+  const words = await wordsOf(error, `send to ${to.value}`);
+  note(place, error.status === 401 ? `Not sent. ${words} Your text is still here.` : words, "bad");
 }
 
 /** Show each error at its field; return false if the form has none of the fields. */
@@ -142,8 +155,9 @@ function showCommands() {
   } catch {
     // It is not well-formed Unicode, so it is not a username.
   }
-  byId("curl").textContent = `curl -d '${quoted}' ${here}chat
-curl -X POST ${here}chat/${path}/read`;
+  const curl = session.isOn ? 'curl -H "Authorization: Bearer $CHAT_TOKEN"' : "curl";
+  byId("curl").textContent = `${curl} -d '${quoted}' ${here}chat
+${curl} -X POST ${here}chat/${path}/read`;
 }
 
 form.addEventListener("submit", async (event) => {
@@ -156,7 +170,7 @@ form.addEventListener("submit", async (event) => {
   try {
     await send();
   } catch (error) {
-    explain(error);
+    await explain(error);
   } finally {
     isSending = false;
     button.textContent = "Send";
@@ -177,5 +191,6 @@ onPress(byId("make-key"), () => {
   key.value = newKey();
 });
 form.addEventListener("input", showCommands);
+session.addEventListener("change", showCommands);
 countBytes();
 showCommands();

@@ -1,0 +1,172 @@
+// The part of a page that says who uses it, with the form to sign in. Hidden while access is off.
+
+import { element } from "./element.js";
+import { isTokenLike, namesOf, rightsOf, session, SessionError } from "./session.js";
+
+const MINUTE_MS = 60_000;
+const TICK_MS = 1000;
+
+const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
+const calendar = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
+
+/**
+ * Return a form with a field for a token. `accept` gets the token; if it throws SessionError, the form says
+ * why. The field is emptied as soon as the service has judged the token.
+ */
+export function tokenForm(label, hint, accept) {
+  // "current-password": password managers may fill the field in, and store nothing unless they are told to.
+  // Browsers ignore "off" here.
+  const field = element("input", {
+    id: "token",
+    type: "password",
+    autocomplete: "current-password",
+    autocapitalize: "none",
+    spellcheck: "false",
+    "aria-describedby": "token-hint token-fault",
+  });
+  const fault = element("p", { class: "fault", id: "token-fault", hidden: true });
+  const button = element("button", { class: "primary" }, [label]);
+  const form = element("form", { class: "field token", novalidate: true }, [
+    // A password manager asks for a name to store a token under.
+    element("input", { type: "text", autocomplete: "username", value: "token", readonly: true, hidden: true }),
+    element("label", { for: "token" }, ["Token"]),
+    element("div", { class: "joined" }, [field, button]),
+    element("p", { class: "hint", id: "token-hint" }, [hint]),
+    fault,
+  ]);
+
+  function say(words) {
+    fault.textContent = words;
+    fault.hidden = words === "";
+    if (words === "") field.removeAttribute("aria-invalid");
+    else field.setAttribute("aria-invalid", "true");
+  }
+
+  async function submit() {
+    const token = field.value.trim();
+    if (!isTokenLike(token)) {
+      say(token === "" ? "Enter a token." : "This is not a token: it has spaces or other characters that none has.");
+      field.focus();
+      return;
+    }
+    say("");
+    try {
+      await accept(token);
+      field.value = "";
+    } catch (error) {
+      if (!(error instanceof SessionError)) throw error;
+      // A token that was not judged stays, so that it can be tried again.
+      if (error.status !== null && error.status !== 429) field.value = "";
+      field.focus();
+      if (error.status === 429) await countDown(error.retryAfterS ?? 1);
+      else say(refusalOf(error));
+    }
+  }
+
+  async function countDown(seconds) {
+    const until = Date.now() + seconds * 1000;
+    for (let left = seconds; left > 0; left = Math.ceil((until - Date.now()) / 1000)) {
+      say(`Too many attempts. You can try again in ${left} s.`);
+      await new Promise((done) => setTimeout(done, TICK_MS));
+    }
+    say("");
+  }
+
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (button.ariaDisabled === "true") return;
+    button.ariaDisabled = "true";
+    button.ariaBusy = "true";
+    try {
+      await submit();
+    } finally {
+      button.ariaDisabled = null;
+      button.ariaBusy = null;
+    }
+  });
+  // A browser may keep the whole page to go back to it.
+  window.addEventListener("pagehide", () => (field.value = ""));
+  form.ask = () => field.focus();
+  return form;
+}
+
+function refusalOf({ status }) {
+  if (status === null) return "No answer from the service. Try again.";
+  if (status === 200) return "The token is valid, but the browser did not keep the session. Open this page over HTTPS.";
+  if (status === 401) return "The service does not accept this token. It may have expired, or was revoked.";
+  return `The service answered ${status}, so you are not signed in.`;
+}
+
+/** Fill in a place with who uses the page; return a function that asks to sign in. `needs` is for whom. */
+export function showSession(place, needs) {
+  const form = tokenForm(
+    "Sign in",
+    "The page does not keep the token. Your browser keeps it in a cookie that no script can read.",
+    async (token) => {
+      await session.signIn(token);
+      heading.focus();
+    },
+  );
+  const why = element("p", { class: "muted" });
+  const notice = element("p", { class: "notice", role: "alert", hidden: true });
+  const heading = element("h2", { id: "access-title", tabindex: "-1" });
+  const end = element("span", { class: "muted number" });
+  const leave = element("button", { type: "button", class: "quiet" }, ["Sign out"]);
+  const rights = element("ul", { class: "plain" });
+  const head = element("div", { class: "row between" }, [heading, end, leave]);
+  place.append(head, notice, why, rights, form);
+
+  function say(words) {
+    notice.textContent = words;
+    notice.hidden = words === "";
+  }
+
+  function show() {
+    const { who, isSignedIn, ended } = session;
+    place.hidden = !session.isOn;
+    heading.textContent = isSignedIn ? `Signed in as ${who.subject}` : "Sign in";
+    for (const each of [leave, end, rights]) each.hidden = !isSignedIn;
+    for (const each of [why, form]) each.hidden = isSignedIn;
+    rights.replaceChildren(...rightsOf(who).map((words) => element("li", {}, [words])));
+    why.textContent = needs(who);
+    say({
+      "": "",
+      expired: "Your session has expired. Sign in again; nothing that you entered is lost.",
+      revoked: "Your session has ended: the token was revoked, or you signed out in another tab. Nothing "
+        + "that you entered is lost.",
+    }[ended]);
+    tick();
+  }
+
+  function tick() {
+    if (!session.isSignedIn) return;
+    if (session.endsAt === null) {
+      end.textContent = "until you sign out";
+      return;
+    }
+    const left = Math.max(0, session.endsAt - Date.now());
+    const isToday = new Date(session.endsAt).toDateString() === new Date().toDateString();
+    const words = `until ${(isToday ? clock : calendar).format(session.endsAt)}`;
+    const soon = left < 10 * MINUTE_MS ? `, ${left < MINUTE_MS ? "less than a minute" : `${Math.floor(left / MINUTE_MS)} min`} left` : "";
+    end.textContent = words + soon;
+  }
+
+  leave.addEventListener("click", async () => {
+    try {
+      await session.signOut();
+      form.ask();
+    } catch (error) {
+      if (!(error instanceof SessionError)) throw error;
+      say("No answer from the service, so you are still signed in. Try again.");
+    }
+  });
+  session.addEventListener("change", show);
+  setInterval(tick, TICK_MS);
+  show();
+  return (words) => {
+    if (!session.isOn) return;
+    if (session.isSignedIn) return;
+    if (session.ended === "") say(words);
+    form.ask();
+  };
+}
