@@ -18,7 +18,17 @@ from chat_service.access import jwks
 from chat_service.access.jwks import SIZE_MAX, KeyRing, KeysUnusable, key_source, read_key_set
 from chat_service.access.jwt import JwtVerifier
 from chat_service.access.verifier import InvalidToken, UnknownKey
-from tests.support.issuer import AUDIENCE, ISSUER, KEYS, KeyServer, key_set, public_jwk, token
+from tests.support.issuer import (
+    AUDIENCE,
+    ISSUER,
+    KEYS,
+    KeyServer,
+    claims,
+    key_set,
+    public_jwk,
+    signed,
+    token,
+)
 from tests.support.waiting import eventually
 
 EDDSA = public_jwk(KEYS["EdDSA"], "EdDSA")
@@ -292,14 +302,17 @@ async def test_a_key_under_an_old_id_voids_identities(rings: list[KeyRing]) -> N
     async with KeyServer() as server:
         ring = await start(rings, f"{server.base}/keys")
         verifier = JwtVerifier(ring, ISSUER, AUDIENCE)
-        given = token("RS256")
+        given, key = token("RS256"), rsa.generate_private_key(65537, 2048)
+        new = signed({"alg": "RS256", "kid": "RS256"}, claims(), key)
         assert verifier.verify(given).subject == "bob"
-        other = public_jwk(rsa.generate_private_key(65537, 2048), "RS256")
-        server.documents["/keys"] = {"keys": [other]}
+        with pytest.raises(InvalidToken, match="signature"):
+            verifier.verify(new)
+        server.documents["/keys"] = {"keys": [public_jwk(key, "RS256")]}
         ring._next_at = 0.0
         await verifier.fetch_keys()
         with pytest.raises(InvalidToken, match="signature"):
             verifier.verify(given)
+        assert verifier.verify(new).subject == "bob"
 
 
 @pytest.mark.parametrize(
