@@ -22,7 +22,7 @@ from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.metrics.history import History
-from chat_service.metrics.http import HttpMetrics
+from chat_service.metrics.http import HttpMetrics, TlsMetrics
 from chat_service.metrics.multiprocess import Exposition
 from chat_service.metrics.sampler import series_groups_of
 from chat_service.openapi import make_document
@@ -33,6 +33,7 @@ from chat_service.server.connection_counter import ConnectionCounter
 from chat_service.server.exchange import ExchangeFactory
 from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind
 from chat_service.server.request_tracker import RequestTracker
+from chat_service.server.tls import Files, Tls
 from chat_service.wiring import (
     access_log_of,
     connection_limits_of,
@@ -114,6 +115,7 @@ class Service:
         self._sockets, self._ops_sockets = sockets, ops_sockets
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._tracer: RequestTracer | None = None
+        self._tls: Tls | None = None
         #: The steps of `stop`, pushed in the order of the start. The last one runs first.
         self._cleanup = AsyncExitStack()
         self._metrics_text = Shared(self._render_metrics, METRICS_KEPT_S)
@@ -122,14 +124,20 @@ class Service:
     async def start(self) -> None:
         """Start every part, and accept connections last.
 
-        Raises `TelemetryUnusable`, `PortTaken`, `workers.mongod.embedded.EmbeddedError`,
-        `StoreUnavailable`, `StoreMisconfigured` or `IndexMismatch`. Call `stop` then, too.
+        Raises `TelemetryUnusable`, `TlsUnusable`, `PortTaken`,
+        `workers.mongod.embedded.EmbeddedError`, `StoreUnavailable`, `StoreMisconfigured` or
+        `IndexMismatch`. Call `stop` then, too.
         """
         settings = self.settings
         if settings.telemetry == "otlp":
             telemetry = _start_telemetry(self._registry)
             self._cleanup.push_async_callback(telemetry.stop)
             self._tracer = telemetry.tracer
+        if settings.tls_certificate:
+            files = Files(settings.tls_certificate, settings.tls_key)
+            self._tls = Tls(files, TlsMetrics(self._registry).loaded)
+            watch = asyncio.create_task(self._tls.watch(), name="tls-files")
+            self._cleanup.push_async_callback(_cancel, watch)
         # If the start fails, close the sockets at once, so that clients do not wait for nothing.
         with ExitStack() as unserved:
             sockets = self._sockets or bind(settings.host, settings.port)
@@ -191,7 +199,7 @@ class Service:
             alone = handlers._replace(pages=PageHandlers(absent=(b"./", b"docs")))
             ops_routes = make_routes(alone, 0, frozenset(), ("operators", "everyone"))
             ops_tracker = self._make_tracker(ops_sockets, is_ops=True)
-            ops_server = Server(_make_exchanges(ops_routes, ops_tracker), limits)
+            ops_server = Server(_make_exchanges(ops_routes, ops_tracker), limits, self._tls)
             self._cleanup.push_async_callback(ops_server.close_all_connections)
             self._cleanup.push_async_callback(ops_tracker.idle, _SETTLE_MAX_S)
             servers.append((ops_server, ops_sockets))
@@ -202,6 +210,7 @@ class Service:
             handlers.inbox,
             self._http_metrics.handoffs.inc,
             limits,
+            self._tls,
         )
         # Once its connections are closed, the tasks that serve them notice it and end.
         self._cleanup.push_async_callback(self._tracker.idle, _SETTLE_MAX_S)
@@ -229,16 +238,17 @@ class Service:
         return is_empty and not left
 
     async def _settle(self, deadline: float) -> int:
-        """Wait until no request is open and none has arrived for a while.
+        """Wait until no request is open, and no request or TLS handshake was begun for a while.
 
         Return how many requests are still open at the deadline.
         """
         loop, tracker = asyncio.get_running_loop(), self._tracker
         while True:
-            answered = tracker.requests
+            answered = tracker.requests, self._listener.handshake_steps
             await asyncio.sleep(_SETTLE_S)
             left = await tracker.idle(max(deadline - loop.time(), 0))
-            if tracker.requests == answered or loop.time() > deadline:
+            now = tracker.requests, self._listener.handshake_steps
+            if now == answered or loop.time() > deadline:
                 return left
 
     async def stop(self) -> None:

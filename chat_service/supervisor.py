@@ -24,6 +24,7 @@ import structlog
 
 from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, ExitedProcesses
 from chat_service.server.listener import OPS_NAMES, bind
+from chat_service.server.tls import Files, load_context
 from config import Settings
 from workers.backoff import Backoff
 from workers.mongod.embedded import EmbeddedMongod
@@ -77,11 +78,12 @@ class Supervisor:
 
         The first process starts alone, because it creates the indexes.
 
-
-        Raises `PortTaken`, `workers.mongod.embedded.EmbeddedError` or `ProcessFailed`; call
-        `stop` then.
+        Raises `TlsUnusable`, `PortTaken`, `workers.mongod.embedded.EmbeddedError` or
+        `ProcessFailed`; call `stop` then.
         """
         settings = self.settings
+        if settings.tls_certificate:
+            load_context(Files(settings.tls_certificate, settings.tls_key))
         self._sockets = bind(settings.host, settings.port)
         self.port = self._sockets[0].getsockname()[1]
         if settings.ops_port:

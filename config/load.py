@@ -152,6 +152,8 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if settings.mongo_timeout_s > settings.deadline_s:
         problems.append("mongo_timeout_s: must not exceed deadline_s")
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        problems.append("tls_certificate, tls_key: set both or neither")
     if reason := _INTERNAL_DATABASES.get(settings.mongo_database.lower()):
         problems.append(
             f"mongo_database: must not be {settings.mongo_database!r}, {reason}; the default "

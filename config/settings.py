@@ -315,3 +315,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         Meta(description="Key of these hashes, the same in all processes. Empty: random."),
     ] = ""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the service's own addresses."""
+        return "https" if self.tls_certificate else "http"

@@ -92,6 +92,11 @@ def bad_request(detail: str) -> Problem:
     return Problem(400, "bad-request", "The request is malformed", detail)
 
 
+def plain_http() -> Problem:
+    """Return a 400 for a client that speaks HTTP without TLS to a port that has TLS."""
+    return bad_request("this port speaks HTTPS; begin the address with https://")
+
+
 def websocket_elsewhere(stream: str) -> Problem:
     """Return a 400 for a WebSocket handshake at any path but that of streams."""
     return bad_request(f"this path has no WebSocket; connect to {stream}")

@@ -4,6 +4,7 @@ Client commands are plain functions that call `Session.run` once per request.
 """
 
 import asyncio
+import logging
 import math
 import os
 import re
@@ -70,6 +71,8 @@ class Session:
         """`token` may be sent to `url`, also if that is plain HTTP."""
         self.url = url
         self.token = token
+        # Tornado logs a failed handshake for each try. The error at the end has the reason.
+        logging.getLogger("tornado.general").addHandler(logging.NullHandler())
         self.chat = ChatClient(
             url,
             tries=_TRIES,
@@ -171,7 +174,9 @@ def translate_errors(url: str, token: UserToken | None = None) -> Iterator[None]
         raise CommandError(ExitCode.UNKNOWN, f"the outcome is unknown: {error}{key}") from None
     except ServiceUnavailable as error:
         advice = ""
-        if error.answer is None:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            advice = "; name the authority that issued its certificate in SSL_CERT_FILE"
+        elif error.answer is None:
             tls = ", that it serves HTTPS" if url.startswith("https") else ""
             advice = (
                 f"; check that the service is running (chat serve){tls} and that this is its "

@@ -1,4 +1,4 @@
-"""The Prometheus metrics of the HTTP front end. Made once by `chat_service.service`."""
+"""The Prometheus metrics of the HTTP front end and of TLS. Made once by `chat_service.service`."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -72,3 +72,26 @@ class HttpMetrics:
             children = self._children[key] = (requests, self.seconds.labels(route))
         children[0].inc()
         children[1].observe(seconds)
+
+
+class TlsMetrics:
+    """The state of the certificate. A service without TLS has none of these."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._refused = Gauge(
+            "chat_tls_certificate_refused",
+            "1 if the certificate's files have changed and cannot be used: the old one stays.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self._end = Gauge(
+            "chat_tls_certificate_expires_seconds",
+            "When the certificate in use expires, in seconds since 1970. 0: clients refuse it.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+
+    def loaded(self, is_current: bool, expires_at: float | None) -> None:
+        """Record whether the files are in use, and when the certificate in use expires."""
+        self._refused.set(not is_current)
+        self._end.set(expires_at or 0)

@@ -1,9 +1,10 @@
-"""Tornado's HTTP/1 connections and server, with our stream and our reader of chunks.
+"""Tornado's HTTP/1 connections and server, with TLS, our stream and our reader of chunks.
 
 `chat_service.server.listener` extends the server; the operators' port uses it as it is.
 """
 
 import asyncio
+import socket
 from typing import NamedTuple, cast
 
 import structlog
@@ -13,9 +14,11 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnect
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from chat_service.server.chunks import read_chunks
+from chat_service.server.handshake import Address, Handshakes
 from chat_service.server.header_cache import HEADERS_MAX
 from chat_service.server.http_stream import HttpStream
 from chat_service.server.lingering import Lingering
+from chat_service.server.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -89,9 +92,19 @@ class Server(HTTPServer):
     """Tornado's server, with `ServerConnection`s on `HttpStream`s."""
 
     def initialize(  # type: ignore[override]
-        self, exchanges: HTTPServerConnectionDelegate, limits: ConnectionLimits
+        self,
+        exchanges: HTTPServerConnectionDelegate,
+        limits: ConnectionLimits,
+        tls: Tls | None = None,
     ) -> None:
+        """Serve with TLS if `tls` is given."""
         self.lingering = Lingering()
+        #: None without TLS.
+        self.handshakes = (
+            None
+            if tls is None
+            else Handshakes(tls, self.lingering, self._on_secure, self._on_insecure)
+        )
         super().initialize(
             exchanges,
             max_header_size=limits.header_max_bytes,
@@ -100,6 +113,24 @@ class Server(HTTPServer):
             # The exchange answers requests with long bodies. Tornado would only close.
             max_body_size=1 << 62,
         )
+
+    def _handle_connection(self, connection: socket.socket, address: Address) -> None:
+        # Tornado calls this for each connection that it has accepted. It may be closed already.
+        if self.handshakes is None:
+            super()._handle_connection(connection, address)
+            return
+        try:
+            self.handshakes.begin(connection, address)
+        except OSError as error:
+            log.debug("a connection was not accepted", reason=str(error))
+            connection.close()
+
+    def _on_secure(self, sock: socket.socket, address: Address) -> None:
+        """Serve a connection whose handshake is done."""
+        self.handle_stream(HttpStream(sock, self.lingering), address)
+
+    def _on_insecure(self) -> None:
+        """Record that a connection was closed before its handshake was done."""
 
     def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:
         """Serve a connection that was accepted."""
@@ -112,5 +143,7 @@ class Server(HTTPServer):
 
     async def close_all_connections(self) -> None:
         """Close all connections. Lingering ones have a moment to end by themselves."""
+        if self.handshakes is not None:
+            self.handshakes.close()
         await super().close_all_connections()
         await self.lingering.end(_LINGER_AT_STOP_S)

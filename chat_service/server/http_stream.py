@@ -15,6 +15,7 @@ from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from chat_service.api.problems import Problem, bad_request, head_too_large
 from chat_service.server.lingering import Lingering
+from chat_service.server.tls import RECORD_BYTES, TlsSocket
 
 #: The most that is read ahead from one connection, in bytes.
 STREAM_BUFFER_BYTES = 1 << 20
@@ -35,9 +36,10 @@ class Awaiting(IntEnum):
 
 
 def has_input(sock: socket.socket) -> bool:
-    """Return whether a non-blocking socket has unread input."""
+    """Return whether a non-blocking socket has unread input, as it arrived from the network."""
     try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
+        # A TLS socket's own method cannot peek.
+        return bool(socket.socket.recv(sock, 1, socket.MSG_PEEK))
     except OSError:
         return False
 
@@ -49,6 +51,7 @@ class HttpStream(IOStream):
         """`held` has already been read from the socket. The stream returns it first."""
         self._held = held
         self._lingering = lingering
+        self._ahead_bytes = RECORD_BYTES if isinstance(sock, TlsSocket) else _AHEAD_BYTES
         self._is_first_read = True
         #: What the connection waits for, and since when, in seconds of the loop's time.
         self.awaiting = Awaiting.HEAD
@@ -98,7 +101,7 @@ class HttpStream(IOStream):
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Read from the socket, after the bytes that are held. Tornado calls this."""
         if not self.reading():
-            buf = memoryview(buf)[:_AHEAD_BYTES]
+            buf = memoryview(buf)[: self._ahead_bytes]
         if self._held:
             count: int | None = min(len(buf), len(self._held))
             assert count is not None

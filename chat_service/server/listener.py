@@ -2,8 +2,9 @@
 
 Several processes may share one socket. Each accepts a few connections per turn of its loop. So no
 process takes a whole burst, and connections do not wait for a process that is stopped. Every
-connection begins on the fast path (`chat_service.server.fast_path`) and moves to Tornado with its
-first ineligible request. Used by `chat_service.service`; `chat_service.supervisor` binds the
+connection begins on the fast path (`chat_service.server.fast_path`), after its handshake if the
+port has TLS (`chat_service.server.handshake`), and moves to Tornado with its first ineligible
+request. Used by `chat_service.service`; `chat_service.supervisor` binds the
 sockets of its processes.
 """
 
@@ -24,9 +25,11 @@ from chat_service.handlers.inbox import InboxHandlers
 from chat_service.server.connection import ConnectionLimits, Server
 from chat_service.server.fast_path import FastPath, FastPathConnection
 from chat_service.server.handoff import Handoff, PrefetchedStream
+from chat_service.server.handshake import Address, Handshake
 from chat_service.server.header_cache import HeaderCache
 from chat_service.server.http_stream import Awaiting, HttpStream
 from chat_service.server.request_tracker import RequestTracker
+from chat_service.server.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +97,7 @@ class _Spare(NamedTuple):
 
     awaiting: Awaiting
     since: float
-    connection: FastPathConnection | HttpStream
+    connection: FastPathConnection | Handshake | HttpStream
 
 
 class Listener(Server):
@@ -107,12 +110,13 @@ class Listener(Server):
         inbox: InboxHandlers,
         on_handoff: Callable[[], None],
         limits: ConnectionLimits,
+        tls: Tls | None = None,
     ) -> None:
         """Serve requests with `exchanges`, and those that are eligible with `inbox` directly.
 
         `on_handoff` is called for each connection that leaves the fast path.
         """
-        super().initialize(exchanges, limits)
+        super().initialize(exchanges, limits, tls)
         self._counter = tracker.connections
         self._on_handoff = on_handoff
         self._connections_max = use_all_descriptors() - _SPARE_DESCRIPTORS
@@ -126,6 +130,8 @@ class Listener(Server):
             header_max=limits.header_max_bytes,
             idle_timeout_s=limits.idle_timeout_s,
         )
+        # The first thing that happens to an accepted connection.
+        self._begin = self._fast_path.connect if self.handshakes is None else self.handshakes.begin
         self._sweep: asyncio.TimerHandle | None = None
         self._spare: list[_Spare] = []
         self._spared = 0
@@ -152,6 +158,11 @@ class Listener(Server):
             self._sweep.cancel()
         self._fast_path.close()
         await super().close_all_connections()
+
+    @property
+    def handshake_steps(self) -> int:
+        """How often a client has sent a part of a TLS handshake."""
+        return 0 if self.handshakes is None else self.handshakes.steps
 
     def accept_waiting(self) -> None:
         """Accept all waiting connections. Closing the listening socket would reset them."""
@@ -209,7 +220,7 @@ class Listener(Server):
             # Otherwise no connection waits, or the client has disconnected.
             return error.errno in _EXHAUSTED and self._rest(str(error))
         try:
-            self._fast_path.connect(connection, address)
+            self._begin(connection, address)
         except OSError as error:
             # The client has disconnected.
             log.debug("a connection was not accepted", reason=str(error))
@@ -217,6 +228,12 @@ class Listener(Server):
         else:
             self._counter.opened()
         return True
+
+    def _on_secure(self, sock: socket.socket, address: Address) -> None:
+        self._fast_path.connect(sock, address)
+
+    def _on_insecure(self) -> None:
+        self._counter.closed()
 
     def _make_room(self) -> bool:
         """Close the least useful connection. Return False if all are being served."""
@@ -241,7 +258,8 @@ class Listener(Server):
         Connections with an incomplete body come first, to be closed if none is idle.
         """
         streams = [cast(HttpStream, each.stream) for each in self._connections]
-        connections: list[FastPathConnection | HttpStream] = [
+        connections: list[FastPathConnection | Handshake | HttpStream] = [
+            *([] if self.handshakes is None else self.handshakes.connections()),
             *self._fast_path.connections(),
             *streams,
         ]

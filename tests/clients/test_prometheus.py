@@ -18,7 +18,12 @@ from tests.support.server import Server
 from tests.support.waiting import eventually
 
 #: These metrics exist only after the first event that they count.
-_OF_EVENTS = ("chat_outcomes_unknown_total", "chat_process_restarts_total")
+_OF_EVENTS = (
+    # Only a service with TLS has these.
+    "chat_tls_",
+    "chat_outcomes_unknown_total",
+    "chat_process_restarts_total",
+)
 
 
 def promtool(*arguments: str) -> None:

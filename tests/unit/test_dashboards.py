@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from chat_service.metrics.http import HttpMetrics
+from chat_service.metrics.http import HttpMetrics, TlsMetrics
 from config.settings import PROJECT_ROOT
 from tests.support.dashboard import PROMETHEUS, alerts, dashboard, expressions
 from workers.metrics import WorkerMetrics
@@ -24,7 +24,7 @@ def known() -> dict[str, set[str]]:
     """Return the labels of each series of the service, by name."""
     registry = CollectorRegistry()
     found = dict(_OF_SUPERVISOR)
-    for holder in (WorkerMetrics(registry), HttpMetrics(registry)):
+    for holder in (WorkerMetrics(registry), HttpMetrics(registry), TlsMetrics(registry)):
         for metric in vars(holder).values():
             for described in getattr(metric, "describe", list)():
                 labels = set(metric._labelnames)

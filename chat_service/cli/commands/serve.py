@@ -18,6 +18,7 @@ from chat_service.cli.commands.notify import Notifier
 from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.options import EPILOG, options_given, with_settings
 from chat_service.server.listener import PortTaken, inherited
+from chat_service.server.tls import TlsUnusable
 from chat_service.service import Service, TelemetryUnusable
 from chat_service.supervisor import READY, ProcessFailed, Supervisor
 from config import Settings
@@ -137,7 +138,7 @@ async def _serve(
         return ExitCode.DONE
     except ProcessFailed as error:
         return error.code
-    except TelemetryUnusable as error:
+    except (TelemetryUnusable, TlsUnusable) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         reason = _describe_unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
@@ -174,15 +175,17 @@ def _announce(server: Service | Supervisor, is_supervised: bool) -> None:
     if is_supervised:
         sys.stdout.write(READY.decode())
     else:
-        sys.stdout.write(f"listening on {_url(settings.host, server.port)}\n")
+        sys.stdout.write(f"listening on {settings.scheme}://{_at(settings.host, server.port)}\n")
         if settings.ops_port:
-            sys.stdout.write(f"operators: {_url(settings.ops_host, settings.ops_port)}/ops\n")
+            sys.stdout.write(
+                f"operators: {settings.scheme}://{_at(settings.ops_host, settings.ops_port)}/ops\n"
+            )
     sys.stdout.flush()
     log.info("started", version=__version__, port=server.port, pid=os.getpid())
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def _at(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _exit_code_of(error: Exception) -> ExitCode:

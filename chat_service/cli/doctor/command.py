@@ -14,7 +14,7 @@ from chat_service.cli.options import EPILOG, settings_from, with_options
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
 from chat_service.cli.session import insecure_option, without_credentials
-from chat_service.server.listener import OPS_NAMES
+from chat_service.server.listener import NAMES, OPS_NAMES
 from chat_service.wiring import pool_limits_of
 from config import Settings, SettingsError
 from config.environment import setting_variables, unknown_variables
@@ -89,10 +89,13 @@ async def _check_start(given: dict[str, str | None], may_run: bool) -> AsyncIter
         yield _sources(given)
         if settings.telemetry == "otlp":
             yield host.check_telemetry()
-        yield await service.check_port(settings.host, settings.port, may_serve=may_run)
-        if settings.ops_port:
-            ops = settings.ops_host, settings.ops_port, OPS_NAMES
-            yield await service.check_port(*ops, may_serve=may_run)
+        if settings.tls_certificate:
+            yield host.check_tls(settings.tls_certificate, settings.tls_key)
+        for address in (
+            (settings.host, settings.port, NAMES),
+            *([(settings.ops_host, settings.ops_port, OPS_NAMES)] if settings.ops_port else []),
+        ):
+            yield await service.check_port(*address, scheme=settings.scheme, may_serve=may_run)
         async for finding in _check_database(settings, may_run):
             yield finding
 

@@ -7,11 +7,13 @@ import platform
 import re
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 from chat_service.cli.session import without_credentials
+from chat_service.server.tls import Files, TlsUnusable, end_of
 from config.settings import PROJECT_ROOT
 from workers.mongod.embedded import START_BYTES, EmbeddedError, find_mongod, first_start_bytes
 from workers.mongod.exit_reason import ending_of
@@ -22,6 +24,8 @@ _OLDEST_PYTHON = (3, 11)
 #: File descriptors for 10,000 connections and everything else that a process opens.
 _DESCRIPTORS = 10_000 + 64
 _VERSION_TIMEOUT_S = 10.0
+#: A certificate that expires in fewer days is reported.
+_RENEW_DAYS = 14
 _PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
 
@@ -103,6 +107,25 @@ def check_telemetry() -> Finding:
         return Finding("telemetry", "fail", detail)
     endpoint = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
     return Finding("telemetry", "ok", f"over OTLP to {without_credentials(endpoint)}")
+
+
+def check_tls(certificate: str, key: str) -> Finding:
+    """Check that a certificate and its key can be used, and for how long."""
+    try:
+        expires_at = end_of(Files(certificate, key))
+    except TlsUnusable as error:
+        return Finding("tls", "fail", str(error))
+    if expires_at is None:
+        detail = (
+            f"clients will refuse {certificate}: it has expired, is not valid yet, or is not a "
+            "server's"
+        )
+        return Finding("tls", "fail", detail)
+    days = (expires_at - time.time()) / 86400
+    state = f"{certificate} expires in {days:.0f} days"
+    if days < _RENEW_DAYS:
+        return Finding("tls", "warn", f"{state}; renew it, and a running service takes the new one")
+    return Finding("tls", "ok", state)
 
 
 def check_data_dir(data_dir: Path) -> Finding:

@@ -21,11 +21,16 @@ _PARTS = ("database", "indexes", "workers", "accepting")
 
 
 async def check_port(
-    host: str, number: int, names: tuple[str, str] = NAMES, *, may_serve: bool = False
+    host: str,
+    number: int,
+    names: tuple[str, str] = NAMES,
+    *,
+    scheme: str = "http",
+    may_serve: bool = False,
 ) -> Finding:
     """Check that a service can listen on an address. `names` are the options for host and port.
 
-    With `may_serve`, a chat service may already listen there.
+    With `may_serve`, a chat service may already listen there, with this scheme.
     """
     if number == 0:
         return Finding("port", "ok", "a free port is chosen")
@@ -35,7 +40,9 @@ async def check_port(
             each.close()
     except PortTaken as error:
         near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        readiness = await _readiness(f"http://{f'[{near}]' if ':' in near else near}:{number}")
+        near = f"[{near}]" if ":" in near else near
+        # A service's own certificate seldom has this name, and nothing secret is sent.
+        readiness = await _readiness(f"{scheme}://{near}:{number}", is_verified=False)
         if readiness is None:
             return Finding("port", "fail", str(error))
         state = f"{address}: a chat service answers there"
@@ -134,19 +141,24 @@ def _check_metrics(metrics: dict[str, float]) -> list[Finding]:
     ]
 
 
-async def _readiness(url: str) -> dict[str, Any] | None:
+async def _readiness(url: str, is_verified: bool = True) -> dict[str, Any] | None:
     """Return the document of /readyz, or None if it is not that of a chat service."""
     try:
-        document = json.loads((await _get(f"{url}/readyz")).body)
+        document = json.loads((await _get(f"{url}/readyz", is_verified=is_verified)).body)
     except (NotAnswered, ValueError):
         return None
     return document if isinstance(document, dict) and "accepting" in document else None
 
 
-async def _get(url: str, token: str | None = None) -> Answer:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+async def _get(url: str, token: str | None = None, *, is_verified: bool = True) -> Answer:
     return await fetch(
-        HTTPRequest(url, headers=headers, connect_timeout=_TIMEOUT_S, request_timeout=_TIMEOUT_S)
+        HTTPRequest(
+            url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            connect_timeout=_TIMEOUT_S,
+            request_timeout=_TIMEOUT_S,
+            validate_cert=is_verified,
+        )
     )
 
 
