@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.httputil import HTTPInputError
 
+from chat_service.access.verifier import KeysUnusable
 from chat_service.api.request_policy import is_loopback_address
 
 log = structlog.get_logger(__name__)
@@ -33,10 +34,6 @@ _KNOCK_EVERY_S = 0.5
 _RSA_BITS_MIN = 2048
 #: The members of a key that matter: others of another library or a certificate cannot confuse.
 _MEMBERS = {"RSA": ("kty", "n", "e"), "EC": ("kty", "crv", "x", "y"), "OKP": ("kty", "crv", "x")}
-
-
-class KeysUnusable(Exception):
-    """Raised for keys that cannot be fetched or used. The message says why."""
 
 
 class PublicKey(NamedTuple):
@@ -105,7 +102,7 @@ class KeyRing:
             await self.refresh()
             if not self.keys:
                 if time.monotonic() >= deadline:
-                    raise KeysUnusable(self.fault)
+                    raise KeysUnusable(f"the keys of tokens cannot be used: {self.fault}")
                 await asyncio.sleep(_KNOCK_EVERY_S)
         self._keeper = asyncio.create_task(self._keep(), name="jwt-keys")
 

@@ -94,6 +94,14 @@ class JwtVerifier:
         #: How many signatures were checked. Each costs 0.1 to 0.4 ms of processor time.
         self.signatures = 0
 
+    async def start(self, wait_s: float) -> None:
+        """Fetch the keys, trying again for `wait_s` seconds. Raises `KeysUnusable`."""
+        await self._ring.start(wait_s)
+
+    async def stop(self) -> None:
+        """Stop fetching keys. Safe to call twice."""
+        await self._ring.stop()
+
     @property
     def generation(self) -> int:
         """Return a number that changes when a key is removed: earlier identities may be void."""

@@ -41,6 +41,10 @@ class UnknownKey(InvalidToken):
         super().__init__("unknown-key")
 
 
+class KeysUnusable(Exception):
+    """Raised at the start if the keys cannot be fetched or used. The message says why."""
+
+
 class Verifier(Protocol):
     """Verifies signed tokens."""
 

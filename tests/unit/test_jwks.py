@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from chat_service.access import jwks
-from chat_service.access.jwks import SIZE_MAX, KeyRing, KeysUnusable, key_source, read_key_set
+from chat_service.access.jwks import SIZE_MAX, KeyRing, key_source, read_key_set
 from chat_service.access.jwt import JwtVerifier
-from chat_service.access.verifier import InvalidToken, UnknownKey
+from chat_service.access.loading import start_verifier
+from chat_service.access.verifier import InvalidToken, KeysUnusable, UnknownKey
 from tests.support.issuer import (
     AUDIENCE,
     ISSUER,
@@ -386,3 +388,11 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     files[0].write_bytes(made.public_bytes(Encoding.PEM))
     files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return files
+
+
+async def test_without_its_packages_the_start_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("jwks", "jwt"):
+        monkeypatch.delitem(sys.modules, f"chat_service.access.{name}")
+    monkeypatch.setitem(sys.modules, "joserfc.jws", None)
+    with pytest.raises(KeysUnusable, match=r"pip install -r requirements/jwt\.txt"):
+        await start_verifier(ISSUER, AUDIENCE, "keys.json", 0)

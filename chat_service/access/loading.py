@@ -1,0 +1,34 @@
+"""Starts the check of JSON Web Tokens. Its packages are optional, so they are imported only here.
+
+Used by `chat_service.service` and by `chat doctor`.
+"""
+
+from typing import TYPE_CHECKING
+
+from chat_service.access.verifier import KeysUnusable
+
+if TYPE_CHECKING:
+    from chat_service.access.jwt import JwtVerifier
+
+
+async def start_verifier(issuer: str, audience: str, keys: str, wait_s: float) -> "JwtVerifier":
+    """Return a verifier that has fetched its keys, for which it tries `wait_s` seconds.
+
+    `keys` is the setting `jwt_keys`. Raises `KeysUnusable`, also if the packages are missing.
+    """
+    try:
+        from chat_service.access.jwks import KeyRing, key_source
+        from chat_service.access.jwt import JwtVerifier
+    except ImportError as error:
+        raise KeysUnusable(
+            "access is set to jwt or both, but joserfc is not installed: "
+            "CHAT_ACCESS=jwt scripts/serve installs it, and so does "
+            f"pip install -r requirements/jwt.txt ({error})"
+        ) from error
+    verifier = JwtVerifier(KeyRing(key_source(keys, issuer)), issuer, audience)
+    try:
+        await verifier.start(wait_s)
+    except BaseException:
+        await verifier.stop()
+        raise
+    return verifier
