@@ -163,22 +163,22 @@ async def test_keys_are_found_through_the_issuer(rings: list[KeyRing]) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "reason"),
     [
-        {"issuer": "https://evil.example"},
-        {"jwks_uri": "http://evil.example/keys"},
-        {"jwks_uri": "file:///etc/passwd"},
-        {"jwks_uri": 7},
+        ({"issuer": "https://evil.example"}, "is of the issuer"),
+        ({"jwks_uri": "http://evil.example/keys"}, "not an https URL"),
+        ({"jwks_uri": "file:///etc/passwd"}, "not an https URL"),
+        ({"jwks_uri": 7}, "jwks_uri"),
     ],
     ids=str,
 )
 async def test_another_issuers_document_is_refused(
-    rings: list[KeyRing], changed: dict[str, Any]
+    rings: list[KeyRing], changed: dict[str, Any], reason: str
 ) -> None:
     async with KeyServer() as server:
         document = {"issuer": server.base, "jwks_uri": f"{server.base}/keys", **changed}
         server.documents["/.well-known/openid-configuration"] = document
-        with pytest.raises(KeysUnusable):
+        with pytest.raises(KeysUnusable, match=reason):
             await start(rings, "", server.base)
         assert "/keys" not in server.requests
 
@@ -309,7 +309,8 @@ async def test_a_key_under_an_old_id_voids_identities(rings: list[KeyRing]) -> N
         assert verifier.verify(given).subject == "bob"
         with pytest.raises(InvalidToken, match="signature"):
             verifier.verify(new)
-        server.documents["/keys"] = {"keys": [public_jwk(key, "RS256")]}
+        others = key_set("EdDSA", "ES256")["keys"]
+        server.documents["/keys"] = {"keys": [public_jwk(key, "RS256"), *others]}
         ring._next_at = 0.0
         await verifier.fetch_keys()
         with pytest.raises(InvalidToken, match="signature"):
