@@ -16,6 +16,7 @@ from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
+from chat_service.handlers.sessions import SessionHandlers
 from chat_service.handlers.stream import StreamHandlers
 
 
@@ -27,6 +28,7 @@ class Handlers(NamedTuple):
     leases: LeaseHandlers
     stream: StreamHandlers
     messages: MessageHandlers
+    sessions: SessionHandlers
     health: HealthHandlers
     pages: PageHandlers
     dashboard: DashboardHandlers
@@ -44,7 +46,7 @@ def make_routes(
     first one that has the method is used: a POST to `/chat/batch` stores a batch, and a GET reads
     the inbox named `batch`.
     """
-    inbox, batch, leases, stream, messages, health, pages, dashboard = handlers
+    inbox, batch, leases, stream, messages, sessions, health, pages, dashboard = handlers
     routes = (
         Route(POST_PATH, {"POST": inbox.post}, effect="stored", right="send"),
         Route(
@@ -104,8 +106,13 @@ def make_routes(
             allowed_origins=allowed_origins,
             takes_websockets=True,
         ),
-        Route("/messages/:id", {"DELETE": messages.revoke}, "changed"),
-        Route("/messages/:id/status", {"GET": messages.status}, "changed"),
+        Route("/messages/:id", {"DELETE": messages.revoke}, "changed", right="any"),
+        Route("/messages/:id/status", {"GET": messages.status}, "changed", right="any"),
+        Route(
+            "/session",
+            {"GET": sessions.show, "POST": sessions.begin, "DELETE": sessions.end},
+            "changed",
+        ),
         Route("/", {"GET": pages.inbox, "HEAD": pages.inbox}),
         Route("/docs", {"GET": pages.docs, "HEAD": pages.docs}),
         Route("/openapi.json", {"GET": pages.openapi, "HEAD": pages.openapi}),

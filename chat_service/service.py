@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import CollectorRegistry
 
+from chat_service.access.control import AccessControl
 from chat_service.api.request_policy import host_rule, is_loopback_address
 from chat_service.api.routing import Audience, Route, RouteTable
 from chat_service.api.shared_answers import Shared
@@ -20,6 +21,7 @@ from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
+from chat_service.handlers.sessions import SessionHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.metrics.history import History
 from chat_service.metrics.http import HttpMetrics, TlsMetrics
@@ -36,6 +38,7 @@ from chat_service.server.request_tracker import RequestTracker
 from chat_service.server.tls import Files, Tls
 from chat_service.wiring import (
     access_log_of,
+    access_options_of,
     connection_limits_of,
     message_limits_of,
     pool_limits_of,
@@ -112,6 +115,11 @@ class Service:
         self._history = History(parts, time.time())
         self._bodies = BodyBudget(settings.bodies_max_bytes)
         self._clock = DatabaseClock()
+        self._access = AccessControl(
+            access_options_of(settings), self._on_access_changed, self._on_access_file
+        )
+        #: Those of both ports.
+        self._trackers: list[RequestTracker] = []
         self._sockets, self._ops_sockets = sockets, ops_sockets
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._tracer: RequestTracer | None = None
@@ -124,11 +132,13 @@ class Service:
     async def start(self) -> None:
         """Start every part, and accept connections last.
 
-        Raises `TelemetryUnusable`, `TlsUnusable`, `PortTaken`,
+        Raises `AccessUnusable`, `TelemetryUnusable`, `TlsUnusable`, `PortTaken`,
         `workers.mongod.embedded.EmbeddedError`, `StoreUnavailable`, `StoreMisconfigured` or
         `IndexMismatch`. Call `stop` then, too.
         """
         settings = self.settings
+        self._cleanup.push_async_callback(self._access.stop)
+        await self._access.start()
         if settings.telemetry == "otlp":
             telemetry = _start_telemetry(self._registry)
             self._cleanup.push_async_callback(telemetry.stop)
@@ -162,6 +172,17 @@ class Service:
         self._sample()
         self._history.sample(time.time())
         self._is_accepting = True
+
+    def _on_access_changed(self) -> None:
+        """Have open requests and cached heads notice that tokens have changed or ended."""
+        # There is no listener yet while the start waits for the database.
+        if self._trackers:
+            self._listener.forget_ended()
+        for tracker in self._trackers:
+            tracker.recheck()
+
+    def _on_access_file(self, is_usable: bool) -> None:
+        self._http_metrics.access_file_broken.set(not is_usable)
 
     async def _start_store(self) -> None:
         """Start the embedded MongoDB if it is needed, and open the store."""
@@ -199,11 +220,13 @@ class Service:
             alone = handlers._replace(pages=PageHandlers(absent=(b"./", b"docs")))
             ops_routes = make_routes(alone, 0, frozenset(), ("operators", "everyone"))
             ops_tracker = self._make_tracker(ops_sockets, is_ops=True)
+            self._trackers.append(ops_tracker)
             ops_server = Server(_make_exchanges(ops_routes, ops_tracker), limits, self._tls)
             self._cleanup.push_async_callback(ops_server.close_all_connections)
             self._cleanup.push_async_callback(ops_tracker.idle, _SETTLE_MAX_S)
             servers.append((ops_server, ops_sockets))
         self._tracker = self._make_tracker(sockets)
+        self._trackers.append(self._tracker)
         self._listener = Listener(
             _make_exchanges(self._make_routes(handlers), self._tracker),
             self._tracker,
@@ -285,6 +308,7 @@ class Service:
             LeaseHandlers(pool, rules, waits),
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
+            SessionHandlers(self._access.gate),
             HealthHandlers(self._readiness, self._metrics_text.get),
             PageHandlers(absent=() if self._has_ops else (b"ops",)),
             DashboardHandlers(self._history.document),
@@ -303,6 +327,7 @@ class Service:
             self._worker_metrics.undelivered.inc,
             self._bodies,
             ConnectionCounter(),
+            self._access.gate,
             proxies_of(self.settings),
             self._tracer,
         )

@@ -7,6 +7,7 @@ import os
 import socket
 
 from chat_service.access.clients import TrustedProxies
+from chat_service.access.control import AccessOptions
 from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule
 from chat_service.api.validation import MessageLimits
@@ -21,6 +22,18 @@ from workers.queue import QueueLimits
 from workers.shard import ShardLimits
 from workers.storage import StorageLimits
 from workers.store.connection import StoreOptions
+
+
+def access_options_of(settings: Settings) -> AccessOptions:
+    """Return which tokens are taken, and where their rights and keys are."""
+    return AccessOptions(
+        settings.access,
+        settings.access_file,
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        settings.jwt_keys,
+        settings.mongo_wait_s,
+    )
 
 
 def message_limits_of(settings: Settings) -> MessageLimits:
@@ -47,6 +60,7 @@ def terms_of(settings: Settings) -> Terms:
         settings.max_batch_messages,
         settings.max_batch_bytes,
         settings.receipt_keep_s,
+        settings.access,
     )
 
 

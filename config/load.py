@@ -142,6 +142,7 @@ def _path(kind: type, value: Any) -> Any:
 
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
+    problems += _access_contradictions(settings)
     if settings.default_timeout_s > settings.max_timeout_s:
         problems.append("default_timeout_s: must not exceed max_timeout_s")
     if settings.max_body_bytes < settings.max_text_bytes:
@@ -166,4 +167,21 @@ def _contradictions(settings: Settings) -> list[str]:
             problems.append(f"trusted_proxies: {error}")
     if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
         problems.append("mongo_uri: must begin with mongodb:// or mongodb+srv://")
+    return problems
+
+
+def _access_contradictions(settings: Settings) -> list[str]:
+    """Return what is missing or has no effect. An operator must not believe that it protects."""
+    problems = []
+    takes_tokens, takes_jwt = (settings.access in (each, "both") for each in ("tokens", "jwt"))
+    if takes_tokens and not settings.access_file:
+        problems.append(f"access_file: is required for access={settings.access}")
+    if settings.access == "off" and settings.access_file:
+        problems.append("access_file: has no effect with access=off; set access=tokens")
+    for name in ("jwt_issuer", "jwt_audience", "jwt_keys"):
+        is_set = bool(getattr(settings, name))
+        if takes_jwt and not is_set and name != "jwt_keys":
+            problems.append(f"{name}: is required for access={settings.access}")
+        elif is_set and not takes_jwt:
+            problems.append(f"{name}: has no effect with access={settings.access}")
     return problems

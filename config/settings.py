@@ -122,7 +122,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="Who may use the service: everyone, or the holders of tokens."),
     ] = "off"
     access_file: Annotated[
-        str, Meta(description="TOML file with tokens and rights; required unless `access=off`.")
+        str, Meta(description="TOML file with tokens and rights; required for `tokens` and `both`.")
     ] = ""
     jwt_issuer: Annotated[str, Meta(description="Required `iss` of a JSON Web Token.")] = ""
     jwt_audience: Annotated[str, Meta(description="Required `aud` of a JSON Web Token.")] = ""

@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-#: What a request needs: to send to a name, to read a name, or to use the operators' routes.
-Right: TypeAlias = Literal["send", "read", "ops"]
+#: What a request needs: to send to a name, to read a name, to use the operators' routes, or to be
+#: anyone at all who has a token or some right.
+Right: TypeAlias = Literal["send", "read", "ops", "any"]
 
 
 class Rights(Struct, frozen=True):
@@ -33,6 +34,8 @@ class Rights(Struct, frozen=True):
         """Return whether these rights include one, for any name at all."""
         if right == "ops":
             return self.ops
+        if right == "any":
+            return bool(self.send or self.read or self.ops)
         return bool(self.send if right == "send" else self.read)
 
 
@@ -40,13 +43,15 @@ class Identity(Struct, frozen=True):
     """The subject of a request and its rights.
 
     `subject` is the name of a token or of a user, and empty for anonymous requests. `until` and
-    `issued` are in seconds since 1970; an identity without an end has 0.
+    `issued` are in seconds since 1970; an identity without an end has 0. `digest` is the
+    SHA-256 digest of a token that the access file lists, and empty for other identities.
     """
 
     subject: str
     rights: Rights
     until: float = 0.0
     issued: float = 0.0
+    digest: bytes = b""
 
 
 #: The identity of every request with `access=off`.

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 import structlog
 
+from chat_service.api.identity import Right
 from chat_service.api.types import BodyChunk, Response
 from workers.commands import Finished
 from workers.errors import (
@@ -159,7 +160,7 @@ def unauthorized(detail: str = "", *, is_invalid: bool = False) -> Problem:
     return Problem(401, "unauthorized", title, detail, headers=headers)
 
 
-def forbidden(right: str) -> Problem:
+def forbidden(right: Right) -> Problem:
     """Return a 403: the identity lacks a right. The same whether or not an inbox exists."""
     wanted = {"send": "send to this name", "read": "read this name", "ops": "operate the service"}
     headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}

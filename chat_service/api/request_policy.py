@@ -114,6 +114,27 @@ def _is_browser(headers: Mapping[str, str]) -> bool:
     return "Accept-Language" in headers and headers.get("User-Agent", "").startswith("Mozilla/")
 
 
+def is_from_own_page(headers: Mapping[str, str]) -> bool:
+    """Return whether a browser says that a page of this service sent the request.
+
+    Requests with a session's cookie must say so, reads as well.
+    """
+    site = headers.get("Sec-Fetch-Site")
+    if site is not None and site.strip().lower() != "same-origin":
+        return False
+    origin = headers.get("Origin")
+    # The browser has compared the origins itself, so a Host that a proxy changed is fine.
+    return site is not None or (origin is not None and _is_at(origin, headers.get("Host", "")))
+
+
+def is_local_host(host: str) -> bool:
+    """Return whether a `Host` names a loopback address of this machine, or localhost."""
+    name = _normalized(_PORT.sub("", host))
+    return (
+        name == "localhost" or name.endswith(".localhost") or is_loopback_address(name.strip("[]"))
+    )
+
+
 def _is_at(url: str, host: str) -> bool:
     """Return whether an `Origin` or a `Referer` belongs to the requested host."""
     found = _URL.match(url)

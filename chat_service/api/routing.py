@@ -31,6 +31,7 @@ _AUDIENCES: Mapping[str, Audience] = {
     "metrics": "operators",
     "livez": "everyone",
     "readyz": "everyone",
+    "session": "everyone",
     "assets": "everyone",
 }
 #: The fast path serves plain requests of these two routes.

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, field
 from tornado.iostream import IOStream
 
 from chat_service.api.identity import UNLIMITED, Client
+from chat_service.api.permit import Permit
 
 #: The status that metrics and logs use if a client disconnects before its answer.
 CLIENT_GONE = 499
@@ -23,6 +24,7 @@ class Request(Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes
     client: Client = UNLIMITED
+    permit: Permit = field(default_factory=Permit)
 
 
 class BodyChunk(NamedTuple):

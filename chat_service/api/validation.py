@@ -153,16 +153,22 @@ def is_message_id(text: str) -> bool:
 
 def username_in_path(segment: str, rules: MessageLimits) -> str:
     """Return the username in a path segment, percent-decoded once. Raises a 400 problem."""
-    if "%" in segment:
-        if _BAD_ESCAPE.search(segment):
-            raise invalid(FieldError("username", "has a malformed percent-escape"))
-        try:
-            segment = unquote_to_bytes(segment).decode()
-        except UnicodeDecodeError:
-            raise invalid(FieldError("username", "is not UTF-8")) from None
-    if reason := _username_fault(segment, rules.username_chars):
+    username = decode_segment(segment)
+    if reason := _username_fault(username, rules.username_chars):
         raise invalid(FieldError("username", reason))
-    return segment
+    return username
+
+
+def decode_segment(segment: str) -> str:
+    """Return a username's path segment, percent-decoded once. Raises a 400 problem."""
+    if "%" not in segment:
+        return segment
+    if _BAD_ESCAPE.search(segment):
+        raise invalid(FieldError("username", "has a malformed percent-escape"))
+    try:
+        return unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError:
+        raise invalid(FieldError("username", "is not UTF-8")) from None
 
 
 def _username_fault(username: Any, chars_max: int) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from chat_service.api.authorization import require
 from chat_service.api.identity import Client
 from chat_service.api.problems import (
     FieldError,
@@ -112,6 +113,7 @@ class BatchHandlers:
         hashed = receipt_hash(receipt) if receipt else ""
         try:
             new = new_message(body, self._rules, "message")
+            require(posting.client.identity, "send", new.username)
             if posting.key is None:
                 return self._pool.post(*new, hashed, client=posting.client.key), receipt
             fingerprint = hash_of(new.username, new.text, str(new.timeout_s))

@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from chat_service.api.identity import UNLIMITED, Client
+from chat_service.api.authorization import require
+from chat_service.api.identity import EVERYONE, Client
 from chat_service.api.request_options import (
     READ_KEY_MIN,
     ReadOptions,
@@ -77,6 +78,7 @@ class InboxHandlers:
         if given is None and not prefers_receipt:
             return _posted(await self.begin_post(request.body, request.client).future)
         new = new_message(request.body, self._rules)
+        require(request.client.identity, "send", new.username)
         headers = dict(JSON_HEADERS)
         hashed = ""
         if prefers_receipt:
@@ -101,12 +103,15 @@ class InboxHandlers:
                     headers.pop("Preference-Applied", None)
         return _posted(message_id, headers)
 
-    def begin_post(self, body: bytes, client: Client = UNLIMITED) -> Pending[str]:
+    def begin_post(self, body: bytes, client: Client) -> Pending[str]:
         """Hand a post without options to the pool. The outcome is the id of the stored message.
 
-        Raises a `Problem` if the body is invalid, or what `WorkerPool.post` raises.
+        Raises a `Problem` if the body is invalid or the client may not send to its name, or what
+        `WorkerPool.post` raises.
         """
         new = new_message(body, self._rules)
+        if client.identity is not EVERYONE:
+            require(client.identity, "send", new.username)
         future = self._pool.post(new.username, new.text, new.size, new.timeout_s, client=client.key)
         return Pending(future, _posted, _claims_nothing)
 
@@ -123,21 +128,22 @@ class InboxHandlers:
         key = idempotency_key(request.headers, READ_KEY_MIN)
         if key is not None:
             hashed = read_key_hash(request.client, username, key)
-            again = await self._pool.read_keyed(
+            reading = self._pool.read_keyed(
                 *(username, hashed, options.limit, options.wait_s), client=request.client.key
             )
+            request.permit.on_end = reading.cancel
+            again = await reading
             headers = {**JSON_HEADERS, **options.headers()}
             if again.more:
                 headers["X-More"] = "true"
             # A repeat returns these messages, so none is lost if the answer is.
             return Response(200, headers, BodyChunk(_encode(again.messages), 0))
         client = request.client.key
-        first = await self._claim(
-            self._pool.read(username, options.limit, wait_s=options.wait_s, client=client)
-        )
-        return self._render_read(username, options, client, first)
+        claim = self._pool.read(username, options.limit, wait_s=options.wait_s, client=client)
+        request.permit.on_end = claim.cancel
+        return self._render_read(username, options, client, await self._claim(claim))
 
-    def begin_read(self, parameter: str, query: str, client: Client = UNLIMITED) -> Pending[Slice]:
+    def begin_read(self, parameter: str, query: str, client: Client) -> Pending[Slice]:
         """Hand a plain read to the pool. The outcome is its first slice.
 
         Raises a `Problem` if a parameter is invalid, or what `WorkerPool.read` raises.

@@ -39,12 +39,14 @@ class LeaseHandlers:
         ttl_s = options.ttl_s or min(TTL_S, self._waits.lease_max_s)
         lease = secrets.token_hex(16)
         terms = Lease(delivery(lease), int(ttl_s * 1000))
-        taken = await self._pool.read(
+        taking = self._pool.read(
             *(username, options.limit),
             wait_s=options.wait_s,
             lease=terms,
             client=request.client.key,
         )
+        request.permit.on_end = taking.cancel
+        taken = await taking
         # If the answer is lost, the messages become unread again when the lease ends.
         return _answer(
             {

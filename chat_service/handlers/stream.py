@@ -52,6 +52,7 @@ class StreamHandlers:
         client = request.client.key
         if request.headers.get("Upgrade", "").lower() == "websocket":
             stream = Subscription(self._pool, username, client, is_lease_known=False)
+            request.permit.on_end = stream.end
             return accept(request.id, request.headers, stream, self._write_s)
         last = request.headers.get("Last-Event-ID", "")
         if not is_message_id(last):
@@ -61,6 +62,7 @@ class StreamHandlers:
         if (origin := request.headers.get("Origin")) in self._allowed_origins:
             headers |= {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
         stream = Subscription(self._pool, username, client, is_lease_known=True)
+        request.permit.on_end = stream.end
         return Response(200, headers, self._events(stream, last))
 
     async def _events(self, stream: Subscription, last: str) -> AsyncIterator[BodyChunk]:
@@ -72,7 +74,7 @@ class StreamHandlers:
                 await stream.resume(last)
             while not stream.is_ending:
                 messages = await stream.next(KEEP_ALIVE_S)
-                if not messages and stream.is_ending:
+                if stream.is_ended or (not messages and stream.is_ending):
                     break
                 if not messages:
                     yield BodyChunk(b": keep-alive\n\n", 0)

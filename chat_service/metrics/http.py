@@ -52,6 +52,12 @@ class HttpMetrics:
             "Log lines dropped because stderr was not read in time.",
             registry=registry,
         )
+        self.access_file_broken = Gauge(
+            "chat_access_file_broken",
+            "1 while the access file cannot be used and earlier rules stay in effect.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         info = Gauge(
             "chat_build_info",
             "The running version.",

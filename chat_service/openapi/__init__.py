@@ -15,18 +15,21 @@ from chat_service.api.problems import (
     bad_request,
     cross_origin,
     encoded_body,
+    forbidden,
     head_too_large,
     internal_error,
     method_not_allowed,
     not_found,
+    rate_limited,
     speculative,
     too_large,
+    unauthorized,
     wrong_host,
 )
 from chat_service.api.request_policy import OTHER_ORIGIN_DETAIL, PREFETCH_DETAIL
 from chat_service.api.routing import Handler, Route
 from chat_service.openapi import inbox, others
-from chat_service.openapi.components import parameters, response_headers
+from chat_service.openapi.components import parameters, response_headers, security_schemes
 from chat_service.openapi.parts import (
     Operation,
     answer,
@@ -39,7 +42,7 @@ __all__ = ["Terms", "make_document"]
 _ABOUT = """\
 Post a short message to a name. The owner of the name reads it once. A message that is not read in \
 time expires. The API is HTTP/1.1 with JSON in UTF-8. In a path, a username is one segment, \
-percent-encoded. There is no authentication.
+percent-encoded. {access}
 
 Some operations consume messages: nobody else receives the messages of such a call. They carry \
 `x-consumes`. `x-effect` describes what an operation does to messages.
@@ -47,10 +50,17 @@ Some operations consume messages: nobody else receives the messages of such a ca
 Every error is `application/problem+json` (RFC 9457). `OPTIONS` on any path answers 204 with \
 `Allow`. `x-other-requests` has the answers to requests that are none of these operations.\
 """
+_OPEN = "There is no authentication."
+_GUARDED = (
+    "Send a token as `Authorization: Bearer TOKEN`. Pages of the service can turn it into a cookie "
+    "with `POST /session`. `x-right` names the right that an operation needs, for the name in the "
+    "path or in the message. Without it, the answer is 401 or 403, whether or not the inbox exists."
+)
 _TAGS = {
     "Inbox": "Post messages, read them once, and count them.",
     "Leases": "Reads that you acknowledge. Otherwise the messages become unread again.",
     "Receipts": "For senders: query the status of a message, and revoke it.",
+    "Session": "For the pages of the service: who the user is, and what the user may do.",
     "Operators": "Health, metrics and the dashboard, for operators and monitoring.",
     "Pages": "The web pages and their files.",
 }
@@ -81,7 +91,9 @@ def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
                 "title": "Chat inbox",
                 "version": __version__,
                 "summary": "A chat inbox over HTTP: messages are read once, or expire.",
-                "description": _ABOUT,
+                "description": _ABOUT.replace(
+                    "{access}", _OPEN if terms.access == "off" else _GUARDED
+                ),
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
             # Relative to the document, so that it is right behind a proxy with a path prefix.
@@ -93,6 +105,7 @@ def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
                 "schemas": schemas(terms),
                 "parameters": parameters(terms),
                 "headers": response_headers(),
+                "securitySchemes": security_schemes(),
             },
         }
     )
@@ -117,6 +130,11 @@ def _operation(
             speculative(PREFETCH_DETAIL),
             cross_origin(OTHER_ORIGIN_DETAIL),
         )
+    if route.right is not None:
+        problems.append(unauthorized())
+        if route.right != "any":
+            problems.append(forbidden(route.right))
+        problems.append(rate_limited(1, {}, route.effect))
     answers = {**refusals(problems), **operation.answers}
     said: Object = {
         "operationId": operation.id,
@@ -125,6 +143,9 @@ def _operation(
         "description": operation.description,
         "responses": {str(status): answers[status] for status in sorted(answers)},
     }
+    if route.right is not None and terms.access != "off":
+        said["security"] = [{"bearer": []}, {"session": []}]
+        said["x-right"] = route.right
     names = [*operation.parameters, *(route.parameters or ())]
     if method == "HEAD":
         # A HEAD counts messages, and has no options.

@@ -3,6 +3,7 @@
 Used by `chat_service.openapi`.
 """
 
+from chat_service.access.credentials import LOCAL_COOKIE, SECURE_COOKIE
 from chat_service.api.request_options import READ_KEY_MIN, TTL_MIN_S
 from chat_service.openapi.schemas import ID, Object, Terms, username_of
 from workers.commands import COUNT_MAX
@@ -168,7 +169,34 @@ def response_headers() -> Object:
             "description": "The supported version.",
             "schema": {"const": "13"},
         },
+        "WWW-Authenticate": {
+            "description": "The scheme to authenticate with, and what is wrong with the token.",
+            "schema": {"type": "string", "pattern": "^Bearer"},
+        },
+        "Set-Cookie": {
+            "description": "The session's cookie, which no script can read.",
+            "schema": text,
+        },
         "ETag": {"description": "The version, for `If-None-Match`.", "schema": text, **always},
+    }
+
+
+def security_schemes() -> Object:
+    """Return the ways to send a token."""
+    return {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token of the access file, or a JSON Web Token.",
+        },
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": SECURE_COOKIE,
+            "description": "The cookie of a browser's session. The service accepts it only from "
+            "its own pages. A browser on the same machine that uses plain HTTP has a cookie named "
+            f"`{LOCAL_COOKIE}`.",
+        },
     }
 
 

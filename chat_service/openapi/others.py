@@ -1,6 +1,13 @@
 """The operations on leases, the operations for operators, and the web pages."""
 
-from chat_service.api.problems import lease_over, not_found, not_json
+from chat_service.api.problems import (
+    cross_origin,
+    lease_over,
+    not_found,
+    not_json,
+    unauthorized,
+)
+from chat_service.api.request_policy import OTHER_ORIGIN_DETAIL
 from chat_service.openapi.parts import Operation, answer, json_body, link, not_served, refused
 from chat_service.openapi.schemas import LEASE, RECEIVED, Object, schema_of
 
@@ -48,6 +55,52 @@ def _on_lease(
         json_body(schema, **examples),
         effect=effect,
     )
+
+
+def _sessions() -> dict[str, Operation]:
+    who: Object = {
+        "access": "tokens",
+        "subject": "worker",
+        "send": ["*"],
+        "read": ["jobs-*", "worker"],
+        "ops": False,
+        "until": "2027-01-01T00:00:00Z",
+    }
+    other_page = cross_origin(OTHER_ORIGIN_DETAIL)
+    nothing = "leave all messages as they are"
+    return {
+        "GET /session": Operation(
+            "show-session",
+            "Session",
+            "Who sends this request, by its token or its cookie, and the patterns of names that "
+            "they may send to and read. A pattern is a whole name, or the beginning of one and "
+            "`*`. The subject is `null` without a token.",
+            {200: answer("The identity and its rights.", schema_of("Session"), who)},
+            (unauthorized(), other_page),
+        ),
+        "POST /session": Operation(
+            "begin-session",
+            "Session",
+            "Turns the token in `Authorization` into a cookie, so that the pages of this service "
+            "can open streams and need not keep the token. The cookie ends with the token or with "
+            "the browser.",
+            {
+                200: answer(
+                    "The identity and its rights.", schema_of("Session"), who, ("Set-Cookie",)
+                )
+            },
+            (unauthorized(), other_page),
+            effect=nothing,
+        ),
+        "DELETE /session": Operation(
+            "end-session",
+            "Session",
+            "Makes the browser forget the cookie. The token stays valid.",
+            {204: answer("The browser has no session.", headers=("Set-Cookie",))},
+            (other_page,),
+            effect=nothing,
+        ),
+    }
 
 
 def page(operation_id: str) -> Operation:
@@ -122,6 +175,7 @@ def operations() -> dict[str, Operation]:
             answer("The `ttl` in effect.", schema_of("Extended"), {"ttl": 60.0}),
             "extend the lease",
         ),
+        **_sessions(),
         "GET /livez": Operation(
             "livez",
             "Operators",

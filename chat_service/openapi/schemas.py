@@ -37,6 +37,7 @@ class Terms(NamedTuple):
     batch_messages: int
     batch_bytes: int
     receipt_keep_s: int
+    access: str
 
 
 def reference(kind: str, name: str) -> Object:
@@ -140,6 +141,14 @@ def schemas(terms: Terms) -> Object:
                 "format": "date-time",
                 "description": "The time of that status. `null` if it is pending or leased.",
             },
+        ),
+        "Session": _answer(
+            access={"enum": ["off", "tokens", "jwt", "both"]},
+            subject={"type": ["string", "null"]},
+            send={"type": "array", "items": {"type": "string"}},
+            read={"type": "array", "items": {"type": "string"}},
+            ops={"type": "boolean"},
+            until={"type": ["string", "null"], "format": "date-time"},
         ),
         "Liveness": _answer(status={"const": "ok"}),
         "Readiness": _answer(

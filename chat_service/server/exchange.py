@@ -21,6 +21,10 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
+from chat_service.access.verifier import UnknownKey
+from chat_service.api.authorization import authorize
+from chat_service.api.identity import UNLIMITED, Identity
+from chat_service.api.permit import Permit
 from chat_service.api.problems import (
     Problem,
     answer_to,
@@ -56,6 +60,8 @@ log = structlog.get_logger(__name__)
 DISCARD_MAX = 4 << 20
 #: The memory of a body and of what is decoded from it, in sizes of the body.
 _DECODED = 2
+#: How long a stream whose client may no longer read has to end properly, in seconds.
+_ENDING_S = 3.0
 #: Takes the place of headers that the handler has.
 _NO_HEADERS = HTTPHeaders()
 
@@ -99,6 +105,10 @@ class Exchange(HTTPMessageDelegate):
         self._is_waiting = False
         self._resolved: Resolved | None = None
         self._refusal: Problem | None = None
+        self._client = UNLIMITED
+        self._permit = Permit()
+        #: Whether the sender is only known once the keys of tokens were fetched.
+        self._needs_keys = False
         self._is_answered = self._is_discarding = False
         self._is_given_up = False
         self._body = Body()
@@ -180,6 +190,32 @@ class Exchange(HTTPMessageDelegate):
         self._tracker.bodies.release(self)
         self._give_up_answer()
 
+    # The tracker calls this.
+
+    def recheck(self) -> None:
+        """End a wait or a stream whose client may no longer read.
+
+        A stream whose client does not take its end is closed soon.
+        """
+        if self._resolved is None or self._permit.problem is not None:
+            return
+        route, parameter, _, _ = self._resolved
+        if route.right is None or route.effect != "claimed":
+            # Writes are short, and their outcome must not be in doubt.
+            return
+        problem = self._tracker.gate.objection(self._client.identity, route.right, parameter)
+        if problem is None:
+            return
+        self._permit.end(problem)
+        if self._task is None:
+            self._refusal = problem
+        else:
+            asyncio.get_running_loop().call_later(_ENDING_S, self._close_ended)
+
+    def _close_ended(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._stream.close()
+
     # The body budget calls this.
 
     def give_up_body(self) -> None:
@@ -206,6 +242,8 @@ class Exchange(HTTPMessageDelegate):
         path, _, self._query = target.partition("?")
         self._check_host(host, start_line.version, path)
         self._resolved = self._routes.resolve(start_line.method, path, self._headers)
+        if self._answered is None:
+            self._identify(self._headers)
         prefer = self._headers.get("Prefer", "")
         route = self._resolved.route
         self._is_waiting = route.can_wait and is_waiting(self._query, prefer)
@@ -220,6 +258,28 @@ class Exchange(HTTPMessageDelegate):
             return self._address
         forwarded_for, forwarded = headers.get("X-Forwarded-For", ""), headers.get("Forwarded", "")
         return proxies.client_of(self._address, forwarded_for, forwarded)
+
+    def _identify(self, headers: HTTPHeaders) -> None:
+        """Find out who sent the request, and whether they may. Raises a problem if not.
+
+        Sets `_needs_keys` if their key must be fetched first: then nothing was checked.
+        """
+        assert self._resolved is not None
+        gate, route = self._tracker.gate, self._resolved.route
+        if route.right is None or self._writer.method == "OPTIONS":
+            gate.reject_misplaced(headers, self._query)
+            return
+        try:
+            self._admit(gate.identify(headers, self._query))
+        except UnknownKey:
+            self._needs_keys = True
+
+    def _admit(self, identity: Identity) -> None:
+        assert self._resolved is not None
+        route, parameter, _, _ = self._resolved
+        self._client = self._tracker.gate.client(identity, self._address)
+        if route.right is not None:
+            authorize(identity, route.right, parameter)
 
     def _check_host(self, host: str | None, version: str, path: str) -> None:
         if host is None and version != "HTTP/1.0":
@@ -320,9 +380,27 @@ class Exchange(HTTPMessageDelegate):
         assert self._resolved is not None
         route, parameter, handler, _ = self._resolved
         body = self._body.take()
-        request = Request(writer.id, writer.method, parameter, self._query, headers, body)
         try:
-            return await handler(request)
+            if self._needs_keys:
+                self._admit(await self._tracker.gate.identify_patiently(headers, self._query))
+            return await handler(
+                Request(
+                    writer.id,
+                    writer.method,
+                    parameter,
+                    self._query,
+                    headers,
+                    body,
+                    self._client,
+                    self._permit,
+                )
+            )
+        except asyncio.CancelledError:
+            # The permit's end cancels what the handler waits for; a client that left, this task.
+            task = asyncio.current_task()
+            if self._permit.problem is None or task is None or task.cancelling():
+                raise
+            return answer_to(self._permit.problem, writer.id, route.effect)
         except Exception as error:
             return answer_to(error, writer.id, route.effect)
 

@@ -31,6 +31,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from msgspec import Struct
 
+from chat_service.access.credentials import has_token
+from chat_service.api.authorization import authorize
+from chat_service.api.identity import EVERYONE
 from chat_service.api.problems import answer_to
 from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
 from chat_service.api.routing import POST_PATH
@@ -282,6 +285,10 @@ class FastPathConnection:
         if match is NoMatch.INCOMPLETE:
             self._await_body(data)
             return
+        if match.query and match.head.identity is not EVERYONE and has_token(match.query):
+            # Tornado refuses it.
+            self._hand_off(data)
+            return
         if self._state is State.PARTIAL:
             tracker.bodies.release(self)
         else:
@@ -303,10 +310,14 @@ class FastPathConnection:
             token = current.set(serving.span)
         try:
             pending: Pending[Any]
+            identity = match.head.identity
+            client = tracker.gate.client(identity, self._address_of(match.head))
             if is_read:
-                pending = fast_path.inbox.begin_read(match.parameter, match.query)
+                authorize(identity, "read", match.parameter)
+                pending = fast_path.inbox.begin_read(match.parameter, match.query, client)
             else:
-                pending = fast_path.inbox.begin_post(data[match.body_start : match.end])
+                authorize(identity, "send", "")
+                pending = fast_path.inbox.begin_post(data[match.body_start : match.end], client)
         except Exception as error:
             self._respond(serving, answer_to(error, serving.id, match.effect))
         else:
@@ -316,6 +327,19 @@ class FastPathConnection:
         finally:
             if token is not None:
                 current.reset(token)
+
+    def recheck(self) -> None:
+        """End a read that waits if its sender may no longer read."""
+        serving = self._serving
+        if serving is None or serving.match.method != "GET" or serving.future is None:
+            return
+        match = serving.match
+        problem = self._fast_path.tracker.gate.objection(
+            match.head.identity, "read", match.parameter
+        )
+        # A read that has its outcome is answered. What a cancelled one claims is rolled back.
+        if problem is not None and serving.future.cancel():
+            self._respond(serving, answer_to(problem, serving.id, match.effect))
 
     def _await_body(self, data: bytes) -> None:
         """Wait for the rest of a body: many clients send it after the head, networks split both."""

@@ -14,6 +14,8 @@ from chat_service.server.lingering import Lingering
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from chat_service.server.request_tracker import Serving
+
 
 class Answered(NamedTuple):
     """The response to a request that was handled on the fast path.
@@ -40,7 +42,7 @@ class Handoff(NamedTuple):
     address: tuple[object, ...]
     held: bytes
     answered: Answered | None
-    server: object | None
+    server: "Serving | None"
 
 
 def peer_of(address: tuple[object, ...]) -> str:

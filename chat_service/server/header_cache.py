@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 from tornado.httputil import HTTPHeaders, HTTPInputError
 
+from chat_service.access.credentials import TOKEN_MAX
+from chat_service.access.gate import Gate
+from chat_service.access.verifier import UnknownKey
+from chat_service.api.identity import EVERYONE, Identity
 from chat_service.api.problems import Problem
 from chat_service.api.request_policy import (
     HostRule,
@@ -47,8 +51,8 @@ _MISSED = (b"x-request-id", b"traceparent", b"\nx-forwarded-for", b"\nforwarded"
 class RequestHead(NamedTuple):
     """The header lines of an eligible request.
 
-    `length` is that of the body, in bytes. The others are the values of headers, or empty. Only
-    `request_id` has been checked.
+    `length` is that of the body, in bytes, and `identity` that of the sender. The others are the
+    values of headers, or empty. Only `request_id` has been checked.
     """
 
     length: int
@@ -56,6 +60,7 @@ class RequestHead(NamedTuple):
     traceparent: str
     forwarded_for: str = ""
     forwarded: str = ""
+    identity: Identity = EVERYONE
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
@@ -67,10 +72,13 @@ def request_id_of(headers: Mapping[str, str]) -> str:
 class HeaderCache:
     """Decides which blocks of header lines are eligible."""
 
-    def __init__(self, length_max: int, host_rule: HostRule) -> None:
+    def __init__(self, length_max: int, host_rule: HostRule, gate: Gate) -> None:
         """`length_max` limits the body of an eligible request, in bytes."""
         self._length_max = length_max
         self._host_rule = host_rule
+        self._gate = gate
+        #: A signed token has a thousand bytes, and its block must be cached all the same.
+        self._bytes_max = _REMEMBERED_BYTES_MAX + (0 if gate.access == "off" else TOKEN_MAX)
         self._remembered: dict[bytes, RequestHead | None] = {}
 
     def lookup(self, block: bytes) -> RequestHead | None:
@@ -110,7 +118,21 @@ class HeaderCache:
                 forwarded_for = value.decode("ascii").rstrip("\t ")
             elif name == b"forwarded":
                 forwarded = value.decode("ascii").rstrip("\t ")
-        return RequestHead(head.length, request_id, traceparent, forwarded_for, forwarded)
+        return RequestHead(
+            head.length, request_id, traceparent, forwarded_for, forwarded, head.identity
+        )
+
+    def forget_ended(self) -> None:
+        """Forget the blocks whose identity has changed or ended, and those that are not eligible.
+
+        The others need not be parsed again.
+        """
+        renew = self._gate.renew
+        self._remembered = {
+            block: head
+            for block, head in self._remembered.items()
+            if head is not None and renew(head.identity) is head.identity
+        }
 
     def _remember(self, block: bytes) -> RequestHead | None:
         try:
@@ -118,8 +140,8 @@ class HeaderCache:
         except KeyError:
             head = self._parse(block)
         # The expression may have missed an id, for example. Such a block must not be cached.
-        is_single = head is not None and any(head[1:])
-        if len(block) <= _REMEMBERED_BYTES_MAX and not is_single:
+        is_single = head is not None and any(head[1:-1])
+        if len(block) <= self._bytes_max and not is_single:
             if len(self._remembered) >= _REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[block] = head
@@ -138,7 +160,8 @@ class HeaderCache:
             reject_other_hosts(headers["Host"], self._host_rule)
             reject_prefetches(headers)
             reject_other_pages(headers)
-        except (HTTPInputError, Problem):
+            identity = self._gate.identify(headers)
+        except (HTTPInputError, Problem, UnknownKey):
             return None
         if headers.get("Connection", "keep-alive").lower() != "keep-alive":
             return None
@@ -151,4 +174,5 @@ class HeaderCache:
             headers.get("traceparent", ""),
             headers.get("X-Forwarded-For", ""),
             headers.get("Forwarded", ""),
+            identity,
         )

@@ -124,7 +124,7 @@ class Listener(Server):
         self._fast_path = FastPath(
             tracker,
             inbox,
-            HeaderCache(tracker.max_body_bytes, tracker.host_rule),
+            HeaderCache(tracker.max_body_bytes, tracker.host_rule, tracker.gate),
             self.lingering,
             self._take_over,
             header_max=limits.header_max_bytes,
@@ -152,6 +152,10 @@ class Listener(Server):
         """Close each connection after its next response."""
         self._fast_path.end_keep_alive()
         self.conn_params.no_keep_alive = True
+
+    def forget_ended(self) -> None:
+        """Identify the senders of later requests again if their identity has changed or ended."""
+        self._fast_path.header_cache.forget_ended()
 
     async def close_all_connections(self) -> None:
         if self._sweep is not None:

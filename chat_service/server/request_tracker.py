@@ -7,9 +7,10 @@ Made by `chat_service.service`. Used by `chat_service.server.exchange` and
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from chat_service.access.clients import TrustedProxies
+from chat_service.access.gate import Gate
 from chat_service.api.request_policy import HostRule
 from chat_service.metrics.http import HttpMetrics
 from chat_service.server.access_log import AccessLog
@@ -34,6 +35,14 @@ class RequestLimits(NamedTuple):
     host_rule: HostRule
 
 
+class Serving(Protocol):
+    """An exchange or a connection that has a request in progress."""
+
+    def recheck(self) -> None:
+        """End the request if it waits and its sender may no longer wait."""
+        ...
+
+
 class RequestTracker:
     """Knows the open requests of a port, and counts and logs those that are answered."""
 
@@ -45,6 +54,7 @@ class RequestTracker:
         on_undelivered: Callable[[int], None],
         bodies: BodyBudget,
         connections: ConnectionCounter,
+        gate: Gate,
         proxies: TrustedProxies | None = None,
         tracer: "RequestTracer | None" = None,
     ) -> None:
@@ -55,12 +65,12 @@ class RequestTracker:
         self.connections = connections
         #: None if no proxy is trusted: the client of a request is then the peer of its connection.
         self.proxies = proxies
+        self.gate = gate
         self.date = DateCache()
         self.tracer = tracer
         #: The number of requests whose head has arrived.
         self.requests = 0
-        # The exchanges and connections that have a request in progress.
-        self._open: set[object] = set()
+        self._open: set[Serving] = set()
         self._idle = asyncio.Event()
         self._metrics = metrics
         self._access_log = access_log
@@ -72,17 +82,26 @@ class RequestTracker:
         """Return the number of requests that have no answer yet."""
         return len(self._open)
 
-    def request_opened(self, server: object) -> None:
+    def request_opened(self, server: Serving) -> None:
         """Record that the head of a request has arrived, and that `server` serves it."""
         self.requests += 1
         self._open.add(server)
         self._idle.clear()
 
-    def request_closed(self, server: object) -> None:
+    def request_closed(self, server: Serving | None) -> None:
         """Record that the request was answered or abandoned. Safe to call twice."""
-        self._open.discard(server)
+        if server is not None:
+            self._open.discard(server)
         if not self._open:
             self._idle.set()
+
+    def recheck(self) -> None:
+        """End the waits and streams of senders whose token has ended or whose rights have changed.
+
+        Called when the gate has changed.
+        """
+        for server in [*self._open]:
+            server.recheck()
 
     async def idle(self, timeout_s: float) -> int:
         """Wait until no request is open. Return how many are still open after `timeout_s`."""

@@ -71,6 +71,9 @@ class Subscription:
         self._acked: deque[str] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Whether the consumer may no longer read.
+        self.is_ended = False
+        self._reading: asyncio.Future[Slice] | None = None
 
     @property
     def unacked(self) -> int:
@@ -79,8 +82,14 @@ class Subscription:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the service is stopping."""
-        return self._pool.is_ending
+        """Whether nothing more is delivered: the service is stopping, or the stream was ended."""
+        return self.is_ended or self._pool.is_ending
+
+    def end(self) -> None:
+        """Deliver nothing more: the consumer may no longer read. Then `close` must be called."""
+        self.is_ended = True
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def resume(self, last: str) -> None:
         """Acknowledge the messages that an earlier stream delivered, up to this one."""
@@ -89,10 +98,10 @@ class Subscription:
     async def next(self, wait_s: float) -> Sequence[Message]:
         """Return the unread messages, oldest first. Wait up to `wait_s` seconds for the first.
 
-        Returns nothing after that time, while too many messages are unacknowledged, and when the
-        service stops. After an error, later deliveries use a new lease: messages that were claimed
-        under the old one, without the stream's knowledge, are released and must not be confused
-        with them.
+        Returns nothing after that time, while too many messages are unacknowledged, when the
+        service stops, and when the stream is ended. After an error, later deliveries use a new
+        lease: messages that were claimed under the old one, without the stream's knowledge, are
+        released and must not be confused with them.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
@@ -103,10 +112,15 @@ class Subscription:
             self._deliveries += 1
             terms = Lease(delivery(self.lease, self._deliveries), int(LEASE_S * 1000))
             try:
-                reading = self._pool.read(
+                self._reading = self._pool.read(
                     self._username, wait_s=left_s, lease=terms, client=self._client
                 )
-                return await self._delivered(reading)
+                return await self._delivered(self._reading)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self.is_ended or task is None or task.cancelling():
+                    raise
+                return ()
             except ServiceError as error:
                 # The consumer need not know: any messages it claimed become unread by themselves.
                 log.debug("a stream retries a command", reason=str(error))

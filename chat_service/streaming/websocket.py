@@ -19,6 +19,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 
 from chat_service.api.problems import bad_request, no_handshake
 from chat_service.api.types import Takeover
@@ -55,8 +56,13 @@ _WAIT_S = 60.0
 #: Errors that mean an ordinary disconnection.
 _ENDS = (StreamClosedError, TimeoutError)
 
-#: The headers of a handshake. No extensions or subprotocols are offered.
+#: Why a stream ends whose client may no longer read.
+_ENDED = "the token has expired or was revoked, or its rights have changed"
+
+#: The headers of a handshake. No extensions are offered, and one subprotocol.
 _HANDSHAKE = ("Host", "Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
+
+SUBPROTOCOL = "chat.v1"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -81,13 +87,18 @@ def accept(
     request_id: str, headers: Mapping[str, str], stream: Subscription, write_s: float
 ) -> Takeover:
     """Return the answer to a handshake. Raises a `Problem` if it is not a valid one."""
-    protocol = ServerProtocol(max_size=MESSAGE_MAX)
+    # The other ones that a client offers can have a token, which must not be echoed.
+    offered = {each.strip() for each in headers.get("Sec-WebSocket-Protocol", "").split(",")}
+    chosen = [Subprotocol(SUBPROTOCOL)] if SUBPROTOCOL in offered else None
+    protocol = ServerProtocol(max_size=MESSAGE_MAX, subprotocols=chosen)
     # The protocol ignores other headers. It parses the elements of these one by one, so they must
     # be short.
     needed = {name: headers.get(name, "") for name in _HANDSHAKE}
     for name, value in needed.items():
         if len(value) > _LINE_MAX:
             raise bad_request(f"{name} may have at most {_LINE_MAX} characters")
+    if chosen:
+        needed["Sec-WebSocket-Protocol"] = SUBPROTOCOL
     lines = "".join(f"{name}: {value}\r\n" for name, value in needed.items() if value)
     protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin1"))
     (request,) = protocol.events_received() or (None,)
@@ -225,12 +236,15 @@ class _Socket:
     async def _deliver(self) -> None:
         while not self._stream.is_ending:
             messages = await self._stream.next(_WAIT_S)
-            if self._protocol.state is not State.OPEN:
+            if self._stream.is_ended or self._protocol.state is not State.OPEN:
                 # The connection is closing, and these messages are released.
-                return
+                break
             self._allowance.add_messages(len(messages))
             for message in messages:
                 self._protocol.send_text(_encode(_Message(message.id, message.text)))
+            await self._flush()
+        if self._stream.is_ended and self._protocol.state is State.OPEN:
+            self._protocol.send_close(CloseCode.POLICY_VIOLATION, _ENDED)
             await self._flush()
 
     def _beat_later(self) -> None:

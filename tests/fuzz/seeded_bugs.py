@@ -13,6 +13,7 @@ from websockets.frames import CloseCode
 from websockets.server import ServerProtocol
 
 from chat_service.api import validation
+from chat_service.api.identity import Client
 from chat_service.handlers import batch
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.server.fast_path import FastPathConnection
@@ -73,8 +74,8 @@ def loses_pipelined_bytes() -> AbstractContextManager[Any]:
 def ignores_read_limit() -> AbstractContextManager[Any]:
     begin = InboxHandlers.begin_read
 
-    def unlimited(self: InboxHandlers, parameter: str, query: str) -> Any:
-        return begin(self, parameter, query.replace("limit=1", "limit=9"))
+    def unlimited(self: InboxHandlers, parameter: str, query: str, client: Client) -> Any:
+        return begin(self, parameter, query.replace("limit=1", "limit=9"), client)
 
     return mock.patch.object(InboxHandlers, "begin_read", unlimited)
 

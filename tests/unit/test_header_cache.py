@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pytest
 
+from chat_service.access.gate import Gate
 from chat_service.api.request_policy import HostRule
 from chat_service.server.header_cache import HeaderCache, RequestHead
 from tests.support.raw import HOST
@@ -29,7 +30,7 @@ ELIGIBLE: Final[dict[bytes, tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("block", ELIGIBLE)
 def test_an_eligible_block_has_the_same_head_each_time(block: bytes) -> None:
-    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})))
+    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})), Gate("off"))
     expected = RequestHead(*ELIGIBLE[block])
     assert header_cache.lookup(block) == expected
     assert header_cache.lookup(block) == expected
@@ -66,13 +67,13 @@ def test_an_eligible_block_has_the_same_head_each_time(block: bytes) -> None:
     ],
 )
 def test_any_other_block_is_ineligible_each_time(block: bytes) -> None:
-    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})))
+    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})), Gate("off"))
     assert header_cache.lookup(block) is None
     assert header_cache.lookup(block) is None
 
 
 def test_a_head_is_cached_without_the_id_in_it() -> None:
-    header_cache = HeaderCache(1000, HostRule())
+    header_cache = HeaderCache(1000, HostRule(), Gate("off"))
     for request_id in ("one", "two"):
         block = b"Host: a\r\nX-Request-ID: %b\r\nContent-Length: 7\r\n\r\n" % request_id.encode()
         assert header_cache.lookup(block) == RequestHead(7, request_id, "")
@@ -100,7 +101,7 @@ PIECES: Final = (
 def test_lines_that_differ_per_request_change_no_decision() -> None:
     rule = HostRule(frozenset({"a"}))
     pick = random.Random(1)
-    cached = HeaderCache(1000, rule)
+    cached = HeaderCache(1000, rule, Gate("off"))
     eligible = cut = 0
     for _ in range(20_000):
         pieces = [pick.choice(PIECES[:-1]) for _ in range(pick.randrange(6))]
@@ -109,7 +110,7 @@ def test_lines_that_differ_per_request_change_no_decision() -> None:
         if pick.random() < 0.02:
             pieces.append(PIECES[-1])
         block = b"".join(pieces) + b"\r\n"
-        expected = HeaderCache(1000, rule)._parse(block)
+        expected = HeaderCache(1000, rule, Gate("off"))._parse(block)
         assert cached.lookup(block) == expected, block
         eligible += expected is not None
         cut += expected is not None and bool(expected.request_id)
@@ -127,7 +128,7 @@ def test_a_block_is_parsed_once_despite_lines_of_proxies(monkeypatch: pytest.Mon
         return parse(self, block)
 
     monkeypatch.setattr(HeaderCache, "_parse", counting)
-    header_cache = HeaderCache(1000, HostRule())
+    header_cache = HeaderCache(1000, HostRule(), Gate("off"))
     for number in range(100):
         block = b"Host: a\r\nX-Request-ID: %d\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
         assert header_cache.lookup(block % (number, number)) == RequestHead(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import getmembers, isfunction, signature
 from typing import Any
 
@@ -15,7 +15,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from tornado.httputil import HTTPHeaders
 
 from chat_service.api import problems
-from chat_service.api.problems import FieldError, Problem, of_service_error
+from chat_service.api.identity import Right
+from chat_service.api.problems import Effect, FieldError, Problem, of_service_error
 from chat_service.api.request_options import READ_KEY_MIN, idempotency_key
 from chat_service.api.validation import LeaseBody, MessageBody, MessageLimits, new_message
 from chat_service.openapi import inbox, others
@@ -100,22 +101,22 @@ def test_consuming_operations_are_marked() -> None:
 
 def all_problems() -> Iterator[Problem]:
     """One of each kind that the service can answer with."""
-    sample = {
-        "FieldError": FieldError("x", "y"),
-        "str": "x",
-        "bool": True,
-        "int": 1,
-        "Finished": Finished(1, False),
+    sample: dict[object, object] = {
+        FieldError: FieldError("x", "y"),
+        str: "x",
+        bool: True,
+        int: 1,
+        Finished: Finished(1, False),
+        Right: "read",
+        Effect: "claimed",
+        Mapping[str, str]: {},
     }
     for _, function in getmembers(problems, isfunction):
         parameters = signature(function).parameters.values()
-        if function.__module__ == problems.__name__ and signature(function).return_annotation in (
-            "Problem",
-            Problem,
-        ):
-            names = [getattr(each.annotation, "__name__", each.annotation) for each in parameters]
-            if function is not of_service_error:
-                yield function(*(sample[name] for name in names))
+        is_ours = function.__module__ == problems.__name__ and function is not of_service_error
+        if is_ours and signature(function).return_annotation is Problem:
+            positional = (each for each in parameters if each.kind != each.KEYWORD_ONLY)
+            yield function(*(sample[each.annotation] for each in positional))
     for _, kind in getmembers(errors, lambda each: isinstance(each, type)):
         if issubclass(kind, errors.ServiceError) and kind is not errors.ServiceError:
             yield of_service_error(kind("x"), "claimed")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chat_service.access.gate import Gate
 from chat_service.api.request_policy import HostRule
 from chat_service.server.header_cache import HeaderCache
 from chat_service.server.request_match import NoMatch, RequestMatch, match_request
@@ -18,7 +19,7 @@ READ: Final = b"GET /chat/eve HTTP/1.1\r\nHost: a\r\n\r\n"
 
 def match(data: bytes) -> RequestMatch | NoMatch:
     """Match with a header cache that has seen nothing before."""
-    return match_request(data, HeaderCache(BODY_MAX, HostRule()), HEADER_MAX)
+    return match_request(data, HeaderCache(BODY_MAX, HostRule(), Gate("off")), HEADER_MAX)
 
 
 def matched(data: bytes) -> RequestMatch:

@@ -14,6 +14,7 @@ import structlog
 import uvloop
 
 from chat_service import __version__
+from chat_service.access.control import AccessUnusable
 from chat_service.cli.commands.notify import Notifier
 from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.options import EPILOG, options_given, with_settings
@@ -138,7 +139,7 @@ async def _serve(
         return ExitCode.DONE
     except ProcessFailed as error:
         return error.code
-    except (TelemetryUnusable, TlsUnusable) as error:
+    except (AccessUnusable, TelemetryUnusable, TlsUnusable) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         reason = _describe_unreachable(error) if isinstance(error, StoreUnavailable) else str(error)

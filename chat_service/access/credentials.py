@@ -1,0 +1,123 @@
+"""Finds the token of a request: in its `Authorization`, in a WebSocket's subprotocol, or a cookie.
+
+`chat_service.access.gate` decides what the token permits. No problem raised here has the token.
+"""
+
+import re
+from base64 import urlsafe_b64decode
+
+from tornado.httputil import HTTPHeaders
+
+from chat_service.api.problems import bad_request, cross_origin, unauthorized
+from chat_service.api.request_policy import is_from_own_page, is_local_host
+
+#: The longest token, in characters.
+TOKEN_MAX = 4096
+#: The cookie that holds a browser's token. A browser takes the first one only over HTTPS, and no
+#: other host can set it. The other one serves browsers on this machine that use plain HTTP.
+SECURE_COOKIE, LOCAL_COOKIE = "__Host-chat", "chat"
+#: The prefix of the subprotocol that carries a WebSocket's token.
+_TOKEN_PROTOCOL = "chat.bearer."
+
+#: RFC 6750, 2.1.
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+#: A token in a query ends up in logs and in histories.
+_IN_QUERY = re.compile(r"(?:^|[&;])(?:access_?)?token=|=(?:cht_|eyJ[\w-]+\.)", re.IGNORECASE)
+
+
+def has_token(query: str) -> bool:
+    """Return whether a query seems to have a token."""
+    return _IN_QUERY.search(query) is not None
+
+
+def reject_misplaced(headers: HTTPHeaders, query: str) -> None:
+    """Raise a 400 problem for a token in the query, or for several `Authorization` headers."""
+    if query and has_token(query):
+        raise bad_request("a token must not be in the URL; send it as Authorization: Bearer TOKEN")
+    if len(headers.get_list("Authorization")) > 1:
+        raise bad_request("there are several Authorization headers")
+
+
+def find_token(headers: HTTPHeaders) -> str | None:
+    """Return the token of a request, or None if it has none.
+
+    `Authorization` counts before the cookie, which a browser adds by itself. Raises a problem: 400
+    for two tokens, 401 for another scheme or a malformed token, and 403 for a cookie that a page of
+    another origin may have made the browser send.
+    """
+    given = headers.get("Authorization")
+    if headers.get("Upgrade", "").lower() == "websocket":
+        carried = _in_subprotocol(headers.get("Sec-WebSocket-Protocol", ""))
+        if carried is not None:
+            if given is not None:
+                raise bad_request("there are two tokens, in Authorization and in a subprotocol")
+            return carried
+    if given is None:
+        return _in_cookie(headers)
+    return bearer_of(headers)
+
+
+def bearer_of(headers: HTTPHeaders) -> str | None:
+    """Return the token in `Authorization`, if there is this header. Raises a 401 problem."""
+    given = headers.get("Authorization")
+    if given is None:
+        return None
+    bearer = _BEARER.fullmatch(given)
+    if bearer is None:
+        raise unauthorized("use Authorization: Bearer TOKEN", is_invalid=True)
+    return bearer[1]
+
+
+def session_cookie(headers: HTTPHeaders, token: str, max_age_s: int | None) -> str:
+    """Return the `Set-Cookie` that makes a browser send a token, or forget it after 0 seconds.
+
+    Without an age, the browser forgets it when it ends.
+    """
+    is_local = is_plain_local(headers)
+    name, secure = (LOCAL_COOKIE, "") if is_local else (SECURE_COOKIE, "; Secure")
+    age = "" if max_age_s is None else f"; Max-Age={max_age_s}"
+    return f"{name}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{age}"
+
+
+def is_plain_local(headers: HTTPHeaders) -> bool:
+    """Return whether a browser on this machine sent a request without TLS."""
+    origin = headers.get("Origin", "http:")
+    return origin.startswith("http:") and is_local_host(headers.get("Host", ""))
+
+
+def _in_cookie(headers: HTTPHeaders) -> str | None:
+    cookie = headers.get("Cookie")
+    if cookie is None:
+        return None
+    token = None
+    # Other services on this host may have cookies that are malformed.
+    for pair in re.split("[;,]", cookie):
+        name, _, value = pair.strip().partition("=")
+        if name == SECURE_COOKIE:
+            token = value
+            break
+        if name == LOCAL_COOKIE and is_local_host(headers.get("Host", "")):
+            token = value
+    if token is not None and not is_from_own_page(headers):
+        raise cross_origin("the session of a browser is for the pages of this service only")
+    return token
+
+
+def _in_subprotocol(protocols: str) -> str | None:
+    """Return the token among the subprotocols that a client offers. Raises a 400 or 401 problem."""
+    carried = [
+        each.strip()[len(_TOKEN_PROTOCOL) :]
+        for each in protocols.split(",")
+        if each.strip().startswith(_TOKEN_PROTOCOL)
+    ]
+    if not carried:
+        return None
+    if len(carried) > 1:
+        raise bad_request("there are several tokens in the subprotocols")
+    try:
+        encoded = carried[0].rstrip("=")
+        return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("ascii")
+    except ValueError:
+        raise unauthorized(
+            "the token in the subprotocol is not base64url", is_invalid=True
+        ) from None
