@@ -247,7 +247,7 @@ def read_key_set(data: bytes) -> KeyTable:
             try:
                 members = {name: entry[name] for name in _MEMBERS[entry["kty"]]}
                 table[algorithm, str(kid)] = PublicKey(import_key(members), _Only(algorithm))
-            except (JoseError, UnsupportedAlgorithm, ValueError, KeyError, TypeError):
+            except (JoseError, UnsupportedAlgorithm, ValueError, KeyError):
                 log.warning("a key of tokens is malformed and ignored", kid=str(kid)[:64])
     if not table:
         raise KeysUnusable("the key set has no key for Ed25519, ES256 or RS256")

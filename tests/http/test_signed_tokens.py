@@ -1,0 +1,327 @@
+"""JSON Web Tokens over HTTP: who gets in, who does not, and what a flood of tokens costs."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.asyncio.client import connect as open_socket
+
+from chat_service.access.control import AccessUnusable
+from chat_service.access.jwks import KeyRing
+from chat_service.access.jwt import LEEWAY_S, JwtVerifier
+from chat_service.service import Service
+from tests.conftest import StartService
+from tests.support.cases import each_case
+from tests.support.issuer import (
+    AUDIENCE,
+    ISSUER,
+    KEYS,
+    KeyServer,
+    claims,
+    key_set,
+    public_jwk,
+    signed,
+    token,
+)
+from tests.support.raw import (
+    Answer,
+    Wire,
+    assert_problem,
+    get,
+    message,
+    post,
+    texts_of,
+)
+from tests.support.waiting import eventually
+
+#: Each path that a request can take, and the header that sends it there.
+PATHS: Final = {"fast": b"X-Path: fast", "tornado": b"TE: trailers"}
+_HEADER: Final = {"alg": "EdDSA", "kid": "EdDSA"}
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest) -> bytes:
+    """The header that selects a path."""
+    return PATHS[request.param]
+
+
+@pytest.fixture
+def verifiers(monkeypatch: pytest.MonkeyPatch) -> list[JwtVerifier]:
+    """The verifiers of the services that a test starts."""
+    made: list[JwtVerifier] = []
+    make = JwtVerifier.__init__
+
+    def remember(self: JwtVerifier, *given: Any, **more: Any) -> None:
+        make(self, *given, **more)
+        made.append(self)
+
+    monkeypatch.setattr(JwtVerifier, "__init__", remember)
+    return made
+
+
+@asynccontextmanager
+async def guarded(
+    start_service: StartService, *algorithms: str, **changes: Any
+) -> AsyncIterator[tuple[Service, KeyServer]]:
+    """Run a service that takes JSON Web Tokens, and the server of its keys."""
+    async with KeyServer() as keys:
+        keys.documents["/keys"] = key_set(*algorithms)
+        usual = {
+            "access": "jwt",
+            "jwt_issuer": ISSUER,
+            "jwt_audience": AUDIENCE,
+            "jwt_keys": f"{keys.base}/keys",
+        }
+        service = await start_service(**{**usual, **changes})
+        try:
+            yield service, keys
+        finally:
+            # The end of a service is not delayed by its keys.
+            await service.stop()
+
+
+def bearer(given: str) -> bytes:
+    """Return the header with a token."""
+    return f"Authorization: Bearer {given}".encode()
+
+
+async def ask(service: Service, *sent: bytes) -> Answer:
+    """Send requests on one connection. Return the last answer."""
+    wire = Wire(service.port)
+    connection = await wire.connect()
+    for each in sent:
+        answer = await connection.ask(each)
+    await wire.close()
+    return answer
+
+
+def ring_of(verifier: JwtVerifier) -> KeyRing:
+    """Return the keys that a service uses."""
+    return verifier._ring
+
+
+async def test_users_post_to_all_and_read_their_own(
+    start_service: StartService, path: bytes
+) -> None:
+    async with guarded(start_service) as (service, _):
+        for algorithm in KEYS:
+            bob = bearer(token(algorithm))
+            assert (await ask(service, post(message("bob", "hi"), bob, path))).status == 201
+            assert (await ask(service, post(message("ann", "hi"), bob, path))).status == 201
+            assert texts_of(await ask(service, get(b"/chat/bob", bob, path))) == ["hi"]
+            answer = await ask(service, get(b"/chat/ann", bob, path))
+            assert_problem(answer, 403, "forbidden")
+
+
+async def test_the_claim_limits_what_a_token_permits(
+    start_service: StartService, path: bytes
+) -> None:
+    async with guarded(start_service) as (service, _):
+        team = bearer(token(chat={"read": ["team-*"]}))
+        assert texts_of(await ask(service, get(b"/chat/team%2Da", team, path))) == []
+        assert (await ask(service, get(b"/chat/Team-a", team, path))).status == 403
+        assert (await ask(service, post(message("bob", "hi"), team, path))).status == 403
+        assert (await ask(service, get(b"/metrics", team))).status == 403
+        operator = bearer(token(chat={"ops": True}))
+        assert (await ask(service, get(b"/metrics", operator))).status == 200
+
+
+def forgeries() -> dict[str, str]:
+    """Return tokens that nobody may use."""
+    data = token().rpartition(".")[0]
+    none = signed({"alg": "none"}, claims()).rpartition(".")[0]
+    return {
+        "expired": token(exp=int(time.time()) - LEEWAY_S - 1),
+        "not yet valid": token(nbf=int(time.time()) + 100),
+        "alg none": f"{none}.",
+        "alg none with a signature": signed({"alg": "none", "kid": "EdDSA"}, claims()),
+        "HS256 with the public key": signed({"alg": "HS256", "kid": "RS256"}, claims()),
+        "another algorithm": signed({"alg": "ES256", "kid": "EdDSA"}, claims(), KEYS["ES256"]),
+        "another key": signed(_HEADER, claims(), Ed25519PrivateKey.generate()),
+        "no signature": f"{data}.",
+        "another audience": token(aud="other"),
+        "another issuer": token(iss="https://evil.example"),
+        "crit": signed({**_HEADER, "crit": ["exp"]}, claims()),
+        "its own key": signed({**_HEADER, "jwk": public_jwk(KEYS["EdDSA"], "x")}, claims()),
+        "another key's place": signed({**_HEADER, "jku": "https://evil.example"}, claims()),
+        "an unknown key": token(kid="unknown"),
+        "5 KB": token(pad="x" * 3500),
+        "a malformed claim": token(chat={"read": "*"}),
+        "no subject": signed(_HEADER, claims(sub=None)),
+    }
+
+
+async def test_a_token_that_is_not_valid_is_refused(
+    start_service: StartService, path: bytes, subtests: pytest.Subtests
+) -> None:
+    async with guarded(start_service) as (service, _):
+        for name, given in forgeries().items():
+            with subtests.test(name):
+                for sent in (get(b"/chat/bob", bearer(given), path),
+                             post(message("bob", "x"), bearer(given), path)):  # fmt: skip
+                    answer = await ask(service, sent)
+                    assert_problem(answer, 401, "unauthorized")
+                    expected = 'Bearer error="invalid_token"'
+                    assert answer.headers["www-authenticate"] == expected
+                    assert given.encode() not in answer.body
+        assert texts_of(await ask(service, get(b"/chat/bob", bearer(token()), path))) == []
+
+
+async def test_a_token_of_8_kb_is_refused(start_service: StartService, path: bytes) -> None:
+    async with guarded(start_service) as (service, _):
+        answer = await ask(service, get(b"/chat/bob", bearer(token(pad="x" * 6000)), path))
+        assert answer.status == 431
+
+
+async def test_an_expired_token_says_so(start_service: StartService, path: bytes) -> None:
+    async with guarded(start_service) as (service, _):
+        given = bearer(token(exp=int(time.time()) - LEEWAY_S - 1))
+        answer = await ask(service, get(b"/chat/bob", given, path))
+        assert answer.document["detail"] == "the token has expired"
+
+
+async def test_a_signature_is_checked_once_for_all_requests(
+    start_service: StartService, verifiers: list[JwtVerifier], path: bytes
+) -> None:
+    async with guarded(start_service) as (service, _):
+        bob, forged = bearer(token()), bearer(signed(_HEADER, claims(jti=7), KEYS["EdDSA"])[:-4])
+        for number in range(20):
+            # Other header lines make another entry in the cache of heads.
+            other = f"X-Number: {number}".encode()
+            assert (await ask(service, get(b"/chat/bob", bob, other, path))).status == 200
+            assert (await ask(service, get(b"/chat/bob", forged, other, path))).status == 401
+        (verifier,) = verifiers
+        assert verifier.signatures == 2
+
+
+async def test_a_flood_of_unknown_keys_causes_one_fetch(
+    start_service: StartService, verifiers: list[JwtVerifier], path: bytes
+) -> None:
+    async with guarded(start_service) as (service, keys):
+        wire = Wire(service.port)
+        connection = await wire.connect()
+        for number in range(50):
+            unknown = bearer(token(kid=f"unknown {number}"))
+            assert (await connection.ask(get(b"/chat/bob", unknown, path))).status == 401
+        assert len(keys.requests) == 1
+        (verifier,) = verifiers
+        ring_of(verifier)._next_at = 0.0
+        flood = [get(b"/chat/bob", bearer(token(kid=f"key {n}")), path) for n in range(50)]
+        answers = await asyncio.gather(*(ask(service, each) for each in flood))
+        assert {answer.status for answer in answers} == {401}
+        assert len(keys.requests) == 2
+        assert verifier.signatures == 0
+        await wire.close()
+
+
+async def test_a_new_key_is_fetched_for_its_first_token(
+    start_service: StartService, verifiers: list[JwtVerifier], path: bytes
+) -> None:
+    async with guarded(start_service, "EdDSA") as (service, keys):
+        keys.documents["/keys"] = key_set("EdDSA", "ES256")
+        new = bearer(token("ES256"))
+        assert (await ask(service, get(b"/chat/bob", new, path))).status == 401
+        ring_of(verifiers[0])._next_at = 0.0
+        assert (await ask(service, get(b"/chat/bob", new, path))).status == 200
+        assert (await ask(service, post(message("bob", "x"), new, path))).status == 201
+        assert (await ask(service, get(b"/chat/bob", bearer(token()), path))).status == 200
+
+
+async def test_a_removed_key_ends_its_tokens(
+    start_service: StartService, verifiers: list[JwtVerifier], path: bytes
+) -> None:
+    async with guarded(start_service) as (service, keys):
+        old, new = bearer(token("EdDSA")), bearer(token("ES256"))
+        for each in (old, new):
+            assert (await ask(service, get(b"/chat/bob", each, path))).status == 200
+        waiting = asyncio.create_task(ask(service, get(b"/chat/bob?wait=25", old, path)))
+        kept = asyncio.create_task(ask(service, get(b"/chat/bob?wait=25", new, path)))
+        keys.documents["/keys"] = key_set("ES256")
+        ring_of(verifiers[0])._next_at = 0.0
+        await verifiers[0].fetch_keys()
+        assert_problem(await waiting, 401, "unauthorized")
+        assert (await ask(service, get(b"/chat/bob", old, path))).status == 401
+        assert (await ask(service, post(message("bob", "x"), new, path))).status == 201
+        assert texts_of(await kept) == ["x"]
+
+
+async def test_a_stream_ends_when_its_token_expires(start_service: StartService) -> None:
+    async with guarded(start_service) as (service, _):
+        bob = token(exp=int(time.time()) - LEEWAY_S + 2)
+        url = f"ws://127.0.0.1:{service.port}/chat/bob/stream"
+        headers = {"Authorization": f"Bearer {bob}"}
+        async with open_socket(url, additional_headers=headers) as socket:
+            await ask(service, post(message("bob", "in time"), bearer(token("ES256"))))
+            assert json.loads(await socket.recv())["text"] == "in time"
+            await socket.wait_closed()
+            assert socket.close_code == 1008
+
+
+async def test_a_long_poll_ends_when_its_token_expires(
+    start_service: StartService, path: bytes
+) -> None:
+    async with guarded(start_service) as (service, _):
+        bob = bearer(token(exp=int(time.time()) - LEEWAY_S + 2))
+        answer = await ask(service, get(b"/chat/bob?wait=25", bob, path))
+        assert_problem(answer, 401, "unauthorized")
+        assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+        await ask(service, post(message("bob", "later"), bearer(token("ES256"))))
+        assert texts_of(await ask(service, get(b"/chat/bob", bearer(token()), path))) == ["later"]
+
+
+async def test_revocation_ends_older_tokens(
+    start_service: StartService, tmp_path: Any, path: bytes
+) -> None:
+    file = tmp_path / "access.toml"
+    file.write_text("", encoding="utf-8")
+    file.chmod(0o600)
+    async with guarded(start_service, access_file=str(file)) as (service, _):
+        now = int(time.time())
+        old = bearer(token(iat=now - 100))
+        undated = bearer(signed(_HEADER, claims(iat=None)))
+        new = bearer(token(iat=now))
+        eve = bearer(token(iat=now - 100, sub="eve"))
+        for each in (old, undated, new):
+            assert (await ask(service, get(b"/chat/bob", each, path))).status == 200
+        before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 50))
+        file.write_text(f'[[revoked]]\nsub = "bob"\nbefore = {before}\n', encoding="utf-8")
+
+        async def is_refused() -> bool:
+            return (await ask(service, get(b"/chat/bob", old, path))).status == 401
+
+        await eventually(is_refused)
+        assert (await ask(service, get(b"/chat/bob", undated, path))).status == 401
+        assert (await ask(service, get(b"/chat/bob", new, path))).status == 200
+        assert (await ask(service, get(b"/chat/eve", eve, path))).status == 200
+
+
+async def test_an_outage_of_the_issuer_refuses_nobody(
+    start_service: StartService, verifiers: list[JwtVerifier], path: bytes
+) -> None:
+    async with guarded(start_service) as (service, keys):
+        keys.documents["/keys"] = 503
+        ring_of(verifiers[0])._next_at = 0.0
+        assert (await ask(service, get(b"/chat/bob", bearer(token(kid="x")), path))).status == 401
+        assert ring_of(verifiers[0]).fault
+        assert (await ask(service, get(b"/chat/bob", bearer(token()), path))).status == 200
+
+
+@each_case({"a status": 503, "no keys": {"keys": []}, "a secret": {"keys": [{"kty": "oct"}]}})
+async def test_a_service_without_keys_does_not_start(
+    document: Any, start_service: StartService
+) -> None:
+    async with KeyServer() as keys:
+        keys.documents["/keys"] = document
+        with pytest.raises(AccessUnusable, match="keys of tokens cannot be used"):
+            await start_service(
+                access="jwt",
+                jwt_issuer=ISSUER,
+                jwt_audience=AUDIENCE,
+                jwt_keys=f"{keys.base}/keys",
+                mongo_wait_s=0.0,
+            )
