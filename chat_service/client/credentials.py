@@ -83,7 +83,9 @@ def check_address(base_url: str, allow_plain_http: bool) -> None:
         raise ValueError("an address with a username or a password cannot have a token, too")
     host = parts.hostname or ""
     if parts.scheme.lower() != "https" and not allow_plain_http and not is_loopback(host):
-        raise PlainHttpRefused(f"plain HTTP would show the token to the network on the way to {host}")
+        raise PlainHttpRefused(
+            f"plain HTTP would show the token to the network on the way to {host}"
+        )
 
 
 def is_loopback(host: str) -> bool:

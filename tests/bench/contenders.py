@@ -33,12 +33,21 @@ class Contender:
     """One service. Use as an async context; `load` puts load on it."""
 
     def __init__(
-        self, name: str, mongod: int, command: Sequence[str], environ: Mapping[str, str]
+        self,
+        name: str,
+        mongod: int,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        token: str = "",
     ) -> None:
-        """`command` follows `python -P -m`. The word PORT in it is replaced by a free port."""
+        """`command` follows `python -P -m`. The word PORT in it is replaced by a free port.
+
+        Every request of a load carries `token`, if there is one.
+        """
         self.name = name
         self.port = free_port()
         self._mongod = mongod
+        self._token = token
         self._command = [str(self.port) if word == "PORT" else word for word in command]
         self._environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **environ}
         self._process: asyncio.subprocess.Process
@@ -80,15 +89,16 @@ class Contender:
         if load.rate or not wrk.is_installed():
             return await self._load_by_ours(load)
         if load.warm_up_s:
-            await wrk.press(load, load.warm_up_s)
+            await wrk.press(load, load.warm_up_s, self._token)
         before = self._used_s()
-        measured = await wrk.press(load, load.seconds)
+        measured = await wrk.press(load, load.seconds, self._token)
         return _sample(measured, before, self._used_s(), measured.requests)
 
     async def _load_by_ours(self, load: Load) -> Sample:
         generator = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "tests.bench.generator"),
             msgspec.json.encode(load).decode(),
+            self._token,
             env=self._environ,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -1,8 +1,8 @@
 """A load generator for `scripts/bench`: put load on one service, and measure it.
 
-It is a separate process, `python -m tests.bench.generator '{"port": ...}'`, so that its cost does
-not count as the service's processor time. It prints one JSON object. It uses the generator of `chat
-load`, which is made for people and reports more.
+It is a separate process, so that its cost does not count as the service's processor time:
+`python -m tests.bench.generator '{"port": ...}' TOKEN`. It prints one JSON object. It uses the
+generator of `chat load`, which is made for people and reports more.
 """
 
 import gc
@@ -33,8 +33,8 @@ class Measured(msgspec.Struct, frozen=True):
     worst: float
 
 
-async def run(load: Load) -> Measured:
-    """Generate the load, and measure after the warm-up."""
+async def run(load: Load, token: str) -> Measured:
+    """Generate the load, with a token if it is not empty, and measure after the warm-up."""
     latencies: list[float] = []
     errors = 0
     start = end = math.inf
@@ -49,7 +49,7 @@ async def run(load: Load) -> Measured:
             errors += outcome.status not in (200, 201)
             in_time += outcome.at <= end
 
-    press = LoadGenerator(load, on)
+    press = LoadGenerator(load, on, token or None)
     await press.connect()
     gc.collect()
     gc.freeze()
@@ -75,9 +75,9 @@ async def run(load: Load) -> Measured:
 
 
 def main() -> int:
-    """Run the load that the only argument describes."""
+    """Run the load that the first argument describes. The second one is a token or empty."""
     load = msgspec.json.decode(sys.argv[1], type=Load)
-    measured = uvloop.run(run(load))
+    measured = uvloop.run(run(load, sys.argv[2]))
     sys.stdout.buffer.write(msgspec.json.encode(measured))
     return 0
 

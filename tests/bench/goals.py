@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tests.bench.measurements import (
+    ACCESS,
     BARE,
     EMPTY,
     FULL,
@@ -13,6 +14,7 @@ from tests.bench.measurements import (
     RATES,
     SAME_NODE,
     SERVICE,
+    WITH_ACCESS,
     at,
 )
 from tests.bench.results import Results, Round, Row
@@ -31,7 +33,9 @@ class Goal(NamedTuple):
 def goals(results: Results) -> list[Goal]:
     """Return every goal that this run has measured."""
     return [
-        goal for check in (_mixed, _rates, _stored, _memory, _waking) for goal in check(results)
+        goal
+        for check in (_mixed, _access, _rates, _stored, _memory, _waking)
+        for goal in check(results)
     ]
 
 
@@ -51,6 +55,15 @@ def _mixed(results: Results) -> Iterator[Goal]:
     if service and bare:
         what = "p99 against the bare app's, 256 connections"
         yield _at_most(what, 1.0, _ratio(service, bare, lambda it: it.p99_ms))
+
+
+def _access(results: Results) -> Iterator[Goal]:
+    service, access = _rows(results, WITH_ACCESS, SERVICE, ACCESS, 256)
+    if service and access:
+        pairs = zip(service.rounds, access.rounds, strict=True)
+        added = statistics.median(b.server_us - a.server_us for a, b in pairs)
+        what = "processor time per request that access control adds"
+        yield Goal(what, "at most 2 µs", f"{added:.1f} µs", added <= 2)
 
 
 def _rates(results: Results) -> Iterator[Goal]:

@@ -6,9 +6,11 @@ round; a row shows the medians of its rounds.
 
 import asyncio
 import re
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -26,9 +28,10 @@ from workers.mongod.embedded import EmbeddedMongod
 #: postponed.
 _PAUSE_S = 0.3
 
-SERVICE, MOTOR, BARE, NAIVE = (
+SERVICE, MOTOR, ACCESS, BARE, NAIVE = (
     "the service",
     "the service on Motor",
+    "the service with access control",
     "a bare Tornado app",
     "one call per request",
 )
@@ -66,6 +69,21 @@ class Bench:
         environ = {f"CHAT_{key.upper()}": value for key, value in settings.items()}
         environ |= {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": database}
         return Contender(name, self._mongod, ("chat_service", "serve", "--port", "PORT"), environ)
+
+    def with_access(self, folder: Path) -> Contender:
+        """Return the service with access control. Its access file, in `folder`, has 100 tokens."""
+        tokens = ["cht_" + secrets.token_urlsafe(32) for _ in range(100)]
+        entries = (
+            f'[[token]]\nname = "bench-{number}"\nsha256 = "{sha256(token.encode()).hexdigest()}"\n'
+            'send = ["*"]\nread = ["kinds-*", "half-*"]\n'
+            for number, token in enumerate(tokens)
+        )
+        file = folder / "access.toml"
+        file.write_text("".join(entries), encoding="utf-8")
+        environ = {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": "bench"}
+        environ |= {"CHAT_ACCESS": "tokens", "CHAT_ACCESS_FILE": str(file)}
+        command = ("chat_service", "serve", "--port", "PORT")
+        return Contender(ACCESS, self._mongod, command, environ, tokens[50])
 
     def bare(self) -> Contender:
         """Return a Tornado app that stores nothing."""
@@ -134,6 +152,7 @@ def _round(sample: Sample) -> Round:
 
 MIXED = "half posts, half reads"
 WITH_STREAM = "half posts, half reads, with an open stream"
+WITH_ACCESS = "half posts, half reads, tokens"
 
 
 async def against_others(bench: Bench) -> None:
@@ -158,6 +177,13 @@ async def kinds_of_requests(bench: Bench) -> None:
     }
     for what, load in loads.items():
         await bench.side_by_side(what, [bench.service(), bench.bare()], load)
+
+
+async def with_access(bench: Bench) -> None:
+    """The cost of access control for a client whose token is known."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        contenders = [bench.service(), bench.with_access(Path(folder))]
+        await bench.side_by_side(WITH_ACCESS, contenders, Load(0, 256, 0))
 
 
 async def reads_alone(bench: Bench) -> None:
@@ -282,6 +308,7 @@ async def numbers_of_shards(bench: Bench) -> None:
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "others": against_others,
     "kinds": kinds_of_requests,
+    "access": with_access,
     "reads": reads_alone,
     "rate": at_a_rate,
     "stored": many_stored,

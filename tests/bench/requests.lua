@@ -1,5 +1,6 @@
 -- The requests of `tests.bench.generator.requests`, for wrk; prints `Measured` as JSON at the end.
--- Arguments: share of posts, users, prefix of their names, bytes of a text, seed, 1 for in turn.
+-- Arguments: share of posts, users, prefix of their names, bytes of a text, seed, 1 for in turn,
+-- and a token, or nothing.
 
 local posts, reads = {}, {}
 local share, users, in_turn
@@ -10,6 +11,11 @@ function init(args)
   math.randomseed(tonumber(args[5]))
   local text = string.rep("x", tonumber(args[4]))
   local headers = { ["Content-Type"] = "application/json" }
+  local no_body = {}
+  if args[7] ~= nil and args[7] ~= "" then
+    headers["Authorization"] = "Bearer " .. args[7]
+    no_body["Authorization"] = headers["Authorization"]
+  end
   for user = 0, users - 1 do
     local name = args[3] .. "-" .. user
     if share > 0 then
@@ -17,7 +23,7 @@ function init(args)
       posts[user] = wrk.format("POST", "/chat", headers, body)
     end
     if share < 1 then
-      reads[user] = wrk.format("GET", "/chat/" .. name)
+      reads[user] = wrk.format("GET", "/chat/" .. name, no_body)
     end
   end
 end

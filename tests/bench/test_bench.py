@@ -10,7 +10,7 @@ from tests.bench.report import tables
 @pytest.mark.bench
 async def test_every_goal_is_measured_and_no_request_fails() -> None:
     seen: list[str] = []
-    names = ["others", "rate", "stored", "memory", "waits"]
+    names = ["others", "access", "rate", "stored", "memory", "waits"]
     results = await measure(names, SHORT, lambda what, done, of: seen.append(what))
     assert all(it.rate > 0 for row in results.rows for it in row.rounds)
     # An app that calls the database for each request may well fail under this load.
@@ -18,6 +18,6 @@ async def test_every_goal_is_measured_and_no_request_fails() -> None:
         "one call per request"
     }
     found = goals(results)
-    assert len(found) == 14
+    assert len(found) == 15
     assert all(goal.what in tables(results, SHORT) for goal in found)
     assert len(seen) > len(results.rows)

@@ -20,14 +20,14 @@ def is_installed() -> bool:
     return shutil.which("wrk") is not None
 
 
-async def press(load: Load, seconds: float) -> Measured:
-    """Run the load for `seconds` in a separate process."""
+async def press(load: Load, seconds: float, token: str = "") -> Measured:
+    """Run the load for `seconds` in a separate process. Send a token with every request."""
     process = await asyncio.create_subprocess_exec(
         *("wrk", "--threads", "1", "--connections", str(load.connections)),
         *("--duration", f"{max(round(seconds), 1)}s", "--timeout", "10s"),
         *("--script", str(_SCRIPT), f"http://127.0.0.1:{load.port}", "--"),
         *(str(load.posts), str(load.users), load.prefix, str(load.text_bytes)),
-        *(str(load.seed), str(int(load.in_turn))),
+        *(str(load.seed), str(int(load.in_turn)), token),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
