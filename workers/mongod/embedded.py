@@ -263,27 +263,27 @@ class EmbeddedMongod:
         )
         assert self._process.stderr is not None
         said.listen(self._process.stderr)
-        client: AsyncMongoClient[dict[str, object]] = AsyncMongoClient(
+        # The context closes the client even if a cancellation interrupts the cleanup in `finally`.
+        async with AsyncMongoClient[dict[str, object]](
             _uri(self._socket), serverSelectionTimeoutMS=500
-        )
-        exited = asyncio.create_task(self._process.wait())
-        primary = asyncio.create_task(self._await_primary(client))
-        try:
-            async with asyncio.timeout(START_S):
-                await asyncio.wait((exited, primary), return_when=asyncio.FIRST_COMPLETED)
-            if not primary.done():
-                code = self._process.returncode
-                raise EmbeddedError(f"mongod did not start: {await said.reason(code)}")
-            primary.result()
-        except TimeoutError:
-            raise EmbeddedError(
-                f"mongod did not become primary in {START_S:.0f} s (see {log_file})"
-            ) from None
-        finally:
-            exited.cancel()
-            primary.cancel()
-            await asyncio.gather(exited, primary, return_exceptions=True)
-            await client.close()
+        ) as client:
+            exited = asyncio.create_task(self._process.wait())
+            primary = asyncio.create_task(self._await_primary(client))
+            try:
+                async with asyncio.timeout(START_S):
+                    await asyncio.wait((exited, primary), return_when=asyncio.FIRST_COMPLETED)
+                if not primary.done():
+                    code = self._process.returncode
+                    raise EmbeddedError(f"mongod did not start: {await said.reason(code)}")
+                primary.result()
+            except TimeoutError:
+                raise EmbeddedError(
+                    f"mongod did not become primary in {START_S:.0f} s (see {log_file})"
+                ) from None
+            finally:
+                exited.cancel()
+                primary.cancel()
+                await asyncio.gather(exited, primary, return_exceptions=True)
 
     async def _await_primary(self, client: AsyncMongoClient[dict[str, object]]) -> None:
         """Wait for the socket, create the replica set if necessary, and wait for its primary."""

@@ -1,0 +1,244 @@
+"""Claims that fail, are late, or lose to other readers: every read gets a true answer."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.support.stores import FailingStore, MemoryStore
+from tests.support.waiting import eventually
+from tests.unit.conftest import MakePool
+from workers.claim_rollback import ClaimRollback
+from workers.clock import DatabaseClock
+from workers.commands import (
+    Acknowledge,
+    Audit,
+    Claim,
+    DiscardedClaims,
+    Finish,
+    KeyedBatch,
+    Lease,
+    Message,
+    Slice,
+    delivery,
+)
+from workers.errors import OutcomeUnknown, StoreUnavailable
+from workers.metrics import WorkerMetrics
+from workers.pool import WorkerPool
+from workers.store.base import Claimed
+from workers.waiters import Waiters
+
+KEY = "k" * 64
+
+
+def post(pool: WorkerPool, username: str, text: str = "x") -> asyncio.Future[str]:
+    return pool.post(username, text, len(text), 60)
+
+
+def texts(read: Slice) -> list[str]:
+    return [message.text for message in read.messages]
+
+
+@dataclass
+class OvertakenStore(MemoryStore):
+    """Another reader takes some of the messages before each of the first claims."""
+
+    overtaken: int = 1
+    #: Whether no copy of these claims can still take effect.
+    is_final: bool = False
+    taken: list[str] = field(default_factory=list)
+
+    async def claim(self, claim: Claim) -> Claimed:
+        if not self.overtaken:
+            return await super().claim(claim)
+        self.overtaken -= 1
+        await self._call("claim")
+        self.taken += claim.ids[:1]
+        self.data.claim(claim, claim.ids[1:])
+        return Claimed(self.data.owned(claim), is_final=self.is_final)
+
+
+async def test_a_bug_in_a_claim_fails_only_its_reads(make_pool: MakePool) -> None:
+    store = FailingStore(failures={"claim": ZeroDivisionError("a bug")})
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    outcomes = await asyncio.gather(pool.read("bob"), pool.read("eve"), return_exceptions=True)
+    assert isinstance(outcomes[0], OutcomeUnknown)
+    assert outcomes[1] == Slice((), False)
+    assert pool.is_alive
+
+
+async def test_a_claim_that_was_not_sent_leaves_the_messages_unread(make_pool: MakePool) -> None:
+    store = FailingStore(failures={"claim": StoreUnavailable("no primary")})
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    with pytest.raises(StoreUnavailable):
+        await pool.read("bob")
+    assert not store.calls["unclaim"], "there is nothing to undo"
+    store.failures.clear()
+    assert texts(await pool.read("bob")) == ["x"]
+
+
+async def test_a_claim_that_lost_some_returns_the_others(
+    make_pool: MakePool, registry: CollectorRegistry
+) -> None:
+    store = OvertakenStore()
+    pool = await make_pool(store)
+    for text in "abc":
+        await post(pool, "bob", text)
+    assert texts(await pool.read("bob")) == ["b", "c"]
+    assert registry.get_sample_value("chat_claim_conflicts_total") == 1
+
+
+async def test_a_late_copy_of_a_lease_is_never_acknowledged(make_pool: MakePool) -> None:
+    pool = await make_pool(OvertakenStore())
+    for text in "ab":
+        await post(pool, "bob", text)
+    lease = Lease(delivery("lease"), 30_000)
+    with pytest.raises(OutcomeUnknown, match="other readers were faster"):
+        await pool.read("bob", lease=lease)
+
+
+async def test_a_final_claim_of_a_lease_returns_what_it_has(make_pool: MakePool) -> None:
+    pool = await make_pool(OvertakenStore(is_final=True))
+    for text in "ab":
+        await post(pool, "bob", text)
+    assert texts(await pool.read("bob", lease=Lease(delivery("lease"), 30_000))) == ["b"]
+
+
+@dataclass
+class ForgetfulStore(MemoryStore):
+    """Fails to return the messages of a key a number of times, after their claim."""
+
+    failing: int = 1
+
+    async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
+        if self.failing:
+            self.failing -= 1
+            raise StoreUnavailable("the answer was lost")
+        return await super().keyed_messages(batch, now_ms)
+
+
+async def test_a_keyed_read_without_its_messages_can_be_repeated(
+    make_pool: MakePool, registry: CollectorRegistry
+) -> None:
+    pool = await make_pool(ForgetfulStore())
+    await post(pool, "bob")
+    with pytest.raises(OutcomeUnknown, match="the answer was lost"):
+        await pool.read_keyed("bob", KEY)
+    assert texts(await pool.read_keyed("bob", KEY)) == ["x"]
+    assert await pool.read("bob") == Slice((), False), "the key has the message"
+    assert registry.get_sample_value("chat_messages_read_total") == 1
+
+
+@dataclass
+class DiscardingStore(MemoryStore):
+    """Another process discards the first batch of a key before it is delivered."""
+
+    discarding: int = 1
+
+    async def mark_delivered(self, batch: KeyedBatch) -> bool:
+        if self.discarding:
+            self.discarding -= 1
+            await self.discard_batch(batch)
+        return await super().mark_delivered(batch)
+
+
+async def test_a_discarded_batch_gives_its_messages_back(make_pool: MakePool) -> None:
+    store = DiscardingStore()
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    await pool.read_keyed("bob", KEY)
+
+    async def is_read() -> bool:
+        return texts(await pool.read("bob")) == ["x"]
+
+    await eventually(is_read, 15)
+
+
+@dataclass
+class Unclaiming(MemoryStore):
+    """Counts rollbacks, and fails them a number of times."""
+
+    failing: int = 0
+    batches: dict[str, KeyedBatch] = field(default_factory=dict)
+    undone: list[str] = field(default_factory=list)
+
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        if self.failing:
+            self.failing -= 1
+            raise StoreUnavailable("not now")
+        self.undone += ids
+        return len(ids)
+
+    async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
+        return self.batches
+
+
+def rollback_on(store: Any, clock: DatabaseClock, metrics: WorkerMetrics) -> ClaimRollback:
+    """Return a rollback without a pool."""
+    return ClaimRollback(store, clock, metrics, Waiters(10, lambda item: None))
+
+
+def late_claims(clock: DatabaseClock, valid_ms: int = 0) -> DiscardedClaims:
+    """Return the late claims of a key for the message `a`."""
+    now_ms = clock.now_ms()
+    return DiscardedClaims(("bob",), ("a",), now_ms, now_ms + valid_ms, KEY)
+
+
+async def test_a_drain_repeats_a_failed_rollback(
+    clock: DatabaseClock, metrics: WorkerMetrics
+) -> None:
+    store = Unclaiming(failing=2)
+    rollback = rollback_on(store, clock, metrics)
+    rollback.add(late_claims(clock), ["a"], is_final=True)
+    assert await rollback.drain(30)
+    assert store.undone == ["a"]
+
+
+async def test_a_drain_gives_up_in_time(
+    clock: DatabaseClock, metrics: WorkerMetrics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Unclaiming()
+    rollback = rollback_on(store, clock, metrics)
+    rollback.add(late_claims(clock, 3_600_000), ["a", "b"], is_final=False)
+    assert not await rollback.drain(0.05)
+    assert store.undone == []
+    assert "could not be rolled back in time" in capsys.readouterr().out
+
+
+async def test_messages_of_a_valid_batch_are_not_released(
+    clock: DatabaseClock, metrics: WorkerMetrics
+) -> None:
+    now_ms = int(time.time() * 1000)
+    batch = KeyedBatch(KEY, "bob", ("a",), now_ms + 60_000, more=False)
+    store = Unclaiming(batches={KEY: batch})
+    rollback = rollback_on(store, clock, metrics)
+    rollback.add(late_claims(clock), ["a"], is_final=True)
+    assert await rollback.drain(30)
+    assert store.undone == [], "the deletion of the batch had failed"
+
+
+@dataclass
+class UnauditedStore(MemoryStore):
+    """A store that cannot find out which messages an acknowledgement has missed."""
+
+    async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
+        raise StoreUnavailable("no primary")
+
+
+async def test_an_ack_without_an_audit_is_never_false(make_pool: MakePool) -> None:
+    pool = await make_pool(UnauditedStore())
+    ids = tuple([await post(pool, "bob", text) for text in "ab"])
+    assert texts(await pool.read("bob", 1, lease=Lease(delivery("lease"), 30_000))) == ["a"]
+    with pytest.raises(OutcomeUnknown):
+        await pool.submit(Finish("bob", "lease", ids))
+    # The repeat changes nothing, so nothing is unknown about it.
+    with pytest.raises(StoreUnavailable):
+        await pool.submit(Finish("bob", "lease", ids))
+    finished = await pool.submit(Finish("bob", "lease", ids[:1]))
+    assert (finished.messages, finished.is_all) == (1, True), "nothing needs an audit"
