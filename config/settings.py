@@ -88,7 +88,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, Meta(gt=0, le=60, description="Timeout of one database operation.")
     ] = 4.0
     mongo_wait_s: Annotated[
-        float, Meta(ge=0, description="Time to wait for the database at startup.")
+        float,
+        Meta(ge=0, description="Time to wait for the database, and for `jwt_keys`, at startup."),
     ] = 10.0
     mongod: Annotated[
         str,
@@ -127,7 +128,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     jwt_issuer: Annotated[str, Meta(description="Required `iss` of a JSON Web Token.")] = ""
     jwt_audience: Annotated[str, Meta(description="Required `aud` of a JSON Web Token.")] = ""
     jwt_keys: Annotated[
-        str, Meta(description="JSON Web Key Set that signs tokens: a file, or an https URL.")
+        str,
+        Meta(
+            description="JSON Web Key Set that tokens are checked with: a file, or an https URL. "
+            "Empty: the one that OpenID Connect Discovery finds through `jwt_issuer`."
+        ),
     ] = ""
     trusted_proxies: Annotated[
         tuple[str, ...],

@@ -123,10 +123,7 @@ class HeaderCache:
         )
 
     def forget_ended(self) -> None:
-        """Forget the blocks whose identity has changed or ended, and those that are not eligible.
-
-        The others need not be parsed again.
-        """
+        """Forget the blocks whose identity has changed or ended, and keep the others."""
         renew = self._gate.renew
         self._remembered = {
             block: head
@@ -141,7 +138,9 @@ class HeaderCache:
             head = self._parse(block)
         # The expression may have missed an id, for example. Such a block must not be cached.
         is_single = head is not None and any(head[1:-1])
-        if len(block) <= self._bytes_max and not is_single:
+        # A refused token may be valid later, and a flood of them must evict no good one.
+        is_lasting = head is not None or self._gate.access == "off"
+        if len(block) <= self._bytes_max and is_lasting and not is_single:
             if len(self._remembered) >= _REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[block] = head

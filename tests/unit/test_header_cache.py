@@ -6,6 +6,8 @@ from typing import Any, Final
 import pytest
 
 from chat_service.access.gate import Gate
+from chat_service.access.verifier import InvalidToken, UnknownKey
+from chat_service.api.identity import EVERYONE, Identity
 from chat_service.api.request_policy import HostRule
 from chat_service.server.header_cache import HeaderCache, RequestHead
 from tests.support.raw import HOST
@@ -135,3 +137,47 @@ def test_a_block_is_parsed_once_despite_lines_of_proxies(monkeypatch: pytest.Mon
             0, str(number), "", f"192.0.2.{number}"
         )
     assert parsed == [b"Host: a\r\n\r\n"]
+
+
+class LateKeys:
+    """A verifier that refuses every token in one way or another, until it accepts all."""
+
+    generation = 0
+
+    def __init__(self) -> None:
+        self.refusal: InvalidToken | None = UnknownKey()
+
+    def verify(self, token: str) -> Identity:
+        if self.refusal is not None:
+            raise self.refusal
+        return Identity("bob", EVERYONE.rights)
+
+    async def fetch_keys(self) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("refusal", [UnknownKey(), InvalidToken("not-yet")])
+def test_a_refused_token_may_be_valid_later(refusal: InvalidToken) -> None:
+    gate, keys = Gate("jwt"), LateKeys()
+    gate.use(keys)
+    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})), gate)
+    block = b"Host: a\r\nAuthorization: Bearer a.b.c\r\n\r\n"
+    keys.refusal = refusal
+    assert header_cache.lookup(block) is None
+    keys.refusal = None
+    head = header_cache.lookup(block)
+    assert head is not None
+    assert head.identity.subject == "bob"
+
+
+def test_a_flood_of_bad_tokens_evicts_no_good_one() -> None:
+    gate, keys = Gate("jwt"), LateKeys()
+    gate.use(keys)
+    header_cache = HeaderCache(1000, HostRule(frozenset({"a"})), gate)
+    keys.refusal = None
+    good = b"Host: a\r\nAuthorization: Bearer g.o.d\r\n\r\n"
+    head = header_cache.lookup(good)
+    keys.refusal = InvalidToken("signature")
+    for number in range(10_000):
+        header_cache.lookup(b"Host: a\r\nAuthorization: Bearer b.a.%d\r\n\r\n" % number)
+    assert header_cache.lookup(good) is head
