@@ -11,10 +11,9 @@ from pymongo.errors import (
 )
 
 from tests.conftest import OpenStore
-from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store import connection
 from workers.store.connection import (
-    IndexMissing,
     StoreMisconfigured,
     StoreRefused,
     explain_refusal,
