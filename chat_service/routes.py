@@ -54,6 +54,7 @@ def make_routes(
             {"POST": batch.post},
             effect="stored",
             max_body_bytes=max_batch_bytes,
+            is_charged_by_handler=True,
             right="send",
         ),
         Route(
@@ -105,6 +106,7 @@ def make_routes(
             right="read",
             allowed_origins=allowed_origins,
             takes_websockets=True,
+            is_stream=True,
         ),
         Route("/messages/:id", {"DELETE": messages.revoke}, "changed", right="any"),
         Route("/messages/:id/status", {"GET": messages.status}, "changed", right="any"),

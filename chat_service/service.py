@@ -33,16 +33,16 @@ from chat_service.server.body_budget import BodyBudget
 from chat_service.server.connection import Server
 from chat_service.server.connection_counter import ConnectionCounter
 from chat_service.server.exchange import ExchangeFactory
-from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind
+from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind, connections_max
 from chat_service.server.request_tracker import RequestTracker
 from chat_service.server.tls import Files, Tls
 from chat_service.wiring import (
     access_log_of,
     access_options_of,
+    client_policy_of,
     connection_limits_of,
     message_limits_of,
     pool_limits_of,
-    proxies_of,
     request_limits_of,
     store_options_of,
     terms_of,
@@ -97,9 +97,11 @@ class Service:
         sockets: Sequence[socket.socket] = (),
         ops_sockets: Sequence[socket.socket] = (),
         dropped_lines: Callable[[], int] = lambda: 0,
+        buckets: int = -1,
     ) -> None:
         """Listen on `sockets` if there are any, else on the addresses in the settings.
 
+        `buckets` is the memory of clients' rates that processes share, or -1.
         `dropped_lines` returns how many log lines were dropped so far.
         """
         self.settings = settings
@@ -120,6 +122,9 @@ class Service:
         )
         #: Those of both ports.
         self._trackers: list[RequestTracker] = []
+        self._client_policy = client_policy_of(
+            settings, buckets, connections_max(), self._on_limited
+        )
         self._sockets, self._ops_sockets = sockets, ops_sockets
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._tracer: RequestTracer | None = None
@@ -304,7 +309,7 @@ class Service:
         origins = frozenset(settings.allowed_origins)
         return Handlers(
             InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
-            BatchHandlers(pool, rules, settings.max_batch_messages),
+            BatchHandlers(pool, rules, settings.max_batch_messages, self._client_policy.limiter),
             LeaseHandlers(pool, rules, waits),
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
@@ -326,11 +331,20 @@ class Service:
             access_log,
             self._worker_metrics.undelivered.inc,
             self._bodies,
-            ConnectionCounter(),
+            self._make_counter(is_ops),
             self._access.gate,
-            proxies_of(self.settings),
+            self._client_policy,
             self._tracer,
         )
+
+    def _make_counter(self, is_ops: bool) -> ConnectionCounter:
+        if is_ops:
+            return ConnectionCounter()
+        each_max = self.settings.client_connections_max
+        return ConnectionCounter(each_max, self._client_policy.proxies, self._on_limited)
+
+    def _on_limited(self, client: str, limit: str) -> None:
+        self._http_metrics.limited.labels(limit).inc()
 
     @property
     def _engine_tracer(self) -> Tracer:
@@ -372,6 +386,8 @@ class Service:
         self._http_metrics.connections.set(self._tracker.connections.open)
         self._http_metrics.open.set(self._tracker.open_requests)
         self._pool.sample()
+        if (limiter := self._client_policy.limiter) is not None:
+            self._http_metrics.forgotten.set(limiter.forgotten)
 
     async def _render_metrics(self) -> bytes:
         self._sample()

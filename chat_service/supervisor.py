@@ -22,6 +22,7 @@ from pathlib import Path
 
 import structlog
 
+from chat_service.access.buckets import share_memory
 from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, ExitedProcesses
 from chat_service.server.listener import OPS_NAMES, bind
 from chat_service.server.tls import Files, load_context
@@ -59,6 +60,8 @@ class Supervisor:
         self._count = settings.processes or len(os.sched_getaffinity(0))
         self._sockets: list[socket.socket] = []
         self._ops_sockets: list[socket.socket] = []
+        #: The memory of clients' rates, which all processes share; -1 without rates.
+        self._buckets = -1
         self._environ = dict(os.environ)
         if not settings.log_username_key:
             # One random key for all processes: an inbox then has the same hash in all logs.
@@ -95,6 +98,8 @@ class Supervisor:
         self._directory = Path(tempfile.mkdtemp(prefix="chat-metrics-", dir=memory))
         self._environ[DIRECTORY_VARIABLE] = str(self._directory)
         self._dead = ExitedProcesses(self._directory)
+        if settings.client_requests_per_s or settings.client_bytes_per_s:
+            self._buckets = share_memory()
         self._members = [_Member(self) for _ in range(self._count)]
         await self._members[0].start()
         await asyncio.gather(*(member.start() for member in self._members[1:]))
@@ -133,6 +138,9 @@ class Supervisor:
         await asyncio.gather(*self._endings)
         if self._mongod is not None:
             await self._mongod.stop()
+        if self._buckets != -1:
+            os.close(self._buckets)
+            self._buckets = -1
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -155,11 +163,14 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "chat_service", "process"),
             *("--sockets", ",".join(map(str, descriptors))),
-            *("--ops-sockets", ",".join(map(str, ops_descriptors)), *self._arguments),
+            *("--ops-sockets", ",".join(map(str, ops_descriptors))),
+            *("--buckets", str(self._buckets), *self._arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,
-            pass_fds=(*descriptors, *ops_descriptors),
+            pass_fds=[
+                each for each in (*descriptors, *ops_descriptors, self._buckets) if each >= 0
+            ],
             # Ctrl-C signals the whole process group. The supervisor decides what to pass on.
             start_new_session=True,
         )

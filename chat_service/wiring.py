@@ -5,9 +5,12 @@ The parts do not know `Settings`. Called by `chat_service.service`, which makes 
 
 import os
 import socket
+from collections.abc import Callable
 
+from chat_service.access.buckets import Buckets, Rate
 from chat_service.access.clients import TrustedProxies
 from chat_service.access.control import AccessOptions
+from chat_service.access.limits import ClientPolicy, ClientRates, RateLimiter, Waits
 from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule
 from chat_service.api.validation import MessageLimits
@@ -22,6 +25,11 @@ from workers.queue import QueueLimits
 from workers.shard import ShardLimits
 from workers.storage import StorageLimits
 from workers.store.connection import StoreOptions
+
+#: How much a bucket holds unless a setting says it, in seconds of its rate.
+_BURST_S = 10
+#: The part of all connections that can be long polls and streams. Others need the rest.
+_WAITS_SHARE = 0.75
 
 
 def access_options_of(settings: Settings) -> AccessOptions:
@@ -100,9 +108,31 @@ def request_limits_of(settings: Settings, host_rule: HostRule) -> RequestLimits:
     return RequestLimits(settings.max_body_bytes, settings.write_timeout_s, host_rule)
 
 
-def proxies_of(settings: Settings) -> TrustedProxies | None:
-    """Return the trusted proxies, or None if there are none."""
-    return TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+def client_rates_of(settings: Settings) -> ClientRates | None:
+    """Return the rates of each client, or None without any."""
+    requests, size = settings.client_requests_per_s, float(settings.client_bytes_per_s)
+    if not requests and not size:
+        return None
+    burst = settings.client_burst or max(requests * _BURST_S, 1)
+    return ClientRates(Rate(requests, burst), Rate(size, size * _BURST_S))
+
+
+def client_policy_of(
+    settings: Settings, buckets: int, connections: int, on_limited: Callable[[str, str], None]
+) -> ClientPolicy:
+    """Return how clients are limited.
+
+    `buckets` is the memory that processes share, or -1, and `connections` is how many connections
+    there can be.
+    """
+    rates, limiter = client_rates_of(settings), None
+    if rates is not None:
+        limiter = RateLimiter(rates, Buckets(*rates, buckets), on_limited)
+    return ClientPolicy(
+        TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None,
+        limiter,
+        Waits(settings.client_waiters_max, int(connections * _WAITS_SHARE), on_limited),
+    )
 
 
 def connection_limits_of(settings: Settings) -> ConnectionLimits:

@@ -151,16 +151,28 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # Limits for each client and inbox
     client_requests_per_s: Annotated[
-        float, Meta(ge=0, description="Requests per second of one client. 0: no limit.")
+        float,
+        Meta(
+            ge=0, description="Requests per second of one client at a node, roughly. 0: no limit."
+        ),
     ] = 0.0
     client_burst: Annotated[
         int, Meta(ge=0, description="Requests of one client at once. 0: ten seconds' worth.")
     ] = 0
     client_bytes_per_s: Annotated[
-        int, Meta(ge=0, description="Bytes of bodies per second of one client. 0: no limit.")
+        int,
+        Meta(
+            ge=0,
+            description="Bytes of request bodies per second of one client, roughly. 0: no limit.",
+        ),
     ] = 0
     client_connections_max: Annotated[
-        int, Meta(ge=0, description="Connections of one client in a process. 0: no limit.")
+        int,
+        Meta(
+            ge=0,
+            description="Connections of one address in a process, unless it is a trusted proxy's. "
+            "0: no limit.",
+        ),
     ] = 0
     client_waiters_max: Annotated[
         int,

@@ -93,6 +93,11 @@ class TrustedProxies:
         return last
 
 
+def peer_of(address: tuple[object, ...]) -> str:
+    """Return the peer's IP address, or '' for a Unix socket. `address` is that of `accept`."""
+    return str(address[0]) if address else ""
+
+
 def key_of(identity: Identity, address: str) -> str:
     """Return the key of a client's limits: its subject, or else its address.
 

@@ -19,7 +19,7 @@ from chat_service.access.credentials import TOKEN_MAX, find_token, reject_mispla
 from chat_service.access.token_file import Grants
 from chat_service.access.verifier import InvalidToken, UnknownKey, Verifier
 from chat_service.api.authorization import authorize
-from chat_service.api.identity import EVERYONE, UNLIMITED, Client, Identity, Right
+from chat_service.api.identity import EVERYONE, Client, Identity, Right
 from chat_service.api.problems import Problem, unauthorized
 
 #: Which tokens the service takes.
@@ -79,7 +79,7 @@ class Gate:
 
     def client(self, identity: Identity, address: str) -> Client:
         """Return the client with this identity, which sent a request from an address."""
-        return UNLIMITED if self._is_off else Client(identity, key_of(identity, address))
+        return Client(identity, key_of(identity, address))
 
     def renew(self, identity: Identity) -> Identity | None:
         """Return what an identity is by now, the same object if nothing has changed.

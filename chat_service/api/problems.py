@@ -160,6 +160,11 @@ def unauthorized(detail: str = "", *, is_invalid: bool = False) -> Problem:
     return Problem(401, "unauthorized", title, detail, headers=headers)
 
 
+def is_invalid_token(problem: Problem) -> bool:
+    """Return whether a problem refuses a token that was sent."""
+    return "invalid_token" in problem.headers.get("WWW-Authenticate", "")
+
+
 def forbidden(right: Right) -> Problem:
     """Return a 403: the identity lacks a right. The same whether or not an inbox exists."""
     wanted = {"send": "send to this name", "read": "read this name", "ops": "operate the service"}
@@ -174,6 +179,20 @@ def rate_limited(retry_after_s: int, headers: Mapping[str, str], effect: Effect)
     more: Mapping[str, Any] = {effect: False}
     headers = {"Retry-After": str(retry_after_s), **headers}
     return Problem(429, "rate-limited", "Too many requests", detail, headers=headers, more=more)
+
+
+def too_many_waits(effect: Effect) -> Problem:
+    """Return a 429 for a client that has too many long polls and streams open."""
+    problem = rate_limited(1, {}, effect)
+    problem.detail = f"this client has too many long polls and streams open; nothing was {effect}"
+    return problem
+
+
+def too_many_connections() -> Problem:
+    """Return a 429 for a client that has too many connections open."""
+    problem = rate_limited(1, {}, "claimed")
+    problem.detail, problem.more = "this client has too many connections open", {}
+    return problem
 
 
 def wrong_host(is_loopback: bool) -> Problem:

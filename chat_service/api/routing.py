@@ -67,6 +67,10 @@ class Route(NamedTuple):
     takes_websockets: bool = False
     #: The right that a request needs, for the username in the path or in the body. None: no right.
     right: Right | None = None
+    #: Whether a response lasts as long as its client likes.
+    is_stream: bool = False
+    #: Whether the handler charges for a request, since its cost depends on the body.
+    is_charged_by_handler: bool = False
     #: Whether monitoring asks this all the time. Such requests are logged at level debug.
     is_probe: bool = False
     #: Whether the `Host` does not matter: probes use any address, and learn nothing secret.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from chat_service.access.limits import MESSAGE_COST, RateLimiter
 from chat_service.api.authorization import require
 from chat_service.api.identity import Client
 from chat_service.api.problems import (
@@ -47,8 +48,15 @@ class Posting(NamedTuple):
 class BatchHandlers:
     """The handler of POST /chat/batch."""
 
-    def __init__(self, pool: WorkerPool, rules: MessageLimits, messages_max: int) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        rules: MessageLimits,
+        messages_max: int,
+        limiter: RateLimiter | None = None,
+    ) -> None:
         self._pool = pool
+        self._limiter = limiter
         self._rules = rules
         self._messages_max = messages_max
         # For a list, the decoder checks the length at the end. For an array of fields, it stops at
@@ -63,7 +71,12 @@ class BatchHandlers:
 
     async def post(self, request: Request) -> Response:
         """POST /chat/batch: store many messages; each is stored or refused on its own."""
-        bodies = self._split(request.body, request.headers.get("Content-Type", ""))
+        try:
+            bodies = self._split(request.body, request.headers.get("Content-Type", ""))
+        except Problem:
+            self._charge(request.client, 1)
+            raise
+        self._charge(request.client, max(len(bodies), 1))
         prefer = preferences(request.headers.get("Prefer", ""))
         posting = Posting(request.client, idempotency_key(request.headers), prefer.receipt)
         faults = _Faults(request.id)
@@ -79,6 +92,11 @@ class BatchHandlers:
         if posting.has_receipts:
             headers["Preference-Applied"] = "receipt"
         return Response(200, headers, BodyChunk(msgspec.json.encode({"results": results}), 0))
+
+    def _charge(self, client: Client, messages: int) -> None:
+        """Charge the client for its messages. Raises a 429 problem, and then none is stored."""
+        if self._limiter is not None:
+            self._limiter.admit(client.key, messages * MESSAGE_COST, 0, "stored")
 
     def _split(self, body: bytes, content_type: str) -> list[bytes]:
         """Return the messages of a JSON array, or of one object per line (NDJSON)."""

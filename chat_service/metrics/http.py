@@ -58,6 +58,20 @@ class HttpMetrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.limited = Counter(
+            "chat_http_requests_limited_total",
+            "Requests and connections refused because their client exceeded a limit.",
+            ["limit"],
+            registry=registry,
+        )
+        for limit in ("requests", "bytes", "connections", "waits"):
+            self.limited.labels(limit)
+        self.forgotten = Gauge(
+            "chat_http_clients_forgotten",
+            "Clients whose rate began again because there were too many others.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         info = Gauge(
             "chat_build_info",
             "The running version.",

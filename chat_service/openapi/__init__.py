@@ -66,6 +66,9 @@ _TAGS = {
 }
 _METHOD = re.compile(r"^[A-Z]{3,7} /")
 
+#: The headers of a refusal for its rate; their values are only examples.
+_RATES = {"RateLimit-Policy": "", "RateLimit": ""}
+
 
 def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
     """Return the document as JSON. It leaves out a route without an entry; a test finds those."""
@@ -129,6 +132,7 @@ def _operation(
         problems += (
             speculative(PREFETCH_DETAIL),
             cross_origin(OTHER_ORIGIN_DETAIL),
+            rate_limited(1, _RATES, route.effect),
         )
     if route.right is not None:
         problems.append(unauthorized())
@@ -187,6 +191,7 @@ def _others(terms: Terms) -> Object:
         encoded_body(),
         head_too_large(),
         wrong_host(is_loopback=True),
+        rate_limited(1, _RATES, "claimed"),
     )
     allowed = answer("`Allow` lists the methods of the path.", headers=("Allow",))
     answers = {204: allowed, **refusals(problems)}

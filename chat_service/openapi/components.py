@@ -152,6 +152,15 @@ def response_headers() -> Object:
             "schema": count,
             **always,
         },
+        "RateLimit-Policy": {
+            "description": "The limits of each client: a quota (`q`) in a window of seconds (`w`).",
+            "schema": text,
+        },
+        "RateLimit": {
+            "description": "The limit that was exceeded, what remains of it (`r`), and the seconds "
+            "until a repeat is accepted (`t`).",
+            "schema": text,
+        },
         "Allow": {"description": "The methods of this path.", "schema": text, **always},
         "X-Unread-Count": {
             "description": f"The number of unread messages, or `>{COUNT_MAX}`.",

@@ -2,11 +2,12 @@
 
 `chat_service.server.exchange` and `chat_service.server.fast_path` report the bytes that they hold
 to the `BodyBudget`. When the budget is exceeded, it gives up the bodies that have held the most
-memory for the longest. A client that sends its body without pauses rarely has one of them.
+memory for the longest, those of the client with the most first. So a client that sends its body
+without pauses rarely has one of them, and no client takes the memory of the others.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
 from typing import Protocol
 
 #: The reason in the 503 response to a request whose body was given up.
@@ -52,6 +53,11 @@ class Holder(Protocol):
     #: When its body began to arrive, in seconds of the loop's time.
     body_began: float
 
+    @property
+    def body_client(self) -> str:
+        """The key of the client that sends the body."""
+        ...
+
     def give_up_body(self) -> None:
         """Forget the body at once, and answer 503 from the loop. It is unfinished."""
 
@@ -94,18 +100,20 @@ class BodyBudget:
         self._total -= self._unfinished.pop(holder, 0) + self._served.pop(holder, 0)
 
     def _give_up(self) -> None:
-        for holder in self._longest_and_largest():
+        for holder in self._longest_and_largest_first():
             if self._total <= self._max - self._max // _FREED:
                 return
             self.release(holder)
             holder.give_up_body()
 
-    def _longest_and_largest(self) -> Iterator[Holder]:
+    def _longest_and_largest_first(self) -> list[Holder]:
         now = asyncio.get_running_loop().time()
-
-        def byte_seconds(item: tuple[Holder, int]) -> float:
-            holder, size = item
-            return size * (now - holder.body_began)
-
-        ordered = sorted(self._unfinished.items(), key=byte_seconds, reverse=True)
-        return iter([holder for holder, _ in ordered])
+        costs = []
+        of_client: Counter[str] = Counter()
+        for holder, size in self._unfinished.items():
+            # Its memory, in byte-seconds.
+            client, cost = holder.body_client, size * (now - holder.body_began)
+            of_client[client] += size
+            costs.append((client, cost, holder))
+        costs.sort(key=lambda each: (of_client[each[0]], each[1]), reverse=True)
+        return [holder for _, _, holder in costs]

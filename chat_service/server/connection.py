@@ -129,7 +129,7 @@ class Server(HTTPServer):
         """Serve a connection whose handshake is done."""
         self.handle_stream(HttpStream(sock, self.lingering), address)
 
-    def _on_insecure(self) -> None:
+    def _on_insecure(self, address: Address) -> None:
         """Record that a connection was closed before its handshake was done."""
 
     def handle_stream(self, stream: IOStream, address: tuple[object, ...]) -> None:

@@ -21,6 +21,8 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
+from chat_service.access.clients import key_of_address
+from chat_service.access.limits import COUNT_COST, MESSAGE_COST
 from chat_service.access.verifier import UnknownKey
 from chat_service.api.authorization import authorize
 from chat_service.api.identity import UNLIMITED, Identity
@@ -30,6 +32,7 @@ from chat_service.api.problems import (
     answer_to,
     bad_request,
     encoded_body,
+    is_invalid_token,
     too_large,
     websocket_elsewhere,
 )
@@ -109,6 +112,8 @@ class Exchange(HTTPMessageDelegate):
         self._permit = Permit()
         #: Whether the sender is only known once the keys of tokens were fetched.
         self._needs_keys = False
+        #: Whether the client has paid for the request by a token that was refused.
+        self._is_charged = False
         self._is_answered = self._is_discarding = False
         self._is_given_up = False
         self._body = Body()
@@ -116,6 +121,8 @@ class Exchange(HTTPMessageDelegate):
         self._size = 0
         self._task: asyncio.Task[None] | None = None
         self._span: Span | None = None
+        # The client that the request counts for while it waits.
+        self._waits_as: str | None = None
         # The address of the client; the peer's own until the head has arrived.
         self._address: str = cast("_HTTPRequestContext", connection.context).remote_ip
 
@@ -144,6 +151,9 @@ class Exchange(HTTPMessageDelegate):
         except Problem as problem:
             self._refusal = problem
         declared = _declared_length(headers)
+        if self._tracker.limiter is not None and self._answered is None:
+            cost = COUNT_COST if line.method == "HEAD" else MESSAGE_COST
+            self._limit(cost, min(declared, self._max_body_bytes))
         if declared > self._max_body_bytes:
             self._refuse_body(will_close=declared > DISCARD_MAX or "Expect" in headers)
         elif declared or "Transfer-Encoding" in headers:
@@ -171,6 +181,8 @@ class Exchange(HTTPMessageDelegate):
         if self._is_discarding:
             self._connection.finish()
             return
+        if self._tracker.limiter is not None and "Transfer-Encoding" in self._headers:
+            self._limit(0, self._size)
         bodies = self._tracker.bodies
         if self._refusal is not None or self._is_given_up:
             bodies.release(self)
@@ -217,6 +229,12 @@ class Exchange(HTTPMessageDelegate):
             self._stream.close()
 
     # The body budget calls this.
+    # The body budget calls these.
+
+    @property
+    def body_client(self) -> str:
+        """The key of the client that sends the body."""
+        return key_of_address(self._address)
 
     def give_up_body(self) -> None:
         """Forget the body at once, and answer 503 from the loop."""
@@ -252,6 +270,23 @@ class Exchange(HTTPMessageDelegate):
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":
             raise encoded_body()
 
+    def _limit(self, cost: int, size: int) -> None:
+        """Refuse the request if its client exceeds its rate.
+
+        A request that is refused anyway counts as well. Health checks, pages and metrics do not.
+        """
+        limiter, route = self._tracker.limiter, self._resolved and self._resolved.route
+        is_free = route is not None and route.audience != "clients"
+        if limiter is None or is_free or self._is_charged:
+            return
+        if route is not None and route.is_charged_by_handler:
+            cost = 0
+        effect = "claimed" if route is None else route.effect
+        try:
+            limiter.admit(self._client.key or key_of_address(self._address), cost, size, effect)
+        except Problem as problem:
+            self._refusal = problem
+
     def _address_of(self, headers: HTTPHeaders) -> str:
         """Return the address of the client that sent a request."""
         if (proxies := self._tracker.proxies) is None:
@@ -273,6 +308,24 @@ class Exchange(HTTPMessageDelegate):
             self._admit(gate.identify(headers, self._query))
         except UnknownKey:
             self._needs_keys = True
+        except Problem as problem:
+            self._charge_failed_login(problem)
+            raise
+
+    def _charge_failed_login(self, problem: Problem) -> None:
+        """Charge the address if a problem refuses a token. Raises a 429 problem if it must wait."""
+        limiter, resolved = self._tracker.limiter, self._resolved
+        if limiter is not None and is_invalid_token(problem):
+            assert resolved is not None
+            self._is_charged = True
+            limiter.admit_failed_login(self._address, resolved.route.effect)
+
+    async def _identify_patiently(self, headers: HTTPHeaders) -> None:
+        try:
+            self._admit(await self._tracker.gate.identify_patiently(headers, self._query))
+        except Problem as problem:
+            self._charge_failed_login(problem)
+            raise
 
     def _admit(self, identity: Identity) -> None:
         assert self._resolved is not None
@@ -344,6 +397,8 @@ class Exchange(HTTPMessageDelegate):
             elif await self._writer.write(response):
                 status = response.status
         finally:
+            if self._waits_as is not None:
+                self._tracker.waits.leave(self._waits_as)
             self._account(status)
 
     def _begin_span(self, headers: HTTPHeaders) -> None:
@@ -359,13 +414,14 @@ class Exchange(HTTPMessageDelegate):
 
     async def _take_over(self, takeover: Takeover) -> None:
         """Serve the connection in another protocol until it closes."""
-        stream = self._connection.detach()
-        self._tracker.connections.opened()
+        stream, connections = self._connection.detach(), self._tracker.connections
+        address = cast("_HTTPRequestContext", self._connection.context).address
+        connections.opened(address)
         try:
             await takeover.serve(stream)
         finally:
             stream.close()
-            self._tracker.connections.closed()
+            connections.closed(address)
 
     async def _handle(self, headers: HTTPHeaders) -> Response | Takeover:
         """Return the handler's response, or the response to its error."""
@@ -382,7 +438,10 @@ class Exchange(HTTPMessageDelegate):
         body = self._body.take()
         try:
             if self._needs_keys:
-                self._admit(await self._tracker.gate.identify_patiently(headers, self._query))
+                await self._identify_patiently(headers)
+            if self._is_waiting or route.is_stream:
+                self._tracker.waits.enter(self._client.key, route.effect)
+                self._waits_as = self._client.key
             return await handler(
                 Request(
                     writer.id,

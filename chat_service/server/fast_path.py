@@ -31,16 +31,18 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from msgspec import Struct
 
+from chat_service.access.clients import key_of_address, peer_of
 from chat_service.access.credentials import has_token
+from chat_service.access.limits import MESSAGE_COST
 from chat_service.api.authorization import authorize
-from chat_service.api.identity import EVERYONE
+from chat_service.api.identity import EVERYONE, Client
 from chat_service.api.problems import answer_to
 from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
 from chat_service.api.routing import POST_PATH
 from chat_service.api.types import CLIENT_GONE, BodyChunk, Response
 from chat_service.handlers.inbox import InboxHandlers, Pending
 from chat_service.server.body_budget import OVER_BUDGET
-from chat_service.server.handoff import Answered, Handoff, peer_of
+from chat_service.server.handoff import Answered, Handoff
 from chat_service.server.header_cache import HeaderCache, RequestHead
 from chat_service.server.http_stream import Awaiting, has_input
 from chat_service.server.lingering import Lingering
@@ -176,6 +178,7 @@ class FastPathConnection:
 
     __slots__ = (
         "_address",
+        "_client",
         "_fast_path",
         "_held",
         "_is_paused",
@@ -193,6 +196,8 @@ class FastPathConnection:
         self._fast_path = fast_path
         self._socket = sock
         self._address = address
+        # The sender of the last request.
+        self._client: Client | None = None
         self._state = State.IDLE
         #: The bytes that were read and not served yet.
         self._held = b""
@@ -310,13 +315,14 @@ class FastPathConnection:
             token = current.set(serving.span)
         try:
             pending: Pending[Any]
-            identity = match.head.identity
-            client = tracker.gate.client(identity, self._address_of(match.head))
+            client = self._client_of(match.head)
+            if tracker.limiter is not None:
+                tracker.limiter.admit(client.key, MESSAGE_COST, match.head.length, match.effect)
             if is_read:
-                authorize(identity, "read", match.parameter)
-                pending = fast_path.inbox.begin_read(match.parameter, match.query, client)
+                authorize(client.identity, "read", match.parameter)
+                pending = self._begin_read(match, client)
             else:
-                authorize(identity, "send", "")
+                authorize(client.identity, "send", "")
                 pending = fast_path.inbox.begin_post(data[match.body_start : match.end], client)
         except Exception as error:
             self._respond(serving, answer_to(error, serving.id, match.effect))
@@ -341,6 +347,21 @@ class FastPathConnection:
         if problem is not None and serving.future.cancel():
             self._respond(serving, answer_to(problem, serving.id, match.effect))
 
+    def _begin_read(self, match: RequestMatch, client: Client) -> Pending[Any]:
+        """Begin a read. A long poll counts as a wait until it has its outcome."""
+        inbox, query = self._fast_path.inbox, match.query
+        if not query or not is_waiting(query):
+            return inbox.begin_read(match.parameter, query, client)
+        waits, key = self._fast_path.tracker.waits, client.key
+        waits.enter(key, match.effect)
+        try:
+            pending = inbox.begin_read(match.parameter, query, client)
+        except BaseException:
+            waits.leave(key)
+            raise
+        pending.future.add_done_callback(lambda _: waits.leave(key))
+        return pending
+
     def _await_body(self, data: bytes) -> None:
         """Wait for the rest of a body: many clients send it after the head, networks split both."""
         if len(data) > _READ_BYTES:
@@ -355,6 +376,14 @@ class FastPathConnection:
             self._fast_path.tracker.request_opened(self)
         self._held = data
         self._fast_path.tracker.bodies.grow(self, arrived)
+
+    @property
+    def body_client(self) -> str:
+        """The key of the client that sends the body: a proxy's clients count one by one."""
+        peer, proxies = peer_of(self._address), self._fast_path.tracker.proxies
+        if proxies is not None and proxies.trusts(peer):
+            return f"proxied:{id(self)}"
+        return key_of_address(peer)
 
     def give_up_body(self) -> None:
         """Forget the bytes of an incomplete request, and answer 503 from the loop."""
@@ -466,7 +495,7 @@ class FastPathConnection:
     def _close_socket(self, is_sending: bool) -> None:
         self._detach()
         self._fast_path.lingering.close(self._socket, is_sending=is_sending)
-        self._fast_path.tracker.connections.closed()
+        self._fast_path.tracker.connections.closed(self._address)
         self._fast_path.tracker.request_closed(self)
 
     def _detach(self) -> None:
@@ -486,6 +515,14 @@ class FastPathConnection:
         if proxies is None:
             return peer
         return proxies.client_of(peer, head.forwarded_for, head.forwarded)
+
+    def _client_of(self, head: RequestHead) -> Client:
+        """Return the client that sent a request: nearly always the one that sent the last."""
+        client, tracker = self._client, self._fast_path.tracker
+        if client is None or client.identity is not head.identity or tracker.proxies is not None:
+            client = tracker.gate.client(head.identity, self._address_of(head))
+            self._client = client
+        return client
 
     def _account(self, serving: _Serving, status: int) -> None:
         match = serving.match

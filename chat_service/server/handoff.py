@@ -45,11 +45,6 @@ class Handoff(NamedTuple):
     server: "Serving | None"
 
 
-def peer_of(address: tuple[object, ...]) -> str:
-    """Return the peer's IP address, or '' for a Unix socket. `address` is that of `accept`."""
-    return str(address[0]) if address else ""
-
-
 class PrefetchedStream(HttpStream):
     """A stream whose first bytes have already been read."""
 

@@ -38,7 +38,7 @@ class Handshakes:
         tls: Tls,
         lingering: Lingering,
         on_done: Callable[[TlsSocket, Address], None],
-        on_failed: Callable[[], None],
+        on_failed: Callable[[Address], None],
     ) -> None:
         """Pass each connection to `on_done`, or close it and call `on_failed`.
 
@@ -97,7 +97,7 @@ class Handshake:
         if not self._is_over:
             self._end()
             self._handshakes.lingering.close(self._socket, is_sending=False)
-            self._handshakes.on_failed()
+            self._handshakes.on_failed(self._address)
 
     def _on_first_byte(self) -> None:
         try:
@@ -174,7 +174,7 @@ class Handshake:
         log.debug("a TLS handshake failed", reason=str(error))
         if self._is_over:
             self._handshakes.lingering.close(self._socket, is_sending=False)
-            self._handshakes.on_failed()
+            self._handshakes.on_failed(self._address)
         else:
             self.close()
 

@@ -9,27 +9,34 @@ sockets of its processes.
 """
 
 import asyncio
+import contextlib
 import errno
 import heapq
 import resource
 import select
 import socket
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import structlog
+from msgspec.structs import astuple
 from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
+from chat_service.api.problems import answer_to, too_many_connections
 from chat_service.handlers.inbox import InboxHandlers
-from chat_service.server.connection import ConnectionLimits, Server
+from chat_service.server.connection import ConnectionLimits, Server, ServerConnection
 from chat_service.server.fast_path import FastPath, FastPathConnection
 from chat_service.server.handoff import Handoff, PrefetchedStream
 from chat_service.server.handshake import Address, Handshake
 from chat_service.server.header_cache import HeaderCache
 from chat_service.server.http_stream import Awaiting, HttpStream
 from chat_service.server.request_tracker import RequestTracker
+from chat_service.server.response_writer import format_response
 from chat_service.server.tls import Tls
+
+if TYPE_CHECKING:
+    from tornado.httpserver import _HTTPRequestContext
 
 log = structlog.get_logger(__name__)
 
@@ -117,9 +124,10 @@ class Listener(Server):
         `on_handoff` is called for each connection that leaves the fast path.
         """
         super().initialize(exchanges, limits, tls)
+        self._tracker = tracker
         self._counter = tracker.connections
         self._on_handoff = on_handoff
-        self._connections_max = use_all_descriptors() - _SPARE_DESCRIPTORS
+        self._connections_max = connections_max()
         self._resting: asyncio.TimerHandle | None = None
         self._fast_path = FastPath(
             tracker,
@@ -176,7 +184,8 @@ class Listener(Server):
 
     def on_close(self, server_conn: object) -> None:
         """Count a connection that Tornado has closed, or has given to another protocol."""
-        self._counter.closed()
+        context = cast(ServerConnection, server_conn).context
+        self._counter.closed(cast("_HTTPRequestContext", context).address)
         super().on_close(server_conn)
 
     def _take_over(self, handoff: Handoff) -> None:
@@ -223,6 +232,9 @@ class Listener(Server):
         except OSError as error:
             # Otherwise no connection waits, or the client has disconnected.
             return error.errno in _EXHAUSTED and self._rest(str(error))
+        if not self._counter.admits(address):
+            self._refuse(connection)
+            return True
         try:
             self._begin(connection, address)
         except OSError as error:
@@ -230,14 +242,28 @@ class Listener(Server):
             log.debug("a connection was not accepted", reason=str(error))
             connection.close()
         else:
-            self._counter.opened()
+            self._counter.opened(address)
         return True
 
     def _on_secure(self, sock: socket.socket, address: Address) -> None:
         self._fast_path.connect(sock, address)
 
-    def _on_insecure(self) -> None:
-        self._counter.closed()
+    def _on_insecure(self, address: Address) -> None:
+        self._counter.closed(address)
+
+    def _refuse(self, connection: socket.socket) -> None:
+        """Answer 429 before anything is read, and close the connection. With TLS, only close it."""
+        connection.setblocking(False)
+        if self.handshakes is not None:
+            connection.close()
+            return
+        request_id = self._tracker.next_request_id()
+        status, headers, body = astuple(answer_to(too_many_connections(), request_id))
+        date = self._tracker.date.ascii()
+        with contextlib.suppress(OSError):
+            # The kernel takes so few bytes at once on a new connection.
+            connection.send(format_response(status, headers, body.body, request_id, date, True))
+        self.lingering.close(connection, is_sending=True)
 
     def _make_room(self) -> bool:
         """Close the least useful connection. Return False if all are being served."""
@@ -290,6 +316,11 @@ def _waits(listening: socket.socket) -> bool:
     poll = select.poll()
     poll.register(listening, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def connections_max() -> int:
+    """Return how many connections a process can have open."""
+    return use_all_descriptors() - _SPARE_DESCRIPTORS
 
 
 def use_all_descriptors() -> int:

@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from chat_service.access.clients import TrustedProxies
 from chat_service.access.gate import Gate
+from chat_service.access.limits import ClientPolicy
 from chat_service.api.request_policy import HostRule
 from chat_service.metrics.http import HttpMetrics
 from chat_service.server.access_log import AccessLog
@@ -55,7 +55,7 @@ class RequestTracker:
         bodies: BodyBudget,
         connections: ConnectionCounter,
         gate: Gate,
-        proxies: TrustedProxies | None = None,
+        clients: ClientPolicy,
         tracer: "RequestTracer | None" = None,
     ) -> None:
         """`on_undelivered` is called with the number of messages in an undelivered answer."""
@@ -63,9 +63,8 @@ class RequestTracker:
         self.on_undelivered = on_undelivered
         self.bodies = bodies
         self.connections = connections
-        #: None if no proxy is trusted: the client of a request is then the peer of its connection.
-        self.proxies = proxies
         self.gate = gate
+        self.proxies, self.limiter, self.waits = clients
         self.date = DateCache()
         self.tracer = tracer
         #: The number of requests whose head has arrived.

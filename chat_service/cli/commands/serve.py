@@ -64,12 +64,13 @@ def serve(settings: Settings) -> int:
 @click.command(hidden=True)
 @click.option("--sockets", required=True)
 @click.option("--ops-sockets", required=True)
+@click.option("--buckets", required=True, type=int)
 @with_settings
-def process(settings: Settings, sockets: str, ops_sockets: str) -> int:
+def process(settings: Settings, sockets: str, ops_sockets: str, buckets: int) -> int:
     """Serve on inherited sockets until standard input is closed."""
     stderr = divert_output()
     listening = inherited(sockets), inherited(ops_sockets)
-    service = Service(settings, *listening, dropped_lines=lambda: stderr.dropped)
+    service = Service(settings, *listening, lambda: stderr.dropped, buckets)
     return _run(service, stderr, Notifier(""), is_supervised=True)
 
 
