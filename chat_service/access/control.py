@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -18,6 +18,9 @@ from chat_service.access.gate import Access, Gate
 from chat_service.access.loading import start_verifier
 from chat_service.access.token_file import Grants, TokenFileInvalid, parse
 from chat_service.access.verifier import KeysUnusable
+
+if TYPE_CHECKING:
+    from chat_service.access.jwt import JwtVerifier
 
 log = structlog.get_logger(__name__)
 
@@ -130,6 +133,7 @@ class AccessControl:
         self._on_change = on_change
         self._on_state = on_state
         self._file: AccessFile | None = None
+        self._verifier: JwtVerifier | None = None
         self._cleanup = AsyncExitStack()
 
     async def start(self) -> None:
@@ -152,6 +156,11 @@ class AccessControl:
         """Stop checking. Safe to call twice, and after a failed `start`."""
         await self._cleanup.aclose()
 
+    @property
+    def keys_fault(self) -> str:
+        """Return why the keys could not be fetched the last time; empty if they were."""
+        return "" if self._verifier is None else self._verifier.fault
+
     async def _start_verifier(self) -> None:
         """Fetch the keys of JSON Web Tokens, and have the gate take them."""
         options = self._options
@@ -162,6 +171,7 @@ class AccessControl:
         except KeysUnusable as error:
             raise AccessUnusable(f"access={options.access}: {error}") from error
         self._cleanup.push_async_callback(verifier.stop)
+        self._verifier = verifier
         self.gate.use(verifier)
 
     async def _keep_checking(self) -> None:

@@ -140,6 +140,8 @@ class KeyRing:
                     name not in self.keys or self.keys[name].key != public.key
                     for name, public in old.items()
                 )
+            if self.fault:
+                log.info("the keys of tokens can be used again")
             self.fault = ""
         except KeysUnusable as error:
             if self.fault != (fault := str(error)):

@@ -103,6 +103,11 @@ class JwtVerifier:
         await self._ring.stop()
 
     @property
+    def fault(self) -> str:
+        """Return why the keys could not be fetched the last time; empty if they were."""
+        return self._ring.fault
+
+    @property
     def generation(self) -> int:
         """Return a number that changes when a key is removed: earlier identities may be void."""
         return self._ring.generation

@@ -72,6 +72,12 @@ class HttpMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.jwt_keys_broken = Gauge(
+            "chat_jwt_keys_broken",
+            "1 while the keys of JSON Web Tokens cannot be fetched and earlier keys stay in use.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         info = Gauge(
             "chat_build_info",
             "The running version.",

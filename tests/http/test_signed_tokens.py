@@ -307,8 +307,13 @@ async def test_an_outage_of_the_issuer_refuses_nobody(
         keys.documents["/keys"] = 503
         ring_of(verifiers[0])._next_at = 0.0
         assert (await ask(service, get(b"/chat/bob", bearer(token(kid="x")), path))).status == 401
-        assert ring_of(verifiers[0]).fault
         assert (await ask(service, get(b"/chat/bob", bearer(token()), path))).status == 200
+        metrics = get(b"/metrics", bearer(token(chat={"ops": True})))
+        assert b"chat_jwt_keys_broken 1.0" in (await ask(service, metrics)).body
+        keys.documents["/keys"] = key_set()
+        ring_of(verifiers[0])._next_at = 0.0
+        await verifiers[0].fetch_keys()
+        assert b"chat_jwt_keys_broken 0.0" in (await ask(service, metrics)).body
 
 
 @each_case({"a status": 503, "no keys": {"keys": []}, "a secret": {"keys": [{"kty": "oct"}]}})
