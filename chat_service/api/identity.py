@@ -4,6 +4,7 @@ With `access=off` every request has the identity `EVERYONE`, which may do everyt
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -28,7 +29,8 @@ class Rights(Struct, frozen=True):
         """Return whether these rights include one, for one name."""
         if right == "ops":
             return self.ops
-        return _fits(self.send if right == "send" else self.read, name)
+        prefixes, names = _compiled(self.send if right == "send" else self.read)
+        return name.startswith(prefixes) or name in names
 
     def allow_some(self, right: Right) -> bool:
         """Return whether these rights include one, for any name at all."""
@@ -72,11 +74,8 @@ class Client(Struct, frozen=True):
 UNLIMITED = Client(EVERYONE, "")
 
 
-def _fits(patterns: Sequence[str], name: str) -> bool:
-    for pattern in patterns:
-        if pattern.endswith("*"):
-            if name.startswith(pattern[:-1]):
-                return True
-        elif pattern == name:
-            return True
-    return False
+@lru_cache(4096)
+def _compiled(patterns: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the prefixes and the whole names among patterns. An identity has few patterns."""
+    prefixes = tuple(each[:-1] for each in patterns if each.endswith("*"))
+    return prefixes, frozenset(each for each in patterns if not each.endswith("*"))
