@@ -5,6 +5,7 @@
 
 import re
 from base64 import urlsafe_b64decode
+from urllib.parse import unquote
 
 from tornado.httputil import HTTPHeaders
 
@@ -27,7 +28,7 @@ _IN_QUERY = re.compile(r"(?:^|[&;])(?:access_?)?token=|=(?:cht_|eyJ[\w-]+\.)", r
 
 def has_token(query: str) -> bool:
     """Return whether a query seems to have a token."""
-    return _IN_QUERY.search(query) is not None
+    return _IN_QUERY.search(unquote(query) if "%" in query else query) is not None
 
 
 def reject_misplaced(headers: HTTPHeaders, query: str) -> None:

@@ -3,44 +3,14 @@
 import json
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from chat_service.service import Service
 from tests.conftest import StartService
-from tests.support.access import TOKENS, bearer, everybody, write
+from tests.support.access import TOKENS, bearer, everybody, read, send, write
 from tests.support.cases import each_case
-from tests.support.raw import Answer, Wire, assert_problem, get, message, post, request, texts_of
-
-#: Each path that a request can take, and the header that sends it there.
-PATHS: Final = {"fast": b"X-Path: fast", "tornado": b"TE: trailers"}
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> bytes:
-    """The header that selects a path."""
-    return PATHS[request.param]
-
-
-@pytest.fixture
-def access_file(tmp_path: Path) -> Path:
-    """The access file, with all holders and without anonymous requests."""
-    file = tmp_path / "access.toml"
-    write(file, everybody())
-    return file
-
-
-@pytest.fixture
-def guarded(io_loop: IOLoop, start_service: StartService, access_file: Path) -> Service:
-    """A service that takes tokens."""
-
-    async def start() -> Service:
-        return await start_service(access="tokens", access_file=str(access_file))
-
-    service: Service = io_loop.run_sync(start, timeout=120)
-    return service
+from tests.support.raw import Answer, Wire, assert_problem, get, post, request, texts_of
 
 
 async def ask(service: Service, *sent: bytes) -> Answer:
@@ -51,16 +21,6 @@ async def ask(service: Service, *sent: bytes) -> Answer:
         answer = await connection.ask(each)
     await wire.close()
     return answer
-
-
-def read(name: str, *headers: bytes, query: str = "") -> bytes:
-    """Return a read of an inbox."""
-    return get(f"/chat/{quote(name, safe='%')}{query}".encode(), *headers)
-
-
-def send(name: str, *headers: bytes) -> bytes:
-    """Return a post to an inbox."""
-    return post(message(name, "hi"), *headers)
 
 
 async def test_holders_post_and_read_what_is_theirs(guarded: Service, path: bytes) -> None:

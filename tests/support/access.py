@@ -4,7 +4,12 @@ import os
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
+from tests.support.raw import get, message, post
+
+#: Each path that a request can take, and the header that sends it there.
+PATHS: Mapping[str, bytes] = {"fast": b"X-Path: fast", "tornado": b"TE: trailers"}
 #: Tokens by the names of their holders, in the form that the service makes them.
 TOKENS = {
     name: "cht_" + (name * 43)[:43]
@@ -21,15 +26,20 @@ RIGHTS: Mapping[str, str] = {
 }
 
 
-def entry(name: str, more: str = "") -> str:
-    """Return the entry of a holder, with more lines."""
-    digest = sha256(TOKENS[name].encode()).hexdigest()
-    return f'[[token]]\nname = "{name}"\nsha256 = "{digest}"\n{RIGHTS[name]}\n{more}\n'
+def digest(name: str) -> str:
+    """Return the digest of a holder's token, as the file has it."""
+    return sha256(TOKENS[name].encode()).hexdigest()
 
 
-def everybody(**more: str) -> str:
-    """Return a file with all holders; some have more lines."""
-    return "".join(entry(name, more.get(name, "")) for name in RIGHTS)
+def entry(name: str, rights: str) -> str:
+    """Return the entry of a holder with these rights."""
+    return f'[[token]]\nname = "{name}"\nsha256 = "{digest(name)}"\n{rights}\n'
+
+
+def everybody(**changed: str) -> str:
+    """Return a file with all holders; some have other rights, or no entry if these are `-`."""
+    rights = {**RIGHTS, **changed}
+    return "".join(entry(name, its) for name, its in rights.items() if its != "-")
 
 
 def write(path: Path, text: str) -> None:
@@ -43,3 +53,18 @@ def write(path: Path, text: str) -> None:
 def bearer(name: str) -> bytes:
     """Return the header with a holder's token; none for the name ''."""
     return f"Authorization: Bearer {TOKENS[name]}".encode() if name else b"X-Nothing: 1"
+
+
+def asked(name: str) -> Mapping[str, str]:
+    """Return the headers of a holder for clients that take a mapping."""
+    return {"Authorization": f"Bearer {TOKENS[name]}"}
+
+
+def read(name: str, *headers: bytes, query: str = "") -> bytes:
+    """Return a read of an inbox."""
+    return get(f"/chat/{quote(name, safe='%')}{query}".encode(), *headers)
+
+
+def send(name: str, *headers: bytes) -> bytes:
+    """Return a post to an inbox."""
+    return post(message(name, "hi"), *headers)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.support.raw import get
@@ -19,9 +19,17 @@ class Event(NamedTuple):
 class EventStream:
     """A connection to a stream. Use as an async context."""
 
-    def __init__(self, port: int, username: str = "bob", last_event_id: str = "") -> None:
+    def __init__(
+        self,
+        port: int,
+        username: str = "bob",
+        last_event_id: str = "",
+        headers: Sequence[bytes] = (),
+    ) -> None:
+        """`headers` are more header lines of the request."""
         self._port = port
-        headers = [f"Last-Event-ID: {last_event_id}".encode()] if last_event_id else []
+        if last_event_id:
+            headers = [*headers, f"Last-Event-ID: {last_event_id}".encode()]
         self._request = get(f"/chat/{username}/stream".encode(), *headers, host=b"Host: localhost")
         self.status = 0
         self.headers: Mapping[str, str] = {}
