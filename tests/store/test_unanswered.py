@@ -1,0 +1,232 @@
+"""The database stops answering in the middle of an operation: the store never claims to know."""
+
+from typing import Any
+
+import pytest
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+from pymongo.results import UpdateResult
+
+from tests.store.conftest import MakePost
+from tests.support.stores import new_claim
+from tests.support.waiting import eventually
+from workers.clock import DatabaseClock
+from workers.commands import Acknowledge, KeyedBatch, MessageStatus, Revoke, Track
+from workers.errors import OutcomeUnknown, StoreUnavailable
+from workers.store import idempotent_reads
+from workers.store.base import Settled
+from workers.store.mongo import MongoStore
+from workers.store.schema import COLLECTION, OBSOLETE, describe_duplicates, drop_obsolete
+
+
+class Silent:
+    """A collection that answers no search and no count."""
+
+    async def count_documents(self, *_: object, **__: object) -> int:
+        raise AutoReconnect("the connection was reset")
+
+    def aggregate(self, *_: object, **__: object) -> Any:
+        raise AutoReconnect("the connection was reset")
+
+
+async def leased(store: MongoStore, new_post: MakePost, clock: DatabaseClock) -> tuple[str, ...]:
+    """Lease two messages as the lease `ours`. Return their ids."""
+    posts = [new_post(), new_post()]
+    await store.insert(posts)
+    ids = tuple(post.id for post in posts)
+    claim = new_claim(["bob"], ids, clock.now_ms(), lease_ms=60_000)
+    await store.claim(claim)
+    return claim.token.partition(".")[0], *ids
+
+
+async def test_an_ack_reports_only_what_it_changed(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, *ids = await leased(store, new_post, clock)
+    await store.acknowledge(Acknowledge("bob", lease, tuple(ids[:1])), clock.now_ms())
+    monkeypatch.setattr(store, "_majority", Silent())
+    both = Acknowledge("bob", lease, tuple(ids))
+    assert await store.acknowledge(both, clock.now_ms()) == Settled(1, 1)
+    with pytest.raises(StoreUnavailable):
+        await store.acknowledge(both, clock.now_ms())
+
+
+async def test_a_repeated_ack_without_a_count_is_unknown(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lease, *ids = await leased(store, new_post, clock)
+    confirmed = store._confirmed
+
+    async def repeated(name: str, write: Any) -> tuple[Any, bool]:
+        return (await confirmed(name, write))[0], True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_confirmed", repeated)
+        patched.setattr(store, "_majority", Silent())
+        with pytest.raises(OutcomeUnknown):
+            await store.acknowledge(Acknowledge("bob", lease, tuple(ids)), clock.now_ms())
+    counts: dict[str, int] = {}
+
+    async def are_counted() -> bool:
+        for event, messages in (await store.count_resolved()).items():
+            counts[event] = counts.get(event, 0) + messages
+        return counts == {"read": 2}
+
+    await eventually(are_counted)
+
+
+@pytest.mark.parametrize(
+    ("was_repeated", "raised"), [(False, StoreUnavailable), (True, OutcomeUnknown)]
+)
+async def test_a_revocation_without_effect_is_no_success(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+    was_repeated: bool,
+    raised: type[Exception],
+) -> None:
+    post = new_post(receipt="r")
+    await store.insert([post])
+
+    async def without_effect(name: str, write: Any) -> tuple[int, bool]:
+        return 0, was_repeated
+
+    monkeypatch.setattr(store, "_confirmed", without_effect)
+    with pytest.raises(raised, match="could not be revoked; try again"):
+        await store.revoke(Revoke(post.id, "r"), clock.now_ms())
+    assert len(store._unresolved) == was_repeated
+
+
+@pytest.mark.parametrize(
+    ("was_repeated", "raised"), [(False, StoreUnavailable), (True, OutcomeUnknown)]
+)
+async def test_a_revocation_whose_status_is_lost_is_no_success(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+    was_repeated: bool,
+    raised: type[Exception],
+) -> None:
+    async def without_effect(name: str, write: Any) -> tuple[int, bool]:
+        return 0, was_repeated
+
+    track, before = store.track, [True]
+
+    async def answers_once(command: Track, now_ms: int) -> MessageStatus | None:
+        if before:
+            before.clear()
+            return await track(command, now_ms)
+        raise StoreUnavailable("no primary")
+
+    post = new_post(receipt="r")
+    await store.insert([post])
+    monkeypatch.setattr(store, "_confirmed", without_effect)
+    monkeypatch.setattr(store, "track", answers_once)
+    with pytest.raises(raised):
+        await store.revoke(Revoke(post.id, "r"), clock.now_ms())
+    assert not before, "the status was asked for again"
+    assert len(store._unresolved) == was_repeated
+
+
+async def test_a_count_that_fails_is_repeated(
+    store: MongoStore, new_post: MakePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = new_post()
+    await store.insert([post])
+    store._record_unresolved("accepted", {"_id": post.id})
+    store._unresolved[:] = [store._unresolved[0]._replace(due=0.0)]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_majority", Silent())
+        assert await store.count_resolved() == {}
+    assert await store.count_resolved() == {"accepted": 1}
+    assert await store.count_resolved() == {}
+
+
+async def test_a_sweep_that_fails_in_the_middle_is_repeated(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, kept = new_post(timeout_s=1), new_post(timeout_s=1, receipt="r")
+    await store.insert([plain, kept])
+    mark, failing = store._mark_expired, [True]
+
+    async def fails_for_kept(selection: dict[str, Any], hint: str) -> int:
+        if "kept" in selection and failing:
+            failing.clear()
+            raise StoreUnavailable("no primary")
+        return await mark(selection, hint)
+
+    monkeypatch.setattr(store, "_mark_expired", fails_for_kept)
+    later_ms = clock.now_ms() + 10_000
+    assert [await store.expire(later_ms) for _ in range(3)] == [1, 1, 0]
+
+
+async def test_a_lease_sweep_that_fails_in_the_middle_is_counted_later(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await leased(store, new_post, clock)
+    real = store._messages
+
+    class FailsOnce:
+        async def update_many(self, selection: Any, change: Any, **options: Any) -> UpdateResult:
+            result = await real.update_many(selection, change, **options)
+            if "expired" in change["$set"]:
+                raise AutoReconnect("the reply was lost")
+            return result
+
+        def find(self, *arguments: Any, **options: Any) -> Any:
+            return real.find(*arguments, **options)
+
+    later_ms = clock.now_ms() + 120_000
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_messages", FailsOnce())
+        ended = await store.end_leases(later_ms)
+    assert (ended.returned, ended.expired) == (0, 0)
+    store._unresolved[:] = [each._replace(due=0.0) for each in store._unresolved]
+    assert await store.count_resolved() == {"expired": 2}
+
+
+async def test_batches_discarded_again_and_again_are_an_error(
+    store: MongoStore, clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = clock.now_ms()
+    batch = KeyedBatch("key", "bob", ("a",), now_ms + 60_000)
+    await store.record_batch([batch], now_ms)
+
+    async def discarded(keys: Any, now_ms: int) -> dict[str, KeyedBatch]:
+        return {}
+
+    monkeypatch.setattr(idempotent_reads, "_DECISIONS_MAX", 3)
+    monkeypatch.setattr(store, "find_batches", discarded)
+    with pytest.raises(StoreUnavailable, match="discarded repeatedly"):
+        await store.record_batch([batch], now_ms)
+
+
+async def test_duplicates_that_cannot_be_listed_are_named_all_the_same() -> None:
+    reason = await describe_duplicates(Silent())  # type: ignore[arg-type]
+    assert reason.startswith("several messages have the same idempotency key; remove")
+
+
+@pytest.mark.parametrize(("code", "is_raised"), [(27, False), (13, True)])
+async def test_an_obsolete_index_may_be_gone_already(code: int, is_raised: bool) -> None:
+    class Indexes:
+        async def drop_index(self, name: str) -> None:
+            raise OperationFailure("refused", code)
+
+    (name,) = OBSOLETE[COLLECTION]
+    database: Any = {COLLECTION: Indexes()}
+    try:
+        await drop_obsolete(database, [f"{COLLECTION}.{name}"])
+    except PyMongoError:
+        assert is_raised
+    else:
+        assert not is_raised
