@@ -1,0 +1,140 @@
+"""Maintenance goes on whatever the store answers, and reports nothing that it does not know."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.support.stores import MemoryStore
+from tests.support.waiting import eventually
+from tests.unit.conftest import SMALL_SLICES, WIDE_QUEUE, MakePool
+from workers import arrival_listener, clock, maintenance
+from workers.clock import DatabaseClock
+from workers.errors import StoreUnavailable
+from workers.metrics import WorkerMetrics
+from workers.pool import PoolLimits, WorkerPool
+
+
+@dataclass
+class BrokenStore(MemoryStore):
+    """Raises an error from the first sweeps and counts."""
+
+    error: BaseException | None = None
+    sweeps: int = 0
+
+    async def expire(self, now_ms: int) -> int:
+        self.sweeps += 1
+        if self.error is not None:
+            raise self.error
+        return 0
+
+    async def count_pending(self) -> int:
+        if self.error is not None:
+            raise self.error
+        return await super().count_pending()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoreUnavailable("no primary"), ZeroDivisionError("a bug"), asyncio.CancelledError()],
+    ids=["no primary", "a bug", "a cancellation out of a library"],
+)
+async def test_a_job_that_fails_runs_again(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(maintenance, "EXPIRE_EVERY_S", 0.01)
+    store = BrokenStore(error=error)
+    await make_pool(store)
+
+    async def has_run_again() -> bool:
+        return store.sweeps > 2
+
+    await eventually(has_run_again)
+
+
+async def test_pending_messages_are_unknown_after_a_failed_count(
+    make_pool: MakePool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr(maintenance, "PENDING_EVERY_S", 0.01)
+    store = BrokenStore(error=StoreUnavailable("no primary"))
+    pool = await make_pool(store)
+    await pool.post("bob", "x", 1, 60)
+
+    async def is_unknown() -> bool:
+        value = registry.get_sample_value("chat_messages_pending")
+        return value is not None and math.isnan(value)
+
+    await eventually(is_unknown)
+    store.error = None
+
+    async def is_known() -> bool:
+        return registry.get_sample_value("chat_messages_pending") == 1
+
+    await eventually(is_known)
+
+
+@dataclass
+class ListenedStore(MemoryStore):
+    """Counts the change streams that were opened and closed."""
+
+    opened: int = 0
+    closed: int = 0
+
+    async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
+        self.opened += 1
+        try:
+            async for report in super().arrivals():
+                yield report
+        finally:
+            self.closed += 1
+
+
+async def test_an_unused_change_stream_is_closed(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival_listener, "LISTEN_ON_S", 0.0)
+    monkeypatch.setattr(maintenance, "PROBE_EVERY_S", 0.01)
+    store = ListenedStore()
+    pool = await make_pool(store)
+    assert store.opened == 0, "nobody waits"
+    read = pool.read("bob", wait_s=20)
+
+    async def is_open() -> bool:
+        return store.opened == 1
+
+    await eventually(is_open)
+    await pool.post("bob", "x", 1, 60)
+    await read
+    assert store.closed == 0
+    store.told.put_nowait({"eve"})
+
+    async def is_closed() -> bool:
+        return store.closed == 1
+
+    await eventually(is_closed)
+    assert store.opened == 1
+
+
+async def test_a_pool_that_never_started_is_drained(
+    clock: DatabaseClock, metrics: WorkerMetrics
+) -> None:
+    limits = PoolLimits(1, WIDE_QUEUE, SMALL_SLICES, 5.0, 10)
+    pool = WorkerPool(MemoryStore(), clock, limits, metrics)
+    assert await pool.drain(0.1)
+    assert not pool.is_alive
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such clock"), OSError("refused")])
+def test_a_system_without_a_boot_clock_has_a_steady_one(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def absent() -> float:
+        raise error
+
+    monkeypatch.setattr(clock, "_read_boot_time", absent)
+    assert clock._find_steady() is time.monotonic
