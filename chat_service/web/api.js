@@ -20,7 +20,9 @@ export class Problem extends Error {
     const detail = document?.detail ?? `the answer was ${response.status}`;
     super(document?.title ? `${document.title}: ${detail}` : `The request failed: ${detail}`);
     this.status = response.status;
-    this.kind = document?.type?.replace(KIND, "") ?? "";
+    // The answer to a HEAD has no document, but the header of a 403 for want of a right.
+    const isForbidden = response.headers.get("WWW-Authenticate")?.includes("insufficient_scope");
+    this.kind = document?.type?.replace(KIND, "") ?? (isForbidden ? "forbidden" : "");
     this.detail = detail;
     this.fields = document?.errors ?? [];
     this.fate = document?.fate;

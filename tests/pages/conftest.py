@@ -2,11 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import BrowserContext, Page, async_playwright, expect
+from tornado.ioloop import IOLoop
+
+from chat_service.service import Service
+from tests.conftest import Connect, StartService
+from tests.pages.access import Tokens
+from tests.support.client import ChatClient
 
 #: Opens a browser window as a context: `async with browser(**options) as page`. The options are
 #: those of Playwright's `Browser.new_context`, for example for phones and dark mode.
@@ -61,3 +68,22 @@ def check_access() -> CheckAccess:
         assert not serious, "\n".join(serious)
 
     return check
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Tokens:
+    """An access file, by which requests without a token may do nothing."""
+    return Tokens(tmp_path / "access.toml")
+
+
+@pytest.fixture
+def guarded(
+    io_loop: IOLoop, tokens: Tokens, start_service: StartService, connect: Connect
+) -> ChatClient:
+    """A client of a service that takes the tokens of that file."""
+
+    async def start() -> Service:
+        return await start_service(access="tokens", access_file=str(tokens.path))
+
+    started: Service = io_loop.run_sync(start, timeout=120)
+    return connect(started)

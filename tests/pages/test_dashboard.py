@@ -9,7 +9,9 @@ from playwright.async_api import Locator, Page, expect
 
 from chat_service.service import Service
 from tests.conftest import StartService
+from tests.pages.access import Tokens, panel, sign_in
 from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.pages.inbox import button
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
 
@@ -224,6 +226,40 @@ async def test_it_is_accessible_on_every_screen(
         await expect(page.get_by_role("rowheader", name="Messages: accepted")).to_be_visible()
         await check_access(page)
         assert await page.evaluate("document.documentElement.scrollWidth") == width
+
+
+async def test_it_needs_the_right_ops(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    operator, worker = tokens.add("operator", ops=True), tokens.add("worker", send=["*"])
+    async with browser() as page:
+        await page.goto(f"{guarded.base}/ops")
+        status = page.get_by_role("status")
+        await expect(status).to_contain_text("Sign in to use the dashboard.")
+        await expect(panel(page)).to_contain_text("a token with the right “ops”")
+        await sign_in(page, worker, "worker")
+        await expect(status).to_contain_text("worker, who may not use the dashboard.")
+        await expect(page.locator("figure").first).to_be_hidden()
+        await button(page, "Sign out").click()
+        await sign_in(page, operator, "operator")
+        await expect(status).to_contain_text("Live", timeout=SOON)
+        await expect(page.locator("figure").first).to_be_visible()
+        await eventually_sampled(page)
+
+
+async def test_a_revoked_operator_sees_nothing_more(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    operator = tokens.add("operator", ops=True)
+    async with browser() as page:
+        await page.goto(f"{guarded.base}/ops")
+        await sign_in(page, operator, "operator")
+        await expect(page.get_by_role("status")).to_contain_text("Live", timeout=SOON)
+        tokens.remove("operator")
+        alert = panel(page).get_by_role("alert")
+        await expect(alert).to_contain_text("Your session has ended", timeout=SOON)
+        await expect(page.locator(".tile").first).to_be_hidden()
+        await expect(page.locator("figure").first).to_be_hidden()
 
 
 #: Two processes: one restarts between its samples, the other has a gap in its samples.

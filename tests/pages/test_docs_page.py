@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Page, expect
 
+from tests.pages.access import Tokens, panel, sign_in
 from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.pages.inbox import button
 from tests.support.client import ChatClient
 
 PHONE = {"viewport": {"width": 360, "height": 740}}
@@ -180,6 +182,72 @@ async def test_nothing_is_wider_than_a_phone(
         await check_access(page)
 
 
+async def test_each_operation_names_the_right_it_needs(
+    guarded: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        for operation, words in {
+            "post-message": "Needs the right send for the username.",
+            "read-inbox": "Needs the right read for the username.",
+            "metrics": "Needs the right ops.",
+            "message-status": "Needs a token with any right",
+        }.items():
+            card = await open_docs(page, guarded, operation)
+            await expect(card).to_contain_text(words)
+            statuses = await card.locator(".answers summary .status").all_inner_texts()
+            assert {"401", "429"} <= {*statuses}
+            command = card.get_by_role("group", name="the command for").locator("code")
+            await expect(command).to_contain_text('-H "Authorization: Bearer $CHAT_TOKEN"')
+        card = await open_docs(page, guarded, "livez")
+        await expect(card).not_to_contain_text("Needs")
+        await expect(card).not_to_contain_text("Bearer")
+
+
+async def test_requests_are_tried_with_a_token_until_it_is_forgotten(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    token = tokens.add("worker", read=["jobs-*"])
+    async with browser() as page:
+        card = await open_docs(page, guarded, "count-unread")
+        name = card.get_by_role("textbox", name="username")
+        send = card.get_by_role("button", name="Send")
+        status = card.locator(".result .status")
+        await name.fill("jobs-1")
+        await send.click()
+        await expect(status).to_have_text("401")
+        await page.get_by_label("Token").fill("cht_wrong")
+        await button(page, "Use").click()
+        await expect(page.locator("#token-fault")).to_contain_text("does not accept this token")
+        await page.get_by_label("Token").fill(token)
+        await button(page, "Use").click()
+        await expect(button(page, "Forget the token")).to_be_focused()
+        await expect(panel(page)).to_contain_text("those of worker, with the token")
+        await send.click()
+        await expect(status).to_have_text("200")
+        await name.fill("bob")
+        await send.click()
+        await expect(status).to_have_text("403")
+        await button(page, "Forget the token").click()
+        await expect(panel(page)).to_contain_text("have no token")
+        await send.click()
+        await expect(status).to_have_text("401")
+        assert not await page.context.cookies()
+
+
+async def test_requests_are_tried_as_who_is_signed_in(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    token = tokens.add("worker", read=["jobs-*"])
+    async with browser() as page:
+        await page.goto(guarded.base)
+        await sign_in(page, token, "worker")
+        card = await open_docs(page, guarded, "count-unread")
+        await expect(panel(page)).to_contain_text("those of worker, who is signed in here.")
+        await card.get_by_role("textbox", name="username").fill("jobs-1")
+        await card.get_by_role("button", name="Send").click()
+        await expect(card.locator(".result .status")).to_have_text("200")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_it_is_accessible(
     chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str
@@ -195,5 +263,6 @@ async def test_it_is_accessible(
 
 def test_it_is_small(request: pytest.FixtureRequest) -> None:
     web = Path(request.config.rootpath) / "chat_service/web"
-    files = [*web.glob("docs*"), web / "base.css"]
+    shared = ("base.css", "element.js", "session.js", "sign-in.js")
+    files = [*web.glob("docs*"), *(web / name for name in shared)]
     assert sum(len(gzip.compress(path.read_bytes())) for path in files) < 40 * 1024

@@ -86,7 +86,7 @@ async def test_a_limited_read_continues_by_itself(
         await open_inbox(page, chat.base, "bob", 1)
         await refuse(page, rate_limited(2, {}, "claimed"), path="**/chat/bob/*", times=1)
         await button(page, action).click()
-        await expect(page.locator("[data-note]").first).to_contain_text("Retrying in 1 s.")
+        await expect(page.locator("#inboxes [data-note]").first).to_contain_text("Retrying in 1 s.")
         await expect(page.get_by_text("worth the wait")).to_be_visible()
 
 
