@@ -1,4 +1,4 @@
-"""An engine on a small store, without HTTP or MongoDB."""
+"""Fixtures for an engine on a small store, without HTTP or MongoDB."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeAlias
@@ -26,7 +26,7 @@ SMALL_SLICES = ShardLimits(100, 1 << 20, 50, 5.0)
 
 @pytest.fixture
 def make_pool(io_loop: IOLoop, clock: DatabaseClock, metrics: WorkerMetrics) -> Iterator[MakePool]:
-    """Starts pools of one shard, unless told otherwise; stops them at the end."""
+    """Starts pools, by default with one shard. Stops them at the end."""
     pools: list[WorkerPool] = []
 
     async def make(

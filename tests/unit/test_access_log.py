@@ -1,4 +1,4 @@
-"""Request lines: how they name inboxes and clients, and what they leave out."""
+"""Lines of the access log: how they name inboxes and clients, and which ones are left out."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ PROBES = ("/livez", "/readyz", "/metrics")
 
 
 def lines_of(rules: LogRules, *routes: str) -> list[Any]:
-    """What is logged of requests for these routes."""
+    """Return the lines that requests for these routes log."""
     access_log = AccessLog(rules)
     with capture_logs() as lines:
         for route in routes:
@@ -48,5 +48,5 @@ def test_probes_are_no_news_and_use_up_no_lines() -> None:
     lines = lines_of(LogRules(5, "off", "off", ""), *PROBES * 4, *["/chat"] * 6)
     levels = [(line["log_level"], line["route"]) for line in lines if line["event"] == "request"]
     assert levels[:5] == [("debug", route) for route in (*PROBES, *PROBES)[:5]]
-    # The clock may turn to the next second meanwhile, but never for each line.
+    # The next second may begin meanwhile, but not for each line.
     assert 5 <= levels.count(("info", "/chat")) <= 6

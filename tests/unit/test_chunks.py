@@ -1,4 +1,4 @@
-"""Chunked bodies are taken apart the same however the network cuts them, and at little cost."""
+"""Chunked bodies are decoded in the same way wherever the network cuts them, and at low cost."""
 
 import sys
 from itertools import pairwise
@@ -14,7 +14,7 @@ from tests.support.raw import chunked
 
 
 def read(*pieces: bytes) -> tuple[bytes, bytes, bool]:
-    """Read these pieces: the body, what is left behind it, and whether it has ended."""
+    """Read these pieces. Return the body, the bytes after it, and whether it has ended."""
     reader, body, rest = ChunkReader(), b"", b""
     for piece in pieces:
         rest += piece
@@ -60,7 +60,7 @@ def test_malformed_chunks_are_refused(sent: bytes) -> None:
 
 
 def test_framing_may_exceed_the_body_by_64_kib_only() -> None:
-    # One byte of body has five of framing: each chunk exceeds its body by four.
+    # Each byte of the body has five bytes of framing, so each chunk adds four to the excess.
     most = FRAMING_MAX // 4
     body, _, is_done = read(chunked(*[b"x"] * most))
     assert (len(body), is_done) == (most, True)

@@ -22,7 +22,7 @@ def breaker(metrics: WorkerMetrics) -> CircuitBreaker:
 
 
 async def run_loop(breaker: CircuitBreaker, seconds: float) -> None:
-    """Let the loop run for so many seconds, monitored as in the pool."""
+    """Let the loop run for this many seconds, monitored as in the pool."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         breaker.lag.tick()

@@ -1,4 +1,4 @@
-"""Server-Sent Events, as the client reads them: by the rules, wherever the stream is cut."""
+"""Server-Sent Events: the client parses them by the standard, wherever the network cuts them."""
 
 import pytest
 from hypothesis import example, given

@@ -1,4 +1,4 @@
-"""The header cache: which blocks of header lines are eligible, and what is read from them."""
+"""The header cache: which blocks of header lines are eligible, and the values in them."""
 
 import random
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The arrows between the packages: front end to engine to store, and none back."""
+"""Imports between the packages go from front end to engine to store, and never back."""
 
 import ast
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ FORBIDDEN = {
     "workers": ("chat_service", "config", "tornado"),
     "chat_service": ("pymongo", "motor", "bson"),
 }
-#: Only these may hold the settings; everything else is given plain arguments.
+#: Only these modules may use the settings; all others take plain arguments.
 COMPOSITION = {f"chat_service/{name}.py" for name in ("wiring", "service", "supervisor")} | {
     f"chat_service/cli/{name}.py"
     for name in ("options", "commands/probes", "commands/serve", "doctor/command", "doctor/host")
@@ -21,7 +21,7 @@ COMPOSITION = {f"chat_service/{name}.py" for name in ("wiring", "service", "supe
 
 
 def imports(package: str) -> Iterator[tuple[str, str]]:
-    """Each file of a package, and each module that it imports."""
+    """Yield each file of a package with each module that it imports."""
     for path in sorted((PROJECT_ROOT / package).rglob("*.py")):
         name = path.relative_to(PROJECT_ROOT).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -58,7 +58,7 @@ def test_independent_packages_import_no_sibling(package: str) -> None:
             assert module.startswith(f"chat_service.{package}"), f"{name} imports {module}"
 
 
-#: The modules of `workers`, from the ground up: each imports only modules that stand before it.
+#: The modules of `workers`, from the bottom to the top. Each imports only modules before it.
 WORKERS = """
     errors commands clock ids routing loop_lag backoff
     work_item tracing batch queue metrics circuit_breaker waiters
@@ -71,7 +71,7 @@ WORKERS = """
 
 
 def worker_imports(name: str) -> set[str]:
-    """The modules of `workers` that one of them imports."""
+    """Return the modules of `workers` that one of them imports."""
     path = PROJECT_ROOT / "workers" / f"{name.replace('.', '/')}.py"
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""The OpenAPI document is complete, valid, and says of requests what the service's rules say."""
+"""The OpenAPI document is complete and valid, and agrees with the rules of the service."""
 
 import json
 import re
@@ -34,14 +34,14 @@ PARAMETERS = DOCUMENT["components"]["parameters"]
 
 
 def operations() -> Iterator[tuple[str, Any]]:
-    """Each operation, by its method and path."""
+    """Yield each operation with its method and path."""
     for path, methods in DOCUMENT["paths"].items():
         for method, said in methods.items():
             yield f"{method.upper()} {path}", said
 
 
 def nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """Each object in the document."""
+    """Yield each object in the document."""
     if isinstance(node, dict):
         yield node
     for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
@@ -49,7 +49,7 @@ def nodes(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def validator(schema: Any) -> Draft202012Validator:
-    """That of a schema which may refer to the document's components."""
+    """Return a validator for a schema that may refer to the document's components."""
     return Draft202012Validator({**schema, "components": DOCUMENT["components"]})
 
 
@@ -100,7 +100,7 @@ def test_consuming_operations_are_marked() -> None:
 
 
 def all_problems() -> Iterator[Problem]:
-    """One of each kind that the service can answer with."""
+    """Yield a problem of each kind that the service can answer with."""
     sample: dict[object, object] = {
         FieldError: FieldError("x", "y"),
         str: "x",
@@ -144,7 +144,7 @@ def test_every_field_that_is_decoded_is_described() -> None:
 
 
 def fields(struct: type[msgspec.Struct]) -> set[str]:
-    """The names of a struct's fields."""
+    """Return the names of a struct's fields."""
     return {field.encode_name for field in msgspec.structs.fields(struct)}
 
 
@@ -174,7 +174,7 @@ def test_the_limits_in_force_are_in_it() -> None:
 
 
 def accepts(schema: Any, value: object) -> bool:
-    """Whether a value keeps the rules in the document."""
+    """Return whether a value is valid by the document."""
     return bool(validator(schema).is_valid(value))
 
 
@@ -219,7 +219,7 @@ def test_a_key_is_valid_there_where_it_is_accepted_here(
             return False
         return True
 
-    # What is around a header's value is not part of it.
+    # Whitespace around a header's value is not part of it.
     key = key.strip()
     assert accepts(PARAMETERS[name]["schema"], key) == is_accepted(), key
 

@@ -1,4 +1,4 @@
-"""The fast path's matcher: which bytes are a whole request, and what each part of it is."""
+"""The fast path's matcher: which bytes are a whole request, and what its parts are."""
 
 from typing import Final
 
@@ -18,12 +18,12 @@ READ: Final = b"GET /chat/eve HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 def match(data: bytes) -> RequestMatch | NoMatch:
-    """Match with a header cache that has seen nothing before."""
+    """Match with an empty header cache."""
     return match_request(data, HeaderCache(BODY_MAX, HostRule(), Gate("off")), HEADER_MAX)
 
 
 def matched(data: bytes) -> RequestMatch:
-    """Match data that begins with a whole, eligible request."""
+    """Return the match of data that begins with a whole, eligible request."""
     found = match(data)
     assert isinstance(found, RequestMatch)
     return found

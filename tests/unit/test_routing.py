@@ -1,4 +1,4 @@
-"""The route table: which handler a request gets, and what each route says of itself."""
+"""The route table: the handler of each request, and the properties of each route."""
 
 import asyncio
 from collections.abc import Mapping

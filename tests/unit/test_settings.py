@@ -1,4 +1,4 @@
-"""Settings: where they come from, which source wins, and all that is wrong said at once."""
+"""Settings: their sources, which source wins, and errors that name all problems at once."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Dear answers: one for everyone who asks at about the same time, and not too often."""
+"""Shared answers: concurrent requests get one answer, which is computed at a limited rate."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from chat_service.api.shared_answers import Pace, Shared
 
 
 class Maker:
-    """Makes numbers, one after the other, each when it is told to."""
+    """Makes increasing numbers, each when the test allows it."""
 
     def __init__(self) -> None:
         self.made = 0

@@ -1,4 +1,4 @@
-"""What `chat load` counts and draws."""
+"""The counts and histograms of `chat load`."""
 
 import random
 
@@ -23,7 +23,7 @@ def test_ranks_are_right_to_two_percent() -> None:
 
 
 def outcome(status: int, messages: int, at: float) -> Outcome:
-    """An answer with so many messages that took 10 ms."""
+    """Return an answer with this many messages that took 10 ms."""
     return Outcome(status, b'{"text":"x","id":"1"}' * messages, at - 0.01, at)
 
 

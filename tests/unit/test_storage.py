@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def reserve(metrics: WorkerMetrics) -> StorageReserve:
-    """A reserve of 100 MiB, or a fifth of a smaller disk."""
+    """Return a reserve of 100 MiB, or a fifth of a smaller disk."""
     return StorageReserve(StorageLimits(100 * MIB, 0.2), metrics)
 
 

@@ -1,4 +1,4 @@
-"""The names of tests: short, and each one a user's story or a guarantee."""
+"""The names of tests are short."""
 
 import re
 from typing import Final
