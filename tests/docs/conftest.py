@@ -17,13 +17,20 @@ def checkout(tmp_path: Path) -> Path:
     """Return a copy of this checkout that is set up with the Python of the tests."""
     folder = tmp_path / "chat-inbox"
     shutil.copytree(PROJECT_ROOT, folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
-    python = folder / ".venv/bin/python"
+    _mark_as_installed(folder / ".venv", "embedded")
+    _mark_as_installed(folder / ".venv-jwt", "embedded", "jwt")
+    return folder
+
+
+def _mark_as_installed(environment: Path, *requirements: str) -> None:
+    """Make an environment with the Python of the tests that scripts/setup-venv takes as its own."""
+    python = environment / "bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="ascii")
     python.chmod(0o755)
-    with (folder / "requirements/embedded.txt").open("rb") as requirements:
-        installed = subprocess.run(["cksum"], stdin=requirements, capture_output=True, check=True)
-    # As scripts/setup-venv marks an environment that is up to date.
-    mark = f"{installed.stdout.decode('ascii').strip()} {python.resolve()}\n"
-    (folder / ".venv/.installed").write_text(mark, encoding="utf-8")
-    return folder
+    wanted = b"".join(
+        (environment.parent / f"requirements/{name}.txt").read_bytes() for name in requirements
+    )
+    sums = subprocess.run(["cksum"], input=wanted, capture_output=True, check=True)
+    mark = f"{sums.stdout.decode('ascii').strip()} {python.resolve()}\n"
+    (environment / ".installed").write_text(mark, encoding="utf-8")

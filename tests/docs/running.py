@@ -83,14 +83,18 @@ class Running:
 
     def is_interrupted_once(self, has_said: str) -> str:
         """Interrupt it once its output begins to match, and return the output."""
+        self.wait_until(has_said)
+        self.stop(signal.SIGINT)
+        return self.said
+
+    def wait_until(self, has_said: str) -> None:
+        """Wait until its output begins to match. If it does not, stop it and raise `Differs`."""
         deadline = time.monotonic() + _WITHIN_S
         while not re.match(has_said, self.said):
             if time.monotonic() > deadline or self.process.poll() is not None:
                 self.stop()
                 raise Differs(f"its output: {self.said!r}{self._complaints()}")
             time.sleep(0.02)
-        self.stop(signal.SIGINT)
-        return self.said
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End it and its child processes."""
@@ -115,10 +119,12 @@ class Runner:
 
     def __init__(self, folder: Path, address: str) -> None:
         self._folder = folder
-        self._address = address
+        self.address = address
         #: Values in the document, and their values in this run.
         self._real: dict[str, str] = {}
         self._meanwhile: tuple[Running, Block, str] | None = None
+        #: The service that the document started.
+        self._service: Running | None = None
 
     def run(self, block: Block) -> None:
         """Run one block. Raise `Differs` if the result is not that of the document."""
@@ -126,8 +132,10 @@ class Runner:
             self._start(["bash", "-c", self._realised(command)]).ends()
         before, self._meanwhile = self._meanwhile, None
         if "file" in block.marks:
-            text = block.text.replace(_ADDRESS, self._address)
+            text = block.text.replace(_ADDRESS, self.address)
             (self._folder / block.marks["file"]).write_text(text, encoding="utf-8")
+        elif "service" in block.marks:
+            self._serve(block)
         elif block.language == "sh":
             self._run_script(block)
         elif block.language == "python":
@@ -143,9 +151,11 @@ class Runner:
             self._compare(*before)
 
     def close(self) -> None:
-        """Stop the command that is still running, if any."""
+        """Stop what is still running, if anything is."""
         if self._meanwhile is not None:
             self._meanwhile[0].stop()
+        if self._service is not None:
+            self._service.stop(signal.SIGINT)
 
     def _start_command(self, command: str) -> Running:
         if not _FOR_PEOPLE.search(command):
@@ -157,24 +167,37 @@ class Runner:
         path = f"{self._folder}/.venv/bin:{self._folder}/scripts:{os.environ['PATH']}"
         ours = {key: value for key, value in os.environ.items() if not key.startswith("CHAT_")}
         ours |= {"PYTHONPATH": str(self._folder), "PYTHONUNBUFFERED": "1", "PATH": path}
-        ours |= {"CHAT_URL": f"http://{self._address}"}
+        ours |= {"CHAT_URL": f"http://{self.address}"}
         return Running(command, self._folder, ours | environ)
 
     def _run_script(self, block: Block) -> None:
         if "until Ctrl-C" not in block.marks:
             self._start(["bash", "-e", "-c", self._realised(block.text)]).ends()
             return
+        running, has_said = self._start_service(block)
+        running.is_interrupted_once(has_said)
+        running.ends()
+
+    def _serve(self, block: Block) -> None:
+        """Start a service in place of the earlier one, and use it from now on."""
+        if self._service is not None:
+            self._service.stop(signal.SIGINT)
+        self._service, has_said = self._start_service(block)
+        self._service.wait_until(has_said)
+        self.address = has_said.removeprefix("listening on http://").strip()
+
+    def _start_service(self, block: Block) -> tuple[Running, str]:
+        """Start a service on a free port. Return it, and what it says once it listens."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        command = block.text.replace("8080", port)
+        command = self._realised(block.text.replace("8080", port))
         running = self._start(["bash", "-e", "-c", command], CHAT_PORT=port)
-        running.is_interrupted_once(f"listening on http://127.0.0.1:{port}\n")
-        running.ends()
+        return running, f"listening on http://127.0.0.1:{port}\n"
 
     def _run_program(self, block: Block) -> None:
         file = self._folder / f"snippet_{block.line}.py"
-        file.write_text(block.text.replace(_ADDRESS, self._address), encoding="utf-8")
+        file.write_text(block.text.replace(_ADDRESS, self.address), encoding="utf-8")
         running = self._start(["python", "-c", _SNIPPET, str(file)])
         said = running.is_interrupted_once(".") if "until Ctrl-C" in block.marks else running.ends()
         if "print(" in block.text and not said:
@@ -195,7 +218,7 @@ class Runner:
         """Return a command with the values of this run."""
         for shown, real in self._real.items():
             text = text.replace(shown, real)
-        return text.replace(_ADDRESS, self._address)
+        return text.replace(_ADDRESS, self.address)
 
     def _pattern(self, output: str) -> tuple[str, dict[str, str]]:
         """Return the pattern of an output, and the names of the groups with new values."""

@@ -78,3 +78,17 @@ def test_an_invalid_mark_is_found(tmp_path: Path) -> None:
     page.write_text("<!-- not run -->\n```sh\ntrue\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError, match=r"page\.md:3: not run"):
         blocks(page)
+
+
+def test_a_document_starts_a_service_of_its_own(runner: Runner) -> None:
+    fake = 'echo "listening on http://127.0.0.1:$CHAT_PORT"; exec sleep 60\n'
+    before = runner.address
+    for _ in range(2):
+        runner.run(block("sh", fake, {"service": ""}))
+        assert runner.address != before
+        runner.run(
+            console("$ echo 127.0.0.1:8080 $CHAT_URL\n127.0.0.1:8080 http://127.0.0.1:8080\n")
+        )
+        before = runner.address
+    with pytest.raises(Differs, match="not there"):
+        runner.run(block("sh", "echo not there\n", {"service": ""}))

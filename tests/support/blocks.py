@@ -6,6 +6,7 @@ A comment directly above a block describes how to run it:
 - `<!-- first: COMMAND -->`: run this command first; the document does not show it;
 - `<!-- until Ctrl-C -->`: it runs until it is interrupted, after it has printed the shown output;
 - `<!-- meanwhile -->`: it continues while the next block runs, and is checked after that;
+- `<!-- service -->`: it starts a service, which later blocks use until the next such block;
 - `<!-- file: NAME -->`: do not run it, but save it under this name for later blocks.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from config.settings import PROJECT_ROOT
 
 LANGUAGES = ("sh", "console", "python")
-_MARK = re.compile(r"<!-- (not run|first|until Ctrl-C|meanwhile|file)(?:: (.+))? -->")
+_MARK = re.compile(r"<!-- (not run|first|until Ctrl-C|meanwhile|service|file)(?:: (.+))? -->")
 _FENCE = re.compile(r"^( *)```(\w*)$")
 
 
