@@ -167,7 +167,7 @@ async def test_a_sweep_that_fails_in_the_middle_is_repeated(
     assert [await store.expire(later_ms) for _ in range(3)] == [1, 1, 0]
 
 
-async def test_a_lease_sweep_that_fails_in_the_middle_is_counted_later(
+async def test_a_failed_lease_sweep_is_counted_later(
     store: MongoStore,
     new_post: MakePost,
     clock: DatabaseClock,
@@ -211,7 +211,7 @@ async def test_batches_discarded_again_and_again_are_an_error(
         await store.record_batch([batch], now_ms)
 
 
-async def test_duplicates_that_cannot_be_listed_are_named_all_the_same() -> None:
+async def test_duplicate_keys_are_reported_without_a_listing() -> None:
     reason = await describe_duplicates(Silent())  # type: ignore[arg-type]
     assert reason.startswith("several messages have the same idempotency key; remove")
 

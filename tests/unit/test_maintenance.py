@@ -1,4 +1,4 @@
-"""Maintenance goes on whatever the store answers, and reports nothing that it does not know."""
+"""Maintenance survives every error of the store, and reports no figure that it does not know."""
 
 import asyncio
 import math
