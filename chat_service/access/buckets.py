@@ -129,7 +129,8 @@ class Buckets:
         now, full_at = self._clock(), self._full_at
         word = self._place_of(client, now) + _REQUESTS
         cost_s = cost * self._request_s
-        full_at[word] = min(max(full_at[word], now), now + self._requests_s) + cost_s
+        begins_at = min(max(full_at[word], now), now + self._requests_s)
+        full_at[word] = max(full_at[word], begins_at + cost_s)
 
     def _place_of(self, client: str, now: float) -> int:
         """Return the word of a client's tag. A new client gets one, and full buckets."""

@@ -20,7 +20,6 @@ from chat_service.api.problems import (
     internal_error,
     method_not_allowed,
     not_found,
-    rate_limited,
     speculative,
     too_large,
     unauthorized,
@@ -33,6 +32,7 @@ from chat_service.openapi.components import parameters, response_headers, securi
 from chat_service.openapi.parts import (
     Operation,
     answer,
+    limited,
     refusals,
 )
 from chat_service.openapi.schemas import Object, Terms, reference, schemas
@@ -65,9 +65,6 @@ _TAGS = {
     "Pages": "The web pages and their files.",
 }
 _METHOD = re.compile(r"^[A-Z]{3,7} /")
-
-#: The headers of a refusal for its rate; their values are only examples.
-_RATES = {"RateLimit-Policy": "", "RateLimit": ""}
 
 
 def make_document(routes: Sequence[Route], terms: Terms) -> bytes:
@@ -132,13 +129,12 @@ def _operation(
         problems += (
             speculative(PREFETCH_DETAIL),
             cross_origin(OTHER_ORIGIN_DETAIL),
-            rate_limited(1, _RATES, route.effect),
         )
     if route.right is not None:
         problems.append(unauthorized())
         if route.right != "any":
             problems.append(forbidden(route.right))
-        problems.append(rate_limited(1, {}, route.effect))
+        problems.append(limited(route.effect))
     answers = {**refusals(problems), **operation.answers}
     said: Object = {
         "operationId": operation.id,
@@ -191,7 +187,7 @@ def _others(terms: Terms) -> Object:
         encoded_body(),
         head_too_large(),
         wrong_host(is_loopback=True),
-        rate_limited(1, _RATES, "claimed"),
+        limited("claimed"),
     )
     allowed = answer("`Allow` lists the methods of the path.", headers=("Allow",))
     answers = {204: allowed, **refusals(problems)}

@@ -8,7 +8,15 @@ from chat_service.api.problems import (
     unauthorized,
 )
 from chat_service.api.request_policy import OTHER_ORIGIN_DETAIL
-from chat_service.openapi.parts import Operation, answer, json_body, link, not_served, refused
+from chat_service.openapi.parts import (
+    Operation,
+    answer,
+    json_body,
+    limited,
+    link,
+    not_served,
+    refused,
+)
 from chat_service.openapi.schemas import LEASE, RECEIVED, Object, schema_of
 
 _LEASE = "$response.body#/lease"
@@ -76,7 +84,7 @@ def _sessions() -> dict[str, Operation]:
             "they may send to and read. A pattern is a whole name, or the beginning of one and "
             "`*`. The subject is `null` without a token.",
             {200: answer("The identity and its rights.", schema_of("Session"), who)},
-            (unauthorized(), other_page),
+            (unauthorized(), limited("changed"), other_page),
         ),
         "POST /session": Operation(
             "begin-session",
@@ -89,7 +97,7 @@ def _sessions() -> dict[str, Operation]:
                     "The identity and its rights.", schema_of("Session"), who, ("Set-Cookie",)
                 )
             },
-            (unauthorized(), other_page),
+            (unauthorized(), limited("changed"), other_page),
             effect=nothing,
         ),
         "DELETE /session": Operation(

@@ -14,6 +14,7 @@ from chat_service.api.problems import (
     Problem,
     invalid,
     of_service_error,
+    rate_limited,
 )
 from chat_service.openapi.schemas import ID, Object, reference, schema_of
 from workers.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreUnavailable
@@ -96,6 +97,12 @@ def not_served(effect: Effect) -> tuple[Problem, ...]:
     if effect == "stored":
         errors.insert(0, StorageFull())
     return tuple(of_service_error(error, effect) for error in errors)
+
+
+def limited(effect: Effect) -> Problem:
+    """Return the problem of a client that exceeds its rate, for an example."""
+    headers = {"RateLimit-Policy": '"requests";q=100;w=10', "RateLimit": '"requests";r=0;t=1'}
+    return rate_limited(1, headers, effect)
 
 
 def refusals(problems: Sequence[Problem]) -> dict[int, Object]:

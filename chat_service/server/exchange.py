@@ -149,7 +149,7 @@ class Exchange(HTTPMessageDelegate):
         try:
             self._check_head(line)
         except Problem as problem:
-            self._refusal = problem
+            self._refusal = self._charge_failed_login(problem)
         declared = _declared_length(headers)
         if self._tracker.limiter is not None and self._answered is None:
             cost = COUNT_COST if line.method == "HEAD" else MESSAGE_COST
@@ -308,24 +308,18 @@ class Exchange(HTTPMessageDelegate):
             self._admit(gate.identify(headers, self._query))
         except UnknownKey:
             self._needs_keys = True
-        except Problem as problem:
-            self._charge_failed_login(problem)
-            raise
 
-    def _charge_failed_login(self, problem: Problem) -> None:
-        """Charge the address if a problem refuses a token. Raises a 429 problem if it must wait."""
+    def _charge_failed_login(self, problem: Problem) -> Problem:
+        """Charge the address if a problem refuses a token. Return the problem to answer with."""
         limiter, resolved = self._tracker.limiter, self._resolved
-        if limiter is not None and is_invalid_token(problem):
-            assert resolved is not None
-            self._is_charged = True
-            limiter.admit_failed_login(self._address, resolved.route.effect)
-
-    async def _identify_patiently(self, headers: HTTPHeaders) -> None:
+        if limiter is None or resolved is None or not is_invalid_token(problem):
+            return problem
+        self._is_charged = True
         try:
-            self._admit(await self._tracker.gate.identify_patiently(headers, self._query))
-        except Problem as problem:
-            self._charge_failed_login(problem)
-            raise
+            limiter.admit_failed_login(self._address, resolved.route.effect)
+        except Problem as limited:
+            return limited
+        return problem
 
     def _admit(self, identity: Identity) -> None:
         assert self._resolved is not None
@@ -438,7 +432,7 @@ class Exchange(HTTPMessageDelegate):
         body = self._body.take()
         try:
             if self._needs_keys:
-                await self._identify_patiently(headers)
+                self._admit(await self._tracker.gate.identify_patiently(headers, self._query))
             if self._is_waiting or route.is_stream:
                 self._tracker.waits.enter(self._client.key, route.effect)
                 self._waits_as = self._client.key
@@ -460,6 +454,8 @@ class Exchange(HTTPMessageDelegate):
             if self._permit.problem is None or task is None or task.cancelling():
                 raise
             return answer_to(self._permit.problem, writer.id, route.effect)
+        except Problem as problem:
+            return answer_to(self._charge_failed_login(problem), writer.id, route.effect)
         except Exception as error:
             return answer_to(error, writer.id, route.effect)
 

@@ -44,8 +44,6 @@ _PER_REQUEST = re.compile(
     re.IGNORECASE,
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
-#: What the lines that are left must not have, in lowercase behind a line feed.
-_MISSED = (b"x-request-id", b"traceparent", b"\nx-forwarded-for", b"\nforwarded")
 
 
 class RequestHead(NamedTuple):
@@ -100,7 +98,12 @@ class HeaderCache:
         names = [name.lower() for name in parts[1::3]]
         kept = b"".join(parts[::3])[1:]
         lower = b"\n" + kept.lower()
-        is_left = any(name in lower for name in _MISSED)
+        is_left = (
+            b"x-request-id" in lower
+            or b"traceparent" in lower
+            or b"\nx-forwarded-for" in lower
+            or b"\nforwarded" in lower
+        )
         if is_left or len({*names}) < len(names):
             # The parser decides about repeated lines.
             return self._parse(block)

@@ -424,6 +424,9 @@ async def test_refusals_are_counted_by_limit(service: Service, chat: ChatClient)
 
 # Tokens.
 
+#: The holders of five invalid tokens and a good one.
+NAMES: Final = ("nobody",) * 5 + ("alice",)
+
 
 @pytest.fixture
 def access_file(tmp_path: Path) -> str:
@@ -463,6 +466,17 @@ async def test_failed_logins_are_charged_to_their_address(
         # A good token from there goes on working, and so do other addresses.
         assert (await wire.ask(get(b"/chat/alice", way, alice, EVE))).status == 200
         assert (await wire.ask(get(b"/chat/alice", way, wrong, BOB))).status == 401
+
+
+async def test_the_session_is_no_way_around_failed_logins(
+    start_service: StartService, access_file: str
+) -> None:
+    rates = {"client_requests_per_s": 0.001, "client_burst": 40}
+    service = await start_service(**PROXIED, **rates, access="tokens", access_file=access_file)
+    async with connected(service) as wire:
+        begin = [request(b"POST", b"/session", access.bearer(name), EVE) for name in NAMES]
+        answers = [await wire.ask(sent) for sent in begin]
+        assert [answer.status for answer in answers] == [401] * 3 + [429] * 2 + [200]
 
 
 async def test_the_address_pays_for_requests_without_a_token(

@@ -101,7 +101,7 @@ class Machine(RuleBasedStateMachine):
         """A process learns that a request costs more."""
         self.processes[process].charge(client, cost)
         model = self.models[client]
-        model.requests = max(model.requests, 0) - cost
+        model.requests = min(model.requests, max(model.requests, 0) - cost)
 
     @rule(eighths=st.integers(1, 80))
     def wait(self, eighths: int) -> None:
