@@ -3,15 +3,22 @@
 from typing import Any
 
 import pytest
-from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 from pymongo.results import UpdateResult
 
-from tests.store.conftest import MakePost
+from tests.conftest import OpenStore
+from tests.store.conftest import MakePost, Messages
 from tests.support.stores import new_claim
 from tests.support.waiting import eventually
 from workers.clock import DatabaseClock
-from workers.commands import Acknowledge, KeyedBatch, MessageStatus, Revoke, Track
-from workers.errors import OutcomeUnknown, StoreUnavailable
+from workers.commands import Acknowledge, Key, KeyedBatch, MessageStatus, Revoke, Track
+from workers.errors import OutcomeUnknown, Rejected, StoreUnavailable
 from workers.store import idempotent_reads
 from workers.store.base import Settled
 from workers.store.mongo import MongoStore
@@ -230,3 +237,98 @@ async def test_an_obsolete_index_may_be_gone_already(code: int, is_raised: bool)
         assert is_raised
     else:
         assert not is_raised
+
+
+class Faulty:
+    """A collection with one method replaced; all others are those of the real collection."""
+
+    def __init__(self, real: Any, **replaced: Any) -> None:
+        self._real = real
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def fails_first(real: Any, *errors: PyMongoError, applies: bool = False) -> Any:
+    """Return a method that raises these errors, one per call, and then works.
+
+    With `applies`, the failing calls take effect before they raise.
+    """
+    remaining = list(errors)
+
+    async def method(*arguments: Any, **options: Any) -> Any:
+        if not remaining:
+            return await real(*arguments, **options)
+        if applies:
+            await real(*arguments, **options)
+        raise remaining.pop(0)
+
+    return method
+
+
+def write_error(code: int) -> BulkWriteError:
+    """Return the error of a bulk write whose first write failed with this code."""
+    return BulkWriteError({"writeErrors": [{"index": 0, "code": code, "errmsg": "refused"}]})
+
+
+async def test_an_insert_that_may_have_arrived_stays_unknown(
+    open_store: OpenStore, new_post: MakePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(timeout_s=1.0)
+    real = store._messages
+    lost, gone = AutoReconnect("reset"), ServerSelectionTimeoutError("no primary")
+    insert_many = fails_first(real.insert_many, lost, *[gone] * 1000)
+    monkeypatch.setattr(store, "_messages", Faulty(real, insert_many=insert_many))
+    (outcome,) = await store.insert([new_post()])
+    assert isinstance(outcome, OutcomeUnknown), "the first attempt may have stored it"
+
+
+async def test_a_claim_that_was_never_sent_is_a_refusal(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post, real = new_post(), store._messages
+    await store.insert([post])
+    update_many = fails_first(real.update_many, ServerSelectionTimeoutError("no primary"))
+    monkeypatch.setattr(store, "_messages", Faulty(real, update_many=update_many))
+    claim = new_claim(["bob"], [post.id], clock.now_ms())
+    with pytest.raises(StoreUnavailable):
+        await store.claim(claim)
+    assert (await store.claim(claim)).ids == {post.id}
+
+
+async def test_a_keyed_post_that_cannot_be_stored_is_rejected(
+    store: MongoStore, new_post: MakePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store._messages
+    # 10334: the document is larger than the database allows.
+    bulk_write = fails_first(real.bulk_write, write_error(10334))
+    monkeypatch.setattr(store, "_messages", Faulty(real, bulk_write=bulk_write))
+    (outcome,) = await store.insert([new_post(key=Key("k", "b"))])
+    assert isinstance(outcome, Rejected)
+
+
+async def test_a_key_whose_message_was_just_deleted_is_stored(
+    store: MongoStore, new_post: MakePost, monkeypatch: pytest.MonkeyPatch, mongo: Messages
+) -> None:
+    real = store._messages
+    bulk_write = fails_first(real.bulk_write, write_error(11000))
+    monkeypatch.setattr(store, "_messages", Faulty(real, bulk_write=bulk_write))
+    assert await store.insert([new_post(key=Key("k", "b"))]) == [None]
+    assert mongo.count_documents({}) == 1
+
+
+async def test_an_unconfirmed_keyed_post_is_confirmed_by_its_key(
+    store: MongoStore, new_post: MakePost, monkeypatch: pytest.MonkeyPatch, mongo: Messages
+) -> None:
+    real = store._messages
+    unconfirmed = BulkWriteError(
+        {
+            "upserted": [{"index": 0, "_id": "x"}],
+            "writeConcernErrors": [{"code": 64, "errmsg": "waiting for replication timed out"}],
+        }
+    )
+    bulk_write = fails_first(real.bulk_write, unconfirmed, applies=True)
+    monkeypatch.setattr(store, "_messages", Faulty(real, bulk_write=bulk_write))
+    assert await store.insert([new_post(key=Key("k", "b"))]) == [None]
+    assert mongo.count_documents({}) == 1

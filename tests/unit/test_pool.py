@@ -445,3 +445,15 @@ async def test_stopping_survives_a_swallowed_cancellation(
     async with asyncio.timeout(5):
         await pool.stop()
     assert isinstance((await gather_answers(read))[0], ServiceError)
+
+
+async def test_a_probe_is_repeated_after_a_blocked_loop(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore(away=True)
+    pool = await make_pool(store)
+    blocked = [True, False]
+    lag = pool._breaker.lag
+    monkeypatch.setattr(type(lag), "was_blocked_since", lambda *_: blocked.pop(0))
+    assert not await pool.database_answers()
+    assert blocked == [], "the first failure says nothing about the database"
