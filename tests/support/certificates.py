@@ -56,7 +56,10 @@ class Authority:
         `subject` adds `organization` and `unit` to its name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        usage = ExtendedKeyUsageOID.CLIENT_AUTH if is_client else ExtendedKeyUsageOID.SERVER_AUTH
+        # The members of a replica set connect to each other, and even a single one to itself.
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if not is_client:
+            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         names = [
             x509.DNSName(name),
             x509.DNSName("localhost"),
@@ -65,7 +68,7 @@ class Authority:
         made = (
             _builder(_name(name, **subject), self._name, key.public_key(), days)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         stem = f"{name}-{next(_numbers)}"

@@ -8,12 +8,15 @@ times as much for each event.
 import asyncio
 from collections.abc import AsyncIterator, Collection
 
+import structlog
 from pymongo.errors import PyMongoError
 
 from workers.errors import StoreUnavailable
-from workers.store.connection import Connection, read_errors
+from workers.store.connection import Connection, StoreRefused, read_errors
 from workers.store.driver import start_session
 from workers.store.schema import COLLECTION
+
+log = structlog.get_logger(__name__)
 
 #: How long the database waits for an event before it returns none, and how much longer the store
 #: waits before it gives up. In seconds.
@@ -43,16 +46,26 @@ class ChangeStream(Connection):
         assert self._client is not None
         database = self._client[self._options.database]
         async with await start_session(self._client) as session:
-            with read_errors():
-                async with asyncio.timeout(_GRACE_S):
-                    reply = await database.command(
-                        "aggregate",
-                        COLLECTION,
-                        pipeline=_PIPELINE,
-                        cursor={},
-                        readConcern={"level": "majority"},
-                        session=session,
+            try:
+                with read_errors():
+                    async with asyncio.timeout(_GRACE_S):
+                        reply = await database.command(
+                            "aggregate",
+                            COLLECTION,
+                            pipeline=_PIPELINE,
+                            cursor={},
+                            readConcern={"level": "majority"},
+                            session=session,
+                        )
+            except StoreRefused as error:
+                if not self._are_changes_hidden:
+                    self._are_changes_hidden = True
+                    log.warning(
+                        "this user may not read the change stream: messages of other processes "
+                        "arrive up to a second later",
+                        reason=str(error),
                     )
+                raise
             cursor = reply["cursor"]["id"]
             yield None
             try:

@@ -132,7 +132,7 @@ class Connection:
         self._tracer = tracer
         # The time up to which expired messages are marked, and how often it was moved back.
         self._expired_upto_ms = self._expiry_generation = 0
-        self._is_storage_hidden = False
+        self._is_storage_hidden = self._are_changes_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
         #: Watches the indexes; see `workers.store.index_keeper`.
@@ -392,7 +392,10 @@ def misses_index(answer: Mapping[str, Any] | None) -> bool:
 
 def short_reason(error: PyMongoError) -> str:
     """Return a driver's error with hosts and reasons, but without its settings and its state."""
-    return _DRIVERS_OWN.sub("", str(error))
+    reason = _DRIVERS_OWN.sub("", str(error))
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        reason += "; name the authority of its certificate with tlsCAFile in the connection string"
+    return reason
 
 
 async def may_repeat(deadline: float) -> bool:
