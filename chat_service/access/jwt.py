@@ -34,8 +34,8 @@ _FORBIDDEN = ("crit", "jku", "jwk", "x5u", "b64", "enc", "zip")
 _TYPES = ("jwt", "at+jwt", "application/at+jwt")
 
 V = TypeVar("V")
-#: Seconds since 1970, until the year 9999.
-_Date: TypeAlias = Annotated[float, Meta(ge=0, lt=253_402_300_800)]
+#: Seconds since 1970. Later than the year 9891 is a mistake, and could not be shown as a date.
+_Date: TypeAlias = Annotated[float, Meta(ge=0, lt=250_000_000_000)]
 #: Control characters would confuse logs. OpenID Connect has at most 255 characters.
 _Subject: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")

@@ -250,6 +250,15 @@ async def test_a_removed_key_ends_its_tokens(
         assert texts_of(await kept) == ["x"]
 
 
+@each_case({"a late end": 249_999_999_999, "a fraction": time.time() + 100.25})
+async def test_any_end_can_be_shown(exp: float, start_service: StartService) -> None:
+    async with guarded(start_service) as (service, _):
+        answer = await ask(service, get(b"/session", bearer(token(exp=exp))))
+        assert (answer.status, answer.document["subject"]) == (200, "bob")
+        later = bearer(token(exp=253_402_300_799))
+        assert (await ask(service, get(b"/session", later))).status == 401
+
+
 async def test_a_stream_ends_when_its_token_expires(start_service: StartService) -> None:
     async with guarded(start_service) as (service, _):
         bob = token(exp=int(time.time()) - LEEWAY_S + 2)

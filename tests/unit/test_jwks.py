@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.testing import bind_unused_port
-from tornado.web import Application
+from tornado.web import Application, RequestHandler
 
 from chat_service.access import jwks
 from chat_service.access.jwks import SIZE_MAX, KeyRing, key_source, read_key_set
 from chat_service.access.jwt import JwtVerifier
 from chat_service.access.loading import start_verifier
 from chat_service.access.verifier import InvalidToken, KeysUnusable, UnknownKey
+from config.settings import PROJECT_ROOT
 from tests.support.issuer import (
     AUDIENCE,
     ISSUER,
@@ -221,6 +223,26 @@ async def test_a_certificate_must_be_trusted(rings: list[KeyRing], tmp_path: Pat
     await server.close_all_connections()
 
 
+async def test_a_certificate_of_ones_own_can_be_trusted(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    sock, port = bind_unused_port()
+    server = HTTPServer(Application([("/keys", _Keys)]), ssl_options=context)
+    server.add_socket(sock)
+    program = (
+        "import asyncio, sys; from chat_service.access.loading import start_verifier\n"
+        "asyncio.run(start_verifier('issuer', 'audience', sys.argv[1], 0))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, f"https://localhost:{port}/keys"),
+        env={**os.environ, "SSL_CERT_FILE": str(certificate), "PYTHONPATH": str(PROJECT_ROOT)},
+    )
+    assert await process.wait() == 0
+    server.stop()
+    await server.close_all_connections()
+
+
 async def test_the_start_waits_for_the_keys(rings: list[KeyRing]) -> None:
     async with KeyServer() as server:
         server.documents["/keys"] = 503
@@ -361,6 +383,11 @@ async def test_a_stop_ends_a_fetch_and_its_callers(rings: list[KeyRing]) -> None
         await ring.stop()
         await waiting
         await ring.stop()
+
+
+class _Keys(RequestHandler):
+    def get(self) -> None:
+        self.write(key_set())
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
