@@ -5,6 +5,7 @@
 
 import asyncio
 import json
+import ssl
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
@@ -95,7 +96,8 @@ def token(algorithm: str = "EdDSA", *, kid: str | None = None, **changed: Any) -
 class KeyServer:
     """Serves documents by path on a port of this machine. Use as an async context."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """Serve over https with a TLS context for servers, else over http."""
         #: A document as JSON, a status, or a place to redirect to. Other paths are 404.
         self.documents: dict[str, Any] = {"/keys": key_set()}
         self.requests: list[str] = []
@@ -103,8 +105,9 @@ class KeyServer:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         sock, port = bind_unused_port()
-        self.base = f"http://127.0.0.1:{port}"
-        self._server = HTTPServer(Application([("(/.*)", _Answer, {"server": self})]))
+        self.base = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
+        application = Application([("(/.*)", _Answer, {"server": self})])
+        self._server = HTTPServer(application, ssl_options=tls)
         self._server.add_socket(sock)
 
     async def __aenter__(self) -> "KeyServer":

@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.testing import bind_unused_port
-from tornado.web import Application, RequestHandler
 
 from chat_service.access import jwks
 from chat_service.access.jwks import SIZE_MAX, KeyRing, key_source, read_key_set
@@ -22,6 +19,7 @@ from chat_service.access.jwt import JwtVerifier
 from chat_service.access.loading import start_verifier
 from chat_service.access.verifier import InvalidToken, KeysUnusable, UnknownKey
 from config.settings import PROJECT_ROOT
+from tests.support.certificates import Authority
 from tests.support.issuer import (
     AUDIENCE,
     ISSUER,
@@ -211,36 +209,25 @@ async def test_a_server_that_does_not_answer_is_left(
 
 
 async def test_a_certificate_must_be_trusted(rings: list[KeyRing], tmp_path: Path) -> None:
-    certificate, key = self_signed(tmp_path)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    sock, port = bind_unused_port()
-    server = HTTPServer(Application(), ssl_options=context)
-    server.add_socket(sock)
-    with pytest.raises(KeysUnusable, match="CERTIFICATE_VERIFY_FAILED"):
-        await start(rings, f"https://localhost:{port}/keys")
-    server.stop()
-    await server.close_all_connections()
+    async with KeyServer(tls_of(Authority(tmp_path))) as server:
+        with pytest.raises(KeysUnusable, match="CERTIFICATE_VERIFY_FAILED"):
+            await start(rings, f"{server.base}/keys")
+        assert not server.requests
 
 
-async def test_a_certificate_of_ones_own_can_be_trusted(tmp_path: Path) -> None:
-    certificate, key = self_signed(tmp_path)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    sock, port = bind_unused_port()
-    server = HTTPServer(Application([("/keys", _Keys)]), ssl_options=context)
-    server.add_socket(sock)
+async def test_an_authority_of_ones_own_can_be_trusted(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
     program = (
         "import asyncio, sys; from chat_service.access.loading import start_verifier\n"
         "asyncio.run(start_verifier('issuer', 'audience', sys.argv[1], 0))"
     )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, f"https://localhost:{port}/keys"),
-        env={**os.environ, "SSL_CERT_FILE": str(certificate), "PYTHONPATH": str(PROJECT_ROOT)},
-    )
-    assert await process.wait() == 0
-    server.stop()
-    await server.close_all_connections()
+    environ = {"SSL_CERT_FILE": str(authority.certificate), "PYTHONPATH": str(PROJECT_ROOT)}
+    async with KeyServer(tls_of(authority)) as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, f"{server.base}/keys"), env={**os.environ, **environ}
+        )
+        assert await process.wait() == 0
+        assert server.requests == ["/keys"]
 
 
 async def test_the_start_waits_for_the_keys(rings: list[KeyRing]) -> None:
@@ -385,37 +372,11 @@ async def test_a_stop_ends_a_fetch_and_its_callers(rings: list[KeyRing]) -> None
         await ring.stop()
 
 
-class _Keys(RequestHandler):
-    def get(self) -> None:
-        self.write(key_set())
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate for localhost that nobody trusts, and its key. Return their files."""
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-    )
-
-    key = KEYS["ES256"]
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, SHA256())
-    )
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(made.public_bytes(Encoding.PEM))
-    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return files
+def tls_of(authority: Authority) -> ssl.SSLContext:
+    """Return what a server needs that has a certificate of this authority."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.issue("localhost"))
+    return context
 
 
 async def test_without_its_packages_the_start_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
