@@ -2,7 +2,7 @@
 
 `chat_service.server.exchange` and `chat_service.server.fast_path` report the bytes that they hold
 to the `BodyBudget`. When the budget is exceeded, it gives up the bodies that have held the most
-memory for the longest, those of the client with the most first. So a client that sends its body
+memory for the longest, beginning with the client that holds the most. So a client that sends its body
 without pauses rarely has one of them, and no client takes the memory of the others.
 """
 
