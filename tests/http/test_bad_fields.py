@@ -91,7 +91,7 @@ TEXTS: Final = {
 
 
 @each_case(TEXTS)
-async def test_any_text_comes_back_to_the_byte(text: str, service: Service) -> None:
+async def test_any_text_is_returned_unchanged(text: str, service: Service) -> None:
     async with unharmed(service) as wire:
         accepted(await wire.ask(post(raw_message(text, "bob"))))
         accepted(await wire.ask(post(message("bob", text))))

@@ -76,7 +76,7 @@ async def test_a_read_is_whole_whatever_its_head_wishes(header: bytes, service: 
         "a request": get(b"/chat/alice"),
     }
 )
-async def test_a_body_that_comes_with_a_get_is_ignored(body: bytes, service: Service) -> None:
+async def test_the_body_of_a_get_is_ignored(body: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
         await wire.post("alice", "still here")
         await wire.post("bob", "hi")

@@ -85,7 +85,7 @@ ALLOWED: Final = {
 
 
 @each_case(ALLOWED)
-async def test_options_tells_the_methods_and_reads_nothing(
+async def test_options_lists_the_methods_and_reads_nothing(
     case: tuple[bytes, str], service: Service
 ) -> None:
     target, allowed = case

@@ -175,7 +175,7 @@ async def test_a_key_of_any_length_is_one_for_many_posts(client: ChatClient, len
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "ü" * 250])
-async def test_a_key_that_is_none_is_refused_and_not_made_up(client: ChatClient, key: str) -> None:
+async def test_an_invalid_key_is_refused_and_not_replaced(client: ChatClient, key: str) -> None:
     for asked in (client.post("bob", "x", key=key), client.read("bob", key=key)):
         with pytest.raises(ProblemError, match="Idempotency-Key"):
             await asked

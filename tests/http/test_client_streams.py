@@ -30,7 +30,7 @@ async def none_is_unread(client: ChatClient, username: str) -> None:
     assert await client.read(username) == []
 
 
-async def test_a_stream_gives_what_is_there_and_what_comes(client: ChatClient) -> None:
+async def test_a_stream_delivers_old_and_new_messages(client: ChatClient) -> None:
     await client.post("bob", "there\r\n\n: è\0")
     async with client.stream("bob") as stream:
         assert await take(stream, 1) == ["there\r\n\n: è\0"]
@@ -41,7 +41,7 @@ async def test_a_stream_gives_what_is_there_and_what_comes(client: ChatClient) -
     await none_is_unread(client, "bob")
 
 
-async def test_a_message_is_acknowledged_when_the_next_is_asked_for(client: ChatClient) -> None:
+async def test_asking_for_the_next_message_acknowledges(client: ChatClient) -> None:
     posted = [await client.post("bob", text, receipt=True) for text in "ab"]
 
     async def statuses() -> list[str]:

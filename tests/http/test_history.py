@@ -74,7 +74,7 @@ async def test_only_what_is_newer_is_answered_again(chat: ChatClient) -> None:
 
 
 @pytest.mark.parametrize("since", ["x", "-1", "1e9", "", "1&since=2"])
-async def test_a_time_that_is_none_is_refused_by_its_name(chat: ChatClient, since: str) -> None:
+async def test_an_invalid_time_is_named(chat: ChatClient, since: str) -> None:
     answer = await chat.request("GET", f"/ops/history?since={since}")
     assert answer.code == 400
     assert json.loads(answer.body)["errors"][0]["field"] == "since"

@@ -42,7 +42,7 @@ async def test_a_post_that_is_repeated_is_one_message(chat: ChatClient) -> None:
 
 
 @pytest.mark.parametrize("other", [{"text": "bye"}, {"username": "eve"}], ids=["text", "username"])
-async def test_a_key_that_comes_with_another_message_is_refused(
+async def test_a_key_with_another_message_is_refused(
     chat: ChatClient, other: dict[str, str]
 ) -> None:
     key = str(uuid4())
@@ -188,7 +188,7 @@ async def test_a_repeated_read_of_unknown_outcome_gets_its_messages(
 
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "é" * 30, "a\tb" * 10, '"open'])
-async def test_a_key_that_is_none_is_refused(chat: ChatClient, key: str) -> None:
+async def test_an_invalid_key_is_refused(chat: ChatClient, key: str) -> None:
     await chat.post("bob", "still here")
     raw = key.encode().decode("latin1")
     for answer in (

@@ -50,7 +50,7 @@ async def test_a_sender_sees_that_nobody_read_its_message(chat: ChatClient) -> N
     await eventually(expired)
 
 
-async def test_a_message_that_is_taken_back_is_read_by_nobody(chat: ChatClient) -> None:
+async def test_a_revoked_message_is_never_read(chat: ChatClient) -> None:
     message_id, receipt = await send(chat)
     await chat.post("bob", "another")
     for _ in range(2):
@@ -101,7 +101,7 @@ async def test_a_receipt_holds_on_every_node(start_service: StartService, connec
     assert await status(there, *sent) == ("read", True)
 
 
-async def test_a_receipt_that_is_not_there_is_asked_for(chat: ChatClient) -> None:
+async def test_a_missing_receipt_is_named(chat: ChatClient) -> None:
     message_id, _ = await send(chat)
     for method, path in (
         ("GET", f"/messages/{message_id}/status"),

@@ -32,9 +32,7 @@ async def acknowledged(chat: ChatClient) -> float:
     return float(line[len(name) :])
 
 
-async def test_a_stream_gives_what_is_there_and_what_comes(
-    service: Service, chat: ChatClient
-) -> None:
+async def test_a_stream_delivers_old_and_new_messages(service: Service, chat: ChatClient) -> None:
     await chat.post("bob", "zero")
     await chat.post("bob", "one\r\nevent: message\n\n\u2028")
     async with EventStream(service.port) as stream:
@@ -177,7 +175,7 @@ async def test_a_silent_stream_says_that_it_is_there(
 
 
 @pytest.mark.parametrize("last", ["nonsense", "0" * 32, "$gt", "x" * 5000, "é"])
-async def test_a_last_event_that_nobody_knows_is_ignored(
+async def test_an_unknown_last_event_id_is_ignored(
     service: Service, chat: ChatClient, last: str
 ) -> None:
     await chat.post("bob", "hello")
@@ -272,7 +270,7 @@ async def test_a_stream_is_had_by_old_clients_too(service: Service, chat: ChatCl
     "header",
     [b"Sec-Purpose: prefetch", b"Sec-Fetch-Site: cross-site", b"Origin: http://evil.test"],
 )
-async def test_a_stream_that_nobody_meant_to_open_is_refused(
+async def test_an_unintended_stream_is_refused(
     service: Service, chat: ChatClient, header: bytes
 ) -> None:
     await chat.post("bob", "hello")

@@ -25,9 +25,7 @@ async def waiting(chat: ChatClient, number: int = 1) -> None:
 
 
 @pytest.mark.parametrize("asked", ["?wait=20", "?wait=20&limit=1", "?limit=5&wait=20.5"])
-async def test_a_read_that_waits_is_answered_when_a_message_comes(
-    chat: ChatClient, asked: str
-) -> None:
+async def test_a_waiting_read_returns_when_a_message_arrives(chat: ChatClient, asked: str) -> None:
     read = asyncio.create_task(chat.texts("bob", asked))
     await waiting(chat)
     await chat.post("eve", "not for bob")

@@ -396,7 +396,7 @@ async def test_a_repeated_acknowledgement_is_no_error(service: Service, chat: Ch
         ),
     ],
 )
-async def test_a_handshake_that_is_none_is_refused(
+async def test_an_invalid_handshake_is_refused(
     service: Service, headers: tuple[bytes, ...]
 ) -> None:
     async with unharmed(service) as wire:

@@ -157,7 +157,7 @@ async def test_a_disk_that_others_fill_is_survived(server: Server, disk: Path) -
     chat.close()
 
 
-async def test_a_mongod_that_died_of_a_full_disk_comes_back(server: Server, disk: Path) -> None:
+async def test_mongod_returns_after_a_full_disk(server: Server, disk: Path) -> None:
     chat = ChatClient(server.base)
     kept = await chat.post("bob", "kept", 3600)
     filler = Filler(disk)

@@ -68,7 +68,7 @@ _PIECES = st.sampled_from(
 @given(st.lists(_PIECES, max_size=40).map(b"".join), st.lists(st.integers(0, 99), max_size=6))
 @example(b"data: a\r\ndata: b\r\n\r\n", [8])
 @example(b"\xef\xbb\xbfdata: \xf0\x9d\x84\x9e\r\n\r\n", [1, 10, 15, 16])
-def test_where_a_stream_is_cut_makes_no_difference(sent: bytes, cuts: list[int]) -> None:
+def test_the_place_of_a_cut_makes_no_difference(sent: bytes, cuts: list[int]) -> None:
     whole, pieces = EventParser(), EventParser()
     ends = sorted({cut for cut in cuts if cut < len(sent)})
     chunks = [sent[start:end] for start, end in zip([0, *ends], [*ends, len(sent)], strict=True)]

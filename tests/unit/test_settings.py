@@ -53,7 +53,7 @@ def test_a_secret_may_be_in_a_file_and_is_never_shown(tmp_path: Path) -> None:
     assert "hush" not in str(describe(settings))
 
 
-def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path: Path) -> None:
+def test_all_errors_are_named_at_once_with_their_source(tmp_path: Path) -> None:
     file = tmp_path / "chat.toml"
     file.write_text("shards = true\nno_such = 1\nqueue_max = 0\n", encoding="utf-8")
     environ = {"CHAT_PORT": "70000", "CHAT_HOST": "\udcff", "CHAT_MONGO_URI_FILE": "/no/such"}
@@ -97,7 +97,7 @@ def test_the_variables_of_service_links_are_ignored() -> None:
     assert setting_variables({**_LINKS, "CHAT_SHARDS": "3"}) == ["CHAT_SHARDS"]
 
 
-def test_an_unknown_variable_is_told_of_and_stops_nothing() -> None:
+def test_an_unknown_variable_is_logged_and_ignored() -> None:
     environ = {
         "CHAT_ID": "1",
         "CHAT_DEADLIN_S": "3",
@@ -128,7 +128,7 @@ def test_settings_files_may_have_a_byte_order_mark_and_crlf(tmp_path: Path) -> N
     assert (settings.port, settings.shards, settings.mongo_uri) == (1, 3, "mongodb://db/")
 
 
-def test_what_is_no_file_of_text_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"port = \xff")
     environ = {"CHAT_MONGO_URI_FILE": str(file), "CHAT_LOG_USERNAME_KEY_FILE": str(tmp_path)}

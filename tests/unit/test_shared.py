@@ -45,7 +45,7 @@ async def test_an_asker_that_goes_away_takes_nothing_from_others() -> None:
     assert maker.made == 1
 
 
-async def test_what_is_too_old_is_made_again() -> None:
+async def test_an_old_answer_is_renewed() -> None:
     maker = Maker()
     maker.go.set()
     shared = Shared(maker, 0)
@@ -73,7 +73,7 @@ async def test_all_who_ask_get_the_same_error() -> None:
             await shared.get()
 
 
-async def test_what_is_being_made_ends_with_its_owner() -> None:
+async def test_an_unfinished_answer_ends_with_its_owner() -> None:
     shared = Shared(Maker(), 60)
     asking = asyncio.create_task(shared.get())
     await asyncio.sleep(0)
