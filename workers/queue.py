@@ -146,12 +146,19 @@ class ShardQueue:
                 break
             taken.append((arrivals[item], item))
             self._remove(item, line)
-            if line:
-                # The end of its turn.
-                del lines[client]
-                lines[client] = line
+            self._end_turn(client, line)
         taken.sort()
         return [item for _, item in taken]
+
+    def take_next(self, may_go: Callable[[WorkItem], bool]) -> WorkItem | None:
+        """Return the oldest item of the first client in turn whose item may go, if there is one."""
+        for client, line in self._lines.items():
+            item = line[0]
+            if may_go(item):
+                self._remove(item, line)
+                self._end_turn(client, line)
+                return item
+        return None
 
     def expire(self, now: float) -> int:
         """Fail the items whose deadline has passed, and return how many there were."""
@@ -196,6 +203,12 @@ class ShardQueue:
             self._per_inbox[command.username] -= 1
         else:
             del self._per_inbox[command.username]
+
+    def _end_turn(self, client: str, line: _Line) -> None:
+        if line:
+            # The last entry is the last in turn.
+            del self._lines[client]
+            self._lines[client] = line
 
     def _is_shared(self) -> bool:
         """Return whether several clients have items, or had some lately."""

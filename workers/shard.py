@@ -30,7 +30,8 @@ from workers.commands import (
 )
 from workers.engine import Engine
 from workers.errors import Expired, OutcomeUnknown, Overloaded, ServiceError, StoreUnavailable
-from workers.queue import ShardQueue
+from workers.queue import QueueLimits, ShardQueue
+from workers.single_calls import SingleCalls
 from workers.store.base import Settled
 from workers.waiters import ANY_INBOX
 from workers.work_item import WorkItem
@@ -43,8 +44,6 @@ log = structlog.get_logger(__name__)
 SINGLE_LOOKUPS = 4
 #: Rounds of search and claim in one batch. Reads that need more come first in the next batch.
 ROUNDS = 4
-#: Single-call commands of one shard that are in flight at the same time.
-SINGLE_CALLS_MAX = 64
 #: Counts that may wait in one shard, and the inboxes that one count operation covers.
 COUNTS_MAX = 1024
 COUNTED_INBOXES = 16
@@ -83,9 +82,11 @@ class Shard:
         # Every item that was taken from the queue is in one of these until it is answered.
         self._deferred: list[WorkItem] = []
         self._in_flight: dict[WorkItem, None] = {}
-        self._single_calls: dict[asyncio.Task[None], WorkItem] = {}
+        self._single_calls = SingleCalls(self._run_single_call, engine.metrics)
         # Counts that wait, counts in flight, and the task that carries them out.
-        self._counts: list[WorkItem] = []
+        self._counts = ShardQueue(
+            QueueLimits(COUNTS_MAX, 1 << 62, COUNTS_MAX), self._count_overloaded
+        )
         self._counts_in_flight: list[WorkItem] = []
         self._count_task: asyncio.Task[None] | None = None
 
@@ -98,32 +99,31 @@ class Shard:
             while items := await self._take():
                 await self._serve_batch(items)
             counting = () if self._count_task is None else (self._count_task,)
-            await asyncio.gather(*self._single_calls, *counting)
+            await asyncio.gather(self._single_calls.finish(), *counting)
         finally:
-            single_calls: dict[asyncio.Task[None], WorkItem | None] = {**self._single_calls}
-            if self._count_task is not None:
-                single_calls[self._count_task] = None
-            for single_call, item in single_calls.items():
-                single_call.cancel()
-                if item is not None:
-                    self._fail(item, OutcomeUnknown("the shard stopped"))
-            for waiting in (*self._deferred, *self._counts, *self._counts_in_flight):
-                waiting.fail(StoreUnavailable("the shard stopped"))
-            for item in self._in_flight:
+            unsent, tasks = self._single_calls.abandon()
+            for item in (*self._in_flight, *tasks.values()):
                 self._fail(item, OutcomeUnknown("the shard stopped"))
-            self._deferred, self._in_flight, self._counts, self._counts_in_flight = [], {}, [], []
-            if single_calls:
-                await asyncio.wait(single_calls)
+            counts = (*self._counts.take_nowait(COUNTS_MAX, 1), *self._counts_in_flight)
+            for item in (*self._deferred, *unsent, *counts):
+                item.fail(StoreUnavailable("the shard stopped"))
+            self._deferred, self._in_flight, self._counts_in_flight = [], {}, []
+            ending = {*tasks} if self._count_task is None else {*tasks, self._count_task}
+            for task in ending:
+                task.cancel()
+            if ending:
+                await asyncio.wait(ending)
 
     def expire(self, now: float) -> None:
         """Fail all items past their deadline. `now` is the time on the event loop's clock."""
         expired = self._queue.expire(now)
-        for item in (*self._deferred, *self._counts):
+        expired += self._single_calls.expire(now) + self._counts.expire(now)
+        for item in self._deferred:
             if item.deadline <= now:
                 expired += item.fail(Expired("the request waited too long in its queue"))
         if expired:
             self._metrics.refused.labels("expired").inc(expired)
-        for item in (*self._in_flight, *self._single_calls.values(), *self._counts_in_flight):
+        for item in (*self._in_flight, *self._single_calls.in_flight, *self._counts_in_flight):
             if item.deadline <= now:
                 self._fail(item, OutcomeUnknown("the database did not answer before the deadline"))
 
@@ -136,10 +136,11 @@ class Shard:
         ]
 
     async def _serve_batch(self, items: Sequence[WorkItem]) -> None:
-        """Serve one batch: posts and reads concurrently. Other commands may outlast the batch."""
+        """Serve one batch: posts and reads concurrently. Other commands run beside it."""
         batch = plan(items)
         self._deferred = batch.deferred
-        in_flight = [*batch.posts, *batch.reads, *batch.single_calls]
+        self._single_calls.submit(batch.single_calls)
+        in_flight = [*batch.posts, *batch.reads]
         self._in_flight = dict.fromkeys(in_flight)
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - items[0].entered)
@@ -152,8 +153,6 @@ class Shard:
                 work.append(self._guarded(self._read, batch.reads))
             if batch.counts:
                 self._start_counts(batch.counts)
-            if batch.single_calls:
-                work.append(self._start_single_calls(batch.single_calls))
             await asyncio.gather(*work)
         self._in_flight = {}
 
@@ -176,22 +175,10 @@ class Shard:
             log.exception("part of a batch failed unexpectedly", requests=len(items))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         # An item that is no longer in flight waits for a message and did not fail.
-        in_flight = {*self._in_flight, *self._single_calls.values(), *self._counts_in_flight}
+        in_flight = {*self._in_flight, *self._single_calls.in_flight, *self._counts_in_flight}
         for item in items:
             if item in in_flight:
                 self._fail(item, failure)
-
-    async def _start_single_calls(self, items: list[WorkItem]) -> None:
-        """Start single-call commands beside the batches, so that a slow one does not delay them.
-
-        Items that wait for a free place stay in flight, so they are answered if the shard stops.
-        """
-        for item in items:
-            while len(self._single_calls) >= SINGLE_CALLS_MAX:
-                await asyncio.wait(self._single_calls, return_when=asyncio.FIRST_COMPLETED)
-            single_call = asyncio.create_task(self._guarded(self._run_single_call, [item]))
-            self._single_calls[single_call] = item
-            single_call.add_done_callback(self._single_calls.pop)
 
     async def _insert(self, items: list[WorkItem]) -> ServiceError | None:
         """Store the posts of a batch and answer each. Returns an error if all of them failed."""
@@ -281,8 +268,12 @@ class Shard:
         item.resolve(Slice((), share.more))
         return []
 
-    async def _run_single_call(self, items: list[WorkItem]) -> None:
+    async def _run_single_call(self, item: WorkItem) -> None:
         """Carry out a command that is a single call of the store."""
+        with self._tracer.batch([item]):
+            await self._guarded(self._call_store, [item])
+
+    async def _call_store(self, items: list[WorkItem]) -> None:
         (item,) = items
         now_ms, store, metrics = self._clock.now_ms(), self._store, self._metrics
         match item.command:
@@ -334,32 +325,36 @@ class Shard:
 
     def _start_counts(self, items: list[WorkItem]) -> None:
         """Start counts beside the batches, since a full inbox takes long to count."""
-        room = COUNTS_MAX - len(self._counts)
-        self._counts += items[:room]
-        for item in items[room:]:
-            if item.fail(Overloaded("too many inboxes are waiting to be counted")):
-                self._metrics.refused.labels("overloaded").inc()
+        for item in items:
+            try:
+                self._counts.put_or_refuse(item)
+            except Overloaded:
+                if item.fail(Overloaded("too many inboxes are waiting to be counted")):
+                    self._count_overloaded()
         if self._count_task is None:
             self._count_task = asyncio.create_task(self._run_counts())
 
     async def _run_counts(self) -> None:
         """Carry out the waiting counts, a few inboxes at a time, until none is left."""
         try:
-            while self._counts:
-                names: dict[str, None] = {}
-                for item in self._counts:
-                    if item.is_open and len(names) < COUNTED_INBOXES:
-                        names[item.command.username] = None
-                waiting, self._counts = self._counts, []
-                for item in waiting:
-                    is_next = item.command.username in names
-                    (self._counts_in_flight if is_next else self._counts).append(item)
+            while len(self._counts):
+                names: set[str] = set()
+
+                def is_next(item: WorkItem, names: set[str] = names) -> bool:
+                    return item.command.username in names or len(names) < COUNTED_INBOXES
+
+                while (item := self._counts.take_next(is_next)) is not None:
+                    if item.is_open:
+                        names.add(item.command.username)
+                        self._counts_in_flight.append(item)
                 if self._counts_in_flight:
                     await self._guarded(self._count, self._counts_in_flight)
                 self._counts_in_flight = []
-                self._counts = [item for item in self._counts if item.is_open]
         finally:
             self._count_task = None
+
+    def _count_overloaded(self) -> None:
+        self._metrics.refused.labels("overloaded").inc()
 
     async def _count(self, items: list[WorkItem]) -> None:
         """Count, and answer these items."""

@@ -109,7 +109,7 @@ async def test_a_message_that_arrives_during_a_search_is_not_missed(
 async def test_a_single_call_without_a_place_is_answered_at_the_end(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.shard.SINGLE_CALLS_MAX", 1)
+    monkeypatch.setattr("workers.single_calls.PLACES", 1)
 
     @dataclass
     class Stuck(MemoryStore):
