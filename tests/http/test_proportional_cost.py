@@ -324,6 +324,21 @@ def server(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield server
 
 
+@pytest.fixture(scope="module")
+def limited(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service whose clients may do almost nothing."""
+    names = {
+        "CHAT_MONGO_DATABASE": "test_proportional_cost",
+        "CHAT_ALLOWED_HOSTS": "good.test",
+        "CHAT_CLIENT_REQUESTS_PER_S": "0.001",
+        "CHAT_CLIENT_BURST": "1",
+    }
+    server = Server(tmp_path_factory.mktemp("limited"), "--mongo-uri", mongo_uri)
+    server.environ |= names
+    with server:
+        yield server
+
+
 @pytest.fixture
 def wire(server: Server) -> Iterator[Wire]:
     """A connection to the service."""
@@ -340,14 +355,16 @@ def processor_s(server: Server) -> float:
     return time.clock_gettime((~server.process.pid << 3) | 2)
 
 
+def measure(server: Server, ask: Callable[[], int], repeats: int) -> float:
+    """The processor time that a request takes, in seconds."""
+    before = processor_s(server)
+    for _ in range(repeats):
+        ask()
+    return (processor_s(server) - before) / repeats
+
+
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 def test_it_costs_in_proportion(server: Server, wire: Wire, row: Row) -> None:
-    def measure(ask: Callable[[], int], repeats: int) -> float:
-        before = processor_s(server)
-        for _ in range(repeats):
-            ask()
-        return (processor_s(server) - before) / repeats
-
     sent, model, times, answers, opens, repeats, status = row
     expensive: Callable[[], int] = partial(wire.ask, sent, answers)
     honest: Callable[[], int] = partial(wire.ask, model)
@@ -358,8 +375,42 @@ def test_it_costs_in_proportion(server: Server, wire: Wire, row: Row) -> None:
     assert honest() in (101, 200, 201, 404)
     repeats = 1 if opens else max(repeats // answers, 1)
     as_many = 1 if opens else AT_ONCE
-    rounds = [(measure(expensive, repeats), measure(honest, as_many)) for _ in range(ROUNDS)]
+    rounds = [
+        (measure(server, expensive, repeats), measure(server, honest, as_many))
+        for _ in range(ROUNDS)
+    ]
     expensive_s, honest_s = (statistics.median(each) for each in zip(*rounds, strict=True))
     assert expensive_s / honest_s <= times, (
         f"{expensive_s * 1000:.2f} ms against {honest_s * 1000:.2f} ms"
     )
+
+
+#: Requests of a client that exceeds its rate.
+LIMITED = {
+    "a read": get(b"/chat/nobody"),
+    "a post": post(message("bob", "x")),
+    "a read by Tornado": get(b"/chat/nobody", b"TE: trailers"),
+    "a count": request(b"HEAD", b"/chat/nobody"),
+    "a batch of 4 MB": batch_of(500, "x" * 7800),
+}
+
+
+@pytest.mark.parametrize("sent", LIMITED.values(), ids=LIMITED.keys())
+def test_a_limited_request_costs_less_than_a_served_one(
+    server: Server, limited: Server, wire: Wire, sent: bytes
+) -> None:
+    refused = Wire(limited.port)
+    refused.ask(get(b"/chat/nobody"))
+    # Each service has had one such request before it is measured.
+    assert refused.ask(sent) == 429
+    assert wire.ask(sent) in (200, 201)
+    rounds = [
+        (
+            measure(limited, partial(refused.ask, sent), 10 * AT_ONCE),
+            measure(server, partial(wire.ask, sent), 10 * AT_ONCE),
+        )
+        for _ in range(ROUNDS)
+    ]
+    refused.close()
+    refused_s, served_s = (statistics.median(each) for each in zip(*rounds, strict=True))
+    assert refused_s < served_s
