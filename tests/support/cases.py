@@ -5,6 +5,7 @@ does not hide the rows after it.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
@@ -52,3 +53,11 @@ def by_text(values: Iterable[Text]) -> dict[str, Text]:
     return {
         value.decode("latin-1") if isinstance(value, bytes) else value: value for value in values
     }
+
+
+def without_keys(value: object) -> str:
+    """Return a value as the id of a parameter, without keys, which differ from run to run.
+
+    The processes of a parallel run must agree about the names of all tests.
+    """
+    return re.sub(r"[\w-]{40,}", "...", str(value), flags=re.ASCII)

@@ -19,6 +19,7 @@ from chat_service.access.jwt import JwtVerifier
 from chat_service.access.loading import start_verifier
 from chat_service.access.verifier import InvalidToken, KeysUnusable, UnknownKey
 from config.settings import PROJECT_ROOT
+from tests.support.cases import without_keys
 from tests.support.certificates import Authority
 from tests.support.issuer import (
     AUDIENCE,
@@ -89,7 +90,7 @@ def test_a_key_is_for_its_own_algorithm_only() -> None:
         {**public_jwk(KEYS["ES256"], "x"), "y": public_jwk(KEYS["ES256"], "x")["x"]},
         {**public_jwk(KEYS["ES256"], "x"), "crv": "P-384"},
     ],
-    ids=str,
+    ids=without_keys,
 )
 def test_a_key_that_checks_no_tokens_is_ignored(other: dict[str, Any]) -> None:
     assert table({**other, "kid": "other"}, EDDSA) == {("Ed25519", "EdDSA")}
@@ -170,7 +171,7 @@ async def test_keys_are_found_through_the_issuer(rings: list[KeyRing]) -> None:
         ({"jwks_uri": "file:///etc/passwd"}, "not an https URL"),
         ({"jwks_uri": 7}, "jwks_uri"),
     ],
-    ids=str,
+    ids=without_keys,
 )
 async def test_another_issuers_document_is_refused(
     rings: list[KeyRing], changed: dict[str, Any], reason: str
