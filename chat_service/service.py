@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import CollectorRegistry
 
+from chat_service.access.audit import AuditLog
 from chat_service.access.control import AccessControl
 from chat_service.api.request_policy import host_rule, is_loopback_address
 from chat_service.api.routing import Audience, Route, RouteTable
@@ -29,6 +30,7 @@ from chat_service.metrics.multiprocess import Exposition
 from chat_service.metrics.sampler import series_groups_of
 from chat_service.openapi import make_document
 from chat_service.routes import Handlers, make_routes
+from chat_service.server.access_log import AccessLog
 from chat_service.server.body_budget import BodyBudget
 from chat_service.server.connection import Server
 from chat_service.server.connection_counter import ConnectionCounter
@@ -37,10 +39,10 @@ from chat_service.server.listener import OPS_NAMES, Listener, addresses_of, bind
 from chat_service.server.request_tracker import RequestTracker
 from chat_service.server.tls import Files, Tls
 from chat_service.wiring import (
-    access_log_of,
     access_options_of,
     client_policy_of,
     connection_limits_of,
+    log_names_of,
     message_limits_of,
     pool_limits_of,
     request_limits_of,
@@ -117,8 +119,13 @@ class Service:
         self._history = History(parts, time.time())
         self._bodies = BodyBudget(settings.bodies_max_bytes)
         self._clock = DatabaseClock()
+        self._log_names = log_names_of(settings)
+        self._audit = AuditLog(self._log_names)
         self._access = AccessControl(
-            access_options_of(settings), self._on_access_changed, self._on_access_file
+            access_options_of(settings),
+            self._audit,
+            self._on_access_changed,
+            self._on_access_file,
         )
         #: Those of both ports.
         self._trackers: list[RequestTracker] = []
@@ -309,11 +316,17 @@ class Service:
         origins = frozenset(settings.allowed_origins)
         return Handlers(
             InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
-            BatchHandlers(pool, rules, settings.max_batch_messages, self._client_policy.limiter),
+            BatchHandlers(
+                pool,
+                rules,
+                settings.max_batch_messages,
+                self._audit.failed,
+                self._client_policy.limiter,
+            ),
             LeaseHandlers(pool, rules, waits),
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
-            SessionHandlers(self._access.gate),
+            SessionHandlers(self._access.gate, self._audit),
             HealthHandlers(self._readiness, self._metrics_text.get),
             PageHandlers(absent=() if self._has_ops else (b"ops",)),
             DashboardHandlers(self._history.document),
@@ -324,7 +337,8 @@ class Service:
     ) -> RequestTracker:
         # Monitoring addresses the operators' port by IP address.
         rule = host_rule(self.settings.allowed_hosts, addresses_of(sockets), has_addresses=is_ops)
-        limits, access_log = request_limits_of(self.settings, rule), access_log_of(self.settings)
+        limits = request_limits_of(self.settings, rule)
+        access_log = AccessLog(self.settings.log_requests_per_s, self._log_names)
         return RequestTracker(
             limits,
             self._http_metrics,
@@ -333,6 +347,7 @@ class Service:
             self._bodies,
             self._make_counter(is_ops),
             self._access.gate,
+            self._audit,
             self._client_policy,
             self._tracer,
         )
@@ -345,6 +360,7 @@ class Service:
 
     def _on_limited(self, client: str, limit: str) -> None:
         self._http_metrics.limited.labels(limit).inc()
+        self._audit.limited(client, limit)
 
     @property
     def _engine_tracer(self) -> Tracer:

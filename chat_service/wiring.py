@@ -11,11 +11,11 @@ from chat_service.access.buckets import Buckets, Rate
 from chat_service.access.clients import TrustedProxies
 from chat_service.access.control import AccessOptions
 from chat_service.access.limits import ClientPolicy, ClientRates, RateLimiter, Waits
+from chat_service.api.log_lines import LogNames
 from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule
 from chat_service.api.validation import MessageLimits
 from chat_service.openapi import Terms
-from chat_service.server.access_log import AccessLog, LogRules
 from chat_service.server.connection import ConnectionLimits
 from chat_service.server.request_tracker import RequestLimits
 from config import Settings
@@ -144,13 +144,6 @@ def connection_limits_of(settings: Settings) -> ConnectionLimits:
     )
 
 
-def access_log_of(settings: Settings) -> AccessLog:
-    """Return the access log."""
-    return AccessLog(
-        LogRules(
-            settings.log_requests_per_s,
-            settings.log_usernames,
-            settings.log_clients,
-            settings.log_username_key,
-        )
-    )
+def log_names_of(settings: Settings) -> LogNames:
+    """Return how log lines name inboxes and clients."""
+    return LogNames(settings.log_usernames, settings.log_clients, settings.log_username_key)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from chat_service.access.audit import AuditLog
 from chat_service.access.gate import Access, Gate
 from chat_service.access.loading import start_verifier
 from chat_service.access.token_file import Grants, TokenFileInvalid, parse
@@ -121,6 +122,7 @@ class AccessControl:
     def __init__(
         self,
         options: AccessOptions,
+        audit: AuditLog,
         on_change: Callable[[], None],
         on_state: Callable[[bool], None],
     ) -> None:
@@ -130,6 +132,7 @@ class AccessControl:
         """
         self.gate = Gate(options.access)
         self._options = options
+        self._audit = audit
         self._on_change = on_change
         self._on_state = on_state
         self._file: AccessFile | None = None
@@ -193,8 +196,9 @@ class AccessControl:
                 log.error("the access file is not usable; earlier rules stay", reason=str(error))
         if grants is not None:
             self._on_state(True)
-            self.gate.adopt(grants)
-            log.info("access file read", tokens=len(grants.tokens), revoked=len(grants.revoked))
+            for subject in self.gate.adopt(grants):
+                self._audit.revoked(subject)
+            self._audit.reloaded(len(grants.tokens), len(grants.revoked))
         if self.gate.has_ended() or grants is not None:
             self._on_change()
 

@@ -7,7 +7,7 @@ gate says afterwards whether an identity is still as it was.
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from math import ceil
 from typing import Literal, TypeAlias
@@ -19,11 +19,15 @@ from chat_service.access.credentials import TOKEN_MAX, find_token, reject_mispla
 from chat_service.access.token_file import Grants
 from chat_service.access.verifier import InvalidToken, UnknownKey, Verifier
 from chat_service.api.authorization import authorize
-from chat_service.api.identity import EVERYONE, Client, Identity, Right
+from chat_service.api.identity import EVERYONE, UNLIMITED, Client, Identity, Right, Rights
 from chat_service.api.problems import Problem, unauthorized
 
 #: Which tokens the service takes.
 Access: TypeAlias = Literal["off", "tokens", "jwt", "both"]
+
+
+#: Stands for the sender of a request that needs no right.
+_NOBODY = Identity("", Rights())
 
 
 class _Signed(Identity, frozen=True):
@@ -77,6 +81,10 @@ class Gate:
         if not self._is_off:
             reject_misplaced(headers, query)
 
+    def unidentified(self, address: str) -> Client:
+        """Return the client of a request that needs no right."""
+        return UNLIMITED if self._is_off else self.client(_NOBODY, address)
+
     def client(self, identity: Identity, address: str) -> Client:
         """Return the client with this identity, which sent a request from an address."""
         return Client(identity, key_of(identity, address))
@@ -113,8 +121,8 @@ class Gate:
             return problem
         return None
 
-    def adopt(self, grants: Grants) -> None:
-        """Use another version of the access file from now on."""
+    def adopt(self, grants: Grants) -> Sequence[str]:
+        """Use another version of the access file from now on. Return who has lost a token."""
         old = self._grants
         self._grants = Grants(
             _same(old.anonymous, grants.anonymous),
@@ -126,6 +134,13 @@ class Gate:
         )
         for identity in grants.tokens.values():
             self._note_end(identity)
+        removed = {old.tokens[digest].subject for digest in old.tokens.keys() - grants.tokens}
+        revoked = {
+            subject
+            for subject, before in grants.revoked.items()
+            if before > old.revoked.get(subject, 0.0)
+        }
+        return sorted(removed | revoked)
 
     def has_ended(self) -> bool:
         """Return whether an identity may have ended since the last call.

@@ -4,7 +4,7 @@
 """
 
 from chat_service.api.identity import EVERYONE, Identity, Right
-from chat_service.api.problems import Problem, forbidden, unauthorized
+from chat_service.api.problems import Problem, Refusal, forbidden, unauthorized
 from chat_service.api.validation import decode_segment
 
 
@@ -17,7 +17,7 @@ def authorize(identity: Identity, right: Right, segment: str) -> None:
     """
     if identity is EVERYONE:
         return
-    require_some(identity, right)
+    require_some(identity, right, segment)
     if segment and right in ("send", "read"):
         require(identity, right, decode_segment(segment))
 
@@ -28,14 +28,20 @@ def require(identity: Identity, right: Right, name: str) -> None:
     The answer does not depend on whether the inbox exists.
     """
     if identity is not EVERYONE and not identity.rights.allow(right, name):
-        raise _refusal(identity, right)
+        raise _refusal(identity, right, name)
 
 
-def require_some(identity: Identity, right: Right) -> None:
-    """Raise a 401 or 403 problem unless an identity has a right for some name."""
+def require_some(identity: Identity, right: Right, asked: str = "") -> None:
+    """Raise a 401 or 403 problem unless an identity has a right for some name.
+
+    `asked` is the name in the request as far as it is known, for the log.
+    """
     if not identity.rights.allow_some(right) and not (right == "any" and identity.subject):
-        raise _refusal(identity, right)
+        raise _refusal(identity, right, asked)
 
 
-def _refusal(identity: Identity, right: Right) -> Problem:
-    return forbidden(right) if identity.subject else unauthorized()
+def _refusal(identity: Identity, right: Right, name: str) -> Problem:
+    refusal = forbidden(right) if identity.subject else unauthorized()
+    if isinstance(refusal, Refusal):
+        refusal.right, refusal.name = right, name
+    return refusal

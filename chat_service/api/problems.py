@@ -149,6 +149,16 @@ def cross_origin(detail: str) -> Problem:
     return Problem(403, "cross-origin", "The request was not carried out", detail)
 
 
+class Refusal(Problem):
+    """A 401 or 403 of access control.
+
+    `right` and `name` say what was asked for, as far as it is known. They are for the log.
+    """
+
+    right: Right | None = None
+    name = ""
+
+
 def unauthorized(detail: str = "", *, is_invalid: bool = False) -> Problem:
     """Return a 401: the request has no token, or one that is not valid (RFC 6750, 3).
 
@@ -157,7 +167,7 @@ def unauthorized(detail: str = "", *, is_invalid: bool = False) -> Problem:
     challenge = 'Bearer error="invalid_token"' if is_invalid else "Bearer"
     detail = detail or "send a token that may do this, as Authorization: Bearer TOKEN"
     title, headers = "The request needs a token", {"WWW-Authenticate": challenge}
-    return Problem(401, "unauthorized", title, detail, headers=headers)
+    return Refusal(401, "unauthorized", title, detail, headers=headers)
 
 
 def is_invalid_token(problem: Problem) -> bool:
@@ -170,7 +180,7 @@ def forbidden(right: Right) -> Problem:
     wanted = {"send": "send to this name", "read": "read this name", "ops": "operate the service"}
     headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     detail = f"this token does not have the right to {wanted[right]}"
-    return Problem(403, "forbidden", "The token does not permit this", detail, headers=headers)
+    return Refusal(403, "forbidden", "The token does not permit this", detail, headers=headers)
 
 
 def rate_limited(retry_after_s: int, headers: Mapping[str, str], effect: Effect) -> Problem:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -56,9 +57,15 @@ class BatchHandlers:
         pool: WorkerPool,
         rules: MessageLimits,
         messages_max: int,
+        on_failed: Callable[[Exception, str, Client, str], None],
         limiter: RateLimiter | None = None,
     ) -> None:
+        """`on_failed` is called for a message that is refused.
+
+        Its arguments are the error, the id of the request, the client, and an empty address.
+        """
         self._pool = pool
+        self._on_failed = on_failed
         self._limiter = limiter
         self._rules = rules
         self._messages_max = messages_max
@@ -164,6 +171,7 @@ class BatchHandlers:
             stored = self._pool.post_keyed(*new, key, hashed, client=posting.client.key)
             return stored, receipt
         except Exception as error:
+            self._on_failed(error, faults.request_id, posting.client, "")
             # The exception is dropped: its traceback is a hundred times as large as the message.
             return faults.result(error)
 
@@ -175,7 +183,7 @@ class _Faults:
     """
 
     def __init__(self, request_id: str) -> None:
-        self._request_id = request_id
+        self.request_id = request_id
         self._known: dict[str, dict[str, Any]] = {}
 
     def result(self, error: Exception) -> dict[str, Any]:
@@ -185,7 +193,7 @@ class _Faults:
         name = f"{type(error).__name__}: {error}" if is_alike else ""
         result = self._known.get(name)
         if result is None:
-            problem = answer_to(error, self._request_id, "stored")
+            problem = answer_to(error, self.request_id, "stored")
             assert isinstance(problem.body, BodyChunk)
             result = {"error": msgspec.Raw(problem.body.body)}
             if is_alike:

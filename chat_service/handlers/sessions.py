@@ -12,6 +12,7 @@ from typing import cast
 import msgspec
 from tornado.httputil import HTTPHeaders
 
+from chat_service.access.audit import AuditLog
 from chat_service.access.credentials import bearer_of, session_cookie
 from chat_service.access.gate import Gate
 from chat_service.api.identity import Identity
@@ -26,8 +27,9 @@ _COOKIE_MAX = 4000
 class SessionHandlers:
     """The handlers of `/session`."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, audit: AuditLog) -> None:
         self._gate = gate
+        self._audit = audit
 
     async def show(self, request: Request) -> Response:
         """GET /session: who sends the request, and what they may do."""
@@ -47,6 +49,7 @@ class SessionHandlers:
         identity = await self._gate.identify_patiently(headers)
         if len(token) > _COOKIE_MAX:
             raise bad_request(f"a session's token may have at most {_COOKIE_MAX} characters")
+        self._audit.login(request.id, identity.subject, request.client.key.removeprefix("ip:"))
         left_s = max(int(identity.until - time.time()), 1) if identity.until else None
         return self._show(identity, session_cookie(headers, token, left_s))
 

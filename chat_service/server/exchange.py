@@ -28,6 +28,7 @@ from chat_service.api.authorization import authorize
 from chat_service.api.identity import UNLIMITED, Identity
 from chat_service.api.permit import Permit
 from chat_service.api.problems import (
+    Effect,
     Problem,
     answer_to,
     bad_request,
@@ -303,6 +304,7 @@ class Exchange(HTTPMessageDelegate):
         gate, route = self._tracker.gate, self._resolved.route
         if route.right is None or self._writer.method == "OPTIONS":
             gate.reject_misplaced(headers, self._query)
+            self._client = gate.unidentified(self._address)
             return
         try:
             self._admit(gate.identify(headers, self._query))
@@ -421,7 +423,7 @@ class Exchange(HTTPMessageDelegate):
         """Return the handler's response, or the response to its error."""
         writer = self._writer
         if self._refusal is not None:
-            return answer_to(self._refusal, writer.id)
+            return self._refuse(self._refusal)
         if self._is_given_up:
             return self._over_budget()
         if self._answered is not None:
@@ -453,11 +455,16 @@ class Exchange(HTTPMessageDelegate):
             task = asyncio.current_task()
             if self._permit.problem is None or task is None or task.cancelling():
                 raise
-            return answer_to(self._permit.problem, writer.id, route.effect)
+            return self._refuse(self._permit.problem, route.effect)
         except Problem as problem:
-            return answer_to(self._charge_failed_login(problem), writer.id, route.effect)
+            return self._refuse(self._charge_failed_login(problem), route.effect)
         except Exception as error:
-            return answer_to(error, writer.id, route.effect)
+            return self._refuse(error, route.effect)
+
+    def _refuse(self, error: Exception, effect: Effect = "claimed") -> Response:
+        """Return the response to an error, which is logged if access was the reason."""
+        self._tracker.audit.failed(error, self._writer.id, self._client, self._address)
+        return answer_to(error, self._writer.id, effect)
 
     def _account(self, status: int) -> None:
         seconds = time.perf_counter() - self._began

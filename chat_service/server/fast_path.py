@@ -313,9 +313,9 @@ class FastPathConnection:
             trace = match.head.traceparent
             serving.span = tracer.begin(match.method, match.route, serving.id, trace)
             token = current.set(serving.span)
+        client = self._client_of(match.head)
         try:
             pending: Pending[Any]
-            client = self._client_of(match.head)
             if tracker.limiter is not None:
                 tracker.limiter.admit(client.key, MESSAGE_COST, match.head.length, match.effect)
             if is_read:
@@ -325,6 +325,7 @@ class FastPathConnection:
                 authorize(client.identity, "send", "")
                 pending = fast_path.inbox.begin_post(data[match.body_start : match.end], client)
         except Exception as error:
+            tracker.audit.failed(error, serving.id, client, self._address_of(match.head))
             self._respond(serving, answer_to(error, serving.id, match.effect))
         else:
             serving.future = pending.future
@@ -339,12 +340,13 @@ class FastPathConnection:
         serving = self._serving
         if serving is None or serving.match.method != "GET" or serving.future is None:
             return
-        match = serving.match
-        problem = self._fast_path.tracker.gate.objection(
-            match.head.identity, "read", match.parameter
-        )
+        match, tracker = serving.match, self._fast_path.tracker
+        problem = tracker.gate.objection(match.head.identity, "read", match.parameter)
         # A read that has its outcome is answered. What a cancelled one claims is rolled back.
         if problem is not None and serving.future.cancel():
+            tracker.audit.failed(
+                problem, serving.id, self._client_of(match.head), self._address_of(match.head)
+            )
             self._respond(serving, answer_to(problem, serving.id, match.effect))
 
     def _begin_read(self, match: RequestMatch, client: Client) -> Pending[Any]:

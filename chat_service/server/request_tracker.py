@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from chat_service.access.audit import AuditLog
 from chat_service.access.gate import Gate
 from chat_service.access.limits import ClientPolicy
 from chat_service.api.request_policy import HostRule
@@ -55,6 +56,7 @@ class RequestTracker:
         bodies: BodyBudget,
         connections: ConnectionCounter,
         gate: Gate,
+        audit: AuditLog,
         clients: ClientPolicy,
         tracer: "RequestTracer | None" = None,
     ) -> None:
@@ -64,6 +66,7 @@ class RequestTracker:
         self.bodies = bodies
         self.connections = connections
         self.gate = gate
+        self.audit = audit
         self.proxies, self.limiter, self.waits = clients
         self.date = DateCache()
         self.tracer = tracer

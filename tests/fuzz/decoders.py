@@ -153,7 +153,7 @@ class Decoders(Fuzzer):
         self._pool = WorkerPool(self._store, DatabaseClock(), limits, metrics)
         self._stack.push_async_callback(self._pool.stop)
         await self._pool.start()
-        self._batches = BatchHandlers(self._pool, RULES, MESSAGES_MAX)
+        self._batches = BatchHandlers(self._pool, RULES, MESSAGES_MAX, lambda *_: None)
         return self
 
     async def __aexit__(self, *_: object) -> None:

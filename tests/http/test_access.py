@@ -8,19 +8,9 @@ import pytest
 
 from chat_service.service import Service
 from tests.conftest import StartService
-from tests.support.access import TOKENS, bearer, everybody, read, send, write
+from tests.support.access import TOKENS, ask, bearer, everybody, read, send, write
 from tests.support.cases import each_case
-from tests.support.raw import Answer, Wire, assert_problem, get, post, request, texts_of
-
-
-async def ask(service: Service, *sent: bytes) -> Answer:
-    """Send requests on one connection. Return the last answer."""
-    wire = Wire(service.port)
-    connection = await wire.connect()
-    for each in sent:
-        answer = await connection.ask(each)
-    await wire.close()
-    return answer
+from tests.support.raw import assert_problem, get, post, request, texts_of
 
 
 async def test_holders_post_and_read_what_is_theirs(guarded: Service, path: bytes) -> None:

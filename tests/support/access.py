@@ -6,7 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.support.raw import get, message, post
+from chat_service.service import Service
+from tests.support.raw import Answer, Wire, get, message, post
 
 #: Each path that a request can take, and the header that sends it there.
 PATHS: Mapping[str, bytes] = {"fast": b"X-Path: fast", "tornado": b"TE: trailers"}
@@ -68,3 +69,13 @@ def read(name: str, *headers: bytes, query: str = "") -> bytes:
 def send(name: str, *headers: bytes) -> bytes:
     """Return a post to an inbox."""
     return post(message(name, "hi"), *headers)
+
+
+async def ask(service: Service, *sent: bytes) -> Answer:
+    """Send requests on one connection. Return the last answer."""
+    wire = Wire(service.port)
+    connection = await wire.connect()
+    for each in sent:
+        answer = await connection.ask(each)
+    await wire.close()
+    return answer

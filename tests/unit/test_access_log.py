@@ -1,18 +1,21 @@
 """Lines of the access log: how they name inboxes and clients, and which ones are left out."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from chat_service.server.access_log import AccessLog, LogRules, Naming
+from chat_service.access.audit import AuditLog
+from chat_service.api.log_lines import LogNames, Naming
+from chat_service.server.access_log import AccessLog
 
 PROBES = ("/livez", "/readyz", "/metrics")
 
 
-def lines_of(rules: LogRules, *routes: str) -> list[Any]:
+def lines_of(per_second: int, names: LogNames, *routes: str) -> list[Any]:
     """Return the lines that requests for these routes log."""
-    access_log = AccessLog(rules)
+    access_log = AccessLog(per_second, names)
     with capture_logs() as lines:
         for route in routes:
             is_probe = route in PROBES
@@ -31,13 +34,13 @@ def lines_of(rules: LogRules, *routes: str) -> list[Any]:
 def test_a_line_names_what_the_settings_say(
     usernames: Naming, clients: Naming, named: dict[str, str]
 ) -> None:
-    (line,) = lines_of(LogRules(10, usernames, clients, ""), "/chat/:username")
+    (line,) = lines_of(10, LogNames(usernames, clients, ""), "/chat/:username")
     assert {name: line[name] for name in ("inbox", "client") if name in line} == named
 
 
 def test_a_hash_depends_on_the_key_and_nothing_else() -> None:
     hashes = {
-        key: {lines_of(LogRules(10, "off", "hashed", key), "/chat")[0]["client"] for _ in range(2)}
+        key: {lines_of(10, LogNames("off", "hashed", key), "/chat")[0]["client"] for _ in range(2)}
         for key in ("one", "two", "")
     }
     assert [len(hashes[key]) for key in ("one", "two", "")] == [1, 1, 2]
@@ -45,8 +48,24 @@ def test_a_hash_depends_on_the_key_and_nothing_else() -> None:
 
 
 def test_probes_are_no_news_and_use_up_no_lines() -> None:
-    lines = lines_of(LogRules(5, "off", "off", ""), *PROBES * 4, *["/chat"] * 6)
+    lines = lines_of(5, LogNames("off", "off", ""), *PROBES * 4, *["/chat"] * 6)
     levels = [(line["log_level"], line["route"]) for line in lines if line["event"] == "request"]
     assert levels[:5] == [("debug", route) for route in (*PROBES, *PROBES)[:5]]
     # The next second may begin meanwhile, but not for each line.
     assert 5 <= levels.count(("info", "/chat")) <= 6
+
+
+def test_a_flood_of_denials_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([1] * 100 + [2])
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("chat_service.api.log_lines.time", clock)
+    audit = AuditLog(LogNames("off", "off", ""))
+    with capture_logs() as lines:
+        for number in range(101):
+            audit.limited(f"sub:{number}", "requests")
+    assert [line["event"] for line in lines] == [
+        *["limited"] * 20,
+        "limited requests not logged",
+        "limited",
+    ]
+    assert lines[20]["count"] == 80

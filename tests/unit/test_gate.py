@@ -96,7 +96,7 @@ def refusal(gate: Gate, given: HTTPHeaders, query: str = "") -> tuple[int, str]:
 def test_everyone_passes_if_access_is_off() -> None:
     gate = Gate("off")
     assert gate.identify(bearer("junk"), "access_token=x") is EVERYONE
-    assert gate.client(EVERYONE, "192.0.2.1") is UNLIMITED
+    assert gate.unidentified("192.0.2.1") is UNLIMITED
     assert gate.renew(EVERYONE) is EVERYONE
 
 

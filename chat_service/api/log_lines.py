@@ -1,0 +1,63 @@
+"""How log lines name inboxes and clients, and how many lines are written.
+
+Used by `chat_service.server.access_log` and by `chat_service.access.audit`.
+"""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias
+
+#: How a line names an inbox or a client.
+Naming: TypeAlias = Literal["off", "hashed", "clear"]
+
+
+class LogNames:
+    """Names inboxes and addresses in log lines: not at all, by a keyed hash, or clearly."""
+
+    def __init__(self, usernames: Naming, addresses: Naming, key: str) -> None:
+        """An empty key means a random one."""
+        self._usernames = usernames
+        self._addresses = addresses
+        self._key = (key or secrets.token_hex(16)).encode()[:32]
+
+    def fields(self, username: str, address: str) -> Mapping[str, str]:
+        """Return the fields of a line about an inbox and an address, which can be empty."""
+        fields = {}
+        if username and self._usernames != "off":
+            fields["inbox"] = self._name(username, self._usernames)
+        if address and self._addresses != "off":
+            fields["client"] = self._name(address, self._addresses)
+        return fields
+
+    def _name(self, name: str, naming: Naming) -> str:
+        if naming == "clear":
+            return name
+        return hashlib.blake2s(name.encode(), key=self._key, digest_size=6).hexdigest()
+
+
+class LineBudget:
+    """Permits a number of lines per second, and then writes how many were not permitted."""
+
+    def __init__(self, per_second: int, write: Callable[..., object], suppressed: str) -> None:
+        """`suppressed` is the line about the others, written with `write`."""
+        self._per_second = per_second
+        self._write = write
+        self._line = suppressed
+        self._second = 0
+        self._left = per_second
+        self._suppressed = 0
+
+    def take(self) -> bool:
+        """Return whether one more line may be written now."""
+        now = int(time.monotonic())
+        if now != self._second:
+            if self._suppressed:
+                self._write(self._line, count=self._suppressed)
+            self._second, self._left, self._suppressed = now, self._per_second, 0
+        if self._left <= 0:
+            self._suppressed += 1
+            return False
+        self._left -= 1
+        return True
