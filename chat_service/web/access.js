@@ -17,9 +17,15 @@ const askToSignIn = showSession(byId("access"), ({ send, read }) => {
  * somebody waits for the request, the form gets the focus.
  */
 export async function wordsOf(error, act, { isAwaited = true } = {}) {
+  const wasSignedIn = session.isSignedIn;
   if (error.status === 401 || error.kind === "forbidden") await session.look();
-  const why = session.isOn ? refusal(error, act) : null;
-  if (why && isAwaited && !session.isSignedIn) askToSignIn(why);
+  const { isOn, isSignedIn, who } = session;
+  // The cookie is gone by now, so requests are those of anybody.
+  if (wasSignedIn && !isSignedIn && who.send.length + who.read.length > 0) {
+    return "Your session has ended. Try again without it, or sign in first.";
+  }
+  const why = isOn ? refusal(error, act) : null;
+  if (why && isAwaited && !isSignedIn) askToSignIn(why);
   return why ?? error.words;
 }
 

@@ -1,5 +1,6 @@
 """Pages of other origins in a real browser: none of their requests touch an inbox."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -10,6 +11,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from tests.conftest import Connect, StartService
+from tests.pages.access import Tokens, sign_in
 from tests.pages.inbox import button, open_inbox, read_here, send
 from tests.support.client import ChatClient
 
@@ -208,3 +210,20 @@ async def test_own_pages_work_over_plain_http(
         await page.goto(f"{base}/docs")
         read = "fetch('/chat/bob?limit=1').then((answer) => answer.status)"
         assert await page.evaluate(read) == 200
+
+
+async def test_a_session_needs_https_or_this_machine(
+    start_service: StartService, connect: Connect, tokens: Tokens
+) -> None:
+    token = tokens.add("worker", send=["*"])
+    guards = {"access": "tokens", "access_file": str(tokens.path)}
+    service = await start_service(allowed_hosts=("inbox.test",), **guards)
+    async with page_at(f"http://inbox.test:{service.port}") as page:
+        field = page.get_by_label("Token")
+        await field.fill(token)
+        await button(page, "Sign in").click()
+        words = re.compile("the browser did not keep the session. Open this page over HTTPS.")
+        await expect(field).to_have_accessible_description(words)
+        await expect(field).to_have_value("")
+        await page.goto(f"http://127.0.0.1:{service.port}")
+        await sign_in(page, token, "worker")

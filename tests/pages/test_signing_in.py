@@ -23,6 +23,16 @@ async def unread(chat: ChatClient, username: str, token: str) -> list[str]:
     return [message["text"] for message in json.loads(answer.body)]
 
 
+async def refused(chat: ChatClient, token: str) -> None:
+    """Wait until the service refuses a token."""
+
+    async def is_refused() -> bool:
+        bearer = f"Bearer {token}"
+        return (await chat.request("HEAD", "/chat/x", Authorization=bearer)).code == 401
+
+    await eventually(is_refused)
+
+
 async def test_nothing_about_access_appears_while_it_is_off(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
@@ -116,12 +126,7 @@ async def test_unsent_text_survives_a_revoked_token(
         await page.get_by_label("Message", exact=True).fill("written long ago")
         tokens.remove("first")
         second = tokens.add("second", send=["*"], read=["bob"])
-
-        async def refused() -> bool:
-            bearer = f"Bearer {first}"
-            return (await guarded.request("HEAD", "/chat/x", Authorization=bearer)).code == 401
-
-        await eventually(refused)
+        await refused(guarded, first)
         await button(page, "Send").click()
         await expect(page.locator("#send-note")).to_have_text(
             "Not sent. Sign in to send to bob. Your text is still here."
@@ -132,6 +137,24 @@ async def test_unsent_text_survives_a_revoked_token(
         await button(page, "Send").click()
         await expect(page.locator("#sent > li")).to_have_count(1)
     assert await unread(guarded, "bob", second) == ["written long ago"]
+
+
+async def test_who_may_send_without_a_session_goes_on_without_it(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    tokens.allow_anonymous(send=["*"])
+    token = tokens.add("worker", send=["*"])
+    async with browser() as page:
+        await page.goto(guarded.base)
+        await sign_in(page, token, "worker")
+        await page.get_by_label("To", exact=True).fill("bob")
+        await page.get_by_label("Message", exact=True).fill("urgent")
+        tokens.remove("worker")
+        await refused(guarded, token)
+        await button(page, "Send").click()
+        await expect(page.locator("#send-note")).to_contain_text("Try again without it")
+        await button(page, "Send").click()
+        await expect(page.locator("#sent > li")).to_have_count(1)
 
 
 async def test_a_stream_of_a_revoked_token_stops_and_says_so(
