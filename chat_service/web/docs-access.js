@@ -61,6 +61,6 @@ export async function showAccess(place) {
   });
   window.addEventListener("pagehide", drop);
   session.addEventListener("change", show);
-  place.append(heading, status, rights, form, element("div", { class: "row" }, [forget]));
+  place.append(heading, status, rights, form, forget);
   await session.watch();
 }

@@ -12,6 +12,8 @@ import { announce, byId, copyOf, counted, messageOf, note, onPress, poll, storag
 
 const COUNT_MS = 2000;
 const COUNT_SELDOM_MS = 6000;
+/** After a 429: counts cost as much as several messages, and must leave room for them. */
+const COUNT_LIMITED_MS = 30_000;
 /** After this many equal counts, the page counts less often. */
 const STEADY = 30;
 const SHOWN_MAX = 1000;
@@ -20,6 +22,7 @@ const whose = byId("whose");
 const fault = byId("whose-fault");
 const views = new Map();
 let current = null;
+let isLimited = false;
 
 class Inbox {
   #ids = new Set();
@@ -76,17 +79,19 @@ class Inbox {
         return null;
       }
       if (error.status === 401 || error.kind === "forbidden") {
-        const why = await wordsOf(error, `read ${this.name}`, { isAwaited: false });
+        const why = await wordsOf(error, `read the inbox of ${this.name}`, { isAwaited: false });
         this.#uncounted(why);
         // Until somebody else uses the page.
         return session.isOn ? null : COUNT_SELDOM_MS;
       }
       if (error.status === 429) {
+        isLimited = true;
         this.#uncounted(`not counted: too many requests. Again in ${error.retryAfterS} s.`);
         return (error.retryAfterS ?? 1) * 1000;
       }
       this.#uncounted(`not counted: the service answered ${error.status} (request ${error.requestId}). Retrying.`);
     }
+    if (isLimited) return COUNT_LIMITED_MS;
     return this.#counts.same < STEADY ? COUNT_MS : COUNT_SELDOM_MS;
   }
 
@@ -118,7 +123,7 @@ class Inbox {
       await act();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.tell(await wordsOf(error, `read ${this.name}`), "bad");
+      this.tell(await wordsOf(error, `read the inbox of ${this.name}`), "bad");
     }
     this.refresh();
     lookAgain();

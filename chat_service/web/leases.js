@@ -113,7 +113,7 @@ class Lease {
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (error.status !== 410) {
-        this.#tell(await wordsOf(error, `read ${this.#inbox.name}`), "bad");
+        this.#tell(await wordsOf(error, `read the inbox of ${this.#inbox.name}`), "bad");
         return;
       }
       this.#leave(ids);

@@ -53,7 +53,7 @@ export class Live {
         if (this.#run !== run) return;
         if (error?.status === 401 || error?.kind === "forbidden") {
           this.#run = null;
-          this.#tell("refused", await wordsOf(error, `read ${this.#name}`));
+          this.#tell("refused", await wordsOf(error, `read the inbox of ${this.#name}`));
           return;
         }
         pause = Math.max(pause, (error?.retryAfterS ?? 0) * 1000);

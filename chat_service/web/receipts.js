@@ -11,6 +11,8 @@ import { poll, stamp, storage, tick, timeOf } from "./ui.js";
 
 const PAUSE_MS = 1000;
 const PAUSE_MAX_MS = 8_000;
+/** After a 429: the limit is for the messages, not for their statuses. */
+const PAUSE_LIMITED_MS = 30_000;
 const KEPT = 50;
 const STORE = "receipts";
 /** A message is `sent` until its status is known. These states may still change. */
@@ -91,7 +93,7 @@ class Sent {
       this.isTroubled = false;
     } catch (error) {
       this.isTroubled = error.status !== 404;
-      after = (error.retryAfterS ?? 0) * 1000;
+      after = error.status === 429 ? Math.max(PAUSE_LIMITED_MS, error.retryAfterS * 1000) : 0;
       if (error instanceof Unreachable) await reachable();
       else if (error.status === 404) this.enter("unknown");
       else if (error.status === 401 || error.status === 403) {

@@ -1,12 +1,16 @@
 """The web UI when the service refuses more: it counts down, keeps the text, and sends it later."""
 
+import json
+
 import pytest
 from playwright.async_api import Page, Route, expect
 
 from chat_service.api.problems import Problem, of_service_error, rate_limited
+from tests.conftest import Connect, StartService
 from tests.pages.conftest import OpenBrowser
-from tests.pages.inbox import button, open_inbox
+from tests.pages.inbox import button, open_inbox, send
 from tests.support.client import ChatClient
+from tests.support.waiting import eventually
 from workers.errors import StorageFull
 
 
@@ -102,3 +106,27 @@ async def test_a_limited_count_waits_as_long_as_it_is_told(
         page.on("request", lambda request: counts.append(request.url))
         await expect(words).to_contain_text("unread in bob")
         assert len(counts) == 1
+
+
+async def test_a_client_over_its_rate_sends_everything_later(
+    start_service: StartService, connect: Connect, browser: OpenBrowser
+) -> None:
+    chat = connect(await start_service(client_requests_per_s=2, client_burst=4))
+    statuses: list[int] = []
+    async with browser() as page:
+        page.on("response", lambda response: statuses.append(response.status))
+        await page.goto(chat.base)
+        for number in range(8):
+            await send(page, "bob", str(number))
+        await expect(page.locator("#sent > li")).to_have_count(8)
+    assert 429 in statuses
+
+    async def is_all_there() -> bool:
+        answer = await chat.request("GET", "/chat/bob")
+        if answer.code == 429:
+            return False
+        texts = [message["text"] for message in json.loads(answer.body)]
+        assert texts == [str(number) for number in range(8)]
+        return True
+
+    await eventually(is_all_there)

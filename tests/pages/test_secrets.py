@@ -69,7 +69,9 @@ async def use_inbox(page: Page, token: str) -> None:
     await page.get_by_label("Username").fill("nobody")
     await button(page, "Open").click()
     await button(page, "Read").click()
-    await expect(page.locator("#inboxes [data-note]").first).to_contain_text("may not read nobody")
+    await expect(page.locator("#inboxes [data-note]").first).to_contain_text(
+        "may not read the inbox of nobody"
+    )
     await page.reload()
     await expect(panel(page)).to_contain_text("Signed in as canary")
 

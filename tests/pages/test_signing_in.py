@@ -57,10 +57,12 @@ async def test_a_public_drop_box_takes_messages_without_a_token(
         await expect(page.locator("#sent .state")).to_have_text("pending")
         await page.get_by_label("Username").fill("box")
         await button(page, "Open").click()
-        await expect(page.locator("[data-words]")).to_have_text("Sign in to read box.")
+        await expect(page.locator("[data-words]")).to_have_text("Sign in to read the inbox of box.")
         await button(page, "Read").click()
         await expect(page.get_by_label("Token")).to_be_focused()
-        await expect(panel(page).get_by_role("alert")).to_have_text("Sign in to read box.")
+        await expect(panel(page).get_by_role("alert")).to_have_text(
+            "Sign in to read the inbox of box."
+        )
         await sign_in(page, token, "owner")
         await expect(page.locator("[data-count]")).to_have_text("1")
         await button(page, "Read").click()
@@ -169,7 +171,7 @@ async def test_a_stream_of_a_revoked_token_stops_and_says_so(
         await expect(page.locator("[data-live]")).to_have_text("live")
         tokens.remove("reader")
         note = page.locator("#inboxes [data-note]").first
-        await expect(note).to_have_text("Stopped watching. Sign in to read bob.")
+        await expect(note).to_have_text("Stopped watching. Sign in to read the inbox of bob.")
         await expect(button(page, "Watch live")).to_have_attribute("aria-pressed", "false")
         await expect(panel(page).get_by_role("alert")).to_contain_text("Your session has ended")
         await expect(page.get_by_label("Message", exact=True)).to_have_value("half a sente")
@@ -198,11 +200,11 @@ async def test_a_missing_right_names_who_may_not_do_what(
         await page.goto(f"{guarded.base}/#inbox=bob")
         await sign_in(page, token, "worker")
         await expect(page.locator("[data-words]")).to_have_text(
-            "You are signed in as worker, who may not read bob."
+            "You are signed in as worker, who may not read the inbox of bob."
         )
         await button(page, "Watch live").click()
         note = page.locator("#inboxes [data-note]").first
-        await expect(note).to_contain_text("worker, who may not read bob.")
+        await expect(note).to_contain_text("worker, who may not read the inbox of bob.")
         await page.get_by_label("To", exact=True).fill("bob")
         await page.get_by_label("Message", exact=True).fill("hello")
         await button(page, "Send").click()
