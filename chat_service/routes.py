@@ -16,6 +16,7 @@ from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
+from chat_service.handlers.resource import ResourceHandlers
 from chat_service.handlers.sessions import SessionHandlers
 from chat_service.handlers.stream import StreamHandlers
 
@@ -29,6 +30,7 @@ class Handlers(NamedTuple):
     stream: StreamHandlers
     messages: MessageHandlers
     sessions: SessionHandlers
+    resource: ResourceHandlers
     health: HealthHandlers
     pages: PageHandlers
     dashboard: DashboardHandlers
@@ -46,7 +48,7 @@ def make_routes(
     first one that has the method is used: a POST to `/chat/batch` stores a batch, and a GET reads
     the inbox named `batch`.
     """
-    inbox, batch, leases, stream, messages, sessions, health, pages, dashboard = handlers
+    inbox, batch, leases, stream, messages, sessions, resource, health, pages, dashboard = handlers
     routes = (
         Route(POST_PATH, {"POST": inbox.post}, effect="stored", right="send"),
         Route(
@@ -115,6 +117,7 @@ def make_routes(
             {"GET": sessions.show, "POST": sessions.begin, "DELETE": sessions.end},
             "changed",
         ),
+        Route("/.well-known/oauth-protected-resource", {"GET": resource.metadata}),
         Route("/", {"GET": pages.inbox, "HEAD": pages.inbox}),
         Route("/docs", {"GET": pages.docs, "HEAD": pages.docs}),
         Route("/openapi.json", {"GET": pages.openapi, "HEAD": pages.openapi}),

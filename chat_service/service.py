@@ -22,6 +22,7 @@ from chat_service.handlers.inbox import InboxHandlers
 from chat_service.handlers.leases import LeaseHandlers
 from chat_service.handlers.messages import MessageHandlers
 from chat_service.handlers.pages import PageHandlers
+from chat_service.handlers.resource import ResourceHandlers
 from chat_service.handlers.sessions import SessionHandlers
 from chat_service.handlers.stream import StreamHandlers
 from chat_service.metrics.history import History
@@ -46,6 +47,7 @@ from chat_service.wiring import (
     message_limits_of,
     pool_limits_of,
     request_limits_of,
+    resource_of,
     store_options_of,
     terms_of,
     wait_limits_of,
@@ -327,6 +329,7 @@ class Service:
             StreamHandlers(pool, rules, origins, settings.write_timeout_s),
             MessageHandlers(pool),
             SessionHandlers(self._access.gate, self._audit),
+            ResourceHandlers(resource_of(settings)),
             HealthHandlers(self._readiness, self._metrics_text.get),
             PageHandlers(absent=() if self._has_ops else (b"ops",)),
             DashboardHandlers(self._history.document),

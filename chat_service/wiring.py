@@ -13,8 +13,9 @@ from chat_service.access.control import AccessOptions
 from chat_service.access.limits import ClientPolicy, ClientRates, RateLimiter, Waits
 from chat_service.api.log_lines import LogNames
 from chat_service.api.request_options import WaitLimits
-from chat_service.api.request_policy import HostRule
+from chat_service.api.request_policy import HostRule, is_loopback_address
 from chat_service.api.validation import MessageLimits
+from chat_service.handlers.resource import ProtectedResource
 from chat_service.openapi import Terms
 from chat_service.server.connection import ConnectionLimits
 from chat_service.server.request_tracker import RequestLimits
@@ -42,6 +43,18 @@ def access_options_of(settings: Settings) -> AccessOptions:
         settings.jwt_keys,
         settings.mongo_wait_s,
     )
+
+
+def resource_of(settings: Settings) -> ProtectedResource:
+    """Return the issuer of JSON Web Tokens, and the URL of the service."""
+    scheme = "https" if settings.tls_certificate else "http"
+    return ProtectedResource(settings.jwt_issuer, settings.public_url, scheme)
+
+
+def is_open_to_all(settings: Settings) -> bool:
+    """Return whether other machines can use the service, and access control is off."""
+    is_local = settings.host == "localhost" or is_loopback_address(settings.host)
+    return settings.access == "off" and not is_local
 
 
 def message_limits_of(settings: Settings) -> MessageLimits:

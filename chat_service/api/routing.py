@@ -32,6 +32,7 @@ _AUDIENCES: Mapping[str, Audience] = {
     "livez": "everyone",
     "readyz": "everyone",
     "session": "everyone",
+    ".well-known": "everyone",
     "assets": "everyone",
 }
 #: The fast path serves plain requests of these two routes.

@@ -131,7 +131,8 @@ def _operation(
             cross_origin(OTHER_ORIGIN_DETAIL),
         )
     if route.right is not None:
-        problems.append(unauthorized())
+        # A session's cookie from another page.
+        problems += (unauthorized(), cross_origin(OTHER_ORIGIN_DETAIL))
         if route.right != "any":
             problems.append(forbidden(route.right))
         problems.append(limited(route.effect))

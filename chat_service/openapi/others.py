@@ -100,6 +100,24 @@ def _sessions() -> dict[str, Operation]:
             (unauthorized(), limited("changed"), other_page),
             effect=nothing,
         ),
+        "GET /.well-known/oauth-protected-resource": Operation(
+            "protected-resource",
+            "Session",
+            "The issuer whose JSON Web Tokens the service takes, as RFC 9728 defines it. Without "
+            "JSON Web Tokens, the answer is 404.",
+            {
+                200: answer(
+                    "The issuer.",
+                    schema_of("ProtectedResource"),
+                    {
+                        "resource": "https://chat.example",
+                        "authorization_servers": ["https://login.example"],
+                        "bearer_methods_supported": ["header"],
+                    },
+                )
+            },
+            (not_found(),),
+        ),
         "DELETE /session": Operation(
             "end-session",
             "Session",

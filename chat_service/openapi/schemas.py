@@ -150,6 +150,11 @@ def schemas(terms: Terms) -> Object:
             ops={"type": "boolean"},
             until={"type": ["string", "null"], "format": "date-time"},
         ),
+        "ProtectedResource": _answer(
+            resource={"type": "string"},
+            authorization_servers={"type": "array", "items": {"type": "string"}},
+            bearer_methods_supported={"type": "array", "items": {"type": "string"}},
+        ),
         "Liveness": _answer(status={"const": "ok"}),
         "Readiness": _answer(
             status={"enum": ["ok", "unavailable"]},

@@ -22,6 +22,7 @@ from chat_service.server.listener import PortTaken, inherited
 from chat_service.server.tls import TlsUnusable
 from chat_service.service import Service, TelemetryUnusable
 from chat_service.supervisor import READY, ProcessFailed, Supervisor
+from chat_service.wiring import is_open_to_all
 from config import Settings
 from config.environment import unknown_variables
 from config.log import configure_logging, divert_output
@@ -81,6 +82,12 @@ def _run(
     if not is_supervised:
         for line in unknown_variables(os.environ):
             log.warning(line)
+        if is_open_to_all(server.settings):
+            log.warning(
+                "access is off: everyone who reaches this address can read and post every message",
+                host=server.settings.host,
+                advice="set access, or put an authenticating proxy in front",
+            )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(server, stderr, notifier, is_supervised))
 
