@@ -11,6 +11,7 @@ from typing import Any, Literal
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from config.settings import PROJECT_ROOT
+from tests.pages.access import Tokens, sign_in
 from tests.support.client import ChatClient
 from tests.support.mongod import running_mongod
 from tests.support.server import Server
@@ -83,8 +84,16 @@ async def _reference(chromium: Browser, chat: ChatClient) -> None:
     await _picture(page, "api")
 
 
-async def _make(base: str) -> None:
-    chat = ChatClient(base)
+async def _session(chromium: Browser, chat: ChatClient, token: str) -> None:
+    page = await chromium.new_page(viewport={"width": 1080, "height": 720}, reduced_motion="reduce")
+    await page.goto(f"{chat.base}/#inbox=jobs-print")
+    await sign_in(page, token, "worker")
+    await expect(page.locator("[data-count]")).to_have_text("0")
+    await _picture(page, "signed-in")
+
+
+async def _make(base: str, guarded: str, token: str) -> None:
+    chat, other = ChatClient(base), ChatClient(guarded)
     async with async_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
         chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
@@ -92,19 +101,26 @@ async def _make(base: str) -> None:
         await _desk(chromium, chat, "inbox-dark", "dave", "dark")
         await _phone(chromium, chat)
         await _reference(chromium, chat)
+        await _session(chromium, other, token)
         await chromium.close()
     chat.close()
+    other.close()
 
 
 def main() -> None:
-    """Start a service, use it, and take the pictures."""
+    """Start a service with access control and one without, use them, and take the pictures."""
     FOLDER.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_mongod(Path(folder)) as uri,
-        Server(Path(folder), "--mongo-uri", uri) as server,
-    ):
-        asyncio.run(_make(server.base))
+    with tempfile.TemporaryDirectory() as name, running_mongod(Path(name)) as uri:
+        folder = Path(name)
+        tokens = Tokens(folder / "access.toml")
+        rights = {"send": ["*"], "read": ["jobs-*", "{sub}"], "until": "2027-01-01T12:00:00Z"}
+        token = tokens.add("worker", **rights)
+        access = {"CHAT_ACCESS": "tokens", "CHAT_ACCESS_FILE": str(tokens.path)}
+        with (
+            Server(folder, "--mongo-uri", uri) as server,
+            Server(folder, "--mongo-uri", uri, CHAT_MONGO_DATABASE="guarded", **access) as guarded,
+        ):
+            asyncio.run(_make(server.base, guarded.base, token))
 
 
 if __name__ == "__main__":
