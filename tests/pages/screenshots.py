@@ -115,10 +115,15 @@ def main() -> None:
         tokens = Tokens(folder / "access.toml")
         rights = {"send": ["*"], "read": ["jobs-*", "{sub}"], "until": "2027-01-01T12:00:00Z"}
         token = tokens.add("worker", **rights)
-        access = {"CHAT_ACCESS": "tokens", "CHAT_ACCESS_FILE": str(tokens.path)}
         with (
             Server(folder, "--mongo-uri", uri) as server,
-            Server(folder, "--mongo-uri", uri, CHAT_MONGO_DATABASE="guarded", **access) as guarded,
+            Server(
+                folder,
+                *("--mongo-uri", uri),
+                CHAT_MONGO_DATABASE="guarded",
+                CHAT_ACCESS="tokens",
+                CHAT_ACCESS_FILE=str(tokens.path),
+            ) as guarded,
         ):
             asyncio.run(_make(server.base, guarded.base, token))
 
