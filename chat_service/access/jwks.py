@@ -136,6 +136,7 @@ class KeyRing:
             data = await self._source.fetch()
             if data != self._data:
                 old, self.keys, self._data = self.keys, read_key_set(data), data
+                log.info("the keys of tokens have changed", keys=sorted(map(_shown, self.keys)))
                 self.generation += any(
                     name not in self.keys or self.keys[name].key != public.key
                     for name, public in old.items()
@@ -250,7 +251,8 @@ def read_key_set(data: bytes) -> KeyTable:
                 members = {name: entry[name] for name in _MEMBERS[entry["kty"]]}
                 table[algorithm, str(kid)] = PublicKey(import_key(members), _Only(algorithm))
             except (JoseError, UnsupportedAlgorithm, ValueError, KeyError):
-                log.warning("a key of tokens is malformed and ignored", kid=str(kid)[:64])
+                # Issuers publish keys for other purposes, too. The log says which ones are used.
+                continue
     if not table:
         raise KeysUnusable("the key set has no key for Ed25519, ES256 or RS256")
     return table
@@ -283,6 +285,11 @@ def _algorithm_of(entry: Mapping[str, Any]) -> str | None:
         case _:
             return None
     return algorithm if entry.get("alg", algorithm) in names else None
+
+
+def _shown(name: tuple[str, str]) -> str:
+    algorithm, kid = name
+    return f"{algorithm} {kid[:64]}"
 
 
 def _require_safe(url: str) -> None:

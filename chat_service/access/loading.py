@@ -3,6 +3,8 @@
 Used by `chat_service.service` and by `chat doctor`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from chat_service.access.verifier import KeysUnusable
@@ -16,15 +18,9 @@ async def start_verifier(issuer: str, audience: str, keys: str, wait_s: float) -
 
     `keys` is the setting `jwt_keys`. Raises `KeysUnusable`, also if the packages are missing.
     """
-    try:
+    with _packages():
         from chat_service.access.jwks import KeyRing, key_source
         from chat_service.access.jwt import JwtVerifier
-    except ImportError as error:
-        raise KeysUnusable(
-            "access is set to jwt or both, but joserfc is not installed: "
-            "CHAT_ACCESS=jwt scripts/serve installs it, and so does "
-            f"pip install -r requirements/jwt.txt ({error})"
-        ) from error
     verifier = JwtVerifier(KeyRing(key_source(keys, issuer)), issuer, audience)
     try:
         await verifier.start(wait_s)
@@ -32,3 +28,27 @@ async def start_verifier(issuer: str, audience: str, keys: str, wait_s: float) -
         await verifier.stop()
         raise
     return verifier
+
+
+async def usable_keys(issuer: str, keys: str) -> list[str]:
+    """Fetch the keys once, and return the algorithm and the id of each. Raises `KeysUnusable`."""
+    with _packages():
+        from chat_service.access.jwks import key_source, read_key_set
+    source = key_source(keys, issuer)
+    try:
+        return [" ".join(name) for name in read_key_set(await source.fetch())]
+    finally:
+        source.close()
+
+
+@contextmanager
+def _packages() -> Iterator[None]:
+    """Turn an `ImportError` into a `KeysUnusable` that says what to install."""
+    try:
+        yield
+    except ImportError as error:
+        raise KeysUnusable(
+            "access is set to jwt or both, but joserfc is not installed: "
+            "CHAT_ACCESS=jwt scripts/serve installs it, and so does "
+            f"pip install -r requirements/jwt.txt ({error})"
+        ) from error

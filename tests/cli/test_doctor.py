@@ -1,5 +1,6 @@
 """`chat doctor` finds problems, advises, and changes nothing."""
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from pymongo import MongoClient
 
 from tests.cli.conftest import Chat, Result
+from tests.support.issuer import key_set
 from tests.support.server import Server
 from workers.store.schema import INDEXES, KEY_INDEX
 
@@ -166,6 +168,27 @@ def test_telemetry_without_its_packages_fails(chat: Chat, tmp_path: Path) -> Non
     result = chat(*words, CHAT_TELEMETRY="otlp", PYTHONPATH=path)
     assert "OpenTelemetry is not installed" in failed(result)["telemetry"]
     assert states(chat(*words, CHAT_TELEMETRY="otlp"))["telemetry"] == "ok"
+
+
+def test_keys_that_cannot_be_used_fail(chat: Chat, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    environ: dict[str, Any] = {
+        "CHAT_ACCESS": "jwt",
+        "CHAT_JWT_ISSUER": "https://login.example",
+        "CHAT_JWT_AUDIENCE": "chat",
+        "CHAT_JWT_KEYS": str(keys),
+    }
+    assert "No such file" in failed(chat(*words, **environ))["token keys"]
+    keys.write_text(json.dumps(key_set("ES256", "RS256")), encoding="utf-8")
+    result = chat(*words, **environ)
+    assert failed(result) == {}
+    assert "2 usable: ES256 ES256, RS256 RS256" in result.out
+    (tmp_path / "joserfc").mkdir()
+    (tmp_path / "joserfc/__init__.py").write_text("raise ImportError('blocked')", encoding="utf-8")
+    path = f"{tmp_path}:{chat.environ['PYTHONPATH']}"
+    missing = failed(chat(*words, **environ, PYTHONPATH=path))["token keys"]
+    assert "pip install -r requirements/jwt.txt" in missing
 
 
 def test_an_unknown_variable_gives_a_warning(chat: Chat) -> None:

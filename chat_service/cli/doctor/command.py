@@ -9,6 +9,7 @@ import click
 
 from chat_service.cli.credentials import UserToken, find_token
 from chat_service.cli.doctor import host, service
+from chat_service.cli.doctor.keys import check_keys
 from chat_service.cli.exit_codes import ExitCode
 from chat_service.cli.options import EPILOG, settings_from, with_options
 from chat_service.cli.output import Output
@@ -89,6 +90,8 @@ async def _check_start(given: dict[str, str | None], may_run: bool) -> AsyncIter
         yield _sources(given)
         if settings.telemetry == "otlp":
             yield host.check_telemetry()
+        if settings.access in ("jwt", "both"):
+            yield await check_keys(settings.jwt_issuer, settings.jwt_keys)
         if settings.tls_certificate:
             yield host.check_tls(settings.tls_certificate, settings.tls_key)
         for address in (
