@@ -43,7 +43,14 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(timestamp_key="time", colors=sys.stderr.isatty())]
+        [
+            structlog.dev.ConsoleRenderer(
+                timestamp_key="time",
+                colors=sys.stderr.isatty(),
+                # With packages such as Rich, the default shows variables: tokens and texts.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if as_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
+from tornado.httputil import HTTPHeaders
 
 from chat_service.api.identity import Right
 from chat_service.api.types import BodyChunk, Response
@@ -312,5 +313,7 @@ def answer_to(error: Exception, request_id: str, effect: Effect = "claimed") -> 
     else:
         log.error("handler failed", id=request_id, exc_info=error)
         problem = internal_error()
-    headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
+    # In Tornado's spelling, so that a client gets the same bytes on both request paths.
+    more = HTTPHeaders(problem.headers)
+    headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **more}
     return Response(problem.status, headers, BodyChunk(problem.body(request_id), 0))

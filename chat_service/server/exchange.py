@@ -261,11 +261,12 @@ class Exchange(HTTPMessageDelegate):
         path, _, self._query = target.partition("?")
         self._check_host(host, start_line.version, path)
         self._resolved = self._routes.resolve(start_line.method, path, self._headers)
-        if self._answered is None:
-            self._identify(self._headers)
         prefer = self._headers.get("Prefer", "")
         route = self._resolved.route
+        # Before anything is refused, so that a refusal is counted as what it was asked for.
         self._is_waiting = route.can_wait and is_waiting(self._query, prefer)
+        if self._answered is None:
+            self._identify(self._headers)
         if self._headers.get("Upgrade", "").lower() == "websocket" and not route.takes_websockets:
             raise websocket_elsewhere(STREAM_PATH)
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":

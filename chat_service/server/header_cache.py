@@ -138,7 +138,10 @@ class HeaderCache:
         try:
             return self._remembered[block]
         except KeyError:
-            head = self._parse(block)
+            # What follows is outside of this clause: the trace of an error in it would show the
+            # block, and so the token, as the cause.
+            pass
+        head = self._parse(block)
         # The expression may have missed an id, for example. Such a block must not be cached.
         is_single = head is not None and any(head[1:-1])
         # A refused token may be valid later, and a flood of them must evict no good one.
