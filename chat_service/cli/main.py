@@ -41,6 +41,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "The service": {
         "serve": ("commands.serve", "run the service until SIGTERM or SIGINT"),
+        "token": ("commands.token", "make tokens, and check the access file"),
         "doctor": ("doctor.command", "find problems, and say how to fix them"),
         "load": ("commands.load", "load-test a service"),
         "healthcheck": ("commands.probes", "exit 0 if the service on this port is ready"),

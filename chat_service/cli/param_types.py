@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ import click
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)([smhd]?)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 class Duration(click.ParamType[float]):
@@ -39,6 +41,34 @@ class Duration(click.ParamType[float]):
         if not seconds.is_integer():
             self.fail(f"{value!r} is not a whole number of seconds.", param, ctx)
         return int(seconds)
+
+
+class Moment(click.ParamType[datetime]):
+    """A time in the future: `2027-01-01` (in UTC), `2027-01-01T12:00:00Z`, or a duration from now.
+
+    Rounded down to a second.
+    """
+
+    name = "moment"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        try:
+            if _DURATION.fullmatch(value):
+                seconds = Duration().convert(value, param, ctx)
+                moment = datetime.now(UTC) + timedelta(seconds=seconds)
+            else:
+                moment = datetime.fromisoformat(value)
+                if _DATE.fullmatch(value):
+                    moment = moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a date such as 2027-01-01, or a duration.", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} has no time zone; for UTC, add Z.", param, ctx)
+        if moment <= datetime.now(UTC):
+            self.fail(f"{value!r} is in the past.", param, ctx)
+        return moment.replace(microsecond=0)
 
 
 class Text(click.ParamType[str]):

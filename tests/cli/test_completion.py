@@ -29,7 +29,14 @@ def environ(chat: Chat, tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("typed", "completed"),
-    [("chat rev", ["revoke"]), ("chat le", ["lease"]), ("chat send --rec", ["--receipt"])],
+    [
+        ("chat rev", ["revoke"]),
+        ("chat le", ["lease"]),
+        ("chat send --rec", ["--receipt"]),
+        ("chat send --insec", ["--insecure"]),
+        ("chat token ch", ["check"]),
+        ("chat token new --unt", ["--until"]),
+    ],
 )
 def test_bash_completes_commands_and_options(
     environ: dict[str, str], typed: str, completed: list[str]
@@ -52,6 +59,7 @@ def test_bash_completes_commands_and_options(
         ("chat ack", "ack\tacknowledge leased messages, which consumes them"),
         ("chat send --rec", "--receipt\tGet a receipt, for status and revoke."),
         ("chat serve --config /etc/hostn", "/etc/hostname"),
+        ("chat token check /etc/hostn", "/etc/hostname"),
     ],
 )
 def test_fish_shows_descriptions_with_completions(

@@ -198,3 +198,51 @@ def test_an_unknown_variable_gives_a_warning(chat: Chat) -> None:
     (warned,) = [each for each in result.records if each["check"] == "environment"]
     assert warned["state"] == "warn"
     assert warned["detail"].endswith("did you mean CHAT_SHARDS?")
+
+
+# Access
+
+
+def details(result: Result, check: str) -> list[tuple[str, str]]:
+    """Return the state and the detail of each finding of a check."""
+    return [(each["state"], each["detail"]) for each in result.records if each["check"] == check]
+
+
+def test_an_open_service_on_a_network_gives_a_warning(chat: Chat, tmp_path: Path) -> None:
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"), "--host")
+    ((state, detail),) = details(chat(*words, "0.0.0.0"), "access")
+    assert state == "warn"
+    assert "everyone who reaches 0.0.0.0 can read and send all messages" in detail
+    for host in ("127.0.0.1", "localhost"):
+        assert states(chat(*words, host))["access"] == "ok"
+
+
+def test_an_access_file_is_judged_as_at_a_start(chat: Chat, tmp_path: Path) -> None:
+    file = tmp_path / "access.toml"
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    environ = {"CHAT_ACCESS": "tokens", "CHAT_ACCESS_FILE": str(file)}
+    assert "No such file" in failed(chat(*words, stdin=b"", **environ))["access"]
+    file.write_text("[[token]]\nname = 'x'\n", encoding="utf-8")
+    assert "sha256" in failed(chat(*words, stdin=b"", **environ))["access"]
+    for until in ("3d", "1000d"):
+        file.unlink()
+        chat("token", "new", "worker", "--ops", "--until", until, "--add", str(file))
+        result = chat(*words, stdin=b"", **environ)
+        assert details(result, "access") == [("ok", f"1 tokens in {file}")]
+        ((state, detail),) = details(result, "tokens")
+        assert (state == "warn", "worker" in detail) == (until == "3d", until == "3d")
+    for mode, verb in ((0o644, "read"), (0o646, "change")):
+        file.chmod(mode)
+        ((state, detail),) = details(chat(*words, stdin=b"", **environ), "access")
+        assert (state, f"can {verb} {file}; run: chmod o= {file}" in detail) == ("warn", True)
+
+
+def test_limits_that_count_a_proxy_give_a_warning(chat: Chat, tmp_path: Path) -> None:
+    words = ("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert details(chat(*words), "limits") == []
+    limited = {"CHAT_CLIENT_REQUESTS_PER_S": "10"}
+    ((state, detail),) = details(chat(*words, stdin=b"", **limited), "limits")
+    assert (state, "set trusted_proxies" in detail) == ("warn", True)
+    for environ in ({"CHAT_TRUSTED_PROXIES": "127.0.0.1"}, {"CHAT_HOST": "0.0.0.0"}):
+        ((state, _),) = details(chat(*words, stdin=b"", **limited, **environ), "limits")
+        assert state == "ok"

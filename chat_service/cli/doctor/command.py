@@ -2,13 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from chat_service.cli.credentials import UserToken, find_token
-from chat_service.cli.doctor import host, service
+from chat_service.cli.doctor import access, host, service
 from chat_service.cli.doctor.keys import check_keys
 from chat_service.cli.exit_codes import ExitCode
 from chat_service.cli.options import EPILOG, settings_from, with_options
@@ -22,6 +23,8 @@ from config.environment import setting_variables, unknown_variables
 from workers.mongod.embedded import EmbeddedError, owner_of, socket_path, uri_of
 from workers.store.diagnostics import Finding, examine
 
+#: The settings that limit each client, apart from those that are on by default.
+_CLIENT_LIMITS = [name for name in Settings.__struct_fields__ if name.startswith("client_")]
 _COLORS = {"ok": "32", "warn": "33", "fail": "31"}
 
 
@@ -90,6 +93,8 @@ async def _check_start(given: dict[str, str | None], may_run: bool) -> AsyncIter
         yield _sources(given)
         if settings.telemetry == "otlp":
             yield host.check_telemetry()
+        for finding in _check_access(settings):
+            yield finding
         if settings.access in ("jwt", "both"):
             yield await check_keys(settings.jwt_issuer, settings.jwt_keys)
         if settings.tls_certificate:
@@ -101,6 +106,17 @@ async def _check_start(given: dict[str, str | None], may_run: bool) -> AsyncIter
             yield await service.check_port(*address, scheme=settings.scheme, may_serve=may_run)
         async for finding in _check_database(settings, may_run):
             yield finding
+
+
+def _check_access(settings: Settings) -> Iterator[Finding]:
+    """Check who may use the service, and that its limits count clients."""
+    if settings.access == "off":
+        yield access.check_open(settings.host)
+    if settings.access_file:
+        yield from access.check_file(Path(settings.access_file))
+    limits = (getattr(settings, name) for name in _CLIENT_LIMITS)
+    has_proxies = bool(settings.trusted_proxies)
+    yield from access.check_limits(any(limits), settings.host, settings.public_url, has_proxies)
 
 
 def _sources(given: dict[str, str | None]) -> Finding:
