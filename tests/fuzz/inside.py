@@ -3,7 +3,7 @@
 The service's own answer, /metrics, may be a second old.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from chat_service.service import Service
 
@@ -25,3 +25,8 @@ def held_open(service: Service) -> Mapping[str, int]:
         "connections open": service._tracker.connections.open,
     }
     return {what: count for what, count in held.items() if count}
+
+
+def tokens_known(service: Service) -> Collection[bytes]:
+    """Return the digests of the tokens in the version of the access file that is in effect."""
+    return service._access.gate._grants.tokens

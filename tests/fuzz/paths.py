@@ -12,8 +12,8 @@ counts.
 import asyncio
 import difflib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from pymongo import AsyncMongoClient
@@ -51,10 +51,17 @@ class Effects(NamedTuple):
     counted: Mapping[str, float]
 
 
+async def outcome_on(wire: Wire, quiet_s: float) -> Outcome:
+    """Wait for the end of the answers on a connection, and return them."""
+    is_closed = await wire.until_closed(quiet_s)
+    return Outcome(masked(bytes(wire.received)), is_closed)
+
+
 class Side:
     """One service and its database."""
 
-    def __init__(self, name: str, mongo_uri: str, prefix: bytes) -> None:
+    def __init__(self, name: str, mongo_uri: str, prefix: bytes, **changes: Any) -> None:
+        """`changes` are more settings of the service."""
         self.name = name
         self._prefix = prefix
         database = f"fuzz_{name}"
@@ -74,6 +81,7 @@ class Side:
                 slice_max=3,
                 # The name that all requests are sent to.
                 allowed_hosts=("a",),
+                **changes,
             )
         )
 
@@ -86,8 +94,9 @@ class Side:
         await self.service.stop()
         await self._client.close()
 
-    async def send(self, segments: Sequence[bytes], quiet_s: float) -> Outcome:
-        """Send these bytes on one connection, and return all answers."""
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Wire]:
+        """Open one connection to this side's request path."""
         wire = await Wire.connect(self.service.port)
         try:
             if self._prefix:
@@ -95,9 +104,7 @@ class Side:
                 if not await wire.until(b"\r\n\r\n", 10) or not await wire.until(b"}", 10):
                     raise AssertionError("a service did not answer /livez")
                 wire.received.clear()
-            await wire.send(segments)
-            is_closed = await wire.until_closed(quiet_s)
-            return Outcome(masked(bytes(wire.received)), is_closed)
+            yield wire
         finally:
             wire.close()
 
@@ -127,19 +134,26 @@ class Paths(Fuzzer):
     async def __aenter__(self) -> "Paths":
         self._stack = AsyncExitStack()
         async with AsyncExitStack() as stack:
-            self._fast = await stack.enter_async_context(Side("fast", self.mongo_uri, b""))
+            changes = self._changes(stack)
+            self._fast = await stack.enter_async_context(
+                Side("fast", self.mongo_uri, b"", **changes)
+            )
             self._slow = await stack.enter_async_context(
-                Side("tornado", self.mongo_uri, _TO_TORNADO)
+                Side("tornado", self.mongo_uri, _TO_TORNADO, **changes)
             )
             self._stack = stack.pop_all()
         return self
+
+    def _changes(self, stack: AsyncExitStack) -> dict[str, Any]:
+        """Return more settings of both services. What they need until the end enters `stack`."""
+        return {}
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     async def judge(self, cases: Sequence[Case]) -> list[Finding]:
         """Run these cases together, and those that differ alone."""
-        lines = {case: pipeline(case) for case in cases}
+        lines = {case: self._pipeline(case) for case in cases}
         if len(cases) == 1:
             return [*await self._confirm(cases[0], lines[cases[0]])]
         self.tally["cases"] += len(cases)
@@ -157,6 +171,9 @@ class Paths(Fuzzer):
             self.tally["rounds that differed, but no case alone"] += 1
         return findings
 
+    def _pipeline(self, case: Case) -> Pipeline:
+        return pipeline(case)
+
     async def _round(
         self, lines: Mapping[Case, Pipeline], quiet_s: float
     ) -> tuple[list[tuple[str, str]], list[Case]]:
@@ -168,12 +185,7 @@ class Paths(Fuzzer):
             await side.forget()
         before = [(await side.effects()).counted for side in sides]
         with errors_logged() as errors:
-            outcomes = await asyncio.gather(
-                *(
-                    asyncio.gather(*(side.send(line.segments, quiet_s) for side in sides))
-                    for line in lines.values()
-                )
-            )
+            outcomes = await self._exchange(list(lines.values()), quiet_s)
             differences, suspects = [], []
             for case, (fast, slow) in zip(lines, outcomes, strict=True):
                 self.tally["answers"] += fast.answers.count(b"HTTP/1.1 ")
@@ -187,6 +199,20 @@ class Paths(Fuzzer):
         differences += [("an error was logged", str(error)) for error in errors]
         # If no answers differ, the difference may be an effect of any of the cases.
         return differences, suspects
+
+    async def _exchange(
+        self, lines: Sequence[Pipeline], quiet_s: float
+    ) -> Sequence[tuple[Outcome, Outcome]]:
+        """Send these cases to both services. Return both outcomes of each."""
+
+        async def send(side: Side, line: Pipeline) -> Outcome:
+            async with side.connection() as wire:
+                await wire.send(line.segments)
+                return await outcome_on(wire, quiet_s)
+
+        return await asyncio.gather(
+            *(asyncio.gather(send(self._fast, line), send(self._slow, line)) for line in lines)
+        )
 
     async def _left_behind(self, before: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
         """Return how the effects on the two services differ once they are settled."""

@@ -237,34 +237,54 @@ _METHODS = (
 
 
 class Pipeline(NamedTuple):
-    """The bytes for one connection, in the segments in which they are sent."""
+    """The bytes for one connection, in the segments in which they are sent.
+
+    A fuzzer that changes something in the middle sends `later` afterwards.
+    """
 
     segments: Sequence[bytes]
+    later: Sequence[bytes] = ()
 
     @property
     def data(self) -> bytes:
         """All segments joined."""
-        return b"".join(self.segments)
+        return b"".join((*self.segments, *self.later))
 
 
 def pipeline(case: Case) -> Pipeline:
     """Return the requests of a case in segments, with the last request after them."""
     rng = case.rng
     names = [f"{case.tag}-a", f"{case.tag}-b", f"{case.tag}-\u00e9 /"]
+    return Pipeline(pieces(rng, requests_for(rng, names) + LAST))
+
+
+def requests_for(
+    rng: random.Random, names: Sequence[str], credentials: Sequence[bytes] = ()
+) -> bytes:
+    """Return some requests that are about these names.
+
+    Each has one of the lines in `credentials`, if there are any; the first one permits everything.
+    """
     # A mostly valid pipeline gets far, and so does a bug in it.
     oddity = rng.choice((0.0, 0.05, 0.05, 0.2, 0.5))
-    requests = [_request(rng, names, oddity) for _ in range(rng.choice((1, 1, 2, 3, 4, 6)))]
+    requests = [
+        _request(rng, names, oddity, credentials) for _ in range(rng.choice((1, 1, 2, 3, 4, 6)))
+    ]
     if rng.random() < 0.25:
         # More messages than one read takes, in slices of three.
         good = (bodies.message(rng, names[0], True) for _ in range(rng.randrange(2, 6)))
-        requests[:0] = [_assemble(rng, False, b"POST", b"/chat", body, 0.0) for body in good]
+        requests[:0] = [
+            _assemble(rng, False, b"POST", b"/chat", body, 0.0, credentials[:1]) for body in good
+        ]
     data = b"".join(requests)
     if rng.random() < 0.35:
         data = mutate(rng, data, rng.choice((1, 1, 2, 4)))
-    return Pipeline(pieces(rng, data + LAST))
+    return data
 
 
-def _request(rng: random.Random, names: Sequence[str], oddity: float) -> bytes:
+def _request(
+    rng: random.Random, names: Sequence[str], oddity: float, credentials: Sequence[bytes]
+) -> bytes:
     def is_odd() -> bool:
         return rng.random() < oddity
 
@@ -321,7 +341,7 @@ def _request(rng: random.Random, names: Sequence[str], oddity: float) -> bytes:
             target += rng.choice(
                 (b"#x", b" ", b"\xc3\xa9", b"\\", b"/", b"//", b"/read", b"\t", b'"<>', b"?#")
             )
-    return _assemble(rng, is_odd(), method, target, body, oddity)
+    return _assemble(rng, is_odd(), method, target, body, oddity, credentials)
 
 
 def _assemble(
@@ -331,6 +351,7 @@ def _assemble(
     target: bytes,
     body: bytes | None,
     oddity: float,
+    credentials: Sequence[bytes],
 ) -> bytes:
     version = b"HTTP/1.1"
     lines = [b"Host: a"]
@@ -348,6 +369,8 @@ def _assemble(
         lines.append(rng.choice(_HEADERS[:2] + _HEADERS[8:11]))
     while rng.random() < oddity:
         lines.append(rng.choice(_HEADERS))
+    if credentials:
+        lines.append(rng.choice(credentials))
     if body is not None or rng.random() < oddity / 2:
         body = body or b""
         if rng.random() < oddity / 2:

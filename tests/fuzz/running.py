@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from tests.fuzz.access import PathsWithAccess
 from tests.fuzz.decoders import Decoders
 from tests.fuzz.fuzzer import Case, Finding, Fuzzer
 from tests.fuzz.paths import Paths
 from tests.fuzz.sockets import Sockets
 
-FUZZERS: Sequence[type[Fuzzer]] = (Paths, Sockets, Decoders)
+FUZZERS: Sequence[type[Fuzzer]] = (Paths, PathsWithAccess, Sockets, Decoders)
 #: The longest time, in seconds, that one round of cases takes even on a busy machine. A service
 #: that blocks its loop forever would otherwise never be reported.
 _HANGS_S = 300.0
