@@ -11,15 +11,17 @@ from chat_service.api.validation import decode_segment
 def authorize(identity: Identity, right: Right, segment: str) -> None:
     """Check a request by its head alone. Both request paths call this first.
 
-    `segment` is the username in the path as sent, or empty. If the name is in the body instead, the
-    handler calls `require` once it has validated the name. Raises a 401 or 403 problem, and 400 for
-    a malformed segment.
+    `segment` is the username or the message id in the path as sent, or empty. If the name is in the
+    body instead, the handler calls `require` once it has validated the name. Raises a 401 or 403
+    problem, and 400 for a malformed segment.
     """
     if identity is EVERYONE:
         return
-    require_some(identity, right, segment)
-    if segment and right in ("send", "read"):
-        require(identity, right, decode_segment(segment))
+    # An id must not be logged as a name.
+    name = segment if right in ("send", "read") else ""
+    require_some(identity, right, name)
+    if name:
+        require(identity, right, decode_segment(name))
 
 
 def require(identity: Identity, right: Right, name: str) -> None:
