@@ -12,10 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.asyncio.client import connect as open_socket
 
 from chat_service.access.control import AccessUnusable
+from chat_service.access.gate import Gate
 from chat_service.access.jwks import KeyRing
 from chat_service.access.jwt import LEEWAY_S, JwtVerifier
 from chat_service.service import Service
 from tests.conftest import StartService
+from tests.support.access import ask, everybody, write
+from tests.support.access import bearer as opaque
 from tests.support.cases import each_case
 from tests.support.issuer import (
     AUDIENCE,
@@ -29,25 +32,37 @@ from tests.support.issuer import (
     token,
 )
 from tests.support.raw import (
-    Answer,
     Wire,
     assert_problem,
     get,
     message,
     post,
+    request,
     texts_of,
 )
 from tests.support.waiting import eventually
 
-#: Each path that a request can take, and the header that sends it there.
-PATHS: Final = {"fast": b"X-Path: fast", "tornado": b"TE: trailers"}
 _HEADER: Final = {"alg": "EdDSA", "kid": "EdDSA"}
 
 
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> bytes:
-    """The header that selects a path."""
-    return PATHS[request.param]
+class Clock:
+    """The clock by which tokens end, which a test can set forward."""
+
+    ahead_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds since 1970."""
+        return time.time() + self.ahead_s
+
+
+@pytest.fixture
+def clock_of_tokens(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the services that a test starts."""
+    clock = Clock()
+    for kind in (Gate, JwtVerifier):
+        assert kind.__init__.__defaults__ == (time.time,)
+        monkeypatch.setattr(kind.__init__, "__defaults__", (clock,))
+    return clock
 
 
 @pytest.fixture
@@ -88,16 +103,6 @@ async def guarded(
 def bearer(given: str) -> bytes:
     """Return the header with a token."""
     return f"Authorization: Bearer {given}".encode()
-
-
-async def ask(service: Service, *sent: bytes) -> Answer:
-    """Send requests on one connection. Return the last answer."""
-    wire = Wire(service.port)
-    connection = await wire.connect()
-    for each in sent:
-        answer = await connection.ask(each)
-    await wire.close()
-    return answer
 
 
 def ring_of(verifier: JwtVerifier) -> KeyRing:
@@ -259,28 +264,35 @@ async def test_any_end_can_be_shown(exp: float, start_service: StartService) -> 
         assert (await ask(service, get(b"/session", later))).status == 401
 
 
-async def test_a_stream_ends_when_its_token_expires(start_service: StartService) -> None:
+async def test_a_stream_ends_when_its_token_expires(
+    start_service: StartService, clock_of_tokens: Clock
+) -> None:
     async with guarded(start_service) as (service, _):
-        bob = token(exp=int(time.time()) - LEEWAY_S + 2)
+        bob = token()
         url = f"ws://127.0.0.1:{service.port}/chat/bob/stream"
         headers = {"Authorization": f"Bearer {bob}"}
         async with open_socket(url, additional_headers=headers) as socket:
             await ask(service, post(message("bob", "in time"), bearer(token("ES256"))))
             assert json.loads(await socket.recv())["text"] == "in time"
+            clock_of_tokens.ahead_s = 1000.0
             await socket.wait_closed()
             assert socket.close_code == 1008
 
 
 async def test_a_long_poll_ends_when_its_token_expires(
-    start_service: StartService, path: bytes
+    start_service: StartService, clock_of_tokens: Clock, path: bytes
 ) -> None:
     async with guarded(start_service) as (service, _):
-        bob = bearer(token(exp=int(time.time()) - LEEWAY_S + 2))
-        answer = await ask(service, get(b"/chat/bob?wait=25", bob, path))
+        bob, later = bearer(token()), bearer(token(exp=int(time.time()) + 2000))
+        waiting = asyncio.create_task(ask(service, get(b"/chat/bob?wait=25", bob, path)))
+        await eventually(lambda: asyncio.sleep(0, service._tracker.open_requests == 1))
+        clock_of_tokens.ahead_s = 1000.0
+        answer = await waiting
         assert_problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
-        await ask(service, post(message("bob", "later"), bearer(token("ES256"))))
-        assert texts_of(await ask(service, get(b"/chat/bob", bearer(token()), path))) == ["later"]
+        assert (await ask(service, get(b"/chat/bob", bob, path))).status == 401
+        assert (await ask(service, post(message("bob", "later"), later, path))).status == 201
+        assert texts_of(await ask(service, get(b"/chat/bob", later, path))) == ["later"]
 
 
 async def test_revocation_ends_older_tokens(
@@ -307,6 +319,35 @@ async def test_revocation_ends_older_tokens(
         assert (await ask(service, get(b"/chat/bob", undated, path))).status == 401
         assert (await ask(service, get(b"/chat/bob", new, path))).status == 200
         assert (await ask(service, get(b"/chat/eve", eve, path))).status == 200
+
+
+async def test_both_kinds_of_tokens_are_taken(
+    start_service: StartService, tmp_path: Any, path: bytes
+) -> None:
+    file = tmp_path / "access.toml"
+    write(file, everybody())
+    async with guarded(start_service, access="both", access_file=str(file)) as (service, _):
+        listed, user = opaque("bob"), bearer(token())
+        assert (await ask(service, post(message("bob", "hi"), user, path))).status == 201
+        # They are the same subject.
+        assert texts_of(await ask(service, get(b"/chat/bob", listed, path))) == ["hi"]
+        assert (await ask(service, get(b"/chat/ann", user, path))).status == 403
+        for name, given in forgeries().items():
+            answer = await ask(service, get(b"/chat/bob", bearer(given), path))
+            assert answer.status == 401, name
+
+
+async def test_a_browsers_session_takes_the_token(start_service: StartService, path: bytes) -> None:
+    async with guarded(start_service) as (service, _):
+        bob = token(exp=int(time.time()) + 100)
+        local = f"Host: 127.0.0.1:{service.port}".encode()
+        begin = request(b"POST", b"/session", bearer(bob), host=local, body=b"")
+        cookie = (await ask(service, begin)).headers["set-cookie"].partition(";")[0]
+        own = b"Sec-Fetch-Site: same-origin"
+        sent = get(b"/chat/bob", f"Cookie: {cookie}".encode(), own, path, host=local)
+        assert texts_of(await ask(service, sent)) == []
+        other = get(b"/chat/ann", f"Cookie: {cookie}".encode(), own, path, host=local)
+        assert (await ask(service, other)).status == 403
 
 
 async def test_an_outage_of_the_issuer_refuses_nobody(
