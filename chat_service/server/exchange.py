@@ -182,7 +182,8 @@ class Exchange(HTTPMessageDelegate):
         if self._is_discarding:
             self._connection.finish()
             return
-        if self._tracker.limiter is not None and "Transfer-Encoding" in self._headers:
+        if self._refusal is None and "Transfer-Encoding" in self._headers:
+            # Its length was not known before.
             self._limit(0, self._size)
         bodies = self._tracker.bodies
         if self._refusal is not None or self._is_given_up:

@@ -216,6 +216,21 @@ async def test_bytes_beyond_the_rate_are_refused(case: Any, start_service: Start
     await service.stop()
 
 
+async def test_a_body_that_is_only_announced_costs_at_most_one(
+    start_service: StartService,
+) -> None:
+    # Somebody else may have the same address.
+    service = await start_service(client_bytes_per_s=100_000)
+    wire = Wire(service.port)
+    connection = await wire.connect()
+    await connection.send(request(b"POST", b"/chat", b"Content-Length: 999999999999999"))
+    answer = await connection.answer()
+    assert answer is not None
+    assert_problem(answer, 413, "too-large")
+    assert (await wire.ask(post(message("bob", "hi")))).status == 201
+    await wire.close()
+
+
 # Attacks: addresses that a client chooses.
 
 
