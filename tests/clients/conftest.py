@@ -59,7 +59,7 @@ def start_proxy(server: Server, tmp_path: Path) -> Iterator[StartProxy]:
         }[program]
         command[0] = shutil.which(command[0], path="/usr/sbin:/usr/bin:/usr/local/sbin") or program
         with (tmp_path / "proxy.log").open("wb") as log:
-            running.append(subprocess.Popen(command, stderr=log))
+            running.append(subprocess.Popen(command, stdout=log, stderr=log))
         _await_port(port)
         return port
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
@@ -9,6 +10,8 @@ from websockets.asyncio.client import connect
 
 from config.settings import PROJECT_ROOT
 from tests.clients.conftest import StartProxy
+from tests.faults.mongod_cluster import free_port
+from tests.support.certificates import Authority
 from tests.support.client import ChatClient
 from tests.support.events import EventStream
 from tests.support.waiting import eventually
@@ -177,19 +180,32 @@ async def test_the_pages_work_below_a_path_of_a_proxy(
     assert failed == []
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_the_balancer_hides_the_operators_routes(
-    chat: ChatClient, start_proxy: StartProxy
+    chat: ChatClient,
+    start_proxy: StartProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
 ) -> None:
+    if scheme == "https":
+        # As in docker-compose.access.yml.
+        authority = Authority(tmp_path)
+        both = authority.issue("localhost").together(tmp_path / "balancer.pem")
+        monkeypatch.setenv("BALANCER_CERTIFICATE", str(both))
+        monkeypatch.setenv("BALANCER_PROBE_PORT", str(free_port()))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
     configuration = (PROJECT_ROOT / "deploy" / "haproxy.cfg").read_text(encoding="utf-8")
     for ours, here in (
-        ("bind :8080", "bind 127.0.0.1:{port}"),
+        ("    bind :8080 ssl", "    bind 127.0.0.1:{port} ssl"),
+        ("    bind :8080\n", "    bind 127.0.0.1:{port}\n"),
         ("server-template chat 20 chat:8080", "server chat {server}"),
         # Docker's name server is not available here.
         ("resolvers containers resolve-prefer ipv4 init-addr none", ""),
     ):
         assert configuration.count(ours) == 1, ours
         configuration = configuration.replace(ours, here)
-    balancer = ChatClient(f"http://127.0.0.1:{start_proxy('haproxy', configuration)}")
+    balancer = ChatClient(f"{scheme}://localhost:{start_proxy('haproxy', configuration)}")
     balancer.contract = None
     await balancer.post("bob", "x")
     assert await balancer.texts("bob") == ["x"]
