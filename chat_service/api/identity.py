@@ -63,8 +63,8 @@ EVERYONE = Identity("", Rights(("*",), ("*",), ops=True))
 class Client(Struct, frozen=True):
     """The sender of a request: its identity, and the key that its limits are counted under.
 
-    The key is `sub:` with the subject, or else `ip:` with the IPv4 address or the /64 network of the
-    IPv6 address. `chat_service.access.clients` makes it.
+    The key is `sub:` with the subject, or else `ip:` with the IPv4 address or the /64 network of
+    the IPv6 address. `chat_service.access.clients` makes it.
     """
 
     identity: Identity

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
 from chat_service.service import Service
@@ -492,6 +493,24 @@ async def test_the_session_is_no_way_around_failed_logins(
         begin = [request(b"POST", b"/session", access.bearer(name), EVE) for name in NAMES]
         answers = [await wire.ask(sent) for sent in begin]
         assert [answer.status for answer in answers] == [401] * 3 + [429] * 2 + [200]
+
+
+async def test_the_audit_log_names_who_was_limited(
+    start_service: StartService, access_file: str
+) -> None:
+    service = await start_service(
+        **PROXIED, **FIVE, access="tokens", access_file=access_file, log_clients="clear"
+    )
+    async with connected(service) as wire:
+        with capture_logs() as entries:
+            for line in (access.bearer("alice"), WAYS["the fast path"]):
+                for _ in range(6):
+                    answer = await wire.ask(get(b"/chat/alice", line, EVE))
+                assert answer.status == 429
+        limited = [each for each in entries if each["event"] == "limited"]
+        assert [each.get("subject") for each in limited] == ["alice", None]
+        assert limited[1]["client"] == "198.51.100.7"
+        assert {each["limit"] for each in limited} == {"requests"}
 
 
 async def test_the_address_pays_for_requests_without_a_token(
