@@ -22,13 +22,12 @@ _TOKEN_PROTOCOL = "chat.bearer."
 
 #: RFC 6750, 2.1.
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
-#: A token in a query ends up in logs and in histories.
-_IN_QUERY = re.compile(r"(?:^|[&;])(?:access_?)?token=|=(?:cht_|eyJ[\w-]+\.)", re.IGNORECASE)
 
 
 def has_token(query: str) -> bool:
-    """Return whether a query seems to have a token."""
-    return _IN_QUERY.search(unquote(query) if "%" in query else query) is not None
+    """Return whether a query seems to have a token, which would end up in logs and histories."""
+    query = unquote(query) if "%" in query else query
+    return "token=" in query.lower() or "=cht_" in query or "=eyJ" in query
 
 
 def reject_misplaced(headers: HTTPHeaders, query: str) -> None:

@@ -17,11 +17,17 @@ def authorize(identity: Identity, right: Right, segment: str) -> None:
     """
     if identity is EVERYONE:
         return
-    # An id must not be logged as a name.
-    name = segment if right in ("send", "read") else ""
-    require_some(identity, right, name)
-    if name:
-        require(identity, right, decode_segment(name))
+    if not segment or right not in ("send", "read"):
+        # An id must not be logged as a name.
+        require_some(identity, right)
+        return
+    try:
+        name = decode_segment(segment)
+    except Problem:
+        # Senders without any right learn nothing about their request.
+        require_some(identity, right, segment)
+        raise
+    require(identity, right, name)
 
 
 def require(identity: Identity, right: Right, name: str) -> None:

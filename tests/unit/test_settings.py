@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -71,6 +72,45 @@ def test_all_errors_are_named_at_once_with_their_source(tmp_path: Path) -> None:
     ):
         assert words in said
     assert len(caught.value.problems) == 7
+
+
+#: Settings of access that make no sense, and what is said about each.
+SENSELESS: Final = {
+    "tokens": ({"access": "tokens"}, ["access_file: is required for access=tokens"]),
+    "both": (
+        {"access": "both"},
+        [
+            "access_file: is required for access=both",
+            "jwt_issuer: is required for access=both",
+            "jwt_audience: is required for access=both",
+        ],
+    ),
+    "jwt": (
+        {"access": "jwt", "jwt_issuer": "https://a"},
+        ["jwt_audience: is required for access=jwt"],
+    ),
+    "a file": (
+        {"access_file": "a"},
+        ["access_file: has no effect with access=off; set access=tokens"],
+    ),
+    "keys": (
+        {"access": "tokens", "access_file": "a", "jwt_keys": "b"},
+        ["jwt_keys: has no effect with access=tokens"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), SENSELESS.values(), ids=SENSELESS)
+def test_settings_of_access_must_make_sense(given: dict[str, str], said: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(given, {})
+    assert caught.value.problems == said
+
+
+def test_the_access_file_can_be_set_by_a_variable() -> None:
+    environ = {"CHAT_ACCESS": "tokens", "CHAT_ACCESS_FILE": "/etc/chat/access.toml"}
+    assert load_settings({}, environ).access_file == "/etc/chat/access.toml"
+    assert unknown_variables(environ) == []
 
 
 #: What Kubernetes sets for a Service `chat` (with IPv6, and a port named http), what Docker sets
