@@ -60,7 +60,7 @@ class Identity(Struct, frozen=True):
 EVERYONE = Identity("", Rights(("*",), ("*",), ops=True))
 
 
-class Client(Struct, frozen=True):
+class Client(Struct, frozen=True, gc=False):
     """The sender of a request: its identity, and the key that its limits are counted under.
 
     The key is `sub:` with the subject, or else `ip:` with the IPv4 address or the /64 network of
