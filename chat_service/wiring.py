@@ -21,6 +21,7 @@ from chat_service.server.connection import ConnectionLimits
 from chat_service.server.request_tracker import RequestLimits
 from config import Settings
 from config.settings import STORAGE_FREE_MIN_BYTES
+from workers.inbox_quotas import QuotaLimits
 from workers.pool import PoolLimits
 from workers.queue import QueueLimits
 from workers.shard import ShardLimits
@@ -113,6 +114,7 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
             # their disk.
             0.2 if settings.storage_free_min_bytes == STORAGE_FREE_MIN_BYTES else 1.0,
         ),
+        QuotaLimits(settings.inbox_messages_max, settings.inbox_bytes_max),
     )
 
 

@@ -57,7 +57,9 @@ class Key(Struct, frozen=True, gc=False):
 class Post(Command["str | Stored"], frozen=True, gc=False):
     """Store one message. Returns its id, or a `Stored` if the post has a key.
 
-    `receipt` is the hash of the sender's receipt, or empty.
+    `receipt` is the hash of the sender's receipt, or empty. With `is_for_full_inbox`, nothing is
+    stored: the post is answered only if it repeats an earlier one, and otherwise raises
+    `InboxFull`.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Post(Command["str | Stored"], frozen=True, gc=False):
     expires_ms: int
     key: Key | None = None
     receipt: str = ""
+    is_for_full_inbox: bool = False
 
 
 class Lease(Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@
     │   ├── StoreUnavailable the database could not be reached
     │   │   └── IndexMissing the database lacks an index that this operation needs
     │   ├── StorageFull      the database's disk has no room for this message
+    │   ├── InboxFull        the inbox has as many unread messages as it may have
     │   ├── Rejected         the database cannot store this message
     │   ├── KeyInFlight      a request with this idempotency key is still being processed
     │   └── KeyReused        the idempotency key was used for a different request
@@ -56,6 +57,13 @@ class IndexMissing(StoreUnavailable):
 
 class StorageFull(NotExecuted):
     """Raised when a post would use the part of the disk that is reserved for reads."""
+
+
+class InboxFull(NotExecuted):
+    """Raised when a post is refused because its inbox has reached its quota."""
+
+    def __init__(self) -> None:
+        super().__init__("the inbox is full until messages are read or expire")
 
 
 class Rejected(NotExecuted):

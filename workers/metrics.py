@@ -131,7 +131,9 @@ class WorkerMetrics:
             ["reason"],
             registry=registry,
         )
-        for reason in ("overloaded", "draining", "unavailable", "expired", "storage-full"):
+        for reason in (
+            *("overloaded", "draining", "unavailable", "expired", "storage-full", "inbox-full"),
+        ):
             self.refused.labels(reason)
         self.storage_free = Gauge(
             "chat_storage_free_bytes",

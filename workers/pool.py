@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from workers.backoff import Backoff
 from workers.circuit_breaker import CircuitBreaker
@@ -20,6 +21,7 @@ from workers.commands import Command, Count, Key, Lease, Post, R, Read, Slice, S
 from workers.engine import Engine
 from workers.errors import (
     Draining,
+    InboxFull,
     KeyInFlight,
     NotExecuted,
     Overloaded,
@@ -27,6 +29,7 @@ from workers.errors import (
     StoreUnavailable,
 )
 from workers.ids import IdSource
+from workers.inbox_quotas import InboxQuotas, QuotaLimits
 from workers.loop_lag import LoopLag
 from workers.maintenance import WATCH_EVERY_S, Maintenance
 from workers.metrics import WorkerMetrics
@@ -58,7 +61,8 @@ _REASONS: Mapping[type[NotExecuted], str] = {
 
 class PoolLimits(NamedTuple):
     """The number of shards, the bounds of each shard's queue and batches, the seconds for a
-    request, the number of reads that may wait for a message, and the disk space to keep free.
+    request, the number of reads that may wait for a message, the disk space to keep free, and the
+    quota of an inbox.
     """
 
     shards: int
@@ -67,6 +71,7 @@ class PoolLimits(NamedTuple):
     deadline_s: float
     waiters: int
     storage: StorageLimits = StorageLimits()
+    quotas: QuotaLimits = QuotaLimits()
 
 
 class WorkerPool:
@@ -88,6 +93,7 @@ class WorkerPool:
         self._breaker = CircuitBreaker(metrics, LoopLag(WATCH_EVERY_S))
         self._waiters = Waiters(limits.waiters, self._readmit)
         self._reserve = StorageReserve(limits.storage, metrics)
+        self._quotas = InboxQuotas(store, clock, limits.quotas) if any(limits.quotas) else None
         self._rollback = ClaimRollback(store, clock, metrics, self._waiters)
         engine = Engine(
             store=store,
@@ -164,16 +170,16 @@ class WorkerPool:
         """Store a message of `size` bytes for `timeout_s` seconds from now.
 
         The future returns the message's id once it is durable on a majority, or raises a
-        `ServiceError`. Raises `Overloaded`, `Draining`, `StoreUnavailable` or `StorageFull` at
-        once. If the future is cancelled while the post waits in its queue, nothing is stored.
-        `receipt` is the hash of the sender's receipt, or empty.
+        `ServiceError`. Raises `Overloaded`, `Draining`, `StoreUnavailable`, `StorageFull` or
+        `InboxFull` at once. If the future is cancelled while the post waits in its queue, nothing
+        is stored. `receipt` is the hash of the sender's receipt, or empty.
         """
         self._reserve.admit(size)
         now_ms = self._clock.now_ms()
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
-        return self._enqueue(post, client)
+        return self._enqueue(post, client) if self._quotas is None else self._admit(post, client)
 
     def post_keyed(
         self,
@@ -197,7 +203,8 @@ class WorkerPool:
         message_id = self._ids.next(now_ms)
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
-        return self._one_at_a_time(key.hash, lambda: self._enqueue(post, client))
+        submit = self._enqueue if self._quotas is None else self._admit
+        return self._one_at_a_time(key.hash, lambda: submit(post, client))
 
     def read(
         self,
@@ -284,20 +291,44 @@ class WorkerPool:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.2)
         self._workers = []
+        if self._quotas is not None:
+            await self._quotas.close()
         self.end_waits()
         for queue in self._queues:
             queue.close()
             for item in queue.take_nowait(1 << 62, 1 << 62):
                 item.fail(Draining("the service stopped"))
 
+    def _admit(self, post: Post, client: str) -> asyncio.Future[Any]:
+        """Submit a post if its inbox has room. A full inbox only gets repeats of earlier posts."""
+        assert self._quotas is not None
+        deadline = self._loop.time() + self._limits.deadline_s
+
+        def if_full() -> asyncio.Future[Any]:
+            if post.key is None:
+                self._metrics.refused.labels("inbox-full").inc()
+                raise InboxFull
+            return self._enqueue(replace(post, is_for_full_inbox=True), client, deadline=deadline)
+
+        return self._quotas.submit(
+            *(post.username, post.size, deadline),
+            lambda: self._enqueue(post, client, deadline=deadline),
+            if_full,
+        )
+
     def _enqueue(
-        self, command: Command[Any], client: str, wait_s: float = 0.0
+        self,
+        command: Command[Any],
+        client: str,
+        wait_s: float = 0.0,
+        deadline: float | None = None,
     ) -> asyncio.Future[Any]:
         now = self._loop.time()
         future: asyncio.Future[Any] = self._loop.create_future()
         queue = self._queues[shard_of(command.username, len(self._queues))]
         wait_until = now + wait_s if wait_s else 0.0
-        deadline = now + self._limits.deadline_s
+        if deadline is None:
+            deadline = now + self._limits.deadline_s
         try:
             self._breaker.refuse_if_open()
             queue.put_or_refuse(

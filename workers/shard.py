@@ -29,7 +29,14 @@ from workers.commands import (
     Track,
 )
 from workers.engine import Engine
-from workers.errors import Expired, OutcomeUnknown, Overloaded, ServiceError, StoreUnavailable
+from workers.errors import (
+    Expired,
+    InboxFull,
+    OutcomeUnknown,
+    Overloaded,
+    ServiceError,
+    StoreUnavailable,
+)
 from workers.queue import QueueLimits, ShardQueue
 from workers.single_calls import SingleCalls
 from workers.store.base import Settled
@@ -196,6 +203,8 @@ class Shard:
             else:
                 failure = outcome
                 self._fail(item, outcome)
+                if isinstance(outcome, InboxFull):
+                    self._metrics.refused.labels("inbox-full").inc()
         self._waiters.wake(post.username for post in posts)
         return None if None in outcomes else failure
 

@@ -16,6 +16,7 @@ from chat_service.api.types import BodyChunk, Response
 from workers.commands import Finished
 from workers.errors import (
     Draining,
+    InboxFull,
     KeyInFlight,
     KeyReused,
     NotExecuted,
@@ -274,6 +275,10 @@ def of_service_error(error: ServiceError, effect: Effect) -> Problem:
         detail = "a request with this Idempotency-Key is still in progress; try again later"
         title, again = "The same request is in progress", {"Retry-After": "1"}
         return Problem(409, "key-in-flight", title, detail, headers=again)
+    if isinstance(error, InboxFull):
+        title, again = "The inbox is full", {"Retry-After": "1"}
+        detail = f"{error}; nothing was stored"
+        return Problem(429, "inbox-full", title, detail, headers=again, more={"stored": False})
     if isinstance(error, StorageFull):
         detail = (
             "the disk has no room for messages until others are read or expire; nothing was stored"

@@ -31,7 +31,16 @@ from workers.commands import (
     Track,
 )
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled, Storage
+from workers.store.base import (
+    Claimed,
+    CountedEvent,
+    Ended,
+    Found,
+    InboxSize,
+    Insertion,
+    Settled,
+    Storage,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -112,6 +121,13 @@ class SimulatedStore:
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         await self._reach()
         return Counter(post.username for post in self.unread(usernames, now_ms))
+
+    async def measure_inbox(
+        self, username: str, messages_max: int, has_bytes: bool, now_ms: int
+    ) -> InboxSize:
+        await self._reach()
+        unread = self._database.unread((username,), now_ms)[:messages_max]
+        return InboxSize(len(unread), sum(post.size for post in unread))
 
     async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
         database, keys = self._database, [batch.key for batch in batches]

@@ -30,7 +30,7 @@ from workers.commands import (
     Track,
     Unread,
 )
-from workers.errors import KeyReused
+from workers.errors import InboxFull, KeyReused
 from workers.store.base import Ended, Found, Insertion, Settled
 
 
@@ -96,6 +96,8 @@ class Documents:
                 if post.receipt and post.key.gets_receipt:
                     self.change(other, receipts=(*other.receipts, post.receipt))
                 return other.post.id
+        if post.is_for_full_inbox:
+            return InboxFull()
         stored = Stored(post, receipts=(post.receipt,) if post.receipt else ())
         self.documents[post.id] = stored
 

@@ -27,7 +27,16 @@ from workers.commands import (
     Track,
 )
 from workers.errors import StoreUnavailable
-from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled, Storage
+from workers.store.base import (
+    Claimed,
+    CountedEvent,
+    Ended,
+    Found,
+    InboxSize,
+    Insertion,
+    Settled,
+    Storage,
+)
 
 
 def new_claim(
@@ -79,6 +88,13 @@ class MemoryStore:
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         await self._call("count")
         return Counter(post.username for post in self.data.unread(usernames, now_ms))
+
+    async def measure_inbox(
+        self, username: str, messages_max: int, has_bytes: bool, now_ms: int
+    ) -> InboxSize:
+        await self._call("measure")
+        unread = self.data.unread((username,), now_ms)[:messages_max]
+        return InboxSize(len(unread), sum(post.size for post in unread))
 
     async def record_batch(self, batches: Sequence[KeyedBatch], now_ms: int) -> list[KeyedBatch]:
         await self._call("record_batch")

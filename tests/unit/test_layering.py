@@ -65,7 +65,8 @@ WORKERS = """
     store.base store.driver store.schema store.index_keeper store.connection
     store.leases store.idempotent_reads store.lifecycle store.change_stream store.mongo
     store.diagnostics
-    storage claim_rollback engine claims arrival_listener single_calls shard maintenance pool
+    inbox_quotas storage claim_rollback engine claims arrival_listener single_calls shard
+    maintenance pool
     mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded
 """.split()  # noqa: SIM905 - a list of 37 lines is harder to read
 

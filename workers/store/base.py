@@ -72,6 +72,13 @@ class Storage(NamedTuple):
     reusable: int
 
 
+class InboxSize(NamedTuple):
+    """The unread messages of an inbox, and the bytes of their texts."""
+
+    messages: int
+    bytes: int
+
+
 #: The events that are counted: accepted = read + expired + revoked + pending.
 CountedEvent: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
 #: The id of the message that an earlier post with the same key stored.
@@ -88,7 +95,8 @@ class Store(Protocol):
 
         A message that cannot be stored fails alone. A message whose id exists already counts as
         stored, since ids are created before the first attempt. Of all posts with the same key, in
-        all processes, one is stored. The others get its id, or `KeyReused`.
+        all processes, one is stored. The others get its id, or `KeyReused`. A post
+        `is_for_full_inbox` is never stored: it gets the id of an earlier one, or `InboxFull`.
         """
         ...
 
@@ -117,6 +125,15 @@ class Store(Protocol):
         """Count the messages of each inbox that are unread and not expired.
 
         A count above `COUNT_MAX` only means that there are more. Empty inboxes may be left out.
+        """
+        ...
+
+    async def measure_inbox(
+        self, username: str, messages_max: int, has_bytes: bool, now_ms: int
+    ) -> InboxSize:
+        """Measure the unread messages of an inbox. Stops after `messages_max` of them.
+
+        The bytes are 0 unless `has_bytes` is set, since that reads every text.
         """
         ...
 

@@ -33,6 +33,7 @@ from workers.commands import (
     Unread,
 )
 from workers.errors import (
+    InboxFull,
     IndexMissing,
     KeyReused,
     OutcomeUnknown,
@@ -40,7 +41,7 @@ from workers.errors import (
     ServiceError,
     StoreUnavailable,
 )
-from workers.store.base import Claimed, Found, Insertion
+from workers.store.base import Claimed, Found, InboxSize, Insertion
 from workers.store.change_stream import ChangeStream
 from workers.store.connection import (
     MISSING,
@@ -67,6 +68,7 @@ RECEIPTS_MAX = 8
 #: Most expired leases that a message records.
 _LOST_MAX = 64
 
+_EMPTY = InboxSize(0, 0)
 _DUPLICATE_KEY = 11000
 #: Write errors that are caused by the document itself. All other errors are temporary.
 _UNSTORABLE = frozenset({2, 10334, 17280, 17419, 121})
@@ -89,6 +91,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         outcomes: list[Insertion] = [None] * len(posts)
         plain: _Pending = {}
         keyed: _Pending = {}
+        repeats: _Pending = {}
         for position, post in enumerate(posts):
             try:
                 # Encoded one by one, so that a text that BSON cannot hold fails alone.
@@ -102,16 +105,17 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                 )
                 continue
             pending = plain if post.key is None else keyed
+            if post.is_for_full_inbox:
+                pending = repeats
             pending[position] = RawBSONDocument(encoded)
         with self._operation("insert") as deadline:
-            if not keyed:
+            if not keyed and not repeats:
                 await self._insert_all(self._insert_plain, deadline, posts, plain, outcomes)
-            elif not plain:
-                await self._insert_all(self._insert_keyed, deadline, posts, keyed, outcomes)
             else:
                 await asyncio.gather(
                     self._insert_all(self._insert_plain, deadline, posts, plain, outcomes),
                     self._insert_all(self._insert_keyed, deadline, posts, keyed, outcomes),
+                    self._insert_all(self._find_repeated, deadline, posts, repeats, outcomes),
                 )
         return outcomes
 
@@ -226,16 +230,28 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
             return IndexMissing(MISSING)
         return OutcomeUnknown("the insert was interrupted")
 
+    async def _find_repeated(
+        self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
+    ) -> ServiceError | None:
+        """Answer posts to full inboxes: with the first message of their key, or `InboxFull`."""
+        if not await self._find_first(posts, list(pending), pending, outcomes):
+            return StoreUnavailable("the database did not say whether the post is a repeat")
+        for position in pending:
+            outcomes[position] = InboxFull()
+        pending.clear()
+        return None
+
     async def _find_first(
         self,
         posts: Sequence[Post],
         positions: Sequence[int],
         pending: _Pending,
         outcomes: list[Insertion],
-    ) -> None:
+    ) -> bool:
         """Set the outcome of posts whose key exists: the id of the first message, or `KeyReused`.
 
         A post stays pending if no majority has the first message yet, or if it was just deleted.
+        Returns False if the database did not answer.
         """
         keys = {posts[position].key for position in positions}
         try:
@@ -266,7 +282,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                 del pending[position]
         except PyMongoError:
             # The next attempt asks again.
-            return
+            return False
+        return True
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         """See `workers.store.base.Store.find_unread`."""
@@ -455,6 +472,26 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                 hint=INBOX_INDEX,
             )
         return {group["_id"]: group["unread"] for group in groups}
+
+    async def measure_inbox(
+        self, username: str, messages_max: int, has_bytes: bool, now_ms: int
+    ) -> InboxSize:
+        """See `workers.store.base.Store.measure_inbox`. Without bytes, it reads only the index."""
+        group: Document = {"_id": None, "messages": {"$sum": 1}}
+        if has_bytes:
+            group["bytes"] = {"$sum": {"$strLenBytes": "$text"}}
+        unread = {
+            "username": username,
+            "unread": True,
+            "expires_at": {"$gte": DatetimeMS(now_ms)},
+        }
+        with self._operation("measure"), read_errors():
+            groups = await aggregate(
+                self._messages,
+                [{"$match": unread}, {"$limit": messages_max}, {"$group": group}],
+                hint=INBOX_INDEX,
+            )
+        return InboxSize(groups[0]["messages"], groups[0].get("bytes", 0)) if groups else _EMPTY
 
     def _document(self, post: Post) -> Document:
         document: Document = {
