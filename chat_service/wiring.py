@@ -113,6 +113,7 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
             # The default keeps at most a fifth of the disk free. Operators who set a limit know
             # their disk.
             0.2 if settings.storage_free_min_bytes == STORAGE_FREE_MIN_BYTES else 1.0,
+            settings.storage_max_bytes,
         ),
         QuotaLimits(settings.inbox_messages_max, settings.inbox_bytes_max),
     )

@@ -141,6 +141,12 @@ class WorkerMetrics:
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self.storage_used = Gauge(
+            "chat_storage_used_bytes",
+            "Bytes that the messages and their indexes take up in the database.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
         self.storage_reusable = Gauge(
             "chat_storage_reusable_bytes",
             "Free bytes inside the database's files, which new messages can use.",
@@ -149,7 +155,7 @@ class WorkerMetrics:
         )
         self.storage_full = Gauge(
             "chat_storage_full",
-            "1 while posts are refused because the database's disk is nearly full.",
+            "1 while posts are refused because the database's disk, or its limit, is full.",
             multiprocess_mode="livemax",
             registry=registry,
         )

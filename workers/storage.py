@@ -1,5 +1,7 @@
 """Refuses posts before the database's disk is full, so that reads can continue and free space.
 
+Posts are also refused while the database uses more space than a limit allows.
+
 Claims, acknowledgements and purges are writes, too, so a full disk would stop them with the posts.
 `workers.maintenance` measures the disk; `workers.pool` checks before it accepts a post.
 """
@@ -27,10 +29,14 @@ _ON_DISK = 4
 
 
 class StorageLimits(NamedTuple):
-    """The number of bytes to keep free (0 for none), limited to a share of the disk."""
+    """The number of bytes to keep free (0 for none), limited to a share of the disk.
+
+    `used_max_bytes` is the most that the database may use, or 0 for no limit.
+    """
 
     free_min_bytes: int = 0
     share_max: float = 1.0
+    used_max_bytes: int = 0
 
     def reserve_of(self, total: int) -> int:
         """Return how many bytes of a disk of `total` bytes are kept free."""
@@ -51,11 +57,6 @@ class StorageReserve:
         self.is_full = False
 
     @property
-    def is_on(self) -> bool:
-        """Whether any space is reserved."""
-        return self._limits.free_min_bytes > 0
-
-    @property
     def is_due(self) -> bool:
         """Whether posts have used so much that the disk must be measured again."""
         return self._is_due.is_set()
@@ -69,7 +70,7 @@ class StorageReserve:
             self._is_due.set()
             if self.is_full or self._spent > self._left:
                 self._metrics.refused.labels("storage-full").inc()
-                raise StorageFull("the database's disk has no room for more messages")
+                raise StorageFull("the database has no room for more messages")
 
     def observe(self, storage: Storage | None) -> None:
         """Record a measurement, or None if the database does not report one."""
@@ -79,16 +80,21 @@ class StorageReserve:
             self._left = None
             self._set_full(False, None)
             return
-        self._metrics.storage_free.set(storage.free)
+        self._metrics.storage_used.set(storage.used)
         self._metrics.storage_reusable.set(storage.reusable)
-        if not self.is_on:
-            return
-        reserve = self._limits.reserve_of(storage.total)
-        # Once the disk is full, require 10% more free space, so that the state does not flap.
-        needed = reserve + reserve // 10 if self.is_full else reserve
-        left = min(storage.free + storage.reusable - needed, storage.free - needed // _ON_DISK)
-        self._left = max(left, 0)
-        self._set_full(left <= 0, storage)
+        limits, left = self._limits, []
+        # Once it is full, require 10% more free space, so that the state does not flap.
+        margin = 10 if self.is_full else 1 << 62
+        if storage.total:
+            self._metrics.storage_free.set(storage.free)
+        if storage.total and limits.free_min_bytes:
+            reserve = limits.reserve_of(storage.total)
+            needed = reserve + reserve // margin
+            left += [storage.free + storage.reusable - needed, storage.free - needed // _ON_DISK]
+        if limits.used_max_bytes:
+            left.append(limits.used_max_bytes - limits.used_max_bytes // margin - storage.used)
+        self._left = max(min(left), 0) if left else None
+        self._set_full(self._left == 0, storage)
 
     async def wait_until_due(self) -> None:
         """Return when the next measurement is due."""
@@ -103,6 +109,10 @@ class StorageReserve:
         self._metrics.storage_full.set(is_full)
         free = storage._asdict() if storage is not None else {}
         if is_full:
-            log.error("posts are refused: the database's disk is nearly full", **free)
+            is_over = 0 < self._limits.used_max_bytes <= (storage.used if storage else 0)
+            if is_over:
+                log.error("posts are refused: the database uses all the space that it may", **free)
+            else:
+                log.error("posts are refused: the database's disk is nearly full", **free)
         else:
-            log.info("posts are accepted again: the database's disk has space", **free)
+            log.info("posts are accepted again: the database has room", **free)

@@ -2,9 +2,14 @@
 
 import asyncio
 
+import pytest
+from msgspec.structs import replace
+
 from tests.store.conftest import MakePost
 from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
+from workers.commands import Key, Post, Track
+from workers.errors import InboxFull, KeyReused
 from workers.store.base import Store
 
 
@@ -107,3 +112,49 @@ async def test_unclaimed_messages_are_unread_again(
     assert await any_store.unclaim(claim, ids) == 0
     found = await any_store.find_unread(["bob"], 10, clock.now_ms())
     assert [each.message.id for each in found.messages["bob"]] == ids[:3]
+
+
+async def test_an_inbox_is_measured_up_to_a_number_of_messages(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts = [new_post(text="für"), new_post(text="12345"), new_post("eve", "another inbox")]
+    await any_store.insert([*posts, new_post(text="expired", timeout_s=1, age_s=2)])
+    now_ms = clock.now_ms()
+    assert await any_store.measure_inbox("bob", 10, True, now_ms) == (2, 9)
+    assert await any_store.measure_inbox("bob", 1, True, now_ms) == (1, 4)
+    assert (await any_store.measure_inbox("bob", 10, False, now_ms)).messages == 2
+    assert await any_store.measure_inbox("nobody", 10, True, now_ms) == (0, 0)
+    await any_store.claim(new_claim(["bob"], [posts[0].id], now_ms))
+    assert await any_store.measure_inbox("bob", 10, True, now_ms) == (1, 5)
+
+
+async def test_a_post_for_a_full_inbox_only_finds_the_first_of_its_key(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    first = new_post(key=Key("key", "body"), receipt="first")
+    await any_store.insert([first])
+
+    def again(key: str, body: str) -> Post:
+        return replace(new_post(key=Key(key, body), receipt="2"), is_for_full_inbox=True)
+
+    posts = [again("key", "body"), again("key", "another"), again("a new key", "body"), new_post()]
+    outcomes = await any_store.insert(posts)
+    assert outcomes[0] == first.id
+    assert isinstance(outcomes[1], KeyReused)
+    assert isinstance(outcomes[2], InboxFull)
+    assert outcomes[3] is None
+    assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+    assert await any_store.track(Track(first.id, "2"), clock.now_ms()) is not None
+
+
+@pytest.mark.parametrize("gets_receipt", [True, False])
+async def test_a_repeat_gets_a_receipt_only_if_its_key_allows_it(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock, gets_receipt: bool
+) -> None:
+    first = new_post(key=Key("key", "body", gets_receipt), receipt="first")
+    repeat = new_post(key=Key("key", "body", gets_receipt), receipt="second")
+    assert await any_store.insert([first]) == [None]
+    assert await any_store.insert([repeat]) == [first.id]
+    status = await any_store.track(Track(first.id, "second"), clock.now_ms())
+    assert (status is not None) == gets_receipt
+    assert await any_store.track(Track(first.id, "first"), clock.now_ms()) is not None

@@ -13,6 +13,7 @@ from pymongo.errors import (
 from tests.conftest import OpenStore
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store import connection
+from workers.store.base import Storage
 from workers.store.connection import (
     StoreMisconfigured,
     StoreRefused,
@@ -124,8 +125,13 @@ async def test_hidden_free_space_refuses_no_post(
         with pytest.raises(StoreUnavailable):
             await store.measure_storage()
         answer = {"fsTotalSize": 0, "fsUsedSize": 0}
-        assert await store.measure_storage() is None, "some hosted databases report nothing"
+        # Some hosted databases do not report their disk.
+        assert await store.measure_storage() == Storage(0, 0, 0, 0)
         answer = {"fsTotalSize": 100.0, "fsUsedSize": 60.0, "totalFreeStorageSize": 7}
-        assert await store.measure_storage() == (100, 40, 7)
+        assert await store.measure_storage() == Storage(100, 40, 7, 0)
+        answer |= {"dataSize": 50.0, "storageSize": 30, "indexSize": 9}
+        assert await store.measure_storage() == Storage(100, 40, 7, 59)
+        answer |= {"storageSize": 90}
+        assert await store.measure_storage() == Storage(100, 40, 7, 92)
     finally:
         monkeypatch.setattr(store, "_client", real)

@@ -88,3 +88,26 @@ async def test_many_posts_trigger_a_measurement(reserve: StorageReserve) -> None
         reserve.admit(MIB)
     await reserve.wait_until_due()
     assert reserve.is_due
+
+
+def used(used_mib: int) -> Storage:
+    return Storage(0, 0, 0, used_mib * MIB)
+
+
+def test_posts_are_refused_above_the_limit(metrics: WorkerMetrics) -> None:
+    capped = StorageReserve(StorageLimits(used_max_bytes=100 * MIB), metrics)
+    capped.observe(used(99))
+    assert not is_refused(capped)
+    capped.observe(used(101))
+    assert is_refused(capped)
+    capped.observe(used(95))
+    assert is_refused(capped)
+    capped.observe(used(89))
+    assert not is_refused(capped)
+    assert metrics.storage_used._value.get() == 89 * MIB
+
+
+def test_the_reserve_holds_below_the_limit_too(metrics: WorkerMetrics) -> None:
+    both = StorageReserve(StorageLimits(100 * MIB, 1.0, 5000 * MIB), metrics)
+    both.observe(disk(99))
+    assert is_refused(both)

@@ -65,11 +65,16 @@ class Ended(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """The database's disk in bytes: total, free, and reusable inside the database's files."""
+    """The database's disk in bytes: total, free, and reusable inside the database's files.
+
+    `total` is 0 if the database does not report its disk. `used` is what the messages and their
+    indexes take up.
+    """
 
     total: int
     free: int
     reusable: int
+    used: int = 0
 
 
 class InboxSize(NamedTuple):

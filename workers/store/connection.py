@@ -240,11 +240,12 @@ class Connection:
                 raise StoreUnavailable(
                     f"the database did not answer: {short_reason(error)}"
                 ) from error
-        total, used = stats.get("fsTotalSize"), stats.get("fsUsedSize")
-        if not total or used is None:
-            return None
-        reusable = stats.get("totalFreeStorageSize", 0)
-        return Storage(int(total), int(total - used), int(reusable))
+        total, taken = int(stats.get("fsTotalSize", 0)), int(stats.get("fsUsedSize", 0))
+        reusable = int(stats.get("totalFreeStorageSize", 0))
+        # The files have new messages only after the next checkpoint, and they seldom shrink.
+        data = int(stats.get("dataSize", 0)) + int(stats.get("indexSize", 0))
+        files = int(stats.get("storageSize", 0)) + int(stats.get("indexSize", 0)) - reusable
+        return Storage(total, max(total - taken, 0), reusable, max(data, files))
 
     async def ping(self) -> None:
         """See `workers.store.base.Store.ping`.
