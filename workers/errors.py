@@ -62,8 +62,8 @@ class StorageFull(NotExecuted):
 class InboxFull(NotExecuted):
     """Raised when a post is refused because its inbox has reached its quota."""
 
-    def __init__(self) -> None:
-        super().__init__("the inbox is full until messages are read or expire")
+    def __init__(self, reason: str = "the inbox is full until messages are read or expire") -> None:
+        super().__init__(reason)
 
 
 class Rejected(NotExecuted):

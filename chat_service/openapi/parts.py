@@ -17,7 +17,14 @@ from chat_service.api.problems import (
     rate_limited,
 )
 from chat_service.openapi.schemas import ID, Object, reference, schema_of
-from workers.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreUnavailable
+from workers.errors import (
+    Draining,
+    InboxFull,
+    OutcomeUnknown,
+    Overloaded,
+    StorageFull,
+    StoreUnavailable,
+)
 
 #: The request id in every example of an error.
 _REQUEST_ID = "f2b43ddace53-5"
@@ -91,11 +98,11 @@ def example_of(problem: Problem) -> Object:
 
 
 def not_served(effect: Effect) -> tuple[Problem, ...]:
-    """Return every 503 and 507 problem of a route with this effect."""
+    """Return every problem of the engine for a route with this effect."""
     unknown = OutcomeUnknown("", ID if effect == "stored" else None)
     errors = [Overloaded(), Draining(), StoreUnavailable(""), unknown]
     if effect == "stored":
-        errors.insert(0, StorageFull())
+        errors[:0] = [InboxFull(), StorageFull()]
     return tuple(of_service_error(error, effect) for error in errors)
 
 

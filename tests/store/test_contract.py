@@ -128,7 +128,7 @@ async def test_an_inbox_is_measured_up_to_a_number_of_messages(
     assert await any_store.measure_inbox("bob", 10, True, now_ms) == (1, 5)
 
 
-async def test_a_post_for_a_full_inbox_only_finds_the_first_of_its_key(
+async def test_a_post_for_a_full_inbox_only_finds_repeats(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     first = new_post(key=Key("key", "body"), receipt="first")

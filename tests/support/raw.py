@@ -158,9 +158,10 @@ class Wire:
         self._port = port
         self.connections: list[Connection] = []
 
-    async def connect(self) -> Connection:
-        """Open a new connection."""
-        self.connections.append(Connection(*await asyncio.open_connection("127.0.0.1", self._port)))
+    async def connect(self, address: str = "127.0.0.1") -> Connection:
+        """Open a new connection, from an address of the loopback network."""
+        streams = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(address, 0))
+        self.connections.append(Connection(*streams))
         return self.connections[-1]
 
     async def close(self) -> None:
