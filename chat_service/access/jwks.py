@@ -149,6 +149,10 @@ class KeyRing:
                 kept = len(self.keys)
                 log.warning("the keys of tokens cannot be used", reason=fault, kept=kept)
             self.fault = fault
+        except Exception as error:
+            # The callers that wait for it get no exception, and the next fetch may succeed.
+            log.exception("the fetch of the keys of tokens failed")
+            self.fault = repr(error)
 
 
 class _File:
@@ -276,7 +280,7 @@ def _algorithm_of(entry: Mapping[str, Any]) -> str | None:
         return None
     names: tuple[str, ...]
     match entry:
-        case {"kty": "RSA", "n": str(modulus)} if len(modulus) * 6 >= _RSA_BITS_MIN:
+        case {"kty": "RSA", "n": str(modulus)} if _bits(modulus) >= _RSA_BITS_MIN:
             algorithm, names = "RS256", ("RS256",)
         case {"kty": "EC", "crv": "P-256"}:
             algorithm, names = "ES256", ("ES256",)
@@ -285,6 +289,11 @@ def _algorithm_of(entry: Mapping[str, Any]) -> str | None:
         case _:
             return None
     return algorithm if entry.get("alg", algorithm) in names else None
+
+
+def _bits(modulus: str) -> int:
+    """Return the size of a number in base64url, without the zeros that it may begin with."""
+    return len(modulus.lstrip("A")) * 6
 
 
 def _shown(name: tuple[str, str]) -> str:

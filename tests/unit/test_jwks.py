@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from chat_service.access import jwks
@@ -35,6 +36,7 @@ from tests.support.issuer import (
 from tests.support.waiting import eventually
 
 EDDSA = public_jwk(KEYS["EdDSA"], "EdDSA")
+WEAK = public_jwk(rsa.generate_private_key(65537, 1024), "x")
 
 
 @pytest.fixture
@@ -86,7 +88,8 @@ def test_a_key_is_for_its_own_algorithm_only() -> None:
         public_jwk(KEYS["RS256"], "x", alg="RS512"),
         public_jwk(KEYS["RS256"], "x", alg="PS256"),
         public_jwk(KEYS["RS256"], "x", alg="RSA-OAEP"),
-        public_jwk(rsa.generate_private_key(65537, 1024), "x"),
+        WEAK,
+        {**WEAK, "n": "A" * 344 + WEAK["n"]},
         {**public_jwk(KEYS["ES256"], "x"), "y": public_jwk(KEYS["ES256"], "x")["x"]},
         {**public_jwk(KEYS["ES256"], "x"), "crv": "P-384"},
     ],
@@ -343,6 +346,28 @@ async def test_the_last_good_keys_stay(rings: list[KeyRing], broken: Any) -> Non
     ring._next_at = 0.0
     await verifier.fetch_keys()
     assert verifier.verify(token()).subject == "bob"
+
+
+async def test_no_error_ends_the_fetching_of_keys(
+    rings: list[KeyRing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(data: bytes) -> None:
+        raise ZeroDivisionError("unexpected")
+
+    async with KeyServer() as server:
+        ring = await start(rings, f"{server.base}/keys")
+        monkeypatch.setattr("chat_service.access.jwks.read_key_set", fail)
+        server.documents["/keys"] = key_set("ES256")
+        ring._next_at = 0.0
+        with capture_logs() as logs:
+            await ring.refresh()
+        assert [each["log_level"] for each in logs] == ["error"]
+        assert "ZeroDivisionError" in ring.fault
+        monkeypatch.undo()
+        ring._next_at = 0.0
+        await ring.refresh()
+        assert set(ring.keys) == {("ES256", "ES256")}
+        assert not ring.fault
 
 
 async def test_a_caller_that_leaves_does_not_end_a_fetch(rings: list[KeyRing]) -> None:
