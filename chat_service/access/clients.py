@@ -13,8 +13,11 @@ from chat_service.api.identity import Identity
 
 #: The most addresses and keys that are remembered. Finding one costs as much as 20 look-ups.
 _REMEMBERED_MAX = 1024
-#: A longer header, in characters, is not read. No chain of proxies writes one.
-_HEADER_MAX = 1024
+#: A longer header, in characters, is not read. No chain of proxies writes one, and reading it all
+#: would cost more than a request.
+_HEADER_MAX = 512
+#: The longest chain of trusted proxies.
+_HOPS_MAX = 16
 #: The networks of a client that has many addresses: one subscriber usually gets a whole /64.
 _IPV6_PREFIX = 64
 #: Stands for a peer without an IP address, such as that of a Unix socket.
@@ -41,6 +44,7 @@ class TrustedProxies:
         self._ipv4 = [each for each in parsed if isinstance(each, IPv4Network)]
         self._ipv6 = [each for each in parsed if isinstance(each, IPv6Network)]
         self._find = lru_cache(_REMEMBERED_MAX)(self._search)
+        self._is_trusted = lru_cache(_REMEMBERED_MAX)(self._judge)
 
     def client_of(self, peer: str, forwarded_for: str, forwarded: str) -> str:
         """Return the address of the client whose request came from `peer`.
@@ -57,6 +61,9 @@ class TrustedProxies:
 
     def trusts(self, address: str) -> bool:
         """Return whether this is the address of a trusted proxy."""
+        return self._is_trusted(address)
+
+    def _judge(self, address: str) -> bool:
         parsed = _parsed(address)
         return parsed is not None and self._includes(parsed)
 
@@ -81,7 +88,7 @@ class TrustedProxies:
 
     def _last_client(self, peer: str, hops: list[str]) -> str:
         last = peer
-        for hop in reversed(hops):
+        for hop in reversed(hops[-_HOPS_MAX:]):
             node = _NODE.fullmatch(hop.strip(" \t"))
             address = None if node is None else _parsed(node[1] or node[2] or node[3])
             if address is None:

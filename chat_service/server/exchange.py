@@ -21,7 +21,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from chat_service.access.clients import key_of_address
+from chat_service.access.clients import key_of_address, peer_of
 from chat_service.access.limits import COUNT_COST, MESSAGE_COST
 from chat_service.access.verifier import UnknownKey
 from chat_service.api.authorization import authorize
@@ -125,7 +125,7 @@ class Exchange(HTTPMessageDelegate):
         # The client that the request counts for while it waits.
         self._waits_as: str | None = None
         # The address of the client; the peer's own until the head has arrived.
-        self._address: str = cast("_HTTPRequestContext", connection.context).remote_ip
+        self._address = peer_of(cast("_HTTPRequestContext", connection.context).address)
 
     # Tornado calls these four.
 
