@@ -20,7 +20,7 @@ from chat_service.access.token_file import Grants
 from chat_service.access.verifier import InvalidToken, UnknownKey, Verifier
 from chat_service.api.authorization import authorize
 from chat_service.api.identity import EVERYONE, UNLIMITED, Client, Identity, Right, Rights
-from chat_service.api.problems import Problem, unauthorized
+from chat_service.api.problems import unauthorized
 
 #: Which tokens the service takes.
 Access: TypeAlias = Literal["off", "tokens", "jwt", "both"]
@@ -105,21 +105,18 @@ class Gate:
             return self._grants.anonymous
         return current if current is not None and self._is_current(current) else None
 
-    def objection(self, identity: Identity, right: Right, segment: str) -> Problem | None:
-        """Return why an identity may no longer do what its request began with, or None.
+    def identify_again(self, identity: Identity, right: Right, segment: str) -> Identity:
+        """Return what an identity is by now, the same object if nothing has changed.
 
-        Takes the arguments of `authorize`.
+        Raises a 401 or 403 problem if it may no longer do what its request began with. `right` and
+        `segment` are those of `authorize`.
         """
-        if identity is EVERYONE:
-            return None
         renewed = self.renew(identity)
         if renewed is None:
-            return unauthorized("the token has expired or was revoked", is_invalid=True)
-        try:
+            raise unauthorized("the token has expired or was revoked", is_invalid=True)
+        if renewed is not identity:
             authorize(renewed, right, segment)
-        except Problem as problem:
-            return problem
-        return None
+        return renewed
 
     def adopt(self, grants: Grants) -> Sequence[str]:
         """Use another version of the access file from now on. Return who has lost a token."""

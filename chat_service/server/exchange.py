@@ -25,7 +25,7 @@ from chat_service.access.clients import key_of_address, peer_of
 from chat_service.access.limits import COUNT_COST, MESSAGE_COST
 from chat_service.access.verifier import UnknownKey
 from chat_service.api.authorization import authorize
-from chat_service.api.identity import UNLIMITED, Identity
+from chat_service.api.identity import UNLIMITED, Client, Identity, Right
 from chat_service.api.permit import Permit
 from chat_service.api.problems import (
     Effect,
@@ -111,6 +111,8 @@ class Exchange(HTTPMessageDelegate):
         self._refusal: Problem | None = None
         self._client = UNLIMITED
         self._permit = Permit()
+        #: The right that was checked, if any.
+        self._guard: Right | None = None
         #: Whether the sender is only known once the keys of tokens were fetched.
         self._needs_keys = False
         #: Whether the client has paid for the request by a token that was refused.
@@ -207,30 +209,32 @@ class Exchange(HTTPMessageDelegate):
     # The tracker calls this.
 
     def recheck(self) -> None:
-        """End a wait or a stream whose client may no longer read.
+        """Refuse the request if its client may no longer send it, or read what it waits for.
 
         A stream whose client does not take its end is closed soon.
         """
-        if self._resolved is None or self._permit.problem is not None:
+        if self._guard is None or self._resolved is None or self._permit.problem is not None:
             return
         route, parameter, _, _ = self._resolved
-        if route.right is None or route.effect != "claimed":
+        if self._task is not None and route.effect != "claimed":
             # Writes are short, and their outcome must not be in doubt.
             return
-        problem = self._tracker.gate.objection(self._client.identity, route.right, parameter)
-        if problem is None:
-            return
-        self._permit.end(problem)
-        if self._task is None:
-            self._refusal = problem
-        else:
+        gate, client = self._tracker.gate, self._client
+        try:
+            identity = gate.identify_again(client.identity, self._guard, parameter)
+            self._client = client if identity is client.identity else self._client_as(identity)
+        except Problem as problem:
+            if self._task is None:
+                self._refusal = problem
+                return
+            self._tracker.audit.failed(problem, self._writer.id, client, self._address)
+            self._permit.end(problem)
             asyncio.get_running_loop().call_later(_ENDING_S, self._close_ended)
 
     def _close_ended(self) -> None:
         if self._task is not None and not self._task.done():
             self._stream.close()
 
-    # The body budget calls this.
     # The body budget calls these.
 
     @property
@@ -328,9 +332,12 @@ class Exchange(HTTPMessageDelegate):
     def _admit(self, identity: Identity) -> None:
         assert self._resolved is not None
         route, parameter, _, _ = self._resolved
-        self._client = self._tracker.gate.client(identity, self._address)
+        self._client, self._guard = self._client_as(identity), route.right
         if route.right is not None:
             authorize(identity, route.right, parameter)
+
+    def _client_as(self, identity: Identity) -> Client:
+        return self._tracker.gate.client(identity, self._address)
 
     def _check_host(self, host: str | None, version: str, path: str) -> None:
         if host is None and version != "HTTP/1.0":
@@ -457,7 +464,7 @@ class Exchange(HTTPMessageDelegate):
             task = asyncio.current_task()
             if self._permit.problem is None or task is None or task.cancelling():
                 raise
-            return self._refuse(self._permit.problem, route.effect)
+            return answer_to(self._permit.problem, writer.id, route.effect)
         except Problem as problem:
             return self._refuse(self._charge_failed_login(problem), route.effect)
         except Exception as error:

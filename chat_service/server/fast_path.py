@@ -36,7 +36,7 @@ from chat_service.access.credentials import has_token
 from chat_service.access.limits import MESSAGE_COST
 from chat_service.api.authorization import authorize
 from chat_service.api.identity import EVERYONE, Client
-from chat_service.api.problems import answer_to
+from chat_service.api.problems import Problem, answer_to
 from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
 from chat_service.api.routing import POST_PATH
 from chat_service.api.types import CLIENT_GONE, BodyChunk, Response
@@ -340,14 +340,15 @@ class FastPathConnection:
         serving = self._serving
         if serving is None or serving.match.method != "GET" or serving.future is None:
             return
-        match, tracker = serving.match, self._fast_path.tracker
-        problem = tracker.gate.objection(match.head.identity, "read", match.parameter)
-        # A read that has its outcome is answered. What a cancelled one claims is rolled back.
-        if problem is not None and serving.future.cancel():
-            tracker.audit.failed(
-                problem, serving.id, self._client_of(match.head), self._address_of(match.head)
-            )
-            self._respond(serving, answer_to(problem, serving.id, match.effect))
+        match, head, tracker = serving.match, serving.match.head, self._fast_path.tracker
+        try:
+            tracker.gate.identify_again(head.identity, "read", match.parameter)
+        except Problem as problem:
+            # A read that has its outcome is answered. What a cancelled one claims is rolled back.
+            if serving.future.cancel():
+                client, address = self._client_of(head), self._address_of(head)
+                tracker.audit.failed(problem, serving.id, client, address)
+                self._respond(serving, answer_to(problem, serving.id, match.effect))
 
     def _begin_read(self, match: RequestMatch, client: Client) -> Pending[Any]:
         """Begin a read. A long poll counts as a wait until it has its outcome."""

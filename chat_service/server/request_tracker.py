@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import structlog
+
 from chat_service.access.audit import AuditLog
 from chat_service.access.gate import Gate
 from chat_service.access.limits import ClientPolicy
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from chat_service.otlp.tracing import RequestTracer
+
+log = structlog.get_logger(__name__)
 
 #: The methods that are counted under their own names, so that clients cannot invent labels.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
@@ -103,7 +107,11 @@ class RequestTracker:
         Called when the gate has changed.
         """
         for server in [*self._open]:
-            server.recheck()
+            try:
+                server.recheck()
+            except Exception:
+                # The others must be checked all the same.
+                log.exception("a request was not checked again")
 
     async def idle(self, timeout_s: float) -> int:
         """Wait until no request is open. Return how many are still open after `timeout_s`."""

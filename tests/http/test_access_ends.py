@@ -256,3 +256,46 @@ async def test_a_new_token_works_without_a_restart(guarded: Service, access_file
 
     await eventually(is_known)
     await wire.close()
+
+
+@pytest.mark.parametrize("changed", ["-", 'send = ["alice"]'], ids=["removed", "without the right"])
+async def test_a_post_in_parts_is_refused_once_its_token_ended(
+    changed: str, guarded: Service, access_file: Path, path: bytes
+) -> None:
+    wire = Wire(guarded.port)
+    posting = await wire.connect()
+    sent = send("bob", bearer("bob"), path)
+    await posting.send(sent[:-5])
+
+    async def is_open() -> bool:
+        return await metric(guarded, "chat_http_requests_open") == 2
+
+    await eventually(is_open)
+    write(access_file, everybody(bob=changed))
+
+    async def has_ended() -> bool:
+        return (await wire.ask(send("bob", bearer("bob")))).status != 201
+
+    await eventually(has_ended)
+    await wire.ask(read("bob", bearer("root")))
+    await posting.send(sent[-5:])
+    answer = await posting.answer()
+    assert answer is not None
+    assert answer.status == (401 if changed == "-" else 403)
+    assert texts_of(await wire.ask(read("bob", bearer("root")))) == []
+    await wire.close()
+
+
+@pytest.mark.parametrize("target", [b"/chat/bob?wait=50", b"/chat/bob/stream"])
+async def test_the_end_of_a_wait_is_audited(
+    target: bytes, guarded: Service, access_file: Path
+) -> None:
+    wire = Wire(guarded.port)
+    await (await wire.connect()).send(get(target, bearer("bob")))
+    await waiters(guarded, 1)
+    with capture_logs() as logs:
+        write(access_file, ENDINGS["removed"][0])
+        await waiters(guarded, 0)
+    events = [(line["event"], line["subject"]) for line in logs if "subject" in line]
+    assert sorted(events) == [("denied", "bob"), ("revoked", "bob")]
+    await wire.close()
