@@ -13,8 +13,8 @@ from chat_service.api.identity import Identity
 
 #: The most addresses and keys that are remembered. Finding one costs as much as 20 look-ups.
 _REMEMBERED_MAX = 1024
-#: A longer header, in characters, is not read. No chain of proxies writes one, and reading it all
-#: would cost more than a request.
+#: The most that is read of a header, in characters. No chain of proxies writes more, and reading it
+#: all would cost more than a request.
 _HEADER_MAX = 512
 #: The longest chain of trusted proxies.
 _HOPS_MAX = 16
@@ -55,9 +55,10 @@ class TrustedProxies:
         """
         if not (forwarded_for or forwarded):
             return peer
-        if len(forwarded_for) > _HEADER_MAX or len(forwarded) > _HEADER_MAX:
+        if len(forwarded) > _HEADER_MAX:
+            # A part of it cannot be read alone, because a quotation may begin to the left of it.
             return peer
-        return self._find(peer, forwarded_for, forwarded)
+        return self._find(peer, forwarded_for[-_HEADER_MAX:], forwarded)
 
     def trusts(self, address: str) -> bool:
         """Return whether this is the address of a trusted proxy."""
