@@ -108,8 +108,7 @@ class Buckets:
         if empty_s < 0.0:
             empty_s = 0.0
         elif (wait_s := empty_s + min(cost_s - self._requests_s, 0.0)) > _TOLERANCE_S:
-            left = int((self._requests_s - empty_s) / self._request_s + _TOLERANCE_S)
-            return Refusal(False, wait_s, max(left, 0))
+            return self._refusal(wait_s, empty_s)
         if size and self._byte_s:
             unpaid_s, size_s = full_at[place + _BYTES] - now, size * self._byte_s
             if unpaid_s < 0.0:
@@ -121,6 +120,13 @@ class Buckets:
         full_at[place + _REQUESTS] = now + empty_s + cost_s
         return None
 
+    def check(self, client: str) -> Refusal | None:
+        """Return the refusal of a request that costs 1, or None. Nothing is taken."""
+        now = self._clock()
+        empty_s = self._full_at[self._place_of(client, now) + _REQUESTS] - now
+        wait_s = empty_s + self._request_s - self._requests_s
+        return self._refusal(wait_s, empty_s) if wait_s > _TOLERANCE_S else None
+
     def charge(self, client: str, cost: float) -> None:
         """Take what a request costs beyond what was known before, even if the bucket is empty.
 
@@ -131,6 +137,10 @@ class Buckets:
         cost_s = cost * self._request_s
         begins_at = min(max(full_at[word], now), now + self._requests_s)
         full_at[word] = max(full_at[word], begins_at + cost_s)
+
+    def _refusal(self, wait_s: float, empty_s: float) -> Refusal:
+        left = int((self._requests_s - empty_s) / self._request_s + _TOLERANCE_S)
+        return Refusal(False, wait_s, max(left, 0))
 
     def _place_of(self, client: str, now: float) -> int:
         """Return the word of a client's tag. A new client gets one, and full buckets."""

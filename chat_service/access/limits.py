@@ -54,6 +54,15 @@ class RateLimiter:
         if refusal is not None:
             raise self._problem(client, refusal, effect)
 
+    def admit_body(self, client: str, size: int, effect: Effect) -> None:
+        """Charge a body of `size` bytes, whose request is charged for what is in it.
+
+        Raises a 429 problem if the client cannot pay for anything, or if that is too much.
+        """
+        refusal = self._buckets.check(client) or self._buckets.take(client, 0, size)
+        if refusal is not None:
+            raise self._problem(client, refusal, effect)
+
     def admit_failed_login(self, address: str, effect: Effect) -> None:
         """Charge an address for a token that was refused.
 

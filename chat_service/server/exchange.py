@@ -286,11 +286,13 @@ class Exchange(HTTPMessageDelegate):
         is_free = route is not None and route.audience != "clients"
         if limiter is None or is_free or self._is_charged:
             return
-        if route is not None and route.is_charged_by_handler:
-            cost = 0
+        client = self._client.key or key_of_address(self._address)
         effect = "claimed" if route is None else route.effect
         try:
-            limiter.admit(self._client.key or key_of_address(self._address), cost, size, effect)
+            if cost and route is not None and route.is_charged_by_handler:
+                limiter.admit_body(client, size, effect)
+            else:
+                limiter.admit(client, cost, size, effect)
         except Problem as problem:
             self._refusal = problem
 

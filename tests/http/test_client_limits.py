@@ -7,12 +7,13 @@ except in the tests about addresses that cannot be chosen.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
+from chat_service.handlers.batch import BatchHandlers
 from chat_service.service import Service
 from tests.conftest import StartService
 from tests.support import access
@@ -174,6 +175,21 @@ async def test_each_message_of_a_batch_counts(service: Service) -> None:
     # Nothing of it was stored, and what is left can be used.
     assert len((await wire.ask(batch(2))).document["results"]) == 2
     assert len(await wire.texts("batch")) == 5
+    await wire.close()
+
+
+@pytest.mark.settings(**PROXIED, **FIVE)
+async def test_a_batch_that_cannot_be_paid_is_not_decoded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire(service.port)
+    assert len((await wire.ask(batch(5))).document["results"]) == 5
+
+    def split(*_: object) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(BatchHandlers, "_split", split)
+    assert_limited(await wire.ask(batch(1)), "stored")
     await wire.close()
 
 

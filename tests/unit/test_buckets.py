@@ -96,6 +96,15 @@ class Machine(RuleBasedStateMachine):
             wanted = min(size if refusal.is_bytes else cost, rate.burst)
             assert refusal.wait_s == (wanted - held) / rate.per_s
 
+    @rule(process=processes, client=clients)
+    def check(self, process: int, client: str) -> None:
+        """A process asks whether a client may send anything at all."""
+        refusal = self.processes[process].check(client)
+        held = self.models[client].requests
+        assert (refusal is None) == (held >= 1)
+        if refusal is not None:
+            assert (refusal.left, refusal.wait_s) == (0, (1 - held) / REQUESTS.per_s)
+
     @rule(process=processes, client=clients, cost=costs)
     def charge(self, process: int, client: str, cost: int) -> None:
         """A process learns that a request costs more."""
