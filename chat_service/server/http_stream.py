@@ -15,7 +15,6 @@ from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from chat_service.api.problems import Problem, bad_request, head_too_large
 from chat_service.server.lingering import Lingering
-from chat_service.server.tls import RECORD_BYTES, TlsSocket
 
 #: The most that is read ahead from one connection, in bytes.
 STREAM_BUFFER_BYTES = 1 << 20
@@ -51,7 +50,6 @@ class HttpStream(IOStream):
         """`held` has already been read from the socket. The stream returns it first."""
         self._held = held
         self._lingering = lingering
-        self._ahead_bytes = RECORD_BYTES if isinstance(sock, TlsSocket) else _AHEAD_BYTES
         self._is_first_read = True
         #: What the connection waits for, and since when, in seconds of the loop's time.
         self.awaiting = Awaiting.HEAD
@@ -101,7 +99,7 @@ class HttpStream(IOStream):
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Read from the socket, after the bytes that are held. Tornado calls this."""
         if not self.reading():
-            buf = memoryview(buf)[: self._ahead_bytes]
+            buf = memoryview(buf)[:_AHEAD_BYTES]
         if self._held:
             count: int | None = min(len(buf), len(self._held))
             assert count is not None

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: The most bytes of data in one TLS record.
-RECORD_BYTES = 16 << 10
 #: How often the files are checked, in seconds. They are read once they are the same in two checks.
 _CHECK_EVERY_S = 1.0
 
@@ -31,18 +29,16 @@ class TlsUnusable(Exception):
 
 
 class TlsSocket(ssl.SSLSocket):
-    """A non-blocking TLS connection that raises what a plain socket would raise.
-
-    A buffer of at least `RECORD_BYTES` gets all data that has been decrypted. So nothing is left
-    where the event loop, which watches the file descriptor, cannot see it.
-    """
+    """A non-blocking TLS connection that raises what a plain socket would raise."""
 
     def recv_into(
         self, buffer: "WriteableBuffer", nbytes: int | None = None, flags: int = 0
     ) -> int:
-        """Read at most one record, however few bytes are asked for.
+        """Fill the buffer from at most one record, however few bytes are asked for.
 
-        Return 0 at the end. After `shutdown`, read bytes that are still encrypted.
+        With room for 16 KiB, nothing is left that was decrypted already: the event loop watches the
+        file descriptor, and would not see it. Return 0 at the end. After `shutdown`, read what
+        arrives without decrypting it.
         """
         try:
             return super().recv_into(buffer)
