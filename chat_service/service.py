@@ -415,7 +415,8 @@ class Service:
 
 
 def _make_exchanges(routes: Sequence[Route], tracker: RequestTracker) -> ExchangeFactory:
-    return ExchangeFactory(RouteTable(routes, tracker.max_body_bytes), tracker)
+    table = RouteTable(routes, tracker.max_body_bytes, tracker.gate.own_origins)
+    return ExchangeFactory(table, tracker)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -13,7 +13,7 @@ from chat_service.access.control import AccessOptions
 from chat_service.access.limits import ClientPolicy, ClientRates, RateLimiter, Waits
 from chat_service.api.log_lines import LogNames
 from chat_service.api.request_options import WaitLimits
-from chat_service.api.request_policy import HostRule, is_loopback_address
+from chat_service.api.request_policy import HostRule, is_loopback_address, origin_of
 from chat_service.api.validation import MessageLimits
 from chat_service.handlers.resource import ProtectedResource
 from chat_service.openapi import Terms
@@ -43,6 +43,7 @@ def access_options_of(settings: Settings) -> AccessOptions:
         settings.jwt_audience,
         settings.jwt_keys,
         settings.mongo_wait_s,
+        frozenset({origin_of(settings.public_url)} - {""}),
     )
 
 

@@ -5,6 +5,7 @@ deployment can be fixed in one step.
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -17,6 +18,7 @@ from config.environment import from_environment
 from config.settings import SECRETS, Settings
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+_WEB_URL = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
 #: MongoDB's internal databases, and why they cannot hold messages.
 _INTERNAL_DATABASES = {
     "admin": "which holds MongoDB's users and roles",
@@ -143,6 +145,8 @@ def _path(kind: type, value: Any) -> Any:
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
     problems += _access_contradictions(settings)
+    if settings.public_url and not _WEB_URL.match(settings.public_url):
+        problems.append("public_url: must be a URL such as https://chat.example")
     if settings.default_timeout_s > settings.max_timeout_s:
         problems.append("default_timeout_s: must not exceed max_timeout_s")
     if settings.max_body_bytes < settings.max_text_bytes:

@@ -114,6 +114,8 @@ class AccessOptions(NamedTuple):
     keys: str = ""
     #: How long the start waits for the keys, in seconds.
     keys_wait_s: float = 0.0
+    #: The origin of the service if a proxy changes its `Host`.
+    own_origins: frozenset[str] = frozenset()
 
 
 class AccessControl:
@@ -130,7 +132,7 @@ class AccessControl:
 
         `on_state` is called with whether the file could be used, when it has changed.
         """
-        self.gate = Gate(options.access)
+        self.gate = Gate(options.access, own_origins=options.own_origins)
         self._options = options
         self._audit = audit
         self._on_change = on_change

@@ -38,8 +38,8 @@ def reject_misplaced(headers: HTTPHeaders, query: str) -> None:
         raise bad_request("there are several Authorization headers")
 
 
-def find_token(headers: HTTPHeaders) -> str | None:
-    """Return the token of a request, or None if it has none.
+def find_token(headers: HTTPHeaders, own_origins: frozenset[str]) -> str | None:
+    """Return the token of a request, or None if it has none. `own_origins` are the service's.
 
     `Authorization` counts before the cookie, which a browser adds by itself. Raises a problem: 400
     for two tokens, 401 for another scheme or a malformed token, and 403 for a cookie that a page of
@@ -53,7 +53,7 @@ def find_token(headers: HTTPHeaders) -> str | None:
                 raise bad_request("there are two tokens, in Authorization and in a subprotocol")
             return carried
     if given is None:
-        return _in_cookie(headers)
+        return _in_cookie(headers, own_origins)
     return bearer_of(headers)
 
 
@@ -85,7 +85,7 @@ def is_plain_local(headers: HTTPHeaders) -> bool:
     return origin.startswith("http:") and is_local_host(headers.get("Host", ""))
 
 
-def _in_cookie(headers: HTTPHeaders) -> str | None:
+def _in_cookie(headers: HTTPHeaders, own_origins: frozenset[str]) -> str | None:
     cookie = headers.get("Cookie")
     if cookie is None:
         return None
@@ -98,7 +98,7 @@ def _in_cookie(headers: HTTPHeaders) -> str | None:
             break
         if name == LOCAL_COOKIE and is_local_host(headers.get("Host", "")):
             token = value
-    if token is not None and not is_from_own_page(headers):
+    if token is not None and not is_from_own_page(headers, own_origins):
         raise cross_origin("the session of a browser is for the pages of this service only")
     return token
 

@@ -47,9 +47,14 @@ class Gate:
         self,
         access: Access,
         clock: Callable[[], float] = time.time,
+        own_origins: frozenset[str] = frozenset(),
     ) -> None:
-        """`clock` returns the time in seconds since 1970."""
+        """`clock` returns the time in seconds since 1970.
+
+        `own_origins` has the origin of the service if a proxy changes its `Host`.
+        """
         self.access = access
+        self.own_origins = own_origins
         self._is_off = access == "off"
         self._grants = Grants()
         self._verifier: Verifier | None = None
@@ -73,7 +78,7 @@ class Gate:
         if self._is_off:
             return EVERYONE
         reject_misplaced(headers, query)
-        token = find_token(headers)
+        token = find_token(headers, self.own_origins)
         return self._grants.anonymous if token is None else self._identity_of(token)
 
     def reject_misplaced(self, headers: HTTPHeaders, query: str) -> None:
@@ -172,6 +177,8 @@ class Gate:
             identity = self._verify(token)
         if not self._is_current(identity):
             raise unauthorized("the token has expired or was revoked", is_invalid=True)
+        # Again for each: an end that was over comes back if the clock is set back.
+        self._note_end(identity)
         return identity
 
     def _verify(self, token: str) -> Identity:
@@ -184,7 +191,6 @@ class Gate:
             raise
         except InvalidToken as error:
             raise unauthorized(str(error), is_invalid=True) from None
-        self._note_end(found)
         return _Signed(
             found.subject,
             found.rights,

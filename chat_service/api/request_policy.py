@@ -114,17 +114,31 @@ def _is_browser(headers: Mapping[str, str]) -> bool:
     return "Accept-Language" in headers and headers.get("User-Agent", "").startswith("Mozilla/")
 
 
-def is_from_own_page(headers: Mapping[str, str]) -> bool:
+def origin_of(url: str) -> str:
+    """Return the origin of a URL as a browser writes it, or '' for anything else."""
+    found = _URL.match(url)
+    if found is None:
+        return ""
+    scheme = found[1].lower()
+    return f"{scheme}://{found[2].lower().removesuffix(_DEFAULT_PORTS[scheme])}"
+
+
+def is_from_own_page(headers: Mapping[str, str], own_origins: frozenset[str] = _NONE) -> bool:
     """Return whether a browser says that a page of this service sent the request.
 
-    Requests with a session's cookie must say so, reads as well.
+    Requests with a session's cookie must say so, reads as well. `own_origins` has the origin of the
+    service if a proxy changes its `Host`.
     """
     site = headers.get("Sec-Fetch-Site")
     if site is not None and site.strip().lower() != "same-origin":
         return False
+    if site is not None:
+        # The browser has compared the origins itself, so a Host that a proxy changed is fine.
+        return True
     origin = headers.get("Origin")
-    # The browser has compared the origins itself, so a Host that a proxy changed is fine.
-    return site is not None or (origin is not None and _is_at(origin, headers.get("Host", "")))
+    if origin is None:
+        return False
+    return origin in own_origins or _is_at(origin, headers.get("Host", ""))
 
 
 def is_local_host(host: str) -> bool:

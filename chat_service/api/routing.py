@@ -98,11 +98,20 @@ class Resolved(NamedTuple):
 class RouteTable:
     """Finds the handlers of requests."""
 
-    def __init__(self, routes: Sequence[Route], max_body_bytes: int) -> None:
-        """`max_body_bytes` applies to all routes without a limit of their own."""
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        max_body_bytes: int,
+        own_origins: frozenset[str] = frozenset(),
+    ) -> None:
+        """`max_body_bytes` applies to all routes without a limit of their own.
+
+        `own_origins` has the origin of the service if a proxy changes its `Host`.
+        """
         self._routes = [
             (route.path.split("/")[1:], route, route.audience == "clients") for route in routes
         ]
+        self._own_origins = own_origins
         self.max_body_bytes = max_body_bytes
         #: The paths for which the `Host` is not checked.
         self.any_host_paths = frozenset(route.path for route in routes if route.takes_any_host)
@@ -131,7 +140,7 @@ class RouteTable:
                 if (handler := route.methods.get(method)) is not None:
                     if is_checked:
                         reject_prefetches(headers)
-                        reject_other_pages(headers, route.allowed_origins)
+                        reject_other_pages(headers, route.allowed_origins | self._own_origins)
                     max_body_bytes = route.max_body_bytes or self.max_body_bytes
                     return Resolved(route, parameter, handler, max_body_bytes)
                 fitting.append(route)

@@ -34,13 +34,13 @@ class SessionHandlers:
     async def show(self, request: Request) -> Response:
         """GET /session: who sends the request, and what they may do."""
         headers = _headers_of(request)
-        reject_other_pages(headers)
+        reject_other_pages(headers, self._gate.own_origins)
         return self._show(await self._gate.identify_patiently(headers))
 
     async def begin(self, request: Request) -> Response:
         """POST /session: turn the token in `Authorization` into a cookie."""
         headers = _headers_of(request)
-        reject_other_pages(headers)
+        reject_other_pages(headers, self._gate.own_origins)
         if self._gate.access == "off":
             return self._show(await self._gate.identify_patiently(headers))
         token = bearer_of(headers)
@@ -56,7 +56,7 @@ class SessionHandlers:
     async def end(self, request: Request) -> Response:
         """DELETE /session: make the browser forget the token, valid or not."""
         headers = _headers_of(request)
-        reject_other_pages(headers)
+        reject_other_pages(headers, self._gate.own_origins)
         cookie = session_cookie(headers, "", 0)
         return Response(204, {"Cache-Control": "no-store", "Set-Cookie": cookie}, BodyChunk(b"", 0))
 

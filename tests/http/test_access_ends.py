@@ -75,7 +75,11 @@ async def unread(service: Service) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("sent", WAITS.values(), ids=WAITS)
+#: Claims for a key are never rolled back, so that a repeat gets them.
+KEYED: Final = read("bob", bearer("bob"), b"Idempotency-Key: " + b"k" * 22, query="?wait=50")
+
+
+@pytest.mark.parametrize("sent", [*WAITS.values(), KEYED], ids=[*WAITS, "a read with a key"])
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_a_wait_ends_with_its_token(
     ending: str, sent: bytes, guarded: Service, access_file: Path

@@ -209,6 +209,14 @@ async def test_a_websocket_of_another_origin_carries_its_token(guarded: Service)
         assert carried("bob") not in repr(socket.response.headers)
 
 
+@pytest.mark.settings(public_url="https://Public.test:443/")
+async def test_a_websocket_at_the_public_address_takes_a_session(guarded: Service) -> None:
+    headers, origin = {"Cookie": f"chat={TOKENS['bob']}"}, Origin("https://public.test")
+    await ask(guarded, send("bob", bearer("alice")))
+    async with connect(url(guarded), origin=origin, additional_headers=headers) as socket:
+        assert json.loads(await socket.recv())["text"] == "hi"
+
+
 @pytest.mark.settings(allowed_origins=("https://friend.test",))
 @pytest.mark.parametrize(
     ("origin", "protocols", "cookie", "status"),

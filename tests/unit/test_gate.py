@@ -130,6 +130,14 @@ def test_a_cookie_of_an_own_page_counts(page: list[tuple[str, str]], gate: Gate)
     assert gate.identify(given).subject == "bob"
 
 
+def test_the_public_address_of_the_service_is_its_own(clock: Clock) -> None:
+    gate = Gate("tokens", clock, frozenset({"https://public.test"}))
+    gate.adopt(parse(everybody()))
+    cookie = ("Cookie", f"__Host-chat={BOB}")
+    assert gate.identify(headers(cookie, ("Origin", "https://public.test"))).subject == "bob"
+    assert refusal(gate, headers(cookie, ("Origin", "https://evil.test")))[0] == 403
+
+
 @pytest.mark.parametrize("page", FOREIGN.values(), ids=FOREIGN)
 def test_a_cookie_from_elsewhere_is_refused(page: list[tuple[str, str]], gate: Gate) -> None:
     given = headers(("Cookie", f"__Host-chat={BOB}"), *page)
@@ -209,6 +217,18 @@ def test_an_identity_ends_at_its_time(gate: Gate, clock: Clock) -> None:
     assert not gate.has_ended()
     assert gate.renew(identity) is None
     assert refusal(gate, bearer(BOB)) == (401, "unauthorized")
+
+
+def test_an_end_counts_again_if_the_clock_is_set_back(gate: Gate, clock: Clock) -> None:
+    end = "until = 1970-01-01T00:20:00Z"
+    gate.adopt(parse(everybody(bob=f'read = ["bob"]\n{end}')))
+    clock.now = 1300.0
+    assert gate.has_ended()
+    clock.now = 1100.0
+    identity = gate.identify(bearer(BOB))
+    clock.now = 1200.0
+    assert gate.has_ended()
+    assert gate.renew(identity) is None
 
 
 def test_a_reload_keeps_identities_that_did_not_change(gate: Gate) -> None:

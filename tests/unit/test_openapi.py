@@ -99,6 +99,21 @@ def test_consuming_operations_are_marked() -> None:
             assert "x-effect" not in said, name
 
 
+def test_the_rights_in_force_are_in_it() -> None:
+    assert not any("security" in said for _, said in operations())
+    changed = msgspec.structs.replace(SETTINGS, access="tokens")
+    guarded = json.loads(document_of(changed))
+    schemes = set(guarded["components"]["securitySchemes"])
+    for route in routes_of(changed):
+        for method in route.methods:
+            said = guarded["paths"][re.sub(r":(\w+)", r"{\1}", route.path)][method.lower()]
+            assert said.get("x-right") == route.right
+            ways = {name for way in said.get("security", ()) for name in way}
+            assert ways == (schemes if route.right else set())
+            if route.right:
+                assert said["responses"]["401"]["headers"]["WWW-Authenticate"]
+
+
 def all_problems() -> Iterator[Problem]:
     """Yield a problem of each kind that the service can answer with."""
     sample: dict[object, object] = {

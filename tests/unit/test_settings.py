@@ -93,6 +93,10 @@ SENSELESS: Final = {
         {"access_file": "a"},
         ["access_file: has no effect with access=off; set access=tokens"],
     ),
+    "an address": (
+        {"public_url": "chat.example"},
+        ["public_url: must be a URL such as https://chat.example"],
+    ),
     "keys": (
         {"access": "tokens", "access_file": "a", "jwt_keys": "b"},
         ["jwt_keys: has no effect with access=tokens"],
