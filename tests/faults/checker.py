@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tests.faults.client_rules import ClientRules
 from tests.faults.derived_facts import MessageRecord, earliest
 from tests.faults.exclusivity_rules import ExclusivityRules
 from tests.faults.history import History, ReadRecord, ReceiptQuery
@@ -49,6 +50,8 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     overtime: acknowledged after its lease ended    forgotten: an acknowledgement in time failed
     excess: a stream acknowledged too many          impatient: a long poll ended too early
     revoked: revoked, and read                      untrue: a receipt reported a false status
+    starved: made to wait by another client         overfull: an inbox exceeded its quota too far
+    foreign key: refused for a key of another identity
     hidden: an acknowledgement succeeded although one of its messages was lost
 
     A message that an operator may have dropped with the collection counts as `dropped`, not as
@@ -62,7 +65,7 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     return _Checker(history, late_s, longest_s, release_s).verdict()
 
 
-class _Checker(ExclusivityRules, ReceiptRules):
+class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
     def verdict(self) -> Verdict:
         violations = [
             *self._reads(),
@@ -75,6 +78,9 @@ class _Checker(ExclusivityRules, ReceiptRules):
             *self._missed(),
             *self._long_polls(),
             *self._endless(),
+            *self._foreign_keys(),
+            *self._overfull(),
+            *self._starved(),
         ]
         counts = self._counts
         for post in self._history.posts:

@@ -18,6 +18,8 @@ class PostRecord(NamedTuple):
     """One POST. Its text is unique, except for repeats with the same `key`.
 
     A `sender` posts one message after the other. `receipt` is the receipt that it can use later.
+    `client` waits in a `queue` together with others. `is_reused` says that the post was refused
+    because its key belonged to another message.
     """
 
     sender: str
@@ -30,13 +32,16 @@ class PostRecord(NamedTuple):
     id: str = ""
     key: str = ""
     receipt: str = ""
+    client: str = ""
+    queue: str = ""
+    is_reused: bool = False
 
 
 class ReadRecord(NamedTuple):
     """One read, with its messages as (id, text). `is_all` means that it had no limit.
 
     It waited up to `wait_s` for a first message. With a `lease`, which is its token, it leased the
-    messages for `ttl_s`. With a `key` it can be repeated.
+    messages for `ttl_s`. With a `key` it can be repeated. `client` and `queue` are those of a post.
     """
 
     user: str
@@ -49,6 +54,8 @@ class ReadRecord(NamedTuple):
     lease: str = ""
     ttl_s: float = 0.0
     key: str = ""
+    client: str = ""
+    queue: str = ""
 
 
 class LeaseOperation(NamedTuple):
@@ -99,6 +106,10 @@ class History:
     `kills` are the moments at which a server was killed with everything in its memory. During
     `faults`, given as (start, end), requests may take longer. `sums` are the servers' counters at
     the end, if they must add up. `drops` excuse messages that were stored before them.
+
+    `overruns` has, for each inbox with a quota, the most posts in a row that were stored while it
+    was full; `overrun_max` are allowed. A request is overtaken by at most `overtaken_max` posts of
+    another client, or by any number if that is None.
     """
 
     posts: list[PostRecord]
@@ -109,3 +120,6 @@ class History:
     drops: list[CollectionDrop] = field(default_factory=list)
     faults: list[tuple[float, float]] = field(default_factory=list)
     sums: Mapping[str, int] | None = None
+    overruns: Mapping[str, int] = field(default_factory=dict)
+    overrun_max: int = 0
+    overtaken_max: int | None = None

@@ -11,8 +11,11 @@ from unittest import mock
 
 from msgspec.structs import replace
 
+from chat_service.api.identity import Client
+from chat_service.api.request_options import hash_of
 from tests.faults.checker import Verdict
 from tests.faults.faulty_store import SimulatedStore
+from tests.faults.sharing import CROWDED, FILLED, CrowdedWorld, FilledWorld
 from tests.faults.simulated_clients import SimulatedClients
 from tests.faults.simulated_replica_set import Database
 from tests.faults.simulation import KINDS, World, run, schedule_of
@@ -34,9 +37,9 @@ from workers.commands import (
     Track,
     Unread,
 )
-from workers.errors import Expired, OutcomeUnknown, Rejected, StoreUnavailable
+from workers.errors import Expired, OutcomeUnknown, Overloaded, Rejected, StoreUnavailable
 from workers.queue import ShardQueue
-from workers.store.base import Claimed, CountedEvent, Ended, Found, Insertion, Settled
+from workers.store.base import Claimed, CountedEvent, Ended, Found, InboxSize, Insertion, Settled
 from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
@@ -423,6 +426,40 @@ class RollsBackKeyedBatch(_Patched):
             yield
 
 
+class SharesKeys(_Patched):
+    @contextmanager
+    def patches(self) -> Iterator[None]:
+        def hash_for_everybody(_client: Client, *parts: str) -> str:
+            return hash_of(*parts)
+
+        with mock.patch("tests.faults.simulated_clients.post_key_hash", hash_for_everybody):
+            yield
+
+
+class ServesInOrderOfArrival(CrowdedWorld):
+    async def run(self) -> Verdict:
+        def take_nowait(self: ShardQueue, items_max: int, bytes_max: int) -> list[WorkItem]:
+            oldest = [*self._arrivals][:items_max]
+            for item in oldest:
+                self._remove(item, self._lines[item.client])
+            return oldest
+
+        with mock.patch.object(ShardQueue, "take_nowait", take_nowait):
+            return await super().run()
+
+
+class MakesNoRoom(CrowdedWorld):
+    async def run(self) -> Verdict:
+        with mock.patch.object(ShardQueue, "_make_room", side_effect=Overloaded("full")):
+            return await super().run()
+
+
+class CountsNothing(SimulatedStore):
+    async def measure_inbox(self, *_: object) -> InboxSize:
+        await self._reach()
+        return InboxSize(0, 0)
+
+
 def _bug(what: type, *kinds: str) -> Bug:
     world = what
     if issubclass(what, SimulatedStore):
@@ -484,7 +521,20 @@ KEY_BUGS = (
     _bug(ReportsAllAsPending, "untrue"),
     _bug(IgnoresResolvedWrites, "unaccounted"),
     _bug(NeverWakesWaiters, "missed"),
+    _bug(SharesKeys, "foreign key")._replace(steps={"keyed post": 1}),
     # This takes a race of a millisecond, and no other reader that looks.
     _bug(MissesWakeUps, "missed")._replace(steps={"post": 1, "long poll": 1}),
     _bug(NeverWaits, "impatient"),
+)
+
+#: Bugs that let one client harm others.
+CLIENT_BUGS = (
+    _bug(ServesInOrderOfArrival, "starved")._replace(steps=CROWDED),
+    _bug(MakesNoRoom, "starved")._replace(steps=CROWDED),
+    Bug(
+        "CountsNothing",
+        type("BuggyWorld", (FilledWorld,), {"make_store": CountsNothing}),
+        frozenset({"overfull"}),
+        FILLED,
+    ),
 )

@@ -9,6 +9,8 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from chat_service.api.identity import Client, Identity, Rights
+from chat_service.api.request_options import post_key_hash
 from tests.faults.history import (
     History,
     LeaseOperation,
@@ -32,8 +34,9 @@ from workers.commands import (
     Track,
     delivery,
 )
-from workers.errors import NotExecuted, OutcomeUnknown
+from workers.errors import KeyReused, NotExecuted, OutcomeUnknown
 from workers.pool import WorkerPool
+from workers.routing import shard_of
 
 T = TypeVar("T", str, Stored, Slice, int, Finished, MessageStatus | None)
 
@@ -46,6 +49,10 @@ _LEASES_S = (0.3, 1.0, 2.5)
 _WAITS_S = (0.3, 2.5, 2.5)
 #: How many times a keyed request is sent at most.
 _REPEATS = 4
+
+
+#: The posts of a flood.
+FLOOD = 60
 
 
 class Process(Protocol):
@@ -114,6 +121,12 @@ class SimulatedClients:
                 client = self._lease(node, user, number)
             case "stream":
                 client = self._stream(node, user, number)
+            case "flood":
+                client = self._flood(node, user)
+            case "light post":
+                client = self._light(node, user, is_read=False)
+            case "light read":
+                client = self._light(node, user, is_read=True)
             case "track" | "revoke":
                 client = self._query_receipt(node, what == "revoke", number)
             case _:
@@ -154,7 +167,9 @@ class SimulatedClients:
         self._senders.add(sender)
 
         def ask() -> "asyncio.Future[str]":
-            return node.pool.post(user, text, len(text), lifetime_s, receipt)
+            return node.pool.post(
+                user, text, len(text), lifetime_s, receipt, client=f"client-{number % 3}"
+            )
 
         outcome, answer, unknown_id = await _await_answer(node, ask)
         self._senders.discard(sender)
@@ -166,11 +181,50 @@ class SimulatedClients:
             unknown_id,
         )
 
+    async def _flood(self, node: Process, user: str) -> None:
+        """Post more messages at once than a queue holds."""
+        await asyncio.gather(*(self._plain_post(node, user, "heavy") for _ in range(FLOOD)))
+
+    async def _light(self, node: Process, user: str, is_read: bool) -> None:
+        """Send one request, as a client that shares the queue with others."""
+        if not is_read:
+            await self._plain_post(node, user, "light")
+            return
+        began = self._loop.time()
+        outcome, answer, _ = await _await_answer(node, lambda: node.pool.read(user, client="light"))
+        self._history.reads.append(
+            ReadRecord(
+                *(user, began, self._loop.time(), outcome),
+                tuple((each.id, each.text) for each in answer.messages) if answer else (),
+                answer is not None and not answer.more,
+                client="light",
+                queue=_queue_of(node, user),
+            )
+        )
+
+    async def _plain_post(self, node: Process, user: str, client: str) -> None:
+        text, began = self._new_text(), self._loop.time()
+        outcome, answer, _ = await _await_answer(
+            node, lambda: node.pool.post(user, text, len(text), LIFETIMES_S[2], client=client)
+        )
+        self._history.posts.append(
+            PostRecord(
+                *(text, user, text, LIFETIMES_S[2], began, self._loop.time(), outcome),
+                *(answer or "",),
+                client=client,
+                queue=_queue_of(node, user),
+            )
+        )
+
     async def _keyed_post(self, node: Process, user: str, number: int) -> None:
         """Post with a key. A few use the key of another post, which must be refused."""
         text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
-        key = self._rng.choice(self._keys) if number == 8 and self._keys else f"k-{text}"
+        key = self._rng.choice(self._keys) if number in (7, 8) and self._keys else f"k-{text}"
         self._keys.append(key)
+        # Two identities use the same keys.
+        subject = f"subject-{number % 2}"
+        client = Client(Identity(subject, Rights()), subject)
+        hashed = post_key_hash(client, "post", key)
 
         async def attempt(node: Process, number: int) -> Outcome:
             receipt = f"r-{text}-{number}" if number % 2 else ""
@@ -178,14 +232,21 @@ class SimulatedClients:
 
             def ask() -> "asyncio.Future[Stored]":
                 return node.pool.post_keyed(
-                    user, text, len(text), lifetime_s, Key(key, text), receipt
+                    user, text, len(text), lifetime_s, Key(hashed, text), receipt, client=subject
                 )
 
-            outcome, answer, unknown_id = await _await_answer(node, ask)
+            is_reused = False
+
+            def note(error: NotExecuted) -> None:
+                nonlocal is_reused
+                is_reused = isinstance(error, KeyReused)
+
+            outcome, answer, unknown_id = await _await_answer(node, ask, note)
             self._posted(
                 PostRecord(
                     *(text, user, text, lifetime_s, began, self._loop.time()),
-                    *(outcome, answer.id if answer else "", key, receipt),
+                    *(outcome, answer.id if answer else "", f"{subject} {key}", receipt),
+                    is_reused=is_reused,
                 ),
                 unknown_id,
             )
@@ -412,17 +473,21 @@ class SimulatedClients:
 
 
 async def _await_answer(
-    node: Process, ask: Callable[[], "asyncio.Future[T]"]
+    node: Process,
+    ask: Callable[[], "asyncio.Future[T]"],
+    on_refused: Callable[[NotExecuted], None] = lambda _: None,
 ) -> tuple[Outcome, T | None, str | None]:
     """Return what a client sees of one request, and the id in an answer that says `unknown`."""
     try:
         request = ask()
-    except NotExecuted:
+    except NotExecuted as error:
+        on_refused(error)
         return "refused", None, None
     node.requests[request] = None
     try:
         return "ok", await request, None
-    except NotExecuted:
+    except NotExecuted as error:
+        on_refused(error)
         return "refused", None, None
     except OutcomeUnknown as error:
         return "unknown", None, error.message_id
@@ -431,3 +496,7 @@ async def _await_answer(
         return ("cut" if error.args == (KILLED,) else "unknown"), None, None
     finally:
         node.requests.pop(request, None)
+
+
+def _queue_of(node: Process, user: str) -> str:
+    return f"{node.number} {shard_of(user, 2)}"

@@ -28,6 +28,7 @@ from tests.faults.simulated_clients import KILLED, SimulatedClients
 from tests.faults.simulated_replica_set import EPOCH_S, Database, VirtualLoop
 from workers.clock import DatabaseClock
 from workers.ids import IdSource
+from workers.inbox_quotas import QuotaLimits
 from workers.metrics import WorkerMetrics
 from workers.pool import PoolLimits, WorkerPool
 from workers.queue import QueueLimits
@@ -141,9 +142,8 @@ class Node:
             return EPOCH_S + world.loop.time() + self.skew_s
 
         clock = DatabaseClock(wall=read_clock, steady=read_clock)
-        limits = PoolLimits(
-            2, QueueLimits(50, 10_000, 20), ShardLimits(6, 1000, 4, DEADLINE_S), DEADLINE_S, 20
-        )
+        batch = ShardLimits(6, 1000, 4, DEADLINE_S)
+        limits = PoolLimits(2, world.queue, batch, DEADLINE_S, 20, quotas=world.quotas)
         before = asyncio.all_tasks()
         store = world.make_store(world.database)
         self.pool = world.make_pool(store, clock, limits, self.metrics)
@@ -180,6 +180,8 @@ class World:
     make_pool: Callable[..., WorkerPool] = WorkerPool
     make_database: Callable[..., Database] = Database
     make_clients: Callable[..., SimulatedClients] = SimulatedClients
+    queue = QueueLimits(50, 10_000, 20)
+    quotas = QuotaLimits()
 
     def __init__(self, loop: VirtualLoop, schedule: Schedule) -> None:
         self.loop = loop

@@ -255,3 +255,32 @@ def test_counters_that_do_not_add_up_are_a_violation() -> None:
     assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == set()
     history.sums = {**history.sums, "pending": 0}
     assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == {"unaccounted"}
+
+
+def test_a_key_is_refused_only_to_the_identity_that_used_it() -> None:
+    first = post("a", 0)._replace(key="ann k")
+    refused = post("b", 2, "refused")._replace(is_reused=True)
+    assert kinds(first, refused._replace(key="ann k"), read(4, "a")) == set()
+    assert kinds(first, refused._replace(key="eve k"), read(4, "a")) == {"foreign key"}
+
+
+def test_a_full_inbox_gets_no_more_posts_than_allowed() -> None:
+    history = History([], [], [], overruns={"bob": 4}, overrun_max=4)
+    assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == set()
+    history.overruns = {"bob": 5}
+    assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == {"overfull"}
+
+
+def test_a_client_starves_if_too_many_posts_overtake_it() -> None:
+    flood = [post(text, 0)._replace(client="heavy", queue="0") for text in "abc"]
+    got = read(0.5, "a", "b", "c")._replace(ended=2, client="light", queue="0")
+    refused = read(9, outcome="refused")._replace(client="light")
+    for reads, overtaken_max, found in (
+        ([got], 3, set()),
+        ([got], 2, {"starved"}),
+        ([got], None, set()),
+        ([got._replace(queue="1")], 2, set()),
+        ([got, refused], 3, {"starved"}),
+    ):
+        history = History(flood, reads, [], overtaken_max=overtaken_max)
+        assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == found
