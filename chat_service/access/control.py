@@ -43,7 +43,7 @@ class AccessFile:
         """With `takes_tokens` false, a file with tokens is a mistake."""
         self._path = path
         self._takes_tokens = takes_tokens
-        #: The version that was read last, valid or not.
+        #: The version that was read last, valid or not. None if it could not be read.
         self._stamp: _Stamp | None = None
 
     def read(self) -> Grants:
@@ -53,6 +53,8 @@ class AccessFile:
         try:
             grants = parse(self._path.read_text(encoding="utf-8-sig"))
         except OSError as error:
+            # The error may pass without a change of the file.
+            self._stamp = None
             raise AccessUnusable(f"{self._path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise AccessUnusable(f"{self._path}: is not UTF-8, as TOML must be") from None
@@ -138,6 +140,8 @@ class AccessControl:
         self._on_change = on_change
         self._on_state = on_state
         self._file: AccessFile | None = None
+        #: Why the file could not be used the last time; empty if it was.
+        self._fault = ""
         self._verifier: JwtVerifier | None = None
         self._cleanup = AsyncExitStack()
 
@@ -195,8 +199,11 @@ class AccessControl:
                 grants = await asyncio.to_thread(self._file.read_again)
             except AccessUnusable as error:
                 self._on_state(False)
-                log.error("the access file is not usable; earlier rules stay", reason=str(error))
+                if self._fault != (fault := str(error)):
+                    self._fault = fault
+                    log.error("the access file is not usable; earlier rules stay", reason=fault)
         if grants is not None:
+            self._fault = ""
             self._on_state(True)
             for subject in self.gate.adopt(grants):
                 self._audit.revoked(subject)

@@ -86,12 +86,10 @@ def is_plain_local(headers: HTTPHeaders) -> bool:
 
 
 def _in_cookie(headers: HTTPHeaders, own_origins: frozenset[str]) -> str | None:
-    cookie = headers.get("Cookie")
-    if cookie is None:
-        return None
     token = None
-    # Other services on this host may have cookies that are malformed.
-    for pair in re.split("[;,]", cookie):
+    # Other services of this site may have cookies with any value, such as one with a comma and our
+    # name in it. Only a semicolon separates cookies.
+    for pair in ";".join(headers.get_list("Cookie")).split(";"):
         name, _, value = pair.strip().partition("=")
         if name == SECURE_COOKIE:
             token = value

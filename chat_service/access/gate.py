@@ -36,8 +36,13 @@ class _Signed(Identity, frozen=True):
     token: str = ""
     generation: int = 0
 
+    # The token must not be in a traceback.
+
     def __repr__(self) -> str:
         return f"Identity of {self.subject!r}"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("subject", self.subject)]
 
 
 class Gate:

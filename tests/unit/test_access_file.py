@@ -1,5 +1,6 @@
 """The access file on a disk: which changes are noticed, and which are read later."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -92,6 +93,21 @@ def test_a_broken_file_is_reported_once(path: Path, file: AccessFile) -> None:
         file.read_again()
     assert file.read_again() is None
     write(path, everybody())
+    assert file.read_again() is not None
+
+
+def test_a_file_that_could_not_be_read_is_read_again(
+    path: Path, file: AccessFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    write(path, everybody(bob="-"))
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_text", fail)
+        for _ in range(2):
+            with pytest.raises(AccessUnusable, match="cannot be read: Input/output error"):
+                file.read_again()
     assert file.read_again() is not None
 
 

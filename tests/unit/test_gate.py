@@ -138,6 +138,12 @@ def test_the_public_address_of_the_service_is_its_own(clock: Clock) -> None:
     assert refusal(gate, headers(cookie, ("Origin", "https://evil.test")))[0] == 403
 
 
+def test_a_cookie_inside_another_one_does_not_count(gate: Gate) -> None:
+    # A neighbor of this host can set a cookie for the whole site, but not one with our prefix.
+    given = headers(("Cookie", f"x=1,__Host-chat={BOB}"), *OWN["same origin"])
+    assert gate.identify(given).subject == ""
+
+
 @pytest.mark.parametrize("page", FOREIGN.values(), ids=FOREIGN)
 def test_a_cookie_from_elsewhere_is_refused(page: list[tuple[str, str]], gate: Gate) -> None:
     given = headers(("Cookie", f"__Host-chat={BOB}"), *page)
