@@ -1,5 +1,6 @@
 """The embedded MongoDB within one process: its directory, socket, restarts and errors."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -8,10 +9,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import AutoReconnect, PyMongoError
 
 from tests.support.server import mongods_on
 from tests.support.waiting import eventually
@@ -26,6 +28,9 @@ from workers.mongod.embedded import (
     socket_path,
     uri_of,
 )
+
+
+pytestmark = pytest.mark.usefixtures("io_loop")
 
 
 @asynccontextmanager
@@ -141,6 +146,31 @@ async def test_a_program_that_ends_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedError, match="did not start: it ended with 2: no such option"):
         await mongod.start()
     assert owner_of(tmp_path / "data") is None, "the lock is released"
+
+
+class Converting:
+    """A client that turns a cancellation into an error of its own, as PyMongo sometimes does."""
+
+    @property
+    def admin(self) -> "Converting":
+        return self
+
+    async def command(self, name: str) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise AutoReconnect("operation cancelled") from None
+
+
+async def test_a_cancellation_that_became_an_error_ends_the_start(tmp_path: Path) -> None:
+    mongod = EmbeddedMongod(tmp_path, "")
+    client: Any = Converting()
+    waiting = asyncio.create_task(mongod._await_primary(client))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    done, _ = await asyncio.wait((waiting,), timeout=5)
+    waiting.cancel()
+    assert done, "it waits for no further answer"
 
 
 async def test_a_program_that_never_listens_is_killed(

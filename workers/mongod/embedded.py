@@ -295,7 +295,9 @@ class EmbeddedMongod:
                 if "setName" not in hello:
                     await self._configure(client)
             except PyMongoError:
-                pass
+                # A driver may turn a cancellation into an error of its own.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
             await asyncio.sleep(0.02)
 
     async def _configure(self, client: AsyncMongoClient[dict[str, object]]) -> None:
