@@ -4,12 +4,13 @@ import time
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
 from workers.commands import Key
 from workers.store import diagnostics
-from workers.store.diagnostics import Finding, _clock, _deployment, examine
+from workers.store.diagnostics import Finding, _clock, _compatibility, _deployment, examine
 from workers.store.driver import Client, Document, Driver, close_client, open_client
 from workers.store.schema import COLLECTION, INDEXES, KEY_INDEX, OBSOLETE
 
@@ -160,3 +161,48 @@ async def test_a_clock_that_differs_is_a_warning(
     assert found.state == "warn"
     assert found.detail == "the database's clock differs by +5.0 s: check NTP"
     await close_client(client)
+
+
+async def test_a_single_mongod_ends_the_examination(
+    mongo_uri: str, driver: Driver, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def alone(client: Client) -> Document:
+        return {"isWritablePrimary": True}
+
+    monkeypatch.setattr(diagnostics, "hello", alone)
+    found = [each async for each in examine(mongo_uri, driver, database, 4.0)]
+    assert [(each.what, each.state) for each in found] == [("database", "fail")]
+
+
+class Answering:
+    """A client whose commands have this answer, or raise this error."""
+
+    def __init__(self, answer: Document | Exception) -> None:
+        self._answer = answer
+
+    @property
+    def admin(self) -> "Answering":
+        return self
+
+    async def command(self, command: Document) -> Document:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "detail"),
+    [
+        (OperationFailure("not authorized", 13), "ok", "this user is not allowed to see it"),
+        ({"featureCompatibilityVersion": {"version": "7.0"}}, "ok", "7.0, as the server"),
+        ({"featureCompatibilityVersion": {"version": "6.0"}}, "warn", "6.0, but the server is 7.0"),
+    ],
+    ids=["hidden", "the same", "older"],
+)
+async def test_the_compatibility_version_is_judged(
+    answer: Document | Exception, state: str, detail: str
+) -> None:
+    client: Any = Answering(answer)
+    found = await _compatibility(client, "7.0.12", 1.0)
+    assert found.state == state
+    assert found.detail.startswith(detail)

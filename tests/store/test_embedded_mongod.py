@@ -29,7 +29,6 @@ from workers.mongod.embedded import (
     uri_of,
 )
 
-
 pytestmark = pytest.mark.usefixtures("io_loop")
 
 

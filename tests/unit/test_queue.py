@@ -110,3 +110,12 @@ async def test_cancelling_a_consumer_loses_no_item() -> None:
     taker.cancel()
     await asyncio.gather(taker, return_exceptions=True)
     assert queue.take_nowait(10, 1 << 20) == [item]
+
+
+async def test_a_woken_long_poll_is_answered_by_a_closed_queue() -> None:
+    queue = ShardQueue(WIDE)
+    queue.close()
+    woken = new_item(Read("bob", None))
+    queue.readmit(woken)
+    assert isinstance(woken.future.exception(), Draining)
+    assert len(queue) == 0
