@@ -183,6 +183,8 @@ class Handshake:
         self._is_over = True
         self._timer.cancel()
         loop = self._handshakes.loop
-        loop.remove_reader(self._socket)
-        loop.remove_writer(self._socket)
+        # A client that resets its connection while `_begin` wraps it leaves a closed socket.
+        if self._socket.fileno() >= 0:
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
         self._handshakes.forget(self)

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -237,6 +238,32 @@ async def test_a_broken_handshake_ends_its_connection_alone(case: bytes, site: S
         writer.write(case)
         await writer.drain()
         writer.close()
+        await site.becomes("chat_http_connections", 1)
+    assert errors == []
+
+
+async def test_a_client_that_resets_its_connection_harms_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = site.service._tls.context  # type: ignore[union-attr]
+    wrap = context.wrap_socket
+
+    def reset(sock: socket.socket, **options: bool) -> ssl.SSLSocket:
+        # The reset arrives after the service has looked at the first byte.
+        linger = struct.pack("ii", 1, 0)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        client.close()
+        return wrap(sock, **options)  # type: ignore[arg-type]
+
+    async def is_reset() -> bool:
+        return client.fileno() < 0
+
+    with errors_logged() as errors:
+        client = socket.create_connection(("127.0.0.1", site.service.port))
+        monkeypatch.setattr(context, "wrap_socket", reset)
+        client.send(b"\x16\x03\x01\x02\x00\x01")
+        await eventually(is_reset)
+        monkeypatch.undo()
         await site.becomes("chat_http_connections", 1)
     assert errors == []
 
