@@ -8,7 +8,8 @@ import pytest
 
 from chat_service.service import Service
 from tests.conftest import StartService
-from tests.support.access import TOKENS, ask, bearer, everybody, read, send, write
+from tests.http.test_fast_path import raw_answers
+from tests.support.access import PATHS, TOKENS, ask, bearer, everybody, read, send, write
 from tests.support.cases import each_case
 from tests.support.raw import assert_problem, get, post, request, texts_of
 
@@ -165,3 +166,32 @@ async def test_a_receipt_needs_an_identity_too(guarded: Service) -> None:
     forged = b"X-Receipt: " + b"x" * 32
     assert_problem(await ask(guarded, get(status, forged, bearer("eve"))), 404, "not-found")
     assert (await ask(guarded, get(status, receipt, bearer("idle")))).status == 200
+
+
+#: Requests that access control decides about in one way or another.
+DECIDED: Final = {
+    "no token": read("bob"),
+    "no token and a bad name": get(b"/chat/%zz"),
+    "a bad token": read("bob", bearer("nobody")),
+    "a missing right": read("alice", bearer("bob")),
+    "a missing right and a bad limit": read("alice", bearer("bob"), query="?limit=0"),
+    "a missing right in escapes": read("%61lice", bearer("bob")),
+    "a right and a bad name": get(b"/chat/%zz", bearer("bob")),
+    "a right and a bad limit": read("bob", bearer("bob"), query="?limit=0"),
+    "no right and a bad name": get(b"/chat/%zz", bearer("idle")),
+    "a post without a token": send("bob"),
+    "a post without the right": send("bob", bearer("eve")),
+    "a bad post without any right": post(b"{", bearer("idle")),
+    "a bad post without the right": post(b'{"username": "bob"}', bearer("eve")),
+    "a cookie from nowhere": read("bob", b"Cookie: __Host-chat=" + TOKENS["bob"].encode()),
+}
+
+
+@each_case(DECIDED)
+async def test_both_paths_refuse_alike_to_the_byte(sent: bytes, guarded: Service) -> None:
+    line, _, rest = sent.partition(b"\r\n")
+    fast, tornado = [
+        await raw_answers(guarded, line + b"\r\n" + header + b"\r\n" + rest)
+        for header in PATHS.values()
+    ]
+    assert fast == tornado
