@@ -63,6 +63,7 @@ async function send() {
   isInDoubt = false;
   const tell = (words) => {
     note(place, words);
+    byId("send-button").textContent = words === "" ? "Sending…" : "Waiting…";
     stop.hidden = words === "";
   };
   const post = async () => {

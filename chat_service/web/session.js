@@ -10,10 +10,11 @@ const OPEN = { access: "off", subject: "", send: ["*"], read: ["*"], ops: true, 
 
 /** No session: `status` is null without an answer, and 200 if the browser did not keep the cookie. */
 export class SessionError extends Error {
-  constructor(status = null, retryAfterS = null) {
+  constructor(status = null, { retryAfterS = null, detail = "" } = {}) {
     super("there is no session");
     this.status = status;
     this.retryAfterS = retryAfterS;
+    this.detail = detail;
   }
 }
 
@@ -100,7 +101,7 @@ export const whoHas = async (token) => (await request("GET", token)).who;
 /** Send a request about the session; return the identity and its end, or null. Throws SessionError. */
 async function request(method, token) {
   let answer;
-  let who = null;
+  let body = null;
   try {
     answer = await fetch("session", {
       method,
@@ -112,16 +113,19 @@ async function request(method, token) {
     });
     // A body that nobody reads would keep its connection.
     const text = await answer.text();
-    if (answer.ok && text !== "") who = JSON.parse(text);
+    if (text !== "" && /json/.test(answer.headers.get("Content-Type"))) body = JSON.parse(text);
   } catch {
     throw new SessionError();
   }
-  if (!answer.ok) throw new SessionError(answer.status, Number(answer.headers.get("Retry-After")) || null);
-  if (who === null) return null;
+  if (!answer.ok) {
+    const retryAfterS = Number(answer.headers.get("Retry-After")) || null;
+    throw new SessionError(answer.status, { retryAfterS, detail: body?.detail });
+  }
+  if (body === null) return null;
   // The end in terms of this machine's clock, which may differ from the service's.
   const late = Date.now() - Date.parse(answer.headers.get("Date"));
-  const endsAt = who.until === null ? null : Date.parse(who.until) + (late || 0);
-  return { who: { ...who, subject: who.subject ?? "" }, endsAt };
+  const endsAt = body.until === null ? null : Date.parse(body.until) + (late || 0);
+  return { who: { ...body, subject: body.subject ?? "" }, endsAt };
 }
 
 /** Return whether a text can be a token: a header can hold it, without spaces. */

@@ -90,11 +90,11 @@ export function tokenForm(label, hint, accept) {
   return form;
 }
 
-function refusalOf({ status }) {
+function refusalOf({ status, detail }) {
   if (status === null) return "No answer from the service. Try again.";
   if (status === 200) return "The token is valid, but the browser did not keep the session. Open this page over HTTPS.";
   if (status === 401) return "The service does not accept this token. It may have expired, or was revoked.";
-  return `The service answered ${status}, so you are not signed in.`;
+  return `You are not signed in: ${detail || `the service answered ${status}`}.`;
 }
 
 /** Fill in a place with who uses the page; return a function that asks to sign in. `needs` is for whom. */

@@ -234,6 +234,21 @@ async def test_requests_are_tried_with_a_token_until_it_is_forgotten(
         assert not await page.context.cookies()
 
 
+async def test_a_token_is_forgotten_when_the_page_is_left(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    token = tokens.add("worker", read=["jobs-*"])
+    async with browser() as page:
+        await open_docs(page, guarded)
+        await page.get_by_label("Token").fill(token)
+        await button(page, "Use").click()
+        await expect(panel(page)).to_contain_text("those of worker")
+        await page.goto(guarded.base)
+        await page.go_back()
+        await expect(panel(page)).to_contain_text("have no token")
+        await expect(page.get_by_label("Token")).to_have_value("")
+
+
 async def test_requests_are_tried_as_who_is_signed_in(
     guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
 ) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from playwright.async_api import Route, expect
 
+from tests.conftest import Connect, StartService
 from tests.pages.access import Tokens, panel, sign_in
 from tests.pages.conftest import CheckAccess, OpenBrowser
 from tests.pages.inbox import PHONE, button, open_inbox, read_here, send, width
@@ -231,6 +232,25 @@ async def test_too_many_wrong_tokens_count_down(guarded: ChatClient, browser: Op
         await expect(button(page, "Sign in")).not_to_have_attribute("aria-disabled", "true")
         # It was not judged, so it can be tried again.
         await expect(field).to_have_value("cht_perhaps")
+
+
+async def test_guessing_tokens_is_slowed_down(
+    tokens: Tokens, start_service: StartService, connect: Connect, browser: OpenBrowser
+) -> None:
+    token = tokens.add("worker", send=["*"])
+    access = {"access": "tokens", "access_file": str(tokens.path)}
+    chat = connect(await start_service(client_requests_per_s=4, client_burst=8, **access))
+    async with browser() as page:
+        await page.goto(chat.base)
+        field = page.get_by_label("Token")
+        await field.fill("cht_first_guess")
+        await button(page, "Sign in").click()
+        await expect(field).to_have_accessible_description(re.compile("does not accept"))
+        await field.fill("cht_second_guess")
+        await button(page, "Sign in").click()
+        await expect(field).to_have_accessible_description(re.compile(r"try again in \d s"))
+        await expect(button(page, "Sign in")).not_to_have_attribute("aria-disabled", "true")
+        await sign_in(page, token, "worker")
 
 
 async def test_signing_in_works_with_the_keyboard(
