@@ -98,7 +98,7 @@ export const session = new Session();
 /** Return what a token may do, without a session. Throws SessionError. */
 export const whoHas = async (token) => (await request("GET", token)).who;
 
-/** Send a request about the session; return the identity and its end, or null. Throws SessionError. */
+/** Send a request about the session; return the identity and its end, or null for a DELETE. Throws SessionError. */
 async function request(method, token) {
   let answer;
   let body = null;
@@ -121,7 +121,8 @@ async function request(method, token) {
     const retryAfterS = Number(answer.headers.get("Retry-After")) || null;
     throw new SessionError(answer.status, { retryAfterS, detail: body?.detail });
   }
-  if (body === null) return null;
+  if (method === "DELETE") return null;
+  if (body === null) throw new SessionError(answer.status);
   // The end in terms of this machine's clock, which may differ from the service's.
   const late = Date.now() - Date.parse(answer.headers.get("Date"));
   const endsAt = body.until === null ? null : Date.parse(body.until) + (late || 0);

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -245,6 +246,20 @@ async def test_it_needs_the_right_ops(
         await expect(status).to_contain_text("Live", timeout=SOON)
         await expect(page.locator("figure").first).to_be_visible()
         await eventually_sampled(page)
+
+
+async def test_operators_sign_in_on_their_own_port(
+    tokens: Tokens, start_service: StartService, browser: OpenBrowser
+) -> None:
+    operator = tokens.add("operator", ops=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    await start_service(ops_port=port, access="tokens", access_file=str(tokens.path))
+    async with browser() as page:
+        await page.goto(f"http://127.0.0.1:{port}/ops")
+        await sign_in(page, operator, "operator")
+        await expect(page.get_by_role("status")).to_contain_text("Live", timeout=SOON)
 
 
 async def test_a_revoked_operator_sees_nothing_more(
