@@ -81,6 +81,25 @@ async def test_a_full_storage_is_named_and_waited_for(
         await expect(page.locator("#connection")).to_be_hidden()
 
 
+async def test_a_message_waits_until_its_inbox_has_room(
+    start_service: StartService, connect: Connect, browser: OpenBrowser
+) -> None:
+    chat = connect(await start_service(inbox_messages_max=8))
+    body = json.dumps({"username": "bob", "text": "early"}).encode()
+    while (await chat.request("POST", "/chat", body)).code == 201:
+        pass
+    async with browser() as page:
+        await page.goto(chat.base)
+        await write(page, "bob", "late")
+        said = page.locator("#send-note")
+        await expect(said).to_contain_text("The inbox is full")
+        await expect(button(page, "Waiting…")).to_be_visible()
+        assert set(await chat.texts("bob")) == {"early"}
+        await expect(page.locator("#sent > li")).to_have_count(1)
+        await expect(said).to_be_hidden()
+    assert await chat.texts("bob") == ["late"]
+
+
 @pytest.mark.parametrize("action", ["Read", "Lease 60 s"])
 async def test_a_limited_read_continues_by_itself(
     chat: ChatClient, browser: OpenBrowser, action: str
