@@ -50,6 +50,20 @@ def takes_first_of_two_lengths() -> AbstractContextManager[Any]:
     return mock.patch.object(HeaderCache, "lookup", lenient)
 
 
+def takes_first_of_two_tokens() -> AbstractContextManager[Any]:
+    lookup = HeaderCache.lookup
+    second = re.compile(rb"(?i)(authorization:[^\r]*\r\n(?:.*\r\n)*?)authorization:[^\r]*\r\n")
+
+    def lenient(self: HeaderCache, block: bytes) -> RequestHead | None:
+        return lookup(self, second.sub(rb"\1", block))
+
+    return mock.patch.object(HeaderCache, "lookup", lenient)
+
+
+def keeps_a_revoked_token() -> AbstractContextManager[Any]:
+    return mock.patch.object(HeaderCache, "forget_ended", return_value=None)
+
+
 def ignores_body_limit() -> AbstractContextManager[Any]:
     lookup = HeaderCache.lookup
 
@@ -158,6 +172,8 @@ BUGS = (
     Bug("ignores body limit", "paths", ignores_body_limit),
     Bug("loses pipelined bytes", "paths", loses_pipelined_bytes),
     Bug("ignores read limit", "paths", ignores_read_limit),
+    Bug("takes first of two tokens", "access", takes_first_of_two_tokens),
+    Bug("keeps a revoked token", "access", keeps_a_revoked_token),
     Bug("accepts batch without UTF-8", "decoders", accepts_batch_without_utf8),
     Bug("rounds fractional timeout", "decoders", rounds_fractional_timeout),
     Bug("measures name in bytes", "decoders", measures_name_in_bytes),
