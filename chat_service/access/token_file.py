@@ -4,7 +4,7 @@
     send = ["*"]
     [[token]]
     name = "worker"
-    sha256 = "..."                 of the token, in hexadecimal digits
+    sha256 = "..."                 of the token, in hexadecimal digits; or a list, to replace it
     send = ["*"]
     read = ["jobs-*", "{sub}"]
     ops = false
@@ -93,17 +93,23 @@ class _Reader:
             if name and name in names:
                 self.faults.append(f"{where}: name: another token has it")
             names.add(name)
-            given = entry.get("sha256")
-            if not isinstance(given, str) or not _SHA256.fullmatch(given):
-                self.faults.append(f"{where}: sha256: must be 64 hexadecimal digits")
-                continue
-            digest = bytes.fromhex(given)
-            if digest in tokens:
-                self.faults.append(f"{where}: sha256: another token has it")
             rights = self._rights(where, entry, name)
             until = self._time(where, entry, "until") if "until" in entry else 0.0
-            tokens[digest] = Identity(name, rights, until, digest=digest)
+            for digest in self._digests(where, entry):
+                if digest in tokens:
+                    self.faults.append(f"{where}: sha256: another token has it")
+                tokens[digest] = Identity(name, rights, until, digest=digest)
         return tokens
+
+    def _digests(self, where: str, entry: Mapping[str, Any]) -> Iterator[bytes]:
+        """Yield the digests of an entry: one, or several while a token is being replaced."""
+        given = entry.get("sha256")
+        several = given if isinstance(given, list) and given else [given]
+        for each in several:
+            if isinstance(each, str) and _SHA256.fullmatch(each):
+                yield bytes.fromhex(each)
+            else:
+                self.faults.append(f"{where}: sha256: must be 64 hexadecimal digits")
 
     def _revoked(self, document: Mapping[str, Any]) -> Mapping[str, float]:
         revoked: dict[str, float] = {}

@@ -34,6 +34,14 @@ def test_a_file_grants_what_it_says() -> None:
     assert grants.revoked == {"eve": 10.0}
 
 
+def test_a_holder_can_have_an_old_and_a_new_token() -> None:
+    new = "cd" * 32
+    grants = parse(TOKEN.replace(f'"{DIGEST}"', f'["{DIGEST}", "{new}"]') + 'send = ["*"]')
+    assert {each.subject for each in grants.tokens.values()} == {"worker"}
+    assert {each.hex() for each in grants.tokens} == {DIGEST, new}
+    assert len({each.rights for each in grants.tokens.values()}) == 1
+
+
 #: Mistakes, and what is said about each: its entry, and its rule.
 MISTAKES: Final = {
     "no TOML": ("[[token", "not valid TOML"),
@@ -51,6 +59,15 @@ MISTAKES: Final = {
     "a star": (f'[[token]]\nname = "a*"\nsha256 = "{DIGEST}"', "must not have control"),
     "no hash": ('[[token]]\nname = "a"', "sha256: must be 64 hexadecimal digits"),
     "the token": ('[[token]]\nname = "a"\nsha256 = "cht_x"', "sha256: must be 64 hexadecimal"),
+    "a hash twice": (
+        TOKEN.replace(f'"{DIGEST}"', f'["{DIGEST}", "{DIGEST}"]'),
+        "[[token]] 1 ('worker'): sha256: another token has it",
+    ),
+    "no hashes": ('[[token]]\nname = "a"\nsha256 = []', "sha256: must be 64 hexadecimal"),
+    "a bad hash among others": (
+        TOKEN.replace(f'"{DIGEST}"', f'["{DIGEST}", "x"]'),
+        "sha256: must be 64 hexadecimal digits",
+    ),
     "a repeated name": (
         TOKEN + TOKEN.replace("ab", "cd"),
         "[[token]] 2 ('worker'): name: another token has it",
