@@ -175,6 +175,39 @@ async def test_long_bodies_pass_in_both_directions(site: Site) -> None:
     await connection.close()
 
 
+async def test_a_slow_reader_gets_every_answer_whole(site: Site) -> None:
+    # More than the kernel keeps for a client that does not read.
+    names = [f"user-{number}" for number in range(120)]
+    poster = await site.open()
+    for start in range(0, len(names), 40):
+        some = [{"username": name, "text": f"{name}{LONG}"} for name in names[start : start + 40]]
+        posted = request(b"POST", b"/chat/batch", body=json.dumps(some).encode())
+        assert (await poster.ask(posted)).status == 200
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect(("127.0.0.1", site.service.port))
+    slow.setblocking(False)
+    reader, writer = await asyncio.open_connection(
+        sock=slow, ssl=site.trusting(), server_hostname="localhost", limit=1 << 12
+    )
+    connection = Connection(reader, writer)
+    await connection.send(b"".join(get(f"/chat/{name}".encode()) for name in names))
+
+    async def is_stuck() -> bool:
+        claimed = await site.metric("chat_messages_read_total")
+        await asyncio.sleep(0.2)
+        return 0 < claimed == await site.metric("chat_messages_read_total") < len(names)
+
+    # An answer waits for its client to read.
+    await eventually(is_stuck)
+    for name in names:
+        answer = await connection.answer()
+        assert answer is not None
+        assert texts_of(answer) == [f"{name}{LONG}"]
+    await connection.close()
+    await poster.close()
+
+
 async def test_streams_and_websockets_work_over_tls(site: Site) -> None:
     url = f"wss://localhost:{site.service.port}/chat/bob/stream"
     context = site.trusting()
