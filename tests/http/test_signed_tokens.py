@@ -60,8 +60,10 @@ def clock_of_tokens(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the services that a test starts."""
     clock = Clock()
     for kind in (Gate, JwtVerifier):
-        assert kind.__init__.__defaults__ == (time.time,)
-        monkeypatch.setattr(kind.__init__, "__defaults__", (clock,))
+        defaults = kind.__init__.__defaults__ or ()
+        assert time.time in defaults
+        changed = tuple(clock if each is time.time else each for each in defaults)
+        monkeypatch.setattr(kind.__init__, "__defaults__", changed)
     return clock
 
 
