@@ -150,6 +150,16 @@ def test_a_check_names_expired_and_revoked_tokens(chat: Chat, tmp_path: Path) ->
         assert chat("token", "check", str(file), "-", stdin=token).code == 9
 
 
+def test_a_check_lists_an_entry_with_two_tokens_once(chat: Chat, tmp_path: Path) -> None:
+    file = tmp_path / "access.toml"
+    both = ", ".join(f'"{sha256(each).hexdigest()}"' for each in (b"cht_old", b"cht_new"))
+    file.write_text(f'[[token]]\nname = "worker"\nsha256 = [{both}]\n', encoding="utf-8")
+    assert [each["name"] for each in chat("token", "check", str(file)).records] == ["worker", None]
+    for token in (b"cht_old", b"cht_new"):
+        (record,) = chat("token", "check", str(file), "-", stdin=token).records
+        assert record["name"] == "worker"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

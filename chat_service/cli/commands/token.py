@@ -119,7 +119,8 @@ def check(file: Path, stdin: str | None, is_json: bool | None) -> int:
             raise CommandError(ExitCode.NO_ACCESS, f"{file} does not have this token")
         _show(out, identity, grants)
         return ExitCode.NO_ACCESS if _fault(identity, grants) else ExitCode.DONE
-    for identity in grants.tokens.values():
+    # While a token is being replaced, two tokens have one entry.
+    for identity in {each.subject: each for each in grants.tokens.values()}.values():
         _show(out, identity, grants)
     _show(out, grants.anonymous, grants)
     return ExitCode.DONE
