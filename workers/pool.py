@@ -256,7 +256,7 @@ class WorkerPool:
     def sample(self) -> None:
         """Set the gauges of the queues, the clock and the waiters."""
         for number, queue in enumerate(self._queues):
-            self._metrics.queued.labels(str(number)).set(len(queue))
+            self._metrics.queued.labels(str(number)).set(queue.qsize())
             self._metrics.queued_bytes.labels(str(number)).set(queue.waiting_bytes())
         self._metrics.clock_offset.set(self._clock.offset_ms / 1000)
         self._metrics.waiters.set(self._waiters.count)

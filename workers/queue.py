@@ -51,8 +51,12 @@ class _Lack(NamedTuple):
     taken_by_line: Callable[[_Line], int]
 
 
-class ShardQueue:
-    """Work items that wait for one consumer."""
+class ShardQueue(asyncio.Queue[WorkItem | None]):
+    """An `asyncio.Queue` of work items with one consumer. A None wakes the consumer at the end.
+
+    `_init`, `_put` and `_get` are the hooks that asyncio's own queues override. Here they keep a
+    line for each client, and count bytes and items per inbox.
+    """
 
     def __init__(
         self, limits: QueueLimits, on_displaced: Callable[[], object] = lambda: None
@@ -61,9 +65,12 @@ class ShardQueue:
         self._limits = limits
         self._on_displaced = on_displaced
         self._is_closed = False
-        # All items in order of arrival, with their numbers. All get the same time, so they are in
-        # the order of their deadlines, too.
-        self._arrivals: dict[WorkItem, int] = {}
+        super().__init__()
+
+    def _init(self, maxsize: int) -> None:
+        # All items in order of arrival. All get the same time, so they are in the order of their
+        # deadlines, too.
+        self._arrivals: dict[WorkItem, None] = {}
         # The lines of the clients that have items, in the order of their turns.
         self._lines: dict[str, _Line] = {}
         self._per_inbox: dict[str, int] = {}
@@ -72,11 +79,14 @@ class ShardQueue:
         # The last item's client, and until when the queue counts as shared, on the loop's clock.
         self._last_client: str | None = None
         self._shared_until = 0.0
-        self._consumer: asyncio.Future[None] | None = None
 
-    def __len__(self) -> int:
+    def qsize(self) -> int:
         """Return the number of items in the queue."""
         return len(self._arrivals)
+
+    def empty(self) -> bool:
+        """Return whether the consumer has to wait. A closed queue has a None for it."""
+        return not self._arrivals and not self._is_closed
 
     def waiting_bytes(self) -> int:
         """Return the bytes of text in the queue."""
@@ -96,59 +106,52 @@ class ShardQueue:
             or self._bytes + command.size > limits.bytes
         ):
             self._make_room(item)
-        self._put(item)
+        self.put_nowait(item)
 
     def readmit(self, item: WorkItem) -> None:
         """Append a long poll that was woken, regardless of the bounds."""
         if self._is_closed:
             item.fail(Draining("the service is stopping"))
         else:
-            self._put(item)
+            self.put_nowait(item)
 
     async def take(self, items_max: int, bytes_max: int) -> list[WorkItem]:
         """Wait for an item, then return items up to the bounds, as `take_nowait` does.
 
         An empty list means that the queue is closed and empty. Cancelling loses no item.
         """
-        while not self._arrivals:
-            if self._is_closed:
-                return []
-            self._consumer = asyncio.get_running_loop().create_future()
-            try:
-                await self._consumer
-            finally:
-                self._consumer = None
-        return self.take_nowait(items_max, bytes_max)
+        first = await self.get()
+        if first is None:
+            return []
+        return self._fill([first], items_max, bytes_max - first.command.size)
 
     def take_nowait(self, items_max: int, bytes_max: int) -> list[WorkItem]:
         """Return items up to the bounds, oldest first: an item of each client in turn.
 
         If there is any item, at least one is returned, even if it alone exceeds the bytes.
         """
+        return self._fill([], items_max, bytes_max)
+
+    def _fill(self, taken: list[WorkItem], items_max: int, bytes_max: int) -> list[WorkItem]:
+        """Add items to a batch until it has `items_max`, or `bytes_max` more bytes."""
         arrivals, lines = self._arrivals, self._lines
         if not arrivals:
-            return []
-        if len(arrivals) > SHARED_ITEMS and self._is_shared():
+            return taken
+        if len(taken) + len(arrivals) > SHARED_ITEMS and self._is_shared():
             items_max = min(items_max, max(SHARED_ITEMS, SHARED_TURNS * len(lines)))
-        if len(arrivals) <= items_max and self._bytes <= bytes_max:
-            everything = [*arrivals]
+        if len(taken) + len(arrivals) <= items_max and self._bytes <= bytes_max:
+            taken += arrivals
             arrivals.clear()
             lines.clear()
             self._per_inbox.clear()
             self._bytes = 0
-            return everything
-        taken: list[tuple[int, WorkItem]] = []
         while lines and len(taken) < items_max:
-            client, line = next(iter(lines.items()))
-            item = line[0]
-            bytes_max -= item.command.size
+            bytes_max -= next(iter(lines.values()))[0].command.size
             if bytes_max < 0 and taken:
                 break
-            taken.append((arrivals[item], item))
-            self._remove(item, line)
-            self._end_turn(client, line)
-        taken.sort()
-        return [item for _, item in taken]
+            taken.append(self._get_next())
+        taken.sort(key=_number_of)
+        return taken
 
     def take_next(self, may_go: Callable[[WorkItem], bool]) -> WorkItem | None:
         """Return the oldest item of the first client in turn whose item may go, if there is one."""
@@ -170,9 +173,12 @@ class ShardQueue:
     def close(self) -> None:
         """Refuse new items. `take` returns the remaining items, then an empty list."""
         self._is_closed = True
-        self._wake_consumer()
+        self.put_nowait(None)
 
-    def _put(self, item: WorkItem) -> None:
+    def _put(self, item: WorkItem | None) -> None:
+        if item is None:
+            # It only wakes the consumer: see `empty`.
+            return
         command, client = item.command, item.client
         if (line := self._lines.get(client)) is not None:
             line.append(item)
@@ -182,12 +188,22 @@ class ShardQueue:
                 if self._last_client is not None:
                     self._shared_until = item.entered + SHARED_S
                 self._last_client = client
-        self._number = self._arrivals[item] = self._number + 1
+        self._number = item.number = self._number + 1
+        self._arrivals[item] = None
         username = command.username
         self._per_inbox[username] = self._per_inbox.get(username, 0) + 1
         self._bytes += command.size
-        if self._consumer is not None:
-            self._wake_consumer()
+
+    def _get(self) -> WorkItem | None:
+        return self._get_next() if self._arrivals else None
+
+    def _get_next(self) -> WorkItem:
+        """Return the oldest item of the client in turn, and end its turn."""
+        client, line = next(iter(self._lines.items()))
+        item = line[0]
+        self._remove(item, line)
+        self._end_turn(client, line)
+        return item
 
     def _remove(self, item: WorkItem, line: _Line) -> None:
         if line[0] is item:
@@ -249,9 +265,9 @@ class ShardQueue:
             return _Lack(reason, _size_of, lambda line: sum(map(_size_of, line)))
         return None
 
-    def _wake_consumer(self) -> None:
-        if self._consumer is not None and not self._consumer.done():
-            self._consumer.set_result(None)
+
+def _number_of(item: WorkItem) -> int:
+    return item.number
 
 
 def _size_of(item: WorkItem) -> int:

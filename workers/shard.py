@@ -346,7 +346,7 @@ class Shard:
     async def _run_counts(self) -> None:
         """Carry out the waiting counts, a few inboxes at a time, until none is left."""
         try:
-            while len(self._counts):
+            while self._counts.qsize():
                 names: set[str] = set()
 
                 def is_next(item: WorkItem, names: set[str] = names) -> bool:

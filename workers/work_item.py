@@ -19,6 +19,7 @@ class WorkItem:
         "deadline",
         "entered",
         "future",
+        "number",
         "timer",
         "trace",
         "wait_until",
@@ -37,6 +38,8 @@ class WorkItem:
         self.command = command
         #: Whose request it is. Clients take turns in the queue.
         self.client = client
+        #: Its place in the order of arrival, set by its queue.
+        self.number = 0
         #: The times, on the event loop's clock, at which the item entered the queue and by which it
         #: must be answered. Both are set again when a long poll is woken.
         self.entered = entered

@@ -438,13 +438,12 @@ class SharesKeys(_Patched):
 
 class ServesInOrderOfArrival(CrowdedWorld):
     async def run(self) -> Verdict:
-        def take_nowait(self: ShardQueue, items_max: int, bytes_max: int) -> list[WorkItem]:
-            oldest = [*self._arrivals][:items_max]
-            for item in oldest:
-                self._remove(item, self._lines[item.client])
+        def get_oldest(self: ShardQueue) -> WorkItem:
+            oldest = next(iter(self._arrivals))
+            self._remove(oldest, self._lines[oldest.client])
             return oldest
 
-        with mock.patch.object(ShardQueue, "take_nowait", take_nowait):
+        with mock.patch.object(ShardQueue, "_get_next", get_oldest):
             return await super().run()
 
 

@@ -240,7 +240,7 @@ class SharedQueue(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_counted_wrong(self) -> None:
         if hasattr(self, "queue"):
-            assert len(self.queue) == len(self.waiting)
+            assert self.queue.qsize() == len(self.waiting)
             assert self.queue.waiting_bytes() == sum(item.command.size for item in self.waiting)
             inboxes = Counter(item.command.username for item in self.waiting)
             assert self.queue._per_inbox == inboxes
