@@ -1,77 +1,118 @@
-"""Single-call commands beside the batches: bounded, in turn, and all of them answered."""
+"""Commands beside the batches: no client takes all places, and batches take one turn together."""
 
 import asyncio
+import json
+from collections import Counter
+from typing import Any
 
-import pytest
-from prometheus_client import CollectorRegistry
+from chat_service.api.types import Request
+from chat_service.api.validation import MessageLimits
+from chat_service.handlers.batch import BatchHandlers
+from tests.support.stores import GateStore, MemoryStore
+from tests.unit.conftest import MakePool
+from workers.commands import Acknowledge, Finish, Track
+from workers.errors import Expired
+from workers.pool import WorkerPool
+from workers.single_calls import CLIENT_PLACES, PLACES
+from workers.store.base import Settled
 
-from tests.support.waiting import eventually
-from workers import single_calls
-from workers.commands import Track
-from workers.errors import Overloaded
-from workers.metrics import WorkerMetrics
-from workers.single_calls import SingleCalls
-from workers.work_item import WorkItem
-
-
-class Calls:
-    """Commands that are answered when the test allows it."""
-
-    def __init__(self, metrics: WorkerMetrics) -> None:
-        self.started: list[WorkItem] = []
-        self.may_end = asyncio.Event()
-        self.calls = SingleCalls(self._carry_out, metrics)
-
-    async def _carry_out(self, item: WorkItem) -> None:
-        self.started.append(item)
-        await self.may_end.wait()
-        item.resolve(None)
-
-    def submit(self) -> WorkItem:
-        """Submit a command of one client."""
-        loop = asyncio.get_running_loop()
-        item = WorkItem(Track("a" * 32, "r"), 0, loop.time() + 60, loop.create_future())
-        self.calls.submit([item])
-        return item
+IDS = tuple(f"{number:032x}" for number in range(5000))
 
 
-async def test_a_command_without_room_to_wait_is_refused(
-    metrics: WorkerMetrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(single_calls, "PLACES", 1)
-    monkeypatch.setattr(single_calls, "WAITING_MAX", 1)
-    calls = Calls(metrics)
-    first, waiting, refused = calls.submit(), calls.submit(), calls.submit()
-    assert isinstance(refused.future.exception(), Overloaded)
-    refusals = {"reason": "overloaded"}
-    assert registry.get_sample_value("chat_requests_refused_total", refusals) == 1
-    calls.may_end.set()
-    assert [await first.future, await waiting.future] == [None, None]
+class SlowStore(MemoryStore):
+    """Holds acknowledgements and statuses until `gate` is set. Notes which ones it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[str] = []
+        self.gate = asyncio.Event()
+
+    async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
+        self.begun.append(command.lease)
+        await self.gate.wait()
+        return await super().acknowledge(command, now_ms)
+
+    async def track(self, command: Track, now_ms: int) -> Any:
+        self.begun.append(command.id)
+        await self.gate.wait()
+        return await super().track(command, now_ms)
 
 
-async def test_a_command_whose_client_left_is_never_sent(
-    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(single_calls, "PLACES", 1)
-    calls = Calls(metrics)
-    first, left, last = calls.submit(), calls.submit(), calls.submit()
-    left.future.cancel()
-    calls.may_end.set()
-    await last.future
-    assert calls.started == [first, last]
+async def test_a_long_acknowledgement_delays_only_its_client(make_pool: MakePool) -> None:
+    store = SlowStore()
+    pool = await make_pool(store)
+    long = [pool.submit(Finish("bob", f"{n:x}", IDS), client="heavy") for n in range(10)]
+    await asyncio.sleep(0.05)
+    assert len(store.begun) == 1
+    other = pool.submit(Finish("eve", "f00", IDS[:3]), client="light")
+    await asyncio.sleep(0.05)
+    assert store.begun == ["0", "f00"]
+    store.gate.set()
+    await asyncio.gather(*long, other)
 
 
-async def test_a_finish_waits_for_every_command(metrics: WorkerMetrics) -> None:
-    calls = Calls(metrics)
-    items = [calls.submit() for _ in range(3)]
-    finishing = asyncio.create_task(calls.calls.finish())
+async def test_short_commands_of_one_client_leave_places(make_pool: MakePool) -> None:
+    store = SlowStore()
+    pool = await make_pool(store)
+    heavy = [pool.submit(Track(f"h{number}", "r"), client="heavy") for number in range(100)]
+    await asyncio.sleep(0.05)
+    assert len(store.begun) == CLIENT_PLACES < PLACES
+    light = [pool.submit(Track(f"l{number}", "r"), client="light") for number in range(5)]
+    await asyncio.sleep(0.05)
+    assert store.begun[CLIENT_PLACES:] == [f"l{number}" for number in range(5)]
+    store.gate.set()
+    await asyncio.gather(*heavy, *light)
 
-    async def all_are_started() -> bool:
-        return len(calls.started) == 3
 
-    await eventually(all_are_started)
-    assert not finishing.done()
-    calls.may_end.set()
-    await finishing
-    assert all(item.future.done() for item in items)
-    assert not list(calls.calls.in_flight)
+async def test_a_command_that_waits_too_long_is_never_sent(make_pool: MakePool) -> None:
+    store = SlowStore()
+    pool = await make_pool(store, deadline_s=0.1)
+    asked = [pool.submit(Finish("bob", f"{n:x}", IDS), client="heavy") for n in range(3)]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(each) for each in outcomes[1:]] == [Expired, Expired]
+    assert store.begun == ["0"]
+    store.gate.set()
+
+
+def batch_of(messages: int) -> Request:
+    items = [{"username": f"user-{n % 7}", "text": str(n)} for n in range(messages)]
+    return Request("id", "POST", "", "", {}, json.dumps(items).encode())
+
+
+def new_handlers(pool: WorkerPool) -> BatchHandlers:
+    return BatchHandlers(pool, MessageLimits(128, 1000, 60, 600), 500, lambda *_: None)
+
+
+async def test_batches_share_a_turn_of_the_loop(make_pool: MakePool) -> None:
+    pool = await make_pool(MemoryStore())
+    turn, turns = 0, Counter[int]()
+    post = pool.post
+
+    def noted(*arguments: Any, **options: Any) -> asyncio.Future[str]:
+        turns[turn] += 1
+        return post(*arguments, **options)
+
+    pool.post = noted  # type: ignore[method-assign]
+    handlers = new_handlers(pool)
+    batches = [asyncio.create_task(handlers.post(batch_of(200))) for _ in range(3)]
+    while not all(batch.done() for batch in batches):
+        await asyncio.sleep(0)
+        turn += 1
+    assert turns.total() == 600
+    # The next batch can begin in the turn in which another one ends its part.
+    assert max(turns.values()) <= 2 * 32
+
+
+async def test_a_batch_that_is_cancelled_midway_stores_no_more(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    first = pool.post("early", "x", 1, 60)
+    await store.reached()
+    batch = asyncio.create_task(new_handlers(pool).post(batch_of(500)))
+    await asyncio.sleep(0)
+    batch.cancel()
+    await asyncio.gather(batch, return_exceptions=True)
+    store.open()
+    await first
+    await pool.drain(5)
+    assert len(store.data.documents) == 1
