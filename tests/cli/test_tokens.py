@@ -10,7 +10,9 @@ import pytest
 from chat_service.cli.credentials import find_token
 from chat_service.client import ChatClient
 from tests.cli.conftest import Chat, Result
+from tests.cli.terminal import Terminal
 from tests.http.test_client_tokens import REFUSED, SECRET, limited, tokens_of
+from tests.support.access import TOKENS, everybody, write
 from tests.support.middleman import Middleman, answer
 from tests.support.server import Server
 
@@ -207,3 +209,39 @@ async def test_a_token_can_come_through_a_pipe(server: Server, name: str, tmp_pa
         writing.join()
         assert result.code == 0
         assert tokens_of(between.heads) == [SECRET]
+
+
+def test_commands_work_at_a_service_with_access(
+    tmp_path: Path, mongo_uri: str, database: str, name: str
+) -> None:
+    file = tmp_path / "access.toml"
+    write(file, everybody())
+    environ = {
+        "CHAT_ACCESS": "tokens",
+        "CHAT_ACCESS_FILE": str(file),
+        "CHAT_MONGO_DATABASE": database,
+    }
+    server = Server(tmp_path, "--mongo-uri", mongo_uri, port=0, **environ)
+    with server:
+        chat = Chat(server.base)
+        refused = chat("watch", name, CHAT_TOKEN=TOKENS["bob"])
+        assert refused.code == 9
+        assert "the token from CHAT_TOKEN may not do this" in refused.err
+        with Terminal(chat, "watch", "bob", CHAT_TOKEN=TOKENS["bob"]) as terminal:
+            terminal.until(b"watching bob")
+            assert chat("send", "bob", "hello", CHAT_TOKEN=TOKENS["alice"]).code == 0
+            terminal.until(b"hello")
+            write(file, everybody(bob="-"))
+            assert terminal.exit_code() == 9
+        assert b"does not accept the token from CHAT_TOKEN" in terminal.seen
+        assert TOKENS["bob"].encode() not in terminal.seen
+        load = ("load", "--duration", "1s", "--connections", "4", "--inboxes", "8")
+        result = chat(*load, CHAT_TOKEN=TOKENS["root"])
+        assert (result.code, result.records[0]["errors"]) == (0, {})
+        for who in ("root", "alice"):
+            doctor = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_TOKEN=TOKENS[who])
+            checks = {each["check"] for each in doctor.records}
+            # Only operators may see the metrics.
+            assert ("metrics" in checks, "loop lag" in checks) == (who == "alice", who == "root")
+        healthy = chat("healthcheck", "--port", str(server.port), stdin=b"", **environ)
+        assert healthy.code == 0, healthy.err
