@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import re
 import threading
@@ -38,6 +39,7 @@ from workers.commands import (
 from workers.errors import ServiceError
 from workers.metrics import WorkerMetrics
 from workers.store import schema
+from workers.store.base import Store
 from workers.store.connection import StoreMisconfigured, StoreOptions
 from workers.store.diagnostics import Finding, examine
 from workers.store.driver import Driver
@@ -166,6 +168,7 @@ async def use_everything(
         store.insert([new_post(key=Key(f"key {now_ms}", "body"))]),
         store.find_unread(["bob"], 10, now_ms),
         store.count_unread(["bob"], now_ms),
+        store.measure_inbox("bob", 10, True, now_ms),
         store.claim(lease),
         store.extend(Extend("bob", lease.token, 90_000), now_ms),
         store.held(Held("bob", lease.token), now_ms),
@@ -210,6 +213,12 @@ async def _first_arrival(store: MongoStore) -> None:
 
 async def _examine(uri: str, driver: Driver) -> list[Finding]:
     return [finding async for finding in examine(uri, driver, "chat", 4.0)]
+
+
+def test_every_method_of_a_store_is_called_here() -> None:
+    called = set(re.findall(r"store\.(\w+)\(", inspect.getsource(use_everything)))
+    called |= set(re.findall(r"store\.(\w+)\(", inspect.getsource(_first_arrival)))
+    assert {name for name in vars(Store) if not name.startswith("_")} <= called
 
 
 @pytest.fixture
