@@ -9,7 +9,8 @@ A client with many requests does not make the others wait, and does not take the
   queue therefore has the items of those with few requests.
 - A full queue makes room for a client with less than its share: it refuses the newest item of the
   client that has the most. A client that is alone has the whole queue.
-- While several clients send requests, batches are small, so that nobody waits for a long one.
+- While some clients have far more requests than others, batches are small, so that the others do
+  not wait for long ones.
 
 The items of one client keep their order. A batch is in order of arrival. So an item only overtakes
 items of other clients, and only while the queue holds more than a batch. These have no answer yet:
@@ -25,10 +26,11 @@ from typing import NamedTuple, TypeAlias
 from workers.errors import Draining, Expired, Overloaded
 from workers.work_item import WorkItem
 
-#: The queue counts as shared for so many seconds after a request of another client than the last.
-SHARED_S = 10.0
-#: While the queue is shared, a batch has at most this many items, or this many of each client.
-SHARED_ITEMS, SHARED_TURNS = 128, 4
+#: If a client has so many times as many items as another one, batches are small, and stay so for
+#: so many seconds.
+UNEVEN, UNEVEN_S = 8, 10.0
+#: A small batch has at most this many items, or this many of each client.
+SMALL_ITEMS, SMALL_TURNS = 32, 4
 
 
 class QueueLimits(NamedTuple):
@@ -76,9 +78,8 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
         self._per_inbox: dict[str, int] = {}
         self._bytes = 0
         self._number = 0
-        # The last item's client, and until when the queue counts as shared, on the loop's clock.
-        self._last_client: str | None = None
-        self._shared_until = 0.0
+        # Until when batches are small, on the loop's clock.
+        self._small_until = 0.0
 
     def qsize(self) -> int:
         """Return the number of items in the queue."""
@@ -137,8 +138,8 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
         arrivals, lines = self._arrivals, self._lines
         if not arrivals:
             return taken
-        if len(taken) + len(arrivals) > SHARED_ITEMS and self._is_shared():
-            items_max = min(items_max, max(SHARED_ITEMS, SHARED_TURNS * len(lines)))
+        if len(taken) + len(arrivals) > SMALL_ITEMS and self._is_uneven(taken):
+            items_max = min(items_max, max(SMALL_ITEMS, SMALL_TURNS * len(lines)))
         if len(taken) + len(arrivals) <= items_max and self._bytes <= bytes_max:
             taken += arrivals
             arrivals.clear()
@@ -184,10 +185,6 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
             line.append(item)
         else:
             self._lines[client] = deque((item,))
-            if client != self._last_client:
-                if self._last_client is not None:
-                    self._shared_until = item.entered + SHARED_S
-                self._last_client = client
         self._number = item.number = self._number + 1
         self._arrivals[item] = None
         username = command.username
@@ -226,9 +223,18 @@ class ShardQueue(asyncio.Queue[WorkItem | None]):
             del self._lines[client]
             self._lines[client] = line
 
-    def _is_shared(self) -> bool:
-        """Return whether several clients have items, or had some lately."""
-        return len(self._lines) > 1 or next(reversed(self._arrivals)).entered < self._shared_until
+    def _is_uneven(self, taken: list[WorkItem]) -> bool:
+        """Return whether a client has far more items than another one, or had lately.
+
+        `taken` are the items that the batch has already.
+        """
+        newest = next(reversed(self._arrivals))
+        lengths = {client: len(line) for client, line in self._lines.items()}
+        for item in taken:
+            lengths[item.client] = lengths.get(item.client, 0) + 1
+        if max(lengths.values()) >= UNEVEN * min(lengths.values()):
+            self._small_until = newest.entered + UNEVEN_S
+        return newest.entered < self._small_until
 
     def _make_room(self, item: WorkItem) -> None:
         """Refuse the newest items of the client with the most until an item of another fits.

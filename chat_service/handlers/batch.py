@@ -33,7 +33,7 @@ from workers.errors import NotExecuted
 from workers.pool import WorkerPool
 
 #: Messages that are submitted in one turn of the loop, which takes less than half a millisecond.
-_AT_ONCE = 32
+_AT_ONCE = 16
 #: A submitted message: its outcome and its receipt; or the result of a bad one.
 _Begun: TypeAlias = tuple[asyncio.Future[Any], str] | dict[str, Any]
 _SPACE = b" \t\r\n"

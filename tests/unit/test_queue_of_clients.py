@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from workers.batch import plan
 from workers.commands import Command, Post, Read
 from workers.errors import Expired, Overloaded
-from workers.queue import SHARED_ITEMS, SHARED_S, QueueLimits, ShardQueue
+from workers.queue import SMALL_ITEMS, UNEVEN_S, QueueLimits, ShardQueue
 from workers.work_item import WorkItem
 
 WIDE = QueueLimits(2000, 1 << 20, 2000)
@@ -66,24 +66,36 @@ def test_a_turn_that_a_batch_cut_off_comes_first_in_the_next() -> None:
     assert [item.client for item in queue.take_nowait(1, 1 << 20)] == ["c"]
 
 
-def test_batches_are_small_while_several_clients_send() -> None:
+def test_batches_are_small_while_one_client_sends_far_more() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post("heavy", entered=1.0) for _ in range(1000)))
     assert len(queue.take_nowait(500, 1 << 20)) == 500
     put(queue, new_post("light", entered=2.0))
-    assert len(queue.take_nowait(500, 1 << 20)) == SHARED_ITEMS
+    assert len(queue.take_nowait(500, 1 << 20)) == SMALL_ITEMS
     put(queue, new_post("heavy", entered=3.0))
-    assert len(queue.take_nowait(500, 1 << 20)) == SHARED_ITEMS
+    assert len(queue.take_nowait(500, 1 << 20)) == SMALL_ITEMS
+
+
+async def test_the_first_item_of_a_batch_counts_as_its_clients() -> None:
+    queue = ShardQueue(WIDE)
+    put(queue, new_post("light", entered=1.0), *(new_post("heavy", entered=1.0) for _ in range(99)))
+    assert len(await queue.take(500, 1 << 20)) == SMALL_ITEMS
 
 
 def test_a_client_that_is_alone_again_gets_long_batches_again() -> None:
     queue = ShardQueue(WIDE)
+    put(queue, *(new_post("heavy", entered=1.0) for _ in range(300)))
     put(queue, new_post("light", entered=1.0))
-    queue.take_nowait(500, 1 << 20)
-    put(queue, *(new_post("heavy", entered=2.0) for _ in range(300)))
-    assert len(queue.take_nowait(500, 1 << 20)) == SHARED_ITEMS
-    put(queue, new_post("heavy", entered=2.0 + SHARED_S))
-    assert len(queue.take_nowait(500, 1 << 20)) == 300 - SHARED_ITEMS + 1
+    assert len(queue.take_nowait(500, 1 << 20)) == SMALL_ITEMS
+    put(queue, new_post("heavy", entered=1.0 + UNEVEN_S))
+    assert len(queue.take_nowait(500, 1 << 20)) == 301 - SMALL_ITEMS + 1
+
+
+def test_clients_that_send_alike_share_long_batches() -> None:
+    queue = ShardQueue(WIDE)
+    put(queue, *(new_post(client) for client in "abcd" * 100))
+    put(queue, *(new_post("a") for _ in range(100)))
+    assert len(queue.take_nowait(500, 1 << 20)) == 500
 
 
 def test_many_clients_with_a_request_each_share_a_long_batch() -> None:

@@ -100,7 +100,7 @@ async def test_batches_share_a_turn_of_the_loop(make_pool: MakePool) -> None:
         turn += 1
     assert turns.total() == 600
     # The next batch can begin in the turn in which another one ends its part.
-    assert max(turns.values()) <= 2 * 32
+    assert max(turns.values()) <= 2 * 16
 
 
 async def test_a_batch_that_is_cancelled_midway_stores_no_more(make_pool: MakePool) -> None:
