@@ -53,6 +53,8 @@ async def test_an_invalid_token_is_refused(header: bytes, guarded: Service, path
         "an inbox that does not exist": read("no-such", bearer("bob")),
         "an invalid limit": read("alice", bearer("bob"), query="?limit=0"),
         "a name out of reach": send("bob", bearer("eve")),
+        "a post with a key": send("bob", bearer("eve"), b"Idempotency-Key: k"),
+        "a post for a receipt": send("bob", bearer("eve"), b"Prefer: receipt"),
         "no right at all": send("bob", bearer("idle")),
         "no right and an invalid body": post(b"{", bearer("idle")),
     }
