@@ -138,25 +138,25 @@ _CLASSES: dict[str, type[ProblemError]] = {
     "rate-limited": RateLimited,
     "inbox-full": InboxFull,
 }
-#: The classes of answers without a document: to HEAD, and from proxies.
-_CLASSES_BY_STATUS = {401: Unauthorized, 403: Forbidden, 429: RateLimited}
 
 
-def problem_of(status: int, body: bytes) -> ProblemError:
-    """Return the problem of an error answer, also if a proxy sent it."""
+def problem_of(status: int, body: bytes, challenge: str = "") -> ProblemError:
+    """Return the problem of an error answer, also if a proxy sent it.
+
+    `challenge` is the value of WWW-Authenticate. Only a service that takes tokens sends "Bearer".
+    """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
-    return problem_from(document if isinstance(document, dict) else {}, status)
+    return problem_from(document if isinstance(document, dict) else {}, status, challenge)
 
 
-def problem_from(document: Mapping[str, Any], status: int) -> ProblemError:
+def problem_from(document: Mapping[str, Any], status: int, challenge: str = "") -> ProblemError:
     """Return the problem that a JSON object describes."""
     kind = str(document.get("type", "")).rpartition(":")[2]
     errors = document.get("errors")
-    made = _CLASSES.get(kind) or (_CLASSES_BY_STATUS.get(status) if not kind else None)
-    problem = (made or ProblemError)(
+    problem = _class_of(kind, status, challenge)(
         status,
         kind,
         str(document.get("title", "")),
@@ -172,6 +172,17 @@ def problem_from(document: Mapping[str, Any], status: int) -> ProblemError:
         problem.acknowledged = tuple(map(str, document.get("acknowledged", ())))
         problem.lost = tuple(map(str, document.get("lost", ())))
     return problem
+
+
+def _class_of(kind: str, status: int, challenge: str) -> type[ProblemError]:
+    if kind:
+        return _CLASSES.get(kind, ProblemError)
+    # The answer to HEAD has no document, and a proxy's is another one.
+    if status == 429:
+        return RateLimited
+    if challenge.lower().startswith("bearer"):
+        return {401: Unauthorized, 403: Forbidden}.get(status, ProblemError)
+    return ProblemError
 
 
 @contextmanager

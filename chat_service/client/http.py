@@ -66,7 +66,8 @@ class Answer(NamedTuple):
 
     def problem(self) -> ProblemError:
         """Return the problem of an answer that is an error."""
-        problem = problem_of(self.status, self.body)
+        challenge = self.headers.get("WWW-Authenticate", "")
+        problem = problem_of(self.status, self.body, challenge)
         if isinstance(problem, RateLimited):
             problem.retry_after_s = self._retry_after_s
         return problem

@@ -171,7 +171,7 @@ async def test_a_refusal_is_one_line_and_an_exit_code(
 async def test_without_a_token_a_401_says_how_to_give_one(server: Server, words: str) -> None:
     async with Middleman(server.port) as between:
         # The answer to HEAD has no body.
-        between.answers = [answer(401)]
+        between.answers = [answer(401, b"", b"WWW-Authenticate: Bearer")]
         result = await run(Chat(between.base), words)
     assert result.code == 9
     assert "needs a token; set CHAT_TOKEN or CHAT_TOKEN_FILE, or write it to" in result.err

@@ -207,7 +207,7 @@ _LONE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def _items(text: str) -> tuple[list[str], bool]:
     """Return the items of an array as written, and whether it is valid. If not, return the items
-    before the error.
+    before the error and, if the error is in an item, the rest of the text as the last one.
     """
     items: list[str] = []
     at = _skip(text, _skip(text, 0) + 1)
@@ -218,7 +218,7 @@ def _items(text: str) -> tuple[list[str], bool]:
         try:
             _, at = _decoder.raw_decode(text, at)
         except (ValueError, RecursionError, _NotJson):
-            return items, False
+            return [*items, text[start:]], False
         items.append(text[start:at])
         at = _skip(text, at)
         if text[at : at + 1] == "]":

@@ -14,6 +14,7 @@ from chat_service.client import (
     Lease,
     OutcomeUnknown,
     Posted,
+    ProblemError,
     RateLimited,
     TokenUnavailable,
     Unauthorized,
@@ -22,7 +23,8 @@ from chat_service.service import Service
 from tests.support.middleman import Middleman, answer
 
 SECRET = "cht_A-secret.that~must+never/appear=="
-REFUSED = answer(401, b'{"type": "urn:chat:problem:unauthorized", "status": 401}')
+BEARER = b'WWW-Authenticate: Bearer error="invalid_token"'
+REFUSED = answer(401, b'{"type": "urn:chat:problem:unauthorized", "status": 401}', BEARER)
 
 
 def tokens_of(heads: list[str]) -> list[str]:
@@ -97,10 +99,15 @@ async def test_a_fixed_token_that_is_refused_is_not_repeated(service: Service) -
             with pytest.raises(Unauthorized):
                 await client.post("bob", "x")
             # The answer to HEAD has no document.
-            between.answers = [answer(401)]
+            between.answers = [answer(401, b"", BEARER)]
             with pytest.raises(Unauthorized):
                 await client.count("bob")
-        assert len(between.heads) == 2
+            # This is from a proxy with a login of its own.
+            between.answers = [answer(401, b"", b"WWW-Authenticate: Basic")]
+            with pytest.raises(ProblemError) as raised:
+                await client.count("bob")
+            assert type(raised.value) is ProblemError
+        assert len(between.heads) == 3
 
 
 async def test_a_stream_goes_on_with_a_renewed_token(service: Service) -> None:

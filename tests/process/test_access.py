@@ -1,6 +1,7 @@
 """Access control of whole servers: how they start, refuse to start, and follow their file."""
 
 import json
+import signal
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -107,6 +108,8 @@ def test_an_open_service_warns_once(
     given = ("--host", host, "--processes", "2")
     settings = {} if access == "off" else tokens_of(access_file)
     with server_of(tmp_path, mongo_uri, database, *given, **settings) as server:
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
         assert server.errors().count("access is off") == is_warned
 
 

@@ -85,7 +85,8 @@ def base_of(service: Service) -> str:
     return f"http://127.0.0.1:{service.port}"
 
 
-def answer(status: int, body: bytes = b"") -> bytes:
-    """Return an answer to give instead of the service's."""
-    head = b"HTTP/1.1 %d No\r\nRetry-After: 0\r\nContent-Length: %d\r\n\r\n"
-    return head % (status, len(body)) + body
+def answer(status: int, body: bytes = b"", *lines: bytes) -> bytes:
+    """Return an answer to give instead of the service's, with more header lines."""
+    more = b"".join(line + b"\r\n" for line in lines)
+    head = b"HTTP/1.1 %d No\r\nRetry-After: 0\r\n%bContent-Length: %d\r\n\r\n"
+    return head % (status, more, len(body)) + body

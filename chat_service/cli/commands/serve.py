@@ -82,12 +82,6 @@ def _run(
     if not is_supervised:
         for line in unknown_variables(os.environ):
             log.warning(line)
-        if is_open_to_all(server.settings):
-            log.warning(
-                "access is off: everyone who reaches this address can read and post every message",
-                host=server.settings.host,
-                advice="set access, or put an authenticating proxy in front",
-            )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(server, stderr, notifier, is_supervised))
 
@@ -191,6 +185,12 @@ def _announce(server: Service | Supervisor, is_supervised: bool) -> None:
             )
     sys.stdout.flush()
     log.info("started", version=__version__, port=server.port, pid=os.getpid())
+    if not is_supervised and is_open_to_all(settings):
+        log.warning(
+            "access is off: everyone who reaches this address can read and post every message",
+            host=settings.host,
+            advice="set access, or put an authenticating proxy in front",
+        )
 
 
 def _at(host: str, port: int) -> str:
