@@ -189,7 +189,8 @@ def test_a_hash_is_that_of_the_token(chat: Chat) -> None:
 
 
 def test_a_terminal_does_not_show_a_typed_token(chat: Chat) -> None:
-    with Terminal(chat, "token", "hash") as terminal:
+    # Python's own getpass opens the terminal without naming an encoding.
+    with Terminal(chat, "token", "hash", PYTHONWARNDEFAULTENCODING="") as terminal:
         terminal.until(b"Token: ")
         terminal.type(b"cht_typed\n")
         assert terminal.exit_code() == 0

@@ -39,6 +39,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **environ},
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
     )
 
@@ -49,6 +50,7 @@ def curl(authority: Authority, *arguments: str) -> str:
         ["curl", "-sS", "--fail", "--cacert", str(authority.certificate), *arguments],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=True,
     ).stdout
 

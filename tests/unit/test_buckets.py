@@ -257,6 +257,7 @@ def test_four_processes_together_keep_the_rate_of_a_client(shared: int) -> None:
             pass_fds=(shared,),
             cwd=PROJECT_ROOT,
             text=True,
+            encoding="utf-8",
         )
         for _ in range(4)
     ]
