@@ -86,6 +86,7 @@ def make_routes(
             "changed",
             parameters=(),
             right="read",
+            frees_work=True,
         ),
         Route(
             "/chat/:username/release",
@@ -93,6 +94,7 @@ def make_routes(
             "changed",
             parameters=(),
             right="read",
+            frees_work=True,
         ),
         Route(
             "/chat/:username/extend",
@@ -100,6 +102,7 @@ def make_routes(
             "changed",
             parameters=(),
             right="read",
+            frees_work=True,
         ),
         Route(
             STREAM_PATH,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 
 from workers.clock import DatabaseClock
-from workers.errors import Draining, Expired, Overloaded
+from workers.errors import Draining, Expired, NotExecuted, Overloaded
 from workers.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -60,10 +60,20 @@ class _Tally:
 class InboxQuotas:
     """The quotas of all inboxes, in one process."""
 
-    def __init__(self, store: Store, clock: DatabaseClock, limits: QuotaLimits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: DatabaseClock,
+        limits: QuotaLimits,
+        on_refused: Callable[[NotExecuted], object] = lambda _: None,
+    ) -> None:
+        """`on_refused` is called for each post that is refused because its count failed, took too
+        long, or was awaited by too many posts.
+        """
         self._store = store
         self._clock = clock
         self._limits = limits
+        self._on_refused = on_refused
         # A limit of 0 is none.
         self._messages = max(limits.messages // SHARE, 1) if limits.messages else 1 << 62
         self._bytes = max(limits.bytes // SHARE, 1) if limits.bytes else 1 << 62
@@ -160,11 +170,13 @@ class InboxQuotas:
     ) -> asyncio.Future[T]:
         """Submit a post after a count, and return a future of its outcome."""
         if self._held >= HELD_MAX:
-            raise Overloaded("too many requests wait until their inbox is counted")
+            overloaded = Overloaded("too many requests wait until their inbox is counted")
+            self._on_refused(overloaded)
+            raise overloaded
         self._held += 1
         loop = asyncio.get_running_loop()
         held: asyncio.Future[T] = loop.create_future()
-        timer = loop.call_at(deadline, _expire, held)
+        timer = loop.call_at(deadline, self._expire, held)
 
         def go_on(counted: asyncio.Task[None]) -> None:
             self._held -= 1
@@ -175,6 +187,8 @@ class InboxQuotas:
                 if counted.cancelled():
                     raise Draining("the service stopped")
                 if (error := counted.exception()) is not None:
+                    if isinstance(error, NotExecuted):
+                        self._on_refused(error)
                     raise error
                 _follow(held, submit())
             except Exception as error:
@@ -183,10 +197,11 @@ class InboxQuotas:
         counting.add_done_callback(go_on)
         return held
 
-
-def _expire(held: asyncio.Future[Any]) -> None:
-    if not held.done():
-        held.set_exception(Expired("the request waited too long until its inbox was counted"))
+    def _expire(self, held: asyncio.Future[Any]) -> None:
+        if not held.done():
+            expired = Expired("the request waited too long until its inbox was counted")
+            self._on_refused(expired)
+            held.set_exception(expired)
 
 
 def _follow(follower: asyncio.Future[T], leader: asyncio.Future[T]) -> None:

@@ -21,7 +21,9 @@ from workers.commands import Command, Count, Key, Lease, Post, R, Read, Slice, S
 from workers.engine import Engine
 from workers.errors import (
     Draining,
+    Expired,
     InboxFull,
+    IndexMissing,
     KeyInFlight,
     NotExecuted,
     Overloaded,
@@ -55,7 +57,9 @@ _ASK_TIMES = 3
 _REASONS: Mapping[type[NotExecuted], str] = {
     Overloaded: "overloaded",
     Draining: "draining",
+    Expired: "expired",
     StoreUnavailable: "unavailable",
+    IndexMissing: "unavailable",
 }
 
 
@@ -93,7 +97,11 @@ class WorkerPool:
         self._breaker = CircuitBreaker(metrics, LoopLag(WATCH_EVERY_S))
         self._waiters = Waiters(limits.waiters, self._readmit)
         self._reserve = StorageReserve(limits.storage, metrics)
-        self._quotas = InboxQuotas(store, clock, limits.quotas) if any(limits.quotas) else None
+        self._quotas = (
+            InboxQuotas(store, clock, limits.quotas, self._count_refusal)
+            if any(limits.quotas)
+            else None
+        )
         self._rollback = ClaimRollback(store, clock, metrics, self._waiters)
         engine = Engine(
             store=store,
@@ -335,9 +343,12 @@ class WorkerPool:
                 WorkItem(command, now, deadline, future, wait_until, current.get(), client)
             )
         except NotExecuted as refusal:
-            self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
+            self._count_refusal(refusal)
             raise
         return future
+
+    def _count_refusal(self, refusal: NotExecuted) -> None:
+        self._metrics.refused.labels(_REASONS[type(refusal)]).inc()
 
     def _readmit(self, item: WorkItem) -> None:
         """Put a long poll that was woken back into its queue."""

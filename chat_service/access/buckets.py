@@ -95,11 +95,14 @@ class Buckets:
         #: How many clients lost a bucket that was not full.
         self.forgotten = 0
 
-    def take(self, client: str, cost: float, size: int = 0) -> Refusal | None:
+    def take(
+        self, client: str, cost: float, size: int = 0, overdraft: float = 0.0
+    ) -> Refusal | None:
         """Take what a request costs, and the bytes of its body. Nothing is taken if it is refused.
 
         A request that costs more than a bucket holds is let through by a full one, and the client
         waits longer before the next. So no request is impossible, and the rate holds all the same.
+        `overdraft` is how many whole buckets the client may owe after the request.
         """
         now, full_at = self._clock(), self._full_at
         place = self._place_of(client, now)
@@ -107,13 +110,17 @@ class Buckets:
         empty_s, cost_s = full_at[place + _REQUESTS] - now, cost * self._request_s
         if empty_s < 0.0:
             empty_s = 0.0
-        elif (wait_s := empty_s + min(cost_s - self._requests_s, 0.0)) > _TOLERANCE_S:
+        elif (
+            wait_s := empty_s + min(cost_s - self._requests_s, 0.0) - overdraft * self._requests_s
+        ) > _TOLERANCE_S:
             return self._refusal(wait_s, empty_s)
         if size and self._byte_s:
             unpaid_s, size_s = full_at[place + _BYTES] - now, size * self._byte_s
             if unpaid_s < 0.0:
                 unpaid_s = 0.0
-            elif (wait_s := unpaid_s + min(size_s - self._bytes_s, 0.0)) > _TOLERANCE_S:
+            elif (
+                wait_s := unpaid_s + min(size_s - self._bytes_s, 0.0) - overdraft * self._bytes_s
+            ) > _TOLERANCE_S:
                 left = int((self._bytes_s - unpaid_s) / self._byte_s + _TOLERANCE_S)
                 return Refusal(True, wait_s, max(left, 0))
             full_at[place + _BYTES] = now + unpaid_s + size_s

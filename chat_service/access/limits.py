@@ -15,6 +15,9 @@ from workers.errors import Overloaded
 
 #: What a request costs, in requests: a message, a count of messages, and a login that failed.
 MESSAGE_COST, COUNT_COST, FAILED_LOGIN_COST = 1, 5, 20
+#: How many whole bursts a client may owe for requests that free work. Not without bound: each costs
+#: the database as much as others, and whether it finds a lease is only known then.
+OVERDRAFT = 1.0
 
 
 class ClientRates(NamedTuple):
@@ -48,9 +51,15 @@ class RateLimiter:
         """The number of clients that lost a bucket that was not full."""
         return self._buckets.forgotten
 
-    def admit(self, client: str, cost: float, size: int, effect: Effect) -> None:
-        """Charge a request with a body of `size` bytes. Raises a 429 problem if it is too much."""
-        refusal = self._buckets.take(client, cost, size)
+    def admit(
+        self, client: str, cost: float, size: int, effect: Effect, frees_work: bool = False
+    ) -> None:
+        """Charge a request with a body of `size` bytes. Raises a 429 problem if it is too much.
+
+        A request that `frees_work` may go on after others were refused: until the client owes a
+        whole burst.
+        """
+        refusal = self._buckets.take(client, cost, size, OVERDRAFT if frees_work else 0.0)
         if refusal is not None:
             raise self._problem(client, refusal, effect)
 

@@ -13,7 +13,7 @@
     sub = "eve"
     before = 2026-11-27T00:00:00Z
 
-`chat_service.access.reloading` reads the file; `chat_service.access.gate` uses the result.
+`chat_service.access.control` reads the file; `chat_service.access.gate` uses the result.
 """
 
 import re

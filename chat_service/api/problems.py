@@ -276,13 +276,12 @@ def of_service_error(error: ServiceError, effect: Effect) -> Problem:
         title, again = "The same request is in progress", {"Retry-After": "1"}
         return Problem(409, "key-in-flight", title, detail, headers=again)
     if isinstance(error, InboxFull):
-        title, again = "The inbox is full", {"Retry-After": "1"}
+        # Its readers must act first. They seldom do so within a second.
+        title, again = "The inbox is full", {"Retry-After": "10"}
         detail = f"{error}; nothing was stored"
         return Problem(429, "inbox-full", title, detail, headers=again, more={"stored": False})
     if isinstance(error, StorageFull):
-        detail = (
-            "the disk has no room for messages until others are read or expire; nothing was stored"
-        )
+        detail = "there is no room for messages until others are read or expire; nothing was stored"
         title, again = "The storage is full", {"Retry-After": "10"}
         return Problem(507, "storage-full", title, detail, headers=again, more={"stored": False})
     happened: str | bool

@@ -72,6 +72,9 @@ class Route(NamedTuple):
     is_stream: bool = False
     #: Whether the handler charges for a request, since its cost depends on the body.
     is_charged_by_handler: bool = False
+    #: Whether a request gives messages back or finishes them. One that came too late would cost the
+    #: client its lease, so it is served although the client exceeds its rate, within bounds.
+    frees_work: bool = False
     #: Whether monitoring asks this all the time. Such requests are logged at level debug.
     is_probe: bool = False
     #: Whether the `Host` does not matter: probes use any address, and learn nothing secret.

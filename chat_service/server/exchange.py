@@ -292,7 +292,8 @@ class Exchange(HTTPMessageDelegate):
             if cost and route is not None and route.is_charged_by_handler:
                 limiter.admit_body(client, size, effect)
             else:
-                limiter.admit(client, cost, size, effect)
+                frees_work = route is not None and route.frees_work
+                limiter.admit(client, cost, size, effect, frees_work)
         except Problem as problem:
             self._refusal = problem
 

@@ -124,6 +124,38 @@ async def test_health_pages_and_metrics_are_never_limited(service: Service) -> N
     await wire.close()
 
 
+@pytest.mark.settings(**PROXIED, **FIVE)
+async def test_a_client_without_requests_left_can_end_leases(service: Service) -> None:
+    async with connected(service) as wire:
+        connection = await wire.connect()
+
+        async def ask(path: bytes, lease: str, rest: str = "") -> Answer:
+            body = b'{"lease":"%s"%s}' % (lease.encode(), rest.encode())
+            return await connection.ask(request(b"POST", path, EVE, body=body))
+
+        leases = []
+        for name in ("first", "second"):
+            await connection.ask(post(message(name, "x"), BOB))
+            taken = await connection.ask(request(b"POST", b"/chat/%s/lease" % name.encode(), EVE))
+            leases.append(taken.document["lease"])
+        for _ in range(3):
+            assert (await connection.ask(get(b"/chat/nobody", EVE))).status == 200
+        assert_limited(await connection.ask(get(b"/chat/nobody", EVE)))
+        # These are served, repeats as well, until it owes a whole burst.
+        assert (await ask(b"/chat/first/extend", leases[0], ',"ttl":60')).status == 200
+        assert (await ask(b"/chat/first/ack", leases[0])).document == {"acknowledged": 1}
+        assert_limited(await connection.ask(get(b"/chat/nobody", EVE)))
+        assert (await ask(b"/chat/second/release", leases[1])).document == {"released": 1}
+        for _ in range(2):
+            assert (await ask(b"/chat/first/ack", leases[0])).document == {"acknowledged": 1}
+        for path in (b"/chat/first/ack", b"/chat/first/release", b"/chat/first/extend"):
+            refused = await ask(path, leases[0])
+            assert_limited(refused, "changed")
+            assert refused.headers["retry-after"] == "1000"
+        # All that it owes must be paid first.
+        assert (await connection.ask(get(b"/chat/nobody", EVE))).headers["retry-after"] == "6000"
+
+
 #: Requests that are refused or unknown count as well: each costs as much as another.
 USELESS: Final = {
     "an unknown path": (404, get(b"/nowhere")),
@@ -146,7 +178,7 @@ async def test_every_request_of_a_client_counts(
     wire = Wire(service.port)
     for _ in range(5):
         assert (await wire.ask(sent)).status == status
-    assert (await wire.ask(sent)).status == 429
+    assert_limited(await wire.ask(get(b"/chat/nobody")))
     await wire.close()
     await service.stop()
 

@@ -34,7 +34,7 @@ async def test_a_post_to_a_full_inbox_is_refused(service: Service, path: bytes) 
     assert await fill(service) == 8
     answer = await ask(service, post(message("bob", "hi"), path))
     assert_problem(answer, 429, "inbox-full")
-    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["retry-after"] == "10"
     assert answer.document["stored"] is False
     assert (await ask(service, post(message("eve", "hi"), path))).status == 201
     assert len(texts_of(await ask(service, get(b"/chat/bob", path)))) == 8
@@ -99,13 +99,15 @@ async def test_a_database_at_its_limit_refuses_posts_only(
 
     text = "x" * 50_000
 
-    async def is_full() -> bool:
-        return (await send(text)).code == 507
+    answers = [await send(text)]
 
-    await eventually(is_full)
-    refusal = await send("x")
-    assert refusal.code == 507
-    assert json.loads(refusal.body)["type"].endswith("storage-full")
+    async def is_refused() -> bool:
+        answers.append(await send(text))
+        return answers[-1].code == 507
+
+    await eventually(is_refused)
+    # A shorter text might be stored: the next measurement may find room for it.
+    assert json.loads(answers[-1].body)["type"].endswith("storage-full")
     read = await chat.request("GET", "/chat/bob?limit=1", None, **{name: value})
     assert [each["text"] for each in json.loads(read.body)] == [text]
     # As the purge does some minutes after they were read or expired.

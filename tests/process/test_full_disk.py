@@ -109,7 +109,9 @@ async def test_one_client_cannot_fill_the_disk(server: Server, disk: Path) -> No
         await eventually(is_refused, 30)
     read = [message.id for message in await chat.read("bob")]
     for name in names:
-        lease = json.loads((await chat.request("POST", f"/chat/{name}/lease?limit=5", b"")).body)
+        response = await chat.request("POST", f"/chat/{name}/lease?limit=5", b"")
+        assert response.code == 200, (response.code, response.body, server.errors())
+        lease = json.loads(response.body)
         body = json.dumps({"lease": lease["lease"]}).encode()
         assert (await chat.request("POST", f"/chat/{name}/ack", body)).code == 200
         read += [message["id"] for message in lease["messages"]]

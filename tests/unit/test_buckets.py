@@ -48,11 +48,11 @@ class Model:
         self.requests = min(self.requests + seconds * REQUESTS.per_s, REQUESTS.burst)
         self.bytes = min(self.bytes + seconds * BYTES.per_s, BYTES.burst)
 
-    def take(self, cost: int, size: int) -> bool:
+    def take(self, cost: int, size: int, overdraft: float) -> bool:
         """Take tokens, or return False."""
-        if self.requests < min(cost, REQUESTS.burst):
+        if self.requests + overdraft * REQUESTS.burst < min(cost, REQUESTS.burst):
             return False
-        if size and self.bytes < min(size, BYTES.burst):
+        if size and self.bytes + overdraft * BYTES.burst < min(size, BYTES.burst):
             return False
         self.requests -= cost
         self.bytes -= size
@@ -65,6 +65,7 @@ clients = st.sampled_from(CLIENTS)
 costs = st.sampled_from([1, 1, 1, 5, 20])
 sizes = st.sampled_from([0, 0, 1, 512, 4096, 10_000])
 processes = st.sampled_from([0, 1, 2])
+overdrafts = st.sampled_from([0.0, 0.0, 1.0])
 
 
 class Machine(RuleBasedStateMachine):
@@ -83,18 +84,19 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         os.close(self.descriptor)
 
-    @rule(process=processes, client=clients, cost=costs, size=sizes)
-    def take(self, process: int, client: str, cost: int, size: int) -> None:
+    @rule(process=processes, client=clients, cost=costs, size=sizes, overdraft=overdrafts)
+    def take(self, process: int, client: str, cost: int, size: int, overdraft: float) -> None:
         """A process serves a client."""
         model = self.models[client]
-        refusal = self.processes[process].take(client, cost, size)
-        assert (refusal is None) == model.take(cost, size)
+        refusal = self.processes[process].take(client, cost, size, overdraft)
+        assert (refusal is None) == model.take(cost, size, overdraft)
         if refusal is not None:
             held = model.bytes if refusal.is_bytes else model.requests
-            assert refusal.left == max(held, 0)
+            # Whole tokens: half a request is refused like none.
+            assert refusal.left == int(max(held, 0))
             rate = BYTES if refusal.is_bytes else REQUESTS
             wanted = min(size if refusal.is_bytes else cost, rate.burst)
-            assert refusal.wait_s == (wanted - held) / rate.per_s
+            assert refusal.wait_s == (wanted - held - overdraft * rate.burst) / rate.per_s
 
     @rule(process=processes, client=clients)
     def check(self, process: int, client: str) -> None:

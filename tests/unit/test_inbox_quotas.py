@@ -13,7 +13,14 @@ from tests.support.waiting import eventually
 from tests.unit.conftest import SMALL_SLICES, WIDE_QUEUE
 from workers.clock import DatabaseClock
 from workers.commands import Key, Stored
-from workers.errors import Expired, InboxFull, KeyReused, OutcomeUnknown, StoreUnavailable
+from workers.errors import (
+    Expired,
+    InboxFull,
+    KeyReused,
+    OutcomeUnknown,
+    Overloaded,
+    StoreUnavailable,
+)
 from workers.inbox_quotas import SHARE, QuotaLimits
 from workers.metrics import WorkerMetrics
 from workers.pool import PoolLimits, WorkerPool
@@ -41,6 +48,13 @@ def make_pool(
     yield make
     for pool in pools:
         io_loop.run_sync(pool.stop)
+
+
+def refused(registry: CollectorRegistry, reason: str) -> float:
+    """Return how many requests were refused for a reason."""
+    value = registry.get_sample_value("chat_requests_refused_total", {"reason": reason})
+    assert value is not None
+    return value
 
 
 async def post_until_full(pool: WorkerPool, at_once: int = 1, size: int = 1) -> int:
@@ -137,14 +151,13 @@ async def test_a_repeat_to_a_full_inbox_is_answered_as_before(
     pool = await make_pool(MemoryStore(), 4)
     first = await pool.post_keyed("bob", "x", 1, 60, Key("key", "body"))
     await post_until_full(pool)
-    refused = registry.get_sample_value("chat_requests_refused_total", {"reason": "inbox-full"})
+    before = refused(registry, "inbox-full")
     assert await pool.post_keyed("bob", "x", 1, 60, Key("key", "body")) == Stored(first.id, True)
     with pytest.raises(KeyReused):
         await pool.post_keyed("bob", "y", 1, 60, Key("key", "another"))
     with pytest.raises(InboxFull):
         await pool.post_keyed("bob", "z", 1, 60, Key("a new key", "body"))
-    again = registry.get_sample_value("chat_requests_refused_total", {"reason": "inbox-full"})
-    assert again == (refused or 0) + 1
+    assert refused(registry, "inbox-full") == before + 1
 
 
 async def test_posts_that_wait_for_a_count_are_stored_in_order(make_pool: MakeQuotaPool) -> None:
@@ -154,7 +167,9 @@ async def test_posts_that_wait_for_a_count_are_stored_in_order(make_pool: MakeQu
     assert list(store.data.documents) == ids == sorted(ids)
 
 
-async def test_a_post_that_waits_too_long_for_a_count_expires(make_pool: MakeQuotaPool) -> None:
+async def test_a_post_that_waits_too_long_for_a_count_expires(
+    make_pool: MakeQuotaPool, registry: CollectorRegistry
+) -> None:
     class Slow(MemoryStore):
         async def measure_inbox(self, *_: Any) -> InboxSize:
             await asyncio.Event().wait()
@@ -169,9 +184,26 @@ async def test_a_post_that_waits_too_long_for_a_count_expires(make_pool: MakeQuo
     with pytest.raises(Expired):
         await held
     assert len(store.data.documents) == 1
+    # Nobody waited for the other one.
+    assert refused(registry, "expired") == 1
 
 
-async def test_a_failed_count_fails_the_posts_that_wait(make_pool: MakeQuotaPool) -> None:
+async def test_few_posts_wait_for_counts_and_others_are_refused(
+    make_pool: MakeQuotaPool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.inbox_quotas.HELD_MAX", 2)
+    pool = await make_pool(MemoryStore(), 8)
+    posts = [pool.post("bob", "x", 1, 60) for _ in range(3)]
+    for _ in range(2):
+        with pytest.raises(Overloaded):
+            pool.post("bob", "x", 1, 60)
+    assert refused(registry, "overloaded") == 2
+    await asyncio.gather(*posts)
+
+
+async def test_a_failed_count_fails_the_posts_that_wait(
+    make_pool: MakeQuotaPool, registry: CollectorRegistry
+) -> None:
     class Failing(MemoryStore):
         is_failing = True
 
@@ -185,6 +217,7 @@ async def test_a_failed_count_fails_the_posts_that_wait(make_pool: MakeQuotaPool
     await pool.post("bob", "x", 1, 60)
     with pytest.raises(StoreUnavailable):
         await pool.post("bob", "y", 1, 60)
+    assert refused(registry, "unavailable") == 1
     store.is_failing = False
     await pool.post("bob", "z", 1, 60)
 

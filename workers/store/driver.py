@@ -10,14 +10,11 @@ import os
 import warnings
 from typing import Any, Literal, TypeAlias, cast
 
-import structlog
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
-
-log = structlog.get_logger(__name__)
 
 Document: TypeAlias = dict[str, Any]
 Client: TypeAlias = AsyncMongoClient[Document]
@@ -54,15 +51,17 @@ def open_client(driver: Driver, uri: str) -> Client:
         "maxPoolSize": 16,
         "appname": f"chat/{os.getpid()}",
     }
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        # The driver would go on without the option: without TLS, for example, if `tls` has an
+        # invalid value. Its other warnings are about its own code and about names that it replaces.
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", category=UserWarning, module="pymongo")
         try:
-            client = _make_client(driver, uri, options)
+            return _make_client(driver, uri, options)
+        except UserWarning as ignored:
+            raise BadConnectionString(_reason(ignored)) from ignored
         except (PyMongoError, OSError, ValueError, LookupError, TypeError) as error:
             raise BadConnectionString(_reason(error)) from error
-    for each in caught:
-        log.warning("an option of the connection string is ignored", reason=str(each.message))
-    return client
 
 
 def _make_client(driver: Driver, uri: str, options: dict[str, Any]) -> Client:
@@ -83,6 +82,7 @@ def _reason(error: Exception) -> str:
         return f"an option cannot have the value {reason}"
     if "@" in reason:
         return "a name or password in it must be percent-encoded, such as / as %2F and @ as %40"
+    reason = reason.removesuffix(" Refer to docstring.")
     return reason.replace(", use urllib.parse.quote_plus", ": / as %2F, @ as %40")
 
 

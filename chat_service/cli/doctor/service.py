@@ -118,9 +118,14 @@ def _check_metrics(metrics: dict[str, float]) -> list[Finding]:
         Finding("its database", "fail", "unavailable; requests are refused until it is back")
         if unavailable
         else Finding("its database", "ok", "answers"),
-        Finding("its disk", "fail", "nearly full; posts are refused with 507 until space is free")
+        Finding(
+            "its storage",
+            "fail",
+            "full; posts are refused with 507 until the database's disk has space, "
+            "or the database uses less than storage_max_bytes",
+        )
         if full
-        else Finding("its disk", "ok", "has space"),
+        else Finding("its storage", "ok", "has space"),
         Finding(
             "restarts",
             "warn" if restarts or workers else "ok",
