@@ -91,7 +91,9 @@ class _Reader:
             self._reject_unknown(where, entry, _TOKEN)
             name = self._name(where, entry, "name")
             if name and name in names:
-                self.faults.append(f"{where}: name: another token has it")
+                self.faults.append(
+                    f"{where}: name: another entry has it; an entry can list two hashes"
+                )
             names.add(name)
             rights = self._rights(where, entry, name)
             until = self._time(where, entry, "until") if "until" in entry else 0.0

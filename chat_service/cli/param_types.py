@@ -46,7 +46,7 @@ class Duration(click.ParamType[float]):
 class Moment(click.ParamType[datetime]):
     """A time in the future: `2027-01-01` (in UTC), `2027-01-01T12:00:00Z`, or a duration from now.
 
-    Rounded down to a second.
+    Rounded down to a second. A duration has a unit, since `2027` is meant as a year.
     """
 
     name = "moment"
@@ -55,7 +55,7 @@ class Moment(click.ParamType[datetime]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
         try:
-            if _DURATION.fullmatch(value):
+            if (match := _DURATION.fullmatch(value)) and match[2]:
                 seconds = Duration().convert(value, param, ctx)
                 moment = datetime.now(UTC) + timedelta(seconds=seconds)
             else:
@@ -63,7 +63,11 @@ class Moment(click.ParamType[datetime]):
                 if _DATE.fullmatch(value):
                     moment = moment.replace(tzinfo=UTC)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a date such as 2027-01-01, or a duration.", param, ctx)
+            self.fail(
+                f"{value!r} is not a date such as 2027-01-01, or a duration such as 90d.",
+                param,
+                ctx,
+            )
         if moment.tzinfo is None:
             self.fail(f"{value!r} has no time zone; for UTC, add Z.", param, ctx)
         if moment <= datetime.now(UTC):

@@ -93,7 +93,7 @@ export function tokenForm(label, hint, accept) {
 function refusalOf({ status, detail }) {
   if (status === null) return "No answer from the service. Try again.";
   if (status === 200) return "The token is valid, but the browser did not keep the session. Open this page over HTTPS.";
-  if (status === 401) return "The service does not accept this token. It may have expired, or was revoked.";
+  if (status === 401) return "The service does not accept this token. Check that it is complete. It may also have expired or been revoked.";
   return `You are not signed in: ${detail || `the service answered ${status}`}.`;
 }
 
@@ -101,7 +101,7 @@ function refusalOf({ status, detail }) {
 export function showSession(place, needs) {
   const form = tokenForm(
     "Sign in",
-    "The page does not keep the token. Your browser keeps it in a cookie that no script can read.",
+    "Your browser keeps the token in a cookie that no script can read, until you sign out or close the browser.",
     async (token) => {
       await session.signIn(token);
       heading.focus();

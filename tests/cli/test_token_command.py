@@ -70,7 +70,7 @@ def test_a_file_that_is_refused_is_not_changed(chat: Chat, tmp_path: Path) -> No
     before = file.read_bytes()
     again = chat("token", "new", "one", "--send", "*", "--add", str(file))
     assert (again.code, again.out) == (2, "")
-    assert "another token has it" in again.err
+    assert "another entry has it" in again.err
     assert file.read_bytes() == before
     file.write_text("[[token]\n", encoding="utf-8")
     broken = chat("token", "new", "two", "--send", "*", "--add", str(file))
@@ -90,10 +90,11 @@ def test_a_file_that_is_refused_is_not_changed(chat: Chat, tmp_path: Path) -> No
         (["worker", "--send", "*", "--until", "2020-01-01"], "is in the past"),
         (["worker", "--send", "*", "--until", "2099-01-01T00:00"], "has no time zone"),
         (["worker", "--send", "*", "--until", "soon"], "is not a date"),
+        (["worker", "--send", "*", "--until", "2027"], "is not a date"),
         (["", "--send", "*"], "must not be empty"),
     ],
 )
-def test_what_the_service_would_refuse_is_refused(
+def test_the_command_makes_no_entry_the_service_refuses(
     chat: Chat, words: list[str], message: str
 ) -> None:
     result = chat("token", "new", *words)

@@ -66,7 +66,7 @@ async def test_a_program_uses_its_access_token(
     assert (await chat.request("GET", "/chat/jobs-7")).code == 401
 
 
-async def test_a_person_reads_the_own_inbox_only(
+async def test_a_person_reads_only_their_own_inbox(
     start_service: StartService, connect: Connect, provider: Provider
 ) -> None:
     provider.start("ES256")

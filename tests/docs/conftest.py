@@ -9,7 +9,7 @@ import pytest
 
 from config.settings import PROJECT_ROOT
 
-_NOT_COPIED = (".git", ".venv", ".tox", "data", "*_cache", "__pycache__", ".hypothesis", "*.lock")
+_NOT_COPIED = (".git", ".venv*", ".tox", "data", "*_cache", "__pycache__", ".hypothesis", "*.lock")
 
 
 @pytest.fixture

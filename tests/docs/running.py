@@ -32,7 +32,7 @@ _SHAPES = {
     "age": r"just now|\d+ s ago",
 }
 #: These commands get a terminal, on which the command line prints output for people and remarks.
-_FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:scripts/)?chat ")
+_FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:\w+=\S+ )*(?:scripts/)?chat ")
 _WITHIN_S = 30.0
 #: Runs a program from a document, which may use `await` anywhere.
 _SNIPPET = """

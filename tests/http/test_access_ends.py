@@ -115,7 +115,7 @@ async def test_a_wait_ends_when_its_token_expires(guarded: Service, access_file:
 
 
 @pytest.mark.parametrize("sent", WAITS.values(), ids=WAITS)
-async def test_what_an_ended_wait_claims_becomes_unread(
+async def test_messages_of_an_ended_wait_become_unread(
     sent: bytes, start_service: StartService, access_file: Path, mongo_uri: str, tmp_path: Path
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:

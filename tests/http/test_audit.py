@@ -72,7 +72,7 @@ async def test_a_limited_client_is_audited(guarded: Service) -> None:
     assert (line["event"], line["subject"]) == ("limited", "bob")
 
 
-async def test_no_line_has_a_token(guarded: Service, path: bytes) -> None:
+async def test_no_line_of_the_audit_log_has_a_token(guarded: Service, path: bytes) -> None:
     with capture_logs() as logs:
         for name in TOKENS:
             await ask(guarded, read("alice", bearer(name), path))

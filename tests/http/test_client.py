@@ -184,7 +184,7 @@ async def test_an_invalid_key_is_refused_and_not_replaced(client: ChatClient, ke
     assert "Idempotency-Key" in posted.detail
 
 
-def test_an_address_that_is_none_is_refused_at_once() -> None:
+def test_an_invalid_address_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="'localhost:8080' must begin with"):
         ChatClient("localhost:8080")
 

@@ -96,7 +96,9 @@ async def test_a_client_beyond_its_rate_is_told_when(start_service: StartService
             await client.count("bob")
 
 
-async def test_a_full_inbox_is_no_reason_to_repeat(start_service: StartService) -> None:
+async def test_the_client_reports_a_full_inbox_and_loses_nothing(
+    start_service: StartService,
+) -> None:
     service = await start_service(inbox_messages_max=8)
     async with ChatClient(base_of(service)) as client:
         results = [

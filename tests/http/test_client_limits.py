@@ -296,9 +296,7 @@ async def test_a_forged_address_gets_no_bucket_of_its_own(way: bytes, service: S
 
 @pytest.mark.settings(**PROXIED, **FIVE)
 @each_way
-async def test_what_is_left_of_the_proxys_word_is_not_believed(
-    way: bytes, service: Service
-) -> None:
+async def test_addresses_left_of_the_proxys_are_ignored(way: bytes, service: Service) -> None:
     wire = Wire(service.port)
     heads = [
         *(of(f"203.0.113.{number}, 198.51.100.7") for number in range(3)),
@@ -532,7 +530,7 @@ async def test_failed_logins_are_charged_to_their_address(
         assert (await wire.ask(get(b"/chat/alice", way, wrong, BOB))).status == 401
 
 
-async def test_the_session_is_no_way_around_failed_logins(
+async def test_failed_sign_ins_are_charged_to_their_address(
     start_service: StartService, access_file: str
 ) -> None:
     rates = {"client_requests_per_s": 0.001, "client_burst": 40}

@@ -50,11 +50,11 @@ async def test_the_log_names_the_client_behind_a_proxy(
 
 @pytest.mark.settings(log_requests_per_s=1000, log_clients="clear", trusted_proxies=("10.0.0.1",))
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-async def test_a_peer_that_is_no_proxy_is_not_believed(way: bytes, service: Service) -> None:
+async def test_headers_of_an_untrusted_peer_are_ignored(way: bytes, service: Service) -> None:
     assert await client_logged(service, way, FORGED) == "127.0.0.1"
 
 
 @pytest.mark.settings(log_requests_per_s=1000, log_clients="clear")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-async def test_without_the_setting_nobody_is_believed(way: bytes, service: Service) -> None:
+async def test_without_the_setting_proxy_headers_are_ignored(way: bytes, service: Service) -> None:
     assert await client_logged(service, way, FORGED) == "127.0.0.1"

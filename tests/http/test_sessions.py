@@ -116,7 +116,7 @@ async def test_the_end_of_a_session_removes_the_cookie(guarded: Service) -> None
         assert "Max-Age=0" in answer.headers["set-cookie"]
 
 
-async def test_a_session_says_who_it_is(guarded: Service) -> None:
+async def test_a_session_names_its_holder_and_rights(guarded: Service) -> None:
     cookie = cookie_of(await log_in(guarded, "eve"))
     for header in (cookie, bearer("eve")):
         answer = await ask(guarded, get(b"/session", header, OWN, host=LOCAL))

@@ -258,7 +258,9 @@ async def test_a_removed_key_ends_its_tokens(
 
 
 @each_case({"a late end": 249_999_999_999, "a fraction": 4_000_000_000.25})
-async def test_any_end_can_be_shown(exp: float, start_service: StartService) -> None:
+async def test_a_session_shows_any_end_that_is_accepted(
+    exp: float, start_service: StartService
+) -> None:
     async with guarded(start_service) as (service, _):
         answer = await ask(service, get(b"/session", bearer(token(exp=exp))))
         assert (answer.status, answer.document["subject"]) == (200, "bob")
@@ -323,7 +325,7 @@ async def test_revocation_ends_older_tokens(
         assert (await ask(service, get(b"/chat/eve", eve, path))).status == 200
 
 
-async def test_both_kinds_of_tokens_are_taken(
+async def test_access_both_accepts_both_kinds_of_tokens(
     start_service: StartService, tmp_path: Any, path: bytes
 ) -> None:
     file = tmp_path / "access.toml"

@@ -230,7 +230,7 @@ async def test_streams_and_websockets_work_over_tls(site: Site) -> None:
     await connection.close()
 
 
-async def test_the_end_of_a_connection_is_authenticated(site: Site) -> None:
+async def test_the_service_ends_connections_with_close_notify(site: Site) -> None:
     context = site.trusting()
     # Otherwise an end that a network made up would look the same.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF

@@ -142,7 +142,7 @@ async def test_unsent_text_survives_a_revoked_token(
     assert await unread(guarded, "bob", second) == ["written long ago"]
 
 
-async def test_who_may_send_without_a_session_goes_on_without_it(
+async def test_an_ended_session_still_sends_as_anyone_may(
     guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
 ) -> None:
     tokens.allow_anonymous(send=["*"])

@@ -171,7 +171,7 @@ def test_refused_requests_do_not_make_the_wait_longer() -> None:
     assert buckets.take("sub:eve", 1, 4096) is None
 
 
-def test_what_exceeds_a_bucket_is_let_through_and_paid_off() -> None:
+def test_a_request_above_the_burst_passes_and_is_paid_off() -> None:
     clock = Clock()
     buckets = Buckets(REQUESTS, BYTES, clock=clock)
     assert buckets.take("sub:eve", 500) is None
@@ -194,7 +194,7 @@ def test_without_limits_everything_is_let_through() -> None:
     assert all(buckets.take("sub:eve", 1000, 1 << 30) is None for _ in range(1000))
 
 
-def test_many_clients_forget_those_that_owe_least() -> None:
+def test_a_full_table_forgets_clients_that_owe_least() -> None:
     clock = Clock()
     buckets = Buckets(REQUESTS, BYTES, clock=clock, sets=1)
     for number in range(7):
@@ -205,7 +205,7 @@ def test_many_clients_forget_those_that_owe_least() -> None:
     assert buckets.forgotten == 999
 
 
-def test_a_full_bucket_makes_room_first() -> None:
+def test_full_buckets_leave_the_table_first() -> None:
     clock = Clock()
     buckets = Buckets(REQUESTS, BYTES, clock=clock, sets=1)
     for number in range(1000):
@@ -215,7 +215,7 @@ def test_a_full_bucket_makes_room_first() -> None:
     assert buckets.forgotten == 0
 
 
-def test_no_client_can_tell_which_others_share_its_place() -> None:
+def test_each_table_places_clients_by_a_key_of_its_own() -> None:
     # Names that share places in one table do not share them in another: the key differs.
     def survivors() -> set[str]:
         buckets = Buckets(REQUESTS, BYTES, clock=Clock(), sets=4)

@@ -225,7 +225,7 @@ def test_an_identity_ends_at_its_time(gate: Gate, clock: Clock) -> None:
     assert refusal(gate, bearer(BOB)) == (401, "unauthorized")
 
 
-def test_an_end_counts_again_if_the_clock_is_set_back(gate: Gate, clock: Clock) -> None:
+def test_an_identity_ends_even_if_the_clock_was_set_back(gate: Gate, clock: Clock) -> None:
     end = "until = 1970-01-01T00:20:00Z"
     gate.adopt(parse(everybody(bob=f'read = ["bob"]\n{end}')))
     clock.now = 1300.0
@@ -303,7 +303,7 @@ def block(token: str, number: int = 0) -> bytes:
     return f"Host: a\r\nX: {number}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
 
-def test_a_cached_head_asks_nobody(gate: Gate, verifier: StubVerifier) -> None:
+def test_a_cached_head_needs_no_second_lookup(gate: Gate, verifier: StubVerifier) -> None:
     cache = HeaderCache(1000, HostRule(), gate)
     for _ in range(10):
         head = cache.lookup(block(SIGNED))

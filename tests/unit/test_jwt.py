@@ -199,12 +199,12 @@ def test_a_required_claim_must_be_there(verifier: JwtVerifier, missing: str) -> 
 
 @pytest.mark.parametrize("date", ["soon", True, -1, 1e300, [1], "1e9"])
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
-def test_a_date_must_be_a_date(verifier: JwtVerifier, name: str, date: Any) -> None:
+def test_claims_with_dates_must_be_numbers(verifier: JwtVerifier, name: str, date: Any) -> None:
     assert refusal(verifier, signed(_HEADER, claims(**{name: date}))) == "claims"
 
 
 @pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
-def test_an_end_that_is_no_number_is_refused(verifier: JwtVerifier, literal: bytes) -> None:
+def test_an_end_that_is_not_a_number_is_refused(verifier: JwtVerifier, literal: bytes) -> None:
     text = json.dumps(claims(exp=7)).encode().replace(b'"exp": 7', b'"exp": ' + literal)
     assert literal in text
     assert refusal(verifier, signed(_HEADER, text)) == "claims"
@@ -268,7 +268,7 @@ def test_an_unknown_header_field_is_ignored(verifier: JwtVerifier) -> None:
      "Nw.e30.e30", "eyJhbGciOiJFZERTQSJ9", "é.é.é",
      "eyJhbGciOiJkaXIifQ....", "cht_abc"],
 )  # fmt: skip
-def test_what_is_no_token_is_refused(verifier: JwtVerifier, given: str) -> None:
+def test_text_that_is_not_a_token_is_refused(verifier: JwtVerifier, given: str) -> None:
     assert refusal(verifier, given) == "malformed"
 
 
@@ -426,7 +426,7 @@ def test_any_header_is_refused_or_understood(changed: dict[str, Any]) -> None:
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
-def test_any_bytes_are_refused(header: bytes, payload: bytes) -> None:
+def test_random_bytes_are_refused(header: bytes, payload: bytes) -> None:
     verifier = JwtVerifier(ring_of(key_set()), ISSUER, AUDIENCE)
     refusal(verifier, signed(header, payload))
     refusal(verifier, signed(_HEADER, payload))

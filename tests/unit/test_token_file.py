@@ -70,7 +70,7 @@ MISTAKES: Final = {
     ),
     "a repeated name": (
         TOKEN + TOKEN.replace("ab", "cd"),
-        "[[token]] 2 ('worker'): name: another token has it",
+        "[[token]] 2 ('worker'): name: another entry has it; an entry can list two hashes",
     ),
     "a repeated hash": (
         TOKEN + TOKEN.replace("worker", "eve"),

@@ -128,7 +128,9 @@ def check(file: Path, stdin: str | None, is_json: bool | None) -> int:
 
 @token.command("hash")
 def hash_() -> int:
-    """Print the SHA-256 of a token from standard input, for an entry of the access file.
+    """Print the SHA-256 of a token.
+
+    The token comes from standard input. An entry of the access file has this hash.
 
     \b
     Example:
