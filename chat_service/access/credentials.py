@@ -88,9 +88,10 @@ def is_plain_local(headers: HTTPHeaders) -> bool:
 def _in_cookie(headers: HTTPHeaders, own_origins: frozenset[str]) -> str | None:
     token = None
     # Other services of this site may have cookies with any value, such as one with a comma and our
-    # name in it. Only a semicolon separates cookies.
+    # name in it. Only a semicolon separates cookies. Only spaces and tabs surround them: a browser
+    # lets a neighbor of this host set a cookie whose name is some other space and our name.
     for pair in ";".join(headers.get_list("Cookie")).split(";"):
-        name, _, value = pair.strip().partition("=")
+        name, _, value = pair.strip(" \t").partition("=")
         if name == SECURE_COOKIE:
             token = value
             break

@@ -96,7 +96,8 @@ class _Reader:
                 )
             names.add(name)
             rights = self._rights(where, entry, name)
-            until = self._time(where, entry, "until") if "until" in entry else 0.0
+            # An end of 0 would mean none.
+            until = self._time(where, entry, "until") or -1.0 if "until" in entry else 0.0
             for digest in self._digests(where, entry):
                 if digest in tokens:
                     self.faults.append(f"{where}: sha256: another token has it")

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from tornado.httputil import HTTPHeaders
 
@@ -118,6 +118,9 @@ def reject_body(body: bytes) -> None:
 
 def is_waiting(query: str, prefer: str = "") -> bool:
     """Return whether this query, or this `Prefer` header, asks for a long poll."""
+    if "%" in query:
+        # The name of a parameter may be written in escapes.
+        query = unquote(query)
     if "wait=" in query and _WAIT.search(query):
         return True
     return bool(prefer) and preferences(prefer).wait is not None

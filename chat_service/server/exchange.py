@@ -154,10 +154,12 @@ class Exchange(HTTPMessageDelegate):
         except Problem as problem:
             self._refusal = self._charge_failed_login(problem)
         declared = _declared_length(headers)
+        is_too_long = declared > self._max_body_bytes
         if self._tracker.limiter is not None and self._answered is None:
             cost = COUNT_COST if line.method == "HEAD" else MESSAGE_COST
-            self._limit(cost, min(declared, self._max_body_bytes))
-        if declared > self._max_body_bytes:
+            is_refused = is_too_long or self._refusal is not None
+            self._limit(cost, min(declared, self._max_body_bytes), is_refused)
+        if is_too_long:
             self._refuse_body(will_close=declared > DISCARD_MAX or "Expect" in headers)
         elif declared or "Transfer-Encoding" in headers:
             self._stream.now_awaits(Awaiting.BODY)
@@ -186,7 +188,7 @@ class Exchange(HTTPMessageDelegate):
             return
         if self._refusal is None and "Transfer-Encoding" in self._headers:
             # Its length was not known before.
-            self._limit(0, self._size)
+            self._limit(0, self._size, is_refused=False)
         bodies = self._tracker.bodies
         if self._refusal is not None or self._is_given_up:
             bodies.release(self)
@@ -272,15 +274,19 @@ class Exchange(HTTPMessageDelegate):
         self._is_waiting = route.can_wait and is_waiting(self._query, prefer)
         if self._answered is None:
             self._identify(self._headers)
+        else:
+            # It was checked already, and may lose its right while the rest is written.
+            self._client, self._guard = self._answered.client, route.right
         if self._headers.get("Upgrade", "").lower() == "websocket" and not route.takes_websockets:
             raise websocket_elsewhere(STREAM_PATH)
         if self._headers.get("Content-Encoding", "identity").lower() != "identity":
             raise encoded_body()
 
-    def _limit(self, cost: int, size: int) -> None:
+    def _limit(self, cost: int, size: int, is_refused: bool) -> None:
         """Refuse the request if its client exceeds its rate.
 
-        A request that is refused anyway counts as well. Health checks, pages and metrics do not.
+        A request that is refused anyway counts as well, although its handler does not charge for
+        it. Health checks, pages and metrics do not count.
         """
         limiter, route = self._tracker.limiter, self._resolved and self._resolved.route
         is_free = route is not None and route.audience != "clients"
@@ -289,7 +295,8 @@ class Exchange(HTTPMessageDelegate):
         client = self._client.key or key_of_address(self._address)
         effect = "claimed" if route is None else route.effect
         try:
-            if cost and route is not None and route.is_charged_by_handler:
+            is_charged_later = route is not None and route.is_charged_by_handler and not is_refused
+            if cost and is_charged_later:
                 limiter.admit_body(client, size, effect)
             else:
                 frees_work = route is not None and route.frees_work

@@ -431,10 +431,11 @@ class FastPathConnection:
         fast_path = self._fast_path
         if not isinstance(response.body, BodyChunk):
             # Tornado writes a body of several parts. It reads the head again first.
-            self._hand_off(
-                serving.raw + self._held,
-                Answered(response, serving.claimed, serving.id, serving.began, serving.span),
+            client = self._client_of(serving.match.head)
+            answered = Answered(
+                response, serving.claimed, serving.id, serving.began, serving.span, client
             )
+            self._hand_off(serving.raw + self._held, answered)
             return
         is_last = is_last or fast_path.is_ending
         body, date = response.body.body, fast_path.tracker.date.ascii()

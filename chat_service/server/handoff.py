@@ -7,6 +7,7 @@ Tornado, and `chat_service.server.exchange` takes a response that is ready.
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
+from chat_service.api.identity import Client
 from chat_service.api.types import Response
 from chat_service.server.http_stream import HttpStream
 from chat_service.server.lingering import Lingering
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class Answered(NamedTuple):
     """The response to a request that was handled on the fast path.
 
-    `messages` were claimed for it. `began` is in seconds of `time.perf_counter`. `span` is set if
-    the request is traced.
+    `client` sent it, and `messages` were claimed for it. `began` is in seconds of
+    `time.perf_counter`. `span` is set if the request is traced.
     """
 
     response: Response
@@ -29,6 +30,7 @@ class Answered(NamedTuple):
     id: str
     began: float
     span: "Span | None"
+    client: Client
 
 
 class Handoff(NamedTuple):

@@ -193,9 +193,25 @@ async def test_a_websocket_is_closed_with_1008(
     await wire.close()
 
 
+#: Requests of many messages, by what they are, and the metric that counts what was taken for them.
+LONG: Final = {
+    "a stream": (get(b"/chat/bob/stream", bearer("bob")), "chat_messages_leased_total"),
+    "a read": (read("bob", bearer("bob")), "chat_messages_read_total"),
+    "a read on Tornado's": (
+        read("bob", bearer("bob"), PATHS["tornado"]),
+        "chat_messages_read_total",
+    ),
+}
+
+
 @pytest.mark.settings(write_timeout_s=600)
-async def test_a_stream_that_reads_nothing_is_closed_too(
-    guarded: Service, access_file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("sent", "counter"), LONG.values(), ids=LONG)
+async def test_a_client_that_takes_nothing_is_cut_off(
+    sent: bytes,
+    counter: str,
+    guarded: Service,
+    access_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("chat_service.server.exchange._ENDING_S", 0.1)
     wire = Wire(guarded.port)
@@ -204,16 +220,16 @@ async def test_a_stream_that_reads_nothing_is_closed_too(
         await wire.ask(request(b"POST", b"/chat/batch", bearer("root"), body=body))
     with socket.create_connection(("127.0.0.1", guarded.port)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.sendall(get(b"/chat/bob/stream", bearer("bob")))
-        leased = [-1.0, 0.0]
+        sock.sendall(sent)
+        taken = [-1.0, 0.0]
 
         async def is_stuck() -> bool:
             await asyncio.sleep(0.2)
-            leased.append(await metric(guarded, "chat_messages_leased_total"))
-            return leased[-1] == leased[-2] > 0
+            taken.append(await metric(guarded, counter))
+            return taken[-1] == taken[-2] > 0
 
         await eventually(is_stuck)
-        assert leased[-1] < 300
+        assert taken[-1] < 300
         write(access_file, ENDINGS["removed"][0])
 
         async def is_closed() -> bool:

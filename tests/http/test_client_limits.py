@@ -163,6 +163,10 @@ USELESS: Final = {
     "no JSON": (400, post(b"{")),
     "a bad batch": (400, request(b"POST", b"/chat/batch", body=b"{")),
     "an empty batch": (200, request(b"POST", b"/chat/batch", body=b"[]")),
+    "a batch in a coding": (
+        415,
+        request(b"POST", b"/chat/batch", b"Content-Encoding: gzip", body=b"[]"),
+    ),
     "a page of another origin": (403, get(b"/chat/nobody", b"Sec-Fetch-Site: cross-site")),
     "an unknown lease": (410, request(b"POST", b"/chat/bob/ack", body=b'{"lease":"ab"}')),
     "a post": (201, post(message("useless", "x"))),
@@ -179,6 +183,19 @@ async def test_every_request_of_a_client_counts(
     for _ in range(5):
         assert (await wire.ask(sent)).status == status
     assert_limited(await wire.ask(get(b"/chat/nobody")))
+    await wire.close()
+    await service.stop()
+
+
+async def test_a_batch_of_nobody_counts(start_service: StartService, tmp_path: Path) -> None:
+    file = tmp_path / "access.toml"
+    access.write(file, access.everybody())
+    service = await start_service(**FIVE, access="tokens", access_file=str(file))
+    wire = Wire(service.port)
+    sent = request(b"POST", b"/chat/batch", body=b"[]")
+    for _ in range(5):
+        assert (await wire.ask(sent)).status == 401
+    assert_limited(await wire.ask(sent), "stored")
     await wire.close()
     await service.stop()
 
@@ -374,6 +391,7 @@ async def test_streams_count_with_long_polls(service: Service) -> None:
     await eventually_waits(service, 3)
     for sent in (
         get(b"/chat/d?wait=20", EVE),
+        get(b"/chat/d?w%61it=20", EVE),
         get(b"/chat/d/stream", EVE),
         get(b"/chat/d/stream", *UPGRADE, EVE),
         request(b"POST", b"/chat/d/lease?wait=20", EVE),

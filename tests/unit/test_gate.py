@@ -144,6 +144,13 @@ def test_a_cookie_inside_another_one_does_not_count(gate: Gate) -> None:
     assert gate.identify(given).subject == ""
 
 
+@pytest.mark.parametrize("space", ["\xa0", "\x85"])
+def test_a_name_that_seems_to_be_our_cookie_is_another(space: str, gate: Gate) -> None:
+    # A neighbor can set it, because browsers see no prefix in it.
+    given = headers(("Cookie", f"x=1; {space}__Host-chat={BOB}"), *OWN["same origin"])
+    assert gate.identify(given).subject == ""
+
+
 @pytest.mark.parametrize("page", FOREIGN.values(), ids=FOREIGN)
 def test_a_cookie_from_elsewhere_is_refused(page: list[tuple[str, str]], gate: Gate) -> None:
     given = headers(("Cookie", f"__Host-chat={BOB}"), *page)
@@ -222,6 +229,12 @@ def test_an_identity_ends_at_its_time(gate: Gate, clock: Clock) -> None:
     assert gate.has_ended()
     assert not gate.has_ended()
     assert gate.renew(identity) is None
+    assert refusal(gate, bearer(BOB)) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("end", ["1970-01-01T00:00:00Z", "1969-12-31T23:59:59Z"])
+def test_an_end_long_ago_is_an_end(end: str, gate: Gate) -> None:
+    gate.adopt(parse(everybody(bob=f'read = ["bob"]\nuntil = {end}')))
     assert refusal(gate, bearer(BOB)) == (401, "unauthorized")
 
 
