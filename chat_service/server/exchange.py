@@ -174,6 +174,8 @@ class Exchange(HTTPMessageDelegate):
             if self._size > DISCARD_MAX:
                 self._connection.finish()
         elif self._size > self._max_body_bytes:
+            # Its length was not known before.
+            self._limit(0, self._max_body_bytes, is_refused=True)
             self._refuse_body(will_close=False)
         elif self._refusal is None and not self._is_given_up:
             self._body.append(chunk)
@@ -186,9 +188,8 @@ class Exchange(HTTPMessageDelegate):
         if self._is_discarding:
             self._connection.finish()
             return
-        if self._refusal is None and "Transfer-Encoding" in self._headers:
-            # Its length was not known before.
-            self._limit(0, self._size, is_refused=False)
+        if "Transfer-Encoding" in self._headers:
+            self._limit(0, self._size, is_refused=self._refusal is not None)
         bodies = self._tracker.bodies
         if self._refusal is not None or self._is_given_up:
             bodies.release(self)

@@ -282,6 +282,29 @@ async def test_bytes_beyond_the_rate_are_refused(case: Any, start_service: Start
     await service.stop()
 
 
+CHUNKED: Final = (EVE, b"Transfer-Encoding: chunked")
+#: Refused requests whose length is not known before their body has arrived.
+REFUSED_CHUNKS: Final = {
+    "too large": (413, request(b"POST", b"/chat", *CHUNKED)),
+    "in a coding": (415, request(b"POST", b"/chat", *CHUNKED, b"Content-Encoding: gzip")),
+}
+
+
+@each_case(REFUSED_CHUNKS)
+async def test_refused_bytes_in_chunks_count(
+    case: tuple[int, bytes], start_service: StartService
+) -> None:
+    status, head = case
+    service = await start_service(**PROXIED, client_bytes_per_s=1, max_body_bytes=5000)
+    wire = Wire(service.port)
+    sent = head + chunked(b"x" * (6000 if status == 413 else 4000))
+    assert (await wire.ask(sent)).status == status
+    assert_limited(await wire.ask(post(message("bob", "hi"), EVE)), "stored")
+    assert (await wire.ask(post(message("bob", "hi"), BOB))).status == 201
+    await wire.close()
+    await service.stop()
+
+
 async def test_a_body_that_is_only_announced_costs_at_most_one(
     start_service: StartService,
 ) -> None:
