@@ -33,7 +33,8 @@ class LogNames:
 
     def _name(self, name: str, naming: Naming) -> str:
         if naming == "clear":
-            return name
+            # Control characters would be commands to the terminal that shows the line.
+            return name if name.isprintable() else ascii(name)[1:-1]
         return hashlib.blake2s(name.encode(), key=self._key, digest_size=6).hexdigest()
 
 

@@ -38,6 +38,13 @@ def test_a_line_names_what_the_settings_say(
     assert {name: line[name] for name in ("inbox", "client") if name in line} == named
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("\x1b[2J", "\\x1b[2J"), ("a\u202eb", "a\\u202eb"), ("zoë", "zoë")]
+)
+def test_a_name_in_a_line_commands_no_terminal(name: str, shown: str) -> None:
+    assert LogNames("clear", "off", "").fields(name, "") == {"inbox": shown}
+
+
 def test_a_hash_depends_on_the_key_and_nothing_else() -> None:
     hashes = {
         key: {lines_of(10, LogNames("off", "hashed", key), "/chat")[0]["client"] for _ in range(2)}
