@@ -177,7 +177,6 @@ class FastPathConnection:
     """One connection on the fast path. Serves its requests one at a time, in order of arrival."""
 
     __slots__ = (
-        "_address",
         "_client",
         "_fast_path",
         "_held",
@@ -186,6 +185,7 @@ class FastPathConnection:
         "_socket",
         "_state",
         "_writer",
+        "address",
         "body_began",
         "since",
     )
@@ -195,7 +195,8 @@ class FastPathConnection:
     ) -> None:
         self._fast_path = fast_path
         self._socket = sock
-        self._address = address
+        #: The address of the peer, as `accept` returned it.
+        self.address = address
         # The sender of the last request.
         self._client: Client | None = None
         self._state = State.IDLE
@@ -383,7 +384,7 @@ class FastPathConnection:
     @property
     def body_client(self) -> str:
         """The key of the client that sends the body: a proxy's clients count one by one."""
-        peer, proxies = peer_of(self._address), self._fast_path.tracker.proxies
+        peer, proxies = peer_of(self.address), self._fast_path.tracker.proxies
         if proxies is not None and proxies.trusts(peer):
             return f"proxied:{id(self)}"
         return key_of_address(peer)
@@ -494,12 +495,12 @@ class FastPathConnection:
         if self._state is State.PARTIAL:
             self._fast_path.tracker.bodies.release(self)
         self._detach()
-        self._fast_path.on_handoff(Handoff(self._socket, self._address, held, answered, server))
+        self._fast_path.on_handoff(Handoff(self._socket, self.address, held, answered, server))
 
     def _close_socket(self, is_sending: bool) -> None:
         self._detach()
         self._fast_path.lingering.close(self._socket, is_sending=is_sending)
-        self._fast_path.tracker.connections.closed(self._address)
+        self._fast_path.tracker.connections.closed(self.address)
         self._fast_path.tracker.request_closed(self)
 
     def _detach(self) -> None:
@@ -515,7 +516,7 @@ class FastPathConnection:
 
     def _address_of(self, head: RequestHead) -> str:
         """Return the address of the client that sent a request."""
-        peer, proxies = peer_of(self._address), self._fast_path.tracker.proxies
+        peer, proxies = peer_of(self.address), self._fast_path.tracker.proxies
         if proxies is None:
             return peer
         return proxies.client_of(peer, head.forwarded_for, head.forwarded)

@@ -82,7 +82,7 @@ class Handshake:
         self.since = loop.time()
         self._handshakes = handshakes
         self._socket: socket.socket | TlsSocket = sock
-        self._address = address
+        self.address = address
         self._is_over = self._waits_to_write = False
         self._timer = loop.call_later(HANDSHAKE_S, self.close)
         loop.add_reader(sock, self._on_first_byte)
@@ -97,7 +97,7 @@ class Handshake:
         if not self._is_over:
             self._end()
             self._handshakes.lingering.close(self._socket, is_sending=False)
-            self._handshakes.on_failed(self._address)
+            self._handshakes.on_failed(self.address)
 
     def _on_first_byte(self) -> None:
         try:
@@ -153,7 +153,7 @@ class Handshake:
         else:
             self._end()
             try:
-                self._handshakes.on_done(self._socket, self._address)
+                self._handshakes.on_done(self._socket, self.address)
             except OSError as error:
                 self._fail(error)
 
@@ -174,7 +174,7 @@ class Handshake:
         log.debug("a TLS handshake failed", reason=str(error))
         if self._is_over:
             self._handshakes.lingering.close(self._socket, is_sending=False)
-            self._handshakes.on_failed(self._address)
+            self._handshakes.on_failed(self.address)
         else:
             self.close()
 

@@ -15,6 +15,7 @@ import heapq
 import resource
 import select
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -23,6 +24,7 @@ from msgspec.structs import astuple
 from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
+from chat_service.access.clients import key_of_address, peer_of
 from chat_service.api.problems import answer_to, too_many_connections
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.server.connection import ConnectionLimits, Server, ServerConnection
@@ -103,8 +105,15 @@ class _Spare(NamedTuple):
     """A connection that can be closed to make room, and its state when it was found."""
 
     awaiting: Awaiting
+    #: How many connections its client had then.
+    of_client: int
     since: float
     connection: FastPathConnection | Handshake | HttpStream
+
+    @property
+    def order(self) -> tuple[Awaiting, int, float]:
+        """Return what is lower for a connection that is closed sooner."""
+        return self.awaiting, -self.of_client, self.since
 
 
 class Listener(Server):
@@ -283,24 +292,40 @@ class Listener(Server):
         return False
 
     def _find_spare(self) -> list["_Spare"]:
-        """Return some connections that can be closed, in reverse order: the longest idle one last.
+        """Return some connections that can be closed, in reverse order: the first to close is last.
 
-        Connections with an incomplete body come first, to be closed if none is idle.
+        That is the longest idle one of the client with the most connections. A trusted proxy is not
+        one client, so its are closed after those of clients. Connections with an incomplete body
+        are closed only if none is idle.
         """
-        streams = [cast(HttpStream, each.stream) for each in self._connections]
+        early = [] if self.handshakes is None else self.handshakes.connections()
+        plain = self._fast_path.connections()
+        late = [*self._connections]
         connections: list[FastPathConnection | Handshake | HttpStream] = [
-            *([] if self.handshakes is None else self.handshakes.connections()),
-            *self._fast_path.connections(),
-            *streams,
+            *early,
+            *plain,
+            *(cast(HttpStream, each.stream) for each in late),
         ]
+        addresses = [
+            *(each.address for each in early),
+            *(each.address for each in plain),
+            *(cast("_HTTPRequestContext", each.context).address for each in late),
+        ]
+        clients = [self._client_of(address) for address in addresses]
+        counts = Counter(clients)
         waiting = (
-            _Spare(each.awaiting, each.since, each)
-            for each in connections
+            _Spare(each.awaiting, counts[client] if client else 0, each.since, each)
+            for each, client in zip(connections, clients, strict=True)
             if each.awaiting is not Awaiting.ANSWER
         )
         # Each search looks at all connections, so it must find many.
         count = max(_SPARE_MIN, self._counter.open // 64)
-        return heapq.nsmallest(count, waiting, key=lambda each: each[:2])[::-1]
+        return heapq.nsmallest(count, waiting, key=lambda each: each.order)[::-1]
+
+    def _client_of(self, address: Address) -> str:
+        """Return the key of the client at an address, or '' for a trusted proxy."""
+        peer, proxies = peer_of(address), self._tracker.proxies
+        return "" if proxies is not None and proxies.trusts(peer) else key_of_address(peer)
 
     def _rest(self, reason: str) -> bool:
         """Accept nothing for a while. Otherwise the loop would try again at once, in vain."""

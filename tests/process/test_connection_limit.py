@@ -1,4 +1,4 @@
-"""Near the limit of file descriptors, the service closes the longest idle connections."""
+"""Near the limit of file descriptors, idle connections are closed to make room."""
 
 import asyncio
 from collections import Counter
@@ -67,6 +67,20 @@ async def test_clients_that_do_nothing_lock_nobody_out(case: tuple[bytes, bool],
     assert await idle[0].answer() is None
     if is_answered:
         assert (await idle[-1].ask(get(b"/chat/nobody"))).status == 200
+    await wire.close()
+
+
+async def test_the_client_with_most_connections_makes_room(port: int) -> None:
+    wire = Wire(port)
+    others = []
+    for target in (b"/chat/nobody", b"/livez"):
+        others.append(await wire.connect("127.0.0.2"))
+        assert (await others[-1].ask(get(target))).status == 200
+    greedy = [await wire.connect() for _ in range(CLIENTS)]
+    assert await greedy[0].answer() is None
+    # The others have been idle longer.
+    for other in others:
+        assert (await other.ask(get(b"/chat/nobody"))).status == 200
     await wire.close()
 
 
