@@ -94,8 +94,14 @@ class Site(NamedTuple):
 
 
 @pytest.fixture
-def site(io_loop: IOLoop, start_service: StartService, tmp_path: Path) -> Site:
-    """One service with TLS."""
+def site(
+    io_loop: IOLoop,
+    start_service: StartService,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Site:
+    """One service with TLS, which looks often whether its files have changed."""
+    monkeypatch.setattr("chat_service.server.tls._CHECK_EVERY_S", 0.1)
     authority = Authority(tmp_path)
     files = Pair(tmp_path / "tls.pem", tmp_path / "tls.key")
     for new, old in zip(authority.issue("good.test"), files, strict=True):
