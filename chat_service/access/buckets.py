@@ -108,23 +108,20 @@ class Buckets:
         place = self._place_of(client, now)
         # The seconds until a bucket is full, and those that refill what is taken from it.
         empty_s, cost_s = full_at[place + _REQUESTS] - now, cost * self._request_s
-        if empty_s < 0.0:
-            empty_s = 0.0
-        elif (
-            wait_s := empty_s + min(cost_s - self._requests_s, 0.0) - overdraft * self._requests_s
-        ) > _TOLERANCE_S:
-            return self._refusal(wait_s, empty_s)
+        if empty_s > 0.0:
+            least_s = min(cost_s - self._requests_s, 0.0) - overdraft * self._requests_s
+            if (wait_s := empty_s + least_s) > _TOLERANCE_S:
+                return self._refusal(wait_s, empty_s)
         if size and self._byte_s:
             unpaid_s, size_s = full_at[place + _BYTES] - now, size * self._byte_s
-            if unpaid_s < 0.0:
-                unpaid_s = 0.0
-            elif (
-                wait_s := unpaid_s + min(size_s - self._bytes_s, 0.0) - overdraft * self._bytes_s
-            ) > _TOLERANCE_S:
-                left = int((self._bytes_s - unpaid_s) / self._byte_s + _TOLERANCE_S)
-                return Refusal(True, wait_s, max(left, 0))
-            full_at[place + _BYTES] = now + unpaid_s + size_s
-        full_at[place + _REQUESTS] = now + empty_s + cost_s
+            if unpaid_s > 0.0:
+                least_s = min(size_s - self._bytes_s, 0.0) - overdraft * self._bytes_s
+                if (wait_s := unpaid_s + least_s) > _TOLERANCE_S:
+                    left = int((self._bytes_s - unpaid_s) / self._byte_s + _TOLERANCE_S)
+                    return Refusal(True, wait_s, max(left, 0))
+            full_at[place + _BYTES] = max(full_at[place + _BYTES], now) + size_s
+        # Read again, so that a process that was stopped in between undoes no charge of others.
+        full_at[place + _REQUESTS] = max(full_at[place + _REQUESTS], now) + cost_s
         return None
 
     def check(self, client: str) -> Refusal | None:

@@ -238,7 +238,7 @@ def test_processes_that_hash_for_themselves_find_the_same_place(shared: int) -> 
 GREEDY: Final = """
 import sys, time
 from chat_service.access.buckets import Buckets, Rate
-buckets = Buckets(Rate(2000, 400), Rate(0, 0), int(sys.argv[1]))
+buckets = Buckets(Rate(2000, 2000), Rate(0, 0), int(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 began = now = time.monotonic()
@@ -276,4 +276,4 @@ def test_four_processes_together_keep_the_rate_of_a_client(shared: int) -> None:
         assert process.returncode == 0
     served = sum(int(words[0]) for words in outputs)
     began, ended = min(float(words[1]) for words in outputs), max(float(w[2]) for w in outputs)
-    assert 0.75 <= (served - 400) / (2000 * (ended - began)) <= 1.25
+    assert 0.75 <= (served - 2000) / (2000 * (ended - began)) <= 1.25
