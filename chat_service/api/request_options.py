@@ -118,8 +118,8 @@ def reject_body(body: bytes) -> None:
 
 def is_waiting(query: str, prefer: str = "") -> bool:
     """Return whether this query, or this `Prefer` header, asks for a long poll."""
-    if "%" in query:
-        # The name of a parameter may be written in escapes.
+    if "%" in query and len(query) <= _QUERY_MAX:
+        # The name of a parameter may be written in escapes. A longer query is refused.
         query = unquote(query)
     if "wait=" in query and _WAIT.search(query):
         return True

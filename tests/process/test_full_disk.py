@@ -110,7 +110,8 @@ async def test_one_client_cannot_fill_the_disk(server: Server, disk: Path) -> No
     names = [f"inbox-{number}" for number in range(4)]
     await asyncio.gather(*(fill(name) for name in names))
 
-    assert free_mib(disk) > 50
+    # A quarter of the reserve (32 MiB) stays free on the disk. MongoDB itself takes some of that.
+    assert free_mib(disk) > 16
     body = b'{"text":"x","username":"bob"}'
     # With two processes, the other one notices some seconds later.
     for headers in ({}, {"Idempotency_Key": '"once"'}):
