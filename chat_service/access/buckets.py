@@ -165,6 +165,9 @@ class Buckets:
                 self._places[client] = place, tag
                 return place
         place = min(places, key=self._full_from)
+        if self._tags[place] == tag:
+            # Another process has just given it to the same client.
+            return place
         self.forgotten += self._full_from(place) > now
         self._full_at[place + _REQUESTS] = self._full_at[place + _BYTES] = 0.0
         self._tags[place] = tag
