@@ -284,7 +284,7 @@ def share_of_the_rate(shared: int) -> float:
 def test_four_processes_together_keep_the_rate_of_a_client(shared: int) -> None:
     # Processes that meet a new client in the same moment may each give it a full bucket.
     assert Buckets(Rate(2000, 2000), Rate(0, 0), shared).take("sub:eve", 1) is None
-    shares = []
+    shares: list[float] = []
     # A busy machine may stop a process in the middle of a charge, and so lose those of others.
     while len(shares) < 3 and not (shares and 0.75 <= shares[-1] <= 1.25):
         shares.append(share_of_the_rate(shared))
