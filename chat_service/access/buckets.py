@@ -3,9 +3,10 @@
 A bucket is stored as the time at which it is full again. A client may act if that time is not too
 far ahead, and acting moves it further ahead. So nothing has to refill the buckets.
 
-There are no locks. If two processes serve a client in the same microsecond, one of the two charges
-can be lost. If they give one place in the table to two clients, one of these begins with a full
-bucket. Both are rare: they change a rate by far less than the processes' share of the machine.
+There are no locks. A process that the machine stops in the middle of a charge undoes what others
+charged the same client until it goes on. If two processes give one place in the table to two
+clients, one of these begins with a full bucket. Both are rare in a service. Processes that did
+nothing but charge one client on overloaded cores let it exceed its rate by a third.
 
 A client is found by a keyed hash. The key is random, so clients cannot choose names that share a
 place. If all places that a client may have are taken, the fullest of these buckets is forgotten.
