@@ -365,7 +365,10 @@ def _mistakes(secured: Secured, other: Authority) -> Mapping[str, tuple[str, str
             "tlsCAFile",
         ),
         "no authority": (right.replace(f"&{trusted}", ""), "tlsCAFile"),
-        "no TLS": (right.replace(f"&tls=true&{trusted}", ""), "connection closed"),
+        "no TLS": (
+            right.replace(f"&tls=true&{trusted}", ""),
+            "the server closed the connection; if it requires TLS, add tls=true",
+        ),
         "an authority that is missing": (
             right.replace(trusted, "tlsCAFile=/nowhere.pem"),
             "/nowhere.pem",
@@ -398,6 +401,19 @@ async def test_a_mistake_is_one_line_without_the_password(
         assert "\n" not in line
         for secret in (WORD, "wrong-word"):
             assert secret not in line
+
+
+async def test_tls_that_the_server_lacks_is_one_line(
+    mongo_uri: str, driver: Driver, clock: DatabaseClock, metrics: WorkerMetrics
+) -> None:
+    uri = f"{mongo_uri}&tls=true"
+    with pytest.raises((StoreMisconfigured, ServiceError)) as raised:
+        async with opened(uri, driver, clock, metrics, timeout_s=1.0):
+            pass
+    (found,) = [each for each in await _examine(uri, driver) if each.state == "fail"]
+    for line in (str(raised.value), found.detail):
+        assert "the server closed the connection; if it does not use TLS, remove tls=true" in line
+        assert "\n" not in line
 
 
 async def test_a_missing_role_is_one_line_at_the_start(

@@ -19,6 +19,7 @@ from workers.store.connection import (
     StoreRefused,
     explain_refusal,
     read_errors,
+    short_reason,
     write_errors,
 )
 from workers.store.driver import Client, Document
@@ -75,6 +76,35 @@ def test_only_a_missing_primary_counts_as_unavailable() -> None:
 )
 def test_a_refusal_says_how_to_fix_it(error: OperationFailure, advice: str) -> None:
     assert advice in explain_refusal(error)
+
+
+#: What the drivers add to each reason.
+TIMEOUTS = " (configured timeouts: connectTimeoutMS: 2000.0ms), Timeout: 4.0s, Topology Descr..."
+CLOSED = "the server closed the connection"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("db:1: connection closed", f"db:1: {CLOSED}; if it requires TLS, add tls=true to"),
+        ("db:1: connection is already closed", f"db:1: {CLOSED}; if it requires TLS, add tls=true"),
+        ("db:1: [Errno 104] Connection reset by peer", f"db:1: {CLOSED}; if it requires TLS"),
+        ("a:1: connection closed,b:1: connection closed", f"a:1: {CLOSED},b:1: {CLOSED}; if it"),
+        ("SSL handshake failed: db:1: ", f"failed: db:1: {CLOSED}; if it does not use TLS, remove"),
+        (
+            "SSL handshake failed: db:1: [SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in "
+            "violation of protocol (_ssl.c:1006)",
+            f"failed: db:1: {CLOSED}; if it does not use TLS, remove tls=true from",
+        ),
+    ],
+    ids=["closed", "closed before", "reset", "two servers", "handshake", "handshake in a thread"],
+)
+def test_a_closed_connection_has_one_advice(words: str, reason: str) -> None:
+    assert reason in short_reason(ServerSelectionTimeoutError(words + TIMEOUTS))
+
+
+def test_a_connection_lost_later_is_not_about_tls() -> None:
+    assert short_reason(AutoReconnect(f"db:1: connection closed{TIMEOUTS}")) == f"db:1: {CLOSED}"
 
 
 async def test_an_invalid_string_is_a_misconfiguration(open_store: OpenStore) -> None:

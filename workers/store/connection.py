@@ -61,6 +61,13 @@ CLAIMED_GRACE_MIN_S = 90
 _DRIVERS_OWN = re.compile(
     r" \(configured timeouts: [^)]*\)|, Timeout: .*|, Topology Des.*|, full error: .*", re.DOTALL
 )
+#: The drivers' words for a connection that the server closed; they depend on driver and moment. For
+#: a TLS handshake PyMongo gives no reason at all.
+_CLOSED = re.compile(
+    r"connection (?:is already )?closed|\[Errno 104\] Connection reset by peer"
+    r"|\[SSL: UNEXPECTED_EOF_WHILE_READING\] [^()]*\(_ssl\.c:\d+\)"
+    r"|(?<=: )(?=,|$)"
+)
 #: Error codes that concern the database user: Unauthorized, AuthenticationFailed, AtlasError.
 _UNAUTHORIZED, _REFUSALS = 13, (13, 18, 8000)
 #: The error for a missing privilege. It has the database, the command, and all its arguments.
@@ -395,7 +402,17 @@ def short_reason(error: PyMongoError) -> str:
     """Return a driver's error with hosts and reasons, but without its settings and its state."""
     reason = _DRIVERS_OWN.sub("", str(error))
     if "CERTIFICATE_VERIFY_FAILED" in reason:
-        reason += "; name the authority of its certificate with tlsCAFile in the connection string"
+        return (
+            f"{reason}; name the authority of its certificate with tlsCAFile in the connection "
+            "string"
+        )
+    reason, closed = _CLOSED.subn("the server closed the connection", reason)
+    if closed and isinstance(error, ServerSelectionTimeoutError):
+        # Nothing was reached, perhaps because only one of the two uses TLS.
+        if "SSL handshake failed" in reason:
+            reason += "; if it does not use TLS, remove tls=true from the connection string"
+        else:
+            reason += "; if it requires TLS, add tls=true to the connection string"
     return reason
 
 
