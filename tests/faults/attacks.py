@@ -50,7 +50,7 @@ async def mount(testbed: Testbed, name: str, seconds: float) -> dict[str, Any]:
     began = time.monotonic()
     attacker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "tests.faults.attackers"),
-        *(name, str(testbed.port()), str(seconds)),
+        *(name, str(testbed.server.port), str(seconds)),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
     )
@@ -78,7 +78,7 @@ async def origins(testbed: Testbed, times: int) -> None:
     all.
     """
     testbed.must_answer_all = True
-    client = Client(testbed.port)
+    client = Client(testbed.address)
     posted = await client.ask(post_request("guarded", "mine", 3600))
     assert posted is not None
     assert posted.status == 201
@@ -105,7 +105,7 @@ async def disk(testbed: Testbed, times: int) -> None:
             file.flush()
     said = await mount(testbed, "disk", times)
     testbed.require("507" in said["answers"], f"the disk fills up: {said['answers']}")
-    client = Client(testbed.port)
+    client = Client(testbed.address)
     read = await client.ask(read_request("hoard"))
     while read is not None and read.body != b"[]":
         testbed.require(read.status == 200, "reads work on a full disk")

@@ -75,7 +75,7 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
             steps_mongod=scenario.steps_mongod,
         ) as testbed:
             clients = ChaosClients(
-                testbed.port,
+                testbed.address,
                 clients=scenario.clients,
                 pause_s=scenario.pause_s,
                 lifetimes_s=scenario.lifetimes_s,
@@ -250,7 +250,8 @@ def main() -> int:
     # A history of millions of requests has no reference cycles; do not search it for them.
     gc.disable()
     for scenario in SCENARIOS:
-        if arguments.only and scenario.name not in arguments.only:
+        times = scenario.short if arguments.short else scenario.times
+        if scenario.name not in arguments.only if arguments.only else not times:
             continue
         if missing := scenario.missing():
             print(f"{scenario.name}: skipped; it needs {missing}", flush=True)

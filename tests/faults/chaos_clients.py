@@ -9,10 +9,14 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 from tests.faults.history import History, LeaseOperation, Outcome, PostRecord, ReadRecord
 from tests.support.load import Connection
+
+#: Where a server listens: its host and port.
+Address: TypeAlias = tuple[str, int]
 
 #: Seconds after which a client gives up on an answer; longer than any request may take.
 GIVE_UP_S = 12.0
@@ -31,27 +35,33 @@ _EFFECTS = ("stored", "claimed", "changed")
 
 
 class Answer(NamedTuple):
-    """One request as a client saw it. `status` is 0 if there was no answer."""
+    """One request as a client saw it. `status` is 0 if there was no answer.
+
+    `port` is that of the server, and differs between servers.
+    """
 
     began: float
     ended: float
     status: int
     outcome: Outcome
+    port: int
     body: bytes = b""
 
 
 class Client:
     """A connection that is opened again after it has ended."""
 
-    def __init__(self, port: Callable[[], int]) -> None:
-        self._port = port
+    def __init__(self, address: Callable[[], Address]) -> None:
+        self._address = address
+        self._port = 0
         self._connection: Connection | None = None
 
     async def ask(self, request: bytes) -> Answer | None:
         """Send one request. Return None if no connection could be opened and nothing was sent."""
         if self._connection is None or self._connection.closed:
+            host, self._port = self._address()
             try:
-                self._connection = await Connection.open(self._port())
+                self._connection = await Connection.open(self._port, host)
             except OSError:
                 return None
         began = time.monotonic()
@@ -61,8 +71,8 @@ class Client:
         except (OSError, TimeoutError):
             self._connection.close()
             self._connection = None
-            return Answer(began, time.monotonic(), 0, "cut")
-        return Answer(began, time.monotonic(), status, _outcome(status, body), body)
+            return Answer(began, time.monotonic(), 0, "cut", self._port)
+        return Answer(began, time.monotonic(), status, _outcome(status, body), self._port, body)
 
     def close(self) -> None:
         """Close the connection."""
@@ -94,7 +104,7 @@ class ChaosClients:
 
     def __init__(
         self,
-        port: Callable[[], int],
+        address: Callable[[], Address],
         *,
         clients: int = 32,
         users: int = 200,
@@ -103,7 +113,7 @@ class ChaosClients:
         shares: Mapping[str, int] = SHARES,
     ) -> None:
         self._shares = shares
-        self._port = port
+        self._address = address
         self._users = [f"user-{number}" for number in range(users)]
         self._pause_s = pause_s
         self._lifetimes_s = lifetimes_s
@@ -129,18 +139,36 @@ class ChaosClients:
         """The approximate number of messages accepted so far."""
         return sum(answer.status == 201 for answer in self.answers)
 
-    async def first_success(self, after: float, within_s: float = 90.0) -> float:
-        """Wait until a POST that was sent after `after` is accepted. Return the seconds since
-        `after`.
+    async def first_success(
+        self, after: float, port: int | None = None, within_s: float = 90.0
+    ) -> float:
+        """Wait until a POST that was sent after `after` is accepted: by any server, or by that on
+        `port`. Return the seconds since `after`.
         """
         seen = 0
         async with asyncio.timeout(within_s):
             while True:
                 for answer in self.answers[seen:]:
-                    if answer.status == 201 and answer.began >= after:
+                    if (
+                        answer.status == 201
+                        and answer.began >= after
+                        and port in (None, answer.port)
+                    ):
                         return answer.ended - after
                 seen = len(self.answers)
                 await asyncio.sleep(0.005)
+
+    def outage(self, port: int, since: float, until: float) -> float:
+        """Return the longest time without an accepted POST through a server, in seconds.
+
+        Only the time between these moments counts.
+        """
+        moments = [
+            answer.ended
+            for answer in self.answers
+            if answer.status == 201 and answer.port == port and since < answer.ended < until
+        ]
+        return max(end - begin for begin, end in pairwise((since, *sorted(moments), until)))
 
     async def drain(self, within_s: float = 30.0) -> None:
         """Read every inbox until it is empty. Each of these reads must be answered.
@@ -148,7 +176,7 @@ class ChaosClients:
         First wait until every lease has ended, because leased messages are in no inbox.
         """
         await asyncio.sleep(LEASE_S + 1)
-        client = Client(self._port)
+        client = Client(self._address)
         deadline = time.monotonic() + within_s
         for user in self._users:
             while True:
@@ -164,7 +192,7 @@ class ChaosClients:
 
     async def _live(self, number: int) -> None:
         rng = random.Random(number)
-        client = Client(self._port)
+        client = Client(self._address)
         posted = 0
         while not self._is_stopping:
             # All clients use the first inbox; the others have a few writers and readers each.

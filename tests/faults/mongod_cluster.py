@@ -1,48 +1,58 @@
-"""Three real mongods on loopback as one replica set. Each can be killed and paused."""
+"""Three real mongods as one replica set, on loopback or on hosts. Each can be killed and paused."""
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
-from workers.mongod import die_with_parent
+from tests.network.hosts import LOOPBACK, Host
 from workers.mongod.embedded import find_mongod
 
 
 class ReplicaSet:
-    """Members with MongoDB's default election settings. Use as an async context."""
+    """Members that are known by their ports, which all differ. Use as an async context."""
 
-    def __init__(self, folder: Path, members: int = 3) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        hosts: Sequence[Host] = (LOOPBACK, LOOPBACK, LOOPBACK),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """One member runs on each host. `settings` change MongoDB's default election settings."""
         self._folder = folder
-        self._ports = [free_port() for _ in range(members)]
+        self._hosts = {free_port(): host for host in hosts}
+        self._ports = list(self._hosts)
+        self._settings = dict(settings or {})
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        hosts = ",".join(f"127.0.0.1:{port}" for port in self._ports)
-        self.uri = f"mongodb://{hosts}/?replicaSet=chaos"
+        self.uri = f"mongodb://{','.join(map(self._address, self._ports))}/?replicaSet=chaos"
 
     async def __aenter__(self) -> "ReplicaSet":
         for port in self._ports:
             self.start(port)
-        members = [
-            {"_id": number, "host": f"127.0.0.1:{port}"} for number, port in enumerate(self._ports)
-        ]
+        configuration = {
+            "_id": "chaos",
+            "members": [
+                {"_id": number, "host": self._address(port)}
+                for number, port in enumerate(self._ports)
+            ],
+            "settings": self._settings,
+        }
         client: AsyncMongoClient[Any] = AsyncMongoClient(
-            "127.0.0.1", self._ports[0], directConnection=True
+            self._address(self._ports[0]), directConnection=True
         )
         async with asyncio.timeout(90):
             while True:
                 with contextlib.suppress(PyMongoError):
-                    await client.admin.command(
-                        "replSetInitiate", {"_id": "chaos", "members": members}
-                    )
+                    await client.admin.command("replSetInitiate", configuration)
                     break
                 await asyncio.sleep(0.1)
         await client.close()
@@ -60,17 +70,11 @@ class ReplicaSet:
         """Start or restart a member."""
         data = self._folder / f"member-{port}"
         data.mkdir(mode=0o700, exist_ok=True)
+        host = self._hosts[port]
         self._processes[port] = subprocess.Popen(
             [
-                *(
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    die_with_parent.__file__,
-                    str(os.getpid()),
-                    find_mongod(""),
-                ),
-                *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1"),
+                *(*host.prefix, find_mongod("")),
+                *("--dbpath", str(data), "--port", str(port), "--bind_ip", host.address),
                 *("--replSet", "chaos", "--networkMessageCompressors", "disabled"),
                 *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256", "--nounixsocket"),
                 *("--logpath", str(data / "mongod.log"), "--logappend", "--quiet"),
@@ -78,6 +82,13 @@ class ReplicaSet:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def host(self, port: int) -> str:
+        """Return the name of the host of a member."""
+        return self._hosts[port].name
+
+    def _address(self, port: int) -> str:
+        return f"{self._hosts[port].address}:{port}"
 
     async def primary(self) -> int:
         """Return the primary's port, once there is one with a majority."""

@@ -59,7 +59,7 @@ async def slow_readers(testbed: Testbed, times: int) -> None:
 
 
 async def _fill(testbed: Testbed, user: str) -> None:
-    client = Client(testbed.port)
+    client = Client(testbed.address)
     for _ in range(_MESSAGES):
         answer = await client.ask(post_request(user, "x" * _LARGE, 3600))
         assert answer is not None
@@ -82,7 +82,7 @@ async def descriptors(testbed: Testbed, times: int) -> None:
         for connection in idle:
             connection.close()
         moment = time.monotonic()
-        fresh = Client(testbed.port)
+        fresh = Client(testbed.address)
         answer = await fresh.ask(read_request("nobody"))
         assert answer is not None
         assert answer.status == 200
@@ -100,7 +100,7 @@ async def until_refused(testbed: Testbed) -> None:
     text = "x" * _LARGE
 
     async def post_until_refused(number: int) -> None:
-        client = Client(testbed.port)
+        client = Client(testbed.address)
         while True:
             answer = await client.ask(post_request(f"press-{number}", text, 3600))
             if answer is None or answer.status != 201:
@@ -168,7 +168,7 @@ async def _capacity(testbed: Testbed, seconds: float) -> float:
 
     async def live() -> None:
         nonlocal served
-        client = Client(testbed.port)
+        client = Client(testbed.address)
         while time.monotonic() < until:
             answer = await client.ask(_mixed(next(numbers)))
             served += answer is not None and answer.outcome == "ok"
@@ -196,7 +196,7 @@ async def _offered(testbed: Testbed, seconds: float, rate: float) -> tuple[float
     number = 0
     while (now := time.monotonic()) < began + seconds:
         while number < (now - began) * rate:
-            task = asyncio.create_task(ask(idle.pop() if idle else Client(testbed.port), number))
+            task = asyncio.create_task(ask(idle.pop() if idle else Client(testbed.address), number))
             asked.add(task)
             task.add_done_callback(asked.discard)
             number += 1
@@ -236,7 +236,7 @@ async def _open(testbed: Testbed, receive_bytes: int = 0) -> socket.socket:
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", testbed.port()))
+    await asyncio.get_running_loop().sock_connect(connection, testbed.address())
     return connection
 
 

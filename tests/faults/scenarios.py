@@ -7,10 +7,11 @@ function gets a `Testbed` under load, injects the fault a number of times, and r
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tests.faults import attacks, clocks, operators, outages, overload_scenarios
+from tests.faults import attacks, clocks, operators, outages, overload_scenarios, partitions
 from tests.faults.attacks import attack
 from tests.faults.stepping import FAKETIME, wrong_clock
 from tests.faults.testbed import Database, Testbed, can_mount
+from tests.network import hosts
 
 #: Goals for the time from a fault to the first success, in seconds.
 PROCESS_S, EMBEDDED_S, PRIMARY_S = 1.5, 8.0, 12.0
@@ -18,7 +19,10 @@ PROCESS_S, EMBEDDED_S, PRIMARY_S = 1.5, 8.0, 12.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """One fault: injected `times` times in a full run, `short` times in a short one."""
+    """One fault: injected `times` times in a full run, `short` times in a short one.
+
+    A run leaves out a scenario with 0 of it, because another one covers its fault.
+    """
 
     name: str
     title: str
@@ -54,7 +58,26 @@ class Scenario:
             return "root, to mount a small file system"
         if self.steps_mongod and not FAKETIME.exists():
             return "Debian's package faketime"
-        return ""
+        return hosts.missing() if self.database == "network" else ""
+
+
+def _partition(
+    name: str,
+    title: str,
+    act: Callable[[Testbed, int], Awaitable[None]],
+    times: int,
+    short: int,
+) -> Scenario:
+    """Return a scenario of two nodes on a replica set of three. `times` are seconds."""
+    return Scenario(
+        *(f"partition-{name}", f"partition: {title}", act, times, short),
+        database="network",
+        processes=1,
+        wrappers=((), ()),
+        recovery_goal_s=PRIMARY_S,
+        # A node that is cut off makes messages unread once the partition has healed.
+        release_s=60,
+    )
 
 
 SCENARIOS = (
@@ -290,5 +313,19 @@ SCENARIOS = (
         *("attack-idle", "attack: 300 idle sockets", attack("idle", answers_all=False), 15, 3),
         processes=1,
         wrappers=(("prlimit", "--nofile=256"),),
+    ),
+    # In a short run, all partitions share one replica set, which takes long to start.
+    _partition("all", "each kind in turn", partitions.all_in_turn, times=0, short=6),
+    *(
+        _partition(name, title, partitions.partition(name), times=30, short=0)
+        for name, title in (
+            ("primary", "the primary is cut off"),
+            ("primary-mute", "nothing arrives that the primary sends"),
+            ("primary-deaf", "the primary receives nothing"),
+            ("node-mute", "no member receives what one node sends"),
+            ("node-deaf", "one node receives nothing from the members"),
+            ("nodes", "both nodes are cut off from the primary alone"),
+            ("bridge", "the primary and a secondary are cut off from each other"),
+        )
     ),
 )

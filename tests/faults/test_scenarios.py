@@ -11,7 +11,9 @@ from tests.faults.scenarios import SCENARIOS, Scenario
 pytestmark = pytest.mark.chaos
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize(
+    "scenario", [each for each in SCENARIOS if each.short], ids=lambda scenario: scenario.name
+)
 def test_every_guarantee_holds_during(scenario: Scenario, tmp_path: Path) -> None:
     if missing := scenario.missing():
         pytest.skip(f"the scenario needs {missing}")

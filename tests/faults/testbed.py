@@ -17,14 +17,16 @@ from tests.faults.chaos_clients import ChaosClients
 from tests.faults.checker import Violation
 from tests.faults.mongod_cluster import ReplicaSet, free_port
 from tests.faults.stepping import stepping_mongod
+from tests.network.fleet import Fleet
 from tests.support.proxy import MongoProxy
 from tests.support.server import Server, mongods_on
 from tests.support.waiting import eventually
 from workers.mongod.embedded import EmbeddedMongod, socket_path, uri_of
 
 #: embedded: the servers' own mongod. external: one mongod that outlives them. proxied: the same
-#: behind a `MongoProxy`. replicas: three mongods as a replica set.
-Database: TypeAlias = Literal["embedded", "external", "proxied", "replicas"]
+#: behind a `MongoProxy`. replicas: three mongods as a replica set. network: the same on hosts of
+#: their own, and each server on a host, too.
+Database: TypeAlias = Literal["embedded", "external", "proxied", "replicas", "network"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -77,6 +79,7 @@ class Testbed:
         self.clients: ChaosClients
         self.cluster: ReplicaSet
         self.proxy: MongoProxy
+        self.fleet: Fleet
         self.rng = random.Random(0)
         #: Seconds from each fault to the first success after it.
         self.recovery_times: list[float] = []
@@ -108,9 +111,9 @@ class Testbed:
         """The only server, or the first one."""
         return self.servers[0]
 
-    def port(self) -> int:
-        """Return the port of a random server."""
-        return self.rng.choice(self.servers).port
+    def address(self) -> tuple[str, int]:
+        """Return the host and port of a random server."""
+        return self.rng.choice(self.servers).address
 
     async def run_load(self, least_s: float = 0.3, most_s: float = 0.8) -> None:
         """Let the load run for a random time, so that the next fault hits it at any point."""
@@ -207,6 +210,10 @@ class Testbed:
             **self._settings,
         )
         server.wrapper = wrapper
+        if self._database == "network":
+            host = self.fleet.network.host(self.fleet.nodes[number])
+            server.wrapper = (*host.prefix, *wrapper)
+            server.command += ["--host", host.address]
         if not self._is_log_read:
             unread, server.stderr = os.pipe()
             stack.callback(os.close, server.stderr)
@@ -217,6 +224,11 @@ class Testbed:
         self._arguments: tuple[str, ...] = ("--data-dir", str(self.data_dir))
         if self._database == "replicas":
             self.cluster = await stack.enter_async_context(ReplicaSet(self._folder))
+            self._arguments = ("--mongo-uri", self.cluster.uri)
+        elif self._database == "network":
+            self.fleet = Fleet(self._folder, nodes=len(self._wrappers))
+            await stack.enter_async_context(self.fleet)
+            self.cluster = self.fleet.cluster
             self._arguments = ("--mongo-uri", self.cluster.uri)
         elif self._database != "embedded":
             wrapper = stepping_mongod(self._folder, self._clock) if self._steps_mongod else ""

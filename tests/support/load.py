@@ -17,10 +17,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     @classmethod
-    async def open(cls, port: int) -> "Connection":
-        """Connect to a service on this machine."""
+    async def open(cls, port: int, host: str = "127.0.0.1") -> "Connection":
+        """Connect to a service, by default on this host."""
         loop = asyncio.get_running_loop()
-        return (await loop.create_connection(cls, "127.0.0.1", port))[1]
+        return (await loop.create_connection(cls, host, port))[1]
 
     def close(self) -> None:
         """Close the connection."""

@@ -58,6 +58,11 @@ class Server:
         return self
 
     @property
+    def address(self) -> tuple[str, int]:
+        """The host and port that it listens on."""
+        return self.base.removeprefix("http://").rpartition(":")[0], self.port
+
+    @property
     def port(self) -> int:
         """The port that it listens on."""
         return int(self.base.rpartition(":")[2])
