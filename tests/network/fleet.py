@@ -40,9 +40,9 @@ SHORT_FAILOVER: Mapping[str, int] = {
 
 
 class Fleet:
-    """A replica set, and hosts for nodes. Use as an async context; whoever starts nodes ends them.
+    """A replica set, and hosts for nodes. Use as an async context.
 
-    `members` and `nodes` are the names of the hosts.
+    `members` and `nodes` are the names of the hosts. It does not end the nodes that were started.
     """
 
     def __init__(
