@@ -25,8 +25,8 @@ _ASK_EVERY_S = 0.1
 
 
 class _Rollback(NamedTuple):
-    #: On the event loop's clock, in seconds: corrections of the wall clock do not change it.
-    due: float
+    #: Due when the database's clock shows this, in ms. 0 for at once.
+    due_ms: int
     claim: Claim | DiscardedClaims
     ids: Sequence[str]
 
@@ -48,17 +48,22 @@ class ClaimRollback:
         """Schedule a rollback of these ids: at once if `is_final`, so that no copy of the claim can
         still take effect, otherwise when the claim's time is over.
         """
-        due = asyncio.get_running_loop().time()
-        if not is_final:
-            due += max(claim.until_ms + MARGIN_MS - self._clock.now_ms(), 0) / 1000
-        self._waiting.append(_Rollback(due, claim, ids))
+        due_ms = 0 if is_final else claim.until_ms + MARGIN_MS
+        self._waiting.append(_Rollback(due_ms, claim, ids))
 
     async def carry_out(self) -> None:
-        """Carry out the rollbacks that are due. If the store raises, the rest stays due."""
-        now = asyncio.get_running_loop().time()
+        """Carry out the rollbacks that are due. If the store raises, the rest stays due.
+
+        They follow the database's clock: if it is set back, a claim can take effect for longer.
+        """
         # A drain may call this while the maintenance job is running.
         async with self._turn:
-            for rollback in [each for each in self._waiting if each.due <= now]:
+            if any(0 < rollback.due_ms <= self._clock.now_ms() for rollback in self._waiting):
+                # A claim that takes effect after its rollback would lose its messages, so make sure
+                # that the clock has not been set back since the last comparison.
+                await self._store.measure_clock()
+            now_ms = self._clock.now_ms()
+            for rollback in [each for each in self._waiting if each.due_ms <= now_ms]:
                 released = 0
                 if not await self._is_kept(rollback.claim):
                     released = await self._store.unclaim(rollback.claim, rollback.ids)

@@ -119,7 +119,9 @@ class Claims:
         return Unanswered([], [(share, failure) for share in shares])
 
     async def _claim(self, shares: list[Share]) -> list[Share]:
-        """Claim the shares and answer their reads. Returns the shares that got nothing."""
+        """Claim the shares and answer their reads. Returns the shares that got nothing. They have
+        `more` if their inbox may have unread messages all the same.
+        """
         ids = [unread.message.id for share in shares for unread in share.messages]
         if not ids:
             return shares
@@ -146,17 +148,23 @@ class Claims:
                 self._rollback.add(claim, [i for i in claim.ids if i not in owned], is_final)
         nothing: list[Share] = []
         given: list[Unread] = []
+        # Inboxes in which the claim did not get every message. Other readers were faster, or the
+        # claim came too late by the database's clock, and then the rest is still unread.
+        unsure: set[str] = set()
         for share in shares:
-            mine = share.messages
+            username, mine = share.item.command.username, share.messages
             if lost_some:
                 mine = tuple(unread for unread in mine if unread.message.id in owned)
+                if len(mine) < len(share.messages):
+                    unsure.add(username)
+            more = share.more or username in unsure
             if not mine:
-                nothing.append(share)
-            elif share.item.resolve(Slice(tuple([each.message for each in mine]), share.more)):
+                nothing.append(share._replace(more=more))
+            elif share.item.resolve(Slice(tuple([each.message for each in mine]), more)):
                 given += mine
-                if share.more:
+                if more:
                     # Another reader may be waiting for the rest.
-                    self._waiters.wake((share.item.command.username,))
+                    self._waiters.wake((username,))
             else:
                 self._rollback.add(claim, [unread.message.id for unread in mine], is_final)
         if given:

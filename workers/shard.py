@@ -253,7 +253,7 @@ class Shard:
                 self._fail(share.item, failure)
             unsure = {share.item.command.username for share, _ in failed}
             for share in unclaimed:
-                if share.messages or share.item.command.username in unsure:
+                if share.messages or share.more or share.item.command.username in unsure:
                     # Other readers took the messages, or the claim came too late: search again.
                     again.append(share.item)
                 else:

@@ -30,10 +30,6 @@ from tests.faults.testbed import Goal, Testbed
 #: Kinds of violation with a column of their own; the last column counts the others.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
 
-#: Seconds after which nothing is claimed any more for a read that was answered `unknown`; the
-#: database is back by then.
-_SETTLE_S = 8.0
-
 
 @dataclass
 class Row:
@@ -92,7 +88,7 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
                     # Judge the history up to here, too.
                     testbed.require(False, f"the scenario ended early: {error!r}")
                 await asyncio.sleep(0.5)
-            await testbed.settle(_SETTLE_S)
+            await testbed.settle(scenario.settle_s)
             answered, ended = len(clients.answers), time.monotonic()
             await clients.drain()
             recovery_times, goals = testbed.recovery_times, testbed.goals

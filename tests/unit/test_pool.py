@@ -169,6 +169,17 @@ async def test_a_reader_that_left_before_the_claim_consumes_nothing(make_pool: M
     assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
 
 
+async def test_a_late_claim_makes_no_other_read_empty(make_pool: MakePool) -> None:
+    store = LateStore()
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    first, second = pool.read("bob"), pool.read("bob")
+    claims: list[int] = []
+    second.add_done_callback(lambda _: claims.append(store.calls["claim"]))
+    assert [texts(await first), texts(await second)] == [["x"], []]
+    assert claims == [2], "it was answered while the message was still unread"
+
+
 async def test_a_claim_for_a_reader_that_left_is_rolled_back(
     make_pool: MakePool, registry: CollectorRegistry
 ) -> None:
