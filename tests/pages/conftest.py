@@ -21,7 +21,7 @@ OpenBrowser: TypeAlias = Callable[..., AbstractAsyncContextManager[Page]]
 #: Fails if a page in its current state has a serious accessibility problem.
 CheckAccess: TypeAlias = Callable[[Page], Awaitable[None]]
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=30_000)
 _PATH = "/usr/bin/chromium"
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 
@@ -32,7 +32,7 @@ async def _browser(**options: Any) -> AsyncIterator[Page]:
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=_PATH, args=_FLAGS)
         context: BrowserContext = await chromium.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         page = await context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(

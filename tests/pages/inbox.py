@@ -10,6 +10,32 @@ from tests.support.client import ChatClient
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 
+#: Collects the seconds that the page counts down until it tries again.
+_WATCH = r"""(place) => {
+    window.seconds = [];
+    new MutationObserver(() => {
+        const words = document.querySelector(place).textContent;
+        const found = words.match(/(?:Retrying|try again) in (\d+) s/);
+        if (found && window.seconds.at(-1) !== Number(found[1])) {
+            window.seconds.push(Number(found[1]));
+        }
+    }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+async def watch_countdown(page: Page, place: str) -> None:
+    """Record from now on which seconds the page counts down at a place, given as a selector."""
+    await page.evaluate(_WATCH, place)
+
+
+async def check_countdown(page: Page, first: int) -> None:
+    """Check that the page counted down from `first` seconds. A busy machine may skip some."""
+    seconds: list[int] = await page.evaluate("seconds")
+    assert seconds[0] == first
+    assert len(seconds) > 1
+    assert seconds == sorted({*seconds}, reverse=True)
+
+
 async def send(page: Page, username: str, text: str) -> None:
     """Fill in the form and send it; fail unless the message is stored."""
     await page.get_by_label("To", exact=True).fill(username)
