@@ -34,6 +34,12 @@ class Waiters:
         self._is_ending = False
         #: Set while there is a waiter.
         self.not_empty = asyncio.Event()
+        # The inboxes whose arrivals the database reports; None stands for all.
+        self._reported: Collection[str] | None = ()
+        # The reported inboxes for which a read began to wait lately.
+        self._lately: set[str] = set()
+        #: Set when a read begins to wait for an inbox that is not reported.
+        self.has_unreported = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -48,6 +54,30 @@ class Waiters:
     def usernames(self) -> Collection[str]:
         """Return the inboxes that have waiters."""
         return list(self._by_inbox)
+
+    def set_reported(self, usernames: Collection[str] | None) -> None:
+        """Set the inboxes whose arrivals the database reports. None stands for all."""
+        self._reported = None if usernames is None else frozenset(usernames)
+        self._lately.clear()
+        self.unreported()
+
+    def take_reported(self) -> Collection[str]:
+        """Return the reported inboxes that have waiters, or had any since the last call."""
+        lately, self._lately = self._lately, set()
+        return lately.union(name for name in self._reported or () if name in self._by_inbox)
+
+    def unreported(self) -> Collection[str]:
+        """Return the inboxes that have waiters and are not reported."""
+        reported = self._reported
+        if reported is None or not self._count:
+            self.has_unreported.clear()
+            return ()
+        names = [username for username in self._by_inbox if username not in reported]
+        if names:
+            self.has_unreported.set()
+        else:
+            self.has_unreported.clear()
+        return names
 
     def refuse_if_full(self) -> None:
         """Raise `Overloaded` if no further read may wait."""
@@ -85,6 +115,11 @@ class Waiters:
         self._by_inbox.setdefault(item.command.username, {})[item] = None
         self._count += 1
         self.not_empty.set()
+        if self._reported is not None:
+            if item.command.username in self._reported:
+                self._lately.add(item.command.username)
+            else:
+                self.has_unreported.set()
         return True
 
     def wake(self, usernames: Iterable[str]) -> None:

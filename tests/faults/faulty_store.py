@@ -8,7 +8,8 @@ has confirmed. One seed determines all of it.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from tests.faults.simulated_replica_set import Database
@@ -32,6 +33,8 @@ from workers.commands import (
 )
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store.base import (
+    Arrivals,
+    ArrivalStream,
     Claimed,
     CountedEvent,
     Ended,
@@ -62,6 +65,44 @@ class _UnresolvedWrite(NamedTuple):
     fate: CountedEvent
     due: float
     is_affected: Callable[[Stored], bool]
+
+
+class SimulatedArrivals:
+    """A change stream. It ends with the primary's term."""
+
+    def __init__(
+        self,
+        database: Database,
+        reach: Callable[[], Awaitable[None]],
+        usernames: Collection[str] | None,
+    ) -> None:
+        self._database = database
+        self._reach = reach
+        self._usernames = usernames
+        self._term = database.term
+        self._is_closed = False
+        self.position = len(database.arrivals)
+
+    async def next(self) -> Arrivals | None:
+        database, began = self._database, self.position
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HOLD_S):
+                await database.arrival_after(began)
+        await self._reach()
+        if self._is_closed:
+            return None
+        if database.term != self._term:
+            raise StoreUnavailable("another became primary")
+        told = database.arrivals[began:]
+        self.position = len(database.arrivals)
+        names = {name for name in told if name is not None}
+        if self._usernames is not None:
+            names &= {*self._usernames}
+        # Sorted, so that a seed gives the same order again.
+        return Arrivals(sorted(names), None in told)
+
+    async def close(self) -> None:
+        self._is_closed = True
 
 
 class SimulatedStore:
@@ -215,26 +256,15 @@ class SimulatedStore:
     async def retire(self, now_ms: int) -> None:
         await self._reach()
 
-    async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
+    async def arrivals(
+        self, usernames: Collection[str] | None, after: ArrivalStream | None = None
+    ) -> ArrivalStream:
         await self._reach()
-        database, feed = self._database, asyncio.Queue[str | None]()
-        database.feeds[feed] = None
-        term = database.term
-        try:
-            yield None
-            while True:
-                try:
-                    async with asyncio.timeout(_HOLD_S):
-                        news = await feed.get()
-                except TimeoutError:
-                    yield ()
-                else:
-                    yield None if news is None else (news,)
-                await self._reach()
-                if database.term != term:
-                    raise StoreUnavailable("another became primary")
-        finally:
-            del database.feeds[feed]
+        stream = SimulatedArrivals(self._database, self._reach, usernames)
+        if isinstance(after, SimulatedArrivals):
+            stream.position = after.position
+        await self._return()
+        return stream
 
     async def keep_indexes(self) -> None:
         pass

@@ -38,12 +38,24 @@ from workers.commands import (
     Unread,
 )
 from workers.errors import Expired, OutcomeUnknown, Overloaded, Rejected, StoreUnavailable
+from workers.pool import WorkerPool
 from workers.queue import ShardQueue
-from workers.store.base import Claimed, CountedEvent, Ended, Found, InboxSize, Insertion, Settled
+from workers.store.base import (
+    ArrivalStream,
+    Claimed,
+    CountedEvent,
+    Ended,
+    Found,
+    InboxSize,
+    Insertion,
+    Settled,
+)
 from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
 HOURS_MS = 7_200_000
+#: The steps of clients that poll.
+POLLED = {"post": 2, "polling": 1}
 #: The most schedules in which a bug must show.
 SCHEDULES = 3000
 
@@ -394,6 +406,37 @@ class MissesWakeUps(_Patched):
             yield
 
 
+class ForgetsWaitsDuringOpening(_Patched):
+    """Takes an inbox for watched that somebody began to wait for while the stream was opened."""
+
+    @contextmanager
+    def patches(self) -> Iterator[None]:
+        take_over = SimulatedStore.arrivals
+        pools: dict[SimulatedStore, Waiters] = {}
+        start = WorkerPool.start
+
+        async def start_known(self: WorkerPool) -> None:
+            assert isinstance(self._store, SimulatedStore)
+            pools[self._store] = self._waiters
+            await start(self)
+
+        async def arrivals(
+            self: SimulatedStore,
+            usernames: Collection[str] | None,
+            after: ArrivalStream | None = None,
+        ) -> ArrivalStream:
+            stream = await take_over(self, usernames, after)
+            waiters = pools[self]
+            waiters.set_reported({*(usernames or ()), *waiters.usernames()})
+            return stream
+
+        with (
+            mock.patch.object(SimulatedStore, "arrivals", arrivals),
+            mock.patch.object(WorkerPool, "start", start_known),
+        ):
+            yield
+
+
 class NeverWaits(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
@@ -521,8 +564,9 @@ KEY_BUGS = (
     _bug(IgnoresResolvedWrites, "unaccounted"),
     _bug(NeverWakesWaiters, "missed"),
     _bug(SharesKeys, "foreign key")._replace(steps={"keyed post": 1}),
-    # This takes a race of a millisecond, and no other reader that looks.
-    _bug(MissesWakeUps, "missed")._replace(steps={"post": 1, "long poll": 1}),
+    # These take races of milliseconds, and no other reader that looks.
+    _bug(MissesWakeUps, "missed")._replace(steps=POLLED),
+    _bug(ForgetsWaitsDuringOpening, "missed")._replace(steps=POLLED),
     _bug(NeverWaits, "impatient"),
 )
 

@@ -47,6 +47,8 @@ LIFETIMES_S = (1, 3, 600)
 #: Durations of leases and of long polls, in seconds.
 _LEASES_S = (0.3, 1.0, 2.5)
 _WAITS_S = (0.3, 2.5, 2.5)
+#: The duration of a client's long polls, in seconds, and their number.
+_POLL_S, _POLLS = 1.5, 4
 #: How many times a keyed request is sent at most.
 _REPEATS = 4
 
@@ -115,6 +117,8 @@ class SimulatedClients:
                 client = self.read(node, user, limit, wait_s=_WAITS_S[number % 3])
             case "abandoned long poll":
                 client = self.read(node, user, wait_s=2.5, leaves_after_s=number / 6)
+            case "polling":
+                client = self._poll(node, user, number)
             case "keyed read":
                 client = self._keyed_read(node, user, number)
             case "lease":
@@ -311,6 +315,16 @@ class SimulatedClients:
         )
         self._history.reads.append(got)
         return got
+
+    async def _poll(self, node: Process, user: str, number: int) -> None:
+        """Poll an inbox again and again. Others begin to poll empty inboxes at the same time."""
+
+        async def poll(names: Sequence[str]) -> None:
+            for name in names:
+                await self.read(node, name, wait_s=_POLL_S)
+
+        empty = [f"{user}-{number + each}" for each in range(_POLLS)]
+        await asyncio.gather(poll(empty), poll([user] * _POLLS))
 
     async def _keyed_read(self, node: Process, user: str, number: int) -> None:
         key = self._rng.randbytes(8).hex()

@@ -11,6 +11,10 @@ from workers.commands import Claim, Post
 from workers.store.base import Insertion
 
 EPOCH_S = 1_800_000_000.0
+#: How often an event of a message that becomes unread again names its inbox.
+_NAMED_RATE = 0.8
+#: When an event is reported that is late, in seconds. None stands for never.
+_LATE_NEWS_S = (0.5, 2.0, None)
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -49,8 +53,10 @@ class Database(Documents):
         self.fault_rate = fault_rate
         self.unavailable_until = 0.0
         self.term = 0
-        #: The change streams of the nodes. A dictionary, because it is ordered.
-        self.feeds: dict[asyncio.Queue[str | None], None] = {}
+        #: The inboxes that got messages, in the order in which change streams report them. None
+        #: stands for any inbox.
+        self.arrivals: list[str | None] = []
+        self._arrived = asyncio.Event()
         # Events to send once they are confirmed, by their position in the log.
         self._news: dict[int, str | None] = {}
         self._confirmed = 0
@@ -68,15 +74,25 @@ class Database(Documents):
         """Confirm the log up to a position: a majority has it."""
         for each in range(self._confirmed + 1, position + 1):
             if each in self._news:
-                news, after_s = self._news.pop(each), self.rng.choice((0.001, 0.01, 0.03))
-                self.loop.call_later(after_s, self._tell, news)
+                news = self._news.pop(each)
+                after_s: float | None = self.rng.choice((0.001, 0.01, 0.03))
+                if self.rng.random() < self.fault_rate:
+                    after_s = self.rng.choice(_LATE_NEWS_S)
+                if after_s is not None:
+                    self.loop.call_later(after_s, self._tell, news)
         if position > self._confirmed:
             del self.undo[: position - self._confirmed]
             self._confirmed = position
 
     def _tell(self, news: str | None) -> None:
-        for feed in self.feeds:
-            feed.put_nowait(news)
+        self.arrivals.append(news)
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    async def arrival_after(self, position: int) -> None:
+        """Wait until more than `position` arrivals can be reported."""
+        while len(self.arrivals) <= position:
+            await self._arrived.wait()
 
     def fail_over(self) -> None:
         """Make another member the primary. It has only what a majority has."""
@@ -108,8 +124,9 @@ class Database(Documents):
     def change(self, stored: Stored, **fields: Any) -> None:
         super().change(stored, **fields)
         if fields.get("unread"):
-            # The event of an update says only that there was one.
-            self._news[self.position] = None
+            # An update by an earlier version says only that there was one.
+            is_named = self.rng.random() < _NAMED_RATE
+            self._news[self.position] = stored.post.username if is_named else None
 
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
         return super().is_claimable(stored, claim) and self.now_ms() < claim.until_ms

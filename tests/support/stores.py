@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.support.documents import Documents, found_of
@@ -28,6 +28,8 @@ from workers.commands import (
 )
 from workers.errors import StoreUnavailable
 from workers.store.base import (
+    Arrivals,
+    ArrivalStream,
     Claimed,
     CountedEvent,
     Ended,
@@ -65,8 +67,11 @@ class MemoryStore:
     data: Documents = field(default_factory=Documents)
     calls: Counter[str] = field(default_factory=Counter)
     away: bool = False
-    #: The items that `arrivals` yields.
+    #: The arrivals that streams report. None stands for an unnamed inbox.
     told: asyncio.Queue[Collection[str] | None] = field(default_factory=asyncio.Queue)
+    #: The inboxes of each stream that was opened, and the streams that are open.
+    watched: list[Collection[str] | None] = field(default_factory=list)
+    streams: "list[MemoryArrivals]" = field(default_factory=list)
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         await self._call("insert")
@@ -163,10 +168,14 @@ class MemoryStore:
     async def retire(self, now_ms: int) -> None:
         pass
 
-    async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
-        yield None
-        while True:
-            yield await self.told.get()
+    async def arrivals(
+        self, usernames: Collection[str] | None, after: ArrivalStream | None = None
+    ) -> ArrivalStream:
+        self.watched.append(usernames)
+        await self._call("arrivals")
+        stream = MemoryArrivals(self, usernames)
+        self.streams.append(stream)
+        return stream
 
     async def keep_indexes(self) -> None:
         pass
@@ -184,6 +193,36 @@ class MemoryStore:
     async def _call(self, kind: str) -> None:
         self.calls[kind] += 1
         await asyncio.sleep(0)
+
+
+class MemoryArrivals:
+    """A stream of a small store. Nothing is lost between two streams."""
+
+    def __init__(self, store: MemoryStore, usernames: Collection[str] | None) -> None:
+        self._store = store
+        self._usernames = usernames
+        self._closed = asyncio.Event()
+
+    async def next(self) -> Arrivals | None:
+        getting = asyncio.create_task(self._store.told.get())
+        closing = asyncio.create_task(self._closed.wait())
+        try:
+            await asyncio.wait((getting, closing), return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                return None
+        finally:
+            getting.cancel()
+            closing.cancel()
+        told = getting.result()
+        if told is None:
+            return Arrivals((), is_any=True)
+        names = self._usernames
+        return Arrivals([name for name in told if names is None or name in names])
+
+    async def close(self) -> None:
+        self._closed.set()
+        if self in self._store.streams:
+            self._store.streams.remove(self)
 
 
 @dataclass
@@ -234,6 +273,12 @@ class GateStore(MemoryStore):
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         await self._pass("unclaim")
         return await super().unclaim(claim, ids)
+
+    async def arrivals(
+        self, usernames: Collection[str] | None, after: ArrivalStream | None = None
+    ) -> ArrivalStream:
+        await self._pass("arrivals")
+        return await super().arrivals(usernames, after)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.stores import MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import SMALL_SLICES, WIDE_QUEUE, MakePool
-from workers import arrival_listener, clock, maintenance
+from workers import arrival_listener, clock, maintenance, watched_inboxes
 from workers.clock import DatabaseClock
 from workers.errors import StoreUnavailable
 from workers.metrics import WorkerMetrics
@@ -78,46 +77,29 @@ async def test_pending_messages_are_unknown_after_a_failed_count(
     await eventually(is_known)
 
 
-@dataclass
-class ListenedStore(MemoryStore):
-    """Counts the change streams that were opened and closed."""
-
-    opened: int = 0
-    closed: int = 0
-
-    async def arrivals(self) -> AsyncIterator[Collection[str] | None]:
-        self.opened += 1
-        try:
-            async for report in super().arrivals():
-                yield report
-        finally:
-            self.closed += 1
-
-
 async def test_an_unused_change_stream_is_closed(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrival_listener, "LISTEN_ON_S", 0.0)
+    monkeypatch.setattr(watched_inboxes, "KEEP_S", 0.1)
+    monkeypatch.setattr(arrival_listener, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(maintenance, "PROBE_EVERY_S", 0.01)
-    store = ListenedStore()
+    store = MemoryStore()
     pool = await make_pool(store)
-    assert store.opened == 0, "nobody waits"
+    assert not store.watched, "nobody waits"
     read = pool.read("bob", wait_s=20)
 
     async def is_open() -> bool:
-        return store.opened == 1
+        return len(store.streams) == 1
 
     await eventually(is_open)
     await pool.post("bob", "x", 1, 60)
     await read
-    assert store.closed == 0
-    store.told.put_nowait({"eve"})
 
     async def is_closed() -> bool:
-        return store.closed == 1
+        return not store.streams
 
     await eventually(is_closed)
-    assert store.opened == 1
+    assert store.watched == [["bob"]]
 
 
 async def test_a_pool_that_never_started_is_drained(

@@ -5,7 +5,7 @@ raises `StoreUnavailable` if it changed nothing, and `OutcomeUnknown` if it may 
 something. Callers need not handle any other error.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from workers.commands import (
@@ -82,6 +82,31 @@ class InboxSize(NamedTuple):
 
     messages: int
     bytes: int
+
+
+class Arrivals(NamedTuple):
+    """The inboxes that received messages. If `is_any` is set, any other inbox may have, too."""
+
+    usernames: Collection[str]
+    is_any: bool = False
+
+
+class ArrivalStream(Protocol):
+    """Reports which inboxes received messages from any process, once these are durable.
+
+    One task calls `next`; another may call `close` meanwhile.
+    """
+
+    async def next(self) -> Arrivals | None:
+        """Return the next arrivals, or none after a second. Returns None once this is closed.
+
+        Raises `StoreUnavailable` if the stream has ended: arrivals may be missed from then on.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the stream. A call of `next` returns a second later at most. Safe to call twice."""
+        ...
 
 
 #: The events that are counted: accepted = read + expired + revoked + pending.
@@ -227,11 +252,12 @@ class Store(Protocol):
         """Remove the text of read and expired messages that are kept for their sender."""
         ...
 
-    def arrivals(self) -> AsyncIterator[Collection[str] | None]:
-        """Yield the inboxes that received messages from any process, once these are durable.
+    async def arrivals(
+        self, usernames: Collection[str] | None, after: ArrivalStream | None = None
+    ) -> ArrivalStream:
+        """Open a stream that reports arrivals in these inboxes. None stands for all inboxes.
 
-        Yields None if arrivals may have been missed, so that all waiters must search. The first
-        item is always None. The iterator ends only by raising; the caller starts a new one.
+        It continues where the last report of `after` ended, or begins now. The caller closes both.
         """
         ...
 

@@ -81,7 +81,11 @@ class Leases(Connection):
             result = await self._messages.update_many(
                 {**selection, **_is_active(now_ms), **self._in_time(now_ms)},
                 {
-                    "$set": {"unread": True, "lease.returned": True},
+                    "$set": {
+                        "unread": True,
+                        "lease.returned": True,
+                        "returned_to": command.username,
+                    },
                     "$unset": {"lease.until": ""},
                 },
                 hint=hint,
@@ -169,7 +173,10 @@ class Leases(Connection):
                 with write_errors():
                     returned = await self._messages.update_many(
                         {**over, "expires_at": {"$gte": dead}},
-                        {"$set": {"unread": True}, "$unset": {"lease.until": ""}},
+                        [
+                            {"$set": {"unread": True, "returned_to": "$username"}},
+                            {"$unset": "lease.until"},
+                        ],
                         hint="_id_",
                     )
             finally:

@@ -365,15 +365,13 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """See `workers.store.base.Store.unclaim`."""
         selection = {"username": one_of(claim.usernames), "_id": {"$in": list(ids)}}
-        change: Document | list[Document] = self._unclaim()
+        change = self._unclaim()
         if isinstance(claim, LeaseClaim):
             selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
             # As for any lease that ends; if this fails, the sweep does the same.
-            change = {
-                # The lease has not lost messages that nobody received.
-                "$set": {"unread": True, "lease.returned": True},
-                "$unset": {"lease.until": ""},
-            }
+            # The lease has not lost messages that nobody received.
+            returned = {"unread": True, "lease.returned": True, "returned_to": "$username"}
+            change = [{"$set": returned}, {"$unset": "lease.until"}]
         elif isinstance(claim, Claim):
             selection["claim.token"] = claim.token
         else:
@@ -390,7 +388,13 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
         """Return a pipeline that makes messages unread, and restores their purge time."""
         purge_at = {"$add": ["$expires_at", self._unread_grace_ms]}
         return [
-            {"$set": {"unread": True, "purge_at": {"$cond": ["$kept", None, purge_at]}}},
+            {
+                "$set": {
+                    "unread": True,
+                    "returned_to": "$username",
+                    "purge_at": {"$cond": ["$kept", None, purge_at]},
+                }
+            },
             {"$unset": "claim"},
         ]
 
@@ -413,7 +417,10 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     {"$ifNull": ["$lost_by", "$$REMOVE"]},
                 ]
             }
-            return [{"$set": {"lease": lease, "lost_by": lost_by}}, {"$unset": "unread"}]
+            return [
+                {"$set": {"lease": lease, "lost_by": lost_by}},
+                {"$unset": ["unread", "returned_to"]},
+            ]
         claimed = {"token": claim.token, "at": at_ms, "by": self._node}
         if isinstance(claim, KeyedClaim):
             claimed["key"] = claim.key
