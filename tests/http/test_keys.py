@@ -128,7 +128,7 @@ async def test_a_repeated_read_returns_the_same_messages(
 
 async def test_expired_messages_are_not_repeated(chat: ChatClient) -> None:
     key = str(uuid4())
-    await chat.post("bob", "short", 1)
+    await chat.post("bob", "short", 3)
     await chat.post("bob", "long")
     assert await read(chat, key) == ["short", "long"]
 
@@ -141,7 +141,7 @@ async def test_expired_messages_are_not_repeated(chat: ChatClient) -> None:
 async def test_a_repeat_never_returns_newer_messages(
     chat: ChatClient,
 ) -> None:
-    await chat.post("bob", "short", 1)
+    await chat.post("bob", "short", 3)
     assert await read(chat, "k" * 22) == ["short"]
     await chat.post("bob", "long")
 

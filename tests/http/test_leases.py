@@ -73,7 +73,7 @@ async def test_an_extended_lease_goes_on(chat: ChatClient) -> None:
 
 
 async def test_a_message_that_expires_on_loan_is_gone(chat: ChatClient) -> None:
-    await chat.post("bob", "short", 1)
+    await chat.post("bob", "short", 3)
     lease = (await take(chat, "?ttl=60"))["lease"]
 
     async def expired() -> bool:
@@ -156,7 +156,7 @@ async def test_a_success_never_hides_that_a_message_is_lost(
     chat: ChatClient, names_ids: bool
 ) -> None:
     ids = [await chat.post("bob", "stays"), await chat.post("bob", "goes")]
-    lease = (await take(chat, "?ttl=1.5"))["lease"]
+    lease = (await take(chat, "?ttl=3"))["lease"]
     assert await ask(chat, "ack", lease=lease, ids=ids[:1]) == (200, {"acknowledged": 1})
     named = ids if names_ids else None
     # The lost message is first in another lease, then read.
@@ -170,7 +170,7 @@ async def test_a_success_never_hides_that_a_message_is_lost(
 
 
 async def test_an_ack_covers_leased_messages_beside_lost_ones(chat: ChatClient) -> None:
-    ids = [await chat.post("bob", "short", 1), await chat.post("bob", "long")]
+    ids = [await chat.post("bob", "short", 3), await chat.post("bob", "long")]
     lease = (await take(chat))["lease"]
 
     async def expired() -> bool:

@@ -52,7 +52,7 @@ async def test_the_openapi_document_has_the_configured_limits(
 async def test_a_page_is_compressed_for_who_takes_it(chat: ChatClient) -> None:
     def fetch(encoding: str) -> tuple[str | None, bytes]:
         request = Request(chat.base, headers={"Accept-Encoding": encoding})
-        with urlopen(request, timeout=10) as answer:
+        with urlopen(request, timeout=60) as answer:
             return answer.headers["Content-Encoding"], answer.read()
 
     page = (WEB / "inbox.html").read_bytes()

@@ -171,6 +171,16 @@ async def test_sigterm_drains_every_process_and_stops_the_mongod(
     chat.close()
 
 
+def is_accepted(client_port: int) -> bool:
+    """Return whether a process of this machine has accepted the connection from this port."""
+    rows = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    # A connection that waits to be accepted has no inode.
+    return any(
+        fields[2].endswith(f":{client_port:04X}") and fields[9] != "0"
+        for fields in map(str.split, rows)
+    )
+
+
 async def test_sigterm_in_a_rolling_restart_waits_for_all_processes(
     server: Server,
 ) -> None:
@@ -181,7 +191,12 @@ async def test_sigterm_in_a_rolling_restart_waits_for_all_processes(
     os.kill(second, signal.SIGSTOP)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(head + body[:9])
-    await asyncio.sleep(0.5)
+    port: int = writer.get_extra_info("sockname")[1]
+
+    async def has_accepted() -> bool:
+        return is_accepted(port)
+
+    await eventually(has_accepted)
     os.kill(second, signal.SIGCONT)
     server.signal(signal.SIGHUP)
 
