@@ -268,7 +268,7 @@ SCENARIOS = (
             "database-clock",
             "database clock steps by a minute and back",
             clocks.database_steps,
-            3,
+            6,
             1,
         ),
         database="external",
