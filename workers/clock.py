@@ -64,6 +64,10 @@ class DatabaseClock:
         """Return the uncorrected local time, ignoring changes to the wall clock since then."""
         return self._steady() * 1000 + self._base_ms
 
+    def steady_s(self) -> float:
+        """Return the seconds since any moment, by a clock that nobody can set."""
+        return self._steady()
+
     def now_ms(self) -> int:
         """Return the database's time, in whole milliseconds since 1970."""
         return int(self._steady() * 1000 + self._ahead_ms)

@@ -1,12 +1,13 @@
 """The periodic work of a pool, beside serving requests.
 
-It enforces deadlines, marks expired messages, ends leases, rolls back claims, counts what
-unanswered writes did, listens for arrivals, and watches the database's clock, disk and indexes.
-`workers.pool` creates, starts and stops it.
+It enforces deadlines, rolls back claims, counts what unanswered writes did, listens for arrivals,
+and watches the database's clock, disk and indexes. If this process leads the fleet
+(`workers.leadership`), it also marks expired messages, ends leases, removes the text of kept
+messages, and counts the pending ones, for the whole database. `workers.pool` creates, starts and
+stops it.
 """
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ from workers import arrival_listener
 from workers.arrival_listener import ArrivalListener
 from workers.engine import Engine
 from workers.errors import ServiceError
+from workers.leadership import LOOK_PAUSE_S, Leadership
+from workers.pending import PendingCounter
 from workers.shard import Shard
 from workers.storage import MEASURE_EVERY_S, StorageReserve
 
@@ -33,13 +36,15 @@ CLOCK_PAUSE_S = 0.5
 #: How often an unavailable database is probed, and how often claims are rolled back, in seconds.
 PROBE_EVERY_S = 0.2
 RELEASE_EVERY_S = 0.25
-#: How often expired leases are ended, and how often unanswered writes are counted, in seconds.
-LEASES_EVERY_S = 0.25
+#: The shortest and the longest time between two looks for leases that are over, in seconds. In
+#: between, the leader waits for the end of the first one.
+LEASES_EVERY_S = (0.25, 0.5)
+#: How often unanswered writes are counted, in seconds.
 COUNT_RESOLVED_EVERY_S = 1.0
+#: How often the leader deletes old documents of nodes, in seconds.
+FORGET_EVERY_S = 600.0
 #: How often `Store.keep_indexes` is called, in seconds. It asks the database less often.
 INDEXES_EVERY_S = 0.25
-#: The shortest time between two counts of the pending messages, in seconds.
-PENDING_EVERY_S = 10.0
 
 
 class Maintenance:
@@ -63,11 +68,8 @@ class Maintenance:
         #: The running jobs. The pool cancels them when it stops.
         self.tasks: list[asyncio.Task[None]] = []
         self._clock_is_doubtful = asyncio.Event()
-        # Requests a count of the pending messages at once; and how long the last count took.
-        self._recount = asyncio.Event()
-        self._counted_in_s = math.inf
-        #: Set once the pending messages have been counted.
-        self.has_counted = asyncio.Event()
+        self.leadership = Leadership(engine)
+        self.pending = PendingCounter(engine, self.leadership)
 
     def start(self) -> None:
         """Start all jobs."""
@@ -76,10 +78,12 @@ class Maintenance:
             "watch": (WATCH_EVERY_S, self._watch),
             "expire": (EXPIRE_EVERY_S, self._expire),
             "retire": (RETIRE_EVERY_S, self._retire),
-            "leases": (LEASES_EVERY_S, self._end_leases),
+            "lead": (LOOK_PAUSE_S, self._lead),
+            "leases": (LEASES_EVERY_S[0], self._end_leases),
+            "forget": (FORGET_EVERY_S, self._forget_nodes),
             "release": (RELEASE_EVERY_S, self._rollback.carry_out),
             "count_resolved": (COUNT_RESOLVED_EVERY_S, self._count_resolved),
-            "pending": (PROBE_EVERY_S, self._count_pending),
+            "pending": (PROBE_EVERY_S, self.pending.count),
             "listen": (PROBE_EVERY_S, self._arrivals.listen),
             "look": (arrival_listener.SEARCH_EVERY_S[1], self._arrivals.search),
             "probe": (PROBE_EVERY_S, self._probe),
@@ -115,6 +119,7 @@ class Maintenance:
         now = self._loop.time()
         for shard in self._shards:
             shard.expire(now)
+        self.pending.watch()
         if self._clock.is_doubtful:
             self._clock_is_doubtful.set()
 
@@ -122,63 +127,51 @@ class Maintenance:
         if self._breaker.is_open:
             await self._store.ping()
             self._breaker.close()
-            self._recount.set()
+            self.pending.recount()
+
+    async def _lead(self) -> None:
+        try:
+            if await self.leadership.look():
+                self.pending.recount()
+        finally:
+            # Also if the database did not answer: the last count may have become too old.
+            self.pending.report()
+        await self.leadership.wait_until_due()
 
     async def _expire(self) -> None:
-        self._metrics.expired.inc(await self._store.expire(self._clock.now_ms()))
+        leads = self.leadership.leads
+        self._metrics.expired.inc(await self._store.expire(self._clock.now_ms(), leads=leads))
 
     async def _retire(self) -> None:
-        await self._store.retire(self._clock.now_ms())
+        await self.leadership.has_lease.wait()
+        if self.leadership.leads:
+            await self._store.retire(self._clock.now_ms())
+
+    async def _forget_nodes(self) -> None:
+        await self.leadership.has_lease.wait()
+        if self.leadership.leads:
+            await self._store.forget_nodes(self._clock.now_ms())
 
     async def _end_leases(self) -> None:
-        ended = await self._store.end_leases(self._clock.now_ms())
+        await self.leadership.has_lease.wait()
+        if not self.leadership.leads:
+            return
+        now_ms = self._clock.now_ms()
+        ended = await self._store.end_leases(now_ms)
         self._metrics.lease_ends.labels("expired").inc(ended.returned + ended.expired)
         self._metrics.expired.inc(ended.expired)
         self._waiters.wake(ended.usernames)
+        shortest_s, longest_s = LEASES_EVERY_S
+        wait_s = longest_s
+        if ended.first_ms is not None:
+            # A lease is over one millisecond after its end.
+            wait_s = min((ended.first_ms + 1 - now_ms) / 1000, longest_s)
+        await asyncio.sleep(wait_s - shortest_s)
 
     async def _count_resolved(self) -> None:
         """Count what unanswered writes did."""
         for event, messages in (await self._store.count_resolved()).items():
             self._metrics.lifecycle[event].inc(messages)
-
-    async def _count_pending(self) -> None:
-        """Count the pending messages, then pause: not as long if the database comes back."""
-        self._recount.clear()
-        pause_s = PENDING_EVERY_S
-        with suppress(ServiceError):
-            pause_s = max(await self._count_once(), PENDING_EVERY_S)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._recount.wait()
-
-    async def _count_once(self) -> float:
-        """Count the pending messages. Returns the pause until the next count, in seconds.
-
-        A count that began before the database was unavailable is cancelled, since its connection
-        may be dead.
-        """
-        began = self._loop.time()
-        counting = asyncio.create_task(self._store.count_pending())
-        recounting = asyncio.create_task(self._recount.wait())
-        try:
-            await asyncio.wait((counting, recounting), return_when=asyncio.FIRST_COMPLETED)
-            if not counting.done():
-                return 0.0
-            pending = counting.result()
-        except ServiceError:
-            self._metrics.pending.set(math.nan)
-            raise
-        finally:
-            counting.cancel()
-            recounting.cancel()
-            await asyncio.gather(counting, recounting, return_exceptions=True)
-        if not self._breaker.is_open:
-            self._metrics.pending.set(pending)
-        self.has_counted.set()
-        # Use the faster of the last two counts: a single stall says nothing about the next one.
-        took_s = self._loop.time() - began
-        quicker_s, self._counted_in_s = min(took_s, self._counted_in_s), took_s
-        return pause_after_count(quicker_s)
 
     async def _follow_clock(self) -> None:
         self._clock_is_doubtful.clear()
@@ -193,12 +186,3 @@ class Maintenance:
         finally:
             # Also if the database did not answer: then the last measurement stays valid.
             await self._reserve.wait_until_due()
-
-
-def pause_after_count(seconds: float) -> float:
-    """Return the pause after a count that took so many seconds, in seconds.
-
-    Counting may take 1% of the time. If the figure would then be more than a minute old, it may
-    take 10%, so that one stalled count does not leave an old figure for long.
-    """
-    return max(min(100 * seconds, 60.0), 10 * seconds)

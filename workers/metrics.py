@@ -31,7 +31,7 @@ class WorkerMetrics:
         )
         self.expired = Counter(
             "chat_messages_expired_unread_total",
-            "Messages that expired before anybody read them.",
+            "Messages that expired before anybody read them. The leader counts those of all nodes.",
             registry=registry,
         )
         self.revoked = Counter(
@@ -48,9 +48,15 @@ class WorkerMetrics:
         }
         self.pending = Gauge(
             "chat_messages_pending",
-            "Messages in the database that are unread or leased, at the last count; NaN while "
-            "that is unknown.",
+            "Messages that are unread or leased, of all nodes, at the leader's last count; NaN "
+            "while that is unknown.",
             multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.leader = Gauge(
+            "chat_leader",
+            "1 on the node that leads, which does the work for the database of all nodes.",
+            multiprocess_mode="livemax",
             registry=registry,
         )
         self.leased = Counter(
@@ -94,7 +100,7 @@ class WorkerMetrics:
         )
         self.database_away = Gauge(
             "chat_database_away",
-            "1 while requests are refused because the database does not answer.",
+            "1 while this node refuses requests because the database does not answer it.",
             multiprocess_mode="livemax",
             registry=registry,
         )
@@ -137,25 +143,25 @@ class WorkerMetrics:
             self.refused.labels(reason)
         self.storage_free = Gauge(
             "chat_storage_free_bytes",
-            "Free bytes on the database's disk.",
+            "Free bytes on the disk of the database, for all nodes.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.storage_used = Gauge(
             "chat_storage_used_bytes",
-            "Bytes that the messages and their indexes take up in the database.",
+            "Bytes that the messages and their indexes take up in the database, of all nodes.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.storage_reusable = Gauge(
             "chat_storage_reusable_bytes",
-            "Free bytes inside the database's files, which new messages can use.",
+            "Free bytes inside the database's files, which new messages of all nodes can use.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.storage_full = Gauge(
             "chat_storage_full",
-            "1 while posts are refused because the database's disk, or its limit, is full.",
+            "1 while this node refuses posts because the database's disk, or its limit, is full.",
             multiprocess_mode="livemax",
             registry=registry,
         )

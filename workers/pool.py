@@ -123,8 +123,8 @@ class WorkerPool:
     async def start(self) -> None:
         """Start the shards and the maintenance. The store must be open.
 
-        Returns once the pending messages have been counted, or after one second, so that the first
-        scrape of the metrics does not report none.
+        Returns once the pending messages have been counted or another node leads, or after one
+        second, so that the first scrape of the metrics has their number.
         """
         self._loop = asyncio.get_running_loop()
         self._workers = [
@@ -134,7 +134,7 @@ class WorkerPool:
         self._maintenance.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_COUNT_S):
-                await self._maintenance.has_counted.wait()
+                await self._maintenance.pending.is_settled.wait()
 
     @property
     def is_alive(self) -> bool:
@@ -262,12 +262,18 @@ class WorkerPool:
         return self._enqueue(command, client)
 
     def sample(self) -> None:
-        """Set the gauges of the queues, the clock and the waiters."""
+        """Set the gauges of the queues, the clock, the waiters and the leader."""
         for number, queue in enumerate(self._queues):
             self._metrics.queued.labels(str(number)).set(queue.qsize())
             self._metrics.queued_bytes.labels(str(number)).set(queue.waiting_bytes())
         self._metrics.clock_offset.set(self._clock.offset_ms / 1000)
         self._metrics.waiters.set(self._waiters.count)
+        self._metrics.leader.set(self._maintenance.leadership.leads)
+
+    @property
+    def leader(self) -> str:
+        """The name of the node that leads the fleet, or an empty string if that is unknown."""
+        return self._maintenance.leadership.leader
 
     def now_ms(self) -> int:
         """Return the database's time, in milliseconds since 1970."""
@@ -299,6 +305,9 @@ class WorkerPool:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.2)
         self._workers = []
+        # If the database does not answer, the lease ends by itself.
+        with suppress(ServiceError):
+            await self._maintenance.leadership.resign()
         if self._quotas is not None:
             await self._quotas.close()
         self.end_waits()

@@ -8,8 +8,8 @@ has confirmed. One seed determines all of it.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
 from tests.faults.simulated_replica_set import Database
@@ -41,9 +41,12 @@ from workers.store.base import (
     Found,
     InboxSize,
     Insertion,
+    Leader,
+    PendingCount,
     Settled,
     Storage,
 )
+from workers.store.expiry import AHEAD_S, UnsearchedTimes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,6 +56,8 @@ LATE_MAX_S = 3.0
 _LATES_S = (0.2, 1, LATE_MAX_S)
 #: The longest time that a command hangs before it is abandoned, in seconds.
 HANG_MAX_S = 1.5
+#: Sweeps leave out messages that expired less than this many ms ago, as in the real store.
+_MARGIN_MS = 1000
 #: How many times a write is sent at most.
 _TRIES = 3
 #: Seconds for which the database holds a change stream's request open.
@@ -112,14 +117,23 @@ class SimulatedStore:
         self._database = database
         self._rng = database.rng
         self._unresolved: list[_UnresolvedWrite] = []
+        self._unsearched = UnsearchedTimes(database.loop.time)
+        self._name = self._token()
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
+        first_ms = min(post.expires_ms for post in posts)
+        # As the real store does, without its clock.
+        with self._may_return(first_ms):
+            return await self._insert(posts)
+
+    async def _insert(self, posts: Sequence[Post]) -> list[Insertion]:
         try:
             return (await self._confirmed(self._database.insert, posts))[0]
         except ServiceError as error:
             if isinstance(error, OutcomeUnknown):
                 ids = {post.id for post in posts}
                 self._note_unresolved("accepted", lambda stored: stored.post.id in ids)
+                self._unsearched.add(min(post.expires_ms for post in posts), LATE_MAX_S)
             return [error] * len(posts)
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
@@ -157,7 +171,8 @@ class SimulatedStore:
                 is_final = is_final and is_answered
 
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
-        return await self._write(lambda part: self._database.unclaim(claim, part), ids)
+        with self._may_return(claim.at_ms):
+            return await self._write(lambda part: self._database.unclaim(claim, part), ids)
 
     async def count_unread(self, usernames: Sequence[str], now_ms: int) -> Mapping[str, int]:
         await self._reach()
@@ -204,7 +219,8 @@ class SimulatedStore:
         return Settled(settled.changed, settled.changed)
 
     async def release(self, command: Release, now_ms: int) -> Settled:
-        return (await self._once(lambda: self._database.release(command, now_ms)))[0]
+        with self._may_return(now_ms - _MARGIN_MS):
+            return (await self._once(lambda: self._database.release(command, now_ms)))[0]
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         # Otherwise a late copy would shorten the lease of a message that is leased again meanwhile.
@@ -215,7 +231,17 @@ class SimulatedStore:
 
     async def end_leases(self, now_ms: int) -> Ended:
         database, mark = self._database, self._token()
-        return await self._marked(mark, lambda: database.end_leases(now_ms, mark))
+        with self._may_return(now_ms - _MARGIN_MS):
+            return await self._marked(mark, lambda: database.end_leases(now_ms, mark))
+
+    async def lead(self, pending: PendingCount | None) -> Leader:
+        return await self._write(lambda _: self._database.lead(self._name, pending), [self._name])
+
+    async def resign(self) -> None:
+        await self._write(lambda _: self._database.resign(self._name), [self._name])
+
+    async def forget_nodes(self, now_ms: int) -> None:
+        pass
 
     async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         return await self._seen(lambda: self._database.track(command, now_ms))
@@ -249,9 +275,15 @@ class SimulatedStore:
     async def count_pending(self) -> int:
         return await self._seen(self._database.pending)
 
-    async def expire(self, now_ms: int) -> int:
+    async def expire(self, now_ms: int, *, leads: bool = True) -> int:
         database, mark = self._database, self._token()
-        return await self._marked(mark, lambda: database.expire(now_ms, mark))
+        search = self._unsearched.begin(leads=leads)
+        if search is None:
+            return 0
+        upto_ms = now_ms - _MARGIN_MS
+        expired = await self._marked(mark, lambda: database.expire(upto_ms, mark, search.from_ms))
+        self._unsearched.complete(search, upto_ms)
+        return expired
 
     async def retire(self, now_ms: int) -> None:
         await self._reach()
@@ -302,6 +334,16 @@ class SimulatedStore:
         except OutcomeUnknown:
             self._note_unresolved("expired", lambda stored: stored.expired and stored.mark == mark)
             raise
+
+    @contextmanager
+    def _may_return(self, from_ms: int) -> Iterator[None]:
+        """Make `expire` search for messages that the block makes unread, now or later."""
+        for_s = LATE_MAX_S
+        try:
+            yield
+            for_s = AHEAD_S
+        finally:
+            self._unsearched.add(from_ms, for_s)
 
     def _note_unresolved(self, fate: CountedEvent, is_affected: Callable[[Stored], bool]) -> None:
         due = self._database.loop.time() + LATE_MAX_S

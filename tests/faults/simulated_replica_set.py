@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support.documents import Documents, Stored
 from workers.commands import Claim, Post
-from workers.store.base import Insertion
+from workers.store.base import LEADER_LEASE_S, Insertion, Leader, PendingCount
 
 EPOCH_S = 1_800_000_000.0
 #: How often an event of a message that becomes unread again names its inbox.
@@ -57,6 +57,7 @@ class Database(Documents):
         #: stands for any inbox.
         self.arrivals: list[str | None] = []
         self._arrived = asyncio.Event()
+        self.leader: Leader | None = None
         # Events to send once they are confirmed, by their position in the log.
         self._news: dict[int, str | None] = {}
         self._confirmed = 0
@@ -64,6 +65,20 @@ class Database(Documents):
     def now_ms(self) -> int:
         """Return the time by the database's own clock."""
         return int((EPOCH_S + self.loop.time()) * 1000)
+
+    def lead(self, name: str, pending: PendingCount | None) -> Leader:
+        """Take or renew the leader lease. No failover takes it back: that would change little."""
+        now_ms = self.now_ms()
+        if self.leader is None or name == self.leader.node or self.leader.until_ms <= now_ms:
+            last = PendingCount(None, 0, 0) if self.leader is None else self.leader.pending
+            until_ms = now_ms + int(LEADER_LEASE_S * 1000)
+            self.leader = Leader(name, True, until_ms, pending or last)
+        return self.leader._replace(is_own=name == self.leader.node)
+
+    def resign(self, name: str) -> None:
+        """Give up the leader lease."""
+        if self.leader is not None and self.leader.node == name:
+            self.leader = self.leader._replace(until_ms=0)
 
     @property
     def position(self) -> int:

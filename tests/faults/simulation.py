@@ -29,10 +29,12 @@ from tests.faults.simulated_replica_set import EPOCH_S, Database, VirtualLoop
 from workers.clock import DatabaseClock
 from workers.ids import IdSource
 from workers.inbox_quotas import QuotaLimits
+from workers.maintenance import EXPIRE_EVERY_S
 from workers.metrics import WorkerMetrics
 from workers.pool import PoolLimits, WorkerPool
 from workers.queue import QueueLimits
 from workers.shard import ShardLimits
+from workers.store.base import LEADER_LEASE_S
 
 USERS = ("ann", "bob", "cy")
 DEADLINE_S = 1.0
@@ -42,9 +44,9 @@ SKEW_S = 0.05
 _RECOVERY_S = 2.0
 #: The longest time that any client takes, in seconds.
 _LONGEST_S = 60.0
-#: Seconds without faults at the end, until every outcome is known: late commands have arrived, and
-#: maintenance has run.
-_HEAL_S = HANG_MAX_S + LATE_MAX_S + 1.5
+#: Seconds without faults at the end, until every outcome is known: late commands have arrived, a
+#: node leads, and maintenance has run.
+_HEAL_S = HANG_MAX_S + LATE_MAX_S + LEADER_LEASE_S + 2 * EXPIRE_EVERY_S
 
 
 class Step(NamedTuple):
@@ -149,6 +151,7 @@ class Node:
         self.pool = world.make_pool(store, clock, limits, self.metrics)
         # Ids follow from the seed, too.
         self.pool._ids = IdSource(world.rng.randbytes)
+        self.pool._maintenance.leadership._random = world.rng.random
         await self.pool.start()
         started = [task for task in asyncio.all_tasks() if task not in before]
         # Sorted, so that a seed gives the same order again.

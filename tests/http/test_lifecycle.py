@@ -13,7 +13,7 @@ from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.proxy import MongoProxy
 from tests.support.waiting import eventually
-from workers.maintenance import pause_after_count
+from workers.pending import pause_after_count
 
 USERS = ("ann", "bob", "cy")
 

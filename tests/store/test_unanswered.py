@@ -193,6 +193,9 @@ async def test_a_failed_lease_sweep_is_counted_later(
         def find(self, *arguments: Any, **options: Any) -> Any:
             return real.find(*arguments, **options)
 
+        async def find_one(self, *arguments: Any, **options: Any) -> Any:
+            return await real.find_one(*arguments, **options)
+
     later_ms = clock.now_ms() + 120_000
     with monkeypatch.context() as patched:
         patched.setattr(store, "_messages", FailsOnce())

@@ -303,7 +303,10 @@ class Documents:
             end = {"expired": True, "mark": mark} if is_dead else {"unread": True}
             self.change(stored, until_ms=None, **end)
         usernames = list(dict.fromkeys(stored.post.username for stored in over))
-        return Ended(usernames, len(over) - expired, expired)
+        ends = [each.until_ms for each in self.documents.values() if each.until_ms is not None]
+        return Ended(
+            usernames, len(over) - expired, expired, now_ms if over else min(ends, default=None)
+        )
 
     def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         stored = self.documents.get(command.id)
@@ -328,11 +331,11 @@ class Documents:
         self.change(stored, unread=False, until_ms=None, revoked_ms=now_ms, mark=mark)
         return MessageStatus("revoked", now_ms), 1
 
-    def expire(self, now_ms: int, mark: str = "") -> int:
+    def expire(self, now_ms: int, mark: str = "", from_ms: int = 0) -> int:
         dead = [
             stored
             for stored in self.documents.values()
-            if stored.unread and stored.post.expires_ms < now_ms
+            if stored.unread and from_ms <= stored.post.expires_ms < now_ms
         ]
         for stored in dead:
             self.change(stored, unread=False, expired=True, mark=mark)

@@ -28,6 +28,7 @@ from workers.commands import (
 )
 from workers.errors import StoreUnavailable
 from workers.store.base import (
+    LEADER_LEASE_S,
     Arrivals,
     ArrivalStream,
     Claimed,
@@ -36,6 +37,8 @@ from workers.store.base import (
     Found,
     InboxSize,
     Insertion,
+    Leader,
+    PendingCount,
     Settled,
     Storage,
 )
@@ -67,6 +70,9 @@ class MemoryStore:
     data: Documents = field(default_factory=Documents)
     calls: Counter[str] = field(default_factory=Counter)
     away: bool = False
+    #: Another node that leads, or an empty string; and what the leader has published.
+    leader: str = ""
+    published: PendingCount = field(default_factory=lambda: PendingCount(None, 0, 0))
     #: The arrivals that streams report. None stands for an unnamed inbox.
     told: asyncio.Queue[Collection[str] | None] = field(default_factory=asyncio.Queue)
     #: The inboxes of each stream that was opened, and the streams that are open.
@@ -148,6 +154,17 @@ class MemoryStore:
     async def end_leases(self, now_ms: int) -> Ended:
         return self.data.end_leases(now_ms)
 
+    async def lead(self, pending: PendingCount | None) -> Leader:
+        self.published = pending or self.published
+        until_ms = int((time.time() + LEADER_LEASE_S) * 1000)
+        return Leader(self.leader or "this", not self.leader, until_ms, self.published)
+
+    async def resign(self) -> None:
+        self.calls["resign"] += 1
+
+    async def forget_nodes(self, now_ms: int) -> None:
+        pass
+
     async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         await self._call("track")
         return self.data.track(command, now_ms)
@@ -162,7 +179,7 @@ class MemoryStore:
     async def count_pending(self) -> int:
         return self.data.pending()
 
-    async def expire(self, now_ms: int) -> int:
+    async def expire(self, now_ms: int, *, leads: bool = True) -> int:
         return self.data.expire(now_ms)
 
     async def retire(self, now_ms: int) -> None:

@@ -62,11 +62,11 @@ def test_independent_packages_import_no_sibling(package: str) -> None:
 WORKERS = """
     errors commands clock ids routing loop_lag backoff
     work_item tracing batch queue metrics circuit_breaker waiters watched_inboxes
-    store.base store.driver store.schema store.index_keeper store.connection
-    store.leases store.idempotent_reads store.lifecycle store.change_stream store.mongo
+    store.base store.driver store.schema store.index_keeper store.expiry store.connection
+    store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet store.mongo
     store.diagnostics
     inbox_quotas storage claim_rollback engine claims arrival_listener single_calls shard
-    maintenance pool
+    leadership pending maintenance pool
     mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded
 """.split()  # noqa: SIM905 - a list of 37 lines is harder to read
 

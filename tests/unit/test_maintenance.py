@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.stores import MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import SMALL_SLICES, WIDE_QUEUE, MakePool
-from workers import arrival_listener, clock, maintenance, watched_inboxes
+from workers import arrival_listener, clock, maintenance, pending, watched_inboxes
 from workers.clock import DatabaseClock
 from workers.errors import StoreUnavailable
 from workers.metrics import WorkerMetrics
@@ -25,7 +25,7 @@ class BrokenStore(MemoryStore):
     error: BaseException | None = None
     sweeps: int = 0
 
-    async def expire(self, now_ms: int) -> int:
+    async def expire(self, now_ms: int, *, leads: bool = True) -> int:
         self.sweeps += 1
         if self.error is not None:
             raise self.error
@@ -59,7 +59,7 @@ async def test_pending_messages_are_unknown_after_a_failed_count(
     make_pool: MakePool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "PROBE_EVERY_S", 0.01)
-    monkeypatch.setattr(maintenance, "PENDING_EVERY_S", 0.01)
+    monkeypatch.setattr(pending, "PENDING_EVERY_S", 0.01)
     store = BrokenStore(error=StoreUnavailable("no primary"))
     pool = await make_pool(store)
     await pool.post("bob", "x", 1, 60)

@@ -263,7 +263,7 @@ async def test_pending_messages_are_unknown_until_counted(
     make_pool: MakePool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No periodic count comes: only the end of the outage can start one.
-    monkeypatch.setattr("workers.maintenance.PENDING_EVERY_S", 1000.0)
+    monkeypatch.setattr("workers.pending.PENDING_EVERY_S", 1000.0)
     store = FailingStore()
     pool = await make_pool(store)
     await post(pool, "bob")
@@ -298,7 +298,7 @@ async def test_a_count_from_before_an_outage_is_cancelled(
         return 7
 
     monkeypatch.setattr("workers.pool._FIRST_COUNT_S", 0.01)
-    monkeypatch.setattr("workers.maintenance.PENDING_EVERY_S", 1000.0)
+    monkeypatch.setattr("workers.pending.PENDING_EVERY_S", 1000.0)
     store = FailingStore(failures={"find": StoreUnavailable("no primary", is_unavailable=True)})
     store.away = True
     monkeypatch.setattr(store, "count_pending", count_pending)

@@ -57,11 +57,41 @@ class Settled(NamedTuple):
 class Ended(NamedTuple):
     """The leases that a sweep ended: the inboxes, the number of messages that are unread again, and
     the number of messages that had expired.
+
+    `first_ms` is the end of the first lease that the sweep found, or None if there was no lease.
     """
 
     usernames: Collection[str]
     returned: int
     expired: int
+    first_ms: int | None = None
+
+
+class PendingCount(NamedTuple):
+    """A count of the pending messages, or None if it failed, and the time at which it began.
+
+    From `valid_until_ms` on, there must be a newer one: otherwise their number is unknown.
+    """
+
+    messages: int | None
+    counted_ms: int
+    valid_until_ms: int
+
+
+class Leader(NamedTuple):
+    """The node that holds the leader lease, until when, and the last count that it published.
+
+    `is_own` means that the caller holds it.
+    """
+
+    node: str
+    is_own: bool
+    until_ms: int
+    pending: PendingCount
+
+
+#: How long the leader lease lasts, in seconds.
+LEADER_LEASE_S = 6.0
 
 
 class Storage(NamedTuple):
@@ -222,7 +252,23 @@ class Store(Protocol):
         ...
 
     async def end_leases(self, now_ms: int) -> Ended:
-        """End the leases that ran out."""
+        """End the leases that ran out, of all nodes."""
+        ...
+
+    async def lead(self, pending: PendingCount | None) -> Leader:
+        """Take or renew the leader lease, if it is free, over, or the caller's. Returns who leads.
+
+        If the caller leads, `pending` is published. Two nodes may lead at once for a moment, since
+        a process may pause after this returns: everything that a leader does must allow that.
+        """
+        ...
+
+    async def resign(self) -> None:
+        """Give up the leader lease if the caller holds it, so that another node leads soon."""
+        ...
+
+    async def forget_nodes(self, now_ms: int) -> None:
+        """Delete what nodes noted about themselves an hour ago."""
         ...
 
     async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
@@ -244,8 +290,12 @@ class Store(Protocol):
         """Count the messages that are neither read, expired nor revoked. This may take seconds."""
         ...
 
-    async def expire(self, now_ms: int) -> int:
-        """Mark expired unread messages. Returns how many this call marked."""
+    async def expire(self, now_ms: int, *, leads: bool = True) -> int:
+        """Mark expired unread messages. Returns how many this call marked.
+
+        The leader marks those of all nodes. It searches no time twice, so each other node marks
+        those that it made unread again itself.
+        """
         ...
 
     async def retire(self, now_ms: int) -> None:

@@ -8,6 +8,7 @@ majority and journaled before a method returns.
 import asyncio
 import math
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from workers.store.driver import (
     hello,
     open_client,
 )
+from workers.store.expiry import AHEAD_S, UnsearchedTimes
 from workers.store.index_keeper import IndexKeeper
 from workers.store.schema import COLLECTION, READS, ensure_indexes, list_indexes
 from workers.tracing import UNTRACED, Tracer
@@ -69,12 +71,12 @@ _CLOSED = re.compile(
     r"|(?<=: )(?=,|$)"
 )
 #: Error codes that concern the database user: Unauthorized, AuthenticationFailed, AtlasError.
-_UNAUTHORIZED, _REFUSALS = 13, (13, 18, 8000)
+UNAUTHORIZED, _REFUSALS = 13, (13, 18, 8000)
 #: The error for a missing privilege. It has the database, the command, and all its arguments.
 _LACKS_RIGHT = re.compile(r"not authorized on (\S+) to execute command \{ (\w+):")
 
 #: This many seconds after its time, an abandoned write can no longer take effect.
-_SETTLED_AFTER_S = 1.0
+SETTLED_AFTER_S = 1.0
 
 
 class StoreMisconfigured(Exception):
@@ -137,9 +139,10 @@ class Connection:
         self._clock = clock
         self._metrics = metrics
         self._tracer = tracer
-        # The time up to which expired messages are marked, and how often it was moved back.
-        self._expired_upto_ms = self._expiry_generation = 0
-        self._is_storage_hidden = self._are_changes_hidden = False
+        # Identifies this process in the fleet. Its name may be that of an earlier process.
+        self._token = secrets.token_hex(8)
+        self._unsearched = UnsearchedTimes()
+        self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
         #: Watches the indexes; see `workers.store.index_keeper`.
@@ -281,10 +284,18 @@ class Connection:
             seconds = time.monotonic() - began
             self._metrics.store_seconds.labels(name).observe(seconds)
 
-    def _expire_from(self, at_ms: int) -> None:
-        """Make `expire` search again from `at_ms`, where messages may become unread again."""
-        self._expired_upto_ms = min(self._expired_upto_ms, at_ms)
-        self._expiry_generation += 1
+    @contextmanager
+    def _may_return(self, from_ms: int) -> Iterator[None]:
+        """Make `expire` search for messages that the block makes unread again.
+
+        They expire at `from_ms` or later. If the block raises, its write may take effect later.
+        """
+        for_s = self._timeout_s + SETTLED_AFTER_S
+        try:
+            yield
+            for_s = AHEAD_S
+        finally:
+            self._unsearched.add(from_ms, for_s)
 
     def _in_time(self, now_ms: int) -> Document:
         """Return the condition that a write sent at `now_ms` is not late, by the database's clock.
@@ -299,7 +310,7 @@ class Connection:
         self, event: CountedEvent, selection: Document, hint: str = "_id_"
     ) -> None:
         """Make `count_resolved` count later what an unanswered write did after all."""
-        due = time.monotonic() + self._timeout_s + _SETTLED_AFTER_S
+        due = time.monotonic() + self._timeout_s + SETTLED_AFTER_S
         self._unresolved.append(UnresolvedWrite(event, selection, hint, due))
 
     async def _confirmed(self, name: str, write: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
@@ -373,7 +384,7 @@ def write_failure(error: PyMongoError) -> ServiceError:
 def explain_refusal(error: OperationFailure) -> str:
     """Explain why the database refuses the connection string's user, and how to fix it."""
     reason = str((error.details or {}).get("errmsg") or short_reason(error))
-    if error.code == _UNAUTHORIZED:
+    if error.code == UNAUTHORIZED:
         if match := _LACKS_RIGHT.match(reason):
             return (
                 f"the database does not allow this user to {match[2]} in {match[1]}: grant the "

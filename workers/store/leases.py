@@ -92,10 +92,8 @@ class Leases(Connection):
             )
             return result.modified_count
 
-        try:
+        with self._may_return(now_ms - _MARGIN_MS):
             changed, was_repeated = await self._confirmed("lease", write)
-        finally:
-            self._expire_from(now_ms - _MARGIN_MS)
         if changed and not was_repeated:
             return Settled(changed, changed)
         returned = await self._with_earlier({**selection, "unread": True}, hint, changed)
@@ -161,26 +159,33 @@ class Leases(Connection):
         """See `workers.store.base.Store.end_leases`."""
         over: Document = {"lease.until": {"$lt": DatetimeMS(now_ms)}}
         with self._operation("lease end"), read_errors():
+            # Reads one key of the index and no document, since usually no lease is over.
+            first = await self._messages.find_one(
+                {"lease.until": {"$exists": True}},
+                projection={"_id": 0, "lease.until": 1},
+                sort=[("lease.until", 1)],
+                hint=LEASE_END_INDEX,
+            )
+            if first is None:
+                return Ended((), 0, 0, None)
+            next_ms = int(first["lease"]["until"])
+            if next_ms >= now_ms:
+                return Ended((), 0, 0, next_ms)
             documents = await self._messages.find(
                 over, projection={"username": 1}, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
             ).to_list(None)
-        if not documents:
-            return Ended((), 0, 0)
         over["_id"] = {"$in": [document["_id"] for document in documents]}
         dead, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
         with self._operation("lease end"):
-            try:
-                with write_errors():
-                    returned = await self._messages.update_many(
-                        {**over, "expires_at": {"$gte": dead}},
-                        [
-                            {"$set": {"unread": True, "returned_to": "$username"}},
-                            {"$unset": "lease.until"},
-                        ],
-                        hint="_id_",
-                    )
-            finally:
-                self._expire_from(now_ms - _MARGIN_MS)
+            with self._may_return(now_ms - _MARGIN_MS), write_errors():
+                returned = await self._messages.update_many(
+                    {**over, "expires_at": {"$gte": dead}, **self._in_time(now_ms)},
+                    [
+                        {"$set": {"unread": True, "returned_to": "$username"}},
+                        {"$unset": "lease.until"},
+                    ],
+                    hint="_id_",
+                )
             try:
                 expired = await self._messages.update_many(
                     {**over, "expires_at": {"$lt": dead}},
@@ -192,7 +197,7 @@ class Leases(Connection):
                 self._record_unresolved("expired", {"_id": over["_id"], "expired": mark})
                 expired_count = 0
         usernames = {document["username"] for document in documents}
-        return Ended(usernames, returned.modified_count, expired_count)
+        return Ended(usernames, returned.modified_count, expired_count, next_ms)
 
     async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
         """Mark messages as read under a new token. Returns exactly how many this call marked."""

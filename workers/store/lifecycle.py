@@ -121,21 +121,32 @@ class Lifecycle(Connection):
             leased = await self._messages.count_documents({}, hint=LEASE_END_INDEX)
         return unread + leased
 
-    async def expire(self, now_ms: int) -> int:
+    async def expire(self, now_ms: int, *, leads: bool = True) -> int:
         """See `workers.store.base.Store.expire`.
 
-        Scans the purge index from where the last call ended. Unread messages are found there one
-        grace period after their expiry, where no claimed message is. Kept messages have an index
-        of their own.
+        Scans the purge index. Unread messages are found there one grace period after their expiry,
+        where no claimed message is. Kept messages have an index of their own.
         """
-        from_ms, upto_ms = self._expired_upto_ms, now_ms - EXPIRE_MARGIN_MS
+        search = self._unsearched.begin(leads=leads)
+        if search is None:
+            return 0
+        upto_ms = now_ms - EXPIRE_MARGIN_MS
+        expired, is_complete = await self._mark_expired_between(search.from_ms, upto_ms)
+        if is_complete:
+            self._unsearched.complete(search, upto_ms)
+        return expired
+
+    async def _mark_expired_between(self, from_ms: int, upto_ms: int) -> tuple[int, bool]:
+        """Mark the unread messages that expired in this time.
+
+        Returns how many it marked, and whether these are all.
+        """
         grace_ms = self._unread_grace_ms
         purged = {
             "$gte": DatetimeMS(from_ms + grace_ms),
             "$lt": DatetimeMS(upto_ms + grace_ms),
         }
         kept = {"$gte": DatetimeMS(from_ms), "$lt": DatetimeMS(upto_ms)}
-        generation = self._expiry_generation
         expired = await self._mark_expired({"purge_at": purged}, PURGE_INDEX)
         try:
             expired += await self._mark_expired(
@@ -144,11 +155,8 @@ class Lifecycle(Connection):
         except ServiceError as error:
             # The next call repeats all of this; the messages marked so far are counted now.
             log.debug("a sweep of expired messages failed and will run again", reason=str(error))
-            return expired
-        # If the start was moved back meanwhile, the next call searches from there.
-        if self._expiry_generation == generation:
-            self._expired_upto_ms = upto_ms
-        return expired
+            return expired, False
+        return expired, True
 
     async def retire(self, now_ms: int) -> None:
         """See `workers.store.base.Store.retire`."""

@@ -8,8 +8,8 @@ update that still runs on a lost connection can only add the same token, and onl
 time is over by the database's clock. After that, `unclaim` makes messages unread again that nobody
 received.
 
-The modules beside this one have the other parts: leases, reads with a key, the lifecycle, and the
-change stream.
+The modules beside this one have the other parts: leases, reads with a key, the lifecycle, the
+change stream, and the leader.
 """
 
 import asyncio
@@ -45,6 +45,7 @@ from workers.store.base import Claimed, Found, InboxSize, Insertion
 from workers.store.change_stream import ChangeStream
 from workers.store.connection import (
     MISSING,
+    SETTLED_AFTER_S,
     may_repeat,
     misses_index,
     one_of,
@@ -53,6 +54,7 @@ from workers.store.connection import (
     write_failure,
 )
 from workers.store.driver import Document, aggregate
+from workers.store.fleet import Fleet
 from workers.store.idempotent_reads import IdempotentReads
 from workers.store.leases import Leases
 from workers.store.lifecycle import Lifecycle
@@ -80,7 +82,7 @@ _InsertOnce: TypeAlias = Callable[
 ]
 
 
-class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
+class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet):
     """Messages in one collection: see `workers.store.base.Store`.
 
     The parts are base classes over one `Connection`, so that no method only delegates to a part.
@@ -117,6 +119,10 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                     self._insert_all(self._insert_keyed, deadline, posts, keyed, outcomes),
                     self._insert_all(self._find_repeated, deadline, posts, repeats, outcomes),
                 )
+        first_ms = min([post.expires_ms for post in posts])
+        if first_ms < self._clock.now_ms():
+            # Expired on their way: the search of that time may be over.
+            self._unsearched.add(first_ms)
         return outcomes
 
     async def _insert_all(
@@ -141,6 +147,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
                 if isinstance(failure, OutcomeUnknown):
                     ids = [posts[position].id for position in pending]
                     self._record_unresolved("accepted", {"_id": {"$in": ids}})
+                    first_ms = min(posts[position].expires_ms for position in pending)
+                    self._unsearched.add(first_ms, self._timeout_s + SETTLED_AFTER_S)
                 return
             sent_before = True
 
@@ -376,12 +384,9 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream):
             selection["claim.token"] = claim.token
         else:
             selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
-        try:
-            with self._operation("release"), write_errors():
-                result = await self._messages.update_many(selection, change, hint="_id_")
-        finally:
-            # They had not expired when they were claimed, so `expire` searches again from there.
-            self._expire_from(claim.at_ms)
+        # They had not expired when they were claimed.
+        with self._may_return(claim.at_ms), self._operation("release"), write_errors():
+            result = await self._messages.update_many(selection, change, hint="_id_")
         return result.modified_count
 
     def _unclaim(self) -> list[Document]:

@@ -24,6 +24,9 @@ gets a `purge_at`. Until then its sender can ask for its status.
 In `reads`, the batches of reads with an idempotency key:
 
     {_id: hash, username, ids, until, more, given: true}
+
+In `fleet`, the leader lease (see `workers.store.fleet`). The leader deletes other documents an hour
+after their time `at`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +41,7 @@ from workers.store.driver import Document, aggregate
 
 COLLECTION = "messages"
 READS = "reads"
+FLEET = "fleet"
 INBOX_INDEX = "inbox"
 PURGE_INDEX = "purge"
 KEY_INDEX = "idempotency"
