@@ -406,6 +406,7 @@ class Service:
         self._http_metrics.open.set(self._tracker.open_requests)
         self._http_metrics.jwt_keys_broken.set(bool(self._access.keys_fault))
         self._pool.sample()
+        self._history.leader = self._pool.leader
         if (limiter := self._client_policy.limiter) is not None:
             self._http_metrics.forgotten.set(limiter.forgotten)
 

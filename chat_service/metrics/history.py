@@ -58,6 +58,8 @@ class History:
         directory = os.environ.get(DIRECTORY_VARIABLE)
         self._directory = Path(directory) if directory else None
         self._span = -1
+        #: The name of the node that leads, or an empty string if that is unknown.
+        self.leader = ""
 
     def sample(self, now: float) -> None:
         """Take a sample, unless there is one for this interval of three seconds.
@@ -83,11 +85,12 @@ class History:
         """
         own = self._own._replace(rows=self._own.rows[:])
         # Reading files and encoding much JSON would block the loop.
-        return await asyncio.to_thread(_document, own, self._directory, since, now, zipped)
+        made = asyncio.to_thread(_document, own, self._directory, self.leader, since, now, zipped)
+        return await made
 
 
 def _document(
-    own: Recorded, directory: Path | None, since: float, now: float, zipped: bool
+    own: Recorded, directory: Path | None, leader: str, since: float, now: float, zipped: bool
 ) -> bytes:
     processes = [own] if directory is None else _read_all(directory)
     document = msgspec.json.encode(
@@ -96,6 +99,7 @@ def _document(
             "every": EVERY_S,
             "span": EVERY_S * SAMPLES,
             "restarts": 0 if directory is None else process_restarts(directory),
+            "leader": leader,
             "series": own.series,
             "processes": [
                 {

@@ -89,6 +89,7 @@ def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> 
         *_requests(http),
         *map(SeriesGroup, workers.lifecycle.values()),
         SeriesGroup(workers.pending),
+        SeriesGroup(workers.leader),
         SeriesGroup(workers.leased),
         SeriesGroup(workers.undelivered),
         *(_labelled(workers.refused, reason) for reason in _REFUSALS),

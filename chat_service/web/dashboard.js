@@ -97,7 +97,7 @@ export const CHARTS = [
   },
   {
     title: "Pending",
-    unit: "unread or leased messages",
+    unit: "unread or leased, all nodes",
     format: short,
     lines: [line("pending", "c2", highest("chat_messages_pending"))],
     each: highest("chat_messages_pending"),
@@ -260,5 +260,8 @@ export const TILES = [
 
 /** Whether the database was unavailable. */
 export const isUnavailable = (history, slot, processes) => unavailable(history, slot, processes) > 0;
+/** Whether one of these processes leads. */
+export const isLeader = (history, slot, processes) =>
+  highest("chat_leader")(history, slot, processes) > 0;
 /** How many shard workers were restarted since their processes started. */
 export const workerRestarts = gauge("chat_worker_restarts_total");

@@ -3,7 +3,7 @@
    ops.html has the parts of the page, dashboard.js the contents, measures.js the calculations, and
    charts.js the drawing. A hidden page asks nothing. */
 
-import { CHARTS, COLORS, TILES, isUnavailable, workerRestarts } from "./dashboard.js";
+import { CHARTS, COLORS, TILES, isLeader, isUnavailable, workerRestarts } from "./dashboard.js";
 import { Chart, element } from "./charts.js";
 import { History } from "./measures.js";
 import { refusal, session } from "./session.js";
@@ -28,6 +28,8 @@ const history = new History();
 /* The service's time of its last answer, in seconds, and the page's time at that moment. */
 let answered = null;
 let restarts = 0;
+/* The name of the node that leads, or an empty string. */
+let leader = "";
 let living = [];
 /* The selected slot, or null for the last one. The pointer's takes precedence over the slider's. */
 let chosen = null;
@@ -66,6 +68,7 @@ async function refresh() {
   if (news) {
     living = history.add(news);
     restarts = news.restarts;
+    leader = news.leader;
     answered = { time: news.now, at: performance.now() };
     say("good", "Live");
   } else if (status === 404) {
@@ -170,7 +173,7 @@ function drawTiles() {
   }
 }
 
-/** Show the processes, which of them do not respond, and how many restarts there were. */
+/** Show the processes, which of them do not respond, how many restarts there were, and who leads. */
 function sayProcesses() {
   const isSilent = ({ rows }) => ![0, 1, 2, 3].some((ago) => rows.has(last - ago));
   const ids = living.map((process) => `${process.pid}${isSilent(process) ? " does not respond" : ""}`);
@@ -179,6 +182,7 @@ function sayProcesses() {
     `${ids.length === 1 ? "1 process" : `${ids.length} processes`} (${ids.join(", ")})`,
     restarts === 1 ? "1 restart" : `${restarts} restarts`,
     ...(workers > 0 ? [`${workers} of shard workers`] : []),
+    `leader: ${leader || "unknown"}${leader && isLeader(history, last, living) ? " (this node)" : ""}`,
   ].join(" · ");
 }
 

@@ -27,11 +27,24 @@ async def test_a_good_database_has_nothing_to_fix(
     await open_store()
     found = await findings(mongo_uri, driver, database)
     assert {each.state for each in found.values()} == {"ok"}
-    assert list(found) == ["database", "compatibility", "majority", "indexes", "clock"]
+    assert list(found) == ["database", "compatibility", "majority", "indexes", "leader", "clock"]
     count = sum(map(len, INDEXES.values()))
     assert found["indexes"].detail == f"all {count} exist and are correct"
     assert found["database"].detail.endswith("primary of replica set chat, 1 member(s)")
     assert found["compatibility"].detail.endswith(", as the server")
+
+
+async def test_the_node_that_leads_is_named(
+    mongo_uri: str, driver: Driver, database: str, open_store: OpenStore
+) -> None:
+    store = await open_store(node="web1/123")
+    nobody = Finding("leader", "ok", "none: no node uses this database now")
+    assert (await findings(mongo_uri, driver, database))["leader"] == nobody
+    await store.lead(None)
+    found = (await findings(mongo_uri, driver, database))["leader"]
+    assert found == Finding("leader", "ok", "web1/123 leads the nodes on this database")
+    await store.resign()
+    assert (await findings(mongo_uri, driver, database))["leader"] == nobody
 
 
 async def test_an_empty_database_stays_empty(

@@ -23,8 +23,10 @@ from workers.store.driver import (
 )
 from workers.store.schema import (
     COLLECTION,
+    FLEET,
     INDEXES,
     KEY_INDEX,
+    LEADER,
     OBSOLETE,
     describe_duplicates,
     list_indexes,
@@ -87,6 +89,7 @@ async def _findings(client: Client, database: str, within_s: float) -> AsyncIter
     yield Finding("majority", "ok", f"confirms a write in {ms:.1f} ms")
     with pymongo.timeout(within_s):
         yield await _indexes(client[database])
+        yield await _leader(client[database])
         yield await _clock(client)
 
 
@@ -163,6 +166,19 @@ async def _indexes(database: AsyncDatabase[Document]) -> Finding:
             "indexes", "ok", f"{detail}; the service drops them some time after its start"
         )
     return Finding("indexes", "ok", f"all {wanted_count} exist and are correct")
+
+
+async def _leader(database: AsyncDatabase[Document]) -> Finding:
+    try:
+        leader = await database[FLEET].find_one(
+            {"_id": LEADER}, {"node": 1, "leads": {"$gt": ["$until", "$$NOW"]}}
+        )
+    except OperationFailure:
+        detail = "this user may not see the collection fleet, so each node does the leader's work"
+        return Finding("leader", "warn", detail)
+    if leader is None or not leader["leads"]:
+        return Finding("leader", "ok", "none: no node uses this database now")
+    return Finding("leader", "ok", f"{leader['node']} leads the nodes on this database")
 
 
 async def _clock(client: Client) -> Finding:

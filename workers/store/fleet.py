@@ -17,11 +17,10 @@ from pymongo.write_concern import WriteConcern
 from workers.store.base import LEADER_LEASE_S, Leader, PendingCount
 from workers.store.connection import UNAUTHORIZED, Connection, read_errors
 from workers.store.driver import TIMES_IN_MS, Document
-from workers.store.schema import FLEET
+from workers.store.schema import FLEET, LEADER
 
 log = structlog.get_logger(__name__)
 
-_LEADER = "leader"
 _ON_PRIMARY = WriteConcern(w=1)
 #: Longest time to ask for the lease, and to give it up, in seconds.
 _ASK_S, _RESIGN_S = 2.0, 1.0
@@ -43,7 +42,7 @@ class Fleet(Connection):
                 answer = await database.command(
                     {
                         "findAndModify": FLEET,
-                        "query": {"_id": _LEADER},
+                        "query": {"_id": LEADER},
                         "update": [{"$replaceWith": self._lease(pending)}],
                         "upsert": True,
                         "new": True,
@@ -65,7 +64,7 @@ class Fleet(Connection):
         )
         with self._operation("lead", _RESIGN_S), read_errors():
             await fleet.update_one(
-                {"_id": _LEADER, "token": self._token}, {"$set": {"until": DatetimeMS(0)}}
+                {"_id": LEADER, "token": self._token}, {"$set": {"until": DatetimeMS(0)}}
             )
 
     async def forget_nodes(self, now_ms: int) -> None:

@@ -42,6 +42,8 @@ from workers.store.driver import Document, aggregate
 COLLECTION = "messages"
 READS = "reads"
 FLEET = "fleet"
+#: The id of the leader lease.
+LEADER = "leader"
 INBOX_INDEX = "inbox"
 PURGE_INDEX = "purge"
 KEY_INDEX = "idempotency"
