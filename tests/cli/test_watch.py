@@ -73,7 +73,7 @@ def is_running(pid: str) -> bool:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait until the condition is true."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -66,7 +66,7 @@ def start_proxy(server: Server, tmp_path: Path) -> Iterator[StartProxy]:
     yield start
     for process in running:
         process.terminate()
-        process.wait(10)
+        process.wait(10 * PATIENCE)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 from tests.support.client import ChatClient
 from tests.support.dashboard import PROMETHEUS, alerts, expressions
 from tests.support.server import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 #: These metrics exist only after the first event that they count.
 _OF_EVENTS = (
@@ -74,7 +74,7 @@ def prometheus(io_loop: IOLoop, server: Server, tmp_path: Path) -> Iterator[Chat
     yield client
     client.close()
     process.terminate()
-    process.wait(20)
+    process.wait(20 * PATIENCE)
 
 
 async def ask(prometheus: ChatClient, path: str) -> Any:

@@ -33,7 +33,7 @@ _SHAPES = {
 }
 #: These commands get a terminal, on which the command line prints output for people and remarks.
 _FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:\w+=\S+ )*(?:scripts/)?chat ")
-_WITHIN_S = 30.0
+_WITHIN_S = 90.0
 #: Runs a program from a document, which may use `await` anywhere.
 _SNIPPET = """
 import ast, asyncio, inspect, sys

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from tests.faults.history import History, LeaseOperation, Outcome, PostRecord, ReadRecord
 from tests.support.load import Connection
+from workers.store.base import LEADER_LEASE_S
 
 #: Where a server listens: its host and port.
 Address: TypeAlias = tuple[str, int]
@@ -120,6 +121,7 @@ class ChaosClients:
         self._clients = clients
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
+        self._stopped = 0.0
         self.history = History([], [], [])
         #: Every request that was sent, without its body.
         self.answers: list[Answer] = []
@@ -133,6 +135,7 @@ class ChaosClients:
     async def __aexit__(self, *_: object) -> None:
         self._is_stopping = True
         await asyncio.gather(*self._tasks)
+        self._stopped = time.monotonic()
 
     @property
     def accepted(self) -> int:
@@ -173,9 +176,12 @@ class ChaosClients:
     async def drain(self, within_s: float = 30.0) -> None:
         """Read every inbox until it is empty. Each of these reads must be answered.
 
-        First wait until every lease has ended, because leased messages are in no inbox.
+        First wait until every lease has ended, because leased messages are in no inbox. If the
+        leader may have died, another node ends them once its leader lease is over.
         """
-        await asyncio.sleep(LEASE_S + 1)
+        has_trouble = any(read.outcome in ("unknown", "cut") for read in self.history.reads)
+        wait_s = LEASE_S + 1 + LEADER_LEASE_S * has_trouble
+        await asyncio.sleep(max(self._stopped + wait_s - time.monotonic(), 0))
         client = Client(self._address)
         deadline = time.monotonic() + within_s
         for user in self._users:
