@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeAlias
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tornado.ioloop import IOLoop
 
 from workers.clock import DatabaseClock
@@ -15,7 +15,7 @@ from workers.shard import ShardLimits
 from workers.store.base import Store
 
 # On a busy machine a single example may take long, which says nothing about the code.
-settings.register_profile("busy", deadline=None)
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 MakePool: TypeAlias = Callable[..., Awaitable[WorkerPool]]
