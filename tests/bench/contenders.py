@@ -116,7 +116,7 @@ class Contender:
         return _sample(measured, before, after, measured.rate * seconds)
 
     def _used_s(self) -> tuple[float, float]:
-        return sum(map(_processor_s, self.processes())), _processor_s(self._mongod)
+        return sum(map(processor_s, self.processes())), processor_s(self._mongod)
 
 
 def _sample(
@@ -126,6 +126,7 @@ def _sample(
     return Sample(measured, server_s, database_s)
 
 
-def _processor_s(pid: int) -> float:
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has used so far, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_S

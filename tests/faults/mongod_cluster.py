@@ -25,7 +25,7 @@ class ReplicaSet:
         self,
         folder: Path,
         hosts: Sequence[Host] = (LOOPBACK, LOOPBACK, LOOPBACK),
-        settings: Mapping[str, Any] | None = None,
+        settings: Mapping[str, int] | None = None,
     ) -> None:
         """One member runs on each host. `settings` change MongoDB's default election settings."""
         self._folder = folder

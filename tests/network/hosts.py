@@ -118,6 +118,17 @@ class Network:
         """Return a host of this network."""
         return Host(name, self._address(name), self._spaces.get(name, ""))
 
+    def set_kernel(self, host: Host, name: str, value: str) -> None:
+        """Change a setting below /proc/sys for one host."""
+        subprocess.run(
+            [*host.prefix, "tee", f"/proc/sys/{name}"],
+            input=value,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            encoding="ascii",
+        )
+
     def delay(self, sender: str, receiver: str, seconds: float) -> None:
         """Delay what one host sends to another one from now on."""
         self._tell("delay", sender, receiver, round(seconds * 1e6))
