@@ -41,8 +41,9 @@ from workers.metrics import WorkerMetrics
 from workers.store import schema
 from workers.store.base import Store
 from workers.store.connection import StoreMisconfigured, StoreOptions
-from workers.store.diagnostics import Finding, examine
+from workers.store.diagnostics import examine
 from workers.store.driver import Driver
+from workers.store.finding import Finding
 from workers.store.mongo import MongoStore
 
 NAME: Final = "service"
@@ -272,6 +273,29 @@ async def test_each_privilege_of_the_role_is_needed(
         secured.allow(all_but=(collection, action))
         await use_everything(store, secured.uri, driver, new_post, clock)
     assert REFUSALS.take() - {"getParameter"}
+
+
+async def test_a_configuration_that_is_hidden_is_a_remark(secured: Secured, driver: Driver) -> None:
+    actions = ["replSetGetConfig", "replSetGetStatus"]
+    privileges = [{"resource": {"cluster": True}, "actions": actions}]
+    with secured.mongod.administrator() as client, contextlib.ExitStack() as stack:
+        config = client.admin.command("replSetGetConfig")["config"]
+        version, members = config["version"], config["members"]
+        # A member that does not exist and is not needed.
+        other = {"_id": 1, "host": "127.0.0.1:1", "priority": 0, "votes": 0}
+        both = {**config, "version": version + 1, "members": [*members, other]}
+        client.admin.command("replSetReconfig", both)
+        one = {**config, "version": version + 2}
+        stack.callback(client.admin.command, "replSetReconfig", one)
+        found = {each.what: each for each in await _examine(secured.uri, driver)}
+        assert found["members"].state == "ok"
+        assert "not checked: this user may not see the configuration" in found["members"].detail
+        assert not {"failover", "journal"} & found.keys()
+        client.admin.command("createRole", "chatDoctor", privileges=privileges, roles=[])
+        stack.callback(client.admin.command, "dropRole", "chatDoctor")
+        client.admin.command("grantRolesToUser", NAME, roles=["chatDoctor"])
+        found = {each.what: each for each in await _examine(secured.uri, driver)}
+        assert {found[each].state for each in ("members", "failover")} == {"warn"}
 
 
 async def test_without_dbstats_the_store_says_so_once(

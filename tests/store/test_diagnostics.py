@@ -10,8 +10,9 @@ from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
 from workers.commands import Key
 from workers.store import diagnostics
-from workers.store.diagnostics import Finding, _clock, _compatibility, _deployment, examine
+from workers.store.diagnostics import _clock, _compatibility, _deployment, examine
 from workers.store.driver import Client, Document, Driver, close_client, open_client
+from workers.store.finding import Finding
 from workers.store.schema import COLLECTION, INDEXES, KEY_INDEX, OBSOLETE
 
 

@@ -64,7 +64,7 @@ WORKERS = """
     work_item tracing batch queue metrics circuit_breaker waiters watched_inboxes
     store.base store.driver store.schema store.index_keeper store.expiry store.connection
     store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet store.mongo
-    store.diagnostics
+    store.finding store.replica_set store.diagnostics
     inbox_quotas storage claim_rollback engine claims arrival_listener single_calls shard
     leadership pending maintenance pool
     mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded

@@ -5,11 +5,12 @@ It does not open a store, since that would create the indexes.
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
 import pymongo
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.read_concern import ReadConcern
 
 from workers.store.connection import explain_refusal, short_reason
 from workers.store.driver import (
@@ -21,6 +22,8 @@ from workers.store.driver import (
     hello,
     open_client,
 )
+from workers.store.finding import Finding
+from workers.store.replica_set import check_members, list_silent
 from workers.store.schema import (
     COLLECTION,
     FLEET,
@@ -33,19 +36,9 @@ from workers.store.schema import (
     meaning_of,
 )
 
-State: TypeAlias = Literal["ok", "warn", "fail"]
-
 _OLDEST = (6, 0)
 #: A larger difference between the clocks is reported as a warning, in seconds.
 _OFFSET_S = 1.0
-
-
-class Finding(NamedTuple):
-    """The state of one part, and what to do if something is wrong."""
-
-    what: str
-    state: State
-    detail: str
 
 
 async def examine(
@@ -67,7 +60,8 @@ async def examine(
         yield Finding("database", "fail", explain_refusal(error))
     except PyMongoError as error:
         advice = "is it running, is --mongo-uri correct, and does the replica set have a primary?"
-        yield Finding("database", "fail", f"{short_reason(error)}; {advice}")
+        detail = f"{short_reason(error)}; {_silent_servers(client)}{advice}"
+        yield Finding("database", "fail", detail)
     finally:
         await close_client(client)
 
@@ -80,17 +74,49 @@ async def _findings(client: Client, database: str, within_s: float) -> AsyncIter
     if "setName" not in server and server.get("msg") != "isdbgrid":
         return
     yield await _compatibility(client, version, within_s)
-    with pymongo.timeout(within_s):
-        began = time.perf_counter()
-        # No message has this id, so nothing changes, but a majority confirms the write. The service
-        # may not be allowed to delete messages.
-        await client[database][COLLECTION].update_one({"_id": ""}, {"$set": {"unread": True}})
-        ms = (time.perf_counter() - began) * 1000
-    yield Finding("majority", "ok", f"confirms a write in {ms:.1f} ms")
+    for finding in await check_members(client, server, within_s):
+        yield finding
+    majority = await _majority(client, database, within_s)
+    yield majority
+    if majority.state == "fail":
+        return
     with pymongo.timeout(within_s):
         yield await _indexes(client[database])
         yield await _leader(client[database])
         yield await _clock(client)
+
+
+async def _majority(client: Client, database: str, within_s: float) -> Finding:
+    began = time.perf_counter()
+    try:
+        with pymongo.timeout(within_s):
+            # No message has this id, so nothing changes. The service may not be allowed to delete.
+            messages = client[database][COLLECTION]
+            await messages.update_one({"_id": ""}, {"$set": {"unread": True}})
+            # A write that changes nothing waits for nothing. For this read, the primary writes to
+            # its oplog, and waits until a majority has that.
+            now = messages.with_options(read_concern=ReadConcern("linearizable"))
+            await now.find_one({"_id": ""}, projection={"_id": 1})
+    except PyMongoError as error:
+        # Without a primary, or without the right, there is nothing to say about a majority.
+        if isinstance(error, ServerSelectionTimeoutError) or not error.timeout:
+            raise
+        detail = f"does not confirm a write within {within_s:g} s"
+        if silent := await list_silent(client, within_s):
+            detail += f"; the primary does not reach {silent}"
+        advice = "start these members, or look for what slows them down"
+        return Finding("majority", "fail", f"{detail}; {advice}")
+    ms = (time.perf_counter() - began) * 1000
+    return Finding("majority", "ok", f"confirms a write in {ms:.1f} ms")
+
+
+def _silent_servers(client: Client) -> str:
+    """Return, for a message, which of several servers do not answer."""
+    servers = client.topology_description.server_descriptions().values()
+    silent = [f"{each.address[0]}:{each.address[1]}" for each in servers if each.error]
+    if len(servers) < 2 or not silent:
+        return ""
+    return f"{len(silent)} of {len(servers)} members do not answer ({', '.join(silent)}); "
 
 
 def _deployment(server: Document, version: str) -> Finding:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chat_service.access.token_file import TokenFileInvalid, parse
 from chat_service.client.credentials import is_loopback
-from workers.store.diagnostics import Finding
+from workers.store.finding import Finding
 
 #: A token that ends sooner is a warning, in seconds.
 _SOON_S = 14 * 86400.0

@@ -21,7 +21,8 @@ from chat_service.wiring import pool_limits_of
 from config import Settings, SettingsError
 from config.environment import setting_variables, unknown_variables
 from workers.mongod.embedded import EmbeddedError, owner_of, socket_path, uri_of
-from workers.store.diagnostics import Finding, examine
+from workers.store.diagnostics import examine
+from workers.store.finding import Finding
 
 #: The settings that limit each client, apart from those that are on by default.
 _CLIENT_LIMITS = [name for name in Settings.__struct_fields__ if name.startswith("client_")]

@@ -18,7 +18,7 @@ from config.settings import PROJECT_ROOT
 from workers.mongod.embedded import START_BYTES, EmbeddedError, find_mongod, first_start_bytes
 from workers.mongod.exit_reason import ending_of
 from workers.storage import StorageLimits
-from workers.store.diagnostics import Finding
+from workers.store.finding import Finding
 
 _OLDEST_PYTHON = (3, 11)
 #: File descriptors for 10,000 connections and everything else that a process opens.

@@ -2,7 +2,7 @@
 
 from chat_service.access.loading import usable_keys
 from chat_service.access.verifier import KeysUnusable
-from workers.store.diagnostics import Finding
+from workers.store.finding import Finding
 
 
 async def check_keys(issuer: str, keys: str) -> Finding:

@@ -10,7 +10,7 @@ from chat_service.cli.credentials import HOW_TO_GIVE_ONE
 from chat_service.cli.session import without_credentials
 from chat_service.client.http import Answer, NotAnswered, fetch
 from chat_service.server.listener import NAMES, PortTaken, bind
-from workers.store.diagnostics import Finding
+from workers.store.finding import Finding
 
 _TIMEOUT_S = 2.0
 _ADVICE = "check the running service with --url"

@@ -1,0 +1,13 @@
+"""A finding of `chat doctor`."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+State: TypeAlias = Literal["ok", "warn", "fail"]
+
+
+class Finding(NamedTuple):
+    """The state of one part, and what to do if something is wrong."""
+
+    what: str
+    state: State
+    detail: str
