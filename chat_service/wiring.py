@@ -117,6 +117,7 @@ def pool_limits_of(settings: Settings) -> PoolLimits:
             settings.storage_max_bytes,
         ),
         QuotaLimits(settings.inbox_messages_max, settings.inbox_bytes_max),
+        settings.batch_interval_s,
     )
 
 

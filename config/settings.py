@@ -224,7 +224,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 300
 
     # The engine
-    shards: Annotated[int, Meta(ge=1, le=64, description="Number of shards per process.")] = 2
+    shards: Annotated[int, Meta(ge=1, le=64, description="Number of shards per process.")] = 1
     queue_max: Annotated[
         int, Meta(ge=1, description="Longest queue of one shard, in requests.")
     ] = 2000
@@ -238,6 +238,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Queued requests for one inbox. Set it to at least `max_batch_messages`.",
         ),
     ] = 1000
+    batch_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Longest time between the starts of two batches of posts, or of reads. It "
+            "applies under load only. 0: no such interval.",
+        ),
+    ] = 0.0
     batch_max: Annotated[int, Meta(ge=1, le=5000, description="Requests in one batch.")] = 500
     batch_max_bytes: Annotated[
         int, Meta(ge=1024, le=32 << 20, description="Bytes of text in one batch.")

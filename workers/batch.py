@@ -1,10 +1,10 @@
-"""The decisions of a shard: which items form a batch, and which read gets which message.
+"""The decisions of a shard: what a batch does, and which read gets which message.
 
 Pure functions over lists, without any waiting. `workers.shard` calls them between its awaits.
 
 All items in a queue are unanswered and therefore concurrent, so any order of them is valid. Two
-rules remain. A read queued behind a post to the same inbox waits for the next batch, so that it
-finds the message. Among reads of the same inbox, the earlier read gets the older messages.
+rules remain. A read queued behind a post to the same inbox waits until that post is answered, so
+that it finds the message. Among reads of the same inbox, the earlier read gets the older messages.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,35 +17,56 @@ from workers.work_item import WorkItem
 SHARE_CHARS_MAX = 256 << 10
 
 
-class Batch(NamedTuple):
-    """The items of one batch by kind, in order of arrival; `deferred` are for the next batch."""
+class PostBatch(NamedTuple):
+    """The posts of one batch and their inboxes, and the reads that came with them.
+
+    Those that are `free` were behind posts that are answered now. Those `behind` come after a post
+    of this batch to their inbox, and wait for it. Each list is in order of arrival.
+    """
 
     posts: list[WorkItem]
-    reads: list[WorkItem]
-    counts: list[WorkItem]
-    single_calls: list[WorkItem]
-    deferred: list[WorkItem]
+    posted: set[str]
+    free: list[WorkItem]
+    behind: list[WorkItem]
 
 
-def plan(items: Iterable[WorkItem]) -> Batch:
-    """Sort the open items by kind, and defer reads and counts that are queued behind a post."""
-    batch = Batch([], [], [], [], [])
-    posted: set[str] = set()
+def plan(items: Iterable[WorkItem]) -> PostBatch:
+    """Sort the open items from the lane of the posts."""
+    batch = PostBatch([], set(), [], [])
     for item in items:
         if not item.is_open:
             continue
-        command = item.command
-        if isinstance(command, Post):
-            posted.add(command.username)
+        username = item.command.username
+        if isinstance(item.command, Post):
+            batch.posted.add(username)
             batch.posts.append(item)
-        elif not isinstance(command, Read | Count):
-            batch.single_calls.append(item)
-        elif command.username in posted:
-            batch.deferred.append(item)
-        elif isinstance(command, Read):
-            batch.reads.append(item)
+        elif username in batch.posted:
+            batch.behind.append(item)
         else:
+            batch.free.append(item)
+    return batch
+
+
+class ReadBatch(NamedTuple):
+    """The items of one batch by kind, in order of arrival."""
+
+    reads: list[WorkItem]
+    counts: list[WorkItem]
+    single_calls: list[WorkItem]
+
+
+def sort(items: Iterable[WorkItem]) -> ReadBatch:
+    """Sort the open items from the lane of the reads."""
+    batch = ReadBatch([], [], [])
+    for item in items:
+        if not item.is_open:
+            continue
+        if isinstance(item.command, Read):
+            batch.reads.append(item)
+        elif isinstance(item.command, Count):
             batch.counts.append(item)
+        else:
+            batch.single_calls.append(item)
     return batch
 
 

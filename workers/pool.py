@@ -14,6 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from workers.backoff import Backoff
+from workers.batch_pacing import BatchPacing
 from workers.circuit_breaker import CircuitBreaker
 from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
@@ -65,8 +66,8 @@ _REASONS: Mapping[type[NotExecuted], str] = {
 
 class PoolLimits(NamedTuple):
     """The number of shards, the bounds of each shard's queue and batches, the seconds for a
-    request, the number of reads that may wait for a message, the disk space to keep free, and the
-    quota of an inbox.
+    request, the number of reads that may wait for a message, the disk space to keep free, the
+    quota of an inbox, and the longest interval between two batches of a lane.
     """
 
     shards: int
@@ -76,6 +77,7 @@ class PoolLimits(NamedTuple):
     waiters: int
     storage: StorageLimits = StorageLimits()
     quotas: QuotaLimits = QuotaLimits()
+    batch_interval_s: float = 0.0
 
 
 class WorkerPool:
@@ -113,8 +115,11 @@ class WorkerPool:
             tracer=tracer,
         )
         on_displaced = metrics.refused.labels(_REASONS[Overloaded]).inc
-        self._queues = [ShardQueue(limits.queue, on_displaced) for _ in range(limits.shards)]
-        self._shards = [Shard(queue, engine, limits.batch) for queue in self._queues]
+        pacing = BatchPacing(limits.batch_interval_s, self._count_open)
+        self._queues = [
+            ShardQueue(limits.queue, on_displaced, pacing.arrived) for _ in range(limits.shards)
+        ]
+        self._shards = [Shard(queue, engine, limits.batch, pacing) for queue in self._queues]
         # The hashed idempotency keys of requests that are being processed.
         self._keys: set[str] = set()
         self._maintenance = Maintenance(engine, self._shards, self._reserve)
@@ -313,7 +318,7 @@ class WorkerPool:
         self.end_waits()
         for queue in self._queues:
             queue.close()
-            for item in queue.take_nowait(1 << 62, 1 << 62):
+            for item in queue.take_all():
                 item.fail(Draining("the service stopped"))
 
     def _admit(self, post: Post, client: str) -> asyncio.Future[Any]:
@@ -355,6 +360,9 @@ class WorkerPool:
             self._count_refusal(refusal)
             raise
         return future
+
+    def _count_open(self) -> int:
+        return sum([shard.open for shard in self._shards])
 
     def _count_refusal(self, refusal: NotExecuted) -> None:
         self._metrics.refused.labels(_REASONS[type(refusal)]).inc()

@@ -1,18 +1,20 @@
-"""A shard: the actor that serves the inboxes assigned to it, one batch at a time.
+"""A shard: the actor that serves the inboxes assigned to it, in two lanes.
 
-It takes all items from its queue, turns them into a few round trips to the store however many there
-are, and answers each request once its result is durable. While one batch is in flight the next one
-gathers, so a busy shard has larger batches and each request costs less. `workers.pool` owns the
-queue and restarts a shard that dies.
+One lane serves posts, the other one reads and all other commands. Each takes all items of its kind
+from the queue, turns them into a few round trips to the store however many there are, and answers
+each request once its result is durable. While a lane's batch is in flight its next one gathers, so
+a busy shard has larger batches and each request costs less. `workers.pool` owns the queue and
+restarts a shard that dies.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import structlog
 
-from workers.batch import Share, lookups, plan, share_out
+from workers.batch import Share, lookups, plan, share_out, sort
+from workers.batch_pacing import BatchPacing
 from workers.claims import Claims
 from workers.commands import (
     Acknowledge,
@@ -76,8 +78,10 @@ class Shard:
         queue: ShardQueue,
         engine: Engine,
         limits: ShardLimits,
+        pacing: BatchPacing,
     ) -> None:
         self._queue = queue
+        self._pacing = pacing
         self._store = engine.store
         self._clock = engine.clock
         self._limits = limits
@@ -86,9 +90,11 @@ class Shard:
         self._waiters = engine.waiters
         self._tracer = engine.tracer
         self._claims = Claims(engine, limits.claim_s)
-        # Every item that was taken from the queue is in one of these until it is answered.
-        self._deferred: list[WorkItem] = []
+        # Every item that was taken from the queue is in one of these until it is answered. Those in
+        # `_behind` are reads behind posts in flight, and those in `_deferred` need another round.
         self._in_flight: dict[WorkItem, None] = {}
+        self._behind: list[WorkItem] = []
+        self._deferred: list[WorkItem] = []
         self._single_calls = SingleCalls(self._run_single_call, engine.metrics)
         # Counts that wait, counts in flight, and the task that carries them out.
         self._counts = ShardQueue(
@@ -102,30 +108,28 @@ class Shard:
 
         However this ends, every item that it held gets an answer.
         """
+        lanes = [asyncio.create_task(lane) for lane in (self._serve_posts(), self._serve_reads())]
         try:
-            while items := await self._take():
-                await self._serve_batch(items)
+            # If one of them dies, so does the shard.
+            await asyncio.gather(*lanes)
             counting = () if self._count_task is None else (self._count_task,)
             await asyncio.gather(self._single_calls.finish(), *counting)
         finally:
             unsent, tasks = self._single_calls.abandon()
             for item in (*self._in_flight, *tasks.values()):
                 self._fail(item, OutcomeUnknown("the shard stopped"))
-            counts = (*self._counts.take_nowait(COUNTS_MAX, 1), *self._counts_in_flight)
-            for item in (*self._deferred, *unsent, *counts):
+            counts = (*self._counts.take_all(), *self._counts_in_flight)
+            for item in (*self._deferred, *self._behind, *unsent, *counts):
                 item.fail(StoreUnavailable("the shard stopped"))
-            self._deferred, self._in_flight, self._counts_in_flight = [], {}, []
-            ending = {*tasks} if self._count_task is None else {*tasks, self._count_task}
-            for task in ending:
-                task.cancel()
-            if ending:
-                await asyncio.wait(ending)
+            self._in_flight, self._deferred, self._behind = {}, [], []
+            self._counts_in_flight, self._queue.in_flight = [], frozenset()
+            await _end([*lanes, *tasks, *([] if self._count_task is None else [self._count_task])])
 
     def expire(self, now: float) -> None:
         """Fail all items past their deadline. `now` is the time on the event loop's clock."""
         expired = self._queue.expire(now)
         expired += self._single_calls.expire(now) + self._counts.expire(now)
-        for item in self._deferred:
+        for item in (*self._deferred, *self._behind):
             if item.deadline <= now:
                 expired += item.fail(Expired("the request waited too long in its queue"))
         if expired:
@@ -134,41 +138,78 @@ class Shard:
             if item.deadline <= now:
                 self._fail(item, OutcomeUnknown("the database did not answer before the deadline"))
 
-    async def _take(self) -> list[WorkItem]:
-        if not self._deferred:
-            return await self._queue.take(self._limits.requests, self._limits.bytes)
-        return [
-            *self._deferred,
-            *self._queue.take_nowait(self._limits.requests, self._limits.bytes),
-        ]
+    @property
+    def open(self) -> int:
+        """How many requests are in the queue or in flight."""
+        waiting = len(self._deferred) + len(self._behind)
+        return self._queue.qsize() + len(self._in_flight) + waiting
 
-    async def _serve_batch(self, items: Sequence[WorkItem]) -> None:
-        """Serve one batch: posts and reads concurrently. Other commands run beside it."""
-        batch = plan(items)
-        self._deferred = batch.deferred
-        self._single_calls.submit(batch.single_calls)
-        in_flight = [*batch.posts, *batch.reads]
-        self._in_flight = dict.fromkeys(in_flight)
+    async def _serve_posts(self) -> None:
+        """Serve batches of posts, and let the reads behind them go to their own lane."""
+        queue, limits, loop = self._queue, self._limits, asyncio.get_running_loop()
+        while items := await queue.posts.take(limits.requests, limits.bytes):
+            began, batch = loop.time(), plan(items)
+            queue.move_to_reads(batch.free)
+            self._behind = batch.behind
+            queue.in_flight = batch.posted
+            if batch.posts:
+                self._observe(batch.posts)
+                await self._serve(self._insert, batch.posts)
+            queue.in_flight = frozenset()
+            queue.move_to_reads(self._behind)
+            self._behind = []
+            await self._pacing.wait(began, queue.posts.qsize)
+        # No read can come from here any more.
+        queue.reads.close()
+
+    async def _serve_reads(self) -> None:
+        """Serve batches of reads. Other commands run beside them."""
+        loop = asyncio.get_running_loop()
+        while items := await self._take_reads():
+            began, batch = loop.time(), sort(items)
+            self._deferred = []
+            self._observe(items)
+            self._single_calls.submit(batch.single_calls)
+            if batch.counts:
+                self._start_counts(batch.counts)
+            if batch.reads:
+                await self._serve(self._read, batch.reads)
+            await self._pacing.wait(began, self._count_reads)
+
+    def _count_reads(self) -> int:
+        return len(self._deferred) + self._queue.reads.qsize()
+
+    async def _take_reads(self) -> list[WorkItem]:
+        reads, limits = self._queue.reads, self._limits
+        if not self._deferred:
+            return await reads.take(limits.requests, limits.bytes)
+        return [*self._deferred, *reads.take_nowait(limits.requests, limits.bytes)]
+
+    def _observe(self, items: Sequence[WorkItem]) -> None:
         now = asyncio.get_running_loop().time()
         self._metrics.queue_wait.observe(now - items[0].entered)
         self._metrics.batch_requests.observe(len(items))
-        with self._tracer.batch(in_flight):
-            work = []
-            if batch.posts:
-                work.append(self._guarded(self._insert, batch.posts))
-            if batch.reads:
-                work.append(self._guarded(self._read, batch.reads))
-            if batch.counts:
-                self._start_counts(batch.counts)
-            await asyncio.gather(*work)
-        self._in_flight = {}
+
+    async def _serve(
+        self,
+        work: Callable[[list[WorkItem]], Awaitable[ServiceError | None]],
+        items: list[WorkItem],
+    ) -> None:
+        """Carry out a batch. All its items are in flight until it ends."""
+        self._in_flight |= dict.fromkeys(items)
+        with self._tracer.batch(items):
+            await self._guarded(work, items)
+        # The clients of this batch have been answered, but had no time yet to ask for more.
+        self._pacing.look()
+        for item in items:
+            self._in_flight.pop(item, None)
 
     async def _guarded(
         self,
         work: Callable[[list[WorkItem]], Awaitable[ServiceError | None]],
         items: list[WorkItem],
     ) -> None:
-        """Carry out one part of a batch. If it raises, all its open items fail with that error."""
+        """Carry out some work. If it raises, all its open items fail with that error."""
         failure: ServiceError
         mark = self._breaker.lag.mark()
         try:
@@ -178,8 +219,8 @@ class Shard:
             failure = error
             self._breaker.observe(error, mark)
         except Exception as error:
-            # A bug, or an error that the store does not handle. The other parts continue.
-            log.exception("part of a batch failed unexpectedly", requests=len(items))
+            # A bug, or an error that the store does not handle. All other work continues.
+            log.exception("a batch failed unexpectedly", requests=len(items))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         # An item that is no longer in flight waits for a message and did not fail.
         in_flight = {*self._in_flight, *self._single_calls.in_flight, *self._counts_in_flight}
@@ -352,7 +393,7 @@ class Shard:
                 def is_next(item: WorkItem, names: set[str] = names) -> bool:
                     return item.command.username in names or len(names) < COUNTED_INBOXES
 
-                while (item := self._counts.take_next(is_next)) is not None:
+                while (item := self._counts.reads.take_next(is_next)) is not None:
                     if item.is_open:
                         names.add(item.command.username)
                         self._counts_in_flight.append(item)
@@ -392,3 +433,11 @@ async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: a driver may turn a cancellation into another error."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=0.2)

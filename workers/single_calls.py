@@ -65,11 +65,10 @@ class SingleCalls:
 
     def abandon(self) -> tuple[list[WorkItem], dict[asyncio.Task[None], WorkItem]]:
         """Start no more. Returns the commands that wait, and the tasks of those in flight."""
-        waiting = self._waiting.take_nowait(1 << 62, 1 << 62)
-        return waiting, {**self._tasks}
+        return self._waiting.take_all(), {**self._tasks}
 
     def _start(self) -> None:
-        while (item := self._waiting.take_next(self._has_places)) is not None:
+        while (item := self._waiting.reads.take_next(self._has_places)) is not None:
             if not item.is_open:
                 continue
             places = _places_of(item)

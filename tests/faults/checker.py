@@ -51,7 +51,7 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     excess: a stream acknowledged too many          impatient: a long poll ended too early
     revoked: revoked, and read                      untrue: a receipt reported a false status
     starved: made to wait by another client         overfull: an inbox exceeded its quota too far
-    foreign key: refused for a key of another identity
+    ahead: a read overtook its client's post        foreign key: refused for another identity's key
     hidden: an acknowledgement succeeded although one of its messages was lost
 
     A message that an operator may have dropped with the collection counts as `dropped`, not as
@@ -81,6 +81,7 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
             *self._foreign_keys(),
             *self._overfull(),
             *self._starved(),
+            *self._ahead(),
         ]
         counts = self._counts
         for post in self._history.posts:

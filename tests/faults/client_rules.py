@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.faults.history import PostRecord, ReadRecord
+from tests.faults.history import PostRecord
 from tests.faults.history_index import HistoryIndex, Violation
 
 
@@ -34,8 +34,11 @@ class ClientRules(HistoryIndex):
         posts: dict[str, list[PostRecord]] = defaultdict(list)
         for post in self._history.posts:
             posts[post.queue].append(post)
-        requests: list[PostRecord | ReadRecord] = [*self._history.posts, *self._history.reads]
-        for request in requests:
+        for read in self._history.reads:
+            # It waits in a lane of its own, so posts of others that overtake it do no harm.
+            if read.client == "light" and read.outcome != "ok":
+                yield Violation("starved", str(read))
+        for request in self._history.posts:
             if request.client != "light":
                 continue
             overtaking = [
@@ -47,3 +50,17 @@ class ClientRules(HistoryIndex):
             ]
             if request.outcome != "ok" or len(overtaking) > overtaken_max:
                 yield Violation("starved", f"{len(overtaking)} posts overtook {request}")
+
+    def _ahead(self) -> Iterator[Violation]:
+        """Find reads that came behind a post of their client to the same inbox, and missed it."""
+        posts: dict[tuple[str, str], list[PostRecord]] = defaultdict(list)
+        for post in self._history.posts:
+            if post.queue and post.outcome == "ok":
+                posts[post.user, post.queue].append(post)
+        for read in self._history.reads:
+            if read.outcome != "ok" or not read.is_all:
+                continue
+            for post in posts[read.user, read.queue]:
+                is_ahead = post.client == read.client and post.began < read.began < post.ended
+                if is_ahead and self._unread_until(self._messages[post.text]) >= read.ended:
+                    yield Violation("ahead", f"{read} overtook {post}")

@@ -108,7 +108,7 @@ class History:
     the end, if they must add up. `drops` excuse messages that were stored before them.
 
     `overruns` has, for each inbox with a quota, the most posts in a row that were stored while it
-    was full; `overrun_max` are allowed. A request is overtaken by at most `overtaken_max` posts of
+    was full; `overrun_max` are allowed. A post is overtaken by at most `overtaken_max` posts of
     another client, or by any number if that is None.
     """
 

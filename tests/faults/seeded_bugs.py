@@ -38,6 +38,7 @@ from workers.commands import (
     Unread,
 )
 from workers.errors import Expired, OutcomeUnknown, Overloaded, Rejected, StoreUnavailable
+from workers.fair_queue import FairQueue
 from workers.pool import WorkerPool
 from workers.queue import ShardQueue
 from workers.store.base import (
@@ -253,13 +254,13 @@ class DropsAnAnswer(_Patched):
 class ExecutesRefusedRequests(_Patched):
     @contextmanager
     def patches(self) -> Iterator[None]:
-        def expire(self: ShardQueue, now: float) -> int:
+        def expire(self: FairQueue, now: float) -> int:
             return sum(
                 item.fail(Expired("late")) for item in self._arrivals if item.deadline <= now
             )
 
         with (
-            mock.patch.object(ShardQueue, "expire", expire),
+            mock.patch.object(FairQueue, "expire", expire),
             mock.patch.object(WorkItem, "is_open", True),
         ):
             yield
@@ -481,18 +482,33 @@ class SharesKeys(_Patched):
 
 class ServesInOrderOfArrival(CrowdedWorld):
     async def run(self) -> Verdict:
-        def get_oldest(self: ShardQueue) -> WorkItem:
+        def get_oldest(self: FairQueue) -> WorkItem:
             oldest = next(iter(self._arrivals))
-            self._remove(oldest, self._lines[oldest.client])
+            self.remove(oldest)
             return oldest
 
-        with mock.patch.object(ShardQueue, "_get_next", get_oldest):
+        with mock.patch.object(FairQueue, "_get_next", get_oldest):
             return await super().run()
 
 
 class MakesNoRoom(CrowdedWorld):
     async def run(self) -> Verdict:
         with mock.patch.object(ShardQueue, "_make_room", side_effect=Overloaded("full")):
+            return await super().run()
+
+
+class ReadsOvertakePosts(CrowdedWorld):
+    async def run(self) -> Verdict:
+        with mock.patch.object(ShardQueue, "_is_behind", return_value=False):
+            return await super().run()
+
+
+class ForgetsPostsInFlight(CrowdedWorld):
+    async def run(self) -> Verdict:
+        def is_behind(self: ShardQueue, item: WorkItem) -> bool:
+            return item.command.username in self.posts.per_inbox
+
+        with mock.patch.object(ShardQueue, "_is_behind", is_behind):
             return await super().run()
 
 
@@ -574,6 +590,8 @@ KEY_BUGS = (
 CLIENT_BUGS = (
     _bug(ServesInOrderOfArrival, "starved")._replace(steps=CROWDED),
     _bug(MakesNoRoom, "starved")._replace(steps=CROWDED),
+    _bug(ReadsOvertakePosts, "ahead")._replace(steps=CROWDED),
+    _bug(ForgetsPostsInFlight, "ahead")._replace(steps=CROWDED),
     Bug(
         "CountsNothing",
         type("BuggyWorld", (FilledWorld,), {"make_store": CountsNothing}),

@@ -29,8 +29,8 @@ class CrowdedWorld(World):
     async def run(self) -> Verdict:
         self._schedule = self._schedule._replace(fault_rate=0.0)
         self.database.fault_rate = 0.0
-        # The batch in flight, that of the request, and two for a read that must search again.
-        self.history.overtaken_max = 24
+        # The batch in flight, and that of the request.
+        self.history.overtaken_max = 12
         return await super().run()
 
 

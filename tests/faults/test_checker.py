@@ -273,14 +273,27 @@ def test_a_full_inbox_gets_no_more_posts_than_allowed() -> None:
 
 def test_a_client_starves_if_too_many_posts_overtake_it() -> None:
     flood = [post(text, 0)._replace(client="heavy", queue="0") for text in "abc"]
-    got = read(0.5, "a", "b", "c")._replace(ended=2, client="light", queue="0")
+    slow = post("d", 0.5)._replace(ended=2, client="light", queue="0")
+    got = read(4, "a", "b", "c", "d")
     refused = read(9, outcome="refused")._replace(client="light")
-    for reads, overtaken_max, found in (
-        ([got], 3, set()),
-        ([got], 2, {"starved"}),
-        ([got], None, set()),
-        ([got._replace(queue="1")], 2, set()),
-        ([got, refused], 3, {"starved"}),
+    for posts, reads, overtaken_max, found in (
+        ([slow], [got], 3, set()),
+        ([slow], [got], 2, {"starved"}),
+        ([slow], [got], None, set()),
+        ([slow._replace(queue="1")], [got], 2, set()),
+        ([slow], [got, refused], 3, {"starved"}),
     ):
-        history = History(flood, reads, [], overtaken_max=overtaken_max)
+        history = History([*flood, *posts], reads, [], overtaken_max=overtaken_max)
         assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == found
+
+
+def test_a_read_behind_a_post_of_its_client_finds_it() -> None:
+    first = post("a", 0)._replace(client="light", queue="0")
+    behind = read(0.5)._replace(client="light", queue="0")
+    found = behind._replace(messages=(("a", "a"),))
+    other = behind._replace(client="other")
+    assert kinds(first, found) == set()
+    assert kinds(first, other, read(2, "a")) == set()
+    assert kinds(first, behind._replace(queue="1"), read(2, "a")) == set()
+    assert kinds(first, behind, read(2, "a")) == {"ahead"}
+    assert kinds(first, behind, read(0.7, "a")) == set()

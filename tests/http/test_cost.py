@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tests.conftest import Connect, StartService
 from tests.support.proxy import MongoProxy
@@ -82,8 +83,12 @@ async def test_100_waiting_requests_cost_three_commands(
         # Serve one request of each kind first, so that nothing is counted that happens only once.
         assert await chat.texts("crowd-reader-0") == ["x"]
         await chat.post("crowd-reader-0", "x")
-        proxy.hold["insert"] = b"text"
-        early = asyncio.create_task(chat.post("early", "x"))
+        # The others gather while each lane has a batch in flight.
+        proxy.hold |= {"insert": b"text", "find": b"early-reader"}
+        early: list[asyncio.Task[Any]] = [asyncio.create_task(chat.post("early-writer", "x"))]
+        await proxy.held.wait()
+        proxy.held.clear()
+        early.append(asyncio.create_task(connect(service).texts("early-reader")))
         await proxy.held.wait()
         # Maintenance sends the same commands, but without usernames.
         proxy.sent.clear()
@@ -102,7 +107,7 @@ async def test_100_waiting_requests_cost_three_commands(
 
             await eventually(all_wait)
             proxy.release()
-            await early
+            await asyncio.gather(*early)
             await asyncio.to_thread(crowd.join)
         crowd.close()
         assert sorted(crowd.statuses) == [b"200"] * 50 + [b"201"] * 50

@@ -4,8 +4,8 @@ import asyncio
 from itertools import count
 from typing import Any
 
-from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out
-from workers.commands import Command, Count, Message, Post, Read, Unread
+from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out, sort
+from workers.commands import Command, Count, Held, Message, Post, Read, Unread
 from workers.work_item import WorkItem
 
 _numbers = count()
@@ -33,26 +33,32 @@ def messages(*ids: str) -> list[Unread]:
     return [Unread(Message("text of " + each, each), 0) for each in ids]
 
 
-def test_a_batch_sorts_its_items_by_kind() -> None:
-    items = [post("a"), read("b"), post("a"), item(Count("c")), read("b")]
-    batch = plan(items)
-    assert batch.posts == [items[0], items[2]]
-    assert batch.reads == [items[1], items[4]]
-    assert batch.counts == [items[3]]
-    assert batch.deferred == []
+def test_a_batch_of_reads_sorts_its_items_by_kind() -> None:
+    items = [read("b"), item(Count("c")), item(Held("a", "lease")), read("b")]
+    batch = sort(items)
+    assert batch.reads == [items[0], items[3]]
+    assert batch.counts == [items[1]]
+    assert batch.single_calls == [items[2]]
 
 
-def test_a_read_after_a_post_waits_for_the_next_batch() -> None:
+def test_a_read_after_a_post_waits_for_it() -> None:
     before, posted, behind, other = read("bob"), post("bob"), read("bob"), read("eve")
-    batch = plan([before, posted, behind, other])
-    assert batch.reads == [before, other]
-    assert batch.deferred == [behind]
+    counted = item(Count("bob"))
+    batch = plan([before, posted, behind, other, counted])
+    assert batch.posts == [posted]
+    assert batch.posted == {"bob"}
+    assert batch.free == [before, other]
+    assert batch.behind == [behind, counted]
 
 
 def test_a_cancelled_request_is_left_out() -> None:
-    given_up, kept = post("a"), post("a")
+    given_up, kept, behind = post("a"), post("b"), read("a")
     given_up.future.cancel()
-    assert plan([given_up, kept]).posts == [kept]
+    batch = plan([given_up, kept, behind])
+    assert batch.posts == [kept]
+    assert batch.free == [behind]
+    behind.future.cancel()
+    assert sort([behind]) == ([], [], [])
 
 
 def test_plain_reads_share_one_search() -> None:

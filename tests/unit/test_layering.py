@@ -61,7 +61,8 @@ def test_independent_packages_import_no_sibling(package: str) -> None:
 #: The modules of `workers`, from the bottom to the top. Each imports only modules before it.
 WORKERS = """
     errors commands clock ids routing loop_lag backoff
-    work_item tracing batch queue metrics circuit_breaker waiters watched_inboxes
+    work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
+    watched_inboxes
     store.base store.driver store.schema store.index_keeper store.expiry store.connection
     store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet store.mongo
     store.finding store.replica_set store.diagnostics

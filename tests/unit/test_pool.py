@@ -63,6 +63,93 @@ async def test_a_read_finds_the_post_before_it(make_pool: MakePool) -> None:
     assert texts(answers[2]) == ["1", "2"]
 
 
+async def test_a_slow_insert_delays_no_read_of_another_inbox(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    posted = post(pool, "bob")
+    await store.reached()
+    for _ in range(3):
+        assert await pool.read("eve") == Slice((), False)
+        assert await pool.count("eve") == 0
+    assert not posted.done()
+    store.open()
+    await posted
+
+
+async def test_a_slow_search_delays_no_post(make_pool: MakePool) -> None:
+    store = GateStore(shut={"find"})
+    pool = await make_pool(store)
+    read = pool.read("bob")
+    await store.reached()
+    for _ in range(3):
+        await post(pool, "bob")
+    assert not read.done()
+    store.open()
+    assert len((await read).messages) == 3
+
+
+async def test_a_read_waits_for_a_post_in_flight(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    first = post(pool, "bob", "1")
+    await store.reached()
+    reads: list[asyncio.Future[Any]] = [pool.read("bob", 1), pool.read("bob"), pool.count("bob")]
+    assert await pool.read("eve") == Slice((), False)
+    assert store.calls["find"] == 1
+    assert store.calls["count"] == 0
+    store.open()
+    assert [texts(await read) for read in reads[:2]] == [["1"], []]
+    assert first.done()
+    assert await reads[2] <= 1
+
+
+async def test_a_read_waits_for_a_post_that_its_client_left(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    left = post(pool, "bob", "1")
+    await store.reached()
+    left.cancel()
+    read = pool.read("bob")
+    await asyncio.sleep(0)
+    store.open()
+    assert texts(await read) == ["1"]
+
+
+async def test_a_read_waits_for_all_posts_of_its_client(make_pool: MakePool) -> None:
+    pool = await make_pool(MemoryStore(), batch=ShardLimits(2, 1 << 20, 50, 5.0))
+    posts = [post(pool, "bob", str(number)) for number in range(9)]
+    read = pool.read("bob")
+    assert texts(await read) == list("012345678")
+    assert all(each.done() for each in posts)
+
+
+async def test_a_flood_of_an_inbox_does_not_keep_its_owner_away(make_pool: MakePool) -> None:
+    store = GateStore()
+    pool = await make_pool(store, batch=ShardLimits(10, 1 << 20, 50, 5.0))
+    flood = [pool.post("bob", "x", 1, 60, client="flood") for _ in range(300)]
+    read = pool.read("bob", client="bob")
+    assert (await read).messages
+    # Only its first batch of posts had to be stored before, and some were while the read searched.
+    assert store.calls["insert"] <= 15
+    await asyncio.gather(*flood)
+
+
+async def test_reads_of_an_inbox_stay_in_order_behind_its_posts(make_pool: MakePool) -> None:
+    store = GateStore(shut={"insert"})
+    pool = await make_pool(store)
+    first = post(pool, "bob", "1")
+    await store.reached()
+    second = post(pool, "bob", "2")
+    reads = [pool.read("bob", 1) for _ in range(2)]
+    store.open_once()
+    await first
+    # The first post is answered, and the second one in flight: a new read comes last.
+    reads.append(pool.read("bob", 1))
+    store.open()
+    await second
+    assert [texts(await read) for read in reads] == [["1"], ["2"], []]
+
+
 async def test_concurrent_reads_share_no_message(make_pool: MakePool) -> None:
     pool = await make_pool(MemoryStore(), batch=ShardLimits(100, 1 << 20, 5, 5.0))
     ids = [await post(pool, "bob") for _ in range(23)]
@@ -406,6 +493,35 @@ async def test_a_dead_shard_answers_its_items_and_is_restarted(
     assert isinstance(answers[0], OutcomeUnknown)
     store.failures.clear()
     assert isinstance(await post(pool, "a"), str)
+    assert registry.get_sample_value("chat_worker_restarts_total") == 1
+
+
+@pytest.mark.parametrize("dies", ["insert", "find"])
+async def test_a_lane_that_dies_takes_the_other_with_it(
+    make_pool: MakePool, registry: CollectorRegistry, dies: str
+) -> None:
+    """All requests that were taken from the queue are answered, and those in it are served."""
+    is_dying, death = asyncio.Event(), asyncio.Event()
+
+    class Dying(GateStore):
+        async def _pass(self, kind: str) -> None:
+            if kind != dies or death.is_set():
+                return await super()._pass(kind)
+            is_dying.set()
+            await death.wait()
+            raise asyncio.CancelledError
+
+    store = Dying(shut={"insert", "find"})
+    pool = await make_pool(store)
+    taken: list[asyncio.Future[Any]] = [post(pool, "bob"), pool.read("eve"), pool.read("bob")]
+    await store.reached()
+    await is_dying.wait()
+    queued: list[asyncio.Future[Any]] = [post(pool, "ann"), pool.read("cy")]
+    death.set()
+    answers = await gather_answers(*taken)
+    assert [type(each) for each in answers] == [OutcomeUnknown, OutcomeUnknown, StoreUnavailable]
+    store.open()
+    assert not any(isinstance(each, Exception) for each in await gather_answers(*queued))
     assert registry.get_sample_value("chat_worker_restarts_total") == 1
 
 

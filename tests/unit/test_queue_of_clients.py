@@ -2,18 +2,19 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from workers.batch import plan
+from workers.batch import PostBatch, plan
 from workers.commands import Command, Post, Read
 from workers.errors import Expired, Overloaded
-from workers.queue import SMALL_ITEMS, UNEVEN_S, QueueLimits, ShardQueue
+from workers.fair_queue import SMALL_ITEMS, UNEVEN_S, FairQueue
+from workers.queue import QueueLimits, ShardQueue
 from workers.work_item import WorkItem
 
 WIDE = QueueLimits(2000, 1 << 20, 2000)
@@ -45,7 +46,7 @@ def test_a_client_with_many_requests_makes_no_other_wait() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post("heavy") for _ in range(1000)))
     put(queue, *(new_post(f"light-{number}") for number in range(20)))
-    taken = clients(queue.take_nowait(500, 1 << 20))
+    taken = clients(queue.posts.take_nowait(500, 1 << 20))
     assert len(taken) == 21
 
 
@@ -53,7 +54,7 @@ def test_clients_take_turns() -> None:
     queue = ShardQueue(WIDE)
     for client, count in (("a", 400), ("b", 300), ("c", 2)):
         put(queue, *(new_post(client) for _ in range(count)))
-    first = clients(queue.take_nowait(21, 1 << 20))
+    first = clients(queue.posts.take_nowait(21, 1 << 20))
     assert first["c"] == 2
     assert abs(first["a"] - first["b"]) <= 1
     assert first.total() == 21
@@ -62,46 +63,46 @@ def test_clients_take_turns() -> None:
 def test_a_turn_that_a_batch_cut_off_comes_first_in_the_next() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post(client) for client in "aaabbbccc"))
-    assert [item.client for item in queue.take_nowait(2, 1 << 20)] == ["a", "b"]
-    assert [item.client for item in queue.take_nowait(1, 1 << 20)] == ["c"]
+    assert [item.client for item in queue.posts.take_nowait(2, 1 << 20)] == ["a", "b"]
+    assert [item.client for item in queue.posts.take_nowait(1, 1 << 20)] == ["c"]
 
 
 def test_batches_are_small_while_one_client_sends_far_more() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post("heavy", entered=1.0) for _ in range(1000)))
-    assert len(queue.take_nowait(500, 1 << 20)) == 500
+    assert len(queue.posts.take_nowait(500, 1 << 20)) == 500
     put(queue, new_post("light", entered=2.0))
-    assert len(queue.take_nowait(500, 1 << 20)) == SMALL_ITEMS
+    assert len(queue.posts.take_nowait(500, 1 << 20)) == SMALL_ITEMS
     put(queue, new_post("heavy", entered=3.0))
-    assert len(queue.take_nowait(500, 1 << 20)) == SMALL_ITEMS
+    assert len(queue.posts.take_nowait(500, 1 << 20)) == SMALL_ITEMS
 
 
 async def test_the_first_item_of_a_batch_counts_as_its_clients() -> None:
     queue = ShardQueue(WIDE)
     put(queue, new_post("light", entered=1.0), *(new_post("heavy", entered=1.0) for _ in range(99)))
-    assert len(await queue.take(500, 1 << 20)) == SMALL_ITEMS
+    assert len(await queue.posts.take(500, 1 << 20)) == SMALL_ITEMS
 
 
 def test_a_client_that_is_alone_again_gets_long_batches_again() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post("heavy", entered=1.0) for _ in range(300)))
     put(queue, new_post("light", entered=1.0))
-    assert len(queue.take_nowait(500, 1 << 20)) == SMALL_ITEMS
+    assert len(queue.posts.take_nowait(500, 1 << 20)) == SMALL_ITEMS
     put(queue, new_post("heavy", entered=1.0 + UNEVEN_S))
-    assert len(queue.take_nowait(500, 1 << 20)) == 301 - SMALL_ITEMS + 1
+    assert len(queue.posts.take_nowait(500, 1 << 20)) == 301 - SMALL_ITEMS + 1
 
 
 def test_clients_that_send_alike_share_long_batches() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post(client) for client in "abcd" * 100))
     put(queue, *(new_post("a") for _ in range(100)))
-    assert len(queue.take_nowait(500, 1 << 20)) == 500
+    assert len(queue.posts.take_nowait(500, 1 << 20)) == 500
 
 
 def test_many_clients_with_a_request_each_share_a_long_batch() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post(f"client-{number}") for number in range(500)))
-    assert len(queue.take_nowait(500, 1 << 20)) == 500
+    assert len(queue.posts.take_nowait(500, 1 << 20)) == 500
 
 
 @pytest.mark.parametrize(
@@ -138,19 +139,31 @@ def test_a_client_with_its_share_gets_no_room_of_others() -> None:
     put(queue, new_post("c"))
     with pytest.raises(Overloaded):
         put(queue, new_post("c"))
-    assert sorted(clients(queue.take_nowait(9, 1 << 20)).values()) == [1, 1, 2]
+    assert sorted(clients(queue.posts.take_nowait(9, 1 << 20)).values()) == [1, 1, 2]
 
 
 class SharedQueue(RuleBasedStateMachine):
-    """Puts, takes and expiries in any order, next to a list of what must be in the queue."""
+    """Puts, takes, answers and expiries in any order, next to lists of what must be in the lanes.
+
+    Items move between the lanes as a shard moves them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.displaced = 0
         self.now = 0.0
-        self.waiting: list[WorkItem] = []
-        #: How often others were served since each client was.
-        self.skipped: Counter[str] = Counter()
+        self.posts: list[WorkItem] = []
+        self.reads: list[WorkItem] = []
+        #: The posts in flight, and the reads behind them.
+        self.batch = PostBatch([], set(), [], [])
+        #: Posts that are neither answered nor gone, and the reads that came behind one to their
+        #: inbox, each with those.
+        self.unanswered: list[WorkItem] = []
+        self.before: dict[WorkItem, list[WorkItem]] = {}
+        #: The reads that were in a batch of posts, and so were not overtaken by its posts.
+        self.moved: set[WorkItem] = set()
+        #: How often others were served since each client was, in each lane.
+        self.skipped: dict[str, Counter[str]] = {"posts": Counter(), "reads": Counter()}
 
     @initialize(items=st.integers(1, 12), inbox=st.integers(1, 12), bytes_max=st.integers(5, 40))
     def begin(self, items: int, inbox: int, bytes_max: int) -> None:
@@ -159,6 +172,11 @@ class SharedQueue(RuleBasedStateMachine):
 
     def _count_displaced(self) -> None:
         self.displaced += 1
+
+    def _drop(self, gone: Collection[WorkItem]) -> None:
+        self.posts = [each for each in self.posts if each not in gone]
+        self.reads = [each for each in self.reads if each not in gone]
+        self.unanswered = [each for each in self.unanswered if each not in gone]
 
     @rule(
         client=st.sampled_from("abc"),
@@ -172,91 +190,127 @@ class SharedQueue(RuleBasedStateMachine):
             Post("id", username, "x" * size, size, 0, 0) if size else Read(username)
         )
         item = new_item(client, command, self.now)
-        before, displaced = clients(self.waiting), self.displaced
+        waiting = [*self.posts, *self.reads]
+        before, displaced = clients(waiting), self.displaced
         try:
             self.queue.put_or_refuse(item)
         except Overloaded:
             if displaced == self.displaced:
                 # Not if the client has less than its share, and only items are scarce.
-                share = len(self.waiting) / max(len(before), 1)
-                is_full = len(self.waiting) >= self.limits.items
+                share = len(waiting) / max(len(before), 1)
+                is_full = len(waiting) >= self.limits.items
                 most = max(before.values(), default=0)
                 assert not is_full or before[client] >= share or most <= before[client] + 1
-        else:
-            self.waiting.append(item)
-        gone = [each for each in self.waiting if not each.is_open]
+        gone = [each for each in waiting if not each.is_open]
         assert self.displaced - displaced == len(gone)
         for each in gone:
             # Only the newest items of other clients are refused.
             assert each.client != client
             assert isinstance(each.future.exception(), Overloaded)
-        self.waiting = [each for each in self.waiting if each.is_open]
+        self._drop(gone)
+        if item.number:
+            self._note(item)
+
+    def _note(self, item: WorkItem) -> None:
+        """Note in which lane an item must be, and which posts it comes behind."""
+        username = item.command.username
+        is_post = isinstance(item.command, Post)
+        ahead = [each for each in self.unanswered if each.command.username == username]
+        if is_post:
+            self.unanswered.append(item)
+        else:
+            self.before[item] = ahead
+        is_behind = ahead or any(each.command.username == username for each in self.posts)
+        (self.posts if is_post or is_behind else self.reads).append(item)
 
     @rule(client=st.sampled_from("abc"), username=st.sampled_from(["bob", "eve"]))
     def readmit(self, client: str, username: str) -> None:
         item = new_item(client, Read(username), self.now)
         self.queue.readmit(item)
-        self.waiting.append(item)
+        self.reads.append(item)
+
+    @precondition(lambda self: not self.batch.posts)
+    @rule(items_max=st.integers(1, 8), bytes_max=st.integers(1, 30))
+    def take_posts(self, items_max: int, bytes_max: int) -> None:
+        taken = self._take("posts", self.queue.posts, self.posts, items_max, bytes_max)
+        self.batch = plan(taken)
+        self.queue.in_flight = self.batch.posted
+        self.queue.move_to_reads(self.batch.free)
+        self.reads += self.batch.free
+        self.moved |= {item for item in taken if isinstance(item.command, Read)}
+        for place, item in enumerate(taken):
+            if isinstance(item.command, Read):
+                inbox = item.command.username
+                is_behind = any(
+                    isinstance(each.command, Post) and each.command.username == inbox
+                    for each in taken[:place]
+                )
+                assert (item in self.batch.behind) == is_behind
+
+    @precondition(lambda self: self.batch.posts)
+    @rule()
+    def answer_posts(self) -> None:
+        self.queue.in_flight = frozenset()
+        self.queue.move_to_reads(self.batch.behind)
+        self.reads += self.batch.behind
+        self._drop(self.batch.posts)
+        self.batch = PostBatch([], set(), [], [])
 
     @rule(items_max=st.integers(1, 8), bytes_max=st.integers(1, 30))
-    def take(self, items_max: int, bytes_max: int) -> None:
-        taken = self.queue.take_nowait(items_max, bytes_max)
-        assert bool(taken) == bool(self.waiting)
-        assert len(taken) <= items_max
-        assert len(taken) == 1 or sum(item.command.size for item in taken) <= bytes_max
-        # In order of arrival, and each client's oldest items.
-        places = [self.waiting.index(item) for item in taken]
-        assert places == sorted(places)
-        for client in "abc":
-            mine = [item for item in self.waiting if item.client == client]
-            assert [item for item in taken if item.client == client] == mine[
-                : sum(item.client == client for item in taken)
-            ]
-        self._check_turns(taken)
-        self._check_reads_behind_posts(taken)
-        self.waiting = [item for item in self.waiting if item not in taken]
+    def take_reads(self, items_max: int, bytes_max: int) -> None:
+        for read in self._take("reads", self.queue.reads, self.reads, items_max, bytes_max):
+            for each in self.before.get(read, ()):
+                if each in self.unanswered:
+                    # It only overtakes posts of other clients, and those in no batch yet.
+                    assert each.client != read.client
+                    assert each in self.posts
+                    assert read in self.moved
 
-    def _check_turns(self, taken: list[WorkItem]) -> None:
-        """No client gets two items more than one that still waits, or is skipped for long."""
+    def _take(
+        self, lane: str, queue: FairQueue, waiting: list[WorkItem], items_max: int, bytes_max: int
+    ) -> list[WorkItem]:
+        taken = queue.take_nowait(items_max, bytes_max)
+        assert bool(taken) == bool(waiting)
+        assert len(taken) <= items_max
+        assert len(taken) <= 1 or sum(item.command.size for item in taken) <= bytes_max
+        # In order of arrival, and each client's first items.
+        numbers = [item.number for item in taken]
+        assert numbers == sorted(numbers)
         got = clients(taken)
-        left = clients([item for item in self.waiting if item not in taken])
+        for client in "abc":
+            mine = [item for item in waiting if item.client == client]
+            assert {item for item in taken if item.client == client} == set(mine[: got[client]])
+        left = clients([item for item in waiting if item not in taken])
+        # No client gets two items more than one that still waits, or is skipped for long.
+        skipped = self.skipped[lane]
         for client in "abc":
             if client in left:
                 assert max(got.values()) <= got[client] + 1
             if client in got or client not in left:
-                del self.skipped[client]
+                del skipped[client]
             else:
-                self.skipped[client] += 1
-                assert self.skipped[client] < 3
-
-    def _check_reads_behind_posts(self, taken: list[WorkItem]) -> None:
-        """A read in a batch is deferred if a post to its inbox came before it, from anyone."""
-        batch = plan(taken)
-        for place, item in enumerate(taken):
-            if isinstance(item.command, Read):
-                before = [each.command for each in taken[:place]]
-                is_behind = any(
-                    isinstance(each, Post) and each.username == item.command.username
-                    for each in before
-                )
-                assert (item in batch.deferred) == is_behind
+                skipped[client] += 1
+                assert skipped[client] < 3
+        waiting[:] = [item for item in waiting if item not in taken]
+        return taken
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, 6.0]))
     def expire(self, seconds: float) -> None:
         self.now += seconds
-        due = [item for item in self.waiting if item.deadline <= self.now]
+        due = [item for item in (*self.posts, *self.reads) if item.deadline <= self.now]
         assert self.queue.expire(self.now) == len(due)
         assert all(isinstance(item.future.exception(), Expired) for item in due)
-        self.waiting = [item for item in self.waiting if item not in due]
+        self._drop(due)
 
     @invariant()
     def nothing_is_lost_or_counted_wrong(self) -> None:
-        if hasattr(self, "queue"):
-            assert self.queue.qsize() == len(self.waiting)
-            assert self.queue.waiting_bytes() == sum(item.command.size for item in self.waiting)
-            inboxes = Counter(item.command.username for item in self.waiting)
-            assert self.queue._per_inbox == inboxes
-            assert set(self.queue._lines) == set(clients(self.waiting))
+        if not hasattr(self, "queue"):
+            return
+        for lane, waiting in ((self.queue.posts, self.posts), (self.queue.reads, self.reads)):
+            assert lane.qsize() == len(waiting)
+            assert lane.bytes == sum(item.command.size for item in waiting)
+            assert lane.per_inbox == Counter(item.command.username for item in waiting)
+            assert set(lane.lines) == set(clients(waiting))
 
 
 TestSharedQueue: Callable[[], Any] = SharedQueue.TestCase
