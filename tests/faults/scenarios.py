@@ -275,7 +275,7 @@ SCENARIOS = (
     Scenario(
         *(
             "database-clock",
-            "database clock steps by a minute and back",
+            "database clock steps by 20 s and back",
             clocks.database_steps,
             6,
             1,
@@ -284,8 +284,8 @@ SCENARIOS = (
         steps_mongod=True,
         # By a clock that was set back, a claim's time limit passes that much later, and a process
         # notices the next step within ten seconds.
-        release_s=80,
-        settle_s=80,
+        release_s=40,
+        settle_s=40,
     ),
     Scenario("attack-pings", "attack: WebSockets flooded with pings", attack("pings"), 15, 3),
     Scenario(

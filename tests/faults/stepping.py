@@ -34,8 +34,8 @@ def stepping_mongod(folder: Path, clock: Path) -> str:
     """Write a program that runs a mongod whose wall clock follows an offset in a file, within a
     second.
 
-    With the cache, far fewer waits of its threads begin by one clock and end by another. Such a
-    wait takes as long as the step back, and it stopped the mongod for a minute in a third of runs.
+    With the cache, fewer waits of its threads begin by one clock and end by another. Such a wait
+    takes as long as the step back, and may stop the mongod for that time.
     """
     program = folder / "stepping-mongod"
     program.write_text(
