@@ -25,7 +25,8 @@ from workers.commands import (
     Unread,
 )
 from workers.engine import Engine
-from workers.errors import NotExecuted, OutcomeUnknown, ServiceError
+from workers.errors import NotExecuted, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.term_check import TermCheck
 from workers.work_item import WorkItem
 
 log = structlog.get_logger(__name__)
@@ -57,9 +58,13 @@ class Claims:
         self._rollback = engine.rollback
         self._waiters = engine.waiters
 
-    async def make(self, shares: Sequence[Share]) -> Unanswered:
-        """Make the claims for these shares concurrently. If one fails, only its own reads fail."""
-        results = await asyncio.gather(*self._start(shares))
+    async def make(self, shares: Sequence[Share], check: TermCheck) -> Unanswered:
+        """Make the claims for these shares concurrently. If one fails, only its own reads fail.
+
+        Messages may be claimed before it is known whether their search was current, but no read is
+        answered before.
+        """
+        results = await asyncio.gather(*self._start(shares, check))
         return Unanswered(
             [share for result in results for share in result.shares],
             [failure for result in results for failure in result.failed],
@@ -90,7 +95,7 @@ class Claims:
             [failure for result in results for failure in result.failed],
         )
 
-    def _start(self, shares: Sequence[Share]) -> Iterator[Awaitable[Unanswered]]:
+    def _start(self, shares: Sequence[Share], check: TermCheck) -> Iterator[Awaitable[Unanswered]]:
         plain: list[Share] = []
         for share in shares:
             command = share.item.command
@@ -98,11 +103,12 @@ class Claims:
             if not share.messages or (command.lease is None and not command.key):
                 plain.append(share)
             elif command.key:
-                yield self._guarded([share], partial(self._claim_for_key, share, command.key))
+                claiming = partial(self._claim_for_key, share, command.key, check)
+                yield self._guarded([share], claiming)
             else:
-                yield self._guarded([share], partial(self._claim, [share]))
+                yield self._guarded([share], partial(self._claim, [share], check))
         if plain:
-            yield self._guarded(plain, partial(self._claim, plain))
+            yield self._guarded(plain, partial(self._claim, plain, check))
 
     async def _guarded(
         self, shares: list[Share], claiming: Callable[[], Awaitable[list[Share]]]
@@ -118,7 +124,7 @@ class Claims:
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
         return Unanswered([], [(share, failure) for share in shares])
 
-    async def _claim(self, shares: list[Share]) -> list[Share]:
+    async def _claim(self, shares: list[Share], check: TermCheck) -> list[Share]:
         """Claim the shares and answer their reads. Returns the shares that got nothing. They have
         `more` if their inbox may have unread messages all the same.
         """
@@ -132,6 +138,12 @@ class Claims:
             raise
         except BaseException:
             self._rollback.add(claim, claim.ids, is_final=False)
+            raise
+        try:
+            await _require_current(check)
+        except BaseException:
+            # Older messages than these may be unread, or newer ones that were posted before.
+            self._rollback.add(claim, claim.ids, is_final)
             raise
         lost_some = len(owned) < len(claim.ids)
         if lost_some:
@@ -174,12 +186,15 @@ class Claims:
             self._metrics.given(claim.at_ms, given)
         return nothing
 
-    async def _claim_for_key(self, share: Share, key: str) -> list[Share]:
+    async def _claim_for_key(self, share: Share, key: str, check: TermCheck) -> list[Share]:
         """Record the messages for a read with a key, then claim them. Returns the share if it got
         nothing.
 
         Messages claimed for a key never become unread again: they are kept for repeats of the read.
+        So they are chosen only once the search is known to be current.
         """
+        if not await check.is_current():
+            return [share]
         item, now_ms = share.item, self._clock.now_ms()
         ids = tuple(unread.message.id for unread in share.messages)
         until_ms = now_ms + KEY_WINDOW_MS
@@ -251,3 +266,13 @@ class Claims:
         until_ms = now_ms + self._claim_ms
         token = secrets.token_hex(16)
         return KeyedClaim(token, (batch.username,), batch.ids, now_ms, until_ms, batch.key)
+
+
+async def _require_current(check: TermCheck) -> None:
+    """Raise `OutcomeUnknown`, since messages were claimed, unless the searches were current."""
+    try:
+        is_current = await check.is_current()
+    except StoreUnavailable as error:
+        raise OutcomeUnknown(f"no majority confirmed the search: {error}") from error
+    if not is_current:
+        raise OutcomeUnknown("another primary was elected while messages were claimed")

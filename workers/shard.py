@@ -42,6 +42,7 @@ from workers.errors import (
 from workers.queue import QueueLimits, ShardQueue
 from workers.single_calls import SingleCalls
 from workers.store.base import Settled
+from workers.term_check import TermCheck
 from workers.waiters import ANY_INBOX
 from workers.work_item import WorkItem
 
@@ -274,35 +275,70 @@ class Shard:
     async def _read_round(
         self, items: list[WorkItem], woken: set[str | None]
     ) -> tuple[list[WorkItem], ServiceError | None]:
-        """Search, claim and answer. Returns the unanswered reads and a claim's error or None."""
+        """Search, claim and answer. Returns the unanswered reads, and an error or None."""
         now_ms = self._clock.now_ms()
         woken.clear()
         searches = lookups(items, self._limits.slice, SINGLE_LOOKUPS)
-        results = await _all(
-            self._store.find_unread(search.usernames, search.limit, now_ms) for search in searches
-        )
-        found = {name: unread for result in results for name, unread in result.messages.items()}
-        complete = {name for result in results for name in result.complete}
-        # Checked just before the claim: a client that has left by now consumes nothing.
-        shares, again = share_out([t for t in items if t.is_open], found, complete)
-        claimed = [share for share in shares if found.get(share.item.command.username)]
-        nothing = [share for share in shares if not found.get(share.item.command.username)]
+        async with TermCheck(self._store) as check:
+            results = await _all(
+                self._store.find_unread(search.usernames, search.limit, now_ms)
+                for search in searches
+            )
+            check.add(results)
+            found = {name: unread for result in results for name, unread in result.messages.items()}
+            complete = {name for result in results for name in result.complete}
+            # Checked just before the claim: a client that has left by now consumes nothing.
+            shares, again = share_out([t for t in items if t.is_open], found, complete)
+            claimed = [share for share in shares if found.get(share.item.command.username)]
+            nothing = [share for share in shares if not found.get(share.item.command.username)]
+            ended = await _all(
+                (
+                    self._claim(claimed, check, woken),
+                    self._answer_empty(nothing, check, woken),
+                )
+            )
+        again += [item for unanswered, _ in ended for item in unanswered]
+        return again, ended[0][1] or ended[1][1]
+
+    async def _claim(
+        self, shares: list[Share], check: TermCheck, woken: set[str | None]
+    ) -> tuple[list[WorkItem], ServiceError | None]:
+        """Claim and answer. Returns the unanswered reads, and the error of a claim or None."""
+        unclaimed, failed = await self._claims.make(shares, check)
         failure: ServiceError | None = None
-        if claimed:
-            unclaimed, failed = await self._claims.make(claimed)
-            for share, failure in failed:
-                self._fail(share.item, failure)
-            unsure = {share.item.command.username for share, _ in failed}
-            for share in unclaimed:
-                if share.messages or share.more or share.item.command.username in unsure:
-                    # Other readers took the messages, or the claim came too late: search again.
-                    again.append(share.item)
-                else:
-                    nothing.append(share)
-        for share in nothing:
-            # Nothing was found for this read, and no failed claim can make an empty answer false.
-            again += self._found_nothing(share, woken)
-        return again, failure
+        for share, failure in failed:
+            self._fail(share.item, failure)
+        unsure = {share.item.command.username for share, _ in failed}
+        again: list[WorkItem] = []
+        nothing: list[Share] = []
+        for share in unclaimed:
+            if share.messages or share.more or share.item.command.username in unsure:
+                # Other readers took the messages, or the claim came too late: search again.
+                again.append(share.item)
+            else:
+                nothing.append(share)
+        unanswered, met = await self._answer_empty(nothing, check, woken)
+        return again + unanswered, failure or met
+
+    async def _answer_empty(
+        self, shares: list[Share], check: TermCheck, woken: set[str | None]
+    ) -> tuple[list[WorkItem], ServiceError | None]:
+        """Answer reads for which nothing was found, once the search is known to be current.
+
+        Call it when no failed claim can make an empty answer false. Returns the reads that must
+        search again, and the error that failed them or None.
+        """
+        if not shares:
+            return [], None
+        try:
+            is_current = await check.is_current()
+        except StoreUnavailable as error:
+            for share in shares:
+                self._fail(share.item, error)
+            return [], error
+        if not is_current:
+            return [share.item for share in shares], None
+        return [item for share in shares for item in self._found_nothing(share, woken)], None
 
     def _found_nothing(self, share: Share, woken: set[str | None]) -> list[WorkItem]:
         """Answer a read that gets nothing, or let it wait. Returns it if it must search again at

@@ -45,6 +45,7 @@ from workers.store.base import (
     PendingCount,
     Settled,
     Storage,
+    Term,
 )
 from workers.store.expiry import AHEAD_S, UnsearchedTimes
 
@@ -60,6 +61,8 @@ HANG_MAX_S = 1.5
 _MARGIN_MS = 1000
 #: How many times a write is sent at most.
 _TRIES = 3
+#: Seconds after an election until a driver has heard of it.
+_LEARNS_AFTER_S = (0.0, 0.005, 0.1, 1.0)
 #: Seconds for which the database holds a change stream's request open.
 _HOLD_S = 1.0
 
@@ -110,12 +113,22 @@ class SimulatedArrivals:
         self._is_closed = True
 
 
+class _Primary(NamedTuple):
+    """The primary, as a driver knows it."""
+
+    member: str
+    term: int
+
+
 class SimulatedStore:
     """A node's connection to the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._rng = database.rng
+        self._known = _Primary(database.primary, database.term)
+        # The last election that the driver has not heard of, and when it will.
+        self._unheard, self._learns_at = 0, 0.0
         self._unresolved: list[_UnresolvedWrite] = []
         self._unsearched = UnsearchedTimes(database.loop.time)
         self._name = self._token()
@@ -137,6 +150,24 @@ class SimulatedStore:
             return [error] * len(posts)
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
+        """Search the primary that the driver knows. Now and then, it cannot confirm a term."""
+        if self._rng.random() < 0.1:
+            return await self._find_linearizable(usernames, limit, now_ms)
+        while True:
+            known = self._known_primary()
+            member = self._choose_member(known)
+            await self._reach(needs_majority=False)
+            with self._database.as_seen_by(member) as is_answering:
+                unread = self.unread(usernames, now_ms)
+            await self._return()
+            if not is_answering:
+                # The driver learns of the new primary and repeats the search.
+                self._learn()
+                continue
+            if self._is_answer_of(member, known):
+                return found_of(unread, usernames, limit)._replace(term=str(known.term))
+
+    async def _find_linearizable(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         """Run a linearizable read: a majority has its results by the time it is answered."""
         await self._reach()
         database = self._database
@@ -147,6 +178,53 @@ class SimulatedStore:
             raise StoreUnavailable("another became primary")
         database.confirm(position)
         return found_of(unread, usernames, limit)
+
+    async def confirm(self) -> Term | None:
+        """Write to the log until a majority has the entry.
+
+        The driver may send it to a deposed member first, and repeat it later with another one.
+        """
+        database, rng = self._database, self._rng
+        await self._reach()
+        if self._known_primary().term != database.term:
+            await asyncio.sleep(rng.choice((0.001, 0.02, 0.2, 0.5)))
+            if rng.random() < 0.3:
+                raise StoreUnavailable("no majority answered")
+            self._learn()
+        database.note()
+        position, term = database.position, database.term
+        await self._return()
+        if rng.random() < database.fault_rate / 4:
+            await asyncio.sleep(rng.uniform(0, HANG_MAX_S))
+            raise StoreUnavailable("no answer")
+        if database.term != term:
+            raise StoreUnavailable("another became primary")
+        database.confirm(position)
+        await self._return()
+        return str(term)
+
+    def _known_primary(self) -> _Primary:
+        """Return the primary that the driver knows. It learns of an election after a while."""
+        database = self._database
+        if database.term != self._known.term:
+            if database.term != self._unheard:
+                self._unheard = database.term
+                self._learns_at = database.elected_at + self._rng.choice(_LEARNS_AFTER_S)
+            if database.loop.time() >= self._learns_at:
+                self._learn()
+        return self._known
+
+    def _learn(self) -> None:
+        self._known = _Primary(self._database.primary, self._database.term)
+
+    def _choose_member(self, known: _Primary) -> str:
+        """Return the member that a search is sent to: rarely another one than the driver knew."""
+        if self._database.deposed and self._rng.random() < 0.05:
+            return self._rng.choice(list(self._database.deposed))
+        return known.member
+
+    def _is_answer_of(self, member: str, known: _Primary) -> bool:
+        return member == known.member
 
     async def claim(self, claim: Claim) -> Claimed:
         """Send the claim again with the same token while there is time, like the real store."""
@@ -352,11 +430,12 @@ class SimulatedStore:
     def _token(self) -> str:
         return self._rng.randbytes(8).hex()
 
-    async def _reach(self) -> None:
+    async def _reach(self, *, needs_majority: bool = True) -> None:
         """Reach the database. This takes time and may fail before anything is applied."""
         await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003, 0.02)))
         database = self._database
-        if database.loop.time() < database.unavailable_until:
+        is_away = needs_majority or not database.is_cut_off
+        if is_away and database.loop.time() < database.unavailable_until:
             await asyncio.sleep(self._rng.choice((0.01, 0.2)))
             raise StoreUnavailable("the database is unavailable")
         if self._rng.random() < database.fault_rate / 20:

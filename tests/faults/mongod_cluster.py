@@ -26,8 +26,12 @@ class ReplicaSet:
         folder: Path,
         hosts: Sequence[Host] = (LOOPBACK, LOOPBACK, LOOPBACK),
         settings: Mapping[str, int] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
-        """One member runs on each host. `settings` change MongoDB's default election settings."""
+        """One member runs on each host, with these arguments. `settings` change MongoDB's default
+        election settings.
+        """
+        self._arguments = arguments
         self._folder = folder
         self._hosts = {free_port(): host for host in hosts}
         self._ports = list(self._hosts)
@@ -78,6 +82,7 @@ class ReplicaSet:
                 *("--replSet", "chaos", "--networkMessageCompressors", "disabled"),
                 *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256", "--nounixsocket"),
                 *("--logpath", str(data / "mongod.log"), "--logappend", "--quiet"),
+                *self._arguments,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -156,6 +161,16 @@ class ReplicaSet:
     def resume(self, port: int) -> None:
         """SIGCONT a member."""
         self._processes[port].send_signal(signal.SIGCONT)
+
+    async def elect(self, port: int) -> None:
+        """Make a member the primary, and wait until it is."""
+        client: AsyncMongoClient[Any] = AsyncMongoClient(self._address(port), directConnection=True)
+        async with asyncio.timeout(90):
+            while not (await client.admin.command("hello"))["isWritablePrimary"]:
+                # It may not have the last writes yet.
+                with contextlib.suppress(PyMongoError):
+                    await client.admin.command("replSetStepUp")
+        await client.close()
 
     async def step_down(self) -> float:
         """Make the primary step down, as for maintenance. Return the moment at which it did."""

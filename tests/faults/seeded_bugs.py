@@ -50,7 +50,9 @@ from workers.store.base import (
     InboxSize,
     Insertion,
     Settled,
+    Term,
 )
+from workers.term_check import TermCheck
 from workers.waiters import Waiters
 from workers.work_item import WorkItem
 
@@ -59,6 +61,8 @@ HOURS_MS = 7_200_000
 POLLED = {"post": 2, "polling": 1}
 #: The most schedules in which a bug must show.
 SCHEDULES = 3000
+#: Steps after which a deposed primary is often searched.
+ELECTIONS = {"post": 4, "read": 6, "failover": 2}
 
 
 class Bug(NamedTuple):
@@ -87,6 +91,18 @@ def _with_store(store: type[SimulatedStore]) -> type[World]:
 
 def _with_database(database: type[Database]) -> type[World]:
     return type("BuggyWorld", (World,), {"make_database": database})
+
+
+class _Patched(World):
+    """A world with patched shards or queues."""
+
+    async def run(self) -> Verdict:
+        with self.patches():
+            return await super().run()
+
+    @contextmanager
+    def patches(self) -> Iterator[None]:
+        yield
 
 
 class AcceptsBeforeMajority(SimulatedStore):
@@ -188,6 +204,55 @@ class ReturnsEmptyOnFailure(SimulatedStore):
             return Found({}, set(usernames))
 
 
+class ForgetsTerm(SimulatedStore):
+    async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
+        return (await super().find_unread(usernames, limit, now_ms))._replace(term=None)
+
+
+class ConfirmsInAnyTerm(_Patched):
+    @contextmanager
+    def patches(self) -> Iterator[None]:
+        is_current = TermCheck.is_current
+
+        async def is_confirmed(self: TermCheck) -> bool:
+            await is_current(self)
+            return True
+
+        with mock.patch.object(TermCheck, "is_current", is_confirmed):
+            yield
+
+
+class ConfirmsMemberInsteadOfTerm(SimulatedStore):
+    """Like a linearizable read: it does not say in which term it was confirmed."""
+
+    async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
+        member = self._known_primary().member
+        found = await super().find_unread(usernames, limit, now_ms)
+        return found._replace(term=found.term and member)
+
+    async def confirm(self) -> Term | None:
+        term = await super().confirm()
+        return term and self._database.primary
+
+
+class ConfirmsBeforeReads(SimulatedStore):
+    """Uses the last confirmation of the term again."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._last: Term | None = None
+
+    async def confirm(self) -> Term | None:
+        if self._last != str(self._known_primary().term):
+            self._last = await super().confirm()
+        return self._last
+
+
+class AcceptsAnyMember(SimulatedStore):
+    def _is_answer_of(self, *_: object) -> bool:
+        return True
+
+
 class AltersText(SimulatedStore):
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         found = await super().find_unread(usernames, limit, now_ms)
@@ -202,18 +267,6 @@ class AltersText(SimulatedStore):
             for name, messages in found.messages.items()
         }
         return Found(altered, found.complete)
-
-
-class _Patched(World):
-    """A world with patched shards or queues."""
-
-    async def run(self) -> Verdict:
-        with self.patches():
-            return await super().run()
-
-    @contextmanager
-    def patches(self) -> Iterator[None]:
-        yield
 
 
 class RollsBackTooSoon(_Patched):
@@ -548,6 +601,11 @@ DELIVERY_BUGS = (
     _bug(ReturnsNewestFirst, "disordered"),
     _bug(ReturnsAnotherInbox, "crossed"),
     _bug(ReturnsEmptyOnFailure, "missed"),
+    _bug(ForgetsTerm, "missed")._replace(steps=ELECTIONS),
+    _bug(ConfirmsInAnyTerm, "missed")._replace(steps=ELECTIONS),
+    _bug(ConfirmsMemberInsteadOfTerm, "missed")._replace(steps=ELECTIONS),
+    _bug(ConfirmsBeforeReads, "missed")._replace(steps=ELECTIONS),
+    _bug(AcceptsAnyMember, "missed")._replace(steps=ELECTIONS),
     _bug(AltersText, "unexpected"),
     _bug(RollsBackTooSoon, "lost", "duplicated", "missed"),
     _bug(NeverRollsBack, "lost"),

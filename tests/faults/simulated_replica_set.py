@@ -1,10 +1,15 @@
-"""A simulated replica set: a dictionary, on a virtual clock."""
+"""A simulated replica set: a dictionary, on a virtual clock.
+
+A member that was deposed may not know it for a while. Until then it answers searches from the data
+that it had as primary. It can be elected again later; then it has what the others have.
+"""
 
 import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from tests.support.documents import Documents, Stored
 from workers.commands import Claim, Post
@@ -15,6 +20,16 @@ EPOCH_S = 1_800_000_000.0
 _NAMED_RATE = 0.8
 #: When an event is reported that is late, in seconds. None stands for never.
 _LATE_NEWS_S = (0.5, 2.0, None)
+MEMBERS = ("a", "b", "c")
+#: Seconds for which a deposed member still answers searches.
+_STALE_S = (0.0, 0.05, 1.0, 5.0)
+
+
+class Deposed(NamedTuple):
+    """The data of a deposed member, and the time at which it learns that it was deposed."""
+
+    documents: dict[str, Stored]
+    until: float
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -52,12 +67,17 @@ class Database(Documents):
         self.rng = rng
         self.fault_rate = fault_rate
         self.unavailable_until = 0.0
+        #: Whether an outage is one of the majority only: the primary still answers searches.
+        self.is_cut_off = False
         self.term = 0
         #: The inboxes that got messages, in the order in which change streams report them. None
         #: stands for any inbox.
         self.arrivals: list[str | None] = []
         self._arrived = asyncio.Event()
         self.leader: Leader | None = None
+        self.primary = MEMBERS[0]
+        self.elected_at = 0.0
+        self.deposed: dict[str, Deposed] = {}
         # Events to send once they are confirmed, by their position in the log.
         self._news: dict[int, str | None] = {}
         self._confirmed = 0
@@ -111,6 +131,12 @@ class Database(Documents):
 
     def fail_over(self) -> None:
         """Make another member the primary. It has only what a majority has."""
+        now = self.loop.time()
+        documents = {each: replace(stored) for each, stored in self.documents.items()}
+        self.deposed[self.primary] = Deposed(documents, now + self.rng.choice(_STALE_S))
+        self.primary = self.rng.choice([each for each in MEMBERS if each != self.primary])
+        self.deposed.pop(self.primary, None)
+        self.elected_at = now
         self._confirmed = self.position
         for undo in reversed(self.undo):
             undo()
@@ -128,6 +154,22 @@ class Database(Documents):
         finally:
             for redo in self.undo:
                 redo()
+
+    @contextmanager
+    def as_seen_by(self, member: str) -> Iterator[bool]:
+        """Show what a member has. Yields False if it knows that it is not the primary."""
+        documents, is_answering = self.documents, member == self.primary
+        if member in self.deposed:
+            self.documents, until = self.deposed[member]
+            is_answering = self.loop.time() < until
+        try:
+            yield is_answering
+        finally:
+            self.documents = documents
+
+    def note(self) -> None:
+        """Write an entry to the log that changes nothing."""
+        self.undo.append(lambda: None)
 
     def _insert(self, post: Post) -> Insertion:
         before = len(self.documents)

@@ -232,6 +232,7 @@ class World:
                 self.database.fail_over()
             case "outage":
                 self.database.unavailable_until = now + step.number / 5
+                self.database.is_cut_off = step.number % 2 == 0
                 self._disturb(now, self.database.unavailable_until)
             case "clock skew":
                 node.skew_s = (step.number - 4.5) / 4.5 * SKEW_S

@@ -41,6 +41,7 @@ from workers.store.base import (
     PendingCount,
     Settled,
     Storage,
+    Term,
 )
 
 
@@ -86,6 +87,9 @@ class MemoryStore:
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         await self._call("find")
         return found_of(self.data.unread(usernames, now_ms), usernames, limit)
+
+    async def confirm(self) -> Term | None:
+        return None
 
     async def claim(self, claim: Claim) -> Claimed:
         await self._call("claim")

@@ -64,9 +64,10 @@ WORKERS = """
     work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
     watched_inboxes
     store.base store.driver store.schema store.index_keeper store.expiry store.connection
-    store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet store.mongo
+    store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet
+    store.confirmations store.mongo
     store.finding store.replica_set store.diagnostics
-    inbox_quotas storage claim_rollback engine claims arrival_listener single_calls shard
+    inbox_quotas storage claim_rollback engine term_check claims arrival_listener single_calls shard
     leadership pending maintenance pool
     mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded
 """.split()  # noqa: SIM905 - a list of 37 lines is harder to read

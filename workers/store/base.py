@@ -27,6 +27,9 @@ from workers.commands import (
 )
 from workers.errors import ServiceError
 
+#: The election of a primary, which names the time until the next election.
+Term: TypeAlias = str
+
 
 class Found(NamedTuple):
     """Unread messages by inbox, oldest first.
@@ -34,10 +37,15 @@ class Found(NamedTuple):
     `complete` names the inboxes whose unread messages were all found. The search goes through the
     inboxes one after the other and may stop at its limit. At most one inbox is therefore found in
     part; inboxes that are neither in `messages` nor in `complete` were not searched.
+
+    A `term` means that the search was answered by a member that was elected primary in this term
+    before the search was sent. It may have been deposed since, and then lack messages. The result
+    is current if `Store.confirm` returns the same term. Without a term, it is certainly current.
     """
 
     messages: Mapping[str, Sequence[Unread]]
     complete: Collection[str]
+    term: Term | None = None
 
 
 class Claimed(NamedTuple):
@@ -161,7 +169,19 @@ class Store(Protocol):
         ...
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
-        """Return at most `limit` messages of these inboxes that are unread and not expired."""
+        """Return at most `limit` messages of these inboxes that are unread and not expired.
+
+        A message may be missing until `confirm` has confirmed the result's term.
+        """
+        ...
+
+    async def confirm(self) -> Term | None:
+        """Return the term in which a majority has just accepted a write from the primary.
+
+        All results of that term are then current for reads that arrived before this call, no matter
+        when each search was sent. Returns None if no search needs it. Raises only
+        `StoreUnavailable`.
+        """
         ...
 
     async def claim(self, claim: Claim) -> Claimed:

@@ -142,6 +142,7 @@ class Connection:
         # Identifies this process in the fleet. Its name may be that of an earlier process.
         self._token = secrets.token_hex(8)
         self._unsearched = UnsearchedTimes()
+        self._has_peers = True
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
@@ -150,7 +151,6 @@ class Connection:
         self._messages: AsyncCollection[Document]
         self._majority: AsyncCollection[Document]
         self._linearizable: AsyncCollection[Document]
-        self._inboxes: AsyncCollection[Document]
         self._reads: AsyncCollection[Document]
 
     async def open(self, within_s: float = math.inf) -> None:
@@ -217,8 +217,7 @@ class Connection:
                 if received_ms - sent_ms <= _CLOCK_TRIP_MS:
                     break
         # With other members, another one may have become primary without this one knowing it yet.
-        has_peers = len(server.get("hosts", ())) != 1
-        self._inboxes = self._linearizable if has_peers else self._messages
+        self._has_peers = len(server.get("hosts", ())) != 1
         trip_ms, sent_ms, database_ms = min(tries)
         self._clock.observe(sent_ms, database_ms, sent_ms + trip_ms)
 

@@ -9,7 +9,7 @@ time is over by the database's clock. After that, `unclaim` makes messages unrea
 received.
 
 The modules beside this one have the other parts: leases, reads with a key, the lifecycle, the
-change stream, and the leader.
+change stream, the leader, and the confirmations of searches.
 """
 
 import asyncio
@@ -43,6 +43,7 @@ from workers.errors import (
 )
 from workers.store.base import Claimed, Found, InboxSize, Insertion
 from workers.store.change_stream import ChangeStream
+from workers.store.confirmations import Confirmations, Primary
 from workers.store.connection import (
     MISSING,
     SETTLED_AFTER_S,
@@ -82,7 +83,7 @@ _InsertOnce: TypeAlias = Callable[
 ]
 
 
-class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet):
+class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confirmations):
     """Messages in one collection: see `workers.store.base.Store`.
 
     The parts are base classes over one `Connection`, so that no method only delegates to a part.
@@ -294,25 +295,18 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet):
         return True
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
-        """See `workers.store.base.Store.find_unread`."""
+        """See `workers.store.base.Store.find_unread`.
+
+        If the result cannot be confirmed, and there are other members, the search is linearizable:
+        a deposed primary must not answer that there is nothing.
+        """
         with self._operation("find"), read_errors():
-            # The order is that of the index, so nothing is sorted. A negative limit requests a
-            # single reply and leaves no cursor open; without a batch size, that reply would end
-            # after 101 documents.
-            # `_inboxes` is linearizable if needed: an empty result must not come from a deposed
-            # primary.
-            documents = await self._inboxes.find(
-                {
-                    "username": one_of(usernames),
-                    "unread": True,
-                    "expires_at": {"$gte": DatetimeMS(now_ms)},
-                },
-                projection={"username": 1, "text": 1, "expires_at": 1},
-                sort=[("username", 1), ("_id", 1)],
-                limit=-limit,
-                batch_size=limit,
-                hint=INBOX_INDEX,
-            ).to_list(None)
+            while True:
+                primary = self._primary()
+                documents, address = await self._search(usernames, limit, now_ms, primary)
+                if primary is None or address == primary.address:
+                    break
+        term = None if primary is None else primary.term
         messages: dict[str, list[Unread]] = {}
         for document in documents:
             message = Message(document["text"], document["_id"])
@@ -320,11 +314,33 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet):
             messages.setdefault(document["username"], []).append(unread)
         chars = sum(len(document["text"]) for document in documents)
         if len(documents) < limit and chars < REPLY_CHARS_MAX:
-            return Found(messages, set(usernames))
+            return Found(messages, set(usernames), term)
         # The result is cut off inside its last inbox, or right after it. Code points sort like
         # MongoDB's UTF-8 bytes.
         last = documents[-1]["username"]
-        return Found(messages, {username for username in usernames if username < last})
+        return Found(messages, {username for username in usernames if username < last}, term)
+
+    async def _search(
+        self, usernames: Sequence[str], limit: int, now_ms: int, primary: Primary | None
+    ) -> tuple[list[Document], tuple[str, int | None] | None]:
+        """Search once. Returns the documents, and the address of the member that answered."""
+        is_local = primary is not None or not self._has_peers
+        # The order is that of the index, so nothing is sorted. A negative limit requests a single
+        # reply and leaves no cursor open; without a batch size, that reply would end after 101
+        # documents.
+        cursor = (self._messages if is_local else self._linearizable).find(
+            {
+                "username": one_of(usernames),
+                "unread": True,
+                "expires_at": {"$gte": DatetimeMS(now_ms)},
+            },
+            projection={"username": 1, "text": 1, "expires_at": 1},
+            sort=[("username", 1), ("_id", 1)],
+            limit=-limit,
+            batch_size=limit,
+            hint=INBOX_INDEX,
+        )
+        return await cursor.to_list(None), cursor.address
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `workers.store.base.Store.claim`."""

@@ -25,8 +25,8 @@ In `reads`, the batches of reads with an idempotency key:
 
     {_id: hash, username, ids, until, more, given: true}
 
-In `fleet`, the leader lease (see `workers.store.fleet`). The leader deletes other documents an hour
-after their time `at`.
+In `fleet`, the leader lease (see `workers.store.fleet`) and the confirmations of each process (see
+`workers.store.confirmations`). The leader deletes other documents an hour after their time `at`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
