@@ -4,6 +4,7 @@ The shards report how their operations end. The pool checks the breaker before i
 and probes the database while the breaker is open.
 """
 
+import asyncio
 import math
 
 import structlog
@@ -27,6 +28,8 @@ class CircuitBreaker:
         self.lag = lag
         self._failures = 0
         self.is_open = False
+        #: Set while it is open.
+        self.opened = asyncio.Event()
 
     def observe(self, outcome: ServiceError | None, mark: Mark) -> None:
         """Record how an operation ended that began at `mark`. None means that it succeeded."""
@@ -45,6 +48,7 @@ class CircuitBreaker:
         is_unavailable = isinstance(outcome, StoreUnavailable) and outcome.is_unavailable
         if not self.is_open and (is_unavailable or self._failures >= FAILURES):
             self.is_open = True
+            self.opened.set()
             self._metrics.database_away.set(1)
             # The last count says nothing about what the database holds now.
             self._metrics.pending.set(math.nan)
@@ -61,5 +65,6 @@ class CircuitBreaker:
         """Accept requests again, since the database answers."""
         self._failures = 0
         self.is_open = False
+        self.opened.clear()
         self._metrics.database_away.set(0)
         log.info("the database is available again")

@@ -124,10 +124,10 @@ class Maintenance:
             self._clock_is_doubtful.set()
 
     async def _probe(self) -> None:
-        if self._breaker.is_open:
-            await self._store.ping()
-            self._breaker.close()
-            self.pending.recount()
+        await self._breaker.opened.wait()
+        await self._store.ping()
+        self._breaker.close()
+        self.pending.recount()
 
     async def _lead(self) -> None:
         try:

@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 #: The shortest and the longest time between two measurements of the disk, in seconds.
 MEASURE_EVERY_S = (0.1, 2.0)
+#: The time between two measurements while there are no posts, in seconds.
+IDLE_EVERY_S = 10.0
 #: A text is written three times: to the journal, the oplog and the collection. Each message needs
 #: this many bytes besides.
 _COPIES, _OVERHEAD_BYTES = 3, 1024
@@ -53,6 +55,8 @@ class StorageReserve:
         self._left: int | None = None
         self._spent = 0
         self._is_due = asyncio.Event()
+        # Whether there was no post for a while. The next one makes a measurement due.
+        self._is_idle = False
         #: Whether posts are refused.
         self.is_full = False
 
@@ -66,6 +70,8 @@ class StorageReserve:
         if self._left is None:
             return
         self._spent += _COPIES * size + _OVERHEAD_BYTES
+        if self._is_idle:
+            self._is_due.set()
         if self._spent * 2 > self._left:
             self._is_due.set()
             if self.is_full or self._spent > self._left:
@@ -101,6 +107,17 @@ class StorageReserve:
         with suppress(TimeoutError):
             async with asyncio.timeout(MEASURE_EVERY_S[1]):
                 await self._is_due.wait()
+        # While posts are refused, room must be noticed soon.
+        if self._is_due.is_set() or self._spent or self.is_full:
+            return
+        self._is_idle = True
+        try:
+            async with asyncio.timeout(IDLE_EVERY_S - MEASURE_EVERY_S[1]):
+                await self._is_due.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._is_idle = False
 
     def _set_full(self, is_full: bool, storage: Storage | None) -> None:
         if is_full == self.is_full:

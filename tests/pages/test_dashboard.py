@@ -128,6 +128,22 @@ async def test_an_outage_of_the_service_is_shown(
         assert await page.evaluate(LOWEST) >= 0
 
 
+async def test_the_node_that_leads_is_named(
+    service: Service, start_service: StartService, browser: OpenBrowser
+) -> None:
+    other = await start_service()
+    leader = service._pool.leader
+    assert leader
+    async with browser() as page:
+        await page.goto(f"http://127.0.0.1:{service.port}/ops")
+        processes = page.locator("#processes")
+        await expect(processes).to_contain_text(f"leader: {leader} (this node)", timeout=SOON)
+        await page.goto(f"http://127.0.0.1:{other.port}/ops")
+        await expect(processes).to_have_text(
+            re.compile(f"leader: {re.escape(leader)}$"), timeout=SOON
+        )
+
+
 async def eventually_sampled(page: Page) -> None:
     """Wait until the dashboard has a rate for the first process."""
 

@@ -75,6 +75,14 @@ async def test_all_processes_serve_one_inbox_and_count_together(server: Server) 
         assert await chat.metric("chat_messages_accepted_total") == 200
         assert await chat.metric("chat_messages_read_total") == 200
     assert len(server.members()) == 2
+    for _ in range(5):
+        await chat.post("eve", "x")
+
+    async def is_not_doubled() -> bool:
+        return await chat.metric("chat_messages_pending") == 5
+
+    await eventually(is_not_doubled, 20)
+    assert await chat.metric("chat_leader") == 1
     chat.close()
 
 

@@ -1,6 +1,8 @@
 """Indexes that an operator drops or changes while the store runs."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +27,7 @@ EVERY_INDEX = [(collection, name) for collection, names in INDEXES.items() for n
 def check_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the indexes on every call, without a pause."""
     monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr("workers.store.index_keeper.CHECK_ALL_EVERY_S", 0.0)
 
 
 def all_there(mongo: Messages) -> bool:
@@ -196,10 +199,10 @@ async def test_complete_indexes_are_rarely_listed(
 ) -> None:
     listed = 0
 
-    async def list_and_count(database: Any) -> schema.Listing:
+    async def list_and_count(database: Any, collections: Iterable[str]) -> schema.Listing:
         nonlocal listed
         listed += 1
-        return await schema.list_indexes(database)
+        return await schema.list_indexes(database, collections)
 
     monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 3600.0)
     monkeypatch.setattr("workers.store.index_keeper.list_indexes", list_and_count)
@@ -209,3 +212,22 @@ async def test_complete_indexes_are_rarely_listed(
     store.indexes.report("one is missing")
     await store.keep_indexes()
     assert listed == 2
+
+
+async def test_indexes_that_only_free_space_are_seldom_listed(
+    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: Counter[str] = Counter()
+
+    async def list_and_count(database: Any, collections: Iterable[str]) -> schema.Listing:
+        listed.update(list(collections))
+        return await schema.list_indexes(database, collections)
+
+    monkeypatch.setattr("workers.store.index_keeper.CHECK_ALL_EVERY_S", 3600.0)
+    monkeypatch.setattr("workers.store.index_keeper.list_indexes", list_and_count)
+    for _ in range(20):
+        await store.keep_indexes()
+    assert listed == {schema.COLLECTION: 20, schema.READS: 1}
+    store.indexes.check_soon()
+    await store.keep_indexes()
+    assert listed[schema.READS] == 2

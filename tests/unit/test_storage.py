@@ -1,7 +1,10 @@
 """The reserve of the disk: when posts are refused, and when they are accepted again."""
 
+import asyncio
+
 import pytest
 
+from workers import storage
 from workers.errors import StorageFull
 from workers.metrics import WorkerMetrics
 from workers.storage import StorageLimits, StorageReserve
@@ -111,3 +114,21 @@ def test_the_reserve_holds_below_the_limit_too(metrics: WorkerMetrics) -> None:
     both = StorageReserve(StorageLimits(100 * MIB, 1.0, 5000 * MIB), metrics)
     both.observe(disk(99))
     assert is_refused(both)
+
+
+async def test_the_disk_is_measured_seldom_while_nobody_posts(
+    reserve: StorageReserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "MEASURE_EVERY_S", (0.0, 0.0))
+    reserve.observe(disk(5000))
+    waiting = asyncio.create_task(reserve.wait_until_due())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    reserve.admit(1)
+    await asyncio.wait_for(waiting, 5)
+    # While there are posts, and while they are refused, it is due soon again.
+    reserve.observe(disk(5000))
+    reserve.admit(1)
+    await asyncio.wait_for(reserve.wait_until_due(), 5)
+    reserve.observe(disk(50))
+    await asyncio.wait_for(reserve.wait_until_due(), 5)

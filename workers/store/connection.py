@@ -207,7 +207,6 @@ class Connection:
         """See `workers.store.base.Store.measure_clock`."""
         assert self._client is not None
         with self._operation("clock"), read_errors():
-            await self._client.admin.command("ping")
             tries = []
             for _ in range(_CLOCK_TRIES):
                 sent_ms = self._clock.local_ms()

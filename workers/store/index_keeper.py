@@ -13,13 +13,22 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from workers.metrics import WorkerMetrics
 from workers.store.driver import Document
-from workers.store.schema import IndexMismatch, drop_obsolete, ensure_indexes, list_indexes
+from workers.store.schema import (
+    COLLECTION,
+    INDEXES,
+    IndexMismatch,
+    drop_obsolete,
+    ensure_indexes,
+    list_indexes,
+)
 
 log = structlog.get_logger(__name__)
 
 #: How often the indexes are listed, in seconds. An index that no operation needs can be missing for
 #: this long before it is noticed.
 CHECK_EVERY_S = 5.0
+#: How often those of all collections are listed, in seconds. An index of `reads` only frees space.
+CHECK_ALL_EVERY_S = 30.0
 #: Indexes of earlier versions are dropped this many seconds after a start. By then a rolling update
 #: has replaced the nodes that need them.
 OBSOLETE_AFTER_S = 900.0
@@ -32,6 +41,7 @@ class IndexKeeper:
         self._metrics = metrics
         self._opened = time.monotonic()
         self._check_at = self._opened + CHECK_EVERY_S
+        self._check_all_at = 0.0
         #: What is wrong with the indexes, or None. While it is set, no post with a key is stored.
         self.fault: str | None = None
 
@@ -43,12 +53,12 @@ class IndexKeeper:
     def report(self, fault: str) -> None:
         """Report a missing index. The next check creates it."""
         if self.fault is None:
-            self._check_at = 0.0
+            self.check_soon()
         self._set_fault(fault)
 
     def check_soon(self) -> None:
-        """Make the next check due at once."""
-        self._check_at = 0.0
+        """Make the next check due at once, and have it look at all collections."""
+        self._check_at = self._check_all_at = 0.0
 
     async def check(self, database: AsyncDatabase[Document], within_s: float) -> None:
         """List the indexes within so many seconds, then create those that are missing.
@@ -57,9 +67,13 @@ class IndexKeeper:
         that differs, or that cannot be created, remains a fault, and every check tries again.
         Raises `pymongo.errors.PyMongoError` if the database does not answer.
         """
-        self._check_at = time.monotonic() + CHECK_EVERY_S
+        now = time.monotonic()
+        self._check_at = now + CHECK_EVERY_S
+        is_all = now >= self._check_all_at or self.fault is not None
         with pymongo.timeout(within_s):
-            listing = await list_indexes(database)
+            listing = await list_indexes(database, INDEXES if is_all else (COLLECTION,))
+        if is_all:
+            self._check_all_at = now + CHECK_ALL_EVERY_S
         if listing.missing or listing.different:
             names = ", ".join(listing.missing + listing.different)
             if self.fault is None:

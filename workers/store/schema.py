@@ -151,10 +151,13 @@ class Listing(NamedTuple):
     different: list[str]
 
 
-async def list_indexes(database: AsyncDatabase[Document]) -> Listing:
-    """Compare the indexes with their definitions. Changes nothing."""
+async def list_indexes(
+    database: AsyncDatabase[Document], collections: Iterable[str] = INDEXES
+) -> Listing:
+    """Compare the indexes of these collections with their definitions. Changes nothing."""
     listing = Listing(set(), [], [])
-    for collection, indexes in INDEXES.items():
+    for collection in collections:
+        indexes = INDEXES[collection]
         found: Mapping[str, Any] = await database[collection].index_information()
         listing.there.update(f"{collection}.{name}" for name in found)
         for name, wanted in indexes.items():
