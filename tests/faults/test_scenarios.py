@@ -10,14 +10,15 @@ from tests.faults.scenarios import SCENARIOS, Scenario
 
 pytestmark = pytest.mark.chaos
 
+#: The partitions take longest and come first, so that no worker has them left at the end.
+SHORT = sorted((each for each in SCENARIOS if each.short), key=lambda it: it.database != "network")
 
-@pytest.mark.parametrize(
-    "scenario", [each for each in SCENARIOS if each.short], ids=lambda scenario: scenario.name
-)
+
+@pytest.mark.parametrize("scenario", SHORT, ids=lambda scenario: scenario.name)
 def test_every_guarantee_holds_during(scenario: Scenario, tmp_path: Path) -> None:
     if missing := scenario.missing():
         pytest.skip(f"the scenario needs {missing}")
     row = asyncio.run(run(scenario, tmp_path, short=True))
-    assert row.violations == []
+    assert not row.violations, "\n".join(f"{it.kind}: {it.what}"[:1500] for it in row.violations)
     assert row.counts["posts ok"] > 50
     assert row.counts["reads ok"] > 50
