@@ -200,6 +200,7 @@ http {
         client_body_in_single_buffer on;
         location / {
             proxy_next_upstream off;
+            proxy_set_header Host $http_host;
             proxy_pass http://chat;
             add_header X-Node $upstream_addr;
         }
