@@ -227,7 +227,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shards: Annotated[int, Meta(ge=1, le=64, description="Number of shards per process.")] = 1
     queue_max: Annotated[
         int, Meta(ge=1, description="Longest queue of one shard, in requests.")
-    ] = 2000
+    ] = 4000
     queue_max_bytes: Annotated[
         int, Meta(ge=1024, description="Longest queue of one shard, in bytes of text.")
     ] = 16 << 20

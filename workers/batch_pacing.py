@@ -21,8 +21,8 @@ from collections.abc import Callable
 FULL_RATE = 250.0
 #: The rate is an average over about so many seconds.
 _AVERAGE_S = 1.0
-#: A batch with so many requests does not wait.
-ENOUGH = 32
+#: A batch with this share of the requests that are usually open, or with so many, does not wait.
+SHARE, ENOUGH = 0.34, 32
 #: By which part the number of requests that are usually open is lowered after a wait.
 _LOWERED = 0.25
 
@@ -52,10 +52,6 @@ class BatchPacing:
         if self.arrivals >= self._wake_at:
             self._wake()
 
-    def look(self) -> None:
-        """Note how many requests are open, at a time at which they are many."""
-        self._usual = max(self._usual, self._count_open())
-
     async def wait(self, began: float, gathered: Callable[[], int]) -> None:
         """Wait until a lane may start a batch.
 
@@ -65,9 +61,8 @@ class BatchPacing:
             return
         loop = asyncio.get_running_loop()
         due = began + self.interval(loop.time())
-        while missing := self.missing(gathered()):
-            wait_s = due - loop.time()
-            if wait_s <= 0 or not await self._sleep(missing, wait_s):
+        while (wait_s := due - loop.time()) > 0 and (missing := self.missing(gathered())):
+            if not await self._sleep(missing, wait_s):
                 self.waited()
                 return
 
@@ -83,7 +78,8 @@ class BatchPacing:
         """Return how many more requests are to be expected before a batch; 0 to start it now."""
         is_open = self._count_open()
         self._usual = max(self._usual, is_open)
-        return max(min(int(self._usual) - is_open, ENOUGH - gathered), 0)
+        enough = min(max(int(self._usual * SHARE), 1), ENOUGH)
+        return max(min(int(self._usual) - is_open, enough - gathered), 0)
 
     def waited(self) -> None:
         """Note that the expected requests did not come."""

@@ -362,7 +362,7 @@ class WorkerPool:
         return future
 
     def _count_open(self) -> int:
-        return sum([shard.open for shard in self._shards])
+        return sum([shard.count_open() for shard in self._shards])
 
     def _count_refusal(self, refusal: NotExecuted) -> None:
         self._metrics.refused.labels(_REASONS[type(refusal)]).inc()

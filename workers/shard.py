@@ -139,11 +139,11 @@ class Shard:
             if item.deadline <= now:
                 self._fail(item, OutcomeUnknown("the database did not answer before the deadline"))
 
-    @property
-    def open(self) -> int:
-        """How many requests are in the queue or in flight."""
-        waiting = len(self._deferred) + len(self._behind)
-        return self._queue.qsize() + len(self._in_flight) + waiting
+    def count_open(self) -> int:
+        """Return how many requests are in the queue or in flight."""
+        # Items in flight may be answered already: then their clients may have sent the next ones.
+        taken = (*self._in_flight, *self._deferred, *self._behind)
+        return self._queue.qsize() + sum([item.is_open for item in taken])
 
     async def _serve_posts(self) -> None:
         """Serve batches of posts, and let the reads behind them go to their own lane."""
@@ -200,8 +200,6 @@ class Shard:
         self._in_flight |= dict.fromkeys(items)
         with self._tracer.batch(items):
             await self._guarded(work, items)
-        # The clients of this batch have been answered, but had no time yet to ask for more.
-        self._pacing.look()
         for item in items:
             self._in_flight.pop(item, None)
 

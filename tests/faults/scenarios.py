@@ -239,7 +239,7 @@ SCENARIOS = (
         *("overload", "three times the capacity", overload_scenarios.overload, 30, 4),
         database="proxied",
         processes=1,
-        settings={"batch_max": "8", "queue_max": "40"},
+        settings={"batch_max": "8", "queue_max": "40", "shards": "2"},
         clients=4,
     ),
     Scenario(

@@ -374,5 +374,5 @@ def test_print_config_shows_every_setting_and_no_secret(tmp_path: Path) -> None:
     )
     shown = json.loads(command.stdout)
     assert shown["mongo_uri"] == "***"
-    assert shown["queue_max"] == 2000
+    assert shown["queue_max"] == 4000
     assert "hush" not in command.stdout
