@@ -246,7 +246,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Longest time between the starts of two batches of posts, or of reads. It "
             "applies under load only. 0: no such interval.",
         ),
-    ] = 0.0
+    ] = 0.02
     batch_max: Annotated[int, Meta(ge=1, le=5000, description="Requests in one batch.")] = 500
     batch_max_bytes: Annotated[
         int, Meta(ge=1024, le=32 << 20, description="Bytes of text in one batch.")

@@ -27,7 +27,7 @@ Line: TypeAlias = deque[WorkItem]
 
 
 class FairQueue(asyncio.Queue[WorkItem | None]):
-    """An `asyncio.Queue` of work items with one consumer. A None wakes the consumer at the end.
+    """An `asyncio.Queue` of work items with one consumer, which takes many at once.
 
     It has no bounds: `workers.queue` decides what comes in. `_init`, `_put` and `_get` are the
     hooks that asyncio's own queues override. Here they keep a line for each client, and count bytes
@@ -49,6 +49,8 @@ class FairQueue(asyncio.Queue[WorkItem | None]):
         self.bytes = 0
         # Until when batches are small, on the loop's clock.
         self._small_until = 0.0
+        # What the consumer awaits in `ready`.
+        self._readiness: asyncio.Future[None] | None = None
 
     def qsize(self) -> int:
         """Return the number of items in the queue."""
@@ -58,22 +60,34 @@ class FairQueue(asyncio.Queue[WorkItem | None]):
         """Return whether the consumer has to wait. A closed queue has a None for it."""
         return not self._arrivals and not self._is_closed
 
-    async def take(self, items_max: int, bytes_max: int) -> list[WorkItem]:
-        """Wait for an item, then return items up to the bounds, as `take_nowait` does.
-
-        An empty list means that the queue is closed and empty. Cancelling loses no item.
+    async def ready(self) -> bool:
+        """Wait for an item, and leave it in the queue. Returns False if the queue is closed and
+        empty.
         """
-        first = await self.get()
-        if first is None:
-            return []
-        return self._fill([first], items_max, bytes_max - first.command.size)
+        while self.empty():
+            self._readiness = asyncio.get_running_loop().create_future()
+            await self._readiness
+        return bool(self._arrivals)
 
     def take_nowait(self, items_max: int, bytes_max: int) -> list[WorkItem]:
         """Return items up to the bounds, oldest first: an item of each client in turn.
 
         If there is any item, at least one is returned, even if it alone exceeds the bytes.
         """
-        return self._fill([], items_max, bytes_max)
+        taken: list[WorkItem] = []
+        arrivals, lines = self._arrivals, self.lines
+        if len(arrivals) > SMALL_ITEMS and self._is_uneven():
+            items_max = min(items_max, max(SMALL_ITEMS, SMALL_TURNS * len(lines)))
+        if len(arrivals) <= items_max and self.bytes <= bytes_max:
+            taken += arrivals
+            self._clear()
+        while lines and len(taken) < items_max:
+            bytes_max -= next(iter(lines.values()))[0].command.size
+            if bytes_max < 0 and taken:
+                break
+            taken.append(self._get_next())
+        taken.sort(key=_number_of)
+        return taken
 
     def take_next(self, may_go: Callable[[WorkItem], bool]) -> WorkItem | None:
         """Return the oldest item of the first client in turn whose item may go, if there is one."""
@@ -111,13 +125,15 @@ class FairQueue(asyncio.Queue[WorkItem | None]):
         return sum(item.fail(Expired("the request waited too long in its queue")) for item in due)
 
     def close(self) -> None:
-        """Let `take` return the remaining items, then an empty list."""
+        """Let `ready` return False once the queue is empty."""
         self._is_closed = True
         self.put_nowait(None)
 
     def _put(self, item: WorkItem | None) -> None:
+        if self._readiness is not None and not self._readiness.done():
+            self._readiness.set_result(None)
         if item is None:
-            # It only wakes the consumer: see `empty`.
+            # It only wakes the consumer at the end: see `empty`.
             return
         command, client = item.command, item.client
         if (line := self.lines.get(client)) is not None:
@@ -136,10 +152,8 @@ class FairQueue(asyncio.Queue[WorkItem | None]):
         """Return the oldest item of the client in turn, and end its turn."""
         if len(self._arrivals) == 1:
             # Nearly always, unless the shard is busy.
-            only, _ = self._arrivals.popitem()
-            self.lines.clear()
-            self.per_inbox.clear()
-            self.bytes = 0
+            (only,) = self._arrivals
+            self._clear()
             return only
         client, line = next(iter(self.lines.items()))
         item = line[0]
@@ -147,26 +161,11 @@ class FairQueue(asyncio.Queue[WorkItem | None]):
         self._end_turn(client, line)
         return item
 
-    def _fill(self, taken: list[WorkItem], items_max: int, bytes_max: int) -> list[WorkItem]:
-        """Add items to a batch until it has `items_max`, or `bytes_max` more bytes."""
-        arrivals, lines = self._arrivals, self.lines
-        if not arrivals:
-            return taken
-        if len(taken) + len(arrivals) > SMALL_ITEMS and self._is_uneven(taken):
-            items_max = min(items_max, max(SMALL_ITEMS, SMALL_TURNS * len(lines)))
-        if len(taken) + len(arrivals) <= items_max and self.bytes <= bytes_max:
-            taken += arrivals
-            arrivals.clear()
-            lines.clear()
-            self.per_inbox.clear()
-            self.bytes = 0
-        while lines and len(taken) < items_max:
-            bytes_max -= next(iter(lines.values()))[0].command.size
-            if bytes_max < 0 and taken:
-                break
-            taken.append(self._get_next())
-        taken.sort(key=_number_of)
-        return taken
+    def _clear(self) -> None:
+        self._arrivals.clear()
+        self.lines.clear()
+        self.per_inbox.clear()
+        self.bytes = 0
 
     def _end_turn(self, client: str, line: Line) -> None:
         if line:
@@ -174,16 +173,11 @@ class FairQueue(asyncio.Queue[WorkItem | None]):
             del self.lines[client]
             self.lines[client] = line
 
-    def _is_uneven(self, taken: list[WorkItem]) -> bool:
-        """Return whether a client has far more items than another one, or had lately.
-
-        `taken` are the items that the batch has already.
-        """
+    def _is_uneven(self) -> bool:
+        """Return whether a client has far more items than another one, or had lately."""
         newest = next(reversed(self._arrivals))
-        lengths = {client: len(line) for client, line in self.lines.items()}
-        for item in taken:
-            lengths[item.client] = lengths.get(item.client, 0) + 1
-        if max(lengths.values()) >= UNEVEN * min(lengths.values()):
+        lengths = [len(line) for line in self.lines.values()]
+        if max(lengths) >= UNEVEN * min(lengths):
             self._small_until = newest.entered + UNEVEN_S
         return newest.entered < self._small_until
 

@@ -147,9 +147,10 @@ class Shard:
 
     async def _serve_posts(self) -> None:
         """Serve batches of posts, and let the reads behind them go to their own lane."""
-        queue, limits, loop = self._queue, self._limits, asyncio.get_running_loop()
-        while items := await queue.posts.take(limits.requests, limits.bytes):
-            began, batch = loop.time(), plan(items)
+        queue, limits, loop, began = self._queue, self._limits, asyncio.get_running_loop(), 0.0
+        while await queue.posts.ready():
+            await self._pacing.wait(began, queue.posts.qsize)
+            began, batch = loop.time(), plan(queue.posts.take_nowait(limits.requests, limits.bytes))
             queue.move_to_reads(batch.free)
             self._behind = batch.behind
             queue.in_flight = batch.posted
@@ -159,32 +160,32 @@ class Shard:
             queue.in_flight = frozenset()
             queue.move_to_reads(self._behind)
             self._behind = []
-            await self._pacing.wait(began, queue.posts.qsize)
         # No read can come from here any more.
         queue.reads.close()
 
     async def _serve_reads(self) -> None:
         """Serve batches of reads. Other commands run beside them."""
-        loop = asyncio.get_running_loop()
-        while items := await self._take_reads():
+        reads, limits, loop, began = (
+            self._queue.reads,
+            self._limits,
+            asyncio.get_running_loop(),
+            0.0,
+        )
+        while self._deferred or await reads.ready():
+            await self._pacing.wait(began, self._count_reads)
+            items = [*self._deferred, *reads.take_nowait(limits.requests, limits.bytes)]
             began, batch = loop.time(), sort(items)
             self._deferred = []
-            self._observe(items)
+            if items:
+                self._observe(items)
             self._single_calls.submit(batch.single_calls)
             if batch.counts:
                 self._start_counts(batch.counts)
             if batch.reads:
                 await self._serve(self._read, batch.reads)
-            await self._pacing.wait(began, self._count_reads)
 
     def _count_reads(self) -> int:
         return len(self._deferred) + self._queue.reads.qsize()
-
-    async def _take_reads(self) -> list[WorkItem]:
-        reads, limits = self._queue.reads, self._limits
-        if not self._deferred:
-            return await reads.take(limits.requests, limits.bytes)
-        return [*self._deferred, *reads.take_nowait(limits.requests, limits.bytes)]
 
     def _observe(self, items: Sequence[WorkItem]) -> None:
         now = asyncio.get_running_loop().time()

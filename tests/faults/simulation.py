@@ -38,6 +38,8 @@ from workers.store.base import LEADER_LEASE_S
 
 USERS = ("ann", "bob", "cy")
 DEADLINE_S = 1.0
+#: The longest interval between two batches of a lane, in seconds.
+INTERVAL_S = 0.02
 #: The most that a node's clock is wrong, in seconds. The checker tolerates lateness below that.
 SKEW_S = 0.05
 #: Seconds after a failover or a kill in which requests may take longer.
@@ -145,7 +147,15 @@ class Node:
 
         clock = DatabaseClock(wall=read_clock, steady=read_clock)
         batch = ShardLimits(6, 1000, 4, DEADLINE_S)
-        limits = PoolLimits(2, world.queue, batch, DEADLINE_S, 20, quotas=world.quotas)
+        limits = PoolLimits(
+            2,
+            world.queue,
+            batch,
+            DEADLINE_S,
+            20,
+            quotas=world.quotas,
+            batch_interval_s=INTERVAL_S,
+        )
         before = asyncio.all_tasks()
         store = world.make_store(world.database)
         self.pool = world.make_pool(store, clock, limits, self.metrics)

@@ -77,12 +77,6 @@ def test_batches_are_small_while_one_client_sends_far_more() -> None:
     assert len(queue.posts.take_nowait(500, 1 << 20)) == SMALL_ITEMS
 
 
-async def test_the_first_item_of_a_batch_counts_as_its_clients() -> None:
-    queue = ShardQueue(WIDE)
-    put(queue, new_post("light", entered=1.0), *(new_post("heavy", entered=1.0) for _ in range(99)))
-    assert len(await queue.posts.take(500, 1 << 20)) == SMALL_ITEMS
-
-
 def test_a_client_that_is_alone_again_gets_long_batches_again() -> None:
     queue = ShardQueue(WIDE)
     put(queue, *(new_post("heavy", entered=1.0) for _ in range(300)))
