@@ -58,11 +58,12 @@ class ClaimRollback:
         """
         # A drain may call this while the maintenance job is running.
         async with self._turn:
-            if any(0 < rollback.due_ms <= self._clock.now_ms() for rollback in self._waiting):
+            now_ms = self._clock.now_ms()
+            if any(0 < rollback.due_ms <= now_ms for rollback in self._waiting):
                 # A claim that takes effect after its rollback would lose its messages, so make sure
                 # that the clock has not been set back since the last comparison.
                 await self._store.measure_clock()
-            now_ms = self._clock.now_ms()
+                now_ms = self._clock.now_ms()
             for rollback in [each for each in self._waiting if each.due_ms <= now_ms]:
                 released = 0
                 if not await self._is_kept(rollback.claim):
