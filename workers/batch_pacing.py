@@ -21,8 +21,9 @@ from collections.abc import Callable
 FULL_RATE = 250.0
 #: The rate is an average over about so many seconds.
 _AVERAGE_S = 1.0
-#: A batch with this share of the requests that are usually open, or with so many, does not wait.
-SHARE, ENOUGH = 0.34, 32
+#: A batch with this share of the requests that are usually open does not wait, but fewer than `FEW`
+#: are not sufficient, and `ENOUGH` always are.
+SHARE, FEW, ENOUGH = 0.34, 8, 32
 #: By which part the number of requests that are usually open is lowered after a wait.
 _LOWERED = 0.25
 
@@ -78,7 +79,7 @@ class BatchPacing:
         """Return how many more requests are to be expected before a batch; 0 to start it now."""
         is_open = self._count_open()
         self._usual = max(self._usual, is_open)
-        enough = min(max(int(self._usual * SHARE), 1), ENOUGH)
+        enough = min(max(int(self._usual * SHARE), FEW), ENOUGH)
         return max(min(int(self._usual) - is_open, enough - gathered), 0)
 
     def waited(self) -> None:

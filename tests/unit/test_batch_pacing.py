@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from workers.batch_pacing import ENOUGH, FULL_RATE, BatchPacing
+from workers.batch_pacing import ENOUGH, FEW, FULL_RATE, SHARE, BatchPacing
 
 
 class Pace:
@@ -55,9 +55,17 @@ def test_a_batch_waits_for_requests_that_usually_come() -> None:
     pace.arrive(12)
     pace.answer(12)
     pace.arrive()
-    assert pace.pacing.missing(1) == 3
-    pace.arrive(3)
-    assert pace.pacing.missing(4) == 0
+    assert pace.pacing.missing(1) == FEW - 1
+    pace.arrive(FEW - 1)
+    assert pace.pacing.missing(FEW) == 0
+
+
+def test_a_batch_is_larger_if_more_requests_are_open() -> None:
+    pace = Pace()
+    pace.arrive(60)
+    pace.answer(60)
+    pace.arrive(FEW)
+    assert pace.pacing.missing(FEW) == int(60 * SHARE) - FEW
 
 
 def test_a_batch_starts_once_all_clients_wait() -> None:
