@@ -21,6 +21,9 @@ _STARVED_S = 3.0
 #: served.
 _FITTING = 90
 
+#: The load that is offered, relative to the measured capacity.
+_FACTORS = (3, 6, 12)
+
 
 async def slow_senders(testbed: Testbed, times: int) -> None:
     """Open 2,000 connections that send one byte of their headers per second."""
@@ -130,16 +133,21 @@ async def disconnects(testbed: Testbed, times: int) -> None:
 
 
 async def overload(testbed: Testbed, times: int) -> None:
-    """Offer three times the service's capacity, for this many seconds, and then return to normal.
+    """Offer three times the service's capacity, or more until it refuses a third, for this many
+    seconds, and then return to normal.
 
     A slow connection to the database and small batches make the service so slow that clients in
     Python can overload it.
     """
     testbed.proxy.delay_s = 0.02
     peak = await _capacity(testbed, times)
-    served, answers = await _offered(testbed, times, rate=3 * peak)
+    for factor in _FACTORS:
+        served, answers = await _offered(testbed, times, rate=factor * peak)
+        refused = [answer for answer in answers if answer.status == 503]
+        # On a busy machine the measured capacity may be too low.
+        if len(refused) > len(answers) / 3:
+            break
     accepted = [answer for answer in answers if answer.outcome == "ok"]
-    refused = [answer for answer in answers if answer.status == 503]
     assert len(answers) > 2.5 * peak * times, "the clients were too slow to overload it"
     assert len(refused) > len(answers) / 3, f"{len(refused)} of {len(answers)} were refused"
     testbed.goals += [
