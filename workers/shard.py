@@ -116,15 +116,11 @@ class Shard:
             counting = () if self._count_task is None else (self._count_task,)
             await asyncio.gather(self._single_calls.finish(), *counting)
         finally:
-            unsent, tasks = self._single_calls.abandon()
-            for item in (*self._in_flight, *tasks.values()):
-                self._fail(item, OutcomeUnknown("the shard stopped"))
-            counts = (*self._counts.take_all(), *self._counts_in_flight)
-            for item in (*self._deferred, *self._behind, *unsent, *counts):
-                item.fail(StoreUnavailable("the shard stopped"))
-            self._in_flight, self._deferred, self._behind = {}, [], []
-            self._counts_in_flight, self._queue.in_flight = [], frozenset()
-            await _end([*lanes, *tasks, *([] if self._count_task is None else [self._count_task])])
+            try:
+                # A lane may take more from the queue until it has ended.
+                await _end(lanes)
+            finally:
+                await _end(self._abandon())
 
     def expire(self, now: float) -> None:
         """Fail all items past their deadline. `now` is the time on the event loop's clock."""
@@ -144,6 +140,18 @@ class Shard:
         # Items in flight may be answered already: then their clients may have sent the next ones.
         taken = (*self._in_flight, *self._deferred, *self._behind)
         return self._queue.qsize() + sum([item.is_open for item in taken])
+
+    def _abandon(self) -> Collection[asyncio.Task[None]]:
+        """Answer all items that were taken from the queue. Returns the tasks that are left."""
+        unsent, tasks = self._single_calls.abandon()
+        for item in (*self._in_flight, *tasks.values()):
+            self._fail(item, OutcomeUnknown("the shard stopped"))
+        counts = (*self._counts.take_all(), *self._counts_in_flight)
+        for item in (*self._deferred, *self._behind, *unsent, *counts):
+            item.fail(StoreUnavailable("the shard stopped"))
+        self._in_flight, self._deferred, self._behind = {}, [], []
+        self._counts_in_flight, self._queue.in_flight = [], frozenset()
+        return [*tasks, *([] if self._count_task is None else [self._count_task])]
 
     async def _serve_posts(self) -> None:
         """Serve batches of posts, and let the reads behind them go to their own lane."""
@@ -471,8 +479,18 @@ async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: a driver may turn a cancellation into another error."""
+    """Cancel tasks until they have ended: a driver may turn a cancellation into another error.
+
+    If the caller is cancelled meanwhile, this raises only once they have ended.
+    """
+    cancellation: asyncio.CancelledError | None = None
     while tasks:
         for task in tasks:
             task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=0.2)
+        try:
+            await asyncio.wait(tasks, timeout=0.2)
+        except asyncio.CancelledError as error:
+            cancellation = error
+        tasks = [task for task in tasks if not task.done()]
+    if cancellation is not None:
+        raise cancellation

@@ -574,6 +574,32 @@ async def test_stopping_survives_a_swallowed_cancellation(
     assert isinstance((await gather_answers(read))[0], ServiceError)
 
 
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_lane_that_is_slow_to_stop_loses_nothing(make_pool: MakePool, times: int) -> None:
+    """It may go on after a cancellation that a driver turned into an error of its own."""
+
+    class Swallowing(GateStore):
+        async def _pass(self, kind: str) -> None:
+            for left in reversed(range(times)):
+                try:
+                    return await super()._pass(kind)
+                except asyncio.CancelledError:
+                    if not left:
+                        raise StoreUnavailable("the connection was closed") from None
+            return None
+
+    store = Swallowing(shut={"insert", "find"})
+    pool = await make_pool(store, batch=ShardLimits(1, 1 << 20, 50, 5.0))
+    requests: list[asyncio.Future[Any]] = [post(pool, "bob"), pool.read("eve"), pool.read("bob")]
+    await store.reached()
+    requests += [post(pool, "ann"), pool.read("ann"), pool.read("cy")]
+    async with asyncio.timeout(30):
+        await pool.stop()
+    assert all(request.done() for request in requests)
+    assert all(isinstance(each, ServiceError) for each in await gather_answers(*requests))
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_a_probe_is_repeated_after_a_blocked_loop(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
