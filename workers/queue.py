@@ -103,7 +103,10 @@ class ShardQueue:
             self._on_arrival()
 
     def move_to_reads(self, items: Iterable[WorkItem]) -> None:
-        """Append reads that were taken from `posts` to the other lane. They keep their number."""
+        """Append reads that were taken from `posts` to the other lane, regardless of the bounds.
+
+        They keep their number.
+        """
         for item in items:
             self.reads.put_nowait(item)
 
@@ -144,7 +147,14 @@ class ShardQueue:
         Raises `Overloaded` if the item's client has its share already.
         """
         own = self._lines_of(item.client)
-        while (lack := self._lack_of(item)) is not None:
+        # Reads that moved to their lane may exceed the bounds: nobody loses a place for these.
+        limits = self._limits._replace(
+            items=max(self._limits.items, self.qsize()),
+            items_per_inbox=max(
+                self._limits.items_per_inbox, self._of_inbox(item.command.username)
+            ),
+        )
+        while (lack := self._lack_of(item, limits)) is not None:
             # First a cheap test, for a client that floods a full queue.
             clients_min = max(len(self.posts.lines), len(self.reads.lines))
             if sum(map(len, own)) * clients_min >= self.qsize():
@@ -169,9 +179,9 @@ class ShardQueue:
             if newest.fail(Overloaded("other clients need the room in the queue")):
                 self._on_displaced()
 
-    def _lack_of(self, item: WorkItem) -> _Lack | None:
-        """Return what an item lacks to fit into the queue."""
-        command, limits = item.command, self._limits
+    def _lack_of(self, item: WorkItem, limits: QueueLimits) -> _Lack | None:
+        """Return what an item lacks to fit into a queue with these limits."""
+        command = item.command
         if self.qsize() >= limits.items:
             return _Lack("too many requests are waiting", lambda _: 1, len)
         if self._of_inbox(command.username) >= limits.items_per_inbox:

@@ -33,6 +33,10 @@ def new_post(client: str, username: str = "bob", size: int = 1, entered: float =
     return new_item(client, Post("id", username, "x" * size, size, 0, 0), entered)
 
 
+def new_read(client: str, username: str) -> WorkItem:
+    return new_item(client, Read(username))
+
+
 def put(queue: ShardQueue, *items: WorkItem) -> None:
     for item in items:
         queue.put_or_refuse(item)
@@ -122,6 +126,31 @@ def test_a_flooded_queue_makes_room_for_other_clients(limits: QueueLimits, size:
     assert all(isinstance(item.future.exception(), Overloaded) for item in refused)
     assert len(displaced) == 30
     assert all(item.is_open for item in others)
+
+
+@pytest.mark.parametrize(
+    ("limits", "names"),
+    [
+        (WIDE._replace(items=100), [f"user-{number}" for number in range(100)]),
+        (WIDE._replace(items_per_inbox=100), ["bob"] * 100),
+    ],
+    ids=["items", "inbox"],
+)
+def test_reads_that_move_to_their_lane_displace_nobody(
+    limits: QueueLimits, names: list[str]
+) -> None:
+    """They may exceed the bounds. A client that comes then takes one place, not theirs, too."""
+    queue = ShardQueue(limits)
+    put(queue, new_post("heavy", "bob"), *(new_read("reader", "bob") for _ in range(30)))
+    batch = plan(queue.posts.take_nowait(100, 1 << 20))
+    queue.in_flight = batch.posted
+    others = [new_read(client, name) for client, name in zip("abcd" * 25, names, strict=True)]
+    put(queue, *others)
+    queue.in_flight = frozenset()
+    queue.move_to_reads(batch.behind)
+    put(queue, new_read("late", "bob"))
+    assert sum(not item.is_open for item in [*others, *batch.behind]) == 1
+    assert queue.qsize() == 130
 
 
 def test_a_client_with_its_share_gets_no_room_of_others() -> None:
