@@ -72,6 +72,19 @@ async def test_a_lease_that_is_over_goes_to_another_node(
     assert (late.node, late.is_own) == ("other", False)
 
 
+async def test_a_database_clock_set_back_prolongs_no_lease(
+    open_store: OpenStore, mongo: Messages
+) -> None:
+    """The leader died with it. Otherwise nobody would lead until the clock is there again."""
+    one, other = await open_store(node="one"), await open_store(node="other")
+    await one.lead(None)
+    mongo.database["fleet"].update_one(
+        {"_id": "leader"}, [{"$set": {"until": {"$add": ["$until", 3_600_000]}}}]
+    )
+    assert (await other.lead(None)).is_own
+    assert not (await one.lead(None)).is_own
+
+
 async def test_a_node_that_resigns_is_replaced_at_once(open_store: OpenStore) -> None:
     one, other = await open_store(node="one"), await open_store(node="other")
     await one.lead(None)
@@ -109,12 +122,13 @@ async def test_a_node_named_like_a_field_is_a_name(open_store: OpenStore) -> Non
     assert (await (await open_store(node="$since")).lead(None)).node == "$since"
 
 
+@pytest.mark.parametrize("code", [13, 8000], ids=["MongoDB", "Atlas"])
 async def test_without_the_right_each_node_leads(
-    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+    store: MongoStore, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     class Refuses:
         async def command(self, *_: Any, **__: Any) -> None:
-            raise OperationFailure("not authorized", 13)
+            raise OperationFailure("not authorized", code)
 
     class Client:
         def __getitem__(self, name: str) -> Refuses:

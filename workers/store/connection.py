@@ -70,8 +70,10 @@ _CLOSED = re.compile(
     r"|\[SSL: UNEXPECTED_EOF_WHILE_READING\] [^()]*\(_ssl\.c:\d+\)"
     r"|(?<=: )(?=,|$)"
 )
-#: Error codes that concern the database user: Unauthorized, AuthenticationFailed, AtlasError.
+#: Error codes that concern the database user: Unauthorized, AuthenticationFailed, AtlasError. Atlas
+#: may report a missing privilege with a code of its own.
 UNAUTHORIZED, _REFUSALS = 13, (13, 18, 8000)
+NOT_ALLOWED = (13, 8000)
 #: The error for a missing privilege. It has the database, the command, and all its arguments.
 _LACKS_RIGHT = re.compile(r"not authorized on (\S+) to execute command \{ (\w+):")
 

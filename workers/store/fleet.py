@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from workers.store.base import LEADER_LEASE_S, Leader, PendingCount
-from workers.store.connection import UNAUTHORIZED, Connection, read_errors
+from workers.store.connection import NOT_ALLOWED, Connection, read_errors
 from workers.store.driver import TIMES_IN_MS, Document
 from workers.store.schema import FLEET, LEADER
 
@@ -51,7 +51,7 @@ class Fleet(Connection):
                     codec_options=TIMES_IN_MS,
                 )
             except OperationFailure as error:
-                if error.code != UNAUTHORIZED:
+                if error.code not in NOT_ALLOWED:
                     raise
                 return self._lead_alone()
         return self._leader_of(answer["value"])
@@ -84,8 +84,11 @@ class Fleet(Connection):
         An update that changes nothing is not written to the journal or the oplog.
         """
         is_own = {"$eq": ["$token", self._token]}
-        # Also true if there is no lease yet.
-        is_over = {"$not": [{"$gt": ["$until", "$$NOW"]}]}
+        # Also true if there is no lease yet, or if the database's clock was set back since: nobody
+        # would lead until it shows the old time again.
+        latest = {"$add": ["$$NOW", int(2 * LEADER_LEASE_S * 1000)]}
+        lasts = {"$and": [{"$gt": ["$until", "$$NOW"]}, {"$lte": ["$until", latest]}]}
+        is_over = {"$not": [lasts]}
         mine: Document = {
             "node": {"$literal": self._node},
             "token": self._token,
