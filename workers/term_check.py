@@ -28,9 +28,12 @@ class TermCheck:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._terms: set[Term | None] = set()
+        self._confirming: asyncio.Task[Term | StoreUnavailable | None] | None = None
 
     async def __aenter__(self) -> "TermCheck":
-        self._confirming = asyncio.create_task(self._confirm())
+        # If a search has a term after all, it is not current, and is repeated.
+        if self._store.has_terms:
+            self._confirming = asyncio.create_task(self._confirm())
         return self
 
     async def __aexit__(
@@ -39,6 +42,8 @@ class TermCheck:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._confirming is None:
+            return
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             self._confirming.cancel()
         await asyncio.wait((self._confirming,))
@@ -55,6 +60,8 @@ class TermCheck:
         """
         if self._terms <= {None}:
             return True
+        if self._confirming is None:
+            return False
         # Several reads wait for it. If one of them is cancelled, the others go on.
         confirmed = await asyncio.shield(self._confirming)
         if isinstance(confirmed, StoreUnavailable):

@@ -179,6 +179,10 @@ class SimulatedStore:
         database.confirm(position)
         return found_of(unread, usernames, limit)
 
+    @property
+    def has_terms(self) -> bool:
+        return True
+
     async def confirm(self) -> Term | None:
         """Write to the log until a majority has the entry.
 

@@ -88,6 +88,10 @@ class MemoryStore:
         await self._call("find")
         return found_of(self.data.unread(usernames, now_ms), usernames, limit)
 
+    @property
+    def has_terms(self) -> bool:
+        return False
+
     async def confirm(self) -> Term | None:
         return None
 

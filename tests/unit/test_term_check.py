@@ -24,6 +24,10 @@ class TermStore(GateStore):
     found_in: list[Term | None] = field(default_factory=lambda: ["1"])
     confirmed_in: list[Term | StoreUnavailable | Exception] = field(default_factory=lambda: ["1"])
 
+    @property
+    def has_terms(self) -> bool:
+        return True
+
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         term = self.found_in[0] if len(self.found_in) == 1 else self.found_in.pop(0)
         found = await super().find_unread(usernames, limit, now_ms)

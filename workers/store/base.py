@@ -175,6 +175,11 @@ class Store(Protocol):
         """
         ...
 
+    @property
+    def has_terms(self) -> bool:
+        """Whether searches currently have terms that need a confirmation."""
+        ...
+
     async def confirm(self) -> Term | None:
         """Return the term in which a majority has just accepted a write from the primary.
 

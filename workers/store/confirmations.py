@@ -49,6 +49,11 @@ class Confirmations(Connection):
         with suppress(StoreUnavailable), pymongo.timeout(PING_S):
             await self.confirm()
 
+    @property
+    def has_terms(self) -> bool:
+        """See `workers.store.base.Store.has_terms`."""
+        return self._primary() is not None
+
     async def confirm(self) -> Term | None:
         """See `workers.store.base.Store.confirm`."""
         if self._primary() is None:
