@@ -55,6 +55,17 @@ async def test_a_search_of_one_member_needs_no_confirmation(
     assert await store.confirm() is None
 
 
+async def test_members_that_were_just_added_are_known(
+    members: ReplicaSet, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    """The hosts are counted from time to time only, and one of the new ones may be primary."""
+    store = await open_store(members.uri)
+    store._had_peers = False
+    _, term = await found_by(store, clock)
+    assert term is not None
+    assert await store.confirm() == term
+
+
 async def test_a_primary_elected_again_confirms_no_old_search(
     members: ReplicaSet, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:

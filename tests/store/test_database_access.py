@@ -222,7 +222,7 @@ async def _examine(uri: str, driver: Driver) -> list[Finding]:
 
 async def _confirm(store: MongoStore) -> None:
     """Confirm a search, as if the replica set had more members than this one."""
-    store._has_peers = store._can_confirm = True
+    store._had_peers = store._can_confirm = True
     await store.confirm()
 
 

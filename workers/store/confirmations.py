@@ -83,7 +83,7 @@ class Confirmations(Connection):
         Returns None if the database cannot confirm, or if there is nothing to confirm because the
         replica set has one member.
         """
-        if not self._has_peers or not self._can_confirm:
+        if not self._has_peers() or not self._can_confirm:
             return None
         assert self._client is not None
         topology = self._client.topology_description

@@ -144,7 +144,7 @@ class Connection:
         # Identifies this process in the fleet. Its name may be that of an earlier process.
         self._token = secrets.token_hex(8)
         self._unsearched = UnsearchedTimes()
-        self._has_peers = True
+        self._had_peers = True
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
@@ -205,6 +205,15 @@ class Connection:
             await close_client(self._client)
             self._client = None
 
+    def _has_peers(self) -> bool:
+        """Return whether another member may have become primary without this one knowing it yet.
+
+        The driver learns of added members at once, but with a direct connection it knows only one.
+        """
+        assert self._client is not None
+        known = self._client.topology_description.server_descriptions()
+        return self._had_peers or len(known) > 1
+
     async def measure_clock(self) -> None:
         """See `workers.store.base.Store.measure_clock`."""
         assert self._client is not None
@@ -217,8 +226,7 @@ class Connection:
                 tries.append((received_ms - sent_ms, sent_ms, int(server["localTime"])))
                 if received_ms - sent_ms <= _CLOCK_TRIP_MS:
                     break
-        # With other members, another one may have become primary without this one knowing it yet.
-        self._has_peers = len(server.get("hosts", ())) != 1
+        self._had_peers = len(server.get("hosts", ())) != 1
         trip_ms, sent_ms, database_ms = min(tries)
         self._clock.observe(sent_ms, database_ms, sent_ms + trip_ms)
 

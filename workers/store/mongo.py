@@ -324,7 +324,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         self, usernames: Sequence[str], limit: int, now_ms: int, primary: Primary | None
     ) -> tuple[list[Document], tuple[str, int | None] | None]:
         """Search once. Returns the documents, and the address of the member that answered."""
-        is_local = primary is not None or not self._has_peers
+        is_local = primary is not None or not self._has_peers()
         # The order is that of the index, so nothing is sorted. A negative limit requests a single
         # reply and leaves no cursor open; without a batch size, that reply would end after 101
         # documents.
