@@ -44,9 +44,13 @@ class TermCheck:
     ) -> None:
         if self._confirming is None:
             return
-        if kind is not None and issubclass(kind, asyncio.CancelledError):
+        try:
+            if kind is None or not issubclass(kind, asyncio.CancelledError):
+                await asyncio.wait((self._confirming,))
+        finally:
+            # Without effect unless the round was cancelled.
             self._confirming.cancel()
-        await asyncio.wait((self._confirming,))
+            await asyncio.wait((self._confirming,))
 
     def add(self, results: Iterable[Found]) -> None:
         """Note the terms of these searches, which all reads of the round depend on."""

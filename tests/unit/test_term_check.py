@@ -13,6 +13,7 @@ from workers.commands import Lease, Slice, delivery
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.pool import WorkerPool
 from workers.store.base import Found, Term
+from workers.term_check import TermCheck
 
 KEY = "k" * 64
 
@@ -176,3 +177,20 @@ async def test_the_twin_of_a_key_gets_no_empty_answer_early(make_pool: MakePool)
     reads = await asyncio.gather(pool.read_keyed("bob", KEY), pool.read("bob"))
     assert sorted(map(texts, reads)) == [[], ["x"]]
     assert store.calls["confirm"] == store.calls["find"] > 1, "no answer came of the old term"
+
+
+async def test_a_round_that_is_cancelled_leaves_no_task() -> None:
+    """Not even if nothing but the confirmation is left of it."""
+    store = TermStore(shut={"confirm"})
+
+    async def serve() -> None:
+        async with TermCheck(store):
+            pass
+
+    serving = asyncio.create_task(serve())
+    await store.reached()
+    await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait((serving,))
+    assert serving.cancelled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
