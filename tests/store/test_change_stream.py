@@ -40,10 +40,11 @@ async def test_posts_and_releases_are_reported(
     post = new_post(timeout_s=600)
     await other.insert([post])
     assert await next_arrival(stream) == Arrivals({"bob"})
-    claim = new_claim(["bob"], [post.id], clock.now_ms())
-    await other.claim(claim)
-    await other.unclaim(claim, [post.id])
-    assert await next_arrival(stream) == Arrivals({"bob"})
+    for _ in range(2):
+        claim = new_claim(["bob"], [post.id], clock.now_ms())
+        await other.claim(claim)
+        await other.unclaim(claim, [post.id])
+        assert await next_arrival(stream) == Arrivals({"bob"})
     for number in range(3):
         lease = new_claim(["bob"], [post.id], clock.now_ms(), lease_ms=(60_000, 1, 60_000)[number])
         assert (await other.claim(lease)).ids

@@ -446,7 +446,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         if isinstance(claim, KeyedClaim):
             claimed["key"] = claim.key
         return {
-            "$unset": {"unread": ""},
+            "$unset": {"unread": "", "returned_to": ""},
             "$set": {"claim": claimed},
             # A kept message has null here, which is less than any time and stays.
             "$min": {"purge_at": DatetimeMS(claim.at_ms + self._claimed_grace_ms)},

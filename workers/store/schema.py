@@ -10,7 +10,7 @@ In `messages`:
   removed and the message is claimed, unread or expired. `lost_by` has the tokens of earlier leases
   that ran out.
 - A message that becomes unread again gets `returned_to`, the name of its inbox: an event in the
-  change stream has only the fields that an update changed. The next lease removes it.
+  change stream has only the fields that an update changed. So the next claim removes it.
 - `revoked` is the time at which the sender took the message back.
 
 Only messages with `unread` are in the inbox index, so the cost of a read depends on the unread
