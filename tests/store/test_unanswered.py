@@ -186,7 +186,7 @@ async def test_a_failed_lease_sweep_is_counted_later(
     class FailsOnce:
         async def update_many(self, selection: Any, change: Any, **options: Any) -> UpdateResult:
             result = await real.update_many(selection, change, **options)
-            if "expired" in change["$set"]:
+            if isinstance(change, dict) and "expired" in change["$set"]:
                 raise AutoReconnect("the reply was lost")
             return result
 
