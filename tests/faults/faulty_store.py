@@ -123,6 +123,9 @@ class _Primary(NamedTuple):
 class SimulatedStore:
     """A node's connection to the database."""
 
+    #: The share of searches that are sent to a deposed member although the driver knew another one.
+    misrouted = 0.05
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._rng = database.rng
@@ -222,8 +225,8 @@ class SimulatedStore:
         self._known = _Primary(self._database.primary, self._database.term)
 
     def _choose_member(self, known: _Primary) -> str:
-        """Return the member that a search is sent to: rarely another one than the driver knew."""
-        if self._database.deposed and self._rng.random() < 0.05:
+        """Return the member that a search is sent to: at times another one than the driver knew."""
+        if self._database.deposed and self._rng.random() < self.misrouted:
             return self._rng.choice(list(self._database.deposed))
         return known.member
 

@@ -47,8 +47,11 @@ LIFETIMES_S = (1, 3, 600)
 #: Durations of leases and of long polls, in seconds.
 _LEASES_S = (0.3, 1.0, 2.5)
 _WAITS_S = (0.3, 2.5, 2.5)
-#: The duration of a client's long polls, in seconds, and their number.
-_POLL_S, _POLLS = 1.5, 4
+#: The duration of each long poll of a conversation, in seconds.
+_POLL_S = 1.5
+#: How often a conversation gets two messages, and the seconds between them.
+_PAIRS = 3
+_BETWEEN_S = (0.0, 0.005, 0.01, 0.02)
 #: How many times a keyed request is sent at most.
 _REPEATS = 4
 
@@ -90,6 +93,7 @@ class SimulatedClients:
         self._nodes = nodes
         self._history = history
         self._texts = 0
+        self._conversations = 0
         # A sender is one client that waits for each answer: one request at a time for each user.
         self._senders: set[str] = set()
         self._receipts: list[_Receipt] = []
@@ -117,8 +121,8 @@ class SimulatedClients:
                 client = self.read(node, user, limit, wait_s=_WAITS_S[number % 3])
             case "abandoned long poll":
                 client = self.read(node, user, wait_s=2.5, leaves_after_s=number / 6)
-            case "polling":
-                client = self._poll(node, user, number)
+            case "conversation":
+                client = self._converse(node, user)
             case "keyed read":
                 client = self._keyed_read(node, user, number)
             case "lease":
@@ -316,15 +320,27 @@ class SimulatedClients:
         self._history.reads.append(got)
         return got
 
-    async def _poll(self, node: Process, user: str, number: int) -> None:
-        """Poll an inbox again and again. Others begin to poll empty inboxes at the same time."""
+    async def _converse(self, node: Process, user: str) -> None:
+        """Poll a new inbox again and again. Another node stores two messages in a row in it, so
+        that the second may arrive while the client polls again.
+        """
+        self._conversations += 1
+        name = f"{user}-{self._conversations}"
 
-        async def poll(names: Sequence[str]) -> None:
-            for name in names:
-                await self.read(node, name, wait_s=_POLL_S)
+        async def post() -> None:
+            other = self._nodes[node.number ^ 1]
+            for _ in range(_PAIRS):
+                await asyncio.sleep(self._rng.choice((0.1, 0.4)))
+                await self._post(other, name, 2)
+                await asyncio.sleep(self._rng.choice(_BETWEEN_S))
+                await self._post(other, name, 2)
+                await asyncio.sleep(1.0)
 
-        empty = [f"{user}-{number + each}" for each in range(_POLLS)]
-        await asyncio.gather(poll(empty), poll([user] * _POLLS))
+        posting = asyncio.create_task(post())
+        while not posting.done():
+            await self.read(node, name, wait_s=_POLL_S)
+        await posting
+        await self.read(node, name)
 
     async def _keyed_read(self, node: Process, user: str, number: int) -> None:
         key = self._rng.randbytes(8).hex()

@@ -129,12 +129,12 @@ class Database(Documents):
         while len(self.arrivals) <= position:
             await self._arrived.wait()
 
-    def fail_over(self) -> None:
-        """Make another member the primary. It has only what a majority has."""
+    def fail_over(self, to: str = "") -> None:
+        """Make this member the primary, or any other one. It has only what a majority has."""
         now = self.loop.time()
         documents = {each: replace(stored) for each, stored in self.documents.items()}
         self.deposed[self.primary] = Deposed(documents, now + self.rng.choice(_STALE_S))
-        self.primary = self.rng.choice([each for each in MEMBERS if each != self.primary])
+        self.primary = to or self.rng.choice([each for each in MEMBERS if each != self.primary])
         self.deposed.pop(self.primary, None)
         self.elected_at = now
         self._confirmed = self.position

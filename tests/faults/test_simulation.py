@@ -3,6 +3,7 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.faults.races import CONVERSATIONS, ELECTIONS, ElectionWorld, FaultlessWorld
 from tests.faults.simulation import KINDS, USERS, Schedule, Step, run, run_seeds, schedule_of
 
 STEPS = st.builds(
@@ -47,6 +48,16 @@ def test_seeds_reach_every_outcome_without_a_violation() -> None:
         assert total[count]
     for status in ("pending", "leased", "read", "expired", "revoked"):
         assert total[f"track {status}"]
+
+
+def test_a_conversation_keeps_no_client_waiting() -> None:
+    for seed in range(20):
+        assert run(schedule_of(seed, CONVERSATIONS), FaultlessWorld).violations == []
+
+
+def test_short_terms_hide_no_message() -> None:
+    for seed in range(60):
+        assert run(schedule_of(seed, ELECTIONS), ElectionWorld).violations == []
 
 
 def test_a_seed_always_gives_the_same_run() -> None:
