@@ -77,13 +77,24 @@ class Lookup(NamedTuple):
     limit: int
 
 
-def lookups(reads: Iterable[WorkItem], slice_max: int, singles_max: int) -> list[Lookup]:
+class LookupLimits(NamedTuple):
+    """The most messages of one search, and for the searches of one inbox in one round: their
+    number, and how many such searches' worth of messages they may return.
+    """
+
+    slice: int
+    singles: int
+    slices: int
+
+
+def lookups(reads: Iterable[WorkItem], limits: LookupLimits) -> list[Lookup]:
     """Return the searches for these reads: one shared search, and one for each limited inbox.
 
     A limited read, or one that continues a long inbox, gets a search of its own: in a shared
-    search, an inbox with more messages than the limit would hide the inboxes behind it. There are
-    at most `singles_max` searches for one inbox; the other reads are served in a later round.
+    search, an inbox with more messages than the limit would hide the inboxes behind it. The reads
+    that do not fit into the limits are served in a later round.
     """
+    slice_max = limits.slice
     shared: dict[str, None] = {}
     single: dict[str, int] = {}
     for item in reads:
@@ -95,7 +106,13 @@ def lookups(reads: Iterable[WorkItem], slice_max: int, singles_max: int) -> list
             single[command.username] = min(single.get(command.username, 0) + wanted, slice_max)
         else:
             shared[command.username] = None
-    found = [Lookup([username], limit) for username, limit in single.items()][:singles_max]
+    found: list[Lookup] = []
+    left = limits.slices * slice_max
+    for username, limit in single.items():
+        left -= limit
+        if left < 0 or len(found) == limits.singles:
+            break
+        found.append(Lookup([username], limit))
     if shared:
         found.insert(0, Lookup(list(shared), slice_max))
     return found

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
-from workers.batch import Share, lookups, plan, share_out, sort
+from workers.batch import LookupLimits, Share, lookups, plan, share_out, sort
 from workers.batch_pacing import BatchPacing
 from workers.claims import Claims
 from workers.commands import (
@@ -50,8 +50,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-#: Inboxes with a search of their own in one round. This bounds the slices held in memory.
-SINGLE_LOOKUPS = 4
+#: Inboxes with a search of their own in one round, which leaves connections for posts and claims;
+#: and how many whole slices they may hold in memory together.
+SINGLE_LOOKUPS, SLICES = 10, 4
 #: Rounds of search and claim in one batch. Reads that need more come first in the next batch.
 ROUNDS = 4
 #: Counts that may wait in one shard, and the inboxes that one count operation covers.
@@ -285,7 +286,8 @@ class Shard:
         """Search, claim and answer. Returns the unanswered reads, and an error or None."""
         now_ms = self._clock.now_ms()
         woken.clear()
-        searches = lookups(items, self._limits.slice, SINGLE_LOOKUPS)
+        limits = LookupLimits(self._limits.slice, SINGLE_LOOKUPS, SLICES)
+        searches = lookups(items, limits)
         async with TermCheck(self._store) as check:
             results = await _all(
                 self._store.find_unread(search.usernames, search.limit, now_ms)

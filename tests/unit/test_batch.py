@@ -4,7 +4,7 @@ import asyncio
 from itertools import count
 from typing import Any
 
-from workers.batch import SHARE_CHARS_MAX, Lookup, lookups, plan, share_out, sort
+from workers.batch import SHARE_CHARS_MAX, Lookup, LookupLimits, lookups, plan, share_out, sort
 from workers.commands import Command, Count, Held, Message, Post, Read, Unread
 from workers.work_item import WorkItem
 
@@ -61,18 +61,28 @@ def test_a_cancelled_request_is_left_out() -> None:
     assert sort([behind]) == ([], [], [])
 
 
+LIMITS = LookupLimits(slice=50, singles=5, slices=3)
+
+
 def test_plain_reads_share_one_search() -> None:
-    assert lookups([read("a"), read("b"), read("a")], 50, 4) == [Lookup(["a", "b"], 50)]
+    assert lookups([read("a"), read("b"), read("a")], LIMITS) == [Lookup(["a", "b"], 50)]
 
 
 def test_limited_reads_get_searches_of_their_own() -> None:
-    found = lookups([read("a", 3), read("b"), read("a", 4), read("c", 99)], 50, 4)
+    found = lookups([read("a", 3), read("b"), read("a", 4), read("c", 99)], LIMITS)
     assert found == [Lookup(["b"], 50), Lookup(["a"], 7), Lookup(["c"], 50)]
 
 
 def test_the_number_of_single_searches_is_limited() -> None:
-    found = lookups([read(str(number), 1) for number in range(9)], 50, 4)
-    assert [search.usernames for search in found] == [["0"], ["1"], ["2"], ["3"]]
+    found = lookups([read(str(number), 1) for number in range(9)], LIMITS)
+    assert [search.usernames for search in found] == [["0"], ["1"], ["2"], ["3"], ["4"]]
+
+
+def test_single_searches_hold_few_messages() -> None:
+    """However many they are, their slices are in memory together."""
+    found = lookups([read(str(number), 40) for number in range(9)], LIMITS)
+    assert [search.usernames for search in found] == [["0"], ["1"], ["2"]]
+    assert len(lookups([read("a"), *(read(name, 50) for name in "bcd")], LIMITS)) == 4
 
 
 def test_the_earlier_read_gets_the_older_messages() -> None:
