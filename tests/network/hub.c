@@ -10,7 +10,7 @@
  * Each line of input is a command, answered with "ok". SENDER and RECEIVER are positions of hosts:
  *   delay SENDER RECEIVER MICROSECONDS
  *   drop SENDER RECEIVER 0|1
- * A command also holds for packets that are on their way: they are dropped where they would arrive.
+ * A command also holds for packets that are on their way: they are dropped when they would arrive.
  * The packets of one direction are never reordered.
  */
 #define _GNU_SOURCE
@@ -176,9 +176,13 @@ int main(int argc, char **argv) {
         if (wait < 0) wait = 0;
         struct timespec time = {wait / 1000000000, wait % 1000000000};
         if (ppoll(files, count + 1, next == INT64_MAX ? NULL : &time, NULL) < 0) fail("ppoll");
-        if (files[0].revents) read_commands();
         for (int i = 0; i < count; i++) {
-            if (files[i + 1].revents) receive(i);
+            /* A command does not hold for what was sent or due before it came. */
+            if (files[0].revents || files[i + 1].revents) receive(i);
+        }
+        if (files[0].revents) {
+            deliver_due();
+            read_commands();
         }
     }
 }

@@ -16,7 +16,7 @@ from tests.network.hosts import OUTSIDE, Host, Network, missing
 pytestmark = pytest.mark.skipif(bool(lacks := missing()), reason=f"needs {lacks}")
 
 _PORT = 7000
-#: Answers each datagram, and prints it.
+#: Answers each datagram, and prints it once the answer is sent.
 _ECHO = f"""
 import socket, sys
 echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -24,8 +24,8 @@ echo.bind((sys.argv[1], {_PORT}))
 print("bound", flush=True)
 while True:
     data, sender = echo.recvfrom(100)
-    print(data.decode(), flush=True)
     echo.sendto(data, sender)
+    print(data.decode(), flush=True)
 """
 
 
