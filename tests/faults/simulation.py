@@ -14,8 +14,9 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import structlog
@@ -282,15 +283,26 @@ def run(schedule: Schedule, world: type[World] = World) -> Verdict:
 
 def run_seeds(seeds: range) -> tuple[Counter[str], list[tuple[int, Verdict]]]:
     """Run the schedules of many seeds. Return the total counts, and the seeds that failed."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     total: Counter[str] = Counter()
     failed = []
-    for seed in seeds:
-        verdict = run(schedule_of(seed))
-        total += verdict.counts
-        if verdict.violations:
-            failed.append((seed, verdict))
+    with _silence():
+        for seed in seeds:
+            verdict = run(schedule_of(seed))
+            total += verdict.counts
+            if verdict.violations:
+                failed.append((seed, verdict))
     return total, failed
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Log nothing below the level `critical`. Other tests of this process log again afterwards."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def main() -> int:
