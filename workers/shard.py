@@ -159,7 +159,9 @@ class Shard:
         queue, limits, loop, began = self._queue, self._limits, asyncio.get_running_loop(), 0.0
         while await queue.posts.ready():
             await self._pacing.wait(began, queue.posts.qsize)
-            began, batch = loop.time(), plan(queue.posts.take_nowait(limits.requests, limits.bytes))
+            # Until they are sorted, they are here, so that they are answered if this dies.
+            self._behind = queue.posts.take_nowait(limits.requests, limits.bytes)
+            began, batch = loop.time(), plan(self._behind)
             queue.move_to_reads(batch.free)
             self._behind = batch.behind
             queue.in_flight = batch.posted
@@ -182,7 +184,9 @@ class Shard:
         )
         while self._deferred or await reads.ready():
             await self._pacing.wait(began, self._count_reads)
+            # Until they are sorted, they are here, so that they are answered if this dies.
             items = [*self._deferred, *reads.take_nowait(limits.requests, limits.bytes)]
+            self._deferred = items
             began, batch = loop.time(), sort(items)
             self._deferred = []
             if items:

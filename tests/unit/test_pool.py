@@ -496,6 +496,23 @@ async def test_a_dead_shard_answers_its_items_and_is_restarted(
     assert registry.get_sample_value("chat_worker_restarts_total") == 1
 
 
+@pytest.mark.parametrize("broken", ["plan", "sort"])
+async def test_items_that_cannot_be_sorted_are_answered(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    pool = await make_pool(MemoryStore())
+
+    def fail(_: object) -> None:
+        monkeypatch.undo()
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(f"workers.shard.{broken}", fail)
+    request = post(pool, "bob") if broken == "plan" else pool.read("bob")
+    with pytest.raises(StoreUnavailable, match="the shard stopped"):
+        async with asyncio.timeout(20):
+            await request
+
+
 @pytest.mark.parametrize("dies", ["insert", "find"])
 async def test_a_lane_that_dies_takes_the_other_with_it(
     make_pool: MakePool, registry: CollectorRegistry, dies: str
