@@ -26,8 +26,11 @@ from workers.store.connection import StoreOptions
 from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 
-#: The tests of the pages need a browser driver, which only tox's environment `clients` has.
+#: The tests of the pages need a browser driver, which only tox's environment `clients` has. Those
+#: of deploy/ need validators, which only its environment `deploy` has.
 collect_ignore = [] if find_spec("playwright") else ["pages"]
+if not find_spec("cfnlint"):
+    collect_ignore.append("deploy")
 DRIVERS = os.environ.get("TEST_DRIVERS", "pymongo").split(",")
 _databases = count()
 
@@ -51,11 +54,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need programs other than Python; tox's environment `clients` has them."""
+    """Mark the tests of tox's environments `clients` and `deploy`, which have what they need."""
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in ("clients", "docs", "pages"):
+        folder = item.path.relative_to(here).parts[0]
+        if folder in ("clients", "docs", "pages"):
             item.add_marker("clients")
+        elif folder == "deploy":
+            item.add_marker("deploy")
 
 
 @pytest.fixture

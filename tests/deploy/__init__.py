@@ -1,0 +1,1 @@
+"""Checks of deploy/. They need packages that only tox's environment `deploy` has."""
