@@ -260,3 +260,51 @@ async def test_the_text_of_an_exception_is_in_no_span() -> None:
     assert find.attributes is not None
     assert find.attributes["error.type"] == "StoreUnavailable"
     assert not find.status.is_ok
+
+
+#: New Relic's limits: docs.newrelic.com, "New Relic OTLP endpoint", as of August 2026. The largest
+#: request in bytes, the longest name and value of an attribute in characters.
+NEW_RELIC_PAYLOAD, NEW_RELIC_NAME, NEW_RELIC_VALUE = 10**6, 255, 4095
+
+
+async def test_what_is_sent_keeps_new_relics_limits(
+    start_service: StartService,
+    connect: Connect,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    # Spans gather until the SDK sends as many as it does at once.
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    async with collector:
+        service = await start_service(telemetry="otlp")
+        chat = connect(service)
+        for burst in range(3):
+            posts = (
+                chat.request(
+                    "POST",
+                    "/chat",
+                    b'{"text": "x", "username": "%d"}' % number,
+                    X_Request_ID=f"{burst}-{number}-" + "r" * 5000,
+                )
+                for number in range(100)
+            )
+            await asyncio.gather(*posts)
+        await service.stop()
+        assert len(collector.spans) > 512
+        assert collector.metrics
+        assert max(len(each.body) for each in collector.requests) < NEW_RELIC_PAYLOAD
+        points = [
+            point
+            for metrics in collector.metrics
+            for metric in metrics.values()
+            for kind in (metric.gauge, metric.sum, metric.histogram)
+            for point in kind.data_points
+        ]
+        told = [attributes(each.attributes) for each in (*collector.spans, *points)]
+        names, values = set[str](), set[str]()
+        for each in (*told, *collector.resources):
+            names |= each.keys()
+            values |= {value for value in each.values() if isinstance(value, str)}
+        assert max(map(len, names)) <= NEW_RELIC_NAME
+        assert max(map(len, values)) <= NEW_RELIC_VALUE
