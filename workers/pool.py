@@ -37,7 +37,7 @@ from workers.loop_lag import LoopLag
 from workers.maintenance import WATCH_EVERY_S, Maintenance
 from workers.metrics import WorkerMetrics
 from workers.queue import QueueLimits, ShardQueue
-from workers.routing import shard_of
+from workers.routing import route_of, shard_of
 from workers.shard import Shard, ShardLimits
 from workers.storage import StorageLimits, StorageReserve
 from workers.store.base import Store
@@ -120,8 +120,8 @@ class WorkerPool:
             ShardQueue(limits.queue, on_displaced, pacing.arrived) for _ in range(limits.shards)
         ]
         self._shards = [Shard(queue, engine, limits.batch, pacing) for queue in self._queues]
-        # The hashed idempotency keys of requests that are being processed.
-        self._keys: set[str] = set()
+        # The inboxes and hashed idempotency keys of requests that are being processed.
+        self._keys: set[tuple[str, str]] = set()
         self._maintenance = Maintenance(engine, self._shards, self._reserve)
         self._workers: list[asyncio.Task[None]] = []
 
@@ -189,7 +189,7 @@ class WorkerPool:
         """
         self._reserve.admit(size)
         now_ms = self._clock.now_ms()
-        message_id = self._ids.next(now_ms)
+        message_id = self._ids.next(now_ms, route_of(username))
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
         return self._enqueue(post, client) if self._quotas is None else self._admit(post, client)
@@ -213,11 +213,11 @@ class WorkerPool:
         """
         self._reserve.admit(size)
         now_ms = self._clock.now_ms()
-        message_id = self._ids.next(now_ms)
+        message_id = self._ids.next(now_ms, route_of(username))
         expires_ms = now_ms + timeout_s * 1000
         post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
         submit = self._enqueue if self._quotas is None else self._admit
-        return self._one_at_a_time(key.hash, lambda: submit(post, client))
+        return self._one_at_a_time((username, key.hash), lambda: submit(post, client))
 
     def read(
         self,
@@ -252,7 +252,7 @@ class WorkerPool:
         Claims for a key are never rolled back.
         """
         read = Read(username, limit, None, wait_s, None, key)
-        return self._one_at_a_time(key, lambda: self._enqueue(read, client, wait_s))
+        return self._one_at_a_time((username, key), lambda: self._enqueue(read, client, wait_s))
 
     def count(self, username: str, *, client: str = "") -> asyncio.Future[int]:
         """Count an inbox's unread messages. Raises the same errors as `read`."""
@@ -374,9 +374,11 @@ class WorkerPool:
         self._queues[shard_of(item.command.username, len(self._queues))].readmit(item)
 
     def _one_at_a_time(
-        self, key: str, submit: Callable[[], asyncio.Future[T]]
+        self, key: tuple[str, str], submit: Callable[[], asyncio.Future[T]]
     ) -> asyncio.Future[T]:
-        """Submit a request unless this process is already processing one with the same key."""
+        """Submit a request unless this process is already processing one with the same inbox and
+        key.
+        """
         if key in self._keys:
             raise KeyInFlight("a request with this key is still being processed")
         future = submit()

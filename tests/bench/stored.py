@@ -9,8 +9,10 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient
 
+from workers.routing import route_of
 from workers.store.driver import Document
-from workers.store.schema import COLLECTION, ensure_indexes
+from workers.store.layout import NEWEST
+from workers.store.schema import COLLECTION, create_messages, ensure_indexes
 
 _AT_ONCE = 10_000
 _LIFE_MS = 86_400_000
@@ -28,13 +30,14 @@ async def store(
         for number in range(users * each)
     )
     async with AsyncMongoClient[Document](uri) as client:
+        await create_messages(client[database], NEWEST)
         messages = client[database][COLLECTION]
         stored = 0
         while batch := list(islice(documents, _AT_ONCE)):
             await messages.insert_many(batch, ordered=False)
             stored += len(batch)
             on(stored)
-        await ensure_indexes(client[database])
+        await ensure_indexes(client[database], NEWEST)
 
 
 async def drop(uri: str, database: str) -> None:
@@ -46,6 +49,7 @@ async def drop(uri: str, database: str) -> None:
 def _document(message_id: str, username: str, now_ms: int) -> RawBSONDocument:
     fields = {
         "_id": message_id,
+        "route": route_of(username),
         "username": username,
         "text": "x" * 32,
         "created_at": DatetimeMS(now_ms),

@@ -10,7 +10,8 @@ from pymongo import MongoClient
 from tests.cli.conftest import Chat, Result
 from tests.support.issuer import key_set
 from tests.support.server import Server
-from workers.store.schema import INDEXES, KEY_INDEX
+from workers.store.layout import NEWEST
+from workers.store.schema import indexes_of
 
 
 def failed(result: Result) -> dict[str, str]:
@@ -112,13 +113,18 @@ def test_duplicate_keys_that_block_an_index_are_named(
     with MongoClient[dict[str, Any]](mongo_uri) as client:
         messages = client[database].messages
         messages.create_index("x", name="another")
-        for collection, indexes in INDEXES.items():
+        for collection, indexes in indexes_of(NEWEST).items():
             for name, options in indexes.items():
-                if name != KEY_INDEX:
+                if name != NEWEST.key_index:
                     keys = list(options["key"].items())
                     others = {each: options[each] for each in options if each != "key"}
                     client[database][collection].create_index(keys, name=name, **others)
-        messages.insert_many([{"_id": each, "key": {"hash": "same"}} for each in ("m1", "m2")])
+        messages.insert_many(
+            [
+                {"_id": each, "route": 1, "username": "bob", "key": {"hash": "same"}}
+                for each in ("m1", "m2")
+            ]
+        )
     result = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
     assert "m1, m2" in failed(result)["indexes"]
     assert "docs/operations.md" in failed(result)["indexes"]

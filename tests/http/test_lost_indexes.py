@@ -10,7 +10,7 @@ from pymongo.collection import Collection
 
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
-from workers.store.schema import KEY_INDEX
+from workers.store.layout import NEWEST
 
 KEY = "order-4711-confirmed"
 
@@ -37,15 +37,15 @@ async def test_a_dropped_collection_heals_by_itself(chat: ChatClient, messages: 
 
     await eventually(serves)
     # All posts with the key stored one message.
-    assert KEY_INDEX in messages.index_information()
+    assert NEWEST.key_index in messages.index_information()
     assert messages.count_documents({}) == 1
 
 
 async def test_readyz_reports_a_changed_index_until_dropped(
     chat: ChatClient, messages: Messages
 ) -> None:
-    messages.drop_index(KEY_INDEX)
-    messages.create_index("key.hash", name=KEY_INDEX)
+    messages.drop_index(NEWEST.key_index)
+    messages.create_index("key.hash", name=NEWEST.key_index)
 
     async def readiness() -> dict[str, object]:
         answer = await chat.request("GET", "/readyz")
@@ -62,7 +62,7 @@ async def test_readyz_reports_a_changed_index_until_dropped(
     keyed = await chat.request("POST", "/chat", body=body, Idempotency_Key=KEY)
     assert (keyed.code, json.loads(keyed.body)["stored"]) == (503, False)
     assert (await chat.request("POST", "/chat", body=body)).code == 201
-    messages.drop_index(KEY_INDEX)
+    messages.drop_index(NEWEST.key_index)
 
     async def is_ready() -> bool:
         return (await readiness())["status"] == "ok"

@@ -13,6 +13,7 @@ from tests.support.stores import MemoryStore
 from workers.clock import DatabaseClock
 from workers.commands import Key, Post
 from workers.ids import IdSource
+from workers.routing import route_of
 from workers.store.base import Store
 
 MakePost: TypeAlias = Callable[..., Post]
@@ -33,7 +34,7 @@ def new_post(clock: DatabaseClock) -> MakePost:
         receipt: str = "",
     ) -> Post:
         created_ms = clock.now_ms() - int(age_s * 1000)
-        message_id = ids.next(clock.now_ms())
+        message_id = ids.next(clock.now_ms(), route_of(username))
         size = len(text.encode("utf-8", "replace"))
         expires_ms = created_ms + timeout_s * 1000
         return Post(message_id, username, text, size, created_ms, expires_ms, key, receipt)

@@ -13,7 +13,8 @@ from workers.store import diagnostics
 from workers.store.diagnostics import _clock, _compatibility, _deployment, examine
 from workers.store.driver import Client, Document, Driver, close_client, open_client
 from workers.store.finding import Finding
-from workers.store.schema import COLLECTION, INDEXES, KEY_INDEX, OBSOLETE
+from workers.store.layout import NEWEST
+from workers.store.schema import COLLECTION, OBSOLETE, indexes_of
 
 
 async def findings(uri: str, driver: Driver, database: str) -> dict[str, Finding]:
@@ -29,7 +30,7 @@ async def test_a_good_database_has_nothing_to_fix(
     found = await findings(mongo_uri, driver, database)
     assert {each.state for each in found.values()} == {"ok"}
     assert list(found) == ["database", "compatibility", "majority", "indexes", "leader", "clock"]
-    count = sum(map(len, INDEXES.values()))
+    count = sum(map(len, indexes_of(NEWEST).values()))
     assert found["indexes"].detail == f"all {count} exist and are correct"
     assert found["database"].detail.endswith("primary of replica set chat, 1 member(s)")
     assert found["compatibility"].detail.endswith(", as the server")
@@ -74,12 +75,12 @@ async def test_missing_indexes_are_named(
     mongo_uri: str, driver: Driver, database: str, open_store: OpenStore, mongo: Messages
 ) -> None:
     await open_store()
-    mongo.drop_index(KEY_INDEX)
+    mongo.drop_index(NEWEST.key_index)
     found = (await findings(mongo_uri, driver, database))["indexes"]
     assert found == Finding(
         "indexes",
         "warn",
-        f"missing: {COLLECTION}.{KEY_INDEX}; a running service creates them within seconds",
+        f"missing: {COLLECTION}.{NEWEST.key_index}; a running service creates them within seconds",
     )
 
 
@@ -93,13 +94,13 @@ async def test_duplicate_keys_that_bar_an_index_fail(
 ) -> None:
     store = await open_store()
     await store.insert([new_post(key=Key("k" * 64, "content"))])
-    mongo.drop_index(KEY_INDEX)
+    mongo.drop_index(NEWEST.key_index)
     document = mongo.find_one({"key": {"$exists": True}})
     assert document is not None
     mongo.insert_one({**document, "_id": "f" * 32})
     found = (await findings(mongo_uri, driver, database))["indexes"]
     assert found.state == "fail"
-    assert found.detail.startswith(f"missing: {COLLECTION}.{KEY_INDEX}; ")
+    assert found.detail.startswith(f"missing: {COLLECTION}.{NEWEST.key_index}; ")
     assert "f" * 32 in found.detail, "it names the messages"
 
 

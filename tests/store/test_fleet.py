@@ -155,7 +155,7 @@ async def test_old_documents_of_nodes_are_deleted(
         ]
     )
     await store.forget_nodes(now)
-    assert {document["_id"] for document in fleet.find()} == {"leader", "new"}
+    assert {document["_id"] for document in fleet.find()} == {"leader", "new", "schema"}
 
 
 async def test_the_leader_ends_leases_that_another_node_gave(

@@ -16,10 +16,13 @@ from workers.clock import DatabaseClock
 from workers.commands import Key
 from workers.errors import IndexMissing
 from workers.store import schema
+from workers.store.layout import NEWEST, Layout
 from workers.store.mongo import MongoStore
-from workers.store.schema import COLLECTION, INBOX_INDEX, INDEXES, KEY_INDEX, READS, IndexMismatch
+from workers.store.schema import COLLECTION, READS, IndexMismatch
 
 KEY = Key("a" * 8, "b" * 8)
+INBOX_INDEX, KEY_INDEX = NEWEST.inbox_index, NEWEST.key_index
+INDEXES = schema.indexes_of(NEWEST)
 EVERY_INDEX = [(collection, name) for collection, names in INDEXES.items() for name in names]
 
 
@@ -199,10 +202,12 @@ async def test_complete_indexes_are_rarely_listed(
 ) -> None:
     listed = 0
 
-    async def list_and_count(database: Any, collections: Iterable[str]) -> schema.Listing:
+    async def list_and_count(
+        database: Any, layout: Layout, collections: Iterable[str]
+    ) -> schema.Listing:
         nonlocal listed
         listed += 1
-        return await schema.list_indexes(database, collections)
+        return await schema.list_indexes(database, layout, collections)
 
     monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 3600.0)
     monkeypatch.setattr("workers.store.index_keeper.list_indexes", list_and_count)
@@ -219,9 +224,11 @@ async def test_indexes_that_only_free_space_are_seldom_listed(
 ) -> None:
     listed: Counter[str] = Counter()
 
-    async def list_and_count(database: Any, collections: Iterable[str]) -> schema.Listing:
+    async def list_and_count(
+        database: Any, layout: Layout, collections: Iterable[str]
+    ) -> schema.Listing:
         listed.update(list(collections))
-        return await schema.list_indexes(database, collections)
+        return await schema.list_indexes(database, layout, collections)
 
     monkeypatch.setattr("workers.store.index_keeper.CHECK_ALL_EVERY_S", 3600.0)
     monkeypatch.setattr("workers.store.index_keeper.list_indexes", list_and_count)

@@ -6,16 +6,17 @@ import pytest
 
 from tests.conftest import OpenStore
 from tests.store.conftest import Messages
-from workers.store.schema import COLLECTION, INDEXES, IndexMismatch
+from workers.store.layout import NEWEST
+from workers.store.schema import COLLECTION, IndexMismatch, indexes_of
 
 
 async def test_the_indexes_are_created_and_kept(open_store: OpenStore, mongo: Messages) -> None:
     await open_store()
     await open_store()
     indexes = mongo.index_information()
-    assert indexes.keys() == {"_id_", *INDEXES[COLLECTION]}
+    assert indexes.keys() == {"_id_", *indexes_of(NEWEST)[COLLECTION]}
     assert indexes["purge"]["expireAfterSeconds"] == 0
-    assert indexes["inbox"]["partialFilterExpression"] == {"unread": True}
+    assert indexes[NEWEST.inbox_index]["partialFilterExpression"] == {"unread": True}
 
 
 @pytest.mark.parametrize(

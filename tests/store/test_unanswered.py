@@ -21,6 +21,7 @@ from workers.commands import Acknowledge, Key, KeyedBatch, MessageStatus, Revoke
 from workers.errors import OutcomeUnknown, Rejected, StoreUnavailable
 from workers.store import idempotent_reads
 from workers.store.base import Settled
+from workers.store.layout import NEWEST
 from workers.store.mongo import MongoStore
 from workers.store.schema import COLLECTION, OBSOLETE, describe_duplicates, drop_obsolete
 
@@ -222,7 +223,7 @@ async def test_batches_discarded_again_and_again_are_an_error(
 
 
 async def test_duplicate_keys_are_reported_without_a_listing() -> None:
-    reason = await describe_duplicates(Silent())  # type: ignore[arg-type]
+    reason = await describe_duplicates(Silent(), NEWEST)  # type: ignore[arg-type]
     assert reason.startswith("several messages have the same idempotency key; remove")
 
 

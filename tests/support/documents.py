@@ -89,7 +89,7 @@ class Documents:
             return None
         for other in self.documents.values():
             if post.key is not None and other.post.key is not None:
-                if other.post.key.hash != post.key.hash:
+                if other.post.key.hash != post.key.hash or other.post.username != post.username:
                     continue
                 if other.post.key.body != post.key.body:
                     return KeyReused("another body")

@@ -2,36 +2,60 @@
 
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.clock import DatabaseClock
-from workers.ids import IdSource, last_id_of
-from workers.routing import shard_of
+from workers.ids import IdSource, last_id_of, route_in
+from workers.routing import ROUTE_MAX, route_of, shard_of
 
 
 @given(st.lists(st.integers(0, 2**44), min_size=2, max_size=50))
 def test_ids_increase_even_if_the_clock_steps_back(times: list[int]) -> None:
     source = IdSource()
-    ids = [source.next(now_ms) for now_ms in times]
+    ids = [source.next(now_ms, 7) for now_ms in times]
     assert ids == sorted(set(ids))
     assert {len(each) for each in ids} == {32}
 
 
 def test_surplus_ids_use_the_next_millisecond() -> None:
     source = IdSource(random_bytes=bytes)
-    ids = [source.next(7) for _ in range(70_000)]
+    ids = [source.next(7, 7) for _ in range(70_000)]
     assert ids == sorted(set(ids))
 
 
 def test_ids_of_two_processes_differ() -> None:
     one, other = IdSource(), IdSource()
-    assert {one.next(5) for _ in range(1000)}.isdisjoint({other.next(5) for _ in range(1000)})
+    assert {one.next(5, 7) for _ in range(1000)}.isdisjoint({other.next(5, 7) for _ in range(1000)})
 
 
 def test_no_id_of_a_millisecond_exceeds_its_last_id() -> None:
     source = IdSource(random_bytes=lambda size: b"\xff" * size)
-    assert source.next(41) <= last_id_of(41) < source.next(42)
+    assert source.next(41, ROUTE_MAX) <= last_id_of(41) < source.next(42, 0)
+
+
+@given(st.integers(0, 2**44), st.text())
+def test_an_id_has_the_route_of_its_inbox(now_ms: int, username: str) -> None:
+    source = IdSource()
+    route = route_of(username)
+    assert 0 <= route <= ROUTE_MAX
+    assert [route_in(source.next(now_ms, route)) for _ in range(3)] == [route] * 3
+
+
+@pytest.mark.parametrize(
+    "no_route",
+    [
+        "018f6b1c2d3e0001" + "a" * 16,  # an id of an earlier version
+        "018f6b1c2d3e7fff" + "a" * 16,
+        "018f6b1c2d3e8000" + "a" * 15,
+        "018f6b1c2d3e8000" + "a" * 17,
+        "018f6b1c2d3e8000" + "x" * 16,
+        "",
+    ],
+)
+def test_an_id_without_a_route_is_recognized(no_route: str) -> None:
+    assert route_in(no_route) is None
 
 
 def test_a_clock_that_agrees_with_the_database_is_not_corrected() -> None:
@@ -124,3 +148,8 @@ def test_an_inbox_has_one_shard(username: str, shards: int) -> None:
 
 def test_an_inbox_has_the_same_shard_in_every_process() -> None:
     assert [shard_of(name, 8) for name in ("bob", "eve", "Zoë", "")] == [0, 6, 2, 0]
+
+
+def test_the_route_of_an_inbox_never_changes() -> None:
+    """It is stored in messages and ids, and other programs compute it, too."""
+    assert [route_of(name) for name in ("bob", "eve", "Zoë", "")] == [62923, 62944, 26540, 0]

@@ -10,7 +10,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,7 +37,9 @@ from workers.store.driver import (
 )
 from workers.store.expiry import AHEAD_S, UnsearchedTimes
 from workers.store.index_keeper import IndexKeeper
-from workers.store.schema import COLLECTION, READS, ensure_indexes, list_indexes
+from workers.store.layout import Layout
+from workers.store.schema import COLLECTION, READS, create_messages, ensure_indexes, list_indexes
+from workers.store.schema_version import UnknownSchema
 from workers.tracing import UNTRACED, Tracer
 
 T = TypeVar("T")
@@ -186,7 +188,10 @@ class Connection:
                         "repeat a write safely nor confirm it on a majority; start it with "
                         "--replSet and run rs.initiate() once"
                     )
-                listing = await list_indexes(database)
+                await self.indexes.follow(database)
+                listing = await list_indexes(database, self._layout)
+                if f"{COLLECTION}._id_" not in listing.there:
+                    await create_messages(database, self._layout)
             if missing := [name for name in listing.missing if listing.there]:
                 log.warning(
                     "creating indexes; this takes minutes if there are many messages",
@@ -194,10 +199,15 @@ class Connection:
                 )
             with self._operation("indexes", BUILD_S), read_errors():
                 # Even if all indexes are listed: another node may still be building them.
-                await ensure_indexes(database)
+                await ensure_indexes(database, self._layout)
             await self.measure_clock()
-        except StoreRefused as error:
+        except (StoreRefused, UnknownSchema) as error:
             raise StoreMisconfigured(str(error)) from error
+
+    @property
+    def _layout(self) -> Layout:
+        """The layout of the database. It may change between two statements of an operation."""
+        return self.indexes.layout
 
     async def close(self) -> None:
         """Close the connections. Safe to call twice."""
@@ -441,8 +451,3 @@ async def may_repeat(deadline: float) -> bool:
         return False
     await asyncio.sleep(REPEAT_AFTER_S)
     return True
-
-
-def one_of(usernames: Sequence[str]) -> Any:
-    """Return the condition that a field is one of these names."""
-    return usernames[0] if len(usernames) == 1 else {"$in": list(usernames)}

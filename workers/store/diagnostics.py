@@ -23,18 +23,19 @@ from workers.store.driver import (
     open_client,
 )
 from workers.store.finding import Finding
+from workers.store.layout import NEWEST
 from workers.store.replica_set import check_members, list_silent
 from workers.store.schema import (
     COLLECTION,
     FLEET,
-    INDEXES,
-    KEY_INDEX,
     LEADER,
     OBSOLETE,
     describe_duplicates,
+    indexes_of,
     list_indexes,
     meaning_of,
 )
+from workers.store.schema_version import UnknownSchema, find_layout
 
 _OLDEST = (6, 0)
 #: A larger difference between the clocks is reported as a warning, in seconds.
@@ -157,25 +158,30 @@ async def _compatibility(client: Client, version: str, within_s: float) -> Findi
 
 
 async def _indexes(database: AsyncDatabase[Document]) -> Finding:
-    listing = await list_indexes(database)
+    try:
+        layout = await find_layout(database) or NEWEST
+    except UnknownSchema as unknown:
+        return Finding("indexes", "fail", str(unknown))
+    indexes = indexes_of(layout)
+    listing = await list_indexes(database, layout)
     if listing.different:
         collection, _, name = listing.different[0].partition(".")
         found: Any = (await database[collection].index_information()).get(name, {})
         return Finding(
             "indexes",
             "fail",
-            f"{name} is {meaning_of(found)}, but must be {dict(INDEXES[collection][name])}; drop "
+            f"{name} is {meaning_of(found)}, but must be {dict(indexes[collection][name])}; drop "
             f'it with db.{collection}.dropIndex("{name}"), and the service creates it again',
         )
-    wanted_count = sum(map(len, INDEXES.values()))
+    wanted_count = sum(map(len, indexes.values()))
     if len(listing.missing) == wanted_count:
         return Finding(
             "indexes", "ok", f"none in {database.name} yet: the first start creates them"
         )
     if listing.missing:
         missing = ", ".join(listing.missing)
-        if f"{COLLECTION}.{KEY_INDEX}" in listing.missing:
-            duplicates = await describe_duplicates(database[COLLECTION])
+        if f"{COLLECTION}.{layout.key_index}" in listing.missing:
+            duplicates = await describe_duplicates(database[COLLECTION], layout)
             if duplicates:
                 return Finding("indexes", "fail", f"missing: {missing}; {duplicates}")
         detail = f"missing: {missing}; a running service creates them within seconds"

@@ -106,7 +106,7 @@ class IdempotentReads(Connection):
         with self._operation("recall"), read_errors():
             documents = await self._majority.find(
                 {
-                    "username": batch.username,
+                    **self._layout.inbox(batch.username),
                     "_id": {"$in": list(batch.ids)},
                     "claim.key": batch.key,
                     "expires_at": {"$gte": DatetimeMS(now_ms)},

@@ -1,8 +1,9 @@
-"""Restores indexes that an operator drops or changes while the store runs.
+"""Follows the schema version, and restores indexes that an operator drops or changes.
 
 `Connection` reports operations that miss an index, and `workers.maintenance` calls `check`
-periodically. The periodic check is needed because no operation fails without some of the indexes,
-such as those that free space.
+periodically. An index may be missing because the schema version changed: then this node works by
+the new one from the check on. The periodic check is needed because no operation fails without some
+of the indexes, such as those that free space.
 """
 
 import time
@@ -13,19 +14,22 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from workers.metrics import WorkerMetrics
 from workers.store.driver import Document
+from workers.store.layout import NEWEST, Layout
 from workers.store.schema import (
     COLLECTION,
-    INDEXES,
+    READS,
     IndexMismatch,
+    create_messages,
     drop_obsolete,
     ensure_indexes,
     list_indexes,
 )
+from workers.store.schema_version import UnknownSchema, settle_layout
 
 log = structlog.get_logger(__name__)
 
-#: How often the indexes are listed, in seconds. An index that no operation needs can be missing for
-#: this long before it is noticed.
+#: How often the schema version is read and the indexes are listed, in seconds. An index
+#: that no operation needs can be missing for this long before it is noticed.
 CHECK_EVERY_S = 5.0
 #: How often those of all collections are listed, in seconds. An index of `reads` only frees space.
 CHECK_ALL_EVERY_S = 30.0
@@ -42,6 +46,8 @@ class IndexKeeper:
         self._opened = time.monotonic()
         self._check_at = self._opened + CHECK_EVERY_S
         self._check_all_at = 0.0
+        #: The layout of the database, by the last look at its schema version.
+        self.layout: Layout = NEWEST
         #: What is wrong with the indexes, or None. While it is set, no post with a key is stored.
         self.fault: str | None = None
 
@@ -61,7 +67,8 @@ class IndexKeeper:
         self._check_at = self._check_all_at = 0.0
 
     async def check(self, database: AsyncDatabase[Document], within_s: float) -> None:
-        """List the indexes within so many seconds, then create those that are missing.
+        """Read the schema version and list the indexes within so many seconds, then create those
+        that are missing.
 
         Creating them may take minutes if there are many messages, and has no time limit. An index
         that differs, or that cannot be created, remains a fault, and every check tries again.
@@ -71,7 +78,14 @@ class IndexKeeper:
         self._check_at = now + CHECK_EVERY_S
         is_all = now >= self._check_all_at or self.fault is not None
         with pymongo.timeout(within_s):
-            listing = await list_indexes(database, INDEXES if is_all else (COLLECTION,))
+            try:
+                await self.follow(database)
+            except UnknownSchema as unknown:
+                # The indexes are no longer this node's business.
+                self._set_fault(str(unknown))
+                return
+            collections = (COLLECTION, READS) if is_all else (COLLECTION,)
+            listing = await list_indexes(database, self.layout, collections)
         if is_all:
             self._check_all_at = now + CHECK_ALL_EVERY_S
         if listing.missing or listing.different:
@@ -80,13 +94,25 @@ class IndexKeeper:
                 self._set_fault(f"indexes are missing or differ: {names}")
         if self.fault is not None:
             try:
-                await ensure_indexes(database)
+                if f"{COLLECTION}._id_" not in listing.there:
+                    await create_messages(database, self.layout)
+                await ensure_indexes(database, self.layout)
             except IndexMismatch as mismatch:
                 self._set_fault(str(mismatch))
                 return
             self._set_fault(None)
         if time.monotonic() >= self._opened + OBSOLETE_AFTER_S:
             await drop_obsolete(database, listing.there)
+
+    async def follow(self, database: AsyncDatabase[Document]) -> None:
+        """Read the schema version. From then on, `layout` is that of the database.
+
+        Raises `UnknownSchema`, or `pymongo.errors.PyMongoError` if the database does not answer.
+        """
+        layout = await settle_layout(database)
+        if layout is not self.layout:
+            log.info("the schema version of the database", version=layout.version)
+            self.layout = layout
 
     def _set_fault(self, fault: str | None) -> None:
         if fault == self.fault:

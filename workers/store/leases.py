@@ -25,6 +25,8 @@ _SWEEP_MAX = 5000
 #: A message that expired less than this many ms ago becomes unread, and `expire` finds it: the
 #: clocks of nodes may differ a little.
 _MARGIN_MS = 1000
+#: The conditions that select the same messages after a change of their state.
+_SAME_MESSAGES = ("route", "username", "lease.token", "_id")
 #: Most messages that an audit reports.
 _AUDIT_MAX = 5000
 
@@ -34,7 +36,7 @@ class Leases(Connection):
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         """See `workers.store.base.Store.acknowledge`."""
-        selection, hint = _select(command)
+        selection, hint = self._select(command)
         changed = await self._mark_read({**selection, **_is_active(now_ms)}, hint, now_ms)
         if changed and (command.ids is None or changed == len(command.ids)):
             return Settled(changed, changed)
@@ -43,7 +45,7 @@ class Leases(Connection):
 
     async def audit(self, command: Acknowledge, now_ms: int) -> Audit:
         """See `workers.store.base.Store.audit`."""
-        selection, hint = _select(command)
+        selection, hint = self._select(command)
         acknowledged = {**selection, "claim.acknowledged": True}
         with self._operation("lease"), read_errors():
             if command.ids is not None:
@@ -59,7 +61,7 @@ class Leases(Connection):
             lost = await self._ids({**selection, **over}, hint)
             numbers = _tokens(command)
             since = {
-                "username": command.username,
+                **self._layout.inbox(command.username),
                 "lost_by": {"$elemMatch": numbers},
                 # The stream itself may have received it again.
                 "lease.token": {"$not": numbers},
@@ -75,7 +77,7 @@ class Leases(Connection):
 
     async def release(self, command: Release, now_ms: int) -> Settled:
         """See `workers.store.base.Store.release`."""
-        selection, hint = _select(command)
+        selection, hint = self._select(command)
 
         async def write() -> int:
             result = await self._messages.update_many(
@@ -101,7 +103,7 @@ class Leases(Connection):
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
-        selection, hint = _select(command)
+        selection, hint = self._select(command)
         # Never earlier: a late copy must not shorten the lease of a later delivery.
         longer = {"$max": ["$lease.until", DatetimeMS(now_ms + command.ttl_ms)]}
         end = {"$min": [longer, "$expires_at"]}
@@ -118,7 +120,7 @@ class Leases(Connection):
 
     async def held(self, command: Held, now_ms: int) -> frozenset[str]:
         """See `workers.store.base.Store.held`."""
-        selection, hint = _select(command)
+        selection, hint = self._select(command)
         with self._operation("lease"), read_errors():
             documents = await self._messages.find(
                 {**selection, **_is_active(now_ms)}, projection={"_id": 1}, hint=hint
@@ -133,12 +135,13 @@ class Leases(Connection):
         """
         with self._operation("lease"), read_errors():
             last = await self._messages.find_one(
-                {"_id": command.last, "username": command.username}, projection={"lease": 1}
+                {"_id": command.last, **self._layout.inbox(command.username)},
+                projection={"lease": 1},
             )
         if last is None or "lease" not in last:
             return Settled(0, 0)
         selection: Document = {
-            "username": command.username,
+            **self._layout.inbox(command.username),
             "$or": [{"unread": True}, {"lease.until": {"$exists": True}}],
             "expires_at": {"$gte": DatetimeMS(now_ms)},
         }
@@ -215,8 +218,8 @@ class Leases(Connection):
             )
             return result.modified_count
 
-        mine = {"username": selection["username"], "claim.token": token}
-        mine |= {field: selection[field] for field in ("lease.token", "_id") if field in selection}
+        fields = [each for each in _SAME_MESSAGES if each in selection]
+        mine = {"claim.token": token, **{field: selection[field] for field in fields}}
         try:
             changed, was_repeated = await self._confirmed("lease", write)
         except OutcomeUnknown:
@@ -231,6 +234,14 @@ class Leases(Connection):
             self._record_unresolved("read", mine, hint)
             raise OutcomeUnknown(str(error)) from error
 
+    def _select(self, command: Acknowledge | Release | Extend | Held) -> tuple[Document, str]:
+        """Return the filter for a command's messages, and the index to use."""
+        selection = {**self._layout.inbox(command.username), "lease.token": _tokens(command)}
+        if isinstance(command, Extend | Held) or command.ids is None:
+            return selection, LEASE_INDEX
+        selection["_id"] = {"$in": list(command.ids)}
+        return selection, "_id_"
+
     async def _with_earlier(self, selection: Document, hint: str, changed: int) -> Settled:
         """Add the messages that were in the state before. If the database does not answer, report
         those that this call changed.
@@ -243,15 +254,6 @@ class Leases(Connection):
                 raise
             messages = changed
         return Settled(messages, changed)
-
-
-def _select(command: Acknowledge | Release | Extend | Held) -> tuple[dict[str, Any], str]:
-    """Return the filter for a command's messages, and the index to use."""
-    selection: dict[str, Any] = {"username": command.username, "lease.token": _tokens(command)}
-    if isinstance(command, Extend | Held) or command.ids is None:
-        return selection, LEASE_INDEX
-    selection["_id"] = {"$in": list(command.ids)}
-    return selection, "_id_"
 
 
 def _tokens(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:

@@ -20,12 +20,14 @@ from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store.base import CountedEvent
 from workers.store.connection import Connection, read_errors, write_errors
 from workers.store.driver import Document
-from workers.store.schema import INBOX_INDEX, KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
+from workers.store.schema import KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
 
 log = structlog.get_logger(__name__)
 
 #: Sweeps ignore messages that expired less than this many ms ago: the clocks of nodes may differ.
 EXPIRE_MARGIN_MS = 1000
+#: The fields that tell the status of a message, and where it is.
+_STATUS_FIELDS = ("username", "receipts", "unread", "lease", "claim", "revoked", "expires_at")
 #: Longest time for a count of the pending messages, in seconds.
 _COUNT_S = 60.0
 
@@ -35,27 +37,32 @@ class Lifecycle(Connection):
 
     async def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         """See `workers.store.base.Store.track`."""
+        document = await self._find_sent(command)
+        return None if document is None else _status_of(document, now_ms)
+
+    async def _find_sent(self, command: Track) -> Document | None:
+        """Return the fields of a message that tell its status, if the receipt belongs to it."""
         with self._operation("track"), read_errors():
             document = await self._majority.find_one(
-                {"_id": command.id},
-                projection=dict.fromkeys(
-                    ("receipts", "unread", "lease", "claim", "revoked", "expires_at"), 1
-                ),
+                self._layout.message(command.id), projection=_STATUS_FIELDS
             )
-        if document is None or not _has_receipt(document, command.receipt):
-            return None
-        return _status_of(document, now_ms)
+        has_receipt = document is not None and _has_receipt(document, command.receipt)
+        return document if has_receipt else None
 
     async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
         """See `workers.store.base.Store.revoke`."""
-        status = await self.track(command, now_ms)
+        document = await self._find_sent(command)
+        if document is None:
+            return None, 0
+        status: MessageStatus | None = _status_of(document, now_ms)
         if status is None or status.status != "pending":
             return status, 0
+        message = {"_id": command.id, **self._layout.inbox(document["username"])}
 
         async def write() -> int:
             result = await self._messages.update_one(
                 {
-                    "_id": command.id,
+                    **message,
                     "receipts": command.receipt,
                     # Unread, or leased with a lease that is over but has not been ended yet.
                     "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
@@ -72,7 +79,7 @@ class Lifecycle(Connection):
             )
             return result.modified_count
 
-        mine = {"_id": command.id, "revoked": DatetimeMS(now_ms)}
+        mine = {**message, "revoked": DatetimeMS(now_ms)}
         try:
             changed, was_repeated = await self._confirmed("revoke", write)
         except OutcomeUnknown:
@@ -117,7 +124,7 @@ class Lifecycle(Connection):
         """See `workers.store.base.Store.count_pending`."""
         with read_errors(), pymongo.timeout(_COUNT_S):
             # Counts all entries of two indexes, without reading a document.
-            unread = await self._messages.count_documents({}, hint=INBOX_INDEX)
+            unread = await self._messages.count_documents({}, hint=self._layout.inbox_index)
             leased = await self._messages.count_documents({}, hint=LEASE_END_INDEX)
         return unread + leased
 

@@ -41,6 +41,7 @@ from workers.errors import (
     ServiceError,
     StoreUnavailable,
 )
+from workers.routing import route_of
 from workers.store.base import Claimed, Found, InboxSize, Insertion
 from workers.store.change_stream import ChangeStream
 from workers.store.confirmations import Confirmations, Primary
@@ -49,7 +50,6 @@ from workers.store.connection import (
     SETTLED_AFTER_S,
     may_repeat,
     misses_index,
-    one_of,
     read_errors,
     write_errors,
     write_failure,
@@ -57,9 +57,9 @@ from workers.store.connection import (
 from workers.store.driver import Document, aggregate
 from workers.store.fleet import Fleet
 from workers.store.idempotent_reads import IdempotentReads
+from workers.store.layout import Layout
 from workers.store.leases import Leases
 from workers.store.lifecycle import Lifecycle
-from workers.store.schema import INBOX_INDEX, KEY_INDEX
 
 #: A reply holds at most 16 MiB, and MongoDB cuts off a longer one silently. A search that returns
 #: this many code points (at most 8 MiB of UTF-8) therefore counts as incomplete.
@@ -147,7 +147,10 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                     outcomes[position] = failure
                 if isinstance(failure, OutcomeUnknown):
                     ids = [posts[position].id for position in pending]
-                    self._record_unresolved("accepted", {"_id": {"$in": ids}})
+                    inboxes = self._layout.inboxes(
+                        [posts[position].username for position in pending]
+                    )
+                    self._record_unresolved("accepted", {**inboxes, "_id": {"$in": ids}})
                     first_ms = min(posts[position].expires_ms for position in pending)
                     self._unsearched.add(first_ms, self._timeout_s + SETTLED_AFTER_S)
                 return
@@ -196,13 +199,14 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         """
         if self.indexes.fault is not None:
             return IndexMissing(self.indexes.fault)
+        layout = self._layout
         positions = list(pending)
         writes = [
             UpdateOne(
-                {"key.hash": _key_of(posts[position])},
+                layout.key(posts[position].username, _key_of(posts[position])),
                 {"$setOnInsert": pending[position]},
                 upsert=True,
-                hint=KEY_INDEX,
+                hint=layout.key_index,
             )
             for position in positions
         ]
@@ -262,17 +266,24 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         A post stays pending if no majority has the first message yet, or if it was just deleted.
         Returns False if the database did not answer.
         """
-        keys = {posts[position].key for position in positions}
+        layout = self._layout
+        keyed = [post for post in map(posts.__getitem__, positions) if post.key is not None]
         try:
             documents = await self._majority.find(
-                {"key.hash": {"$in": [key.hash for key in keys if key is not None]}},
-                projection={"key": 1},
-                hint=KEY_INDEX,
+                layout.keys([(post.username, _key_of(post)) for post in keyed]),
+                projection={"key": 1, "username": 1},
+                hint=layout.key_index,
             ).to_list(None)
-            first = {document["key"]["hash"]: document for document in documents}
+            first = {
+                layout.key_of(document["username"], document["key"]["hash"]): document
+                for document in documents
+            }
             for position in positions:
-                key, receipt = posts[position].key, posts[position].receipt
-                document = first.get(key.hash) if key is not None else None
+                post = posts[position]
+                key, receipt = post.key, post.receipt
+                document = (
+                    None if key is None else first.get(layout.key_of(post.username, key.hash))
+                )
                 if document is None:
                     continue
                 if key is not None and document["key"]["body"] != key.body:
@@ -280,11 +291,12 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                         "the key was used for a different message before"
                     )
                 else:
-                    is_ours = document["_id"] == posts[position].id
+                    is_ours = document["_id"] == post.id
                     if receipt and not is_ours and key is not None and key.gets_receipt:
                         added = {"$each": [receipt], "$slice": -RECEIPTS_MAX}
                         await self._messages.update_one(
-                            {"_id": document["_id"]}, {"$push": {"receipts": added}}
+                            {"_id": document["_id"], **layout.inbox(document["username"])},
+                            {"$push": {"receipts": added}},
                         )
                     # This also finds a message that an earlier attempt inserted.
                     outcomes[position] = None if is_ours else document["_id"]
@@ -300,10 +312,11 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         If the result cannot be confirmed, and there are other members, the search is linearizable:
         a deposed primary must not answer that there is nothing.
         """
+        layout = self._layout
         with self._operation("find"), read_errors():
             while True:
                 primary = self._primary()
-                documents, address = await self._search(usernames, limit, now_ms, primary)
+                documents, address = await self._search(layout, usernames, limit, now_ms, primary)
                 if primary is None or address == primary.address:
                     break
         term = None if primary is None else primary.term
@@ -315,13 +328,18 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         chars = sum(len(document["text"]) for document in documents)
         if len(documents) < limit and chars < REPLY_CHARS_MAX:
             return Found(messages, set(usernames), term)
-        # The result is cut off inside its last inbox, or right after it. Code points sort like
-        # MongoDB's UTF-8 bytes.
-        last = documents[-1]["username"]
-        return Found(messages, {username for username in usernames if username < last}, term)
+        # The result is cut off inside its last inbox, or right after it.
+        last = layout.rank(documents[-1]["username"])
+        complete = {username for username in usernames if layout.rank(username) < last}
+        return Found(messages, complete, term)
 
     async def _search(
-        self, usernames: Sequence[str], limit: int, now_ms: int, primary: Primary | None
+        self,
+        layout: Layout,
+        usernames: Sequence[str],
+        limit: int,
+        now_ms: int,
+        primary: Primary | None,
     ) -> tuple[list[Document], tuple[str, int | None] | None]:
         """Search once. Returns the documents, and the address of the member that answered."""
         is_local = primary is not None or not self._has_peers()
@@ -330,21 +348,21 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         # documents.
         cursor = (self._messages if is_local else self._linearizable).find(
             {
-                "username": one_of(usernames),
+                **layout.inboxes(usernames),
                 "unread": True,
                 "expires_at": {"$gte": DatetimeMS(now_ms)},
             },
             projection={"username": 1, "text": 1, "expires_at": 1},
-            sort=[("username", 1), ("_id", 1)],
+            sort=layout.sort,
             limit=-limit,
             batch_size=limit,
-            hint=INBOX_INDEX,
+            hint=layout.inbox_index,
         )
         return await cursor.to_list(None), cursor.address
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `workers.store.base.Store.claim`."""
-        selection = {"username": one_of(claim.usernames), "_id": {"$in": claim.ids}}
+        selection = {**self._layout.inboxes(claim.usernames), "_id": {"$in": claim.ids}}
         # By the database's own clock: a claim that lay in the buffers of a frozen mongod, or of
         # a cut connection, must not take effect after it was abandoned.
         in_time: Document = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
@@ -388,7 +406,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
 
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """See `workers.store.base.Store.unclaim`."""
-        selection = {"username": one_of(claim.usernames), "_id": {"$in": list(ids)}}
+        selection = {**self._layout.inboxes(claim.usernames), "_id": {"$in": list(ids)}}
         change = self._unclaim()
         if isinstance(claim, LeaseClaim):
             selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
@@ -466,20 +484,22 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         inboxes, so a full inbox costs no more than that, however many are counted with it.
         """
         counts: dict[str, int] = {}
-        left = sorted(set(usernames))
+        layout = self._layout
+        left = sorted(set(usernames), key=layout.rank)
         while left:
-            found = await self._count_some(left, now_ms)
+            found = await self._count_some(layout, left, now_ms)
             if sum(found.values()) <= COUNT_MAX:
                 return counts | found
-            # The result is cut off inside its last inbox, or right after it. Code points sort
-            # like MongoDB's UTF-8 bytes.
-            last = max(found)
+            # The result is cut off inside its last inbox, or right after it.
+            last = max(found, key=layout.rank)
             is_counted = len(found) == 1
-            counts |= {name: count for name, count in found.items() if name < last or is_counted}
-            left = [name for name in left if name > last or (name == last and not is_counted)]
+            counts |= {name: found[name] for name in found if name != last or is_counted}
+            left = left[left.index(last) + is_counted :]
         return counts
 
-    async def _count_some(self, usernames: Sequence[str], now_ms: int) -> dict[str, int]:
+    async def _count_some(
+        self, layout: Layout, usernames: Sequence[str], now_ms: int
+    ) -> dict[str, int]:
         """Count at most `COUNT_MAX` + 1 unread messages of these inboxes, in their order."""
         with self._operation("count"), read_errors():
             groups = await aggregate(
@@ -487,17 +507,17 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                 [
                     {
                         "$match": {
-                            "username": one_of(usernames),
+                            **layout.inboxes(usernames),
                             "unread": True,
                             "expires_at": {"$gte": DatetimeMS(now_ms)},
                         }
                     },
                     # This is the order of the index, so nothing is sorted.
-                    {"$sort": {"username": 1, "_id": 1}},
+                    {"$sort": dict(layout.sort)},
                     {"$limit": COUNT_MAX + 1},
                     {"$group": {"_id": "$username", "unread": {"$sum": 1}}},
                 ],
-                hint=INBOX_INDEX,
+                hint=layout.inbox_index,
             )
         return {group["_id"]: group["unread"] for group in groups}
 
@@ -508,8 +528,9 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         group: Document = {"_id": None, "messages": {"$sum": 1}}
         if has_bytes:
             group["bytes"] = {"$sum": {"$strLenBytes": "$text"}}
+        layout = self._layout
         unread = {
-            "username": username,
+            **layout.inbox(username),
             "unread": True,
             "expires_at": {"$gte": DatetimeMS(now_ms)},
         }
@@ -517,13 +538,15 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
             groups = await aggregate(
                 self._messages,
                 [{"$match": unread}, {"$limit": messages_max}, {"$group": group}],
-                hint=INBOX_INDEX,
+                hint=layout.inbox_index,
             )
         return InboxSize(groups[0]["messages"], groups[0].get("bytes", 0)) if groups else _EMPTY
 
     def _document(self, post: Post) -> Document:
         document: Document = {
             "_id": post.id,
+            # Also in schema 1, where only other nodes may know no routes.
+            "route": route_of(post.username),
             "username": post.username,
             "text": post.text,
             "created_at": DatetimeMS(post.created_ms),

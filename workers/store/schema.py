@@ -2,8 +2,10 @@
 
 In `messages`:
 
-    {_id, username, text, created_at, expires_at, purge_at, unread: true}
+    {_id, route, username, text, created_at, expires_at, purge_at, unread: true}
 
+- `route` is that of the inbox (see `workers.routing`). Documents of earlier versions lack it in
+  schema 1; in schema 2 the database refuses documents without it.
 - A claim removes `unread` and adds `claim: {token, at, by}`.
 - Expiry removes `unread` and adds `expired`, the id of the sweep that marked the message.
 - A lease removes `unread` and adds `lease: {token, at, by, until}`. When it ends, `until` is
@@ -25,8 +27,9 @@ In `reads`, the batches of reads with an idempotency key:
 
     {_id: hash, username, ids, until, more, given: true}
 
-In `fleet`, the leader lease (see `workers.store.fleet`) and the confirmations of each process (see
-`workers.store.confirmations`). The leader deletes other documents an hour after their time `at`.
+In `fleet`, the schema version (see `workers.store.schema_version`), the leader lease (see
+`workers.store.fleet`) and the confirmations of each process (see `workers.store.confirmations`).
+The leader deletes other documents an hour after their time `at`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,15 +41,14 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from workers.store.driver import Document, aggregate
+from workers.store.layout import Layout
 
 COLLECTION = "messages"
 READS = "reads"
 FLEET = "fleet"
 #: The id of the leader lease.
 LEADER = "leader"
-INBOX_INDEX = "inbox"
 PURGE_INDEX = "purge"
-KEY_INDEX = "idempotency"
 KEPT_INDEX = "kept"
 LEASE_INDEX = "leases"
 LEASE_END_INDEX = "lease_ends"
@@ -54,21 +56,10 @@ LOST_INDEX = "lost_leases"
 
 _EXISTS = {"$exists": True}
 
-#: The definition of each index, by collection and name.
-INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+#: The definitions of the indexes that every layout has, by collection and name.
+_COMMON: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     COLLECTION: {
-        # Has all fields that a count needs, so that a count reads no document. Not even `unread`
-        # can be left out: the planner does not conclude from the partial filter that it is true.
-        INBOX_INDEX: {
-            "key": {"username": 1, "_id": 1, "unread": 1, "expires_at": 1},
-            "partialFilterExpression": {"unread": True},
-        },
         PURGE_INDEX: {"key": {"purge_at": 1}, "expireAfterSeconds": 0},
-        KEY_INDEX: {
-            "key": {"key.hash": 1},
-            "unique": True,
-            "partialFilterExpression": {"key.hash": _EXISTS},
-        },
         KEPT_INDEX: {
             "key": {"claim.at": 1, "expires_at": 1},
             "partialFilterExpression": {"kept": True},
@@ -89,6 +80,10 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     READS: {PURGE_INDEX: {"key": {"until": 1}, "expireAfterSeconds": 60}},
 }
 
+#: What the database requires of documents in schema 2. Nodes that know no routes could otherwise
+#: store messages that no other node finds.
+VALIDATOR: Document = {"route": {"$exists": True}}
+
 #: Indexes that earlier versions used and this one does not, by collection.
 OBSOLETE: Mapping[str, Sequence[str]] = {COLLECTION: ("unread_by_inbox",)}
 
@@ -108,7 +103,9 @@ _MEANING = (
 #: them an error names.
 _LOOK_S, _NAMED = 10.0, 5
 
-_DUPLICATE_KEY = 11000
+_DUPLICATE_KEY, _NAMESPACE_EXISTS = 11000, 48
+#: The errors for a missing privilege; Atlas may report one with a code of its own.
+_NOT_ALLOWED = (13, 8000)
 #: 85 IndexOptionsConflict, 86 IndexKeySpecsConflict, 67 CannotCreateIndex.
 _CONFLICTS = frozenset({85, 86, 67})
 
@@ -117,14 +114,36 @@ class IndexMismatch(Exception):
     """Raised when an index differs from its definition or cannot be created."""
 
 
-async def ensure_indexes(database: AsyncDatabase[Document]) -> None:
+def indexes_of(layout: Layout) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Return the definition of each index that a layout needs, by collection and name."""
+    return {**_COMMON, COLLECTION: {**layout.indexes, **_COMMON[COLLECTION]}}
+
+
+async def create_messages(database: AsyncDatabase[Document], layout: Layout) -> None:
+    """Create the collection of messages with its validator, if it does not exist.
+
+    Without the right to do that, the collection comes into being with its first index, and has no
+    validator.
+    """
+    if not layout.has_route:
+        return
+    try:
+        await database.command(
+            {"create": COLLECTION, "validator": VALIDATOR, "validationLevel": "moderate"}
+        )
+    except OperationFailure as error:
+        if error.code != _NAMESPACE_EXISTS and error.code not in _NOT_ALLOWED:
+            raise
+
+
+async def ensure_indexes(database: AsyncDatabase[Document], layout: Layout) -> None:
     """Create missing indexes, and wait for those that another node is building.
 
     Raises `IndexMismatch` if an index differs, or if the documents do not allow it.
     """
-    for collection, indexes in INDEXES.items():
+    for collection, indexes in indexes_of(layout).items():
         for name, wanted in indexes.items():
-            await _ensure(database[collection], name, wanted)
+            await _ensure(database[collection], name, wanted, layout)
 
 
 async def drop_obsolete(database: AsyncDatabase[Document], names: Iterable[str]) -> None:
@@ -152,12 +171,14 @@ class Listing(NamedTuple):
 
 
 async def list_indexes(
-    database: AsyncDatabase[Document], collections: Iterable[str] = INDEXES
+    database: AsyncDatabase[Document],
+    layout: Layout,
+    collections: Iterable[str] = (COLLECTION, READS),
 ) -> Listing:
     """Compare the indexes of these collections with their definitions. Changes nothing."""
     listing = Listing(set(), [], [])
     for collection in collections:
-        indexes = INDEXES[collection]
+        indexes = indexes_of(layout)[collection]
         found: Mapping[str, Any] = await database[collection].index_information()
         listing.there.update(f"{collection}.{name}" for name in found)
         for name, wanted in indexes.items():
@@ -175,7 +196,7 @@ def _is_as_wanted(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 async def _ensure(
-    collection: AsyncCollection[Document], name: str, wanted: Mapping[str, Any]
+    collection: AsyncCollection[Document], name: str, wanted: Mapping[str, Any], layout: Layout
 ) -> None:
     try:
         await collection.create_index(
@@ -185,7 +206,7 @@ async def _ensure(
         )
     except OperationFailure as error:
         if error.code == _DUPLICATE_KEY:
-            reason = await describe_duplicates(collection)
+            reason = await describe_duplicates(collection, layout)
             raise IndexMismatch(
                 f"the index {name!r} of {collection.full_name} cannot be created: {reason}"
             ) from error
@@ -199,15 +220,16 @@ async def _ensure(
         ) from error
 
 
-async def describe_duplicates(collection: AsyncCollection[Document]) -> str:
+async def describe_duplicates(collection: AsyncCollection[Document], layout: Layout) -> str:
     """Return one line with the messages that share an idempotency key, and what to do.
 
     Returns an empty string if there are none.
     """
     advice = 'remove the key from all but the first; see "Duplicate keys" in docs/operations.md'
+    key = [f"${field}" for field in layout.indexes[layout.key_index]["key"]]
     pipeline: list[Document] = [
         {"$match": {"key.hash": _EXISTS}},
-        {"$group": {"_id": "$key.hash", "ids": {"$push": "$_id"}}},
+        {"$group": {"_id": key, "ids": {"$push": "$_id"}}},
         {"$match": {"ids.1": _EXISTS}},
         {"$group": {"_id": None, "keys": {"$sum": 1}, "ids": {"$first": "$ids"}}},
     ]
