@@ -1,15 +1,20 @@
 """Fixtures with an emulated router over two real mongods."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from pymongo import MongoClient
 from tornado.ioloop import IOLoop
 
+from tests.conftest import OpenStore
 from tests.mongos.router import Cluster, Router
+from tests.store.conftest import new_post
 from tests.support.mongod import running_mongod
 from workers.store.driver import Document
+from workers.store.mongo import MongoStore
+
+__all__ = ["new_post"]
 
 OpenRouter: TypeAlias = Callable[[], Awaitable[Router]]
 
@@ -49,3 +54,19 @@ def mongods(mongo_uri: str, second_uri: str) -> Iterator[list[MongoClient[Docume
     """Clients of the two mongods, past the router."""
     with MongoClient[Document](mongo_uri) as first, MongoClient[Document](second_uri) as second:
         yield [first, second]
+
+
+@pytest.fixture
+def open_store(router: Router, open_store: OpenStore) -> OpenStore:
+    """Opens stores behind the router, unless another connection string is given."""
+
+    async def make(uri: str = router.uri, **options: Any) -> MongoStore:
+        return await open_store(uri, **options)
+
+    return make
+
+
+@pytest.fixture
+def any_store(store: MongoStore) -> MongoStore:
+    """The store behind the router, for the tests of every store."""
+    return store

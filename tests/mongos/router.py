@@ -10,6 +10,7 @@ Emulated:
 - Reads skip orphans. A write statement that is not targeted is refused, or, if `refuses_broadcasts`
   is off, goes to all database shards and changes orphans.
 - `$$NOW` is replaced by the time at which the router receives a statement.
+- If `leaves_orphans` is set, every inserted message has an orphan.
 - Cursors belong to their router: another one does not know them.
 - A change stream returns events once all database shards have answered, so it waits its whole time
   for the idle ones (SERVER-98054).
@@ -21,6 +22,7 @@ no-ops in their oplog, `findAndModify` on sharded collections, results above 16 
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -35,6 +37,7 @@ from tests.mongos.targeting import SHARDED, Reach
 from tests.mongos.wire import Message, encode, encode_greeting, read_message
 from tests.mongos.writing import Refused, Writer
 from workers.store.driver import Document
+from workers.store.schema import COLLECTION
 
 #: Sent to all database shards.
 _FOR_ALL = frozenset(
@@ -88,10 +91,15 @@ class Router:
         self._shards = cluster.shards
         #: Whether write statements that are not targeted are refused.
         self.refuses_broadcasts = True
+        #: Whether the other database shard gets an orphan of each inserted message, as if the
+        #: message's chunk had been there.
+        self.leaves_orphans = False
         #: What this router's clock is ahead of the others'.
         self.clock_ahead_ms = 0
         #: The statements so far.
         self.statements: list[Statement] = []
+        #: The number of each command that had these statements.
+        self.commands: Counter[str] = Counter()
         #: A copy of each write to which this returns true is kept, for `send_late`.
         self.keeps: Callable[[Document], bool] = lambda command: False
         self._late: list[tuple[Backend, Document]] = []
@@ -131,6 +139,10 @@ class Router:
         """
         late, self._late = self._late, []
         return [await shard.run(command) for shard, command in late]
+
+    def untargeted(self) -> list[Statement]:
+        """Return the statements so far that are not targeted."""
+        return [each for each in self.statements if not each.reach.is_targeted]
 
     def release(self) -> None:
         """Let the held commands continue."""
@@ -212,7 +224,21 @@ class Router:
                 self._late.append((shard, part))
             return await shard.run(part)
 
-        return await self._writer.carry_out(plan, send)
+        if name == "insert" and self.leaves_orphans and command[name] == COLLECTION:
+            await self._leave_orphans(plan.reaches, command)
+        return await self._writer.carry_out(plan, send, self.clock_ahead_ms)
+
+    async def _leave_orphans(self, reaches: list[Reach], command: Document) -> None:
+        """Store each document where it does not belong. A repeated insert stores no second one."""
+        for number, shard in enumerate(self._shards):
+            documents = [
+                document
+                for document, reach in zip(command["documents"], reaches, strict=True)
+                if number not in reach.shards
+            ]
+            if documents:
+                only = {"insert": COLLECTION, "documents": documents, "ordered": False}
+                await shard.run({**only, "$db": command["$db"]})
 
     async def _read(self, name: str, command: Document) -> Document:
         pipeline = command.get("pipeline") or [{}]
@@ -261,6 +287,7 @@ class Router:
         filters: list[Document],
         hints: list[Any],
     ) -> None:
+        self.commands[name] += 1
         for reach, query, hint in zip(reaches, filters, hints, strict=True):
             self.statements.append(Statement(name, command[name], reach, query, str(hint)))
 

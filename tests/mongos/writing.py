@@ -61,10 +61,13 @@ class Writer:
         reaches = [reach_of_write(collection, query) for query in queries]
         return Plan(name, command, reaches, queries, [each.get("hint", "") for each in statements])
 
-    async def carry_out(self, plan: Plan, send: _Send) -> Document:
-        """Send the parts of a command to their database shards, and return one reply."""
+    async def carry_out(self, plan: Plan, send: _Send, ahead_ms: int) -> Document:
+        """Send the parts of a command to their database shards, and return one reply.
+
+        The router's clock is so many ms ahead.
+        """
         numbers = range(len(plan.reaches))
-        now = DatetimeMS(int(time.time() * 1000))
+        now = DatetimeMS(int(time.time() * 1000) + ahead_ms)
         reply: Document = {"n": 0, "ok": 1.0}
         if plan.name == "update":
             reply["nModified"] = 0

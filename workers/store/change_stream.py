@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from workers.errors import StoreUnavailable
 from workers.store.base import Arrivals, ArrivalStream
 from workers.store.connection import Connection, StoreRefused, read_errors
-from workers.store.driver import Document, start_session
+from workers.store.driver import Address, Document, any_mongos, pinned, start_session
 from workers.store.index_keeper import IndexKeeper
 from workers.store.schema import COLLECTION
 
@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 #: How long the database waits for an event before it returns none, and how much longer the store
 #: waits before it gives up. In seconds.
 _HOLD_S, _GRACE_S = 1.0, 4.0
+#: How long a mongos waits. It returns no event before all database shards and the config servers
+#: have answered or waited that long (SERVER-98054), so this is how late an event may be.
+_ROUTED_HOLD_S = 0.2
 _EVENTS_MAX = 1000
 #: The events without their other fields. The database needs `_id`, where it continues.
 _PROJECTION = {
@@ -49,7 +52,9 @@ class ChangeStream(Connection):
         start = after.position if isinstance(after, MongoArrivals) else {}
         pipeline = [{"$changeStream": start}, {"$match": _events(usernames)}, _PROJECTION]
         session = await start_session(self._client)
-        stream = MongoArrivals(self._client[self._options.database], session, self.indexes)
+        router = any_mongos(self._client) if self._is_routed else None
+        database = self._client[self._options.database]
+        stream = MongoArrivals(database, session, self.indexes, router)
         try:
             await stream.open(pipeline)
         except BaseException as error:
@@ -69,11 +74,18 @@ class MongoArrivals:
     """An open change stream: see `workers.store.base.ArrivalStream`."""
 
     def __init__(
-        self, database: AsyncDatabase[Document], session: AsyncClientSession, indexes: IndexKeeper
+        self,
+        database: AsyncDatabase[Document],
+        session: AsyncClientSession,
+        indexes: IndexKeeper,
+        router: Address | None = None,
     ) -> None:
+        """`router` is the mongos that has the cursor, if there is a mongos."""
         self._database = database
         self._session = session
         self._indexes = indexes
+        self._router = router
+        self._hold_s = _HOLD_S if router is None else _ROUTED_HOLD_S
         self._cursor = 0
         self._last_event: Document | None = None
         self._is_reading = self._is_closed = False
@@ -99,12 +111,12 @@ class MongoArrivals:
             if self._is_closed:
                 return None
             events = await self._run(
-                _HOLD_S + _GRACE_S,
+                self._hold_s + _GRACE_S,
                 "getMore",
                 self._cursor,
                 collection=COLLECTION,
                 batchSize=_EVENTS_MAX,
-                maxTimeMS=int(_HOLD_S * 1000),
+                maxTimeMS=int(self._hold_s * 1000),
             )
             usernames = {_inbox_of(event) for event in events}
             return Arrivals(usernames - {""}, "" in usernames)
@@ -125,8 +137,9 @@ class MongoArrivals:
         if not self._is_reading:
             await self._session.end_session()
         try:
-            async with asyncio.timeout(_GRACE_S):
-                await self._database.command("killCursors", COLLECTION, cursors=[self._cursor])
+            with pinned(self._router):
+                async with asyncio.timeout(_GRACE_S):
+                    await self._database.command("killCursors", COLLECTION, cursors=[self._cursor])
         except (PyMongoError, TimeoutError):
             # The cursor is gone, or the server will close it.
             pass
@@ -134,7 +147,7 @@ class MongoArrivals:
     async def _run(self, within_s: float, name: str, target: Any, **fields: Any) -> list[Document]:
         """Run a command on the cursor. Returns its events, and notes where they end."""
         try:
-            with read_errors():
+            with read_errors(), pinned(self._router):
                 async with asyncio.timeout(within_s):
                     reply = await self._database.command(
                         name, target, session=self._session, **fields

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 import pymongo
 import structlog
 from bson.datetime_ms import DatetimeMS
+from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 
 from workers.clock import DatabaseClock
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
@@ -38,8 +40,16 @@ from workers.store.driver import (
 from workers.store.expiry import AHEAD_S, UnsearchedTimes
 from workers.store.index_keeper import IndexKeeper
 from workers.store.layout import Layout
-from workers.store.schema import COLLECTION, READS, create_messages, ensure_indexes, list_indexes
+from workers.store.schema import (
+    COLLECTION,
+    FLEET,
+    READS,
+    create_messages,
+    ensure_indexes,
+    list_indexes,
+)
 from workers.store.schema_version import UnknownSchema
+from workers.store.targeted import Updates
 from workers.tracing import UNTRACED, Tracer
 
 T = TypeVar("T")
@@ -147,12 +157,15 @@ class Connection:
         self._token = secrets.token_hex(8)
         self._unsearched = UnsearchedTimes()
         self._had_peers = True
+        # Whether the client talks to a mongos. It is not told when the database changes that.
+        self._is_routed = False
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
         #: Watches the indexes; see `workers.store.index_keeper`.
         self.indexes = IndexKeeper(metrics)
         self._messages: AsyncCollection[Document]
+        self._updates: Updates
         self._majority: AsyncCollection[Document]
         self._linearizable: AsyncCollection[Document]
         self._reads: AsyncCollection[Document]
@@ -182,7 +195,9 @@ class Connection:
         try:
             with self._operation("open"), read_errors(), pymongo.timeout(within_s):
                 server = await hello(self._client)
-                if "setName" not in server and server.get("msg") != "isdbgrid":
+                self._is_routed = server.get("msg") == "isdbgrid"
+                self._updates = Updates(self._messages, is_routed=self._is_routed)
+                if "setName" not in server and not self._is_routed:
                     raise StoreMisconfigured(
                         "the database is a single mongod without a replica set, which can neither "
                         "repeat a write safely nor confirm it on a majority; start it with "
@@ -231,14 +246,42 @@ class Connection:
             tries = []
             for _ in range(_CLOCK_TRIES):
                 sent_ms = self._clock.local_ms()
-                server = await hello(self._client)
+                database_ms = await self._read_clock()
                 received_ms = self._clock.local_ms()
-                tries.append((received_ms - sent_ms, sent_ms, int(server["localTime"])))
+                tries.append((received_ms - sent_ms, sent_ms, database_ms))
                 if received_ms - sent_ms <= _CLOCK_TRIP_MS:
                     break
-        self._had_peers = len(server.get("hosts", ())) != 1
         trip_ms, sent_ms, database_ms = min(tries)
         self._clock.observe(sent_ms, database_ms, sent_ms + trip_ms)
+
+    async def _read_clock(self) -> int:
+        """Return what the database's clock shows, in ms.
+
+        A mongos would answer with its own clock, and each has another one. So behind a mongos this
+        is the clock of the database shard that has the collection `fleet`: `$currentDate` is the
+        time of the member that carries out a write.
+        """
+        assert self._client is not None
+        if self._is_routed and not self._is_fleet_hidden:
+            fleet = self._client[self._options.database].get_collection(
+                FLEET, codec_options=TIMES_IN_MS, write_concern=WriteConcern(w=1)
+            )
+            try:
+                document = await fleet.find_one_and_update(
+                    {"_id": self._node},
+                    {"$currentDate": {"at": True}},
+                    projection={"at": 1},
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+                assert document is not None
+                return int(document["at"])
+            except OperationFailure as error:
+                if error.code not in NOT_ALLOWED:
+                    raise
+        server = await hello(self._client)
+        self._had_peers = len(server.get("hosts", ())) != 1
+        return int(server["localTime"])
 
     async def keep_indexes(self) -> None:
         """See `workers.store.base.Store.keep_indexes`."""
@@ -281,7 +324,10 @@ class Connection:
         A linearizable read: the primary answers once a majority has confirmed that it is one.
         """
         with self._operation("ping"), read_errors(), pymongo.timeout(PING_S):
-            await self._linearizable.find_one({"_id": ""}, projection={"_id": 1})
+            # No message has this id. The inbox names one database shard.
+            await self._linearizable.find_one(
+                {**self._layout.inbox(""), "_id": ""}, projection={"_id": 1}, hint="_id_"
+            )
 
     @contextmanager
     def _operation(self, name: str, within_s: float | None = None) -> Iterator[float]:

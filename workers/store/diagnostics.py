@@ -93,11 +93,12 @@ async def _majority(client: Client, database: str, within_s: float) -> Finding:
         with pymongo.timeout(within_s):
             # No message has this id, so nothing changes. The service may not be allowed to delete.
             messages = client[database][COLLECTION]
-            await messages.update_one({"_id": ""}, {"$set": {"unread": True}})
+            nobody = {**NEWEST.inbox(""), "_id": ""}
+            await messages.update_one(nobody, {"$set": {"unread": True}})
             # A write that changes nothing waits for nothing. For this read, the primary writes to
             # its oplog, and waits until a majority has that.
             now = messages.with_options(read_concern=ReadConcern("linearizable"))
-            await now.find_one({"_id": ""}, projection={"_id": 1})
+            await now.find_one(nobody, projection={"_id": 1})
     except PyMongoError as error:
         # Without a primary, or without the right, there is nothing to say about a majority.
         if isinstance(error, ServerSelectionTimeoutError) or not error.timeout:

@@ -7,7 +7,11 @@ mirrors PyMongo's API and runs it on threads, so the store is written once, with
 import asyncio
 import inspect
 import os
+import random
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias, cast
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -15,6 +19,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
+from pymongo.server_description import ServerDescription
 
 Document: TypeAlias = dict[str, Any]
 Client: TypeAlias = AsyncMongoClient[Document]
@@ -25,6 +30,11 @@ Driver: TypeAlias = Literal["pymongo", "motor"]
 TIMES_IN_MS: CodecOptions[Document] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS
 )
+
+Address: TypeAlias = tuple[str, int | None]
+
+#: The server that gets the commands of the current task, or None for any.
+_pinned: ContextVar[Address | None] = ContextVar("pinned", default=None)
 
 
 class BadConnectionString(Exception):
@@ -50,6 +60,7 @@ def open_client(driver: Driver, uri: str) -> Client:
         "heartbeatFrequencyMS": 2000,
         "maxPoolSize": 16,
         "appname": f"chat/{os.getpid()}",
+        "server_selector": _choose,
     }
     with warnings.catch_warnings():
         # The driver would go on without the option: without TLS, for example, if `tls` has an
@@ -62,6 +73,32 @@ def open_client(driver: Driver, uri: str) -> Client:
             raise BadConnectionString(_reason(ignored)) from ignored
         except (PyMongoError, OSError, ValueError, LookupError, TypeError) as error:
             raise BadConnectionString(_reason(error)) from error
+
+
+def any_mongos(client: Client) -> Address | None:
+    """Return one mongos that the driver knows, by chance. None if it knows no mongos."""
+    servers = client.topology_description.server_descriptions()
+    routers = [address for address, each in servers.items() if each.server_type_name == "Mongos"]
+    return random.choice(routers) if routers else None
+
+
+@contextmanager
+def pinned(address: Address | None) -> Iterator[None]:
+    """Send the commands of the block to this server, or to any.
+
+    Of several mongos, the driver chooses one for each command by chance, but only one of them
+    knows a cursor. For its own cursors, the driver takes care of that; for raw commands, this does.
+    """
+    token = _pinned.set(address)
+    try:
+        yield
+    finally:
+        _pinned.reset(token)
+
+
+def _choose(servers: Sequence[ServerDescription]) -> Sequence[ServerDescription]:
+    address = _pinned.get()
+    return servers if address is None else [each for each in servers if each.address == address]
 
 
 def _make_client(driver: Driver, uri: str, options: dict[str, Any]) -> Client:

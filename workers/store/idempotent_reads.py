@@ -64,8 +64,9 @@ class IdempotentReads(Connection):
 
     async def _clear(self, keys: Sequence[str], now_ms: int) -> None:
         """Delete batches that are no longer valid, but that the TTL index has not deleted yet."""
-        over = {"_id": {"$in": list(keys)}, "until": {"$lt": DatetimeMS(now_ms)}}
-        await self._reads.delete_many(over)
+        for key in keys:
+            # One by one: behind a mongos, only the id tells which database shard has a batch.
+            await self._reads.delete_one({"_id": key, "until": {"$lt": DatetimeMS(now_ms)}})
 
     async def find_batches(self, keys: Sequence[str], now_ms: int) -> Mapping[str, KeyedBatch]:
         """See `workers.store.base.Store.find_batches`."""

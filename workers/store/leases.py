@@ -177,30 +177,29 @@ class Leases(Connection):
             documents = await self._messages.find(
                 over, projection={"username": 1}, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
             ).to_list(None)
-        over["_id"] = {"$in": [document["_id"] for document in documents]}
         dead, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
         with self._operation("lease end"):
             with self._may_return(now_ms - _MARGIN_MS), write_errors():
-                returned = await self._messages.update_many(
+                returned = await self._updates.of_found(
+                    documents,
                     {**over, "expires_at": {"$gte": dead}, **self._in_time(now_ms)},
                     [
                         {"$set": {"unread": True, "returned_to": "$username"}},
                         {"$unset": "lease.until"},
                     ],
-                    hint="_id_",
                 )
             try:
-                expired = await self._messages.update_many(
+                expired = await self._updates.of_found(
+                    documents,
                     {**over, "expires_at": {"$lt": dead}},
                     {"$set": {"expired": mark}, "$unset": {"lease.until": ""}},
-                    hint="_id_",
                 )
-                expired_count = expired.modified_count
             except PyMongoError:
-                self._record_unresolved("expired", {"_id": over["_id"], "expired": mark})
-                expired_count = 0
+                ids = [document["_id"] for document in documents]
+                self._record_unresolved("expired", {"_id": {"$in": ids}, "expired": mark})
+                expired = 0
         usernames = {document["username"] for document in documents}
-        return Ended(usernames, returned.modified_count, expired_count, next_ms)
+        return Ended(usernames, returned, expired, next_ms)
 
     async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
         """Mark messages as read under a new token. Returns exactly how many this call marked."""

@@ -169,13 +169,13 @@ class Lifecycle(Connection):
         """See `workers.store.base.Store.retire`."""
         claimed_ms, expired_ms = now_ms - self._claimed_grace_ms, now_ms - self._unread_grace_ms
         with self._operation("retire"), write_errors():
-            await self._messages.update_many(
+            await self._updates.everywhere(
                 # A range of times does not match null, the value of unclaimed messages.
                 {"kept": True, "claim.at": {"$lt": DatetimeMS(claimed_ms)}},
                 self._retirement("$claim.at"),
                 hint=KEPT_INDEX,
             )
-            await self._messages.update_many(
+            await self._updates.everywhere(
                 {
                     "kept": True,
                     "claim.at": None,
@@ -197,7 +197,7 @@ class Lifecycle(Connection):
         mark = secrets.token_hex(4)
         with self._operation("expire"), write_errors():
             try:
-                result = await self._messages.update_many(
+                return await self._updates.everywhere(
                     {"unread": True, **selection},
                     {"$unset": {"unread": ""}, "$set": {"expired": mark}},
                     hint=hint,
@@ -205,7 +205,6 @@ class Lifecycle(Connection):
             except PyMongoError:
                 self._record_unresolved("expired", {**selection, "expired": mark}, hint)
                 raise
-        return result.modified_count
 
 
 def _has_receipt(document: Document, receipt: str) -> bool:

@@ -376,11 +376,14 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
             while True:
                 is_answered = False
                 try:
-                    result = await self._messages.update_many(
+                    claimed = await self._updates.of_inboxes(
                         {**selection, "unread": True, **in_time}, change, hint="_id_"
                     )
                     is_answered = True
-                    if not was_sent and result.modified_count == len(claim.ids):
+                    # Behind a mongos, the number says nothing: while a document moves to another
+                    # database shard, an update may count it twice.
+                    is_exact = not was_sent and not self._is_routed
+                    if is_exact and claimed == len(claim.ids):
                         return Claimed(set(claim.ids), is_final=True)
                     was_sent = True
                     owned = await self._claimed(selection, claim)
@@ -420,8 +423,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
             selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
         # They had not expired when they were claimed.
         with self._may_return(claim.at_ms), self._operation("release"), write_errors():
-            result = await self._messages.update_many(selection, change, hint="_id_")
-        return result.modified_count
+            return await self._updates.of_inboxes(selection, change, hint="_id_")
 
     def _unclaim(self) -> list[Document]:
         """Return a pipeline that makes messages unread, and restores their purge time."""

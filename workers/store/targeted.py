@@ -1,0 +1,115 @@
+"""Updates of many messages, as a replica set needs them and as a mongos does.
+
+On a replica set, one statement updates messages of any number of inboxes. A mongos sends such a
+statement to all database shards, and past their filters of ownership. It would also change orphans:
+copies of documents that were moved to another database shard, or are about to be. Then a claim
+would own a message that another claim gets, too, and counters would count messages twice.
+
+So behind a mongos there is a statement for each inbox, with equality on route and username, which
+reaches the owner of the inbox alone. One command has them all. If an update does not know its
+inboxes, a search finds its messages first: reads skip orphans.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from pymongo import UpdateMany
+from pymongo.asynchronous.collection import AsyncCollection
+
+from workers.ids import route_in
+from workers.routing import route_of
+from workers.store.driver import Document
+
+#: An update document, or a pipeline.
+Change: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+#: Most messages that one search finds, to be updated.
+_FOUND_MAX = 5000
+
+
+class Updates:
+    """Updates of one collection. They raise the driver's errors.
+
+    If a command with several statements fails, some of them may have taken effect.
+    """
+
+    def __init__(self, messages: AsyncCollection[Document], *, is_routed: bool) -> None:
+        self._messages = messages
+        self._is_routed = is_routed
+
+    async def of_inboxes(self, selection: Document, change: Change, hint: str) -> int:
+        """Update the messages of some inboxes. Returns how many changed.
+
+        The filter comes from `Layout.inbox`, or from `Layout.inboxes` and then also has `_id` with
+        `$in`.
+        """
+        if self._is_routed and isinstance(selection["username"], dict):
+            return await self._each(by_inbox(selection), change, hint)
+        return await self._one(selection, change, hint)
+
+    async def of_found(
+        self, documents: Iterable[Document], selection: Document, change: Change
+    ) -> int:
+        """Update the documents that a search has found, if the filter still selects them.
+
+        They have `_id` and `username`. Returns how many changed.
+        """
+        if self._is_routed:
+            return await self._each(_by_inbox_of(documents, selection), change, "_id_")
+        ids = [document["_id"] for document in documents]
+        return await self._one({**selection, "_id": {"$in": ids}}, change, "_id_")
+
+    async def everywhere(self, selection: Document, change: Change, hint: str) -> int:
+        """Update all messages that the filter selects. Returns how many changed.
+
+        The filter must not select them any more afterwards.
+        """
+        if not self._is_routed:
+            return await self._one(selection, change, hint)
+        total = 0
+        while True:
+            documents = await self._messages.find(
+                selection, projection={"username": 1}, limit=_FOUND_MAX, hint=hint
+            ).to_list(None)
+            changed = await self.of_found(documents, selection, change)
+            total += changed
+            # If nothing has changed, other nodes were faster.
+            if len(documents) < _FOUND_MAX or not changed:
+                return total
+
+    async def _one(self, selection: Document, change: Change, hint: str) -> int:
+        result = await self._messages.update_many(selection, change, hint=hint)
+        return result.modified_count
+
+    async def _each(self, selections: Iterable[Document], change: Change, hint: str) -> int:
+        writes = [UpdateMany(selection, change, hint=hint) for selection in selections]
+        if not writes:
+            return 0
+        return (await self._messages.bulk_write(writes, ordered=False)).modified_count
+
+
+def by_inbox(selection: Document) -> Iterator[Document]:
+    """Split a filter of `Layout.inboxes` with ids into one for each inbox.
+
+    An id without a route may be of any inbox. Another inbox of the same route has the same ids, and
+    the username tells them apart.
+    """
+    ids: defaultdict[int | None, list[str]] = defaultdict(list)
+    for message_id in selection["_id"]["$in"]:
+        ids[route_in(message_id)].append(message_id)
+    for username in selection["username"]["$in"]:
+        route = route_of(username)
+        own = [*ids.get(route, ()), *ids.get(None, ())]
+        if own:
+            yield {**selection, "route": route, "username": username, "_id": {"$in": own}}
+
+
+def _by_inbox_of(documents: Iterable[Document], selection: Document) -> Iterator[Document]:
+    """Return a filter for each inbox of these documents."""
+    ids: defaultdict[str, list[str]] = defaultdict(list)
+    for document in documents:
+        ids[document["username"]].append(document["_id"])
+    for username, own in ids.items():
+        inbox = {"route": route_of(username), "username": username, "_id": {"$in": own}}
+        yield {**selection, **inbox}
