@@ -44,6 +44,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "token": ("commands.token", "make tokens, and check the access file"),
         "doctor": ("doctor.command", "find problems, and say how to fix them"),
         "load": ("commands.load", "load-test a service"),
+        "capacity": ("commands.capacity", "compute what a load needs, and what is full first"),
         "healthcheck": ("commands.probes", "exit 0 if the service on this port is ready"),
         "mongo-uri": ("commands.probes", "print the connection string of the database in use"),
         "completion": ("commands.completion", "print the completion script for a shell"),
