@@ -193,7 +193,7 @@ class Router:
         if name in _FOR_ALL:
             if name == "createIndexes":
                 _require_indexes_to_fit(command)
-            replies = [await shard.run(command) for shard in self._shards]
+            replies = await asyncio.gather(*(shard.run(command) for shard in self._shards))
             return next((each for each in replies if not each["ok"]), replies[0])
         if name == "dbStats":
             return await self._sum_stats(command)

@@ -193,6 +193,7 @@ class Leases(Connection):
                     documents,
                     {**over, "expires_at": {"$lt": dead}},
                     {"$set": {"expired": mark}, "$unset": {"lease.until": ""}},
+                    mark={"expired": mark},
                 )
             except PyMongoError:
                 ids = [document["_id"] for document in documents]
@@ -224,8 +225,9 @@ class Leases(Connection):
         except OutcomeUnknown:
             self._record_unresolved("read", mine, hint)
             raise
-        if not was_repeated:
+        if not was_repeated and not self._is_routed:
             return changed
+        # A mongos, too, repeats a statement.
         try:
             with self._operation("lease"), read_errors():
                 return await self._majority.count_documents(mine, hint=hint)

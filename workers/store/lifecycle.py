@@ -201,6 +201,7 @@ class Lifecycle(Connection):
                     {"unread": True, **selection},
                     {"$unset": {"unread": ""}, "$set": {"expired": mark}},
                     hint=hint,
+                    mark={"expired": mark},
                 )
             except PyMongoError:
                 self._record_unresolved("expired", {**selection, "expired": mark}, hint)

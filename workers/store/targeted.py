@@ -8,6 +8,10 @@ would own a message that another claim gets, too, and counters would count messa
 So behind a mongos there is a statement for each inbox, with equality on route and username, which
 reaches the owner of the inbox alone. One command has them all. If an update does not know its
 inboxes, a search finds its messages first: reads skip orphans.
+
+If a chunk moves meanwhile, the mongos repeats a statement. Its filter no longer selects what the
+first attempt changed, so nothing happens twice, but the number in the reply may be too small. What
+must be exact is counted by a mark that the update leaves.
 """
 
 from collections import defaultdict
@@ -49,19 +53,34 @@ class Updates:
         return await self._one(selection, change, hint)
 
     async def of_found(
-        self, documents: Iterable[Document], selection: Document, change: Change
+        self,
+        documents: Sequence[Document],
+        selection: Document,
+        change: Change,
+        mark: Document | None = None,
     ) -> int:
         """Update the documents that a search has found, if the filter still selects them.
 
-        They have `_id` and `username`. Returns how many changed.
+        They have `_id` and `username`. Returns how many changed: exactly, if the update leaves a
+        `mark` that no other one does.
         """
-        if self._is_routed:
-            return await self._each(_by_inbox_of(documents, selection), change, "_id_")
-        ids = [document["_id"] for document in documents]
-        return await self._one({**selection, "_id": {"$in": ids}}, change, "_id_")
+        ids = {"$in": [document["_id"] for document in documents]}
+        if not self._is_routed:
+            return await self._one({**selection, "_id": ids}, change, "_id_")
+        if not documents:
+            return 0
+        usernames = {document["username"] for document in documents}
+        changed = await self._each(_by_inbox_of(documents, selection), change, "_id_")
+        if mark is None:
+            return changed
+        routes = {"$in": [route_of(username) for username in usernames]}
+        marked = {"route": routes, "username": {"$in": list(usernames)}, "_id": ids, **mark}
+        return await self._messages.count_documents(marked, hint="_id_")
 
-    async def everywhere(self, selection: Document, change: Change, hint: str) -> int:
-        """Update all messages that the filter selects. Returns how many changed.
+    async def everywhere(
+        self, selection: Document, change: Change, hint: str, mark: Document | None = None
+    ) -> int:
+        """Update all messages that the filter selects. Returns how many changed, like `of_found`.
 
         The filter must not select them any more afterwards.
         """
@@ -72,7 +91,7 @@ class Updates:
             documents = await self._messages.find(
                 selection, projection={"username": 1}, limit=_FOUND_MAX, hint=hint
             ).to_list(None)
-            changed = await self.of_found(documents, selection, change)
+            changed = await self.of_found(documents, selection, change, mark)
             total += changed
             # If nothing has changed, other nodes were faster.
             if len(documents) < _FOUND_MAX or not changed:
@@ -84,8 +103,6 @@ class Updates:
 
     async def _each(self, selections: Iterable[Document], change: Change, hint: str) -> int:
         writes = [UpdateMany(selection, change, hint=hint) for selection in selections]
-        if not writes:
-            return 0
         return (await self._messages.bulk_write(writes, ordered=False)).modified_count
 
 
@@ -93,16 +110,15 @@ def by_inbox(selection: Document) -> Iterator[Document]:
     """Split a filter of `Layout.inboxes` with ids into one for each inbox.
 
     An id without a route may be of any inbox. Another inbox of the same route has the same ids, and
-    the username tells them apart.
+    the username tells them apart. There is at least one filter.
     """
     ids: defaultdict[int | None, list[str]] = defaultdict(list)
     for message_id in selection["_id"]["$in"]:
         ids[route_in(message_id)].append(message_id)
     for username in selection["username"]["$in"]:
         route = route_of(username)
-        own = [*ids.get(route, ()), *ids.get(None, ())]
-        if own:
-            yield {**selection, "route": route, "username": username, "_id": {"$in": own}}
+        own = {"$in": [*ids.get(route, ()), *ids.get(None, ())]}
+        yield {**selection, "route": route, "username": username, "_id": own}
 
 
 def _by_inbox_of(documents: Iterable[Document], selection: Document) -> Iterator[Document]:
