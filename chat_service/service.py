@@ -110,6 +110,8 @@ class Service:
         """
         self.settings = settings
         self.port = 0
+        #: What the service does, in words.
+        self.status = "starting"
         self._is_accepting = False
         #: Whether the main port serves the routes for operators. `start` decides it for `auto`.
         self._has_ops = settings.ops != "off"
@@ -186,6 +188,7 @@ class Service:
         self._sample()
         self._history.sample(time.time())
         self._is_accepting = True
+        self.status = "serving"
 
     def _on_access_changed(self) -> None:
         """Have open requests and cached heads notice that tokens have changed or ended."""
@@ -262,6 +265,7 @@ class Service:
         connections, answer the open requests, and empty the queues.
         """
         self._is_accepting = False
+        self.status = "draining"
         await asyncio.sleep(self.settings.drain_delay_s)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.drain_timeout_s
@@ -310,6 +314,7 @@ class Service:
                     raise
                 if reason != (reason := str(error)[:200]):
                     log.warning("waiting for the database", reason=reason)
+                    self.status = f"waiting for the database: {reason}"
             await asyncio.sleep(_KNOCK_EVERY_S)
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:

@@ -3,7 +3,9 @@
 The supervisor binds the socket and every process inherits it. So if a process stops or dies, the
 others accept the waiting connections. Each process is a new `python -m chat_service process`:
 nothing is forked from a running loop. It writes `ready` to its standard output, and drains when its
-standard input ends, as it does when the supervisor dies.
+standard input ends, as it does when the supervisor dies. If systemd watches the supervisor, the
+supervisor watches the processes: each writes `turning` again and again while its event loop turns,
+and is killed if it does not.
 
 The supervisor runs the embedded MongoDB. Made by `chat_service.cli.commands.serve` for
 `--processes`.
@@ -18,6 +20,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -34,6 +37,14 @@ log = structlog.get_logger(__name__)
 
 #: A process writes this to its standard output once it accepts requests.
 READY = b"ready\n"
+#: A process writes this again and again while its event loop turns, if it is watched.
+BEAT = b"turning\n"
+#: In the time after which a silent process is killed, a process writes `BEAT` this often, and the
+#: supervisor waits this often. It waits twice, because after a pause of the whole machine the first
+#: wait may end before what was written is seen.
+_BEATS, _WAITS = 4, 2
+#: Time for a stuck process to write where it is stuck, in seconds.
+_ABORT_S = 1.0
 #: The shortest and the longest pause before a dead process is restarted, in seconds. The pause
 #: doubles each time. It is the shortest again for a process that lived longer than the longest.
 _RESTART_AFTER_S = (0.05, 1.0)
@@ -52,10 +63,18 @@ class ProcessFailed(Exception):
 class Supervisor:
     """All processes of one server. `start`, then `drain`, then `stop`, like `Service`."""
 
-    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
-        """`arguments` are those of the command line. Every process parses them itself."""
+    def __init__(
+        self, settings: Settings, arguments: Sequence[str], watchdog_s: float = 0.0
+    ) -> None:
+        """`arguments` are those of the command line. Every process parses them itself.
+
+        A process whose event loop is stuck for `watchdog_s` seconds is killed; with 0, none is.
+        """
         self.settings = settings
         self.port = 0
+        #: What the service does, in words.
+        self.status = "starting"
+        self._watchdog_s = watchdog_s
         self._arguments = arguments
         self._count = settings.processes or len(os.sched_getaffinity(0))
         self._sockets: list[socket.socket] = []
@@ -103,6 +122,10 @@ class Supervisor:
         self._members = [_Member(self) for _ in range(self._count)]
         await self._members[0].start()
         await asyncio.gather(*(member.start() for member in self._members[1:]))
+        self._serves()
+
+    def _serves(self) -> None:
+        self.status = f"serving with {self._count} processes"
 
     def roll(self) -> asyncio.Task[None]:
         """Replace every process, one after the other, each once its successor is ready.
@@ -121,6 +144,7 @@ class Supervisor:
         if self._roll is not None:
             self._roll.cancel()
             await asyncio.gather(self._roll, return_exceptions=True)
+        self.status = "draining"
         # The last process that closes the socket accepts the connections that still wait.
         self._close_sockets()
         await asyncio.gather(*(member.stop() for member in self._members))
@@ -164,7 +188,8 @@ class Supervisor:
             *(sys.executable, "-P", "-m", "chat_service", "process"),
             *("--sockets", ",".join(map(str, descriptors))),
             *("--ops-sockets", ",".join(map(str, ops_descriptors))),
-            *("--buckets", str(self._buckets), *self._arguments),
+            *("--buckets", str(self._buckets)),
+            *("--beat-every", str(self._watchdog_s / _BEATS), *self._arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,
@@ -208,6 +233,29 @@ class Supervisor:
             await process.wait()
         self._merge_exited(process)
 
+    async def watch(self, process: asyncio.subprocess.Process) -> None:
+        """Return once the process has exited. Kill it if it is watched, and its loop is stuck."""
+        assert process.stdout is not None
+        silent = 0
+        while self._watchdog_s and silent < _WAITS:
+            try:
+                async with asyncio.timeout(self._watchdog_s / _WAITS):
+                    if not await process.stdout.readline():
+                        break
+                silent = 0
+            except TimeoutError:
+                silent += 1
+        if silent == _WAITS and process.returncode is None:
+            log.error("the event loop of a process is stuck; killing it", pid=process.pid)
+            # With PYTHONFAULTHANDLER=1, it writes where it is stuck. A stopped process does not.
+            process.send_signal(signal.SIGABRT)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ABORT_S):
+                    await process.wait()
+            if process.returncode is None:
+                process.kill()
+        await process.wait()
+
     def died(self, process: asyncio.subprocess.Process, pause_s: float) -> None:
         """Log and count a process that exited by itself."""
         log.error(
@@ -235,6 +283,13 @@ class Supervisor:
 
     async def _replace_all(self) -> None:
         log.info("rolling restart")
+        self.status = "replacing the processes"
+        try:
+            await self._replace_each()
+        finally:
+            self._serves()
+
+    async def _replace_each(self) -> None:
         for member in self._members:
             try:
                 await member.replace()
@@ -291,7 +346,7 @@ class _Member:
         while True:
             assert self._process is not None
             began = loop.time()
-            await self._process.wait()
+            await self._supervisor.watch(self._process)
             backoff.observe_lifetime(loop.time() - began)
             self._supervisor.died(self._process, backoff.pause_s)
             while True:

@@ -1,17 +1,15 @@
-"""Signals, including inherited ignored ones, and notifications to systemd."""
+"""Signals, including inherited ignored ones."""
 
 import asyncio
 import os
 import signal
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.client import ChatClient
 from tests.support.server import Server
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import eventually
 
 #: Runs a command with ignored signals, as `nohup` or a shell's `&` does.
 IGNORING = (
@@ -100,41 +98,3 @@ async def test_sigquit_drains(server: Server) -> None:
         server.signal(signal.SIGQUIT)
         assert await asyncio.to_thread(server.wait) == 0
         assert "drained" in server.errors()
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket on which a service manager receives notifications."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(30 * PATIENCE)
-        yield sock
-
-
-@pytest.mark.parametrize("processes", ["1", "2"])
-async def test_systemd_learns_of_each_state(
-    server: Server, manager: socket.socket, processes: str
-) -> None:
-    server.command += ["--processes", processes]
-    server.environ["NOTIFY_SOCKET"] = manager.getsockname()
-    with server:
-        assert manager.recv(100) == b"READY=1"
-        if processes == "2":
-            server.signal(signal.SIGHUP)
-            assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-            assert manager.recv(100) == b"READY=1"
-        server.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(server.wait) == 0
-        assert manager.recv(100) == b"STOPPING=1"
-        manager.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            manager.recv(100)
-
-
-async def test_a_service_manager_that_is_not_there_stops_nothing(
-    server: Server, tmp_path: Path
-) -> None:
-    server.environ["NOTIFY_SOCKET"] = str(tmp_path / "nobody")
-    with server:
-        assert await serves(server)
-        assert "could not notify the service manager" in server.errors()

@@ -39,6 +39,17 @@ class Server:
 
     def start(self) -> "Server":
         """Start it and wait until it listens."""
+        self.spawn()
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            self.wait()
+            raise AssertionError(f"the service did not start: {line!r}\n{self.errors()}")
+        self.base = line.removeprefix("listening on ").strip()
+        return self
+
+    def spawn(self) -> None:
+        """Start it without waiting."""
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [*self.wrapper, *self.command],
@@ -49,13 +60,6 @@ class Server:
                 encoding="utf-8",
                 start_new_session=True,
             )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line.startswith("listening on "):
-            self.wait()
-            raise AssertionError(f"the service did not start: {line!r}\n{self.errors()}")
-        self.base = line.removeprefix("listening on ").strip()
-        return self
 
     @property
     def address(self) -> tuple[str, int]:

@@ -15,13 +15,13 @@ import uvloop
 
 from chat_service import __version__
 from chat_service.access.control import AccessUnusable
-from chat_service.cli.commands.notify import Notifier
+from chat_service.cli.commands.notify import Beats, Notifier
 from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.options import EPILOG, options_given, with_settings
 from chat_service.server.listener import PortTaken, inherited
 from chat_service.server.tls import TlsUnusable
 from chat_service.service import Service, TelemetryUnusable
-from chat_service.supervisor import READY, ProcessFailed, Supervisor
+from chat_service.supervisor import ProcessFailed, Supervisor
 from chat_service.wiring import is_open_to_all
 from config import Settings
 from config.environment import unknown_variables
@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 #: After a second signal, time to write the last log lines, in seconds.
 _LOG_FLUSH_S = 0.2
+#: The longest start, beyond the time that it may wait for the database, in seconds. An embedded
+#: mongod that recovers takes most of it.
+_START_MAX_S = 120.0
 
 
 @click.command(epilog=EPILOG)
@@ -52,12 +55,12 @@ def serve(settings: Settings) -> int:
       chat serve --mongo-uri 'mongodb://db1,db2,db3/?replicaSet=rs0' --processes 0
     """
     stderr = divert_output()
-    # Removed from the environment, so that no child process notifies systemd.
-    notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
+    notifier = Notifier.from_environment(os.environ)
+    options = options_given(click.get_current_context())
     server = (
         Service(settings, dropped_lines=lambda: stderr.dropped)
         if settings.processes == 1
-        else Supervisor(settings, options_given(click.get_current_context()))
+        else Supervisor(settings, options, notifier.watchdog_s)
     )
     return _run(server, stderr, notifier, is_supervised=False)
 
@@ -66,17 +69,20 @@ def serve(settings: Settings) -> int:
 @click.option("--sockets", required=True)
 @click.option("--ops-sockets", required=True)
 @click.option("--buckets", required=True, type=int)
+@click.option("--beat-every", required=True, type=float)
 @with_settings
-def process(settings: Settings, sockets: str, ops_sockets: str, buckets: int) -> int:
+def process(
+    settings: Settings, sockets: str, ops_sockets: str, buckets: int, beat_every: float
+) -> int:
     """Serve on inherited sockets until standard input is closed."""
     stderr = divert_output()
     listening = inherited(sockets), inherited(ops_sockets)
     service = Service(settings, *listening, lambda: stderr.dropped, buckets)
-    return _run(service, stderr, Notifier(""), is_supervised=True)
+    return _run(service, stderr, Beats(beat_every), is_supervised=True)
 
 
 def _run(
-    server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_supervised: bool
+    server: Service | Supervisor, stderr: Outlet, notifier: Notifier | Beats, is_supervised: bool
 ) -> int:
     configure_logging(server.settings.log_level, server.settings.log_format)
     if not is_supervised:
@@ -87,7 +93,7 @@ def _run(
 
 
 async def _serve(
-    server: Service | Supervisor, stderr: Outlet, notifier: Notifier, is_supervised: bool
+    server: Service | Supervisor, stderr: Outlet, notifier: Notifier | Beats, is_supervised: bool
 ) -> int:
     """Serve until the first signal, then drain and return the exit code.
 
@@ -113,16 +119,22 @@ async def _serve(
 
     def on_reloaded(_: asyncio.Task[None]) -> None:
         if not stopping.is_set():
-            notifier.ready()
+            notifier.ready(server.status)
 
     def on_reload() -> None:
         assert isinstance(server, Supervisor)
+        assert isinstance(notifier, Notifier)
         notifier.reloading()
         server.roll().add_done_callback(on_reloaded)
 
     _handle_signals(loop, on_signal, on_reload if isinstance(server, Supervisor) else None)
     if is_supervised:
         loop.add_reader(sys.stdin, on_orphaned)
+    # The first process of a supervisor waits for the database, then the others do.
+    start_max_s = 2 * server.settings.mongo_wait_s + _START_MAX_S
+    telling = asyncio.create_task(
+        notifier.keep(lambda: server.status, start_max_s), name="notifier"
+    )
     try:
         started = asyncio.create_task(server.start())
         stopped = asyncio.create_task(stopping.wait())
@@ -132,8 +144,10 @@ async def _serve(
             await asyncio.gather(started, return_exceptions=True)
             return ExitCode.DONE
         started.result()
-        _announce(server, is_supervised)
-        notifier.ready()
+        if not is_supervised:
+            _announce(server)
+        log.info("started", version=__version__, port=server.port, pid=os.getpid())
+        notifier.ready(server.status)
         await stopped
         log.info("stopping")
         notifier.stopping()
@@ -148,6 +162,8 @@ async def _serve(
         raise CommandError(_exit_code_of(error), reason) from None
     finally:
         await server.stop()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
 
 
 def _handle_signals(
@@ -173,19 +189,15 @@ def _ignore(number: signal.Signals) -> None:
     log.warning("signal ignored; use SIGTERM to stop the service", signal=number.name)
 
 
-def _announce(server: Service | Supervisor, is_supervised: bool) -> None:
+def _announce(server: Service | Supervisor) -> None:
     settings = server.settings
-    if is_supervised:
-        sys.stdout.write(READY.decode())
-    else:
-        sys.stdout.write(f"listening on {settings.scheme}://{_at(settings.host, server.port)}\n")
-        if settings.ops_port:
-            sys.stdout.write(
-                f"operators: {settings.scheme}://{_at(settings.ops_host, settings.ops_port)}/ops\n"
-            )
+    sys.stdout.write(f"listening on {settings.scheme}://{_at(settings.host, server.port)}\n")
+    if settings.ops_port:
+        sys.stdout.write(
+            f"operators: {settings.scheme}://{_at(settings.ops_host, settings.ops_port)}/ops\n"
+        )
     sys.stdout.flush()
-    log.info("started", version=__version__, port=server.port, pid=os.getpid())
-    if not is_supervised and is_open_to_all(settings):
+    if is_open_to_all(settings):
         log.warning(
             "access is off: everyone who reaches this address can read and post every message",
             host=settings.host,
