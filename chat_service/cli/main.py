@@ -43,6 +43,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "serve": ("commands.serve", "run the service until SIGTERM or SIGINT"),
         "token": ("commands.token", "make tokens, and check the access file"),
         "doctor": ("doctor.command", "find problems, and say how to fix them"),
+        "migrate": ("commands.migrate", "change the schema of the database in use"),
         "load": ("commands.load", "load-test a service"),
         "capacity": ("commands.capacity", "compute what a load needs, and what is full first"),
         "healthcheck": ("commands.probes", "exit 0 if the service on this port is ready"),

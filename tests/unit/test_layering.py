@@ -16,7 +16,14 @@ FORBIDDEN = {
 #: Only these modules may use the settings; all others take plain arguments.
 COMPOSITION = {f"chat_service/{name}.py" for name in ("wiring", "service", "supervisor")} | {
     f"chat_service/cli/{name}.py"
-    for name in ("options", "commands/probes", "commands/serve", "doctor/command", "doctor/host")
+    for name in (
+        "options",
+        "commands/migrate",
+        "commands/probes",
+        "commands/serve",
+        "doctor/command",
+        "doctor/host",
+    )
 }
 
 
@@ -68,6 +75,7 @@ WORKERS = """
     store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet
     store.confirmations store.mongo
     store.finding store.replica_set store.diagnostics
+    store.backfill store.node_versions store.migration_record store.migration store.migration_plan
     inbox_quotas storage claim_rollback engine term_check claims arrival_listener single_calls shard
     leadership pending maintenance pool
     mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded

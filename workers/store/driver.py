@@ -25,6 +25,10 @@ Document: TypeAlias = dict[str, Any]
 Client: TypeAlias = AsyncMongoClient[Document]
 Driver: TypeAlias = Literal["pymongo", "motor"]
 
+#: The newest schema that this version knows. `workers.store.node_versions` finds nodes that know
+#: only older ones by the name of their connections. Earlier versions have no schema in it.
+SCHEMA_MAX = 2
+
 #: Decodes times to milliseconds since 1970 in UTC. That costs less than a `datetime`, and no time
 #: zone can slip in.
 TIMES_IN_MS: CodecOptions[Document] = CodecOptions(
@@ -59,7 +63,7 @@ def open_client(driver: Driver, uri: str) -> Client:
         "connectTimeoutMS": 2000,
         "heartbeatFrequencyMS": 2000,
         "maxPoolSize": 16,
-        "appname": f"chat/{os.getpid()}",
+        "appname": f"chat/{SCHEMA_MAX}/{os.getpid()}",
         "server_selector": _choose,
     }
     with warnings.catch_warnings():

@@ -6,8 +6,8 @@ In `fleet`, one document, which has no field `at` and so is never deleted:
 
 A node reads it when it starts. While it runs, it reads it again with every check of the indexes
 (see `workers.store.index_keeper`), and at once if a statement names an index that does not exist.
-It then builds its next statements for the version that it found. So whoever changes the schema of
-a database in use
+It then builds its next statements for the version that it found. So a process that
+changes the schema of a database in use
 
 1. has every document as the new version needs it, and creates the new indexes,
 2. writes the new version, acknowledged by a majority,

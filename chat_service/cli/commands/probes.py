@@ -66,9 +66,17 @@ def mongo_uri(settings: Settings) -> int:
       mongosh "$(chat mongo-uri)"
       chat mongo-uri --data-dir /var/lib/chat
     """
+    click.echo(find_uri(settings))
+    return ExitCode.DONE
+
+
+def find_uri(settings: Settings) -> str:
+    """Return the connection string of the database in use: the configured or the embedded one.
+
+    Raise `CommandError` if the embedded one is not running.
+    """
     if settings.mongo_uri:
-        click.echo(settings.mongo_uri)
-        return ExitCode.DONE
+        return settings.mongo_uri
     # Imported here because it loads the driver.
     from workers.mongod.embedded import socket_path, uri_of
 
@@ -79,5 +87,4 @@ def mongo_uri(settings: Settings) -> int:
             ExitCode.DATABASE,
             f"no embedded MongoDB is running in {settings.data_dir}; start the service first",
         )
-    click.echo(uri_of(data_dir))
-    return ExitCode.DONE
+    return uri_of(data_dir)
