@@ -40,7 +40,7 @@ RETIRED = {
 _EXEMPT = ("tests/unit/test_language.py", "docs/glossary.md")
 #: Files that may use a word: a severity of alerts, and the values of a metric's label.
 _ALLOWED = {
-    r"\btickets?\b": ("deploy/prometheus/", "docs/operations.md"),
+    r"\btickets?\b": ("deploy/prometheus/", "deploy/helm/chat-inbox/files/", "docs/operations.md"),
     r"\breckon": ("docs/operations.md", "workers/store/lifecycle.py"),
 }
 
