@@ -12,7 +12,7 @@ from pymongo import AsyncMongoClient
 from workers.routing import route_of
 from workers.store.driver import Document
 from workers.store.layout import NEWEST
-from workers.store.schema import COLLECTION, create_messages, ensure_indexes
+from workers.store.schema import COLLECTION, create_indexes, list_indexes
 
 _AT_ONCE = 10_000
 _LIFE_MS = 86_400_000
@@ -30,14 +30,14 @@ async def store(
         for number in range(users * each)
     )
     async with AsyncMongoClient[Document](uri) as client:
-        await create_messages(client[database], NEWEST)
         messages = client[database][COLLECTION]
         stored = 0
         while batch := list(islice(documents, _AT_ONCE)):
             await messages.insert_many(batch, ordered=False)
             stored += len(batch)
             on(stored)
-        await ensure_indexes(client[database], NEWEST)
+        listing = await list_indexes(client[database], NEWEST)
+        await create_indexes(client[database], NEWEST, listing)
 
 
 async def drop(uri: str, database: str) -> None:

@@ -15,6 +15,7 @@ from workers.commands import Key, Post
 from workers.ids import IdSource
 from workers.routing import route_of
 from workers.store.base import Store
+from workers.store.layout import LAYOUTS, Layout
 
 MakePost: TypeAlias = Callable[..., Post]
 Messages: TypeAlias = Collection[dict[str, Any]]
@@ -56,3 +57,16 @@ def mongo(mongo_uri: str, database: str) -> Iterator[Messages]:
     """The collection of messages, accessed directly and not through the store."""
     with MongoClient[dict[str, Any]](mongo_uri, tz_aware=True) as client:
         yield client[database]["messages"]
+
+
+def set_version(mongo: Messages, version: int) -> None:
+    """Let the database carry a schema version, as a change of the schema does."""
+    fleet = mongo.database["fleet"]
+    fleet.update_one({"_id": "schema"}, {"$set": {"version": version}}, upsert=True)
+
+
+@pytest.fixture(params=sorted(LAYOUTS), ids=lambda version: f"schema {version}")
+def each_schema(request: pytest.FixtureRequest, mongo: Messages) -> Layout:
+    """The database has each schema version in turn, before a store is opened on it."""
+    set_version(mongo, request.param)
+    return LAYOUTS[request.param]

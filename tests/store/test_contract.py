@@ -12,6 +12,8 @@ from workers.commands import Key, Post, Track
 from workers.errors import InboxFull, KeyReused
 from workers.store.base import Store
 
+pytestmark = pytest.mark.usefixtures("each_schema")
+
 
 async def test_inserted_messages_are_found_oldest_first(
     any_store: Store, new_post: MakePost, clock: DatabaseClock

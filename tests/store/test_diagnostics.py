@@ -29,7 +29,15 @@ async def test_a_good_database_has_nothing_to_fix(
     await open_store()
     found = await findings(mongo_uri, driver, database)
     assert {each.state for each in found.values()} == {"ok"}
-    assert list(found) == ["database", "compatibility", "majority", "indexes", "leader", "clock"]
+    assert list(found) == [
+        "database",
+        "compatibility",
+        "majority",
+        "schema",
+        "indexes",
+        "leader",
+        "clock",
+    ]
     count = sum(map(len, indexes_of(NEWEST).values()))
     assert found["indexes"].detail == f"all {count} exist and are correct"
     assert found["database"].detail.endswith("primary of replica set chat, 1 member(s)")

@@ -1,5 +1,6 @@
 """The guarantees for leased messages, tested on the real store and on the small one."""
 
+import pytest
 from msgspec.structs import replace
 
 from tests.store.conftest import MakePost
@@ -17,6 +18,8 @@ from workers.commands import (
     delivery,
 )
 from workers.store.base import Store
+
+pytestmark = pytest.mark.usefixtures("each_schema")
 
 LEASE_MS = 10_000
 

@@ -14,6 +14,8 @@ from workers.errors import KeyReused
 from workers.store.base import Store
 from workers.store.mongo import MongoStore
 
+pytestmark = pytest.mark.usefixtures("each_schema")
+
 KEY = Key("hash of a key", "hash of a body")
 
 

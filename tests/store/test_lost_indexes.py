@@ -136,7 +136,7 @@ async def test_a_lost_ttl_index_is_noticed_without_an_operation(
     async def make_nothing(*_: object) -> None:
         raise OperationFailure("not now")
 
-    monkeypatch.setattr("workers.store.index_keeper.ensure_indexes", make_nothing)
+    monkeypatch.setattr("workers.store.index_keeper.create_indexes", make_nothing)
     mongo.database[READS].drop_index("purge")
     with pytest.raises(Exception, match="not now"):
         await store.keep_indexes()

@@ -71,7 +71,7 @@ WORKERS = """
     work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
     watched_inboxes
     store.base store.driver store.layout store.schema store.schema_version
-    store.targeted store.index_keeper store.expiry store.connection
+    store.sharding store.targeted store.index_keeper store.expiry store.connection
     store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet
     store.confirmations store.mongo
     store.finding store.replica_set store.diagnostics

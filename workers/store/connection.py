@@ -40,15 +40,9 @@ from workers.store.driver import (
 from workers.store.expiry import AHEAD_S, UnsearchedTimes
 from workers.store.index_keeper import IndexKeeper
 from workers.store.layout import Layout
-from workers.store.schema import (
-    COLLECTION,
-    FLEET,
-    READS,
-    create_messages,
-    ensure_indexes,
-    list_indexes,
-)
+from workers.store.schema import COLLECTION, FLEET, READS, create_indexes, list_indexes
 from workers.store.schema_version import UnknownSchema
+from workers.store.sharding import is_mongos, why_not_routed
 from workers.store.targeted import Updates
 from workers.tracing import UNTRACED, Tracer
 
@@ -157,7 +151,7 @@ class Connection:
         self._token = secrets.token_hex(8)
         self._unsearched = UnsearchedTimes()
         self._had_peers = True
-        # Whether the client talks to a mongos. It is not told when the database changes that.
+        #: Whether there is a mongos between this node and the database.
         self._is_routed = False
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
@@ -195,7 +189,7 @@ class Connection:
         try:
             with self._operation("open"), read_errors(), pymongo.timeout(within_s):
                 server = await hello(self._client)
-                self._is_routed = server.get("msg") == "isdbgrid"
+                self._is_routed = is_mongos(server)
                 self._updates = Updates(self._messages, is_routed=self._is_routed)
                 if "setName" not in server and not self._is_routed:
                     raise StoreMisconfigured(
@@ -204,17 +198,16 @@ class Connection:
                         "--replSet and run rs.initiate() once"
                     )
                 await self.indexes.follow(database)
+                if self._is_routed and (reason := await why_not_routed(database, self._layout)):
+                    raise StoreMisconfigured(reason)
                 listing = await list_indexes(database, self._layout)
-                if f"{COLLECTION}._id_" not in listing.there:
-                    await create_messages(database, self._layout)
-            if missing := [name for name in listing.missing if listing.there]:
+            if listing.missing and listing.there:
                 log.warning(
                     "creating indexes; this takes minutes if there are many messages",
-                    indexes=missing,
+                    indexes=listing.missing,
                 )
             with self._operation("indexes", BUILD_S), read_errors():
-                # Even if all indexes are listed: another node may still be building them.
-                await ensure_indexes(database, self._layout)
+                await create_indexes(database, self._layout, listing)
             await self.measure_clock()
         except (StoreRefused, UnknownSchema) as error:
             raise StoreMisconfigured(str(error)) from error

@@ -23,7 +23,7 @@ from workers.store.driver import (
     open_client,
 )
 from workers.store.finding import Finding
-from workers.store.layout import NEWEST
+from workers.store.layout import NEWEST, Layout
 from workers.store.replica_set import check_members, list_silent
 from workers.store.schema import (
     COLLECTION,
@@ -36,6 +36,7 @@ from workers.store.schema import (
     meaning_of,
 )
 from workers.store.schema_version import UnknownSchema, find_layout
+from workers.store.sharding import is_mongos, why_not_routed
 
 _OLDEST = (6, 0)
 #: A larger difference between the clocks is reported as a warning, in seconds.
@@ -72,7 +73,7 @@ async def _findings(client: Client, database: str, within_s: float) -> AsyncIter
         server = await hello(client)
         version: str = (await client.admin.command("buildInfo"))["version"]
     yield _deployment(server, version)
-    if "setName" not in server and server.get("msg") != "isdbgrid":
+    if "setName" not in server and not is_mongos(server):
         return
     yield await _compatibility(client, version, within_s)
     for finding in await check_members(client, server, within_s):
@@ -82,7 +83,11 @@ async def _findings(client: Client, database: str, within_s: float) -> AsyncIter
     if majority.state == "fail":
         return
     with pymongo.timeout(within_s):
-        yield await _indexes(client[database])
+        schema, layout = await _schema(client[database], server)
+        yield schema
+        if layout is None:
+            return
+        yield await _indexes(client[database], layout)
         yield await _leader(client[database])
         yield await _clock(client)
 
@@ -125,7 +130,7 @@ def _deployment(server: Document, version: str) -> Finding:
     name = server.get("setName")
     if tuple(map(int, version.split(".")[:2])) < _OLDEST:
         return Finding("database", "fail", f"MongoDB {version}: 6.0 or newer is needed")
-    if server.get("msg") == "isdbgrid":
+    if is_mongos(server):
         return Finding("database", "ok", f"MongoDB {version}, through mongos")
     if name is None:
         return Finding(
@@ -158,11 +163,32 @@ async def _compatibility(client: Client, version: str, within_s: float) -> Findi
     )
 
 
-async def _indexes(database: AsyncDatabase[Document]) -> Finding:
+async def _schema(
+    database: AsyncDatabase[Document], server: Document
+) -> tuple[Finding, Layout | None]:
+    """Return a finding about the schema version, and the layout that belongs to it if it is known.
+
+    `server` is the reply to `hello`.
+    """
     try:
-        layout = await find_layout(database) or NEWEST
+        found = await find_layout(database)
     except UnknownSchema as unknown:
-        return Finding("indexes", "fail", str(unknown))
+        return Finding("schema", "fail", str(unknown)), None
+    layout = found or NEWEST
+    if is_mongos(server) and (reason := await why_not_routed(database, layout)):
+        return Finding("schema", "fail", reason), layout
+    if found is None:
+        return Finding("schema", "ok", f"none yet: the first start writes {layout.version}"), layout
+    if layout is not NEWEST:
+        detail = (
+            f"version {layout.version}; `chat migrate` changes it to {NEWEST.version} while the "
+            "service runs, once all nodes have this version of the service"
+        )
+        return Finding("schema", "ok", detail), layout
+    return Finding("schema", "ok", f"version {layout.version}, the newest"), layout
+
+
+async def _indexes(database: AsyncDatabase[Document], layout: Layout) -> Finding:
     indexes = indexes_of(layout)
     listing = await list_indexes(database, layout)
     if listing.different:

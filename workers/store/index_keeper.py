@@ -19,9 +19,8 @@ from workers.store.schema import (
     COLLECTION,
     READS,
     IndexMismatch,
-    create_messages,
+    create_indexes,
     drop_obsolete,
-    ensure_indexes,
     list_indexes,
 )
 from workers.store.schema_version import UnknownSchema, settle_layout
@@ -94,9 +93,7 @@ class IndexKeeper:
                 self._set_fault(f"indexes are missing or differ: {names}")
         if self.fault is not None:
             try:
-                if f"{COLLECTION}._id_" not in listing.there:
-                    await create_messages(database, self.layout)
-                await ensure_indexes(database, self.layout)
+                await create_indexes(database, self.layout, listing)
             except IndexMismatch as mismatch:
                 self._set_fault(str(mismatch))
                 return

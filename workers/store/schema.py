@@ -36,6 +36,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pymongo
+from pymongo import IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
@@ -103,7 +104,7 @@ _MEANING = (
 #: them an error names.
 _LOOK_S, _NAMED = 10.0, 5
 
-_DUPLICATE_KEY, _NAMESPACE_EXISTS = 11000, 48
+_DUPLICATE_KEY, _NAMESPACE_NOT_FOUND, _NAMESPACE_EXISTS = 11000, 26, 48
 #: The errors for a missing privilege; Atlas may report one with a code of its own.
 _NOT_ALLOWED = (13, 8000)
 #: 85 IndexOptionsConflict, 86 IndexKeySpecsConflict, 67 CannotCreateIndex.
@@ -119,7 +120,7 @@ def indexes_of(layout: Layout) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     return {**_COMMON, COLLECTION: {**layout.indexes, **_COMMON[COLLECTION]}}
 
 
-async def create_messages(database: AsyncDatabase[Document], layout: Layout) -> None:
+async def _create_messages(database: AsyncDatabase[Document], layout: Layout) -> None:
     """Create the collection of messages with its validator, if it does not exist.
 
     Without the right to do that, the collection comes into being with its first index, and has no
@@ -136,14 +137,90 @@ async def create_messages(database: AsyncDatabase[Document], layout: Layout) -> 
             raise
 
 
-async def ensure_indexes(database: AsyncDatabase[Document], layout: Layout) -> None:
-    """Create missing indexes, and wait for those that another node is building.
+class Listing(NamedTuple):
+    """The names of all existing indexes, and of the required ones that are missing or differ.
 
-    Raises `IndexMismatch` if an index differs, or if the documents do not allow it.
+    A name consists of the collection, a dot, and the index. An index that is being built is not
+    there yet, and is missing if it is required.
     """
+
+    there: set[str]
+    missing: list[str]
+    different: list[str]
+
+    def to_create(self, collection: str) -> list[str]:
+        """Return the names of a collection's required indexes that are not as they must be."""
+        prefix = f"{collection}."
+        names = self.missing + self.different
+        return [each.removeprefix(prefix) for each in names if each.startswith(prefix)]
+
+
+async def list_indexes(
+    database: AsyncDatabase[Document],
+    layout: Layout,
+    collections: Iterable[str] = (COLLECTION, READS),
+) -> Listing:
+    """Compare the indexes of these collections with their definitions. Changes nothing.
+
+    Sends one command for each collection.
+    """
+    listing = Listing(set(), [], [])
+    for collection in collections:
+        found = await existing_indexes(database, collection)
+        listing.there.update(f"{collection}.{name}" for name in found)
+        for name, wanted in indexes_of(layout)[collection].items():
+            if name not in found:
+                listing.missing.append(f"{collection}.{name}")
+            elif not _is_as_wanted(found[name], wanted):
+                listing.different.append(f"{collection}.{name}")
+    return listing
+
+
+async def existing_indexes(
+    database: AsyncDatabase[Document], collection: str
+) -> dict[str, Document]:
+    """Return the definitions of a collection's indexes by name, without those being built."""
+    try:
+        # The driver's method cannot tell which of them are being built.
+        answer = await database.command({"listIndexes": collection, "includeIndexBuildInfo": True})
+    except OperationFailure as error:
+        if error.code != _NAMESPACE_NOT_FOUND:
+            raise
+        return {}
+    # A collection has at most 64 indexes, which are always in the first batch.
+    entries: Sequence[Document] = answer["cursor"]["firstBatch"]
+    return {each["spec"]["name"]: each["spec"] for each in entries if "indexBuildInfo" not in each}
+
+
+async def create_indexes(
+    database: AsyncDatabase[Document], layout: Layout, listing: Listing
+) -> None:
+    """Create the indexes that a listing misses, and wait for those that another node is building.
+
+    Sends one command for each collection that lacks any, so that the database reads the documents
+    once. Raises `IndexMismatch` if an index differs, or if the documents do not allow it.
+    """
+    if f"{COLLECTION}._id_" not in listing.there:
+        await _create_messages(database, layout)
     for collection, indexes in indexes_of(layout).items():
-        for name, wanted in indexes.items():
-            await _ensure(database[collection], name, wanted, layout)
+        names = listing.to_create(collection)
+        if not names:
+            continue
+        try:
+            await database[collection].create_indexes(
+                [_model(each, indexes[each]) for each in names]
+            )
+        except OperationFailure as error:
+            if error.code not in (*_CONFLICTS, _DUPLICATE_KEY):
+                raise
+            # One by one, to learn which of them cannot be created.
+            for name in names:
+                await _create(database[collection], name, indexes[name], layout)
+
+
+def _model(name: str, wanted: Mapping[str, Any]) -> IndexModel:
+    options = {option: value for option, value in wanted.items() if option != "key"}
+    return IndexModel(list(wanted["key"].items()), name=name, **options)
 
 
 async def drop_obsolete(database: AsyncDatabase[Document], names: Iterable[str]) -> None:
@@ -159,51 +236,17 @@ async def drop_obsolete(database: AsyncDatabase[Document], names: Iterable[str])
                         raise
 
 
-class Listing(NamedTuple):
-    """The names of all existing indexes, and of the required ones that are missing or differ.
-
-    A name consists of the collection, a dot, and the index.
-    """
-
-    there: set[str]
-    missing: list[str]
-    different: list[str]
-
-
-async def list_indexes(
-    database: AsyncDatabase[Document],
-    layout: Layout,
-    collections: Iterable[str] = (COLLECTION, READS),
-) -> Listing:
-    """Compare the indexes of these collections with their definitions. Changes nothing."""
-    listing = Listing(set(), [], [])
-    for collection in collections:
-        indexes = indexes_of(layout)[collection]
-        found: Mapping[str, Any] = await database[collection].index_information()
-        listing.there.update(f"{collection}.{name}" for name in found)
-        for name, wanted in indexes.items():
-            if name not in found:
-                listing.missing.append(f"{collection}.{name}")
-            elif not _is_as_wanted(found[name], wanted):
-                listing.different.append(f"{collection}.{name}")
-    return listing
-
-
 def _is_as_wanted(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     # The order of a key's fields matters, but a comparison of dicts ignores it.
-    has_key = list(found["key"]) == list(wanted["key"].items())
-    return has_key and meaning_of({**found, "key": wanted["key"]}) == wanted
+    has_key = list(found["key"].items()) == list(wanted["key"].items())
+    return has_key and meaning_of(found) == wanted
 
 
-async def _ensure(
+async def _create(
     collection: AsyncCollection[Document], name: str, wanted: Mapping[str, Any], layout: Layout
 ) -> None:
     try:
-        await collection.create_index(
-            list(wanted["key"].items()),
-            name=name,
-            **{option: value for option, value in wanted.items() if option != "key"},
-        )
+        await collection.create_indexes([_model(name, wanted)])
     except OperationFailure as error:
         if error.code == _DUPLICATE_KEY:
             reason = await describe_duplicates(collection, layout)
