@@ -26,6 +26,7 @@ from workers.commands import (
 )
 from workers.engine import Engine
 from workers.errors import NotExecuted, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.store.base import Claimed
 from workers.term_check import TermCheck
 from workers.work_item import WorkItem
 
@@ -198,7 +199,8 @@ class Claims:
         item, now_ms = share.item, self._clock.now_ms()
         ids = tuple(unread.message.id for unread in share.messages)
         until_ms = now_ms + KEY_WINDOW_MS
-        batch = KeyedBatch(key, item.command.username, ids, until_ms, share.more)
+        token = secrets.token_hex(16)
+        batch = KeyedBatch(key, item.command.username, ids, until_ms, token, share.more)
         batch = (await self._store.record_batch([batch], now_ms))[0]
         return await self._deliver_again(share, batch)
 
@@ -206,16 +208,21 @@ class Claims:
         return [] if await self._deliver_batch(share.item, batch) else [share]
 
     async def _deliver_batch(self, item: WorkItem, batch: KeyedBatch) -> bool:
-        """Claim the unread messages of a batch, and answer with all that are claimed for its key.
+        """Claim the unread messages of a batch, and answer with all that are claimed for it.
 
         Returns False if there are none and never were: other readers have them, or they expired.
         """
         claim = self._new_keyed_claim(batch)
-        owned, is_final = await self._store.claim(claim)
+        if batch.is_given:
+            # A repeat gets no more than the first answer had.
+            owned, is_final = Claimed(set(), is_final=True)
+        else:
+            owned, is_final = await self._store.claim(claim)
         try:
             messages = await self._store.keyed_messages(batch, self._clock.now_ms())
             # A batch that was delivered stays valid, even if all its messages have expired.
             is_given = await self._store.mark_delivered(batch) if messages else batch.is_given
+            claimed = () if messages or is_given else await self._store.keyed_messages(batch, 0)
         except ServiceError as error:
             # The claimed messages belong to the key, and a repeat of the read returns them.
             self._metrics.read.inc(len(owned))
@@ -229,27 +236,26 @@ class Claims:
             return True
         if messages:
             # Another process discarded the batch: these messages are not delivered for the key.
-            self._rollback.add(claim, list(owned), is_final)
+            self._rollback.add(claim, batch.ids, is_final)
         else:
             # Other readers were faster, or the messages have just expired.
-            self._metrics.read.inc(len(owned))
-            await self._discard(batch)
+            expired = {each.id for each in claimed}
+            self._metrics.read.inc(len(owned & expired))
+            await self._discard(batch, [each for each in batch.ids if each not in expired])
         return False
 
-    async def _discard(self, batch: KeyedBatch) -> None:
+    async def _discard(self, batch: KeyedBatch, ids: Sequence[str]) -> None:
         """Discard a batch, so that the next read with its key chooses again.
 
-        An unanswered claim for the batch may still be on its way, from any process. The messages
-        that it takes later become unread again, unless the batch turns out to be valid.
+        An unanswered claim for the batch may still be on its way, from any process. What it takes
+        of these messages becomes unread again, unless the batch turns out to be valid.
         """
-        expired = {message.id for message in await self._store.keyed_messages(batch, 0)}
-        now_ms = self._clock.now_ms()
-        until_ms = now_ms + self._claim_ms
-        late = DiscardedClaims((batch.username,), batch.ids, now_ms, until_ms, batch.key)
-        ids = [each for each in batch.ids if each not in expired]
-        if ids:
-            self._rollback.add(late, ids, is_final=False)
-        await self._store.discard_batch(batch)
+        try:
+            await self._store.discard_batch(batch)
+        finally:
+            if ids:
+                late = DiscardedClaims(batch, batch.until_ms - KEY_WINDOW_MS)
+                self._rollback.add(late, ids, is_final=False)
 
     def _new_claim(self, shares: Sequence[Share], ids: Sequence[str]) -> Claim:
         now_ms = self._clock.now_ms()
@@ -265,7 +271,8 @@ class Claims:
         now_ms = self._clock.now_ms()
         until_ms = now_ms + self._claim_ms
         token = secrets.token_hex(16)
-        return KeyedClaim(token, (batch.username,), batch.ids, now_ms, until_ms, batch.key)
+        names, times = (batch.username,), (now_ms, until_ms)
+        return KeyedClaim(token, names, batch.ids, *times, batch.key, batch.token)
 
 
 async def _require_current(check: TermCheck) -> None:

@@ -236,8 +236,8 @@ class MessageStatus(Struct, frozen=True, gc=False):
 class Claim(Struct, frozen=True, gc=False):
     """One attempt to take messages for plain reads.
 
-    No other attempt has its `token`. It never takes effect after `until_ms`, however late it
-    reaches the database.
+    No other attempt has its `token`. However late it reaches the database, it takes no message on
+    which one of its `fences` was voided, and none after `until_ms` by the database's clock.
     """
 
     token: str
@@ -245,6 +245,11 @@ class Claim(Struct, frozen=True, gc=False):
     ids: tuple[str, ...]
     at_ms: int
     until_ms: int
+
+    @property
+    def fences(self) -> tuple[str, ...]:
+        """The tokens with which a message can be closed to this claim."""
+        return (self.token,)
 
 
 class LeaseClaim(Claim, frozen=True, gc=False):
@@ -254,38 +259,54 @@ class LeaseClaim(Claim, frozen=True, gc=False):
 
 
 class KeyedClaim(Claim, frozen=True, gc=False):
-    """A claim that marks its messages with a hashed idempotency key, for repeats of the read."""
+    """A claim that marks its messages with a hashed idempotency key, for repeats of the read.
 
-    key: str
-
-
-class DiscardedClaims(Struct, frozen=True, gc=False):
-    """All claims for a key that were made before `at_ms`, by any process.
-
-    Their batch was discarded, so the messages that they took become unread again. None of them
-    takes effect after `until_ms`.
+    All claims for one batch, by any process, carry the batch's token.
     """
 
-    usernames: tuple[str, ...]
-    ids: tuple[str, ...]
-    at_ms: int
-    until_ms: int
     key: str
+    batch: str
+
+    @property
+    def fences(self) -> tuple[str, ...]:
+        """The tokens with which a message can be closed to this claim."""
+        return (self.token, self.batch)
 
 
 class KeyedBatch(Struct, frozen=True, gc=False):
     """The messages for a read with a key: chosen once, for all repeats until `until_ms`.
 
-    `more` is True if unread messages were left at that time. `is_given` is True once the batch may
-    have been delivered.
+    No other batch has its `token`, not even one of the same key. `more` is True if unread messages
+    were left at that time. `is_given` is True once the batch may have been delivered.
     """
 
     key: str
     username: str
     ids: tuple[str, ...]
     until_ms: int
+    token: str
     more: bool = False
     is_given: bool = False
+
+
+class DiscardedClaims(Struct, frozen=True, gc=False):
+    """All claims for a discarded batch, by any process. What they took becomes unread again.
+
+    No message of the batch had expired at `at_ms`.
+    """
+
+    batch: KeyedBatch
+    at_ms: int
+
+    @property
+    def token(self) -> str:
+        """The token that all of these claims carry."""
+        return self.batch.token
+
+    @property
+    def usernames(self) -> tuple[str, ...]:
+        """The inbox of the messages."""
+        return (self.batch.username,)
 
 
 def delivery(lease: str, number: int = 0) -> str:

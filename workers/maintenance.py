@@ -33,7 +33,8 @@ RETIRE_EVERY_S = 20.0
 CLOCK_EVERY_S = 10.0
 #: The shortest time between two comparisons of the clocks, in seconds.
 CLOCK_PAUSE_S = 0.5
-#: How often an unavailable database is probed, and how often claims are rolled back, in seconds.
+#: How often an unavailable database is probed, and the pause between two rollbacks of claims, in
+#: seconds.
 PROBE_EVERY_S = 0.2
 RELEASE_EVERY_S = 0.25
 #: The shortest and the longest time between two looks for leases that are over, in seconds. In
@@ -81,7 +82,7 @@ class Maintenance:
             "lead": (LOOK_PAUSE_S, self._lead),
             "leases": (LEASES_EVERY_S[0], self._end_leases),
             "forget": (FORGET_EVERY_S, self._forget_nodes),
-            "release": (RELEASE_EVERY_S, self._rollback.carry_out),
+            "release": (RELEASE_EVERY_S, self._release),
             "count_resolved": (COUNT_RESOLVED_EVERY_S, self._count_resolved),
             "pending": (PROBE_EVERY_S, self.pending.count),
             "listen": (PROBE_EVERY_S, self._arrivals.listen),
@@ -167,6 +168,10 @@ class Maintenance:
             # A lease is over one millisecond after its end.
             wait_s = min((ended.first_ms + 1 - now_ms) / 1000, longest_s)
         await asyncio.sleep(wait_s - shortest_s)
+
+    async def _release(self) -> None:
+        await self._rollback.wait()
+        await self._rollback.carry_out()
 
     async def _count_resolved(self) -> None:
         """Count what unanswered writes did."""

@@ -104,7 +104,7 @@ class WorkerPool:
             if any(limits.quotas)
             else None
         )
-        self._rollback = ClaimRollback(store, clock, metrics, self._waiters)
+        self._rollback = ClaimRollback(store, metrics, self._waiters)
         engine = Engine(
             store=store,
             clock=clock,

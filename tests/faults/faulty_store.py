@@ -68,11 +68,14 @@ _HOLD_S = 1.0
 
 
 class _UnresolvedWrite(NamedTuple):
-    """What a write without an answer may have made of messages. It is final when it is due."""
+    """What a write without an answer may have made of messages. It is final when it is due, and
+    `close` was called.
+    """
 
     fate: CountedEvent
     due: float
     is_affected: Callable[[Stored], bool]
+    close: Callable[[], None]
 
 
 class SimulatedArrivals:
@@ -244,16 +247,29 @@ class SimulatedStore:
             try:
                 await self._write(lambda part: self._database.claim(claim, part), claim.ids)
                 is_answered = was_sent = True
-                return Claimed(await self._seen(lambda: self._database.owned(claim)), is_final)
+                owned = await self._seen(lambda: self._database.owned(claim))
+                if isinstance(claim, KeyedClaim) and not is_final:
+                    self._count_later(claim, [each for each in claim.ids if each not in owned])
+                return Claimed(owned, is_final)
             except ServiceError as error:
                 if not was_sent and isinstance(error, StoreUnavailable):
                     raise
                 if self._gives_up(tries):
                     if isinstance(claim, KeyedClaim):
-                        self._note_unresolved("read", lambda stored: stored.token == claim.token)
+                        self._count_later(claim, claim.ids)
                     raise OutcomeUnknown("the claim was not confirmed") from error
                 was_sent = True
                 is_final = is_final and is_answered
+
+    def _count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
+        self._note_unresolved(
+            "read",
+            lambda stored: stored.token == claim.token and stored.post.id in ids,
+            lambda: self._database.void(claim.token, ids),
+        )
+
+    async def void(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> None:
+        await self._write(lambda part: self._database.void(claim.token, part), ids)
 
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         with self._may_return(claim.at_ms):
@@ -287,8 +303,8 @@ class SimulatedStore:
     async def mark_delivered(self, batch: KeyedBatch) -> bool:
         return (await self._once(lambda: self._database.mark_delivered(batch)))[0]
 
-    async def discard_batch(self, batch: KeyedBatch) -> None:
-        await self._once(lambda: self._database.discard_batch(batch))
+    async def discard_batch(self, batch: KeyedBatch) -> bool:
+        return (await self._once(lambda: self._database.discard_batch(batch)))[0]
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         return await self._seen(lambda: self._database.keyed_messages(batch, now_ms))
@@ -354,6 +370,7 @@ class SimulatedStore:
         self._unresolved = [write for write in self._unresolved if write not in due]
         counts: Counter[CountedEvent] = Counter()
         for write in due:
+            write.close()
             counts[write.fate] += sum(map(write.is_affected, database.documents.values()))
         return counts
 
@@ -430,9 +447,14 @@ class SimulatedStore:
         finally:
             self._unsearched.add(from_ms, for_s)
 
-    def _note_unresolved(self, fate: CountedEvent, is_affected: Callable[[Stored], bool]) -> None:
+    def _note_unresolved(
+        self,
+        fate: CountedEvent,
+        is_affected: Callable[[Stored], bool],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         due = self._database.loop.time() + LATE_MAX_S
-        self._unresolved.append(_UnresolvedWrite(fate, due, is_affected))
+        self._unresolved.append(_UnresolvedWrite(fate, due, is_affected, close))
 
     def _token(self) -> str:
         return self._rng.randbytes(8).hex()

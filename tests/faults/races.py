@@ -1,4 +1,4 @@
-"""Simulated worlds that make rare races frequent. No call of the store fails in them.
+"""Simulated worlds that make rare races frequent. No other call of the store fails in them.
 
 In other schedules a client would have to poll, or a primary be deposed, in the same milliseconds.
 """
@@ -7,11 +7,17 @@ import asyncio
 from collections.abc import Mapping
 
 from tests.faults.checker import Verdict
+from tests.faults.faulty_store import LATE_MAX_S, SimulatedStore
 from tests.faults.simulation import Step, World
+from workers.commands import Claim, KeyedClaim
+from workers.errors import OutcomeUnknown
+from workers.store.base import Claimed
 
 #: The steps of clients that wait, and of elections after which a deposed primary is searched.
 CONVERSATIONS: Mapping[str, int] = {"conversation": 1}
 ELECTIONS: Mapping[str, int] = {"post": 2, "read": 3, "failover": 1, "short term": 2}
+#: The steps of a keyed read whose messages others take before its claim arrives.
+OVERTAKEN: Mapping[str, int] = {"overtaken keyed read": 1, "read": 1}
 #: The time within which a post is mostly accepted, in seconds.
 _POSTED_AFTER_S = 0.05
 
@@ -42,3 +48,37 @@ class ElectionWorld(FaultlessWorld):
         await asyncio.sleep(step.number / 20)
         database.fail_over(deposed)
         self._disturb(began, self.loop.time())
+
+
+class LateKeyedClaims(SimulatedStore):
+    """Half of the claims for keys lie in a buffer, and arrive after they were abandoned."""
+
+    async def claim(self, claim: Claim) -> Claimed:
+        if not isinstance(claim, KeyedClaim) or self._rng.random() < 0.5:
+            return await super().claim(claim)
+        await self._reach()
+        late_s = LATE_MAX_S * self._rng.random()
+        self._database.loop.call_later(late_s, self._database.claim, claim, claim.ids)
+        self._count_later(claim, claim.ids)
+        raise OutcomeUnknown("no answer")
+
+
+class OvertakenWorld(FaultlessWorld):
+    """A consumer leases the messages that a keyed read has chosen but not claimed yet, and dies.
+
+    Repeats of the read find nothing, so its batch is discarded. Then the lease ends, and the first
+    claim arrives.
+    """
+
+    make_store = LateKeyedClaims
+
+    async def _do(self, step: Step) -> None:
+        if step.what != "overtaken keyed read":
+            await super()._do(step)
+            return
+        node, other = self.nodes[step.node], self.nodes[1 - step.node]
+        self.clients.start("post", node, step.user, step.number)
+        await asyncio.sleep(_POSTED_AFTER_S)
+        self.clients.start("keyed read", node, step.user, step.number)
+        await asyncio.sleep(step.number / 100)
+        self.clients.start("lease", other, step.user, 8)

@@ -4,6 +4,7 @@ Each is a `World` whose store, database, shard or client is wrong in one way, wi
 violation that reveal it. Used by the `tests.faults.test_seeded_*` files.
 """
 
+import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -15,7 +16,15 @@ from chat_service.api.identity import Client
 from chat_service.api.request_options import hash_of
 from tests.faults.checker import Verdict
 from tests.faults.faulty_store import SimulatedStore
-from tests.faults.races import CONVERSATIONS, ELECTIONS, ElectionWorld, FaultlessWorld
+from tests.faults.races import (
+    CONVERSATIONS,
+    ELECTIONS,
+    OVERTAKEN,
+    ElectionWorld,
+    FaultlessWorld,
+    LateKeyedClaims,
+    OvertakenWorld,
+)
 from tests.faults.sharing import CROWDED, FILLED, CrowdedWorld, FilledWorld
 from tests.faults.simulated_clients import SimulatedClients
 from tests.faults.simulated_replica_set import Database
@@ -118,12 +127,24 @@ class DeliversBeforeMajority(SimulatedStore):
 
 class ClaimsReadMessages(Database):
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
-        return self.now_ms() < claim.until_ms
+        return True
 
 
-class ClaimsAfterTimeLimit(Database):
+class RollsBackWithoutVoiding(SimulatedStore):
+    async def void(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> None:
+        if isinstance(claim, DiscardedClaims):
+            await super().void(claim, ids)
+
+
+class ClaimsVoidedMessages(Database):
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
         return stored.unread
+
+
+class ClaimsForDiscardedBatch(LateKeyedClaims):
+    async def void(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> None:
+        if isinstance(claim, Claim):
+            await super().void(claim, ids)
 
 
 class SharesOneToken(SimulatedStore):
@@ -269,18 +290,17 @@ class AltersText(SimulatedStore):
         return Found(altered, found.complete)
 
 
-class RollsBackTooSoon(_Patched):
-    @contextmanager
-    def patches(self) -> Iterator[None]:
-        add = ClaimRollback.add
+class VoidsAfterReturning(SimulatedStore):
+    """A late copy of the claim may take the messages between the two steps, and keeps them."""
 
-        def add_at_once(
-            self: ClaimRollback, claim: Claim | DiscardedClaims, ids: Sequence[str], is_final: bool
-        ) -> None:
-            add(self, claim, ids, is_final=True)
+    async def void(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> None:
+        pass
 
-        with mock.patch.object(ClaimRollback, "add", add_at_once):
-            yield
+    async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
+        released = await super().unclaim(claim, ids)
+        await asyncio.sleep(0.2)
+        await super().void(claim, ids)
+        return released
 
 
 class NeverRollsBack(_Patched):
@@ -592,8 +612,9 @@ DELIVERY_BUGS = (
     _bug(DeliversBeforeMajority, "duplicated"),
     _bug(ClaimsReadMessages, "duplicated"),
     # A late claim seldom meets a later read. With these steps it does so more often.
-    _bug(ClaimsAfterTimeLimit, "lost", "duplicated", "missed")._replace(
-        steps={"post": 3, "read": 2}
+    *(
+        _bug(what, "lost", "missed")._replace(steps={"post": 3, "read": 2})
+        for what in (RollsBackWithoutVoiding, ClaimsVoidedMessages, VoidsAfterReturning)
     ),
     _bug(SharesOneToken, "duplicated"),
     _bug(IgnoresExpiry, "late"),
@@ -611,8 +632,6 @@ DELIVERY_BUGS = (
     _election_bug(ConfirmsBeforeReads),
     _election_bug(AcceptsAnyMember),
     _bug(AltersText, "unexpected"),
-    # The same holds for a claim that arrives after its rollback.
-    _bug(RollsBackTooSoon, "lost", "duplicated", "missed")._replace(steps={"post": 3, "read": 2}),
     _bug(NeverRollsBack, "lost"),
     _bug(DropsAnAnswer, "endless"),
     _bug(ExecutesRefusedRequests, "phantom"),
@@ -637,6 +656,12 @@ KEY_BUGS = (
     _bug(ForgetsKeyedBatches, "inconsistent"),
     _bug(KeepsKeysInMemory, "inconsistent", "lost"),
     _bug(RollsBackKeyedBatch, "duplicated"),
+    Bug(
+        "ClaimsForDiscardedBatch",
+        _with_store(ClaimsForDiscardedBatch, OvertakenWorld),
+        frozenset({"lost", "missed"}),
+        OVERTAKEN,
+    ),
     _bug(StoresKeyedRepeat, "duplicated"),
     _bug(RevokesReadMessages, "revoked"),
     _bug(ReportsAllAsPending, "untrue"),

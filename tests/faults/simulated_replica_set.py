@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tests.support.documents import Documents, Stored
-from workers.commands import Claim, Post
+from workers.commands import Post
 from workers.store.base import LEADER_LEASE_S, Insertion, Leader, PendingCount
 
 EPOCH_S = 1_800_000_000.0
@@ -184,6 +184,3 @@ class Database(Documents):
             # An update by an earlier version says only that there was one.
             is_named = self.rng.random() < _NAMED_RATE
             self._news[self.position] = stored.post.username if is_named else None
-
-    def is_claimable(self, stored: Stored, claim: Claim) -> bool:
-        return super().is_claimable(stored, claim) and self.now_ms() < claim.until_ms

@@ -3,7 +3,14 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.faults.races import CONVERSATIONS, ELECTIONS, ElectionWorld, FaultlessWorld
+from tests.faults.races import (
+    CONVERSATIONS,
+    ELECTIONS,
+    OVERTAKEN,
+    ElectionWorld,
+    FaultlessWorld,
+    OvertakenWorld,
+)
 from tests.faults.simulation import KINDS, USERS, Schedule, Step, run, run_seeds, schedule_of
 
 STEPS = st.builds(
@@ -58,6 +65,11 @@ def test_a_conversation_keeps_no_client_waiting() -> None:
 def test_short_terms_hide_no_message() -> None:
     for seed in range(60):
         assert run(schedule_of(seed, ELECTIONS), ElectionWorld).violations == []
+
+
+def test_a_late_claim_for_a_key_hides_no_message() -> None:
+    for seed in range(40):
+        assert run(schedule_of(seed, OVERTAKEN), OvertakenWorld).violations == []
 
 
 def test_a_seed_always_gives_the_same_run() -> None:

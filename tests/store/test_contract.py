@@ -6,11 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from tests.store.conftest import MakePost
-from tests.support.stores import new_claim
+from tests.support.stores import new_batch, new_claim
 from workers.clock import DatabaseClock
-from workers.commands import Key, Post, Track
+from workers.commands import DiscardedClaims, Key, Post, Track
 from workers.errors import InboxFull, KeyReused
 from workers.store.base import Store
+from workers.store.connection import VOIDED_MAX
 
 pytestmark = pytest.mark.usefixtures("each_schema")
 
@@ -117,6 +118,49 @@ async def test_unclaimed_messages_are_unread_again(
     assert await any_store.unclaim(claim, ids) == 0
     found = await any_store.find_unread(["bob"], 10, clock.now_ms())
     assert [each.message.id for each in found.messages["bob"]] == ids[:3]
+
+
+async def test_a_closed_message_is_left_to_other_claims(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post = new_post()
+    await any_store.insert([post])
+    claims = [new_claim(["bob"], [post.id], clock.now_ms()) for _ in range(VOIDED_MAX)]
+    for claim in claims:
+        await any_store.void(claim, claim.ids)
+        await any_store.void(claim, claim.ids)
+    for claim in claims:
+        assert (await any_store.claim(claim)).ids == set()
+    other = new_claim(["bob"], [post.id], clock.now_ms())
+    assert (await any_store.claim(other)).ids == {post.id}
+    # What a claim has taken stays claimed until it is undone.
+    await any_store.void(other, other.ids)
+    assert await any_store.count_unread(["bob"], clock.now_ms()) == {}
+    assert await any_store.unclaim(other, other.ids) == 1
+    assert (await any_store.claim(other)).ids == set()
+
+
+async def test_a_discarded_batch_loses_the_claims_of_all_processes(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    posts, now_ms = [new_post() for _ in range(3)], clock.now_ms()
+    ids = [post.id for post in posts]
+    await any_store.insert(posts)
+    old = new_batch("key", "bob", ids, now_ms + 60_000)
+    # The same key chose again, in the same millisecond.
+    new = new_batch("key", "bob", ids, now_ms + 60_000)
+    claims = [new_claim(["bob"], ids, now_ms, key="key", batch=old.token) for _ in range(2)]
+    await any_store.claim(replace(claims[0], ids=(ids[0],)))
+    await any_store.claim(new_claim(["bob"], ids[1:2], now_ms, key="key", batch=new.token))
+    assert [each.id for each in await any_store.keyed_messages(old, now_ms)] == ids[:1]
+    assert [each.id for each in await any_store.keyed_messages(new, now_ms)] == ids[1:2]
+    discarded = DiscardedClaims(old, now_ms)
+    await any_store.void(discarded, ids)
+    assert await any_store.unclaim(discarded, ids) == 1
+    for claim in claims:
+        assert (await any_store.claim(claim)).ids == set()
+    await any_store.claim(new_claim(["bob"], ids, now_ms, key="key", batch=new.token))
+    assert [each.id for each in await any_store.keyed_messages(new, now_ms)] == ids
 
 
 async def test_an_inbox_is_measured_up_to_a_number_of_messages(

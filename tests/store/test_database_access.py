@@ -22,7 +22,7 @@ from tests.store.conftest import MakePost
 from tests.support.certificates import Authority
 from tests.support.client import ChatClient
 from tests.support.secured_mongod import SecuredMongod
-from tests.support.stores import new_claim
+from tests.support.stores import new_batch, new_claim
 from tests.support.waiting import eventually
 from workers.clock import DatabaseClock
 from workers.commands import (
@@ -30,7 +30,6 @@ from workers.commands import (
     Extend,
     Held,
     Key,
-    KeyedBatch,
     Release,
     Resume,
     Revoke,
@@ -160,8 +159,8 @@ async def use_everything(
     receipt = new_post(receipt="hash of a receipt")
     posts = [new_post(), new_post(key=Key(f"key {now_ms}", "body")), receipt]
     ids = [post.id for post in posts]
-    batch = KeyedBatch(f"batch {now_ms}", "bob", (ids[0],), now_ms + 60_000)
-    over = KeyedBatch(batch.key, "bob", (ids[0],), now_ms - 60_000)
+    batch = new_batch(f"batch {now_ms}", "bob", (ids[0],), now_ms + 60_000)
+    over = new_batch(batch.key, "bob", (ids[0],), now_ms - 60_000)
     lease = new_claim(["bob"], ids, now_ms, lease_ms=60_000)
     calls = [
         store.open(),
@@ -179,6 +178,7 @@ async def use_everything(
         store.release(Release("bob", lease.token), now_ms),
         store.resume(Resume("bob", ids[0]), now_ms),
         store.claim(new_claim(["bob"], ids, now_ms)),
+        store.void(new_claim(["bob"], ids, now_ms), ids),
         store.unclaim(new_claim(["bob"], ids, now_ms), ids),
         # A batch that is over is replaced.
         store.record_batch([over], now_ms - 90_000),

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
-from tests.support.stores import new_claim
+from tests.support.stores import new_batch, new_claim
 from workers.clock import DatabaseClock
-from workers.commands import Key, KeyedBatch, MessageStatus, Revoke, Track
+from workers.commands import Key, MessageStatus, Revoke, Track
 from workers.errors import KeyReused
 from workers.store.base import Store
 from workers.store.mongo import MongoStore
@@ -65,24 +65,24 @@ async def test_the_batch_of_a_key_is_chosen_once(
 ) -> None:
     posts, now_ms = [new_post(), new_post()], clock.now_ms()
     await any_store.insert(posts)
-    first = KeyedBatch("key", "bob", (posts[0].id,), now_ms + 1000)
-    second = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 1000)
+    first = new_batch("key", "bob", (posts[0].id,), now_ms + 1000)
+    second = new_batch("key", "bob", (posts[1].id,), now_ms + 1000)
     assert await any_store.record_batch([first], now_ms) == [first]
     assert await any_store.record_batch([second], now_ms) == [first]
     assert await any_store.find_batches(["key", "unknown"], now_ms) == {"key": first}
     # After its time the key can be used again.
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
-    later = KeyedBatch("key", "bob", (posts[1].id,), now_ms + 5000)
+    later = new_batch("key", "bob", (posts[1].id,), now_ms + 5000)
     assert await any_store.record_batch([later], now_ms + 1001) == [later]
-    await any_store.discard_batch(first)
+    assert await any_store.discard_batch(first)
     assert await any_store.find_batches(["key"], now_ms + 1001) == {"key": later}
-    await any_store.discard_batch(later)
+    assert await any_store.discard_batch(later)
     assert await any_store.find_batches(["key"], now_ms + 1001) == {}
     # A delivered batch cannot be discarded, and a discarded batch cannot be delivered.
     assert not await any_store.mark_delivered(later)
     assert await any_store.record_batch([first], now_ms) == [first]
     assert await any_store.mark_delivered(first)
-    await any_store.discard_batch(first)
+    assert not await any_store.discard_batch(first)
     assert await any_store.find_batches(["key"], now_ms) == {"key": replace(first, is_given=True)}
     assert await any_store.mark_delivered(first)
 
@@ -93,9 +93,9 @@ async def test_a_key_has_its_claimed_unexpired_messages(
     mine, theirs, short, now_ms = new_post(), new_post(), new_post(timeout_s=1), clock.now_ms()
     await any_store.insert([mine, theirs, short])
     await any_store.claim(new_claim(["bob"], [theirs.id], now_ms))
-    batch = KeyedBatch("key", "bob", (mine.id, theirs.id, short.id), now_ms + 60_000)
+    batch = new_batch("key", "bob", (mine.id, theirs.id, short.id), now_ms + 60_000)
     for _ in range(2):
-        await any_store.claim(new_claim(["bob"], batch.ids, now_ms, key="key"))
+        await any_store.claim(new_claim(["bob"], batch.ids, now_ms, key="key", batch=batch.token))
         found = await any_store.keyed_messages(batch, now_ms)
         assert [each.id for each in found] == [mine.id, short.id]
     found = await any_store.keyed_messages(batch, short.expires_ms + 1)

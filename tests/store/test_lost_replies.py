@@ -13,9 +13,9 @@ from pymongo.errors import ServerSelectionTimeoutError
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost
 from tests.support.proxy import MongoProxy
-from tests.support.stores import new_claim
+from tests.support.stores import new_batch, new_claim
 from workers.clock import DatabaseClock
-from workers.commands import Key
+from workers.commands import Claim, DiscardedClaims, Key
 from workers.errors import KeyReused, OutcomeUnknown, StoreUnavailable
 from workers.store.mongo import MongoStore
 
@@ -163,19 +163,49 @@ async def test_a_claim_that_was_never_sent_claims_nothing(
     assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
 
 
+@pytest.mark.parametrize("kind", ["plain", "lease", "keyed"])
 async def test_an_abandoned_claim_that_arrives_late_takes_nothing(
-    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, store: MongoStore
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, store: MongoStore, kind: str
 ) -> None:
     async with behind_proxy() as (late, proxy):
         post = new_post()
         await store.insert([post])
-        claim = new_claim(["bob"], [post.id], clock.now_ms(), valid_s=0.3)
+        batch = new_batch("key", "bob", [post.id], clock.now_ms() + 60_000)
+        claim = new_claim(
+            *(["bob"], [post.id], clock.now_ms()),
+            valid_s=3600,
+            lease_ms=30_000 if kind == "lease" else None,
+            key="key" if kind == "keyed" else "",
+            batch=batch.token,
+        )
+        abandoned: Claim | DiscardedClaims = claim
+        if kind == "keyed":
+            # Another process discards the batch, and does not know of this claim.
+            abandoned = DiscardedClaims(batch, clock.now_ms())
         proxy.hold["update"] = b""
         claiming = asyncio.create_task(late.claim(claim))
         await proxy.held.wait()
+        # The claim's time is not over.
+        await store.void(abandoned, claim.ids)
+        assert await store.unclaim(abandoned, claim.ids) == 0
+        proxy.release()
+        assert (await claiming).ids == set()
+        assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}
+
+
+async def test_a_claim_that_arrives_after_its_time_takes_nothing(
+    behind_proxy: Any, new_post: MakePost, clock: DatabaseClock, store: MongoStore
+) -> None:
+    async with behind_proxy() as (killed, proxy):
+        post = new_post()
+        await store.insert([post])
+        claim = new_claim(["bob"], [post.id], clock.now_ms(), valid_s=0.3)
+        proxy.hold["update"] = b""
+        claiming = asyncio.create_task(killed.claim(claim))
+        await proxy.held.wait()
         while clock.now_ms() <= claim.until_ms:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        assert await store.unclaim(claim, claim.ids) == 0
+        # Nobody rolls back the claim of a process that was killed.
         proxy.release()
         assert (await claiming).ids == set()
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 1}

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost
 from tests.support.proxy import MongoProxy
-from tests.support.stores import new_claim
+from tests.support.stores import new_batch, new_claim
 from tests.support.waiting import eventually
 from workers.clock import DatabaseClock
 from workers.commands import (
@@ -16,7 +16,6 @@ from workers.commands import (
     Claim,
     Extend,
     Key,
-    KeyedBatch,
     MessageStatus,
     Post,
     Release,
@@ -80,7 +79,7 @@ async def test_a_key_and_a_receipt_survive_lost_replies(
         assert await store.insert([post]) == [None]
         proxy.lose_reply["insert"] = 2
         assert await store.insert([new_post(key=Key("k", "b"))]) == [post.id]
-        batch = KeyedBatch("key", "bob", (post.id,), now_ms + 60_000)
+        batch = new_batch("key", "bob", (post.id,), now_ms + 60_000)
         proxy.lose_reply["insert"] = 2
         assert await store.record_batch([batch], now_ms) == [batch]
         proxy.lose_reply["update"] = 2

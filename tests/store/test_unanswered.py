@@ -14,7 +14,7 @@ from pymongo.results import UpdateResult
 
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
-from tests.support.stores import new_claim
+from tests.support.stores import new_batch, new_claim
 from tests.support.waiting import eventually
 from workers.clock import DatabaseClock
 from workers.commands import Acknowledge, Key, KeyedBatch, MessageStatus, Revoke, Track
@@ -210,7 +210,7 @@ async def test_batches_discarded_again_and_again_are_an_error(
     store: MongoStore, clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_ms = clock.now_ms()
-    batch = KeyedBatch("key", "bob", ("a",), now_ms + 60_000)
+    batch = new_batch("key", "bob", ("a",), now_ms + 60_000)
     await store.record_batch([batch], now_ms)
 
     async def discarded(keys: Any, now_ms: int) -> dict[str, KeyedBatch]:

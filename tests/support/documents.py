@@ -38,15 +38,18 @@ from workers.store.base import Ended, Found, Insertion, Settled
 class Stored:
     """A document.
 
-    `token` is the claim's token, and `lease` that of the last lease. `acknowledged` and `returned`
-    say how that lease ended. `lost_by` has the earlier leases that ran out. `mark` identifies the
-    call that expired or revoked the message.
+    `token` is the claim's token, and `batch` that of its batch if it has a key. `voided` has the
+    tokens of abandoned claims. `lease` is the last lease's token; `acknowledged` and `returned` say
+    how that lease ended. `lost_by` has the earlier leases that ran out. `mark` identifies the call
+    that expired or revoked the message.
     """
 
     post: Post
     unread: bool = True
     token: str = ""
     key: str = ""
+    batch: str = ""
+    voided: tuple[str, ...] = ()
     claimed_ms: int = 0
     lease: str = ""
     until_ms: int | None = None
@@ -130,6 +133,7 @@ class Documents:
                     unread=False,
                     token=claim.token,
                     key=claim.key if isinstance(claim, KeyedClaim) else "",
+                    batch=claim.batch if isinstance(claim, KeyedClaim) else "",
                     claimed_ms=claim.at_ms,
                 )
             else:
@@ -147,7 +151,8 @@ class Documents:
     def is_claimable(self, stored: Stored, claim: Claim) -> bool:
         """Return whether the filter of a claim matches a document."""
         lives = stored.post.expires_ms >= claim.at_ms
-        return stored.unread and (lives or not isinstance(claim, KeyedClaim))
+        is_open = stored.unread and not {*claim.fences} & {*stored.voided}
+        return is_open and (lives or not isinstance(claim, KeyedClaim))
 
     def owned(self, claim: Claim) -> set[str]:
         """Return the ids that have the claim's token."""
@@ -157,14 +162,16 @@ class Documents:
             if claim.token == (stored.lease if isinstance(claim, LeaseClaim) else stored.token)
         }
 
+    def void(self, token: str, ids: Sequence[str]) -> None:
+        """Close messages to the claims with this token."""
+        for stored in self.of(ids):
+            if token not in stored.voided:
+                self.change(stored, voided=(*stored.voided, token))
+
     def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """Make messages unread that the claim took."""
         if isinstance(claim, DiscardedClaims):
-            mine = [
-                stored
-                for stored in self.of(ids)
-                if stored.key == claim.key and stored.claimed_ms < claim.at_ms
-            ]
+            mine = [stored for stored in self.of(ids) if stored.batch == claim.token]
         else:
             mine = [
                 stored
@@ -175,7 +182,8 @@ class Documents:
         for stored in mine:
             # The lease has not lost messages that nobody received.
             returned = stored.returned or isinstance(claim, LeaseClaim)
-            self.change(stored, unread=True, token="", key="", until_ms=None, returned=returned)
+            free: dict[str, Any] = {"unread": True, "token": "", "key": "", "batch": ""}
+            self.change(stored, **free, until_ms=None, returned=returned)
         return len(mine)
 
     def record_batch(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
@@ -210,22 +218,25 @@ class Documents:
 
     def mark_delivered(self, batch: KeyedBatch) -> bool:
         holding = self.reads.get(batch.key)
-        if holding is None or holding.batch.ids != batch.ids:
+        if holding is None or holding.batch.token != batch.token:
             return False
         if not holding.is_given:
             self._set_read(batch.key, holding._replace(is_given=True))
         return True
 
-    def discard_batch(self, batch: KeyedBatch) -> None:
+    def discard_batch(self, batch: KeyedBatch) -> bool:
         holding = self.reads.get(batch.key)
-        if holding is not None and holding.batch.ids == batch.ids and not holding.is_given:
+        if holding is None or holding.batch.token != batch.token:
+            return True
+        if not holding.is_given:
             self._set_read(batch.key, None)
+        return not holding.is_given
 
     def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         return [
             Message(stored.post.text, stored.post.id)
             for stored in sorted(self.of(batch.ids), key=lambda stored: stored.post.id)
-            if stored.key == batch.key and stored.post.expires_ms >= now_ms
+            if stored.batch == batch.token and stored.post.expires_ms >= now_ms
         ]
 
     def acknowledge(self, command: Acknowledge, now_ms: int, token: str) -> Settled:

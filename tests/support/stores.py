@@ -52,16 +52,24 @@ def new_claim(
     valid_s: float = 5.0,
     lease_ms: int | None = None,
     key: str = "",
+    batch: str = "",
 ) -> Claim:
     """Return a claim like that of a shard, with a new token."""
     until_ms = int((time.time() + valid_s) * 1000)
     token = secrets.token_hex(16)
     names, wanted = tuple(usernames), tuple(ids)
     if key:
-        return KeyedClaim(token, names, wanted, at_ms, until_ms, key)
+        return KeyedClaim(token, names, wanted, at_ms, until_ms, key, batch or token)
     if lease_ms is not None:
         return LeaseClaim(f"{token}.0000000000", names, wanted, at_ms, until_ms, lease_ms)
     return Claim(token, names, wanted, at_ms, until_ms)
+
+
+def new_batch(
+    key: str, username: str, ids: Sequence[str], until_ms: int, *, more: bool = False
+) -> KeyedBatch:
+    """Return a batch of a read with a key, with a new token."""
+    return KeyedBatch(key, username, tuple(ids), until_ms, secrets.token_hex(16), more)
 
 
 @dataclass
@@ -100,6 +108,10 @@ class MemoryStore:
         self.data.claim(claim, claim.ids)
         return Claimed(self.data.owned(claim), is_final=True)
 
+    async def void(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> None:
+        await self._call("void")
+        self.data.void(claim.token, ids)
+
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         await self._call("unclaim")
         return self.data.unclaim(claim, ids)
@@ -127,9 +139,9 @@ class MemoryStore:
         await self._call("mark_delivered")
         return self.data.mark_delivered(batch)
 
-    async def discard_batch(self, batch: KeyedBatch) -> None:
+    async def discard_batch(self, batch: KeyedBatch) -> bool:
         await self._call("discard_batch")
-        self.data.discard_batch(batch)
+        return self.data.discard_batch(batch)
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         await self._call("keyed messages")

@@ -194,15 +194,22 @@ class Store(Protocol):
 
         This is atomic for each message: of all claims, in all processes, exactly one gets it. When
         this returns, the claim is durable on a majority. If it raises `OutcomeUnknown`, some
-        messages may be claimed, or may still become claimed until the claim's time is over;
-        `unclaim` undoes that. When a lease ends, its messages are unread again or expired.
+        messages may be claimed, or may still become claimed: `void` prevents the latter, and then
+        `unclaim` undoes the former. When a lease ends, its messages are unread again or expired.
+        """
+        ...
+
+    async def void(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> None:
+        """Close these messages to a claim: from now on, no copy of it takes any of them.
+
+        What it has taken already stays claimed. Safe to repeat.
         """
         ...
 
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """Make messages unread again that a claim took and nobody received. Returns their number.
 
-        Call this only for a claim that is final or whose time is over. Safe to repeat.
+        Call this only for a claim that is final, or to which they are closed. Safe to repeat.
         """
         ...
 
@@ -240,12 +247,15 @@ class Store(Protocol):
         """
         ...
 
-    async def discard_batch(self, batch: KeyedBatch) -> None:
-        """Delete a batch that got no messages, unless it was delivered. Safe to repeat."""
+    async def discard_batch(self, batch: KeyedBatch) -> bool:
+        """Delete a batch that got no messages. Returns False if it was delivered, and so stays.
+
+        Safe to repeat.
+        """
         ...
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
-        """Return a batch's messages that are claimed for its key and not expired, oldest first."""
+        """Return a batch's messages that are claimed for it and not expired, oldest first."""
         ...
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:

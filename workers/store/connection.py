@@ -83,8 +83,10 @@ NOT_ALLOWED = (13, 8000)
 #: The error for a missing privilege. It has the database, the command, and all its arguments.
 _LACKS_RIGHT = re.compile(r"not authorized on (\S+) to execute command \{ (\w+):")
 
-#: This many seconds after its time, an abandoned write can no longer take effect.
+#: This many seconds after its time, an abandoned write is taken to have no effect any more.
 SETTLED_AFTER_S = 1.0
+#: How many abandoned writes a message remembers.
+VOIDED_MAX = 32
 
 
 class StoreMisconfigured(Exception):
@@ -114,14 +116,16 @@ class StoreOptions(NamedTuple):
 class UnresolvedWrite(NamedTuple):
     """A write that may be applied after it was abandoned.
 
-    `selection` and `hint` find the messages that it changed. From `due` on (in seconds of
-    `time.monotonic`) it can no longer take effect.
+    `selection` and `hint` find the messages that it changed. It is counted from `due` on, in
+    seconds of `time.monotonic`. Before that, the messages that `closing` selects are closed to its
+    token, so that it changes no more of them.
     """
 
     event: CountedEvent
     selection: Document
     hint: str
     due: float
+    closing: tuple[Document, str] | None
 
 
 class Connection:
@@ -363,12 +367,26 @@ class Connection:
         until_ms = now_ms + int(self._timeout_s * 1000)
         return {"$expr": {"$lt": ["$$NOW", DatetimeMS(until_ms)]}}
 
+    async def _close(self, selection: Document, token: str, hint: str = "_id_") -> None:
+        """Close messages to the write with this token: no copy of it changes them any more.
+
+        Its own filter sees to that. Safe to repeat.
+        """
+        added = {"$each": [token], "$slice": -VOIDED_MAX}
+        await self._updates.of_inboxes(
+            {**selection, "voided": {"$ne": token}}, {"$push": {"voided": added}}, hint
+        )
+
     def _record_unresolved(
-        self, event: CountedEvent, selection: Document, hint: str = "_id_"
+        self,
+        event: CountedEvent,
+        selection: Document,
+        hint: str = "_id_",
+        closing: tuple[Document, str] | None = None,
     ) -> None:
         """Make `count_resolved` count later what an unanswered write did after all."""
         due = time.monotonic() + self._timeout_s + SETTLED_AFTER_S
-        self._unresolved.append(UnresolvedWrite(event, selection, hint, due))
+        self._unresolved.append(UnresolvedWrite(event, selection, hint, due, closing))
 
     async def _confirmed(self, name: str, write: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Send a repeatable write until it is answered. Returns its result, and whether it was

@@ -34,6 +34,7 @@ class IdempotentReads(Connection):
                 "username": batch.username,
                 "ids": list(batch.ids),
                 "until": DatetimeMS(batch.until_ms),
+                "token": batch.token,
                 "more": batch.more,
             }
             for batch in batches
@@ -77,6 +78,8 @@ class IdempotentReads(Connection):
         return {
             each["_id"]: KeyedBatch(
                 *(each["_id"], each["username"], tuple(each["ids"]), int(each["until"])),
+                # Earlier versions record none.
+                token=each.get("token", str(int(each["until"]))),
                 more=each.get("more", False),
                 is_given=each.get("given", False),
             )
@@ -87,20 +90,22 @@ class IdempotentReads(Connection):
         """See `workers.store.base.Store.mark_delivered`."""
 
         async def write() -> bool:
-            same = {"_id": batch.key, "ids": list(batch.ids)}
-            result = await self._reads.update_one(same, {"$set": {"given": True}})
+            result = await self._reads.update_one(_same(batch), {"$set": {"given": True}})
             return result.matched_count == 1
 
         return (await self._confirmed("give", write))[0]
 
-    async def discard_batch(self, batch: KeyedBatch) -> None:
+    async def discard_batch(self, batch: KeyedBatch) -> bool:
         """See `workers.store.base.Store.discard_batch`."""
 
-        async def write() -> None:
-            same: Document = {"_id": batch.key, "ids": list(batch.ids), "given": None}
-            await self._reads.delete_one(same)
+        async def write() -> int:
+            result = await self._reads.delete_one({**_same(batch), "given": None})
+            return result.deleted_count
 
-        await self._confirmed("forget", write)
+        if (await self._confirmed("forget", write))[0]:
+            return True
+        with self._operation("recall"), read_errors():
+            return await self._reads.find_one(_same(batch), projection={"_id": 1}) is None
 
     async def keyed_messages(self, batch: KeyedBatch, now_ms: int) -> Sequence[Message]:
         """See `workers.store.base.Store.keyed_messages`."""
@@ -110,6 +115,8 @@ class IdempotentReads(Connection):
                     **self._layout.inbox(batch.username),
                     "_id": {"$in": list(batch.ids)},
                     "claim.key": batch.key,
+                    # Claims by earlier versions have none.
+                    "claim.batch": {"$in": [batch.token, None]},
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
                 },
                 projection={"text": 1},
@@ -117,3 +124,10 @@ class IdempotentReads(Connection):
                 hint="_id_",
             ).to_list(None)
         return [Message(each["text"], each["_id"]) for each in documents]
+
+
+def _same(batch: KeyedBatch) -> Document:
+    """Return the filter for this very batch: its key may have another one by now."""
+    same: Document = {"_id": batch.key, "ids": list(batch.ids), "until": DatetimeMS(batch.until_ms)}
+    # Earlier versions record no token.
+    return same | {"token": {"$in": [batch.token, None]}}

@@ -111,6 +111,8 @@ class Lifecycle(Connection):
         for unresolved in [each for each in self._unresolved if each.due <= now]:
             try:
                 with self._operation("reckon"), read_errors():
+                    if unresolved.closing is not None:
+                        await self._close(*unresolved.closing, hint=unresolved.hint)
                     counts[unresolved.event] += await self._majority.count_documents(
                         unresolved.selection, hint=unresolved.hint
                     )

@@ -4,9 +4,9 @@ A claim has the guarantee of `findOneAndUpdate` for a whole batch. The filter of
 the field that the update removes, so if two nodes claim a message, only one gets it. Each claim has
 a token of its own. If a reply is lost, the update is sent again. It claims what the first one did
 not claim, and waits for a majority; all messages with the token then belong to this claim. An
-update that still runs on a lost connection can only add the same token, and only until the claim's
-time is over by the database's clock. After that, `unclaim` makes messages unread again that nobody
-received.
+update that still runs on a lost connection can only add the same token. If the claim was given up,
+`void` closes its messages to that token, and then `unclaim` makes those unread again that it took:
+so a late copy takes effect before that, and is undone, or never.
 
 The modules beside this one have the other parts: leases, reads with a key, the lifecycle, the
 change stream, the leader, and the confirmations of searches.
@@ -363,12 +363,14 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
     async def claim(self, claim: Claim) -> Claimed:
         """See `workers.store.base.Store.claim`."""
         selection = {**self._layout.inboxes(claim.usernames), "_id": {"$in": claim.ids}}
-        # By the database's own clock: a claim that lay in the buffers of a frozen mongod, or of
-        # a cut connection, must not take effect after it was abandoned.
-        in_time: Document = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
+        # By the database's own clock. No rollback depends on it. But nobody rolls back the claim of
+        # a process that was killed: if it lies in the buffers of a frozen mongod, it must not take
+        # messages from readers that come later.
+        free: Document = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
+        free["voided"] = {"$nin": list(claim.fences)}
         if isinstance(claim, KeyedClaim):
             # The batch may be older: messages that have expired since must not be claimed.
-            in_time["expires_at"] = {"$gte": DatetimeMS(claim.at_ms)}
+            free["expires_at"] = {"$gte": DatetimeMS(claim.at_ms)}
         change = self._change_of(claim)
         # Whether the claim may have taken effect, and whether no copy of it is still on its way.
         was_sent, is_final = False, True
@@ -377,7 +379,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                 is_answered = False
                 try:
                     claimed = await self._updates.of_inboxes(
-                        {**selection, "unread": True, **in_time}, change, hint="_id_"
+                        {**selection, "unread": True, **free}, change, hint="_id_"
                     )
                     is_answered = True
                     # Behind a mongos, the number says nothing: while a document moves to another
@@ -392,6 +394,10 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                         self._clock.mark_suspect()
                     if not is_final:
                         self._metrics.claims_resolved.inc()
+                        if isinstance(claim, KeyedClaim) and len(owned) < len(claim.ids):
+                            # A late copy may take more of them, for repeats of the read.
+                            rest = [each for each in claim.ids if each not in owned]
+                            self._count_later(claim, rest)
                     return Claimed(owned, is_final)
                 except PyMongoError as error:
                     failure = write_failure(error)
@@ -400,12 +406,22 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                     if not await may_repeat(deadline):
                         if isinstance(claim, KeyedClaim):
                             # Not rolled back: a repeat of the read returns these messages.
-                            self._record_unresolved(
-                                "read", {**selection, "claim.token": claim.token}
-                            )
+                            self._count_later(claim, claim.ids)
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
                     was_sent = True
                     is_final = is_final and is_answered
+
+    def _count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
+        """Count later which of these messages the claim has taken, when it takes no more."""
+        selection = {**self._layout.inboxes(claim.usernames), "_id": {"$in": list(ids)}}
+        mine = {**selection, "claim.token": claim.token}
+        self._record_unresolved("read", mine, closing=(selection, claim.token))
+
+    async def void(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> None:
+        """See `workers.store.base.Store.void`."""
+        selection = {**self._layout.inboxes(claim.usernames), "_id": {"$in": list(ids)}}
+        with self._operation("void"), write_errors():
+            await self._close(selection, claim.token)
 
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """See `workers.store.base.Store.unclaim`."""
@@ -420,7 +436,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         elif isinstance(claim, Claim):
             selection["claim.token"] = claim.token
         else:
-            selection |= {"claim.key": claim.key, "claim.at": {"$lt": DatetimeMS(claim.at_ms)}}
+            selection |= {"claim.key": claim.batch.key, "claim.batch": claim.token}
         # They had not expired when they were claimed.
         with self._may_return(claim.at_ms), self._operation("release"), write_errors():
             return await self._updates.of_inboxes(selection, change, hint="_id_")
@@ -464,7 +480,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
             ]
         claimed = {"token": claim.token, "at": at_ms, "by": self._node}
         if isinstance(claim, KeyedClaim):
-            claimed["key"] = claim.key
+            claimed |= {"key": claim.key, "batch": claim.batch}
         return {
             "$unset": {"unread": "", "returned_to": ""},
             "$set": {"claim": claimed},

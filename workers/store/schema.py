@@ -6,13 +6,15 @@ In `messages`:
 
 - `route` is that of the inbox (see `workers.routing`). Documents of earlier versions lack it in
   schema 1; in schema 2 the database refuses documents without it.
-- A claim removes `unread` and adds `claim: {token, at, by}`.
+- A claim removes `unread` and adds `claim: {token, at, by}`, for a read with a key also its `key`
+  and the token of its `batch`.
 - Expiry removes `unread` and adds `expired`, the id of the sweep that marked the message.
 - A lease removes `unread` and adds `lease: {token, at, by, until}`. When it ends, `until` is
   removed and the message is claimed, unread or expired. `lost_by` has the tokens of earlier leases
   that ran out.
 - A message that becomes unread again gets `returned_to`, the name of its inbox: an event in the
   change stream has only the fields that an update changed. So the next claim removes it.
+- `voided` has the tokens of the last abandoned writes, which must not change the message any more.
 - `revoked` is the time at which the sender took the message back.
 
 Only messages with `unread` are in the inbox index, so the cost of a read depends on the unread
@@ -25,7 +27,7 @@ gets a `purge_at`. Until then its sender can ask for its status.
 
 In `reads`, the batches of reads with an idempotency key:
 
-    {_id: hash, username, ids, until, more, given: true}
+    {_id: hash, username, ids, until, token, more, given: true}
 
 In `fleet`, the schema version (see `workers.store.schema_version`), the leader lease (see
 `workers.store.fleet`) and the confirmations of each process (see `workers.store.confirmations`).
