@@ -14,13 +14,13 @@ class ExclusivityRules(HistoryIndex):
     """Rules for everything that can take a message: reads, leases, keys, and revocations."""
 
     def _stored_twice(self) -> Iterator[Violation]:
-        """Find keys under which more than one message was stored."""
-        by_key: dict[str, list[MessageRecord]] = defaultdict(list)
+        """Find keys under which more than one message was stored in an inbox."""
+        by_key: dict[tuple[str, str], list[MessageRecord]] = defaultdict(list)
         for sent in self._messages.values():
             if len(sent.ids) > 1 + sent.recreated:
                 yield Violation("duplicated", f"two ids: {sent}")
             if sent.key and (sent.outcome == "ok" or self._acquisitions.get(sent.text)):
-                by_key[sent.key].append(sent)
+                by_key[sent.key, sent.user].append(sent)
         for stored in by_key.values():
             if len(stored) > 1:
                 yield Violation("duplicated", f"two messages with one key: {stored}")

@@ -324,8 +324,7 @@ class SimulatedStore:
             return (await self._once(lambda: self._database.release(command, now_ms)))[0]
 
     async def extend(self, command: Extend, now_ms: int) -> int:
-        # Otherwise a late copy would shorten the lease of a message that is leased again meanwhile.
-        return (await self._in_time(lambda: self._database.extend(command, now_ms), 0))[0]
+        return (await self._once(lambda: self._database.extend(command, now_ms)))[0]
 
     async def held(self, command: Held, now_ms: int) -> frozenset[str]:
         return await self._seen(lambda: self._database.held(command, now_ms))
@@ -348,20 +347,35 @@ class SimulatedStore:
         return await self._seen(lambda: self._database.track(command, now_ms))
 
     async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
-        mark, database = self._token(), self._database
-        nothing: tuple[MessageStatus | None, int] = (None, 0)
+        mark, database, ids = self._token(), self._database, [command.id]
+
+        def count_later() -> None:
+            self._note_unresolved(
+                *("revoked", lambda stored: stored.mark == mark),
+                lambda: database.void(mark, ids),
+            )
+
         try:
-            # Otherwise a late copy would make the answer about a message that was read false.
-            (fate, changed), was_repeated = await self._in_time(
-                lambda: database.revoke(command, now_ms, mark), nothing
+            (fate, changed), was_repeated = await self._once(
+                lambda: database.revoke(command, now_ms, mark)
             )
         except OutcomeUnknown:
-            self._note_unresolved("revoked", lambda stored: stored.mark == mark)
+            count_later()
             raise
-        if was_repeated:
-            stored = self._database.documents.get(command.id)
-            changed = int(stored is not None and stored.mark == mark)
-        return fate, changed
+        if not was_repeated:
+            return fate, changed
+        try:
+            # Otherwise a late copy could make the answer false.
+            await self._write(lambda part: database.void(mark, part), ids)
+            return await self._seen(lambda: self._revoked(command, now_ms, mark))
+        except ServiceError as error:
+            count_later()
+            raise OutcomeUnknown(str(error)) from error
+
+    def _revoked(self, command: Revoke, now_ms: int, mark: str) -> tuple[MessageStatus | None, int]:
+        stored = self._database.documents.get(command.id)
+        fate = self._database.track(command, now_ms)
+        return fate, int(stored is not None and stored.mark == mark)
 
     async def count_resolved(self) -> Mapping[CountedEvent, int]:
         await self._reach()
@@ -419,15 +433,31 @@ class SimulatedStore:
     async def _read(self, mark_read: Callable[[str], Settled]) -> Settled:
         """Mark messages as read under a new token, and count exactly the messages it took."""
         token = self._token()
+        database = self._database
+
+        def close() -> None:
+            leased = [each for each, stored in database.documents.items() if stored.lease]
+            database.void(token, leased)
+
+        def count_later() -> None:
+            self._note_unresolved("read", lambda stored: stored.token == token, close)
+
         try:
             settled, was_repeated = await self._once(lambda: mark_read(token))
         except OutcomeUnknown:
-            self._note_unresolved("read", lambda stored: stored.token == token)
+            count_later()
             raise
-        if was_repeated:
-            documents = self._database.documents.values()
-            settled = settled._replace(changed=sum(each.token == token for each in documents))
-        return settled
+        if not was_repeated:
+            return settled
+        try:
+            await self._write(lambda _: close(), [token])
+            changed = await self._seen(
+                lambda: sum(each.token == token for each in database.documents.values())
+            )
+        except ServiceError as error:
+            count_later()
+            raise OutcomeUnknown(str(error)) from error
+        return settled._replace(changed=changed)
 
     async def _marked(self, mark: str, sweep: Callable[[], T]) -> T:
         """Run a sweep that marks expired messages."""
@@ -488,14 +518,6 @@ class SimulatedStore:
         """Run a write of one item like `_confirmed`."""
         results, was_repeated = await self._confirmed(lambda part: [apply() for _ in part], [None])
         return results[0], was_repeated
-
-    async def _in_time(self, apply: Callable[[], T], void: T) -> tuple[T, bool]:
-        """Run a write like `_once`, but no copy of it takes effect after this returns."""
-        is_over = False
-        try:
-            return await self._once(lambda: void if is_over else apply())
-        finally:
-            is_over = True
 
     async def _confirmed(
         self, apply: Callable[[Sequence[T]], R], items: Sequence[T]

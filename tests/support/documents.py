@@ -338,6 +338,8 @@ class Documents:
         stored = self.documents.get(command.id)
         if fate is None or stored is None or fate.status != "pending" or not stored.is_pending:
             return fate, 0
+        if mark in stored.voided:
+            return fate, 0
         # The lease may be over, but not ended by a sweep yet.
         self.change(stored, unread=False, until_ms=None, revoked_ms=now_ms, mark=mark)
         return MessageStatus("revoked", now_ms), 1
@@ -383,6 +385,7 @@ class Documents:
         ]
 
     def _read(self, mine: Sequence[Stored], now_ms: int, token: str) -> int:
+        mine = [stored for stored in mine if token not in stored.voided]
         for stored in mine:
             self.change(
                 stored,

@@ -361,8 +361,9 @@ class Connection:
     def _in_time(self, now_ms: int) -> Document:
         """Return the condition that a write sent at `now_ms` is not late, by the database's clock.
 
-        A write that lay in the buffers of a frozen mongod, or of a cut connection, must not take
-        effect after it was abandoned.
+        It is for writes that lie in the buffers of a frozen mongod, or of a cut connection, and to
+        which nobody closes messages. Behind a mongos it does not help, since that takes the time
+        when it receives the command.
         """
         until_ms = now_ms + int(self._timeout_s * 1000)
         return {"$expr": {"$lt": ["$$NOW", DatetimeMS(until_ms)]}}

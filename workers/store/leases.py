@@ -76,7 +76,12 @@ class Leases(Connection):
         return tuple(document["_id"] for document in documents)
 
     async def release(self, command: Release, now_ms: int) -> Settled:
-        """See `workers.store.base.Store.release`."""
+        """See `workers.store.base.Store.release`.
+
+        A late copy can only release what is still held under the same lease. The clock limits how
+        late: the reader may have extended the lease meanwhile, and `expire` has to find the message
+        if it has expired.
+        """
         selection, hint = self._select(command)
 
         async def write() -> int:
@@ -104,13 +109,14 @@ class Leases(Connection):
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
         selection, hint = self._select(command)
-        # Never earlier: a late copy must not shorten the lease of a later delivery.
+        # Never earlier: a late copy must not shorten the lease of a later delivery. It revives no
+        # lease either: one that has ended has no `until`, and the next reader's has another token.
         longer = {"$max": ["$lease.until", DatetimeMS(now_ms + command.ttl_ms)]}
         end = {"$min": [longer, "$expires_at"]}
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_is_active(now_ms), **self._in_time(now_ms)},
+                {**selection, **_is_active(now_ms)},
                 [{"$set": {"lease.until": end}}],
                 hint=hint,
             )
@@ -180,6 +186,8 @@ class Leases(Connection):
         dead, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
         with self._operation("lease end"):
             with self._may_return(now_ms - _MARGIN_MS), write_errors():
+                # The lease is over, and a later one ends later, so a late copy ends no other. Its
+                # time is limited so that `expire` finds the messages that expire meanwhile.
                 returned = await self._updates.of_found(
                     documents,
                     {**over, "expires_at": {"$gte": dead}, **self._in_time(now_ms)},
@@ -203,7 +211,11 @@ class Leases(Connection):
         return Ended(usernames, returned, expired, next_ms)
 
     async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
-        """Mark messages as read under a new token. Returns exactly how many this call marked."""
+        """Mark messages as read under a new token. Returns exactly how many this call marked.
+
+        A late copy can only mark messages that are still held under the same lease. It is what the
+        reader asked for, and it changes nothing once the messages are closed to it.
+        """
         token = secrets.token_hex(16)
         claim = {"token": token, "at": DatetimeMS(now_ms), "by": self._node, "acknowledged": True}
         change: Document = {
@@ -214,25 +226,26 @@ class Leases(Connection):
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **self._in_time(now_ms)}, change, hint=hint
+                {**selection, "voided": {"$ne": token}}, change, hint=hint
             )
             return result.modified_count
 
-        fields = [each for each in _SAME_MESSAGES if each in selection]
-        mine = {"claim.token": token, **{field: selection[field] for field in fields}}
+        messages = {field: selection[field] for field in _SAME_MESSAGES if field in selection}
+        mine, closing = {"claim.token": token, **messages}, (messages, token)
         try:
             changed, was_repeated = await self._confirmed("lease", write)
         except OutcomeUnknown:
-            self._record_unresolved("read", mine, hint)
+            self._record_unresolved("read", mine, hint, closing)
             raise
         if not was_repeated and not self._is_routed:
             return changed
         # A mongos, too, repeats a statement.
         try:
             with self._operation("lease"), read_errors():
+                await self._close(*closing, hint=hint)
                 return await self._majority.count_documents(mine, hint=hint)
         except StoreUnavailable as error:
-            self._record_unresolved("read", mine, hint)
+            self._record_unresolved("read", mine, hint, closing)
             raise OutcomeUnknown(str(error)) from error
 
     def _select(self, command: Acknowledge | Release | Extend | Held) -> tuple[Document, str]:

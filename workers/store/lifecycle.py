@@ -58,6 +58,7 @@ class Lifecycle(Connection):
         if status is None or status.status != "pending":
             return status, 0
         message = {"_id": command.id, **self._layout.inbox(document["username"])}
+        token = secrets.token_hex(16)
 
         async def write() -> int:
             result = await self._messages.update_one(
@@ -67,7 +68,7 @@ class Lifecycle(Connection):
                     # Unread, or leased with a lease that is over but has not been ended yet.
                     "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
-                    **self._in_time(now_ms),
+                    "voided": {"$ne": token},
                 },
                 {
                     "$set": {
@@ -79,30 +80,29 @@ class Lifecycle(Connection):
             )
             return result.modified_count
 
-        mine = {**message, "revoked": DatetimeMS(now_ms)}
+        mine, closing = {**message, "revoked": DatetimeMS(now_ms)}, (message, token)
         try:
             changed, was_repeated = await self._confirmed("revoke", write)
         except OutcomeUnknown:
-            self._record_unresolved("revoked", mine)
+            self._record_unresolved("revoked", mine, closing=closing)
             raise
         if changed:
             return MessageStatus("revoked", now_ms), 1
         # Another request was faster, or an earlier attempt was applied or may still be.
         try:
+            if was_repeated:
+                # Otherwise a late copy could revoke a message that this answer calls leased.
+                with self._operation("revoke"), read_errors():
+                    await self._close(*closing)
             status = await self.track(command, now_ms)
         except StoreUnavailable as error:
             if not was_repeated:
                 raise
-            self._record_unresolved("revoked", mine)
+            self._record_unresolved("revoked", mine, closing=closing)
             raise OutcomeUnknown(str(error)) from error
-        if was_repeated:
-            self._record_unresolved("revoked", mine)
         if status is not None and status.status == "pending":
-            # The write was late, or another reader held the message for a moment.
-            raise (OutcomeUnknown if was_repeated else StoreUnavailable)(
-                "the message could not be revoked; try again"
-            )
-        return status, 0
+            raise StoreUnavailable("another reader held the message for a moment; try again")
+        return status, int(was_repeated and status == MessageStatus("revoked", now_ms))
 
     async def count_resolved(self) -> Mapping[CountedEvent, int]:
         """See `workers.store.base.Store.count_resolved`."""
