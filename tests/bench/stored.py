@@ -12,7 +12,7 @@ from pymongo import AsyncMongoClient
 from workers.routing import route_of
 from workers.store.driver import Document
 from workers.store.layout import NEWEST
-from workers.store.schema import COLLECTION, create_indexes, list_indexes
+from workers.store.schema import COLLECTION, ensure_indexes
 
 _AT_ONCE = 10_000
 _LIFE_MS = 86_400_000
@@ -36,8 +36,7 @@ async def store(
             await messages.insert_many(batch, ordered=False)
             stored += len(batch)
             on(stored)
-        listing = await list_indexes(client[database], NEWEST)
-        await create_indexes(client[database], NEWEST, listing)
+        await ensure_indexes(client[database], NEWEST)
 
 
 async def drop(uri: str, database: str) -> None:

@@ -220,6 +220,11 @@ async def create_indexes(
                 await _create(database[collection], name, indexes[name], layout)
 
 
+async def ensure_indexes(database: AsyncDatabase[Document], layout: Layout) -> None:
+    """Do what `create_indexes` does, after a look at what there is."""
+    await create_indexes(database, layout, await list_indexes(database, layout))
+
+
 def _model(name: str, wanted: Mapping[str, Any]) -> IndexModel:
     options = {option: value for option, value in wanted.items() if option != "key"}
     return IndexModel(list(wanted["key"].items()), name=name, **options)
