@@ -190,6 +190,16 @@ def test_waiting_clients_fit_into_the_files_of_a_container() -> None:
     assert DEFAULTS.waiters_max * 4 / 3 < 28_232
 
 
+def test_a_full_log_evicts_no_pod() -> None:
+    # Azure keeps five files of 50 MiB of each log, more than others do. They count as storage.
+    logs = 5 * 50 * 2**20
+    for container in (
+        *variant("newrelic").pod["containers"],
+        *variant("newrelic").pod["initContainers"],
+    ):
+        assert quantity(container["resources"]["limits"]["ephemeral-storage"]) > 2 * logs
+
+
 def test_a_rolling_update_takes_no_pod_away() -> None:
     spec = variant("atlas").named("Deployment")["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}

@@ -189,7 +189,7 @@ def test_the_alerts_are_those_of_the_project() -> None:
         assert f'job="{job}"' in rule["expr"]
         assert 'job="chat-inbox"' not in rule["expr"]
     (endpoint,) = made.named("ServiceMonitor")["spec"]["endpoints"]
-    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": job}]
+    assert {"targetLabel": "job", "replacement": job} in endpoint["relabelings"]
 
 
 def test_the_dashboard_is_that_of_the_project() -> None:
