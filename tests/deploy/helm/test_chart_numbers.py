@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from chat_service.capacity.coefficients import NODE_FULL
 from chat_service.handlers.stream import KEEP_ALIVE_S
 from config.settings import PROJECT_ROOT, Settings
 from tests.deploy.helm.manifests import Manifests, quantity, rendered, variant
@@ -226,6 +227,12 @@ def test_the_autoscaler_falls_back_to_the_processor() -> None:
 
     assert metrics("atlas") == ["ContainerResource"]
     assert metrics("ingress") == ["Pods", "ContainerResource"]
+
+
+def test_a_pod_is_full_where_the_capacity_model_says() -> None:
+    cpu = variant("ingress").named("HorizontalPodAutoscaler")["spec"]["metrics"][-1]
+    utilization = cpu["containerResource"]["target"]["averageUtilization"]
+    assert utilization == 100 * NODE_FULL
 
 
 def test_the_adapter_offers_the_autoscalers_metric() -> None:
