@@ -1,15 +1,20 @@
 # The image of the service. Its database is a MongoDB replica set, named by CHAT_MONGO_URI;
-# docker-compose.yml runs both. Both stages use the same base, so that the virtual environment works.
-FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
+# docker-compose.yml runs both. docs/containers.md says what is in it, and how to renew the digest.
+# Both stages use the same base, so that the virtual environment works.
+ARG BASE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
+FROM ${BASE} AS build
 
 # Nothing is compiled, and only packages with a hash in the requirements are fetched. With
 # --build-arg REQUIREMENTS=otel, the image can also send OpenTelemetry traces and metrics; with
 # serve, it cannot check JSON Web Tokens.
 ARG REQUIREMENTS=jwt
 COPY requirements/${REQUIREMENTS}.txt /build/requirements.txt
+# The packages' own tests, C sources and type stubs are removed: nothing imports them.
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
-        --root-user-action=ignore --only-binary=:all: --require-hashes -r /build/requirements.txt
+        --root-user-action=ignore --only-binary=:all: --require-hashes -r /build/requirements.txt \
+    && find /opt/venv/lib \( -type d \( -name test -o -name tests \) -o -name '*.[ch]' -o -name '*.pyi' \
+        -o -name '*.pyx' -o -name '*.px[di]' \) -prune -exec rm -r {} +
 
 COPY config /app/config
 COPY workers /app/workers
@@ -17,7 +22,11 @@ COPY chat_service /app/chat_service
 # Compile the code here: the file system is read-only later, and each start would compile it again.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app
 
-FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
+FROM ${BASE}
+
+LABEL org.opencontainers.image.title="chat-inbox" \
+    org.opencontainers.image.description="A chat inbox over HTTP: a message is read once, or it expires" \
+    org.opencontainers.image.licenses="MIT"
 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
