@@ -17,7 +17,8 @@ from workers.commands import Claim, Key, Post, Revoke
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store import change_stream, targeted
 from workers.store.base import ArrivalStream
-from workers.store.driver import Document
+from workers.store.diagnostics import examine
+from workers.store.driver import Document, Driver
 from workers.store.layout import Layout
 from workers.store.mongo import MongoStore
 from workers.store.targeted import Updates
@@ -123,6 +124,15 @@ async def test_only_sweeps_read_from_all_database_shards(
     await store.ping()
     broadcasts = {(each.command, each.hint) for each in router.untargeted()}
     assert broadcasts == SWEEPS
+
+
+async def test_doctor_accepts_the_cluster_with_targeted_statements(
+    router: Router, store: MongoStore, driver: Driver, database: str
+) -> None:
+    router.statements.clear()
+    found = [each async for each in examine(router.uri, driver, database, 10.0)]
+    assert {each.state for each in found} == {"ok"}
+    assert [str(each) for each in router.untargeted()] == []
 
 
 async def test_equal_keys_of_two_inboxes_store_two_messages(
