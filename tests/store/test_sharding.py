@@ -62,7 +62,7 @@ async def test_messages_with_another_shard_key_are_refused(
         await open_store()
     found = await schema_finding(mongo_uri, driver, database)
     assert found.state == "fail"
-    assert "docs/operations.md" in found.detail
+    assert "docs/sharding.md" in found.detail
 
 
 @pytest.mark.parametrize(

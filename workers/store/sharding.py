@@ -44,7 +44,7 @@ async def why_not_routed(database: AsyncDatabase[Document], layout: Layout) -> s
     return (
         f"the collection {database.name}.{COLLECTION} is sharded {found}, but its shard key must "
         f"be {_shell(SHARD_KEY)}: otherwise two readers can get the same message; see "
-        '"Sharding" in docs/operations.md'
+        "docs/sharding.md"
     )
 
 
