@@ -189,14 +189,29 @@ async def test_the_clocks_of_several_mongos_are_not_asked(
         assert abs(clock.offset_ms) < 600_000
 
 
-async def test_a_mongos_with_a_fast_clock_claims_nothing(
+@pytest.mark.parametrize("ahead_ms", [3600_000, -3600_000])
+async def test_the_clock_of_a_mongos_decides_about_no_claim(
+    router: Router, store: MongoStore, new_post: MakePost, clock: DatabaseClock, ahead_ms: int
+) -> None:
+    posts = await posted(store, new_post)
+    router.clock_ahead_ms = ahead_ms
+    assert (await store.claim(claim_of(posts, clock))).ids == {post.id for post in posts}
+
+
+async def test_a_late_copy_in_a_mongos_takes_nothing(
     router: Router, store: MongoStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     posts = await posted(store, new_post)
-    router.clock_ahead_ms = 3600_000
-    assert (await store.claim(claim_of(posts, clock))).ids == set()
-    router.clock_ahead_ms = 0
-    assert (await store.claim(claim_of(posts, clock))).ids == {post.id for post in posts}
+    claim = claim_of(posts, clock, valid_s=3600)
+    router.keeps = lambda command: "update" in command
+    await store.claim(claim)
+    router.keeps = lambda command: False
+    await store.void(claim, claim.ids)
+    assert await store.unclaim(claim, claim.ids) == len(posts)
+    late = await router.send_late()
+    assert [each["nModified"] for each in late] == [0] * len(late)
+    assert late, "there was a copy"
+    assert await store.count_unread(NAMES, clock.now_ms()) == dict.fromkeys(NAMES, 1)
 
 
 async def test_a_seeded_claim_without_a_route_is_found(

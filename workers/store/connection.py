@@ -359,13 +359,21 @@ class Connection:
             self._unsearched.add(from_ms, for_s)
 
     def _in_time(self, now_ms: int) -> Document:
-        """Return the condition that a write sent at `now_ms` is not late, by the database's clock.
+        """Return the condition that a write sent at `now_ms` is not late.
 
         It is for writes that lie in the buffers of a frozen mongod, or of a cut connection, and to
-        which nobody closes messages. Behind a mongos it does not help, since that takes the time
-        when it receives the command.
+        which nobody closes messages.
         """
-        until_ms = now_ms + int(self._timeout_s * 1000)
+        return self._before(now_ms + int(self._timeout_s * 1000))
+
+    def _before(self, until_ms: int) -> Document:
+        """Return the condition that it is earlier, by the database's own clock.
+
+        Behind a mongos there is none: that takes its own time, and when it receives the command. So
+        it would not stop a late copy, but refuse all writes if its clock is ahead.
+        """
+        if self._is_routed:
+            return {}
         return {"$expr": {"$lt": ["$$NOW", DatetimeMS(until_ms)]}}
 
     async def _close(self, selection: Document, token: str, hint: str = "_id_") -> None:

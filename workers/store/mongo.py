@@ -363,11 +363,10 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
     async def claim(self, claim: Claim) -> Claimed:
         """See `workers.store.base.Store.claim`."""
         selection = {**self._layout.inboxes(claim.usernames), "_id": {"$in": claim.ids}}
-        # By the database's own clock. No rollback depends on it. But nobody rolls back the claim of
-        # a process that was killed: if it lies in the buffers of a frozen mongod, it must not take
-        # messages from readers that come later.
-        free: Document = {"$expr": {"$lt": ["$$NOW", DatetimeMS(claim.until_ms)]}}
-        free["voided"] = {"$nin": list(claim.fences)}
+        # No rollback depends on its time. But nobody rolls back the claim of a process that was
+        # killed: if it lies in the buffers of a frozen mongod, it must not take messages from
+        # readers that come later.
+        free: Document = {"voided": {"$nin": list(claim.fences)}, **self._before(claim.until_ms)}
         if isinstance(claim, KeyedClaim):
             # The batch may be older: messages that have expired since must not be claimed.
             free["expires_at"] = {"$gte": DatetimeMS(claim.at_ms)}
