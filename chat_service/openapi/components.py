@@ -92,8 +92,8 @@ def parameters(terms: Terms) -> Object:
             {
                 **_key(1),
                 "description": "A post with a key stores one message, however often you send it. "
-                "Printable ASCII, bare or as a quoted string. A key is valid for all posts, so use "
-                "a UUID.",
+                "Printable ASCII, bare or as a quoted string, such as a UUID. A key belongs to an "
+                "inbox: with another username, it stores another message.",
             },
             KEY,
         ),

@@ -114,7 +114,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
             "line needs `Content-Type: application/x-ndjson`). Each message is stored or refused "
             "on its own. The answer is 200 once the outcome of every message is decided. An "
             "`error` is the problem that a single post would have got. With an `Idempotency-Key`, "
-            "each message is stored once, identified by its position in the batch.",
+            "each message is stored once, identified by its inbox and its position in the batch.",
             {
                 200: answer(
                     "A result for each message, in the order of the request.",

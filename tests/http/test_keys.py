@@ -3,9 +3,11 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from pymongo import MongoClient
 from tornado.httpclient import HTTPResponse
 
 from chat_service.service import Service
@@ -41,16 +43,36 @@ async def test_a_post_that_is_repeated_is_one_message(chat: ChatClient) -> None:
     assert await chat.texts("bob") == []
 
 
-@pytest.mark.parametrize("other", [{"text": "bye"}, {"username": "eve"}], ids=["text", "username"])
-async def test_a_key_with_another_message_is_refused(
-    chat: ChatClient, other: dict[str, str]
-) -> None:
+async def test_a_key_with_another_message_is_refused(chat: ChatClient) -> None:
     key = str(uuid4())
     await post(chat, key)
-    answer = await post(chat, key, **other)
+    answer = await post(chat, key, "bye")
     assert answer.code == 422
     assert json.loads(answer.body)["type"].endswith("key-reused")
     assert await chat.texts("bob") == ["hello"]
+
+
+async def test_a_key_of_one_inbox_is_none_of_another(chat: ChatClient) -> None:
+    key = str(uuid4())
+    answers = [await post(chat, key, username=name) for name in ("bob", "eve", "bob", "eve")]
+    assert [answer.headers.get("Idempotent-Replayed") for answer in answers] == [
+        *(None, None, "true", "true")
+    ]
+    assert [answer.body for answer in answers[2:]] == [answer.body for answer in answers[:2]]
+    both = await asyncio.gather(*(post(chat, str(key)[:9], username=str(n)) for n in range(8)))
+    assert {answer.code for answer in both} == {201}, "they are in flight at the same time"
+    assert await chat.texts("bob") == await chat.texts("eve") == ["hello"]
+
+
+async def test_in_an_old_database_a_key_belongs_to_all_inboxes(
+    mongo_uri: str, database: str, start_service: StartService, connect: Connect
+) -> None:
+    with MongoClient[dict[str, Any]](mongo_uri) as client:
+        client[database]["fleet"].insert_one({"_id": "schema", "version": 1})
+    chat, key = connect(await start_service()), str(uuid4())
+    assert (await post(chat, key)).code == 201
+    refused = await post(chat, key, username="eve")
+    assert json.loads(refused.body)["type"].endswith("key-reused")
     assert await chat.texts("eve") == []
 
 

