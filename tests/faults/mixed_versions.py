@@ -35,7 +35,7 @@ from tests.faults.checker import Violation, check
 from tests.faults.history import PostRecord
 from tests.faults.mongod_cluster import free_port
 from tests.support import schema_1
-from tests.support.server import Server
+from tests.support.server import Server, mongods_on
 from workers.mongod.embedded import EmbeddedMongod
 
 #: How many prepared messages an inbox has, and how many inboxes are read per second meanwhile.
@@ -50,10 +50,14 @@ _DATABASE = "chat"
 
 @dataclass
 class Phase:
-    """A part of the run, and when it was, in seconds of `time.perf_counter`."""
+    """A part of the run, and when it was, in seconds of `time.perf_counter`.
+
+    `cores` is the processor time of the database, and at the end its share of the time.
+    """
 
     name: str
     began: float
+    cores: float
     ended: float = 0.0
 
 
@@ -136,17 +140,24 @@ class Run:
             if fields.get("step", step) != step:
                 self._end_phase()
                 step = fields["step"]
-                self._phases.append(Phase(f"to {to}: {step}", time.perf_counter()))
+                self._begin_phase(f"to {to}: {step}")
         self._end_phase()
         return await process.wait()
 
+    def _begin_phase(self, name: str) -> None:
+        cores = processor_s(mongods_on(self._folder / "data")[0])
+        self._phases.append(Phase(name, time.perf_counter(), cores))
+
     def _end_phase(self) -> None:
         if self._phases and not self._phases[-1].ended:
-            self._phases[-1].ended = time.perf_counter()
+            phase = self._phases[-1]
+            phase.ended = time.perf_counter()
+            used_s = processor_s(mongods_on(self._folder / "data")[0]) - phase.cores
+            phase.cores = used_s / (phase.ended - phase.began)
 
     @asynccontextmanager
     async def _phase(self, name: str) -> AsyncIterator[None]:
-        self._phases.append(Phase(name, time.perf_counter()))
+        self._begin_phase(name)
         try:
             yield
         finally:
@@ -275,6 +286,7 @@ class Run:
             result.phases[phase.name] = {
                 "seconds": round(phase.ended - phase.began, 1),
                 "requests": latencies.count,
+                "cores": round(phase.cores, 2),
                 "p50_ms": round(latencies.rank_ms(0.5), 1),
                 "p99_ms": round(latencies.rank_ms(0.99), 1),
                 "worst_ms": round(latencies.worst_s * 1000, 1),
@@ -297,12 +309,19 @@ class Run:
 _ENVIRON = {"CHAT_LOG_REQUESTS_PER_S": "0"}
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def table(result: Result) -> str:
     """Return the phases as a Markdown table."""
-    lines = ["| phase | seconds | requests | p50 | p99 | worst |", "|---|---:|---:|---:|---:|---:|"]
+    heads = ("phase", "seconds", "cores of mongod", "requests", "p50", "p99", "worst")
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
     for name, it in result.phases.items():
         cells = (
-            *(name, f"{it['seconds']:.1f}", f"{it['requests']:.0f}"),
+            *(name, f"{it['seconds']:.1f}", f"{it['cores']:.2f}", f"{it['requests']:.0f}"),
             *(f"{it[key]:.1f} ms" for key in ("p50_ms", "p99_ms", "worst_ms")),
         )
         lines.append("| " + " | ".join(cells) + " |")

@@ -8,6 +8,8 @@ import pytest
 from tests.faults import old_version
 from tests.faults.mixed_versions import Run
 
+pytestmark = pytest.mark.chaos
+
 
 def test_no_message_is_lost_while_the_schema_changes(tmp_path: Path) -> None:
     if missing := old_version.missing():

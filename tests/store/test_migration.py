@@ -1,20 +1,24 @@
 """A database changes its schema while nodes use it; every step can be interrupted."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import WriteError
+from pymongo.errors import PyMongoError, WriteError
 from tornado.ioloop import IOLoop
 
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
 from tests.support import schema_1
+from tests.support.proxy import MongoProxy
+from tests.support.secured_mongod import SecuredMongod
 from tests.support.waiting import eventually
 from workers.routing import route_of
-from workers.store import migration_record
+from workers.store import migration, migration_record
 from workers.store.driver import Client, Document, Driver, close_client, open_client
 from workers.store.migration import STEPS, Migration
 from workers.store.migration_plan import Plan, make_plan
@@ -23,6 +27,7 @@ from workers.store.mongo import MongoStore
 
 _NEW_INDEXES = {"inbox_by_route", "idempotency_by_inbox"}
 _OLD_INDEXES = {"inbox", "idempotency"}
+_USERS = ("plain", "admin")
 _BOTH = [(2, step) for step in STEPS[2]] + [(1, step) for step in STEPS[1]]
 
 Migrate: TypeAlias = Callable[..., Migration]
@@ -167,8 +172,11 @@ async def test_back_and_forth_leaves_the_database_as_it_was(
         old.delete_one({"text": "300"})
 
 
-@pytest.mark.parametrize(("to", "step"), _BOTH)
-@pytest.mark.parametrize("end", ["cancelled", "killed"])
+@pytest.mark.parametrize(
+    ("to", "step", "end"),
+    [(*each, "cancelled") for each in _BOTH]
+    + [(2, step, "killed") for step in ("fill", "guard", "switch")],
+)
 async def test_an_interrupted_step_is_continued(
     old: Messages,
     migrate: Migrate,
@@ -367,3 +375,116 @@ async def test_a_new_database_needs_no_migration(
 
 def test_each_step_of_a_migration_is_tested() -> None:
     assert {step for _, step in _BOTH} == {*STEPS[1], *STEPS[2]}
+
+
+async def test_lost_replies_do_not_stop_a_migration(
+    io_loop: IOLoop,
+    mongo_uri: str,
+    driver: Driver,
+    old: Messages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration, "_REPEAT_AFTER_S", 0.01)
+    commands = ("update", "aggregate", "createIndexes", "collMod", "dropIndexes", "find")
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        lossy = open_client(driver, proxy.uri)
+        try:
+            for to in (2, 1):
+                proxy.lose_rate = dict.fromkeys(commands, 0.1)
+                proxy.cut_rate = dict.fromkeys(commands, 0.05)
+                report = Reporter()
+                change = Migration(lossy, old.database.name, to, "host/1", report, notice_s=0.0)
+                for _ in range(50):
+                    # What happens before the first step is not repeated.
+                    with contextlib.suppress(PyMongoError):
+                        await change.run()
+                        break
+                is_whole(old, to)
+            assert proxy.faults > 1
+        finally:
+            await close_client(lossy)
+    assert old.count_documents({}) == 300
+
+
+async def test_a_database_that_is_away_ends_a_migration(
+    mongo_uri: str,
+    driver: Driver,
+    old: Messages,
+    migrate: Migrate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration, "_REPEAT_AFTER_S", 0.01)
+    monkeypatch.setattr(migration, "PATIENCE_S", 0.1)
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        cut = open_client(driver, proxy.uri)
+
+        def go_away(step: str) -> None:
+            if step == "guard":
+                proxy.cut_rate = dict.fromkeys(("listCollections", "collMod"), 1.0)
+
+        try:
+            report = Reporter(go_away)
+            with pytest.raises(PyMongoError):
+                await Migration(cut, old.database.name, 2, "a/1", report, notice_s=0.0).run()
+        finally:
+            await close_client(cut)
+    assert any("trying again" in note for note in report.notes)
+    await migrate(2).run()
+    is_whole(old, 2)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredMongod]:
+    """A MongoDB that asks for a user."""
+    with SecuredMongod(tmp_path_factory.mktemp("secured"), requires_tls=False) as running:
+        running.create_user("plain", [{"role": "readWrite", "db": "chat"}])
+        roles = [{"role": "readWrite", "db": "chat"}, {"role": "dbAdmin", "db": "chat"}]
+        running.create_user("admin", [*roles, {"role": "clusterMonitor", "db": "admin"}])
+        yield running
+
+
+async def test_a_migration_says_which_right_it_lacks(
+    driver: Driver, secured: SecuredMongod
+) -> None:
+    with secured.administrator() as root:
+        root.drop_database("chat")
+        schema_1.create_indexes(root["chat"]["messages"])
+        root["chat"]["messages"].insert_one(schema_1.document(next(schema_1.ids()), "a", "x"))
+        clients = {name: open_client(driver, secured.uri(name, "secret-word")) for name in _USERS}
+        try:
+            plan = await make_plan(clients["plain"], "chat", 2, are_nodes_new=False)
+            assert "inprog" in plan.obstacles[0]
+            assert "collMod" in plan.warnings[0]
+
+            def change(user: str, to: int, *, are_nodes_new: bool = False) -> Migration:
+                # Another client of this mongod may be seen as an old node.
+                return Migration(
+                    clients[user],
+                    "chat",
+                    to,
+                    "a/1",
+                    report,
+                    are_nodes_new=are_nodes_new,
+                    notice_s=0.0,
+                )
+
+            report = Reporter()
+            with pytest.raises(MigrationRefused, match="--no-old-nodes"):
+                await change("plain", 2).run()
+            await change("plain", 2, are_nodes_new=True).run()
+            assert "collMod" in report.notes[0]
+            assert "validator" not in root["chat"]["messages"].options()
+            # A user with the rights adds what is missing.
+            await change("admin", 2).run()
+            is_whole(root["chat"]["messages"], 2)
+            plan = await make_plan(clients["plain"], "chat", 1, are_nodes_new=False)
+            assert "collMod" in plan.obstacles[0]
+            with pytest.raises(MigrationRefused, match="dbAdmin"):
+                await change("plain", 1).run()
+            await change("admin", 1).run()
+            is_whole(root["chat"]["messages"], 1)
+        finally:
+            for each in clients.values():
+                await close_client(each)

@@ -93,6 +93,8 @@ class Migration:
         self._are_nodes_new = are_nodes_new
         self._notice_s = notice_s
         self._has_switched = False
+        self._filled = 0
+        self._worked_at = 0.0
 
     async def run(self) -> None:
         """Carry out all steps that are left.
@@ -133,6 +135,7 @@ class Migration:
             "unguard": self._unguard,
         }
         for step in self._left():
+            self._filled = 0
             if step != self._record.step:
                 await self._repeat(partial(self._record.save, step))
             await self._repeat(steps[step])
@@ -152,7 +155,6 @@ class Migration:
         """Carry out a step, and again if the database does not answer for a while."""
         failed_at: float | None = None
         while True:
-            began = time.monotonic()
             try:
                 await step()
                 return
@@ -160,38 +162,42 @@ class Migration:
                 if not _is_temporary(error):
                     raise
                 now = time.monotonic()
-                # A step that worked for a while before it failed has made progress.
-                if failed_at is None or now - began > PATIENCE_S:
-                    failed_at = now
+                # The time is counted anew if there was progress since the first failure.
+                failed_at = now if failed_at is None else max(failed_at, self._worked_at)
                 if now - failed_at > PATIENCE_S:
                     raise
                 self._report.note(f"{short_reason(error)}; trying again")
                 await asyncio.sleep(_REPEAT_AFTER_S)
 
     async def _fill(self) -> None:
-        await self._fill_from("fill", self._record.after, self._record.done)
+        await self._look_at_all("fill")
 
     async def _check(self) -> None:
-        while await self._fill_from("check"):
+        while True:
+            await self._look_at_all("check")
+            if not self._filled:
+                return
             # Without the guard, old nodes may have stored more meanwhile.
-            pass
+            self._filled = 0
+            await self._record.save("check")
 
-    async def _fill_from(self, step: str, after: str = "", done: int = 0) -> int:
-        """Fill routes. Return how many messages lacked one."""
-        filled = 0
+    async def _look_at_all(self, step: str) -> None:
+        """Fill the routes of all messages. Goes on where it failed. `_filled` counts them."""
+        done = self._record.done
         saved_at = time.monotonic()
-        total = max(await self._database[COLLECTION].estimated_document_count(), 1)
+        with pymongo.timeout(_ANSWER_S):
+            total = max(await self._database[COLLECTION].estimated_document_count(), 1)
         self._report.progress(step, min(done, total), total)
-        async for part in fill_routes(self._database, after):
+        async for part in fill_routes(self._database, self._record.after):
+            self._worked_at = time.monotonic()
             done += part.seen
-            filled += part.filled
+            self._filled += part.filled
+            self._record.after, self._record.done = part.after, done
             if time.monotonic() >= saved_at + _REPORT_EVERY_S:
                 saved_at = time.monotonic()
                 self._report.progress(step, min(done, total), total)
-                if step == "fill":
-                    await self._record.save("fill", part.after, done)
+                await self._record.save(step, part.after, done)
         self._report.progress(step, total, total)
-        return filled
 
     async def _index(self) -> None:
         building = asyncio.create_task(ensure_indexes(self._database, self._to))

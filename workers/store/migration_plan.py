@@ -13,7 +13,7 @@ from workers.store.driver import Client, Document, aggregate, hello
 from workers.store.layout import LAYOUTS
 from workers.store.migration import read_validator
 from workers.store.node_versions import find_nodes
-from workers.store.schema import COLLECTION, FLEET, VALIDATOR, describe_duplicates
+from workers.store.schema import COLLECTION, FLEET, VALIDATOR, describe_duplicates, existing_indexes
 from workers.store.schema_version import SCHEMA, find_layout
 
 #: Longest time to count all messages, in seconds.
@@ -63,7 +63,7 @@ async def make_plan(client: Client, name: str, to: int, *, are_nodes_new: bool) 
     messages = database[COLLECTION]
     await hello(client)
     layout = await find_layout(database) or LAYOUTS[to]
-    names = (await messages.index_information()).keys()
+    names = await existing_indexes(database, COLLECTION)
     total = await messages.estimated_document_count()
     without_route, old_ids = await _count(database)
     record = await database[FLEET].find_one({"_id": SCHEMA}) or {}

@@ -14,6 +14,7 @@ import asyncio
 import secrets
 from typing import NoReturn
 
+import pymongo
 from pymongo import ReturnDocument
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
@@ -25,6 +26,8 @@ from workers.store.schema_version import SCHEMA
 #: How long a lease lasts without a renewal, how often it is renewed, and how often a process that
 #: waits for it looks again, in seconds.
 LEASE_S, RENEW_EVERY_S, LOOK_EVERY_S = 10.0, 2.0, 0.5
+#: Longest time for a command, in seconds.
+_ANSWER_S = 30.0
 
 
 class MigrationRefused(Exception):
@@ -124,7 +127,8 @@ class MigrationRecord:
         """Remove the record of the migration, and its lease. Safe to repeat."""
         own = {"$eq": ["$migration.token", self._token]}
         left = {"$cond": [own, "$$REMOVE", "$migration"]}
-        await self._fleet.update_one({"_id": SCHEMA}, [{"$set": {"migration": left}}])
+        with pymongo.timeout(_ANSWER_S):
+            await self._fleet.update_one({"_id": SCHEMA}, [{"$set": {"migration": left}}])
 
     async def let_go(self) -> None:
         """End the lease, so that another process can continue at once."""
@@ -135,9 +139,10 @@ class MigrationRecord:
 
     async def _change(self, change: Document | list[Document]) -> None:
         """Change the document, acknowledged by a majority, if the lease is still this one's."""
-        result = await self._fleet.update_one(
-            {"_id": SCHEMA, "migration.token": self._token}, change
-        )
+        with pymongo.timeout(_ANSWER_S):
+            result = await self._fleet.update_one(
+                {"_id": SCHEMA, "migration.token": self._token}, change
+            )
         if not result.matched_count:
             raise MigrationRefused(
                 "another process has taken over this migration, because this one paused for too "
