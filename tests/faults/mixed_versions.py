@@ -214,10 +214,14 @@ class Run:
     async def _taking(self, clients: ChaosClients) -> AsyncIterator[None]:
         """Read prepared inboxes at a steady pace, from all nodes in turn."""
 
+        is_over = asyncio.Event()
+
         async def take() -> None:
             client = Client(self._address)
             # From both ends, so that messages with and without a route are read.
             for number in range(len(self._inboxes)):
+                if is_over.is_set():
+                    break
                 inbox = self._inboxes[number // 2 if number % 2 else -1 - number // 2]
                 await clients._read(client, inbox)
                 # The next one may go to another node.
@@ -228,10 +232,9 @@ class Run:
         try:
             yield
         finally:
-            # A read that is cut off could take messages that nobody gets.
-            while not taking.done():
-                taking.cancel()
-                await asyncio.wait((taking,))
+            # Not cancelled: the read in progress may take messages.
+            is_over.set()
+            await taking
 
     async def _drain(self, clients: ChaosClients) -> None:
         """Read all prepared inboxes until they are empty."""

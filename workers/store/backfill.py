@@ -20,10 +20,10 @@ from workers.store.driver import Document, aggregate
 from workers.store.schema import COLLECTION
 
 #: The share of the time in which the database works for the backfill. The rest is for the service.
-SHARE = 0.2
+SHARE = 0.25
 #: How long the database may work for it at a time, in seconds, and how many messages that can be.
 #: A request may have to wait for so long.
-SLICE_S, SLICE_MAX, SLICE_MIN = 0.01, 1000, 20
+SLICE_S, SLICE_MAX, SLICE_MIN = 0.015, 300, 20
 #: The longest pause, in seconds, after a slice that took very long; and the longest time for one.
 _PAUSE_MAX_S, _ANSWER_S = 2.0, 60.0
 
