@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -270,3 +272,28 @@ async def test_nothing_is_sent_without_a_service_manager() -> None:
     # It ends at once, because nobody would hear it.
     await notifier.keep(lambda: "starting", 1.0)
     notifier.ready("serving")
+
+
+async def test_a_busy_manager_still_learns_of_each_change(tmp_path: Path) -> None:
+    for manager in _manager(tmp_path):
+        notifier = Notifier(manager.address)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            # The kernel keeps only so many messages that were not received.
+            with suppress(BlockingIOError):
+                while True:
+                    other.sendto(b"OTHER=1", manager.address)
+        notifier.ready("serving")
+        notifier.stopping()
+        assert all(message == {"OTHER": "1"} for message in manager.waiting())
+        keeping = asyncio.create_task(notifier.keep(lambda: "draining", 1.0))
+        await eventually(partial(_is_told, notifier))
+        keeping.cancel()
+        ready, stopping, status = manager.waiting()
+        assert ready == {"READY": "1", "STATUS": "serving"}
+        assert stopping == {"STOPPING": "1"}
+        assert status == {"STATUS": "draining"}
+
+
+async def _is_told(notifier: Notifier) -> bool:
+    return notifier._told == "draining"

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, MutableMapping
 
 import structlog
@@ -37,6 +38,8 @@ class Notifier:
         self.watchdog_s = watchdog_s
         self._is_ready = False
         self._told = ""
+        #: Changes of the state that the manager had no room for yet, the oldest first.
+        self._changes: deque[str] = deque()
         self._has_failed = False
 
     @classmethod
@@ -59,47 +62,62 @@ class Notifier:
         start_ends = loop.time() + start_max_s
         every_s = min(_LOOK_EVERY_S, self.watchdog_s / 3 or _LOOK_EVERY_S)
         while True:
+            self._send_changes()
             lines = []
             if not self._is_ready and loop.time() < start_ends:
                 lines.append(f"EXTEND_TIMEOUT_USEC={_EXTENSION_S * 1_000_000}")
             if self.watchdog_s:
                 lines.append("WATCHDOG=1")
             lines += self._news(status())
-            if lines:
-                self._send(*lines)
+            if lines and not self._send("\n".join(lines)):
+                # The status again, next time.
+                self._told = ""
             await asyncio.sleep(every_s)
 
     def ready(self, status: str) -> None:
         """Report that requests are served, after the start or after a reload."""
         self._is_ready = True
-        self._send("READY=1", *self._news(status))
+        self._change("READY=1", *self._news(status))
 
     def reloading(self) -> None:
         """Report that a rolling restart has begun; `ready` reports its end."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._change("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """Report that the service has begun to drain."""
-        self._send("STOPPING=1")
+        self._change("STOPPING=1")
 
     def _news(self, status: str) -> list[str]:
         """Return the line of a status, or nothing if it is known."""
         before, self._told = self._told, " ".join(status.split())
         return [f"STATUS={self._told}"] if self._told != before else []
 
-    def _send(self, *lines: str) -> None:
+    def _change(self, *lines: str) -> None:
+        """Report a change of the state, now or as soon as the manager has room for it."""
+        self._changes.append("\n".join(lines))
+        self._send_changes()
+
+    def _send_changes(self) -> None:
+        while self._changes and self._send(self._changes[0]):
+            self._changes.popleft()
+
+    def _send(self, message: str) -> bool:
+        """Send a message. Return False if the manager has no room for it at the moment."""
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)
-                sock.sendto("\n".join(lines).encode(), self._address)
+                sock.sendto(message.encode(), self._address)
             self._has_failed = False
+        except BlockingIOError:
+            return False
         except OSError as error:
             # Once is enough, because `keep` sends again and again.
             if not self._has_failed:
                 log.warning("could not notify the service manager", reason=str(error))
             self._has_failed = True
+        return True
 
 
 class Beats:
