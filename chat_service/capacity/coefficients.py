@@ -1,10 +1,11 @@
 """What requests and messages cost, as measured. All numbers of the model are here.
 
 `scripts/bench --only costs` measures the processor times and prints them under these names. They
-depend on the machine. The bytes do not: MongoDB counts them, and a test counts them again.
+depend on the machine. The bytes do not: MongoDB counts them (`tests.bench.footprint`), and a test
+counts them again.
 
-Measured on 2026-11-28 with MongoDB 6.0.5 and Python 3.11, on 2 cores of a shared machine that also
-ran the load generator. Times are µs of processor time.
+Measured on 2026-11-28 with MongoDB 6.0.5 and Python 3.11.7, schema version 2, on 2 cores of a
+shared machine that also ran the load generator, in loads of 4 s. Times are µs of processor time.
 """
 
 from typing import NamedTuple
@@ -34,6 +35,8 @@ class Coefficients(NamedTuple):
     purge_message: float
     purges_per_s: float
     database_text_kib: float
+    #: For each command that writes, and each other member that fetches it.
+    replicated_command: float
     #: For each document that changes, and each process that reads the change stream.
     change_stream: float
 
@@ -51,26 +54,27 @@ class Coefficients(NamedTuple):
 
 
 MEASURED = Coefficients(
-    node_awake=109_000,
-    node_request=31,
-    node_command=970,
-    node_text_kib=5,
-    database_awake=55_000,
-    insert_command=870,
-    insert_message=12,
-    search_command=260,
-    search_inbox=1,
-    claim_command=1220,
-    claim_message=44,
-    purge_message=20,
+    node_awake=93_000,
+    node_request=28,
+    node_command=900,
+    node_text_kib=11,
+    database_awake=57_000,
+    insert_command=740,
+    insert_message=16,
+    search_command=190,
+    search_inbox=2,
+    claim_command=1810,
+    claim_message=40,
+    purge_message=17,
     purges_per_s=49_000,
-    database_text_kib=6,
+    database_text_kib=4,
+    replicated_command=1040,
     # docs/operations.md, "What waiting costs the database".
     change_stream=25,
     oplog_insert=480,
     oplog_claim=326,
     oplog_delete=160,
-    oplog_confirmation=250,
+    oplog_confirmation=356,
     index_unread=113,
     index_claimed=124,
     document=87,
@@ -82,7 +86,9 @@ POST_S, READ_S = 0.002, 0.003
 #: How much longer a batch takes for each of its requests, in seconds.
 BATCHED_S = 60e-6
 #: How long a lane waits for requests on average, relative to the longest interval.
-PAUSED = 0.7
+PAUSED = 0.72
+#: How often another member fetches the primary's oplog at most, per second: the most that we saw.
+FETCHES_PER_S = 250
 #: Commands that a node without requests sends each second.
 IDLE_COMMANDS = 3.0
 #: The rate from which on a node is awake all the time, in requests per second. Up to it, a lane's
@@ -90,9 +96,10 @@ IDLE_COMMANDS = 3.0
 AWAKE_RATE = 250.0
 #: How many connections a node opens to each member: its pool at most, and two that watch it.
 POOL, WATCHERS = 16, 2
-#: Memory of a client's connection to a node, idle or waiting, in bytes: docs/performance.md.
+#: Memory of a client's connection to a node, idle or in a long poll, in bytes: docs/performance.md.
 CONNECTION_BYTES, WAITING_BYTES = 820, 3700
-#: Bytes of HTTP for a request and its answer without the text: a plain client's, counted.
-POST_HTTP, READ_HTTP, MESSAGE_HTTP = 420, 330, 55
-#: How full a core should be: above it, answers wait for each other.
+#: Bytes of HTTP for a request and its answer, for each message without its text: counted with the
+#: load generator, which sends few headers.
+POST_HTTP, READ_HTTP, MESSAGE_HTTP = 400, 260, 52
+#: How full a core or thread should be: above it, answers wait for each other. A choice.
 NODE_FULL, PRIMARY_FULL, THREAD_FULL = 0.6, 0.7, 0.8

@@ -5,9 +5,9 @@ batch, and thereby on the nodes among which the load is divided and on the time 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import count
 
 from chat_service.capacity import coefficients as known
 from chat_service.capacity.coefficients import MEASURED, Coefficients
@@ -177,12 +177,16 @@ def limits(demand: Demand, costs: Coefficients = MEASURED) -> list[Limit]:
 
 def _fewest_nodes(demand: Demand, costs: Coefficients) -> int:
     """Return the fewest nodes of which none is too busy. Two at least: one may fail."""
-    for nodes in count(2):
+
+    def suffice(nodes: int) -> bool:
         each = _batches(demand, nodes)
         cores = _node_cores(demand, nodes, each, costs)
-        if cores <= known.NODE_FULL and each.lane_share < 1:
-            return nodes
-    raise AssertionError
+        return cores <= known.NODE_FULL and each.lane_share < 1
+
+    most = 2
+    while not suffice(most):
+        most *= 2
+    return bisect_left(range(most), True, lo=2, key=suffice)
 
 
 def _batches(demand: Demand, nodes: int) -> Batches:
@@ -255,18 +259,20 @@ def _primary_cores(demand: Demand, nodes: int, each: Batches, costs: Coefficient
     reads = demand.requests - messages
     changes = messages + claimed + messages
     readers = nodes if demand.is_waiting else 0
-    searches = each.read_batches_per_s
+    confirmations = each.read_batches_per_s if demand.members > 1 else 0
+    writes = (each.post_batches_per_s + confirmations + each.claims_per_s) * nodes
     return (
         costs.database_awake * _awake(demand.requests)
         + costs.insert_command * each.post_batches_per_s * nodes
         + costs.insert_message * messages
-        + costs.search_command * (searches + known.IDLE_COMMANDS) * nodes
+        + costs.search_command * (each.read_batches_per_s + known.IDLE_COMMANDS) * nodes
         + costs.search_inbox * reads
-        + costs.insert_command * (searches * nodes if demand.members > 1 else 0)
+        + costs.insert_command * confirmations * nodes
         + costs.claim_command * each.claims_per_s * nodes
         + costs.claim_message * claimed
         + costs.purge_message * messages
         + costs.database_text_kib * demand.size / 1024 * (messages + claimed)
+        + costs.replicated_command * min(writes, known.FETCHES_PER_S) * (demand.members - 1)
         + costs.change_stream * changes * readers
     ) / 1e6
 

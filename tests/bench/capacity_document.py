@@ -7,8 +7,10 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from chat_service.capacity.coefficients import NODE_FULL
 from chat_service.capacity.model import Demand, Plan, limits, plan
 from chat_service.capacity.report import size
 from config.settings import PROJECT_ROOT
@@ -23,8 +25,9 @@ _HEADS = (
 )
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 400, 60, 20, 150, 45
+_TEXT_HEIGHT = 15
 #: The powers of ten at the ends of the axes.
-_X, _Y = (2, 6), (-2, 3)
+_X, _Y = (2, 6), (-3, 3)
 _COLORS = ("#1f6feb", "#d29922", "#a371f7")
 
 
@@ -55,6 +58,19 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary() -> str:
+    """Return a sentence about one node."""
+    low, high = 1.0, 100_000.0
+    while high - low > 1:
+        middle = (low + high) / 2
+        is_full = plan(replace(demand(middle), nodes=1)).node_cores > NODE_FULL
+        low, high = (low, middle) if is_full else (middle, high)
+    return (
+        f"A node that has a core to itself carries {low // 100 * 100:,.0f} of these requests per "
+        "second.\n"
+    )
+
+
 def chart() -> str:
     """Return the chart as SVG: the cores for each load, and where one database ends."""
     series: tuple[tuple[str, Callable[[Plan], float]], ...] = (
@@ -79,21 +95,28 @@ def chart() -> str:
     parts.append(_text(middle, _HEIGHT - 8, "requests per second", "middle"))
     rates = [10 ** (step / 10) for step in range(_X[0] * 10, _X[1] * 10 + 1)]
     plans = [plan(demand(rate)) for rate in rates]
+    label_y = 0.0
     for (name, figure), color in zip(series, _COLORS, strict=True):
         points = [(_x(rate), _y(figure(it))) for rate, it in zip(rates, plans, strict=True)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        parts.append(_text(points[-1][0] + 6, points[-1][1] + 4, name, "start", color))
+        # The series are in the order of their ends, from the top.
+        label_y = max(points[-1][1] + 4, label_y + _TEXT_HEIGHT)
+        parts.append(_text(points[-1][0] + 6, label_y, name, "start", color))
     for place, limit in enumerate(limits(demand(RATES[0]))):
         x = _x(limit.full_at)
         parts.append(_line((x, _TOP), (x, _HEIGHT - _BOTTOM), "#c00", dashed=True))
-        parts.append(_text(x - 4, _TOP + 14 + 16 * place, f"{limit.name} full", "end", "#c00"))
+        parts.append(
+            _text(x - 4, _TOP + 14 + _TEXT_HEIGHT * place, f"{limit.name} full", "end", "#c00")
+        )
     return "\n".join([*parts, "</svg>\n"])
 
 
 def with_table(text: str) -> str:
     """Return the text of the document with the table of the model."""
-    replaced, count = _SECTION.subn(lambda match: f"{match[1]}{table()}{match[2]}", text)
+    replaced, count = _SECTION.subn(
+        lambda match: f"{match[1]}{table()}\n{summary()}{match[2]}", text
+    )
     assert count == 1, f"{DOCUMENT} has no section for the table"
     return replaced
 

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
+from pymongo import AsyncMongoClient
 
 from chat_service.loadgen.generator import Load
-from tests.bench import stored
+from tests.bench import costs, stored
 from tests.bench.contenders import Contender, Sample
-from tests.bench.results import Memory, Results, Round, Row
+from tests.bench.results import Compared, Memory, Results, Round, Row
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
+from tests.faults.mongod_cluster import ReplicaSet
 from tests.support.server import mongods_on
 from workers.mongod.embedded import EmbeddedMongod
+from workers.store.driver import Document
 
 #: Pause in seconds after each run, so that the next run does not pay for work that the mongod has
 #: postponed.
@@ -62,13 +65,13 @@ class Bench:
         self.scale = scale
         self.on = on
         self.results = Results()
-        self._mongod = mongod
+        self.mongod = mongod
 
     def service(self, name: str = SERVICE, database: str = "bench", **settings: str) -> Contender:
         """Return the service itself, with everything enabled."""
         environ = {f"CHAT_{key.upper()}": value for key, value in settings.items()}
         environ |= {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": database}
-        return Contender(name, self._mongod, ("chat_service", "serve", "--port", "PORT"), environ)
+        return Contender(name, self.mongod, ("chat_service", "serve", "--port", "PORT"), environ)
 
     def with_access(self, folder: Path) -> Contender:
         """Return the service with access control. Its access file, in `folder`, has 100 tokens."""
@@ -83,7 +86,7 @@ class Bench:
         environ = {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": "bench"}
         environ |= {"CHAT_ACCESS": "tokens", "CHAT_ACCESS_FILE": str(file)}
         command = ("chat_service", "serve", "--port", "PORT")
-        return Contender(ACCESS, self._mongod, command, environ, tokens[50])
+        return Contender(ACCESS, self.mongod, command, environ, tokens[50])
 
     def bare(self) -> Contender:
         """Return a Tornado app that stores nothing."""
@@ -94,7 +97,7 @@ class Bench:
         return self._app(NAIVE, "naive", "PORT", self.uri)
 
     def _app(self, name: str, *arguments: str) -> Contender:
-        return Contender(name, self._mongod, ("tests.bench.apps", *arguments), {})
+        return Contender(name, self.mongod, ("tests.bench.apps", *arguments), {})
 
     async def side_by_side(
         self,
@@ -305,6 +308,57 @@ async def numbers_of_shards(bench: Bench) -> None:
         await bench.side_by_side("shards", contenders, Load(0, connections, 0))
 
 
+async def costs_of_requests(bench: Bench) -> None:
+    """Measure the coefficients of the capacity model."""
+    is_full = bench.scale.rounds > 1
+    wanted = costs.loads(bench.scale.seconds)[:: 1 if is_full else 4]
+    runs = []
+    async with AsyncMongoClient[Document](bench.uri) as client:
+        meter = costs.Meter(client, bench.mongod)
+        await meter.hold_purges()
+        async with bench.service(database="costs") as service:
+            for number, load in enumerate(wanted):
+                bench.on(f"costs of {load.prefix}", number, len(wanted))
+                runs.append(await meter.run([service], load))
+        bench.on("costs of deletions", 0, 1)
+        bench.results.costs = costs.coefficients(runs)
+        bench.results.costs |= await meter.purges(60_000 if is_full else 5_000)
+    bench.on("costs of replication", 0, 1)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        async with ReplicaSet(Path(folder)) as three:
+            primary = three.pid(await three.primary())
+            there = Bench(three.uri, primary, bench.scale, bench.on)
+            async with (
+                AsyncMongoClient[Document](three.uri) as client,
+                there.service(database="costs") as service,
+            ):
+                meter = costs.Meter(client, primary)
+                run = await meter.run([service], costs.at_rate(bench.scale.seconds, 2000))
+    bench.results.costs["replicated_command"] = costs.of_replication(run, bench.results.costs)
+
+
+async def against_the_model(bench: Bench) -> None:
+    """Compare the capacity model with loads on one node and on two."""
+    for rate in (500, 2000, 5000):
+        await _compare(bench, rate, nodes=1)
+    await _compare(bench, 2000, nodes=2)
+
+
+async def _compare(bench: Bench, rate: int, nodes: int) -> None:
+    what = f"{rate:,} requests/s, {nodes} node{'s' * (nodes > 1)}"
+    bench.on(what, 0, 1)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(AsyncMongoClient[Document](bench.uri))
+        contenders = [
+            await stack.enter_async_context(bench.service(database="model")) for _ in range(nodes)
+        ]
+        meter = costs.Meter(client, bench.mongod)
+        run = await meter.run(contenders, costs.at_rate(bench.scale.seconds, rate))
+    bench.results.compared += [
+        Compared(what, figure, *both) for figure, both in costs.compare(run, nodes).items()
+    ]
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "others": against_others,
     "kinds": kinds_of_requests,
@@ -316,4 +370,6 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "waits": waits,
     "processes": several_processes,
     "shards": numbers_of_shards,
+    "costs": costs_of_requests,
+    "model": against_the_model,
 }

@@ -5,6 +5,7 @@ import platform
 import re
 from pathlib import Path
 
+from chat_service.capacity.coefficients import MEASURED
 from tests.bench import wrk
 from tests.bench.goals import Goal, goals
 from tests.bench.measurements import Scale
@@ -59,6 +60,19 @@ def tables(results: Results, scale: Scale) -> str:
             f"| {it.name} | {it.messages:,} | {it.p50_ms:.1f} ms | {it.p99_ms:.1f} ms "
             f"| {it.max_ms:.1f} ms |"
             for it in results.waking
+        ]
+    if results.costs:
+        lines += ["", "| coefficient | measured | used |", "|---|---:|---:|"]
+        lines += [
+            f"| `{name}` | {cost:,.1f} | {getattr(MEASURED, name):,.1f} |"
+            for name, cost in results.costs.items()
+        ]
+    if results.compared:
+        lines += ["", "| load | figure | measured | model | |", "|---|---|---:|---:|---:|"]
+        lines += [
+            f"| {it.load} | {it.figure} | {it.measured:,.3g} | {it.model:,.3g} "
+            f"| {it.model / it.measured - 1:+.0%} |"
+            for it in results.compared
         ]
     return "\n".join(lines)
 

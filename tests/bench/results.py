@@ -48,9 +48,21 @@ class Waking(msgspec.Struct, frozen=True):
     max_ms: float
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """A figure of a load as it was measured, and as the capacity model says."""
+
+    load: str
+    figure: str
+    measured: float
+    model: float
+
+
 class Results(msgspec.Struct):
     """All figures of a run."""
 
     rows: list[Row] = []
     memory: list[Memory] = []
     waking: list[Waking] = []
+    #: The coefficients of the capacity model.
+    costs: dict[str, float] = {}
+    compared: list[Compared] = []

@@ -2,6 +2,7 @@
 
 import pytest
 
+from chat_service.capacity.coefficients import Coefficients
 from tests.bench.__main__ import SHORT, measure
 from tests.bench.goals import goals
 from tests.bench.report import tables
@@ -21,3 +22,13 @@ async def test_every_goal_is_measured_and_no_request_fails() -> None:
     assert len(found) == 15
     assert all(goal.what in tables(results, SHORT) for goal in found)
     assert len(seen) > len(results.rows)
+
+
+@pytest.mark.bench
+async def test_every_coefficient_is_measured_and_the_model_compared() -> None:
+    results = await measure(["model", "costs"], SHORT, lambda what, done, of: None)
+    assert set(results.costs) <= set(Coefficients._fields)
+    assert results.costs["purge_message"] > 0
+    assert len({it.load for it in results.compared}) == 4
+    oplogs = [it for it in results.compared if it.figure.startswith("oplog")]
+    assert all(it.model == pytest.approx(it.measured, rel=0.25) for it in oplogs)

@@ -88,6 +88,10 @@ class ReplicaSet:
             stderr=subprocess.DEVNULL,
         )
 
+    def pid(self, port: int) -> int:
+        """Return the id of a member's process."""
+        return self._processes[port].pid
+
     def host(self, port: int) -> str:
         """Return the name of the host of a member."""
         return self._hosts[port].name

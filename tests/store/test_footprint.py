@@ -1,4 +1,4 @@
-"""The bytes that `chat capacity` reckons with are those of this code and this database."""
+"""The bytes in the model of `chat capacity` are those of this code and this database."""
 
 import pytest
 

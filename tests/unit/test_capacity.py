@@ -9,6 +9,7 @@ from chat_service.capacity.model import Demand, limits, plan
 from config.settings import Settings
 from tests.bench import capacity_document
 from workers import batch_pacing
+from workers.store.driver import close_client, open_client
 
 DEMAND = Demand(10_000, lifetime_s=3600, size=300)
 
@@ -20,6 +21,12 @@ def test_the_model_knows_the_services_settings() -> None:
     assert defaults.purge_grace_s == model.GRACE_S
     assert batch_pacing.ENOUGH == model.BATCH_ENOUGH
     assert batch_pacing.FULL_RATE == coefficients.AWAKE_RATE
+
+
+async def test_the_model_knows_the_size_of_the_drivers_pool() -> None:
+    client = open_client("pymongo", "mongodb://127.0.0.1:1")
+    assert client.options.pool_options.max_pool_size == coefficients.POOL
+    await close_client(client)
 
 
 def test_the_document_shows_what_the_model_says() -> None:
