@@ -38,8 +38,9 @@ RETIRED = {
 }
 #: Files that quote the retired words.
 _EXEMPT = ("tests/unit/test_language.py", "docs/glossary.md")
-#: Files that may use a word: a severity of alerts, and the values of a metric's label.
+#: Files that may use a word: a severity of alerts, the values of a label, and a type of AWS.
 _ALLOWED = {
+    r"\balarms?\b": ("deploy/ecs/chat.yaml", "tests/deploy/ecs/"),
     r"\btickets?\b": ("deploy/prometheus/", "deploy/helm/chat-inbox/files/", "docs/operations.md"),
     r"\breckon": ("docs/operations.md", "workers/store/lifecycle.py"),
 }
