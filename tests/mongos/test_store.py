@@ -214,6 +214,24 @@ async def test_a_late_copy_in_a_mongos_takes_nothing(
     assert await store.count_unread(NAMES, clock.now_ms()) == dict.fromkeys(NAMES, 1)
 
 
+@pytest.mark.parametrize("is_voided", [True, False], ids=["voided", "not voided"])
+async def test_a_late_claim_takes_nothing_once_it_is_voided(
+    router: Router, store: MongoStore, new_post: MakePost, clock: DatabaseClock, is_voided: bool
+) -> None:
+    posts = await posted(store, new_post)
+    claim = claim_of(posts, clock)
+    router.keeps = lambda command: "update" in command
+    assert (await store.claim(claim)).ids == set(claim.ids)
+    router.keeps = lambda command: False
+    if is_voided:
+        await store.void(claim, claim.ids)
+    assert await store.unclaim(claim, claim.ids) == len(posts)
+    # The copies have the time at which the router received them, so no clock stops them.
+    late = sum(reply["nModified"] for reply in await router.send_late())
+    found = await store.find_unread(NAMES, 10, clock.now_ms())
+    assert (late, len(found.messages)) == ((0, 3) if is_voided else (3, 0))
+
+
 async def test_a_seeded_claim_without_a_route_is_found(
     router: Router,
     open_store: OpenStore,
