@@ -28,7 +28,7 @@ from workers.store.driver import Document
 #: An update document, or a pipeline.
 Change: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
-#: Most messages that one search finds, to be updated.
+#: Most messages that are found and then updated at a time.
 _FOUND_MAX = 5000
 
 
@@ -64,11 +64,11 @@ class Updates:
         They have `_id` and `username`. Returns how many changed: exactly, if the update leaves a
         `mark` that no other one does.
         """
+        if not documents:
+            return 0
         ids = {"$in": [document["_id"] for document in documents]}
         if not self._is_routed:
             return await self._one({**selection, "_id": ids}, change, "_id_")
-        if not documents:
-            return 0
         usernames = {document["username"] for document in documents}
         changed = await self._each(_by_inbox_of(documents, selection), change, "_id_")
         if mark is None:
@@ -80,22 +80,20 @@ class Updates:
     async def everywhere(
         self, selection: Document, change: Change, hint: str, mark: Document | None = None
     ) -> int:
-        """Update all messages that the filter selects. Returns how many changed, like `of_found`.
-
-        The filter must not select them any more afterwards.
-        """
+        """Update all messages that the filter selects. Returns how many, like `of_found`."""
         if not self._is_routed:
             return await self._one(selection, change, hint)
         total = 0
-        while True:
-            documents = await self._messages.find(
-                selection, projection={"username": 1}, limit=_FOUND_MAX, hint=hint
-            ).to_list(None)
-            changed = await self.of_found(documents, selection, change, mark)
-            total += changed
-            # If nothing has changed, other nodes were faster.
-            if len(documents) < _FOUND_MAX or not changed:
-                return total
+        # The cursor goes on behind what was updated, so nothing is searched twice.
+        cursor = self._messages.find(
+            selection, projection={"username": 1}, hint=hint, batch_size=_FOUND_MAX
+        )
+        try:
+            while documents := await cursor.to_list(_FOUND_MAX):
+                total += await self.of_found(documents, selection, change, mark)
+        finally:
+            await cursor.close()
+        return total
 
     async def _one(self, selection: Document, change: Change, hint: str) -> int:
         result = await self._messages.update_many(selection, change, hint=hint)
