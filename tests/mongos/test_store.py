@@ -198,22 +198,6 @@ async def test_the_clock_of_a_mongos_decides_about_no_claim(
     assert (await store.claim(claim_of(posts, clock))).ids == {post.id for post in posts}
 
 
-async def test_a_late_copy_in_a_mongos_takes_nothing(
-    router: Router, store: MongoStore, new_post: MakePost, clock: DatabaseClock
-) -> None:
-    posts = await posted(store, new_post)
-    claim = claim_of(posts, clock, valid_s=3600)
-    router.keeps = lambda command: "update" in command
-    await store.claim(claim)
-    router.keeps = lambda command: False
-    await store.void(claim, claim.ids)
-    assert await store.unclaim(claim, claim.ids) == len(posts)
-    late = await router.send_late()
-    assert [each["nModified"] for each in late] == [0] * len(late)
-    assert late, "there was a copy"
-    assert await store.count_unread(NAMES, clock.now_ms()) == dict.fromkeys(NAMES, 1)
-
-
 @pytest.mark.parametrize("is_voided", [True, False], ids=["voided", "not voided"])
 async def test_a_late_claim_takes_nothing_once_it_is_voided(
     router: Router, store: MongoStore, new_post: MakePost, clock: DatabaseClock, is_voided: bool
