@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -279,7 +280,9 @@ def test_the_operators_example_says_what_operations_says() -> None:
     )
 
 
-def test_large_numbers_stay_whole() -> None:
-    # Helm reads numbers as floats, and could write 6.7108864e+07.
-    assert slow_drain().environ["CHAT_BODIES_MAX_BYTES"] == "67108864"
+def test_large_numbers_stay_whole(tmp_path: Path) -> None:
+    # Helm reads the numbers of a file as floats, and could write 6.7108864e+07.
+    file = tmp_path / "values.yaml"
+    file.write_text("settings: {bodies_max_bytes: 67108864}", encoding="utf-8")
+    assert rendered(f"--values={file}").environ["CHAT_BODIES_MAX_BYTES"] == "67108864"
     assert slow_drain().settings().max_batch_bytes == 16777216
