@@ -214,13 +214,17 @@ def test_ecs_accepts_the_service_and_the_task(aws: Aws) -> None:
     # The API has another name for it.
     del properties["EnableECSManagedTags"]
     service = ecs.create_service(serviceName="chat", **_lower(_text(properties)))["service"]
-    assert service["deploymentConfiguration"] == {
-        "minimumHealthyPercent": 100,
-        "maximumPercent": 200,
-        "deploymentCircuitBreaker": {"enable": True, "rollback": True},
-    }
     assert service["launchType"] == "FARGATE"
     assert service["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == "DISABLED"
+
+
+def test_a_deployment_keeps_all_tasks_and_can_go_back() -> None:
+    # Moto does not keep it.
+    assert Stack().properties("Service")["DeploymentConfiguration"] == {
+        "MinimumHealthyPercent": 100,
+        "MaximumPercent": 200,
+        "DeploymentCircuitBreaker": {"Enable": True, "Rollback": True},
+    }
 
 
 def test_the_balancer_accepts_all_attributes(aws: Aws) -> None:
