@@ -17,6 +17,8 @@ from tests.support import schema_1
 from tests.support.proxy import MongoProxy
 from tests.support.secured_mongod import SecuredMongod
 from tests.support.waiting import eventually
+from workers.commands import Key
+from workers.errors import ServiceError
 from workers.routing import route_of
 from workers.store import migration, migration_record
 from workers.store.driver import Client, Document, Driver, close_client, open_client
@@ -286,6 +288,21 @@ async def test_a_key_in_two_inboxes_prevents_the_way_back(
     assert before != everything(old)
 
 
+async def test_a_key_of_another_inbox_waits_for_the_drop(
+    open_store: OpenStore, mongo: Messages, new_post: MakePost
+) -> None:
+    node = await open_store(timeout_s=1.0)
+    # As while the version changes: both unique indexes exist.
+    keys, options = schema_1.INDEXES["idempotency"]
+    mongo.create_index(keys, name="idempotency", **options)
+    assert await node.insert([new_post("one", key=Key("hash", "body"))]) == [None]
+    (outcome,) = await node.insert([new_post("two", key=Key("hash", "other"))])
+    assert isinstance(outcome, ServiceError)
+    assert mongo.count_documents({}) == 1
+    mongo.drop_index("idempotency")
+    assert await node.insert([new_post("two", key=Key("hash", "other"))]) == [None]
+
+
 async def test_two_migrations_exclude_each_other(
     old: Messages, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,8 +379,12 @@ async def test_a_finished_migration_has_nothing_left_to_do(
     await migrate(2).run()
     assert (await plan(2)).is_done
     assert not (await plan(1)).is_done
+    # If something was changed by hand, there is.
+    old.database.command({"collMod": "messages", "validator": {}})
+    assert not (await plan(2)).is_done
     await migrate(2).run()
     is_whole(old, 2)
+    assert (await plan(2)).is_done
 
 
 async def test_a_new_database_needs_no_migration(

@@ -35,6 +35,7 @@ _LABELS = {
     "drop": "dropping indexes",
     "unguard": "accepting messages without a route",
 }
+_GUARDS = {1: "accept messages without a route", 2: "refuse messages without a route"}
 _LABEL_WIDTH = max(map(len, _LABELS.values()))
 #: How often a step that takes long is reported if there is no terminal, in seconds.
 _LINE_EVERY_S = 10.0
@@ -130,6 +131,7 @@ def _show_plan(out: Output, plan: Plan) -> int:
         ("drop", ", ".join(plan.drop) or "no index"),
         ("disk", f"{_mib(plan.index_bytes)} more until the old indexes are dropped"),
         ("time", f"about {_duration(plan.seconds)} while the service is not busy"),
+        ("guard", "" if plan.is_guard_right else _GUARDS[plan.to]),
         ("begun", f"interrupted at the step {plan.step!r}" if plan.step else ""),
     ):
         if text:
