@@ -28,7 +28,7 @@ class Size(NamedTuple):
 
 SIZES = (
     Size(100, 3, "Atlas M10", True),
-    Size(1000, 3, "Atlas M30, 200 GB", True),
+    Size(500, 3, "Atlas M30, 200 GB", True),
     Size(10000, 12, "Atlas M50", False),
 )
 

@@ -150,4 +150,5 @@ def test_each_size_carries_its_load_without_a_zone(size: Size, processors: int) 
     it = plan(Demand(requests=size.requests, lifetime_s=3600, size=300, nodes=left))
     # Of a processor that may be half of one of those that the model was measured on.
     assert it.node_cores <= 0.5
-    assert it.primary_cores <= processors * 0.35
+    whole = plan(Demand(requests=size.requests, lifetime_s=3600, size=300, nodes=size.tasks))
+    assert max(it.primary_cores, whole.primary_cores) <= processors * 0.6
