@@ -150,18 +150,30 @@ def _thread_used(it: Plan) -> float:
     return it.purge_thread / known.THREAD_FULL
 
 
+def _nodes_used(it: Plan) -> float:
+    return max(it.node_cores / known.NODE_FULL, it.batches.lane_share)
+
+
+_Limits = tuple[tuple[str, Callable[[Plan], float], str], ...]
 #: What cannot be added by adding nodes: its name, how full it is, and what to do about it.
-_LIMITS: tuple[tuple[str, Callable[[Plan], float], str], ...] = (
+_LIMITS: _Limits = (
     ("the primary's cores", _primary_used, "take a larger primary, or several databases"),
     ("the TTL thread", _thread_used, "take several databases"),
 )
+NODES = "the nodes"
+_NODES: _Limits = ((NODES, _nodes_used, "take more nodes"),)
 
 
 def limits(demand: Demand, costs: Coefficients = MEASURED) -> list[Limit]:
-    """Return what cannot be added by adding nodes, the first to be full first."""
+    """Return what cannot be added by adding nodes, the first to be full first.
+
+    If the number of nodes is given, they are a limit, too. What the load does not use is none.
+    """
     now = plan(demand, costs)
     found = []
-    for name, used, then in _LIMITS:
+    for name, used, then in _LIMITS + (_NODES if demand.nodes else ()):
+        if not used(now):
+            continue
         low, high = 0.0, demand.requests
         while used(plan(replace(demand, requests=high), costs)) < 1:
             low, high = high, high * 2

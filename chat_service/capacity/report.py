@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from chat_service.capacity.coefficients import NODE_FULL
-from chat_service.capacity.model import Limit, Plan
+from chat_service.capacity.coefficients import NODE_FULL, PRIMARY_FULL, THREAD_FULL
+from chat_service.capacity.model import NODES, Limit, Plan
 
 
 def lines(plan: Plan, limits: list[Limit]) -> Iterator[tuple[str, str]]:
@@ -22,7 +22,11 @@ def lines(plan: Plan, limits: list[Limit]) -> Iterator[tuple[str, str]]:
         f"{each.posts:.1f} posts, {each.reads:.1f} reads; {plan.commands_per_request:.2f} commands "
         f"per request, {plan.commands:,.0f}/s in all",
     )
-    yield "primary", f"{plan.primary_cores:.1f} cores of {demand.primary_cores}"
+    yield (
+        "primary",
+        f"{plan.primary_cores:.1f} cores of {demand.primary_cores} "
+        f"(at most {demand.primary_cores * PRIMARY_FULL:.1f})",
+    )
     yield "oplog", f"{size(plan.oplog)}/s, {size(plan.oplog_window)} for {hours:g} hours"
     yield (
         "messages",
@@ -35,7 +39,11 @@ def lines(plan: Plan, limits: list[Limit]) -> Iterator[tuple[str, str]]:
         f"{size(plan.documents)}, indexes {size(plan.indexes)}; and the oplog",
     )
     yield "memory", f"{size(plan.indexes)} of cache for the indexes on each member"
-    yield "TTL", f"{plan.purges:,.0f} deletes/s, {plan.purge_thread:.0%} of the thread for them"
+    yield (
+        "TTL",
+        f"{plan.purges:,.0f} deletes/s, {plan.purge_thread:.0%} of the thread for them "
+        f"(at most {THREAD_FULL:.0%})",
+    )
     yield (
         "connections",
         f"{plan.client_connections / plan.nodes:,.0f} clients at each node, at most "
@@ -51,12 +59,13 @@ def lines(plan: Plan, limits: list[Limit]) -> Iterator[tuple[str, str]]:
 
 
 def advice(plan: Plan, limits: list[Limit]) -> str:
-    """Return a sentence if the load exceeds what one replica set carries, or else nothing."""
+    """Return a sentence if the load exceeds what one replica set or the nodes carry, or nothing."""
     over = [limit for limit in limits if limit.used > 1]
     if not over:
         return ""
+    carriers = f"{plan.nodes} node(s) carry" if over[0].name == NODES else "one replica set carries"
     return (
-        f"one replica set carries {over[0].full_at:,.0f} of {plan.demand.requests:,.0f} requests/s:"
+        f"{carriers} {over[0].full_at:,.0f} of {plan.demand.requests:,.0f} requests/s:"
         f" {over[0].then}; see docs/capacity.md"
     )
 

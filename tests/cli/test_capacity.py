@@ -1,5 +1,7 @@
 """`chat capacity`: what it prints for people and for programs, and its exit codes."""
 
+import pytest
+
 from tests.cli.conftest import Chat
 
 LOAD = ("capacity", "--lifetime", "1h", "--size", "300", "--requests")
@@ -32,3 +34,26 @@ def test_capacity_refuses_a_load_without_a_size(chat: Chat) -> None:
     done = chat("capacity", "--requests", "10", "--lifetime", "1h")
     assert done.code == 2
     assert "--size" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((*LOAD, "nan"), "--requests"),
+        ((*LOAD, "10", "--lifetime", "0s"), "--lifetime"),
+        ((*LOAD, "10", "--read-after", "2h"), "--read-after"),
+    ],
+)
+def test_capacity_refuses_what_no_load_can_be(
+    chat: Chat, arguments: tuple[str, ...], named: str
+) -> None:
+    done = chat(*arguments)
+    assert done.code == 2
+    assert named in done.err
+
+
+def test_capacity_exits_with_1_if_the_nodes_are_too_few(chat: Chat) -> None:
+    done = chat(*LOAD, "50000", "--nodes", "2", "--text")
+    assert done.code == 1
+    assert "full first   the nodes" in done.out
+    assert "2 node(s) carry" in done.err

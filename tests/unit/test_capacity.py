@@ -63,6 +63,18 @@ def test_a_limit_is_full_at_the_load_that_it_names() -> None:
         assert next(it for it in at_limit if it.name == limit.name).used == pytest.approx(1, 0.01)
 
 
+def test_nothing_limits_a_load_that_does_not_use_it() -> None:
+    assert [it.name for it in limits(replace(DEMAND, posts=0.0))] == ["the primary's cores"]
+
+
+def test_nodes_are_a_limit_only_if_their_number_is_given() -> None:
+    full = limits(replace(DEMAND, nodes=2))
+    assert full[0].name == model.NODES
+    at_limit = plan(replace(DEMAND, nodes=2, requests=full[0].full_at))
+    assert at_limit.node_cores == pytest.approx(coefficients.NODE_FULL, 0.01)
+    assert model.NODES not in [it.name for it in limits(DEMAND)]
+
+
 def test_the_limit_that_is_full_first_comes_first() -> None:
     few, many = (limits(replace(DEMAND, primary_cores=cores)) for cores in (2, 64))
     assert few[0].name == "the primary's cores"

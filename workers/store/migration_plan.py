@@ -135,8 +135,8 @@ async def _obstacles(
     if to == 1:
         if duplicates := await describe_duplicates(database[COLLECTION], LAYOUTS[1]):
             obstacles.append(
-                f"in schema 1, a key belongs to all inboxes, but {duplicates}. Or wait until these "
-                "messages have expired"
+                f"in schema 1, a key belongs to all inboxes, but {duplicates}. Or wait until the "
+                "database has deleted these messages, receipt_keep_s after their end"
             )
         if await read_validator(database) not in ({}, None) and not may_set_validator:
             obstacles.append("this user may not remove the validator (the action collMod)")

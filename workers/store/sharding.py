@@ -51,7 +51,7 @@ async def why_not_routed(database: AsyncDatabase[Document], layout: Layout) -> s
 async def _shard_key(database: AsyncDatabase[Document]) -> Mapping[str, Any] | None:
     """Return the shard key of the messages, or None if they are not sharded.
 
-    A user who may not read it in `config.collections` learns from the statistics whether the
+    A user who may not read it in the database `config` learns from the statistics whether the
     messages are sharded. A shard key needs an index, so there is one if it is the right one.
     Otherwise the result is empty.
     """

@@ -1,5 +1,6 @@
 """`chat capacity`: what a load needs, and what is full first."""
 
+import math
 from typing import Any
 
 import click
@@ -107,13 +108,19 @@ def capacity(is_json: bool | None, **given: Any) -> int:
     """Compute what a load needs, and what is full first.
 
     Nothing is measured: the model is that of docs/capacity.md, with its limits. Exits with 1 if one
-    replica set does not carry the load.
+    replica set, or the given --nodes, do not carry the load.
 
     \b
     Examples:
       chat capacity --requests 10000 --lifetime 1h --size 300
       chat capacity --requests 2000 --lifetime 1d --size 100 --waiting --clients 50000
     """
+    if not math.isfinite(given["requests"]):
+        raise click.UsageError("--requests must be a number.")
+    if not given["lifetime"]:
+        raise click.UsageError("--lifetime must be more than 0.")
+    if (given["read_after"] or 0) > given["lifetime"]:
+        raise click.UsageError("--read-after must not be longer than --lifetime.")
     demand = Demand(
         requests=given["requests"],
         lifetime_s=given["lifetime"],

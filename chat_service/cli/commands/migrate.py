@@ -122,7 +122,12 @@ def _show_plan(out: Output, plan: Plan) -> int:
     if plan.is_done:
         out.record(f"the database has schema {plan.to}: nothing is left to do")
         return ExitCode.DONE
-    out.title(f"From schema {plan.version} to schema {plan.to}")
+    is_rest = plan.version == plan.to
+    out.title(
+        f"The rest of the change to schema {plan.to}"
+        if is_rest
+        else f"From schema {plan.version} to schema {plan.to}"
+    )
     for name, text in (
         ("messages", f"{plan.messages:,}"),
         ("no route", _count(plan.without_route)),
