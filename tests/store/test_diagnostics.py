@@ -8,6 +8,7 @@ from pymongo.errors import OperationFailure
 
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
+from tests.support import schema_1
 from workers.commands import Key
 from workers.store import diagnostics
 from workers.store.diagnostics import _clock, _compatibility, _deployment, examine
@@ -110,6 +111,16 @@ async def test_duplicate_keys_that_bar_an_index_fail(
     assert found.state == "fail"
     assert found.detail.startswith(f"missing: {COLLECTION}.{NEWEST.key_index}; ")
     assert "f" * 32 in found.detail, "it names the messages"
+
+
+async def test_what_an_older_version_left_on_schema_2_is_a_warning(
+    mongo_uri: str, driver: Driver, database: str, open_store: OpenStore, mongo: Messages
+) -> None:
+    await open_store()
+    schema_1.create_indexes(mongo)
+    found = (await findings(mongo_uri, driver, database))["indexes"]
+    assert found.state == "warn"
+    assert "chat migrate --apply" in found.detail
 
 
 async def test_an_index_of_an_earlier_version_is_fine(

@@ -23,7 +23,7 @@ from workers.store.driver import (
     open_client,
 )
 from workers.store.finding import Finding
-from workers.store.layout import NEWEST, Layout
+from workers.store.layout import LAYOUT_1, NEWEST, Layout
 from workers.store.replica_set import check_members, list_silent
 from workers.store.schema import (
     COLLECTION,
@@ -213,6 +213,16 @@ async def _indexes(database: AsyncDatabase[Document], layout: Layout) -> Finding
                 return Finding("indexes", "fail", f"missing: {missing}; {duplicates}")
         detail = f"missing: {missing}; a running service creates them within seconds"
         return Finding("indexes", "warn", detail)
+    # Those of schema 2 do no harm in schema 1, and a migration is about to use them.
+    refusing = [each for each in LAYOUT_1.indexes if f"{COLLECTION}.{each}" in listing.there]
+    if layout is NEWEST and refusing:
+        return Finding(
+            "indexes",
+            "warn",
+            f"all {wanted_count} exist, but also {', '.join(refusing)} of schema 1, so posts "
+            "get 503 if another inbox has used their key: stop all nodes of older versions, then "
+            "run `chat migrate --apply`",
+        )
     obsolete = [
         f"{collection}.{name}"
         for collection, names in OBSOLETE.items()
