@@ -234,10 +234,18 @@ def test_every_method_of_a_store_is_called_here() -> None:
     assert {name for name in methods if not name.startswith("_")} <= called
 
 
+def lose_indexes(secured: Secured) -> None:
+    """Drop an index of each collection, which the store then creates again."""
+    with secured.mongod.administrator() as client:
+        for collection in ("messages", "reads"):
+            client["chat"][collection].drop_index("purge")
+
+
 @pytest.fixture
 def with_an_obsolete_index(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An index of an earlier version, which is due to be dropped."""
     monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr("workers.store.index_keeper.READ_VERSION_EVERY_S", 0.0)
     monkeypatch.setattr("workers.store.index_keeper.OBSOLETE_AFTER_S", 0.0)
     (name,) = schema.OBSOLETE["messages"]
     with secured.mongod.administrator() as client:
@@ -257,6 +265,7 @@ async def test_the_documented_role_suffices_for_everything(
     metrics: WorkerMetrics,
 ) -> None:
     async with opened(secured.uri, driver, clock, metrics) as store:
+        lose_indexes(secured)
         await use_everything(store, secured.uri, driver, new_post, clock)
         with secured.mongod.administrator() as client:
             (name,) = schema.OBSOLETE["messages"]
@@ -279,6 +288,7 @@ async def test_each_privilege_of_the_role_is_needed(
     # A refused write is repeated until its time is over, because an earlier try may have succeeded.
     async with opened(secured.uri, driver, clock, metrics, timeout_s=1.0) as store:
         REFUSALS.take()
+        lose_indexes(secured)
         secured.allow(all_but=(collection, action))
         await use_everything(store, secured.uri, driver, new_post, clock)
     assert REFUSALS.take() - {"getParameter"}
@@ -455,6 +465,8 @@ async def test_tls_that_the_server_lacks_is_one_line(
 async def test_a_missing_role_is_one_line_at_the_start(
     secured: Secured, driver: Driver, clock: DatabaseClock, metrics: WorkerMetrics
 ) -> None:
+    async with opened(secured.uri, driver, clock, metrics):
+        lose_indexes(secured)
     secured.allow(all_but=("messages", "createIndex"))
     with pytest.raises(StoreMisconfigured, match="createIndexes in chat: grant"):
         async with opened(secured.uri, driver, clock, metrics):

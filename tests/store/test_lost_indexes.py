@@ -30,6 +30,7 @@ EVERY_INDEX = [(collection, name) for collection, names in INDEXES.items() for n
 def check_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the indexes on every call, without a pause."""
     monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr("workers.store.index_keeper.READ_VERSION_EVERY_S", 0.0)
     monkeypatch.setattr("workers.store.index_keeper.CHECK_ALL_EVERY_S", 0.0)
 
 

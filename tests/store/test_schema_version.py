@@ -28,6 +28,7 @@ from workers.store.schema_version import find_layout
 def check_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the schema and the indexes on every call, without a pause."""
     monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr("workers.store.index_keeper.READ_VERSION_EVERY_S", 0.0)
 
 
 BOTH = pytest.mark.parametrize(
@@ -160,6 +161,29 @@ async def test_a_running_node_follows_the_schema(
     found = await store.find_unread(["bob", "eve"], 10, clock.now_ms())
     assert found.messages.keys() == {"bob", "eve"}
     assert not mongo.index_information().keys() & old.indexes.keys(), "nothing creates them again"
+
+
+@pytest.mark.parametrize(("old", "new"), [(LAYOUT_1, LAYOUT_2), (LAYOUT_2, LAYOUT_1)])
+async def test_a_late_node_creates_no_index_of_the_old_schema(
+    open_store: OpenStore,
+    mongo: Messages,
+    monkeypatch: pytest.MonkeyPatch,
+    registry: CollectorRegistry,
+    old: Layout,
+    new: Layout,
+) -> None:
+    monkeypatch.setattr("workers.store.index_keeper.CHECK_EVERY_S", 0.0)
+    set_version(mongo, old.version)
+    store = await open_store()
+    create(mongo, new)
+    set_version(mongo, new.version)
+    drop(mongo, old)
+    # It is time to list the indexes, and not to read the version.
+    await store.keep_indexes()
+    await store.keep_indexes()
+    assert store._layout is new
+    assert not mongo.index_information().keys() & old.indexes.keys()
+    assert registry.get_sample_value("chat_indexes_missing") == 0
 
 
 @pytest.mark.parametrize(("old", "new"), [(LAYOUT_1, LAYOUT_2), (LAYOUT_2, LAYOUT_1)])

@@ -27,9 +27,11 @@ from workers.store.schema_version import UnknownSchema, settle_layout
 
 log = structlog.get_logger(__name__)
 
-#: How often the schema version is read and the indexes are listed, in seconds. An index
-#: that no operation needs can be missing for this long before it is noticed.
+#: How often the indexes are listed, in seconds. An index that no operation needs can be missing for
+#: this long before it is noticed.
 CHECK_EVERY_S = 5.0
+#: How often the schema version is read, with a check of the indexes, in seconds.
+READ_VERSION_EVERY_S = 10.0
 #: How often those of all collections are listed, in seconds. An index of `reads` only frees space.
 CHECK_ALL_EVERY_S = 30.0
 #: Indexes of earlier versions are dropped this many seconds after a start. By then a rolling update
@@ -44,7 +46,7 @@ class IndexKeeper:
         self._metrics = metrics
         self._opened = time.monotonic()
         self._check_at = self._opened + CHECK_EVERY_S
-        self._check_all_at = 0.0
+        self._check_all_at = self._read_version_at = 0.0
         #: The layout of the database, by the last look at its schema version.
         self.layout: Layout = NEWEST
         #: What is wrong with the indexes, or None. While it is set, no post with a key is stored.
@@ -62,12 +64,12 @@ class IndexKeeper:
         self._set_fault(fault)
 
     def check_soon(self) -> None:
-        """Make the next check due at once, and have it look at all collections."""
-        self._check_at = self._check_all_at = 0.0
+        """Make the next check due at once, and have it look at all there is."""
+        self._check_at = self._check_all_at = self._read_version_at = 0.0
 
     async def check(self, database: AsyncDatabase[Document], within_s: float) -> None:
-        """Read the schema version and list the indexes within so many seconds, then create those
-        that are missing.
+        """List the indexes within so many seconds, and read the schema version if it is time for
+        that. Then create the indexes that are missing.
 
         Creating them may take minutes if there are many messages, and has no time limit. An index
         that differs, or that cannot be created, remains a fault, and every check tries again.
@@ -76,9 +78,11 @@ class IndexKeeper:
         now = time.monotonic()
         self._check_at = now + CHECK_EVERY_S
         is_all = now >= self._check_all_at or self.fault is not None
+        reads_version = now >= self._read_version_at or self.fault is not None
         with pymongo.timeout(within_s):
             try:
-                await self.follow(database)
+                if reads_version:
+                    await self.follow(database)
             except UnknownSchema as unknown:
                 # The indexes are no longer this node's business.
                 self._set_fault(str(unknown))
@@ -87,6 +91,10 @@ class IndexKeeper:
             listing = await list_indexes(database, self.layout, collections)
         if is_all:
             self._check_all_at = now + CHECK_ALL_EVERY_S
+        if (listing.missing or listing.different) and not reads_version:
+            # They may be gone because the schema has changed.
+            self.check_soon()
+            return
         if listing.missing or listing.different:
             names = ", ".join(listing.missing + listing.different)
             if self.fault is None:
@@ -107,6 +115,7 @@ class IndexKeeper:
         Raises `UnknownSchema`, or `pymongo.errors.PyMongoError` if the database does not answer.
         """
         layout = await settle_layout(database)
+        self._read_version_at = time.monotonic() + READ_VERSION_EVERY_S
         if layout is not self.layout:
             log.info("the schema version of the database", version=layout.version)
             self.layout = layout

@@ -4,15 +4,16 @@ In `fleet`, one document, which has no field `at` and so is never deleted:
 
     {_id: "schema", version: 2}
 
-A node reads it when it starts. While it runs, it reads it again with every check of the indexes
-(see `workers.store.index_keeper`), and at once if a statement names an index that does not exist.
+A node reads it when it starts. While it runs, it reads it again every few seconds (see
+`workers.store.index_keeper`), before it creates an index, and at once if a statement names an index
+that does not exist.
 It then builds its next statements for the version that it found. So a process that
 changes the schema of a database in use
 
 1. has every document as the new version needs it, and creates the new indexes,
 2. writes the new version, acknowledged by a majority,
-3. waits until each node has looked again: `workers.store.index_keeper.CHECK_EVERY_S` and the
-   longest time of an operation,
+3. waits until each node has looked again: `READ_VERSION_EVERY_S` and `CHECK_EVERY_S` of
+   `workers.store.index_keeper`, and the longest time of an operation,
 4. drops the indexes that only the old version needs.
 
 A node that is slower misses an index in step 4: the database refuses its statement, and the node

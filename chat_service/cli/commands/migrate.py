@@ -18,7 +18,7 @@ from config import Settings
 from workers.errors import StoreUnavailable
 from workers.store.connection import read_errors
 from workers.store.driver import BadConnectionString, Client, close_client, open_client
-from workers.store.index_keeper import CHECK_EVERY_S
+from workers.store.index_keeper import CHECK_EVERY_S, READ_VERSION_EVERY_S
 from workers.store.layout import LAYOUTS, NEWEST
 from workers.store.migration import STEPS, Migration
 from workers.store.migration_plan import Plan, make_plan
@@ -161,7 +161,7 @@ async def _apply(out: Output, client: Client, settings: Settings, to: int, no_ol
             report,
             are_nodes_new=no_old,
             # A node's check may have to wait for an answer.
-            notice_s=CHECK_EVERY_S + settings.mongo_timeout_s + 1,
+            notice_s=READ_VERSION_EVERY_S + CHECK_EVERY_S + settings.mongo_timeout_s + 1,
         ).run()
     finally:
         report.close()
