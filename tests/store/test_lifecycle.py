@@ -193,6 +193,23 @@ async def test_read_leased_and_expired_messages_cannot_be_revoked(
     ]
 
 
+async def test_a_late_rollback_revives_no_message_without_text(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    now_ms = clock.now_ms()
+    gone, there = new_post(timeout_s=86400, receipt="a"), new_post(timeout_s=86400, receipt="b")
+    await store.insert([gone, there])
+    first = new_claim(["bob"], [gone.id], now_ms)
+    second = new_claim(["bob"], [there.id], now_ms + 400_000)
+    await store.claim(first)
+    await store.claim(second)
+    await store.retire(now_ms + 400_000)
+    assert await store.unclaim(first, first.ids) == 0
+    assert await store.unclaim(second, second.ids) == 1
+    found = await store.find_unread(["bob"], 10, now_ms)
+    assert [each.message.id for each in found.messages["bob"]] == [there.id]
+
+
 async def test_kept_messages_lose_their_text(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, mongo: Messages
 ) -> None:

@@ -70,7 +70,7 @@ WORKERS = """
     errors commands clock ids routing loop_lag backoff
     work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
     watched_inboxes
-    store.base store.driver store.layout store.schema store.schema_version
+    store.base store.driver store.layout store.schema store.schema_version store.guard
     store.sharding store.targeted store.index_keeper store.expiry store.connection
     store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet
     store.confirmations store.mongo

@@ -212,6 +212,7 @@ class Connection:
                 )
             with self._operation("indexes", BUILD_S), read_errors():
                 await create_indexes(database, self._layout, listing)
+                await self.indexes.guard(database)
             await self.measure_clock()
         except (StoreRefused, UnknownSchema) as error:
             raise StoreMisconfigured(str(error)) from error

@@ -23,6 +23,7 @@ from workers.store.driver import (
     open_client,
 )
 from workers.store.finding import Finding
+from workers.store.guard import has_unrouted, read_validator
 from workers.store.layout import LAYOUT_1, NEWEST, Layout
 from workers.store.replica_set import check_members, list_silent
 from workers.store.schema import (
@@ -30,7 +31,9 @@ from workers.store.schema import (
     FLEET,
     LEADER,
     OBSOLETE,
+    VALIDATOR,
     describe_duplicates,
+    existing_indexes,
     indexes_of,
     list_indexes,
     meaning_of,
@@ -87,6 +90,8 @@ async def _findings(client: Client, database: str, within_s: float) -> AsyncIter
         yield schema
         if layout is None:
             return
+        if not is_mongos(server) and (unrouted := await _routes(client[database], layout)):
+            yield unrouted
         yield await _indexes(client[database], layout)
         yield await _leader(client[database])
         yield await _clock(client)
@@ -186,6 +191,27 @@ async def _schema(
         )
         return Finding("schema", "ok", detail), layout
     return Finding("schema", "ok", f"version {layout.version}, the newest"), layout
+
+
+async def _routes(database: AsyncDatabase[Document], layout: Layout) -> Finding | None:
+    """Return a finding about messages without a route, if there are or could be any, or None."""
+    there = await existing_indexes(database, COLLECTION)
+    if layout.inbox_index in there and await has_unrouted(database, layout):
+        return Finding(
+            "routes",
+            "fail",
+            "there are unread messages without a route, which no node finds: a backup of schema 1 "
+            "was restored, or a node of an earlier version has run; `chat migrate --apply` gives "
+            "them their route",
+        )
+    if layout.has_route and there and await read_validator(database) not in (VALIDATOR, None):
+        return Finding(
+            "routes",
+            "warn",
+            "the database accepts messages without a route, which no node would find; "
+            "`chat migrate --apply` makes it refuse those of earlier versions",
+        )
+    return None
 
 
 async def _indexes(database: AsyncDatabase[Document], layout: Layout) -> Finding:

@@ -11,9 +11,11 @@ import time
 import pymongo
 import structlog
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure
 
 from workers.metrics import WorkerMetrics
 from workers.store.driver import Document
+from workers.store.guard import ensure_guard
 from workers.store.layout import NEWEST, Layout
 from workers.store.schema import (
     COLLECTION,
@@ -105,6 +107,7 @@ class IndexKeeper:
             except IndexMismatch as mismatch:
                 self._set_fault(str(mismatch))
                 return
+            await self.guard(database)
             self._set_fault(None)
         if time.monotonic() >= self._opened + OBSOLETE_AFTER_S:
             await drop_obsolete(database, listing.there)
@@ -114,11 +117,32 @@ class IndexKeeper:
 
         Raises `UnknownSchema`, or `pymongo.errors.PyMongoError` if the database does not answer.
         """
-        layout = await settle_layout(database)
+        # If everything was dropped, nodes of earlier versions may still be running beside this one:
+        # so the database keeps the layout that they know.
+        layout = await settle_layout(database, self.layout)
         self._read_version_at = time.monotonic() + READ_VERSION_EVERY_S
         if layout is not self.layout:
             log.info("the schema version of the database", version=layout.version)
             self.layout = layout
+
+    async def guard(self, database: AsyncDatabase[Document]) -> None:
+        """Have the database refuse messages without a route, if its layout needs that. If it does
+        not let this node do so, log how to, since the service works without.
+
+        Raises `pymongo.errors.PyMongoError` if the database does not answer.
+        """
+        reason = "this user may not"
+        try:
+            if await ensure_guard(database, self.layout):
+                return
+        except OperationFailure as error:
+            # Such as an index that an operator is building.
+            reason = str(error.code)
+        log.warning(
+            "a node of an earlier version could store messages that no node finds; run "
+            "`chat migrate --apply` as a user with the role dbAdmin",
+            reason=reason,
+        )
 
     def _set_fault(self, fault: str | None) -> None:
         if fault == self.fault:

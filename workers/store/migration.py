@@ -33,8 +33,9 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from workers.store.backfill import fill_routes
-from workers.store.connection import NOT_ALLOWED, short_reason
+from workers.store.connection import short_reason
 from workers.store.driver import Client, Document
+from workers.store.guard import read_validator, set_validator
 from workers.store.layout import LAYOUTS
 from workers.store.migration_record import MigrationRecord, MigrationRefused
 from workers.store.node_versions import find_nodes
@@ -278,21 +279,7 @@ class Migration:
         with pymongo.timeout(_ANSWER_S):
             if await read_validator(self._database) == validator:
                 return True
-            try:
-                await self._database.command(
-                    {
-                        "collMod": COLLECTION,
-                        "validator": validator,
-                        # Messages that have no route yet can be read and expire meanwhile.
-                        "validationLevel": "moderate",
-                        "writeConcern": {"w": "majority"},
-                    }
-                )
-            except OperationFailure as error:
-                if error.code not in NOT_ALLOWED:
-                    raise
-                return False
-        return True
+            return await set_validator(self._database, validator)
 
     async def _switch(self) -> None:
         self._report.progress("switch", 0, self._notice_s)
@@ -324,18 +311,6 @@ async def _end(task: asyncio.Task[Any]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait((task,), timeout=_REPEAT_AFTER_S)
-
-
-async def read_validator(database: AsyncDatabase[Document]) -> Document | None:
-    """Return the validator of the messages, or None if this user may not see it."""
-    try:
-        listed = await database.command({"listCollections": 1, "filter": {"name": COLLECTION}})
-    except OperationFailure as error:
-        if error.code not in NOT_ALLOWED:
-            raise
-        return None
-    found: list[Document] = listed["cursor"]["firstBatch"]
-    return found[0]["options"].get("validator", {}) if found else {}
 
 
 def _is_temporary(error: PyMongoError) -> bool:

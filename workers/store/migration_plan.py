@@ -10,8 +10,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from workers.store.backfill import SHARE
 from workers.store.connection import NOT_ALLOWED
 from workers.store.driver import Client, Document, aggregate, hello
+from workers.store.guard import read_validator
 from workers.store.layout import LAYOUTS
-from workers.store.migration import read_validator
 from workers.store.node_versions import find_nodes
 from workers.store.schema import COLLECTION, FLEET, VALIDATOR, describe_duplicates, existing_indexes
 from workers.store.schema_version import SCHEMA, find_layout

@@ -432,10 +432,13 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
             # The lease has not lost messages that nobody received.
             returned = {"unread": True, "lease.returned": True, "returned_to": "$username"}
             change = [{"$set": returned}, {"$unset": "lease.until"}]
-        elif isinstance(claim, Claim):
-            selection["claim.token"] = claim.token
         else:
-            selection |= {"claim.key": claim.batch.key, "claim.batch": claim.token}
+            # Without its text, which `retire` removes long after a claim, a message is gone.
+            selection["text"] = {"$exists": True}
+            if isinstance(claim, Claim):
+                selection["claim.token"] = claim.token
+            else:
+                selection |= {"claim.key": claim.batch.key, "claim.batch": claim.token}
         # They had not expired when they were claimed.
         with self._may_return(claim.at_ms), self._operation("release"), write_errors():
             return await self._updates.of_inboxes(selection, change, hint="_id_")

@@ -55,12 +55,12 @@ async def find_layout(database: AsyncDatabase[Document]) -> Layout | None:
     return await _layout_by_indexes(database) if version is None else _layout_of(version)
 
 
-async def settle_layout(database: AsyncDatabase[Document]) -> Layout:
-    """Return the layout of a database. A new one gets the newest layout, and its version.
+async def settle_layout(database: AsyncDatabase[Document], wanted: Layout = NEWEST) -> Layout:
+    """Return the layout of a database. A new one gets the layout `wanted`, and its version.
 
     Of all nodes that do this at once, one decides. Raises `UnknownSchema`.
     """
-    return await find_layout(database) or _layout_of(await _write_first(database, NEWEST.version))
+    return await find_layout(database) or _layout_of(await _write_first(database, wanted.version))
 
 
 def _layout_of(version: int) -> Layout:
