@@ -21,8 +21,9 @@ from workers.commands import Key
 from workers.errors import ServiceError
 from workers.routing import route_of
 from workers.store import migration, migration_record
+from workers.store.backfill import _set_routes
 from workers.store.driver import Client, Document, Driver, close_client, open_client
-from workers.store.migration import STEPS, Migration
+from workers.store.migration import STEPS, Migration, _is_temporary
 from workers.store.migration_plan import Plan, make_plan
 from workers.store.migration_record import MigrationRecord, MigrationRefused
 from workers.store.mongo import MongoStore
@@ -509,3 +510,22 @@ async def test_a_migration_says_which_right_it_lacks(
         finally:
             for each in clients.values():
                 await close_client(each)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"writeConcernError": {"code": 189, "errmsg": "stepped down while it waited"}},
+        {"writeErrors": [{"index": 0, "code": 10107, "errmsg": "not primary"}]},
+    ],
+    ids=["unconfirmed", "refused"],
+)
+async def test_an_election_inside_a_slice_is_waited_for(failure: Document) -> None:
+    class Elected:
+        async def command(self, *_: object) -> Document:
+            return {"ok": 1.0, **failure}
+
+    database: Any = Elected()
+    with pytest.raises(PyMongoError) as caught:
+        await _set_routes(database, [{"_id": "a", "username": "bob"}])
+    assert _is_temporary(caught.value)

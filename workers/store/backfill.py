@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pymongo
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect
 
 from workers.routing import route_of
 from workers.store.driver import Document, aggregate
@@ -105,4 +105,5 @@ async def _set_routes(database: AsyncDatabase[Document], lacking: list[Document]
     )
     for failure in ("writeErrors", "writeConcernError"):
         if failure in answer:
-            raise OperationFailure(f"routes were not stored: {answer[failure]}")
+            # Such as an election. Whether a majority has them or not, a repeat sets them again.
+            raise AutoReconnect(f"routes were not stored: {answer[failure]}")
