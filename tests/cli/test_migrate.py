@@ -1,5 +1,6 @@
 """`chat migrate` shows what it would do, migrates a running service's database, and continues."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -67,6 +68,20 @@ def test_each_step_is_reported_on_a_line(
     assert result.records[-1] == {"version": 2, "is_done": True}
     assert version_of(messages) == 2
     assert "nothing is left to do" in migrating("migrate", "--apply", "--text").out
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_no_bar_is_wider_than_the_terminal(
+    migrating: Chat, messages: Collection[dict[str, Any]], columns: int
+) -> None:
+    with Terminal(migrating, "migrate", "--apply", COLUMNS=str(columns)) as terminal:
+        # The longest bar also has the time that is left.
+        terminal.until(b"  00:00:")
+        seen = re.sub(r"\x1b\[[?0-9]*[a-zA-Z]", "", terminal.seen.decode())
+        terminal.ctrl_c()
+        assert terminal.exit_code() == 130
+    assert "6/7 switch" in seen
+    assert max(map(len, re.split(r"[\r\n]+", seen))) <= columns
 
 
 def test_ctrl_c_stops_it_and_it_continues(

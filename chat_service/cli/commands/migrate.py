@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -37,6 +38,8 @@ _LABELS = {
 }
 _GUARDS = {1: "accept messages without a route", 2: "refuse messages without a route"}
 _LABEL_WIDTH = max(map(len, _LABELS.values()))
+#: The least columns for a bar, the time that is left, and the number of the step.
+_BAR_WIDTH = 36
 #: How often a step that takes long is reported if there is no terminal, in seconds.
 _LINE_EVERY_S = 10.0
 
@@ -209,8 +212,12 @@ class _Bars:
         if step != self._step:
             self.close()
             self._step = step
-            label = f"{_heading(self._steps, step):<{_LABEL_WIDTH + 6}}"
-            self._bar = click.progressbar(length=1000, label=label, file=sys.stderr)
+            # A line that wraps would be repeated with each change instead of replaced.
+            if shutil.get_terminal_size().columns >= _LABEL_WIDTH + _BAR_WIDTH:
+                label = f"{_heading(self._steps, step):<{_LABEL_WIDTH + 6}}"
+            else:
+                label = f"{self._steps.index(step) + 1}/{len(self._steps)} {step:<6}"
+            self._bar = click.progressbar(length=1000, label=label, file=sys.stderr, width=0)
             self._bar.__enter__()
         if self._bar is not None:
             self._bar.update(int(done / total * 1000) - self._bar.pos)
