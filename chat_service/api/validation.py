@@ -88,17 +88,33 @@ def new_message(body: bytes, rules: MessageLimits, what: str = "body") -> NewMes
 
     Error messages call the bytes `what`. Raises a 400 problem, or 413 for a text that is too long.
     """
+    return valid_message(*message_fields(body, what), rules)
+
+
+def message_fields(body: bytes, what: str = "body") -> tuple[Any, Any, Any]:
+    """Return text, username and timeout as they are in a body. None stands for an absent field.
+
+    `valid_message` judges them. Raises a 400 problem if the body is not a JSON object.
+    """
     try:
         # All of a body must be UTF-8, and the decoder does not check the fields that it skips.
         if not body.isascii():
             body.decode()
-        text, username, timeout = msgspec.structs.astuple(_decode(body))
+        return msgspec.structs.astuple(_decode(body))
     except (msgspec.DecodeError, ValueError, RecursionError):
         bare = body.removeprefix(BYTE_ORDER_MARK)
         if len(bare) < len(body) and not bare.startswith(BYTE_ORDER_MARK):
-            return new_message(bare, rules, what)
+            return message_fields(bare, what)
         # The slow way finds everything that is wrong, for the error message.
-        text, username, timeout = _decode_leniently(body, what)
+        return _decode_leniently(body, what)
+
+
+def valid_message(text: Any, username: Any, timeout: Any, rules: MessageLimits) -> NewMessage:
+    """Return the message with these fields, each None if it is absent.
+
+    Raises a 400 problem that names all fields that break their rules, or 413 for a text that is too
+    long.
+    """
     errors: list[FieldError] = []
     if reason := _username_fault(username, rules.username_chars):
         errors.append(FieldError("username", reason))
