@@ -64,9 +64,9 @@ def parameters(terms: Terms) -> Object:
                 "type": "number",
                 "minimum": TTL_MIN_S,
                 "exclusiveMaximum": 1_000_000_000,
-                "default": min(30, waits.lease_max_s),
-                "description": "The duration of the lease in seconds. Decimals are allowed. "
-                f"A longer duration is cut to {waits.lease_max_s:g}.",
+                "description": "The duration of the lease in seconds, by default "
+                f"{min(30, waits.lease_max_s):g}. Decimals are allowed. A longer duration is cut "
+                f"to {waits.lease_max_s:g}.",
             },
             30,
         ),

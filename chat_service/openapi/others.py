@@ -159,7 +159,7 @@ def operations() -> dict[str, Operation]:
             {
                 200: answer(
                     "The leased messages. The lease is `null` if there are none.",
-                    schema_of("Lease"),
+                    schema_of("Leased"),
                     {"lease": LEASE, "ttl": 30.0, "messages": [RECEIVED]},
                     ("X-More", "Preference-Applied"),
                     links=_NEXT,
@@ -178,7 +178,7 @@ def operations() -> dict[str, Operation]:
             "LeasedMessages",
             answer(
                 "The number of acknowledged messages: all that the request applies to.",
-                schema_of("Acknowledged"),
+                schema_of("Acknowledgement"),
                 {"acknowledged": 1},
             ),
             "mark the messages as read",
@@ -189,7 +189,7 @@ def operations() -> dict[str, Operation]:
             "LeasedMessages",
             answer(
                 "The number of messages that are unread again.",
-                schema_of("Released"),
+                schema_of("Release"),
                 {"released": 1},
             ),
             "release the messages",
@@ -234,7 +234,7 @@ def operations() -> dict[str, Operation]:
             "Operators",
             "The samples that the dashboard draws: every process's own counters for the last "
             "quarter of an hour.",
-            {200: answer("The samples.", {"type": "object"})},
+            {200: answer("The samples.", schema_of("History"))},
             (refused("since", "must be one number of seconds since 1970"),),
             ("since",),
         ),
@@ -245,7 +245,7 @@ def operations() -> dict[str, Operation]:
             "Pages",
             "OpenAPI 3.1, with the limits in effect.",
             {
-                200: answer("This document.", {"type": "object"}, headers=("ETag",)),
+                200: answer("This document.", schema_of("Document"), headers=("ETag",)),
                 304: answer("The client has the current version.", headers=("ETag",)),
             },
             parameters=("if-none-match",),

@@ -83,8 +83,8 @@ def schemas(terms: Terms) -> Object:
                 "type": ["integer", "null"],
                 "minimum": 1,
                 "maximum": rules.timeout_s,
-                "default": rules.default_timeout_s,
-                "description": "The lifetime in seconds. `null` counts as absent.",
+                "description": f"The lifetime in seconds, by default {rules.default_timeout_s}. "
+                "`null` counts as absent.",
             },
         ),
         "Message": _body(
@@ -95,18 +95,12 @@ def schemas(terms: Terms) -> Object:
         ),
         "Messages": {"type": "array", "items": schema_of("Message")},
         "Posted": _answer(id=identity),
-        "BatchResults": _answer(
-            results={
-                "type": "array",
-                "items": {
-                    "oneOf": [
-                        _answer(("id",), id=identity, receipt={"type": "string"}),
-                        _answer(error=schema_of("Problem")),
-                    ]
-                },
-            }
-        ),
-        "Lease": _answer(
+        "BatchResults": _answer(results={"type": "array", "items": schema_of("BatchResult")}),
+        "BatchResult": {"oneOf": [schema_of("BatchPosted"), schema_of("BatchRefused")]},
+        "BatchPosted": _answer(("id",), id=identity, receipt={"type": "string"}),
+        "BatchRefused": _answer(error=schema_of("Problem")),
+        # Not named like one of its fields, which some generators mix up.
+        "Leased": _answer(
             lease=lease, ttl=held_s, messages={"type": "array", "items": schema_of("Message")}
         ),
         "LeasedMessages": _body(
@@ -130,26 +124,32 @@ def schemas(terms: Terms) -> Object:
                 "description": f"Seconds from now. A longer time is cut to {waits.lease_max_s:g}.",
             },
         ),
-        "Acknowledged": _answer(acknowledged=counted),
-        "Released": _answer(released=counted),
+        "Acknowledgement": _answer(acknowledged=counted),
+        "Release": _answer(released=counted),
         "Extended": _answer(ttl=held_s),
         "Fate": _answer(
             id=identity,
-            status={"enum": list(get_args(Status))},
+            status=schema_of("Status"),
             at={
                 "type": ["string", "null"],
                 "format": "date-time",
                 "description": "The time of that status. `null` if it is pending or leased.",
             },
         ),
+        "Status": {
+            "type": "string",
+            "enum": list(get_args(Status)),
+            "description": "The status of the message.",
+        },
         "Session": _answer(
-            access={"enum": ["off", "tokens", "jwt", "both"]},
+            access=schema_of("Access"),
             subject={"type": ["string", "null"]},
             send={"type": "array", "items": {"type": "string"}},
             read={"type": "array", "items": {"type": "string"}},
             ops={"type": "boolean"},
             until={"type": ["string", "null"], "format": "date-time"},
         ),
+        "Access": {"type": "string", "enum": ["off", "tokens", "jwt", "both"]},
         "ProtectedResource": _answer(
             resource={"type": "string"},
             authorization_servers={"type": "array", "items": {"type": "string"}},
@@ -157,18 +157,24 @@ def schemas(terms: Terms) -> Object:
         ),
         "Liveness": _answer(status={"const": "ok"}),
         "Readiness": _answer(
-            status={"enum": ["ok", "unavailable"]},
+            status=schema_of("ReadinessStatus"),
             **{part: {"type": "boolean"} for part in Readiness._fields},
         ),
+        "ReadinessStatus": {"type": "string", "enum": ["ok", "unavailable"]},
+        "History": {"type": "object", "description": "Samples of the service's counters."},
+        "Document": {"type": "object", "description": "A document of OpenAPI 3.1."},
         "Problem": _problem(),
+        "FieldError": _answer(field={"type": "string"}, detail={"type": "string"}),
+        # Two schemas, because an enumeration of two types is more than generators of clients take.
+        "Effect": {
+            "oneOf": [{"type": "boolean", "const": False}, schema_of("Unknown")],
+            "description": "Whether the request had this effect: `false`, or `unknown`.",
+        },
+        "Unknown": {"type": "string", "enum": ["unknown"]},
     }
 
 
 def _problem() -> Object:
-    happened: Object = {
-        "enum": [False, "unknown"],
-        "description": "Whether the request had this effect: `false`, or `unknown`.",
-    }
     document = _answer(
         ("type", "title", "status", "detail", "instance"),
         type={"type": "string", "pattern": "^urn:chat:problem:[a-z-]+$"},
@@ -178,12 +184,12 @@ def _problem() -> Object:
         instance={"type": "string", "description": "The id of the request, as in `X-Request-ID`."},
         errors={
             "type": "array",
-            "items": _answer(field={"type": "string"}, detail={"type": "string"}),
+            "items": schema_of("FieldError"),
             "description": "The fields that break a rule, each with the rule.",
         },
-        stored=happened,
-        claimed=happened,
-        changed=happened,
+        stored=schema_of("Effect"),
+        claimed=schema_of("Effect"),
+        changed=schema_of("Effect"),
         id={"type": "string", "description": "The id of the message, in case it was stored."},
         acknowledged={
             "type": "array",
@@ -195,7 +201,7 @@ def _problem() -> Object:
             "items": {"type": "string"},
             "description": "The ids that could not be acknowledged.",
         },
-        fate={"enum": list(get_args(Status)), "description": "The status of the message."},
+        fate=schema_of("Status"),
     )
     return {**document, "description": "An error in the format of RFC 9457."}
 
@@ -209,8 +215,8 @@ def _body(struct: type[msgspec.Struct], required: Collection[str], **rules: Obje
         if "type" in rule:
             # The rule is stricter than the lenient type of the decoder.
             field.pop("anyOf", None)
-        if field.get("default", 0) is None:
-            del field["default"]
+        # Generated clients would send a default, even if that of the service is another by then.
+        field.pop("default", None)
         fields[name] = field
     return {"type": "object", "required": list(required), "properties": fields}
 

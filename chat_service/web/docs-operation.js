@@ -1,7 +1,7 @@
 // One operation of the API reference: its description, parameters and answers. docs-try.js has its form.
 
 import { codeBlock, paragraphs, pretty, prose } from "./docs-dom.js";
-import { kindOf, ruleOf } from "./docs-schema.js";
+import { kindOf, mediasOf, ruleOf } from "./docs-schema.js";
 import { tryIt } from "./docs-try.js";
 import { element } from "./element.js";
 
@@ -93,7 +93,7 @@ function fieldsOf(api, schema) {
 }
 
 function bodyOf(api, body) {
-  const medias = Object.entries(body.content);
+  const medias = mediasOf(body);
   const schema = resolved(api, medias[0][1].schema);
   const kinds = medias.map(([media]) => media).join(", or ");
   if (schema.type !== "array") {

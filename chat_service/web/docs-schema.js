@@ -1,4 +1,4 @@
-// The rules of a schema as text, and the colors of statuses. Used by docs-operation.js and docs-try.js.
+// The rules of a schema as text, the types of bodies, and the colors of statuses. Used by docs-operation.js and docs-try.js.
 
 /** Return the rules of a schema as text. */
 export function ruleOf(schema) {
@@ -11,7 +11,6 @@ export function ruleOf(schema) {
   words.push(...bounds(schema.minimum, schema.maximum ?? schema.exclusiveMaximum, ""));
   words.push(...bounds(schema.minItems, schema.maxItems, " elements"));
   if (schema.pattern && schema.pattern.length < 24) words.push(`matches ${schema.pattern}`);
-  if ("default" in schema) words.push(`default ${schema.default}`);
   return `${words.join(", ")}.`;
 }
 
@@ -20,6 +19,11 @@ function bounds(least, most, what) {
   const [from, to] = [least, most].map((bound) => bound?.toLocaleString("en"));
   if (least === undefined) return [`at most ${to}${what}`];
   return most === undefined ? [`at least ${from}${what}`] : [`${from} to ${to}${what}`];
+}
+
+/** Return the media types of a body, each with its content. Those that generators do not know are apart. */
+export function mediasOf(body) {
+  return Object.entries({ ...body.content, ...body["x-other-content"] });
 }
 
 /** Return the class that colors a status. */

@@ -4,7 +4,7 @@
 
 import { asChosen } from "./docs-access.js";
 import { codeBlock, pretty } from "./docs-dom.js";
-import { kindOf, ruleOf } from "./docs-schema.js";
+import { kindOf, mediasOf, ruleOf } from "./docs-schema.js";
 import { element } from "./element.js";
 import { session } from "./session.js";
 
@@ -89,8 +89,8 @@ function inputOf(parameter, id) {
   return { field, name, place, isMissing, focus: () => input.focus(), value: () => input.value };
 }
 
-function bodyOf({ content }, id) {
-  const medias = Object.entries(content);
+function bodyOf(body, id) {
+  const medias = mediasOf(body);
   const exampleOf = ([, { example, examples }]) => pretty(example ?? Object.values(examples)[0].value);
   const text = element("textarea", { id, rows: "7", spellcheck: "false", class: "code" });
   text.value = exampleOf(medias[0]);

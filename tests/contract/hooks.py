@@ -12,6 +12,15 @@ _numbers = count()
 
 
 @schemathesis.hook
+def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
+    """Generate bodies of the types that the document lists apart, too."""
+    for methods in raw_schema["paths"].values():
+        for said in methods.values():
+            body = said.get("requestBody", {})
+            body.get("content", {}).update(body.get("x-other-content", {}))
+
+
+@schemathesis.hook
 def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
     """Write numbers without exponents, which Python uses for small and large ones."""
     return query and {
