@@ -43,6 +43,7 @@ from chat_service.wiring import (
     access_options_of,
     client_policy_of,
     connection_limits_of,
+    dead_letters_of,
     log_names_of,
     message_limits_of,
     pool_limits_of,
@@ -322,7 +323,13 @@ class Service:
         rules, waits = message_limits_of(settings), wait_limits_of(settings)
         origins = frozenset(settings.allowed_origins)
         return Handlers(
-            InboxHandlers(pool, rules, waits, self._worker_metrics.undelivered.inc),
+            InboxHandlers(
+                pool,
+                rules,
+                waits,
+                self._worker_metrics.undelivered.inc,
+                dead_letters_of(settings).inbox_of,
+            ),
             BatchHandlers(
                 pool,
                 rules,

@@ -21,6 +21,7 @@ from chat_service.server.connection import ConnectionLimits
 from chat_service.server.request_tracker import RequestLimits
 from config import Settings
 from config.settings import STORAGE_FREE_MIN_BYTES
+from workers.dead_letters import DeadLetters
 from workers.inbox_quotas import QuotaLimits
 from workers.pool import PoolLimits
 from workers.queue import QueueLimits
@@ -87,6 +88,13 @@ def terms_of(settings: Settings) -> Terms:
     )
 
 
+def dead_letters_of(settings: Settings) -> DeadLetters:
+    """Return when a message becomes a dead letter, and where."""
+    return DeadLetters(
+        settings.max_deliveries, settings.dead_letter_inbox, settings.max_username_chars
+    )
+
+
 def store_options_of(settings: Settings) -> StoreOptions:
     """Return how the store uses the database."""
     return StoreOptions(
@@ -96,6 +104,7 @@ def store_options_of(settings: Settings) -> StoreOptions:
         purge_grace_s=settings.purge_grace_s,
         receipt_keep_s=settings.receipt_keep_s,
         node=f"{socket.gethostname()}/{os.getpid()}",
+        dead_letters=dead_letters_of(settings),
     )
 
 

@@ -19,6 +19,9 @@ from config.settings import SECRETS, Settings
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 _WEB_URL = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: How many digits of its hash the name of a dead-letter inbox ends in that would be too long.
+_HASH_DIGITS = 8
 #: MongoDB's internal databases, and why they cannot hold messages.
 _INTERNAL_DATABASES = {
     "admin": "which holds MongoDB's users and roles",
@@ -164,6 +167,8 @@ def _contradictions(settings: Settings) -> list[str]:
             f"mongo_database: must not be {settings.mongo_database!r}, {reason}; the default "
             "is 'chat'"
         )
+    if reason := _dead_letter_inbox_fault(settings):
+        problems.append(f"dead_letter_inbox: {reason}")
     for network in settings.trusted_proxies:
         try:
             ip_network(network)
@@ -172,6 +177,22 @@ def _contradictions(settings: Settings) -> list[str]:
     if settings.mongo_uri and not settings.mongo_uri.startswith(("mongodb://", "mongodb+srv://")):
         problems.append("mongo_uri: must begin with mongodb:// or mongodb+srv://")
     return problems
+
+
+def _dead_letter_inbox_fault(settings: Settings) -> str:
+    """Return why some inbox would have no valid dead-letter inbox of another name, or nothing."""
+    template = settings.dead_letter_inbox
+    if "{username}" not in template:
+        return "must contain {username}, so that each inbox has its own"
+    fixed = template.replace("{username}", "")
+    if not fixed:
+        return "must contain more than {username}, or a message would stay in its inbox"
+    if _CONTROL.search(fixed):
+        return "must not contain control characters"
+    # A character of the username must fit, too.
+    if settings.max_deliveries and len(fixed) + 1 + _HASH_DIGITS > settings.max_username_chars:
+        return "must be shorter, or max_username_chars greater"
+    return ""
 
 
 def _access_contradictions(settings: Settings) -> list[str]:

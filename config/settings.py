@@ -266,6 +266,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=0, description="Long polls and streams that may wait at the same time.")
     ] = 20000
     max_lease_s: Annotated[float, Meta(ge=1, le=86400, description="Longest lease.")] = 3600.0
+    max_deliveries: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Deliveries of a leased message without an acknowledgement after which it "
+            "moves to a dead-letter inbox. 0: never.",
+        ),
+    ] = 0
+    dead_letter_inbox: Annotated[
+        str,
+        Meta(
+            description="Name of the dead-letter inbox of an inbox; it must contain `{username}`."
+        ),
+    ] = "dead/{username}"
     max_batch_messages: Annotated[
         int, Meta(ge=1, le=1000, description="Messages in one `POST /chat/batch`.")
     ] = 500

@@ -164,6 +164,7 @@ class Claims:
         # Inboxes in which the claim did not get every message. Other readers were faster, or the
         # claim came too late by the database's clock, and then the rest is still unread.
         unsure: set[str] = set()
+        is_leased = isinstance(claim, LeaseClaim)
         for share in shares:
             username, mine = share.item.command.username, share.messages
             if lost_some:
@@ -173,7 +174,11 @@ class Claims:
             more = share.more or username in unsure
             if not mine:
                 nothing.append(share._replace(more=more))
-            elif share.item.resolve(Slice(tuple([each.message for each in mine]), more)):
+            elif share.item.resolve(
+                Slice(
+                    tuple([each.delivered() if is_leased else each.message for each in mine]), more
+                )
+            ):
                 given += mine
                 if more:
                     # Another reader may be waiting for the rest.
@@ -181,7 +186,6 @@ class Claims:
             else:
                 self._rollback.add(claim, [unread.message.id for unread in mine], is_final)
         if given:
-            is_leased = isinstance(claim, LeaseClaim)
             counter = self._metrics.leased if is_leased else self._metrics.read
             counter.inc(len(given))
             self._metrics.given(claim.at_ms, given)

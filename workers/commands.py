@@ -36,11 +36,40 @@ class Message(Struct, frozen=True, gc=False):
     id: str
 
 
+class Origin(Struct, frozen=True, gc=False):
+    """Where a dead letter comes from: its inbox, its id there, and how often it was delivered."""
+
+    username: str
+    id: str
+    deliveries: int
+
+
+class Delivered(Message, frozen=True, gc=False, omit_defaults=True):
+    """A message as the holder of its lease receives it.
+
+    `deliveries` is the number of its leases at the time of the search, and this one. `dead` is the
+    origin of a dead letter.
+    """
+
+    deliveries: int
+    dead: Origin | None = None
+
+
 class Unread(Struct, frozen=True, gc=False):
-    """A message that a search found unread, and the time at which it expires."""
+    """A message that a search found unread, and the time at which it expires.
+
+    `deliveries` says how often it was leased before, and `origin` where a dead letter comes from.
+    """
 
     message: Message
     expires_ms: int
+    deliveries: int = 0
+    origin: Origin | None = None
+
+    def delivered(self) -> Delivered:
+        """Return the message as the holder of a new lease receives it."""
+        message = self.message
+        return Delivered(message.text, message.id, self.deliveries + 1, self.origin)
 
 
 class Key(Struct, frozen=True, gc=False):
@@ -59,7 +88,7 @@ class Post(Command["str | Stored"], frozen=True, gc=False):
 
     `receipt` is the hash of the sender's receipt, or empty. With `is_for_full_inbox`, nothing is
     stored: the post is answered only if it repeats an earlier one, and otherwise raises
-    `InboxFull`.
+    `InboxFull`. A scheduled message is unread from its due time `due_ms` on; 0 stands for none.
     """
 
     id: str
@@ -72,6 +101,7 @@ class Post(Command["str | Stored"], frozen=True, gc=False):
     key: Key | None = None
     receipt: str = ""
     is_for_full_inbox: bool = False
+    due_ms: int = 0
 
 
 class Lease(Struct, frozen=True, gc=False):
@@ -223,11 +253,14 @@ class Slice(Struct, frozen=True, gc=False):
     more: bool
 
 
-Status: TypeAlias = Literal["pending", "leased", "read", "expired", "revoked"]
+Status: TypeAlias = Literal["pending", "scheduled", "leased", "read", "expired", "revoked", "dead"]
 
 
 class MessageStatus(Struct, frozen=True, gc=False):
-    """What became of a message and when; `at_ms` is None while it is pending or leased."""
+    """What became of a message and when.
+
+    `at_ms` is None while it is pending or leased, and the due time of a scheduled message.
+    """
 
     status: Status
     at_ms: int | None

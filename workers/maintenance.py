@@ -159,8 +159,10 @@ class Maintenance:
             return
         now_ms = self._clock.now_ms()
         ended = await self._store.end_leases(now_ms)
-        self._metrics.lease_ends.labels("expired").inc(ended.returned + ended.expired)
+        ran_out = ended.returned + ended.expired + ended.dead_ran_out
+        self._metrics.lease_ends.labels("expired").inc(ran_out)
         self._metrics.expired.inc(ended.expired)
+        self._metrics.moved(ended.dead)
         self._waiters.wake(ended.usernames)
         shortest_s, longest_s = LEASES_EVERY_S
         wait_s = longest_s
@@ -176,7 +178,10 @@ class Maintenance:
     async def _count_resolved(self) -> None:
         """Count what unanswered writes did."""
         for event, messages in (await self._store.count_resolved()).items():
-            self._metrics.lifecycle[event].inc(messages)
+            if event == "dead":
+                self._metrics.moved(messages)
+            else:
+                self._metrics.lifecycle[event].inc(messages)
 
     async def _follow_clock(self) -> None:
         self._clock_is_doubtful.clear()

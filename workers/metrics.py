@@ -39,12 +39,19 @@ class WorkerMetrics:
             "Messages that their senders revoked.",
             registry=registry,
         )
-        #: The counted events of a message: accepted = read + expired + revoked + pending.
+        self.dead = Counter(
+            "chat_messages_dead_total",
+            "Messages that moved to a dead-letter inbox. Each counts as accepted there. The leader "
+            "counts those of all nodes.",
+            registry=registry,
+        )
+        #: The counted events of a message: accepted = read + expired + revoked + dead + pending.
         self.lifecycle: Mapping[str, Counter] = {
             "accepted": self.accepted,
             "read": self.read,
             "expired": self.expired,
             "revoked": self.revoked,
+            "dead": self.dead,
         }
         self.pending = Gauge(
             "chat_messages_pending",
@@ -210,6 +217,11 @@ class WorkerMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+
+    def moved(self, messages: int) -> None:
+        """Count messages that became dead letters: each ended, and its copy was accepted."""
+        self.dead.inc(messages)
+        self.accepted.inc(messages)
 
     def acknowledged(self, messages: int) -> None:
         """Count leased messages that were acknowledged."""

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Generic, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -61,8 +62,10 @@ class InboxHandlers:
         rules: MessageLimits,
         waits: WaitLimits,
         on_undelivered: Callable[[int], None],
+        dead_letter_inbox: Callable[[str], str],
     ) -> None:
         self._pool = pool
+        self._dead_letter_inbox = dead_letter_inbox
         self._rules = rules
         self._waits = waits
         self._on_undelivered = on_undelivered
@@ -171,11 +174,14 @@ class InboxHandlers:
         return Response(200, headers, BodyChunk(_encode(first.messages), count))
 
     async def count(self, request: Request) -> Response:
-        """HEAD /chat/:username: count unread messages."""
+        """HEAD /chat/:username: count unread messages, and name the dead-letter inbox."""
         username = username_in_path(request.parameter, self._rules)
         unread = await self._pool.count(username, client=request.client.key)
         said = str(unread) if unread <= COUNT_MAX else f">{COUNT_MAX}"
-        return Response(200, {**JSON_HEADERS, "X-Unread-Count": said}, BodyChunk(b"", 0))
+        # One segment of a path, since a name may have slashes, and characters that no header has.
+        dead = quote(self._dead_letter_inbox(username), safe="")
+        headers = {**JSON_HEADERS, "X-Unread-Count": said, "X-Dead-Letter-Inbox": dead}
+        return Response(200, headers, BodyChunk(b"", 0))
 
     async def _slices(
         self, first: Slice, username: str, limit: int | None, upto: str, client: str

@@ -10,6 +10,7 @@ from chat_service.api.types import BodyChunk, Request, Response, Takeover
 from chat_service.api.validation import MessageLimits, is_message_id, username_in_path
 from chat_service.streaming.subscription import LEASE_S, Subscription
 from chat_service.streaming.websocket import accept
+from workers.commands import Message
 from workers.pool import WorkerPool
 
 #: A message is acknowledged if its client stays connected for so many seconds after it was written.
@@ -82,9 +83,11 @@ class StreamHandlers:
                 # The lease changes if the database was unavailable meanwhile.
                 opened = _opened(stream.lease) if stream.lease != lease else b""
                 lease = stream.lease
-                # Encoded JSON has no line breaks, so each message is one `data` line.
+                # Encoded JSON has no line breaks, so each message is one `data` line. An event has
+                # the fields of a plain read.
                 events = [
-                    b"id: %b\nevent: message\ndata: %b\n\n" % (each.id.encode(), _encode(each))
+                    b"id: %b\nevent: message\ndata: %b\n\n"
+                    % (each.id.encode(), _encode(Message(each.text, each.id)))
                     for each in messages
                 ]
                 began = time.monotonic()

@@ -167,6 +167,12 @@ def response_headers() -> Object:
             "schema": {"type": "string", "pattern": f"^([0-9]{{1,5}}|>{COUNT_MAX})$"},
             **always,
         },
+        "X-Dead-Letter-Inbox": {
+            "description": "The inbox of messages that were leased too often, percent-encoded as a "
+            "segment of a path.",
+            "schema": text,
+            **always,
+        },
         "X-More": {"description": "Present if more messages are unread.", "schema": true},
         "X-Receipt": {"description": "The receipt, if the request asked for one.", "schema": text},
         "Idempotent-Replayed": {

@@ -160,7 +160,12 @@ def operations(terms: Terms) -> dict[str, Operation]:
             "count-unread",
             "Inbox",
             "Consumes nothing.",
-            {200: answer("The number of unread messages.", headers=("X-Unread-Count",))},
+            {
+                200: answer(
+                    "The number of unread messages, and the dead-letter inbox.",
+                    headers=("X-Unread-Count", "X-Dead-Letter-Inbox"),
+                )
+            },
             (refused(*username), *not_served("claimed")),
             ("username",),
         ),
@@ -172,7 +177,8 @@ def operations(terms: Terms) -> dict[str, Operation]:
             "`Last-Event-ID`, has stayed connected for 10 seconds, or acknowledges it with the "
             "lease of the preceding `open` event. Otherwise it becomes unread again. With an "
             "`Upgrade`, the same path is a WebSocket: the server sends "
-            '`{"type": "message", "id", "text"}`, and the client answers `{"type": "ack", "id"}`, '
+            '`{"type": "message", "id", "text", "deliveries"}`, and for a dead letter `dead`, as a '
+            'lease has it. The client answers `{"type": "ack", "id"}`, '
             "which acknowledges this message and all that this connection delivered before it. "
             "Pages of another origin are refused unless their origin is allowed.",
             {
@@ -197,7 +203,8 @@ def operations(terms: Terms) -> dict[str, Operation]:
         "GET /messages/:id/status": Operation(
             "message-status",
             "Receipts",
-            "The status is pending, leased, read, expired or revoked. The service keeps it for "
+            "The status is pending, leased, read, expired, revoked, or dead if the message moved "
+            "to a dead-letter inbox. The service keeps it for "
             f"{a_day} after the message has ended.",
             {
                 200: answer(
@@ -214,7 +221,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
             "revoke-message",
             "Receipts",
             "Revokes an unread message. A repeat gets the same answer. A message that is read, "
-            "leased or expired cannot be revoked.",
+            "leased, expired or dead cannot be revoked.",
             {204: answer("The message is revoked. Nobody will read it.")},
             (no_receipt(), no_such_message(), too_late("read"), *not_served("changed")),
             ("id", "receipt"),

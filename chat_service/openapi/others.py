@@ -17,7 +17,7 @@ from chat_service.openapi.parts import (
     not_served,
     refused,
 )
-from chat_service.openapi.schemas import LEASE, RECEIVED, Object, schema_of
+from chat_service.openapi.schemas import DELIVERED, ID, LEASE, Object, schema_of
 
 _LEASE = "$response.body#/lease"
 _NEXT: Object = {
@@ -45,7 +45,7 @@ _NEXT: Object = {
 def _on_lease(
     operation_id: str, description: str, schema: str, done: Object, effect: str
 ) -> Operation:
-    examples: Object = {"all": {"lease": LEASE}, "some": {"lease": LEASE, "ids": [RECEIVED["id"]]}}
+    examples: Object = {"all": {"lease": LEASE}, "some": {"lease": LEASE, "ids": [ID]}}
     if schema == "LeaseExtension":
         examples = {"a minute": {"lease": LEASE, "ttl": 60}}
     return Operation(
@@ -154,13 +154,14 @@ def operations() -> dict[str, Operation]:
             "lease-messages",
             "Leases",
             "A read that you acknowledge. Until you do, no other reader receives its messages. If "
-            "you do not, they become unread again when the lease ends. A lease holds at most about "
-            "256 KiB of text and 1000 messages.",
+            "you do not, they become unread again when the lease ends, or move to a dead-letter "
+            "inbox if they were leased too often. A lease holds at most about 256 KiB of text and "
+            "1000 messages.",
             {
                 200: answer(
                     "The leased messages. The lease is `null` if there are none.",
                     schema_of("Leased"),
-                    {"lease": LEASE, "ttl": 30.0, "messages": [RECEIVED]},
+                    {"lease": LEASE, "ttl": 30.0, "messages": [DELIVERED]},
                     ("X-More", "Preference-Applied"),
                     links=_NEXT,
                 )

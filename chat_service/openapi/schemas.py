@@ -11,7 +11,7 @@ import msgspec
 from chat_service.api.request_options import TTL_MIN_S, WaitLimits
 from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, MessageLimits
 from chat_service.handlers.health import Readiness
-from workers.commands import Message, Status
+from workers.commands import Delivered, Message, Origin, Status
 
 #: An object in the document.
 Object: TypeAlias = dict[str, Any]
@@ -19,6 +19,7 @@ Object: TypeAlias = dict[str, Any]
 ID, LEASE = "01a20bdacd390000b765d1a0c4bde3d1", "cddd139d4bd3a8bddd89fd598357ed28"
 MESSAGE: Object = {"text": "lunch?", "username": "bob", "timeout": 3600}
 RECEIVED: Object = {"text": "lunch?", "id": ID}
+DELIVERED: Object = {**RECEIVED, "deliveries": 1}
 
 #: Control characters would not survive every client, proxy and log.
 _NO_CONTROLS = r"^[^\u0000-\u001f\u007f-\u009f]*$"
@@ -94,6 +95,31 @@ def schemas(terms: Terms) -> Object:
             id={**identity, "description": "Ids sort by the time of acceptance."},
         ),
         "Messages": {"type": "array", "items": schema_of("Message")},
+        "Delivered": {
+            **_body(
+                Delivered,
+                ("text", "id", "deliveries"),
+                text={},
+                id=identity,
+                deliveries={
+                    "type": "integer",
+                    "minimum": 1,
+                    "description": "How often the message was leased, including this lease.",
+                },
+                dead={**schema_of("Origin"), "description": "The origin of a dead letter."},
+            ),
+            "description": "A message as the holder of its lease receives it.",
+        },
+        "Origin": {
+            **_body(
+                Origin,
+                ("username", "id", "deliveries"),
+                username={"description": "The inbox to which it was posted."},
+                id={**identity, "description": "Its id there."},
+                deliveries={"description": "How often it was leased there."},
+            ),
+            "description": "Where a dead letter comes from.",
+        },
         "Posted": _answer(id=identity),
         "BatchResults": _answer(results={"type": "array", "items": schema_of("BatchResult")}),
         "BatchResult": {"oneOf": [schema_of("BatchPosted"), schema_of("BatchRefused")]},
@@ -101,7 +127,7 @@ def schemas(terms: Terms) -> Object:
         "BatchRefused": _answer(error=schema_of("Problem")),
         # Not named like one of its fields, which some generators mix up.
         "Leased": _answer(
-            lease=lease, ttl=held_s, messages={"type": "array", "items": schema_of("Message")}
+            lease=lease, ttl=held_s, messages={"type": "array", "items": schema_of("Delivered")}
         ),
         "LeasedMessages": _body(
             LeaseBody,
@@ -212,7 +238,7 @@ def _body(struct: type[msgspec.Struct], required: Collection[str], **rules: Obje
     fields = {}
     for name, rule in rules.items():
         field = {**derived[name], **rule}
-        if "type" in rule:
+        if "type" in rule or "$ref" in rule:
             # The rule is stricter than the lenient type of the decoder.
             field.pop("anyOf", None)
         # Generated clients would send a default, even if that of the service is another by then.

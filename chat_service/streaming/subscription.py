@@ -12,16 +12,17 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import cast
 
 import structlog
 
 from workers.commands import (
     Acknowledge,
     Command,
+    Delivered,
     Extend,
     Held,
     Lease,
-    Message,
     R,
     Release,
     Resume,
@@ -95,7 +96,7 @@ class Subscription:
         """Acknowledge the messages that an earlier stream delivered, up to this one."""
         await self._patiently(partial(self._submit, Resume(self._username, last)))
 
-    async def next(self, wait_s: float) -> Sequence[Message]:
+    async def next(self, wait_s: float) -> Sequence[Delivered]:
         """Return the unread messages, oldest first. Wait up to `wait_s` seconds for the first.
 
         Returns nothing after that time, while too many messages are unacknowledged, when the
@@ -128,10 +129,11 @@ class Subscription:
             await asyncio.sleep(_AGAIN_AFTER_S)
         return ()
 
-    async def _delivered(self, reading: "asyncio.Future[Slice]") -> Sequence[Message]:
+    async def _delivered(self, reading: "asyncio.Future[Slice]") -> Sequence[Delivered]:
         """Return the messages of a read. They count as delivered even if this is cancelled."""
         try:
-            return (await reading).messages
+            # A read with a lease returns no other messages.
+            return cast(tuple[Delivered, ...], (await reading).messages)
         finally:
             if reading.done() and not reading.cancelled() and reading.exception() is None:
                 given = reading.result().messages

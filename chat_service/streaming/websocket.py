@@ -1,6 +1,7 @@
 """A stream over a WebSocket. Messages that the client does not acknowledge are delivered again.
 
-    server: {"type": "message", "id", "text"}      client: {"type": "ack", "id"}, cumulative
+    server: {"type": "message", "id", "text", "deliveries"}
+    client: {"type": "ack", "id"}, cumulative
 
 The `websockets` package implements the protocol without input or output; this module moves bytes
 between it and Tornado's stream. `chat_service.handlers.stream` accepts the handshake, and
@@ -24,6 +25,7 @@ from websockets.typing import Subprotocol
 from chat_service.api.problems import bad_request, no_handshake
 from chat_service.api.types import Takeover
 from chat_service.streaming.subscription import LEASE_S, Subscription
+from workers.commands import Origin
 from workers.errors import ServiceError
 
 log = structlog.get_logger(__name__)
@@ -71,9 +73,11 @@ class _Ack(msgspec.Struct, tag_field="type", tag="ack"):
     id: str
 
 
-class _Message(msgspec.Struct, tag_field="type", tag="message"):
+class _Message(msgspec.Struct, tag_field="type", tag="message", omit_defaults=True):
     id: str
     text: str
+    deliveries: int
+    dead: Origin | None = None
 
 
 class _Refusal(msgspec.Struct, tag_field="type", tag="error"):
@@ -241,7 +245,8 @@ class _Socket:
                 break
             self._allowance.add_messages(len(messages))
             for message in messages:
-                self._protocol.send_text(_encode(_Message(message.id, message.text)))
+                frame = _Message(message.id, message.text, message.deliveries, message.dead)
+                self._protocol.send_text(_encode(frame))
             await self._flush()
         if self._stream.is_ended and self._protocol.state is State.OPEN:
             self._protocol.send_close(CloseCode.POLICY_VIOLATION, _ENDED)

@@ -13,7 +13,7 @@ from tests.store.conftest import MakePost, Messages
 from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
 from workers.commands import Release
-from workers.store.base import LEADER_LEASE_S, PendingCount
+from workers.store.base import LEADER_LEASE_S, Ended, PendingCount
 from workers.store.mongo import MongoStore
 
 
@@ -166,7 +166,7 @@ async def test_the_leader_ends_leases_that_another_node_gave(
     await other.insert([post])
     assert (await one.end_leases(now_ms)).first_ms is None
     await other.claim(new_claim(["bob"], [post.id], now_ms, lease_ms=5000))
-    assert await one.end_leases(now_ms + 5000) == ((), 0, 0, now_ms + 5000)
+    assert await one.end_leases(now_ms + 5000) == Ended((), 0, 0, now_ms + 5000)
     ended = await one.end_leases(now_ms + 5001)
     assert (set(ended.usernames), ended.returned) == ({"bob"}, 1)
 

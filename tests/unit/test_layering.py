@@ -67,12 +67,12 @@ def test_independent_packages_import_no_sibling(package: str) -> None:
 
 #: The modules of `workers`, from the bottom to the top. Each imports only modules before it.
 WORKERS = """
-    errors commands clock ids routing loop_lag backoff
+    errors commands clock ids routing loop_lag backoff dead_letters
     work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
     watched_inboxes
     store.base store.driver store.layout store.schema store.schema_version store.guard
     store.sharding store.targeted store.index_keeper store.expiry store.connection
-    store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet
+    store.moves store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet
     store.confirmations store.mongo
     store.finding store.replica_set store.diagnostics
     store.backfill store.node_versions store.migration_record store.migration store.migration_plan

@@ -63,16 +63,23 @@ class Settled(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The leases that a sweep ended: the inboxes, the number of messages that are unread again, and
-    the number of messages that had expired.
+    """What a sweep ended, leases and delays: the inboxes of its messages, and how many of them are
+    unread again after a lease, had expired, or moved to a dead-letter inbox.
 
-    `first_ms` is the end of the first lease that the sweep found, or None if there was no lease.
+    `due_ms` has the due time of each scheduled message that became unread. `first_ms` is the first
+    end of a lease or a delay that the sweep found, or None if there was none. If `more` is set,
+    others are over that it did not handle. Of the `dead` messages, `dead_ran_out` had not been
+    released.
     """
 
     usernames: Collection[str]
     returned: int
     expired: int
     first_ms: int | None = None
+    due_ms: Sequence[int] = ()
+    more: bool = False
+    dead: int = 0
+    dead_ran_out: int = 0
 
 
 class PendingCount(NamedTuple):
@@ -147,8 +154,8 @@ class ArrivalStream(Protocol):
         ...
 
 
-#: The events that are counted: accepted = read + expired + revoked + pending.
-CountedEvent: TypeAlias = Literal["accepted", "read", "expired", "revoked"]
+#: The events that are counted: accepted = read + expired + revoked + dead + pending.
+CountedEvent: TypeAlias = Literal["accepted", "read", "expired", "revoked", "dead"]
 #: The id of the message that an earlier post with the same key stored.
 Repeated: TypeAlias = str
 #: None if the message was stored, an id if the post is a repeat, or an error.
@@ -195,7 +202,9 @@ class Store(Protocol):
         This is atomic for each message: of all claims, in all processes, exactly one gets it. When
         this returns, the claim is durable on a majority. If it raises `OutcomeUnknown`, some
         messages may be claimed, or may still become claimed: `void` prevents the latter, and then
-        `unclaim` undoes the former. When a lease ends, its messages are unread again or expired.
+        `unclaim` undoes the former. A lease is a delivery: it adds 1 to the message's `deliveries`,
+        once, also if its reply was lost. When it ends, its messages are unread again, expired, or
+        dead letters (see `end_leases`).
         """
         ...
 
@@ -209,6 +218,8 @@ class Store(Protocol):
     async def unclaim(self, claim: Claim | DiscardedClaims, ids: Sequence[str]) -> int:
         """Make messages unread again that a claim took and nobody received. Returns their number.
 
+        A lease that is undone is no delivery. One that ran out before this call is, and its message
+        may have become a dead letter, which stays one.
         Call this only for a claim that is final, or to which they are closed. Safe to repeat.
         """
         ...
@@ -271,7 +282,12 @@ class Store(Protocol):
         ...
 
     async def release(self, command: Release, now_ms: int) -> Settled:
-        """End a lease early. Safe to repeat."""
+        """End a lease early. Safe to repeat.
+
+        Returns the messages that are unread again, together with the exhausted ones: nobody can
+        acknowledge, extend or read these any more, and the next `end_leases` moves them. Until
+        then they are pending and can be revoked.
+        """
         ...
 
     async def extend(self, command: Extend, now_ms: int) -> int:
@@ -283,11 +299,28 @@ class Store(Protocol):
         ...
 
     async def resume(self, command: Resume, now_ms: int) -> Settled:
-        """Mark what a stream delivered up to a message as read, unless it was claimed since."""
+        """Mark what a stream delivered up to a message as read, unless it was claimed since.
+
+        A message that became a dead letter stays one.
+        """
         ...
 
     async def end_leases(self, now_ms: int) -> Ended:
-        """End the leases that ran out, of all nodes."""
+        """End the leases that ran out, of all nodes, and move exhausted messages.
+
+        A message is exhausted if it was delivered at least `max_deliveries` times and is no dead
+        letter itself. If it has expired, or expires within a second, it ends as expired. Otherwise
+        it becomes a dead letter: its status is "dead" from then on, nobody can read, acknowledge,
+        extend, resume or revoke it, and it never expires. A copy with a new id appears in its
+        dead-letter inbox exactly once, no matter which nodes call this, when they die, and how
+        late a write arrives. The copy has the text and an `Origin`, no deliveries, no receipt and
+        no key; it lives as long as the message would have, but at least an hour.
+
+        The copy may be readable a moment before the message is counted as dead: until then, both
+        are pending. `Ended.dead` counts each message once. The caller counts it as dead, and its
+        copy as accepted. `usernames` has the dead-letter inboxes, too. If a move fails, the rest of
+        the sweep counts, and the next call goes on with the move.
+        """
         ...
 
     async def lead(self, pending: PendingCount | None) -> Leader:
@@ -311,7 +344,10 @@ class Store(Protocol):
         ...
 
     async def revoke(self, command: Revoke, now_ms: int) -> tuple[MessageStatus | None, int]:
-        """Take back an unread message. Returns its status, and how many messages were revoked."""
+        """Take back an unread message. Returns its status, and how many messages were revoked.
+
+        A dead letter's original cannot be revoked, nor can the dead letter: it has no receipt.
+        """
         ...
 
     async def count_resolved(self) -> Mapping[CountedEvent, int]:
@@ -322,7 +358,7 @@ class Store(Protocol):
         ...
 
     async def count_pending(self) -> int:
-        """Count the messages that are neither read, expired nor revoked. This may take seconds."""
+        """Count the messages that are neither read, expired, revoked nor dead, in seconds."""
         ...
 
     async def expire(self, now_ms: int, *, leads: bool = True) -> int:

@@ -24,7 +24,9 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from workers.clock import DatabaseClock
+from workers.dead_letters import DeadLetters
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.ids import IdSource
 from workers.metrics import WorkerMetrics
 from workers.store.base import CountedEvent, Storage
 from workers.store.driver import (
@@ -98,7 +100,7 @@ class StoreRefused(StoreUnavailable):
 
 
 class StoreOptions(NamedTuple):
-    """How the store connects, and how long it keeps documents.
+    """How the store connects, how long it keeps documents, and which messages become dead letters.
 
     `timeout_s` limits an operation. Expired messages are deleted after `purge_grace_s`. A message
     with a receipt or a key is kept for `receipt_keep_s` after its end. `node` names this process in
@@ -111,6 +113,7 @@ class StoreOptions(NamedTuple):
     purge_grace_s: int
     receipt_keep_s: int
     node: str
+    dead_letters: DeadLetters = DeadLetters()
 
 
 class UnresolvedWrite(NamedTuple):
@@ -148,6 +151,9 @@ class Connection:
         self._claimed_grace_ms = max(options.purge_grace_s // 2, CLAIMED_GRACE_MIN_S) * 1000
         self._keep_ms = options.receipt_keep_s * 1000
         self._node = options.node
+        self._dead_letters = options.dead_letters
+        # For copies of messages.
+        self._copy_ids = IdSource()
         self._clock = clock
         self._metrics = metrics
         self._tracer = tracer

@@ -5,6 +5,9 @@ over. Its token remains and identifies the last lease, so that a repeated acknow
 resumed stream are recognized. `lease.returned` is set if the lease was released. If it ran out, the
 next lease moves its token to `lost_by`; from that, an acknowledgement of the whole lease learns
 that it comes too late for this message.
+
+If a message is exhausted when its lease ends, it does not become unread, but moves to a dead-letter
+inbox: see `workers.store.moves`. A release then only ends the lease, and the next sweep moves it.
 """
 
 import secrets
@@ -16,8 +19,9 @@ from pymongo.errors import PyMongoError
 from workers.commands import Acknowledge, Audit, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
-from workers.store.connection import Connection, read_errors, write_errors
+from workers.store.connection import read_errors, write_errors
 from workers.store.driver import Document
+from workers.store.moves import LONG_OVER, MOVING_FIELDS, Moves
 from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
 #: Most messages that one sweep handles. The next sweep follows soon.
@@ -31,7 +35,7 @@ _SAME_MESSAGES = ("route", "username", "lease.token", "_id")
 _AUDIT_MAX = 5000
 
 
-class Leases(Connection):
+class Leases(Moves):
     """The part of `workers.store.base.Store` for leases."""
 
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
@@ -84,18 +88,11 @@ class Leases(Connection):
         """
         selection, hint = self._select(command)
 
+        change = self._release_change(command.username)
+
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_is_active(now_ms), **self._in_time(now_ms)},
-                {
-                    "$set": {
-                        "unread": True,
-                        "lease.returned": True,
-                        "returned_to": command.username,
-                    },
-                    "$unset": {"lease.until": ""},
-                },
-                hint=hint,
+                {**selection, **_is_active(now_ms), **self._in_time(now_ms)}, change, hint=hint
             )
             return result.modified_count
 
@@ -103,8 +100,34 @@ class Leases(Connection):
             changed, was_repeated = await self._confirmed("lease", write)
         if changed and not was_repeated:
             return Settled(changed, changed)
-        returned = await self._with_earlier({**selection, "unread": True}, hint, changed)
+        # Unread, or on its way to a dead-letter inbox.
+        moving = [{"lease.until": LONG_OVER}, {"dead": {"$exists": True}}]
+        mine = {"$or": [{"unread": True}, {"lease.returned": True, "$or": moving}]}
+        returned = await self._with_earlier({**selection, **mine}, hint, changed)
         return Settled(returned.messages, returned.messages) if was_repeated else returned
+
+    def _release_change(self, username: str) -> Any:
+        """Return the update of a release."""
+        unread = {"unread": True, "lease.returned": True, "returned_to": username}
+        if not self._dead_letters.max_deliveries:
+            return {"$set": unread, "$unset": {"lease.until": ""}}
+        # Over by every clock, so that no late extension revives it.
+        exhausted = {
+            "$and": [
+                {"$gte": [{"$ifNull": ["$deliveries", 0]}, self._dead_letters.max_deliveries]},
+                {"$eq": [{"$type": "$origin"}, "missing"]},
+            ]
+        }
+        return [
+            {
+                "$set": {
+                    "unread": {"$cond": [exhausted, "$$REMOVE", True]},
+                    "returned_to": {"$cond": [exhausted, "$$REMOVE", {"$literal": username}]},
+                    "lease.returned": True,
+                    "lease.until": {"$cond": [exhausted, LONG_OVER, "$$REMOVE"]},
+                }
+            }
+        ]
 
     async def extend(self, command: Extend, now_ms: int) -> int:
         """See `workers.store.base.Store.extend`."""
@@ -150,6 +173,7 @@ class Leases(Connection):
             **self._layout.inbox(command.username),
             "$or": [{"unread": True}, {"lease.until": {"$exists": True}}],
             "expires_at": {"$gte": DatetimeMS(now_ms)},
+            "dead": None,
         }
         token = last["lease"]["token"]
         if last["lease"]["again"]:
@@ -181,16 +205,22 @@ class Leases(Connection):
             if next_ms >= now_ms:
                 return Ended((), 0, 0, next_ms)
             documents = await self._messages.find(
-                over, projection={"username": 1}, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
+                over, projection=MOVING_FIELDS, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
             ).to_list(None)
-        dead, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
+        moving = [each for each in documents if self._is_moving(each)]
+        expired_before, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
         with self._operation("lease end"):
             with self._may_return(now_ms - _MARGIN_MS), write_errors():
                 # The lease is over, and a later one ends later, so a late copy ends no other. Its
                 # time is limited so that `expire` finds the messages that expire meanwhile.
                 returned = await self._updates.of_found(
-                    documents,
-                    {**over, "expires_at": {"$gte": dead}, **self._in_time(now_ms)},
+                    [each for each in documents if not self._is_moving(each)],
+                    {
+                        **over,
+                        "expires_at": {"$gte": expired_before},
+                        **self._unexhausted(),
+                        **self._in_time(now_ms),
+                    },
                     [
                         {"$set": {"unread": True, "returned_to": "$username"}},
                         {"$unset": "lease.until"},
@@ -199,7 +229,7 @@ class Leases(Connection):
             try:
                 expired = await self._updates.of_found(
                     documents,
-                    {**over, "expires_at": {"$lt": dead}},
+                    {**over, "expires_at": {"$lt": expired_before}, "dead": None},
                     {"$set": {"expired": mark}, "$unset": {"lease.until": ""}},
                     mark={"expired": mark},
                 )
@@ -207,8 +237,16 @@ class Leases(Connection):
                 ids = [document["_id"] for document in documents]
                 self._record_unresolved("expired", {"_id": {"$in": ids}, "expired": mark})
                 expired = 0
-        usernames = {document["username"] for document in documents}
-        return Ended(usernames, returned, expired, next_ms)
+        moved = await self._move(moving, now_ms)
+        usernames = {document["username"] for document in documents} | moved.inboxes
+        return Ended(
+            usernames,
+            returned,
+            expired,
+            next_ms,
+            dead=moved.messages,
+            dead_ran_out=moved.ran_out,
+        )
 
     async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
         """Mark messages as read under a new token. Returns exactly how many this call marked.

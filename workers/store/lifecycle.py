@@ -27,7 +27,9 @@ log = structlog.get_logger(__name__)
 #: Sweeps ignore messages that expired less than this many ms ago: the clocks of nodes may differ.
 EXPIRE_MARGIN_MS = 1000
 #: The fields that tell the status of a message, and where it is.
-_STATUS_FIELDS = ("username", "receipts", "unread", "lease", "claim", "revoked", "expires_at")
+_STATUS_FIELDS = (
+    *("username", "receipts", "unread", "lease", "claim", "revoked", "dead", "expires_at"),
+)
 #: Longest time for a count of the pending messages, in seconds.
 _COUNT_S = 60.0
 
@@ -68,6 +70,7 @@ class Lifecycle(Connection):
                     # Unread, or leased with a lease that is over but has not been ended yet.
                     "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
+                    "dead": None,
                     "voided": {"$ne": token},
                 },
                 {
@@ -223,6 +226,8 @@ def _status_of(document: Document, now_ms: int) -> MessageStatus:
         return MessageStatus("revoked", int(document["revoked"]))
     if "claim" in document:
         return MessageStatus("read", int(document["claim"]["at"]))
+    if "dead" in document:
+        return MessageStatus("dead", int(document["dead"]["at"]))
     expires_ms = int(document["expires_at"])
     if expires_ms < now_ms:
         return MessageStatus("expired", expires_ms)

@@ -29,6 +29,7 @@ from workers.commands import (
     KeyedClaim,
     LeaseClaim,
     Message,
+    Origin,
     Post,
     Unread,
 )
@@ -71,6 +72,8 @@ RECEIPTS_MAX = 8
 #: Most expired leases that a message records.
 _LOST_MAX = 64
 
+#: What a search returns of a message.
+_FOUND_FIELDS = ("username", "text", "expires_at", "deliveries", "origin")
 _EMPTY = InboxSize(0, 0)
 _DUPLICATE_KEY = 11000
 #: Write errors that are caused by the document itself. All other errors are temporary.
@@ -323,7 +326,13 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         messages: dict[str, list[Unread]] = {}
         for document in documents:
             message = Message(document["text"], document["_id"])
-            unread = Unread(message, int(document["expires_at"]))
+            origin = document.get("origin")
+            unread = Unread(
+                message,
+                int(document["expires_at"]),
+                document.get("deliveries", 0),
+                origin and Origin(**origin),
+            )
             messages.setdefault(document["username"], []).append(unread)
         chars = sum(len(document["text"]) for document in documents)
         if len(documents) < limit and chars < REPLY_CHARS_MAX:
@@ -352,7 +361,7 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                 "unread": True,
                 "expires_at": {"$gte": DatetimeMS(now_ms)},
             },
-            projection={"username": 1, "text": 1, "expires_at": 1},
+            projection=_FOUND_FIELDS,
             sort=layout.sort,
             limit=-limit,
             batch_size=limit,
@@ -429,8 +438,10 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         if isinstance(claim, LeaseClaim):
             selection |= {"lease.token": claim.token, "lease.until": {"$exists": True}}
             # As for any lease that ends; if this fails, the sweep does the same.
-            # The lease has not lost messages that nobody received.
+            selection["dead"] = None
+            # The lease has not lost messages that nobody received, and has not delivered them.
             returned = {"unread": True, "lease.returned": True, "returned_to": "$username"}
+            returned |= {"deliveries": {"$max": [{"$subtract": ["$deliveries", 1]}, 0]}}
             change = [{"$set": returned}, {"$unset": "lease.until"}]
         else:
             # Without its text, which `retire` removes long after a claim, a message is gone.
@@ -476,8 +487,9 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                     {"$ifNull": ["$lost_by", "$$REMOVE"]},
                 ]
             }
+            deliveries = {"$add": [{"$ifNull": ["$deliveries", 0]}, 1]}
             return [
-                {"$set": {"lease": lease, "lost_by": lost_by}},
+                {"$set": {"lease": lease, "lost_by": lost_by, "deliveries": deliveries}},
                 {"$unset": ["unread", "returned_to"]},
             ]
         claimed = {"token": claim.token, "at": at_ms, "by": self._node}
