@@ -19,6 +19,7 @@ RUN python -m venv --without-pip /opt/venv \
 COPY config /app/config
 COPY workers /app/workers
 COPY chat_service /app/chat_service
+COPY clients/python/chat_inbox /app/chat_inbox
 # Compile the code here: the file system is read-only later, and each start would compile it again.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import msgspec
 
 from chat_service.loadgen.generator import Load
-from config.settings import PROJECT_ROOT
 from tests.bench import wrk
 from tests.bench.generator import READY, Measured
 from tests.faults.mongod_cluster import free_port
+from tests.support.code_path import CODE_PATH
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -49,7 +49,7 @@ class Contender:
         self._mongod = mongod
         self._token = token
         self._command = [str(self.port) if word == "PORT" else word for word in command]
-        self._environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **environ}
+        self._environ = {**os.environ, "PYTHONPATH": CODE_PATH, **environ}
         self._process: asyncio.subprocess.Process
 
     async def __aenter__(self) -> "Contender":

@@ -22,10 +22,10 @@ from pymongo import AsyncMongoClient
 from chat_service.capacity.coefficients import AWAKE_RATE, MEASURED
 from chat_service.capacity.model import Demand, plan
 from chat_service.loadgen.generator import Load
-from config.settings import PROJECT_ROOT
 from tests.bench import wrk
 from tests.bench.contenders import Contender, processor_s
 from tests.bench.generator import READY, Measured
+from tests.support.code_path import CODE_PATH
 from workers.routing import route_of
 from workers.store.layout import NEWEST
 from workers.store.schema import COLLECTION, create_indexes, list_indexes
@@ -310,7 +310,7 @@ async def _press(load: Load) -> Measured:
     generator = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "tests.bench.generator"),
         *(msgspec.json.encode(load).decode(), ""),
-        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+        env={**os.environ, "PYTHONPATH": CODE_PATH},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await generator.communicate()

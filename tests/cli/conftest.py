@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from config.settings import PROJECT_ROOT
+from tests.support.code_path import CODE_PATH
 from tests.support.server import Server
 from tests.support.waiting import PATIENCE
 
@@ -39,7 +39,7 @@ class Chat:
     def __init__(self, url: str) -> None:
         self.environ = {
             **{name: value for name, value in os.environ.items() if name not in _UNWANTED},
-            "PYTHONPATH": str(PROJECT_ROOT),
+            "PYTHONPATH": CODE_PATH,
             # Tornado leaves a socket that it could not bind to the garbage collector.
             "PYTHONWARNINGS": "error,ignore::ResourceWarning",
             "CHAT_URL": url,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import PROJECT_ROOT
+from tests.support.code_path import CODE_PATH
 from tests.support.server import Server
 
 pytestmark = pytest.mark.contract
@@ -36,7 +36,7 @@ def test_generated_requests_get_documented_answers(
         result = subprocess.run(
             [*st, *options, "run", f"{server.base}/openapi.json"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "NO_COLOR": "1"},
+            env={**os.environ, "PYTHONPATH": CODE_PATH, "NO_COLOR": "1"},
             capture_output=True,
             text=True,
             encoding="utf-8",

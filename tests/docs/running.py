@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from tests.support.blocks import Block
+from tests.support.code_path import code_path
 
 _ADDRESS = "127.0.0.1:8080"
 _VARIES = re.compile(
@@ -166,7 +167,7 @@ class Runner:
     def _start(self, command: list[str], **environ: str) -> Running:
         path = f"{self._folder}/.venv/bin:{self._folder}/scripts:{os.environ['PATH']}"
         ours = {key: value for key, value in os.environ.items() if not key.startswith("CHAT_")}
-        ours |= {"PYTHONPATH": str(self._folder), "PYTHONUNBUFFERED": "1", "PATH": path}
+        ours |= {"PYTHONPATH": code_path(self._folder), "PYTHONUNBUFFERED": "1", "PATH": path}
         ours |= {"CHAT_URL": f"http://{self.address}"}
         return Running(command, self._folder, ours | environ)
 

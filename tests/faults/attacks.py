@@ -14,9 +14,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from config.settings import PROJECT_ROOT
 from tests.faults.chaos_clients import Answer, Client, post_request, read_request
 from tests.faults.testbed import Goal, Testbed
+from tests.support.code_path import CODE_PATH
 
 #: Seconds before the attack in which the honest clients' p50 is measured, for comparison.
 _BEFORE_S = 1.5
@@ -52,7 +52,7 @@ async def mount(testbed: Testbed, name: str, seconds: float) -> dict[str, Any]:
         *(sys.executable, "-P", "-m", "tests.faults.attackers"),
         *(name, str(testbed.server.port), str(seconds)),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+        env={**os.environ, "PYTHONPATH": CODE_PATH},
     )
     try:
         async with asyncio.timeout(seconds + 60):

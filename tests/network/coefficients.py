@@ -21,6 +21,7 @@ from typing import NamedTuple
 from config.settings import PROJECT_ROOT
 from tests.network.fleet import Fleet
 from tests.network.hosts import missing
+from tests.support.code_path import code_path
 from tests.support.load import Connection
 
 #: The round trips that are measured, in seconds: each of them to the primary, with each between the
@@ -48,7 +49,7 @@ async def measure(checkout: Path, times: int) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {kind: [] for kind in GOALS}
     with tempfile.TemporaryDirectory(prefix="coefficients-") as folder:
         async with Fleet(Path(folder), nodes=1) as fleet:
-            with fleet.server(0, PYTHONPATH=str(checkout)) as server:
+            with fleet.server(0, PYTHONPATH=code_path(checkout)) as server:
                 host, port = server.address
                 client = await Connection.open(port, host)
                 for primary_s, members_s in itertools.product(ROUND_TRIPS_S, repeat=2):

@@ -1,6 +1,6 @@
 """A replica set and nodes of the service on hosts of their own: `tests.network.hosts` joins them.
 
-From a script, as root, in the environment of the tests (`PYTHONPATH=. python script.py`):
+From a script, as root, in the environment of the tests, with PYTHONPATH=.:clients/python:
 
     async def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -16,8 +16,8 @@ From a script, as root, in the environment of the tests (`PYTHONPATH=. python sc
 
 A load generator that runs on the node's own host, with the prefix
 `fleet.network.host(fleet.nodes[0]).prefix`, puts no load on the hub. To compare two checkouts, give
-each its own server with `PYTHONPATH=str(checkout)` and `CHAT_MONGO_DATABASE`; both may be on one
-host. A fleet of one member (`members=1`) has no round trips between members.
+each its own server with `PYTHONPATH=code_path(checkout)` and `CHAT_MONGO_DATABASE`; both may be on
+one host. A fleet of one member (`members=1`) has no round trips between members.
 """
 
 import itertools

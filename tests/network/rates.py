@@ -22,11 +22,11 @@ from typing import NamedTuple
 import msgspec
 
 from chat_service.loadgen.generator import Load
-from config.settings import PROJECT_ROOT
 from tests.bench.contenders import processor_s
 from tests.bench.generator import Measured
 from tests.network.fleet import Fleet
 from tests.network.hosts import Host, missing
+from tests.support.code_path import CODE_PATH, code_path
 from tests.support.server import Server
 
 _PAUSE_S = 0.3
@@ -49,7 +49,9 @@ async def measure(options: argparse.Namespace) -> list[list[Round]]:
                 servers = [
                     stack.enter_context(
                         fleet.server(
-                            0, PYTHONPATH=str(checkout.resolve()), CHAT_MONGO_DATABASE=f"rate{n}"
+                            0,
+                            PYTHONPATH=code_path(checkout.resolve()),
+                            CHAT_MONGO_DATABASE=f"rate{n}",
                         )
                     )
                     for n, checkout in enumerate(options.checkouts)
@@ -72,7 +74,7 @@ def _run(load: Load, server: Server, host: Host) -> Round:
     used_s = _used_s(server)
     done = subprocess.run(
         [
-            *(*host.prefix, "env", f"PYTHONPATH={PROJECT_ROOT}", sys.executable, "-P"),
+            *(*host.prefix, "env", f"PYTHONPATH={CODE_PATH}", sys.executable, "-P"),
             *("-m", "tests.bench.generator", msgspec.json.encode(load).decode(), ""),
         ],
         check=True,

@@ -14,8 +14,8 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from tornado.testing import bind_unused_port
 
-from config.settings import PROJECT_ROOT
 from tests.support.client import ChatClient
+from tests.support.code_path import CODE_PATH
 from tests.support.server import Server
 from workers.mongod import die_with_parent
 from workers.mongod.embedded import find_mongod
@@ -95,7 +95,7 @@ def test_a_refusal_names_the_reason_and_the_role(
     guarded: str, tmp_path: Path, user: str, said: str
 ) -> None:
     uri = f"mongodb://{user}{guarded}/?replicaSet=guarded"
-    environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    environ = {**os.environ, "PYTHONPATH": CODE_PATH}
     for command, code in (("serve", 4), ("doctor", 1)):
         done = subprocess.run(
             [

@@ -24,8 +24,8 @@ from urllib.parse import quote
 import pytest
 from tornado.ioloop import IOLoop
 
-from config.settings import PROJECT_ROOT
 from tests.support import issuer
+from tests.support.code_path import CODE_PATH
 from tests.support.collector import Collector
 from tests.support.server import Server
 from tests.support.waiting import PATIENCE, eventually
@@ -335,7 +335,7 @@ class Run:
             "CHAT_LOG_LEVEL": "debug",
             "CHAT_LOG_REQUESTS_PER_S": "100000",
             "CHAT_LOG_USERNAME_KEY": self.canaries.make("log key"),
-            "PYTHONPATH": f"{bugs}:{PROJECT_ROOT}",
+            "PYTHONPATH": f"{bugs}:{CODE_PATH}",
             "PYTHONFAULTHANDLER": "1",
             **environ,
         }
@@ -451,7 +451,7 @@ def test_the_printed_settings_have_no_secrets(tmp_path: Path) -> None:
     }
     done = subprocess.run(
         [sys.executable, "-P", "-m", "chat_service", "serve", "--print-config"],
-        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **secret},
+        env={**os.environ, "PYTHONPATH": CODE_PATH, **secret},
         capture_output=True,
         encoding="utf-8",
         check=True,
@@ -467,7 +467,7 @@ async def test_commands_show_no_token(
     run = Run(tmp_path, "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
     token = run.good["file"] if is_good else run.canaries.make("token", "cht_")
     with run.server:
-        environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "CHAT_TOKEN": token}
+        environ = {**os.environ, "PYTHONPATH": CODE_PATH, "CHAT_TOKEN": token}
         chat = [sys.executable, "-P", "-m", "chat_service"]
         file = str(tmp_path / "access.toml")
         outputs = []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import PROJECT_ROOT
 from tests.process.test_connection_limit import DESCRIPTORS
 from tests.support.certificates import Authority, Pair
+from tests.support.code_path import CODE_PATH
 from tests.support.server import Server
 
 
@@ -36,7 +36,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command of `chat`."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "chat_service", *arguments],
-        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **environ},
+        env={**os.environ, "PYTHONPATH": CODE_PATH, **environ},
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from config.settings import PROJECT_ROOT
+from tests.support.code_path import CODE_PATH
 from tests.support.waiting import PATIENCE
 
 
@@ -26,7 +26,7 @@ class Server:
         self._mark = f"TEST_SERVER={mark}".encode()
         self.environ = {
             **os.environ,
-            "PYTHONPATH": str(PROJECT_ROOT),
+            "PYTHONPATH": CODE_PATH,
             "TEST_SERVER": mark,
             **environ,
         }

@@ -19,9 +19,9 @@ from chat_service.access.jwks import SIZE_MAX, KeyRing, key_source, read_key_set
 from chat_service.access.jwt import JwtVerifier
 from chat_service.access.loading import start_verifier
 from chat_service.access.verifier import InvalidToken, KeysUnusable, UnknownKey
-from config.settings import PROJECT_ROOT
 from tests.support.cases import without_keys
 from tests.support.certificates import Authority
+from tests.support.code_path import CODE_PATH
 from tests.support.issuer import (
     AUDIENCE,
     ISSUER,
@@ -225,7 +225,7 @@ async def test_an_authority_of_ones_own_can_be_trusted(tmp_path: Path) -> None:
         "import asyncio, sys; from chat_service.access.loading import start_verifier\n"
         "asyncio.run(start_verifier('issuer', 'audience', sys.argv[1], 0))"
     )
-    environ = {"SSL_CERT_FILE": str(authority.certificate), "PYTHONPATH": str(PROJECT_ROOT)}
+    environ = {"SSL_CERT_FILE": str(authority.certificate), "PYTHONPATH": CODE_PATH}
     async with KeyServer(tls_of(authority)) as server:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", program, f"{server.base}/keys"), env={**os.environ, **environ}

@@ -7,11 +7,13 @@ import pytest
 
 from config.settings import PROJECT_ROOT
 
-#: What the modules of a package must not import.
+#: What the modules of a package must not import. Other projects import the client, so it knows
+#: nothing of this one.
 FORBIDDEN = {
-    "config": ("chat_service", "workers", "tornado", "pymongo", "motor", "bson"),
-    "workers": ("chat_service", "config", "tornado"),
+    "config": ("chat_service", "workers", "chat_inbox", "tornado", "pymongo", "motor", "bson"),
+    "workers": ("chat_service", "config", "chat_inbox", "tornado"),
     "chat_service": ("pymongo", "motor", "bson"),
+    "clients/python": ("chat_service", "workers", "config", "tests", "tornado", "msgspec"),
 }
 #: Only these modules may use the settings; all others take plain arguments.
 COMPOSITION = {f"chat_service/{name}.py" for name in ("wiring", "service", "supervisor")} | {
@@ -56,6 +58,12 @@ def test_only_the_stores_modules_know_the_driver() -> None:
             assert name.startswith(("workers/store/", "workers/mongod/")), (
                 f"{name} imports {module}"
             )
+
+
+def test_only_the_command_line_uses_the_client() -> None:
+    for name, module in imports("chat_service"):
+        if module.partition(".")[0] == "chat_inbox":
+            assert name.startswith("chat_service/cli/"), f"{name} imports {module}"
 
 
 @pytest.mark.parametrize("package", ["client", "loadgen", "capacity"])

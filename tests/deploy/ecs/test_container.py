@@ -11,6 +11,7 @@ import pytest
 
 from config import Settings
 from tests.deploy.ecs.template import ROOT, Stack
+from tests.support.code_path import CODE_PATH
 
 ACCESS = '[anonymous]\nsend = ["a % \\\\n $HOME *"]'
 
@@ -26,7 +27,7 @@ def started(stack: Stack, tmp_path: Path, **changed: str) -> "subprocess.Complet
         [*container["EntryPoint"], *container["Command"], "--print-config"],
         env={
             "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": CODE_PATH,
             "CHAT_MONGO_URI": "mongodb://user:password@db/?replicaSet=rs0",
             **stack.environment(),
             **changed,

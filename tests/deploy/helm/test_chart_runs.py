@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from config.settings import PROJECT_ROOT
 from tests.deploy.helm.manifests import Manifests, rendered, variant
 from tests.deploy.helm.rendering import RELEASE, VARIANTS
+from tests.support.code_path import CODE_PATH
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
@@ -146,7 +146,7 @@ def own_test(
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         container["command"],
-        env={"PATH": path, "PYTHONPATH": str(PROJECT_ROOT), **environ},
+        env={"PATH": path, "PYTHONPATH": CODE_PATH, **environ},
         cwd="/",
         capture_output=True,
         text=True,
