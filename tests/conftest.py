@@ -21,6 +21,7 @@ from tests.support.client import ChatClient
 from tests.support.mongod import running_mongod
 from tests.support.server import Server
 from workers.clock import DatabaseClock
+from workers.dead_letters import DeadLetters
 from workers.metrics import WorkerMetrics
 from workers.store.connection import StoreOptions
 from workers.store.driver import Driver
@@ -32,6 +33,7 @@ collect_ignore = [] if find_spec("playwright") else ["pages"]
 if not find_spec("cfnlint"):
     collect_ignore.append("deploy")
 DRIVERS = os.environ.get("TEST_DRIVERS", "pymongo").split(",")
+NO_DEAD_LETTERS = DeadLetters()
 _databases = count()
 
 StartService: TypeAlias = Callable[..., Awaitable[Service]]
@@ -203,7 +205,12 @@ def open_store(
     """Opens stores on one database, as several nodes do. Closes them at the end."""
     stores: list[MongoStore] = []
 
-    async def make(uri: str = mongo_uri, timeout_s: float = 4.0, node: str = "test") -> MongoStore:
+    async def make(
+        uri: str = mongo_uri,
+        timeout_s: float = 4.0,
+        node: str = "test",
+        dead_letters: DeadLetters = NO_DEAD_LETTERS,
+    ) -> MongoStore:
         options = StoreOptions(
             driver=driver,
             database=database,
@@ -211,6 +218,7 @@ def open_store(
             purge_grace_s=200,
             receipt_keep_s=3600,
             node=node,
+            dead_letters=dead_letters,
         )
         store = MongoStore(uri, options, clock, metrics)
         stores.append(store)

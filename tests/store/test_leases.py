@@ -107,6 +107,23 @@ async def test_a_lease_is_released_as_a_whole_or_in_part(
     assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (0, 0)
 
 
+async def test_a_message_is_lost_although_an_earlier_lease_released_it(
+    any_store: Store, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = new_post(), clock.now_ms()
+    await any_store.insert([post])
+    await lease(any_store, [post], now_ms)
+    await any_store.release(Release("bob", "ours"), now_ms)
+    claim = new_claim(["bob"], [post.id], now_ms, lease_ms=LEASE_MS)
+    await any_store.claim(replace(claim, token=delivery("late")))
+    await any_store.end_leases(now_ms + LEASE_MS + 1)
+    lost = Audit(lost=(post.id,))
+    late = Acknowledge("bob", "late")
+    assert await any_store.audit(late, now_ms + LEASE_MS + 1) == lost
+    await lease(any_store, [post], now_ms + LEASE_MS + 1)
+    assert await any_store.audit(late, now_ms + LEASE_MS + 1) == lost
+
+
 async def test_a_lease_holds_messages_until_it_ends(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:

@@ -208,7 +208,8 @@ class Leases(Moves):
                 over, projection=MOVING_FIELDS, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
             ).to_list(None)
         moving = [each for each in documents if self._is_moving(each)]
-        expired_before, mark = DatetimeMS(now_ms - _MARGIN_MS), secrets.token_hex(4)
+        expired_ms, mark = now_ms - _MARGIN_MS, secrets.token_hex(4)
+        expired_before = DatetimeMS(expired_ms)
         with self._operation("lease end"):
             with self._may_return(now_ms - _MARGIN_MS), write_errors():
                 # The lease is over, and a later one ends later, so a late copy ends no other. Its
@@ -228,7 +229,7 @@ class Leases(Moves):
                 )
             try:
                 expired = await self._updates.of_found(
-                    documents,
+                    [each for each in documents if int(each["expires_at"]) < expired_ms],
                     {**over, "expires_at": {"$lt": expired_before}, "dead": None},
                     {"$set": {"expired": mark}, "$unset": {"lease.until": ""}},
                     mark={"expired": mark},

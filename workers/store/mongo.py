@@ -477,6 +477,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
             again = {"$ne": [{"$type": "$lease"}, "missing"]}
             lease = {"token": claim.token, "at": at_ms, "by": self._node, "until": end}
             lease["again"] = again
+            # A pipeline merges the fields of a document into what there is.
+            lease["returned"] = "$$REMOVE"
             # Record the previous lease if it ran out.
             before = {"$ifNull": ["$lost_by", []]}
             has_run_out = {"$and": [again, {"$ne": ["$lease.returned", True]}]}
