@@ -91,6 +91,7 @@ export const CHARTS = [
       line("read", "c3", rate("chat_messages_read_total")),
       line("expired", "c5", rate("chat_messages_expired_unread_total")),
       line("revoked", "c6", rate("chat_messages_revoked_total")),
+      line("dead", "c4", rate("chat_messages_dead_total")),
     ],
     each: rate("chat_messages_accepted_total"),
     eachUnit: "accepted per second",

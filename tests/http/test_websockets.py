@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -34,8 +34,8 @@ async def stream(
         yield socket
 
 
-async def message(socket: ClientConnection) -> dict[str, str]:
-    received: dict[str, str] = json.loads(await socket.recv())
+async def message(socket: ClientConnection) -> dict[str, Any]:
+    received: dict[str, Any] = json.loads(await socket.recv())
     assert received["type"] == "message"
     return received
 

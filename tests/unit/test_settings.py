@@ -211,12 +211,24 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> No
         ({"mongo_database": "Admin"}, "holds MongoDB's users"),
         ({"mongo_database": "config"}, "session"),
         ({"idle_timeout_s": "nan"}, "must be a number above 0"),
+        ({"dead_letter_inbox": "dead"}, "dead_letter_inbox: must contain {username}"),
+        ({"dead_letter_inbox": "{username}"}, "dead_letter_inbox: must contain more than"),
+        ({"dead_letter_inbox": "{username}\n"}, "dead_letter_inbox: .* control characters"),
+        (
+            {"max_deliveries": "1", "max_username_chars": "13"},
+            "dead_letter_inbox: must be shorter, or max_username_chars greater",
+        ),
         ({"mongo_wait_s": "inf"}, "must be a number from 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load_settings(given, {})
+
+
+def test_short_usernames_need_no_dead_letter_inbox() -> None:
+    assert load_settings({"max_username_chars": "13"}, {}).max_deliveries == 0
+    load_settings({"max_username_chars": "14", "max_deliveries": "1"}, {})
 
 
 def test_the_documented_settings_are_those_of_the_code() -> None:
