@@ -107,7 +107,7 @@ async def test_a_lease_is_released_as_a_whole_or_in_part(
     assert await any_store.acknowledge(Acknowledge("bob", "ours"), now_ms) == (0, 0)
 
 
-async def test_a_message_is_lost_although_an_earlier_lease_released_it(
+async def test_a_released_message_is_lost_by_a_later_lease(
     any_store: Store, new_post: MakePost, clock: DatabaseClock
 ) -> None:
     post, now_ms = new_post(), clock.now_ms()
