@@ -9,9 +9,11 @@ In `messages`:
 - A claim removes `unread` and adds `claim: {token, at, by}`, for a read with a key also its `key`
   and the token of its `batch`.
 - Expiry removes `unread` and adds `expired`, the id of the sweep that marked the message.
-- A lease removes `unread` and adds `lease: {token, at, by, until}`. When it ends, `until` is
-  removed and the message is claimed, unread or expired. `lost_by` has the tokens of earlier leases
-  that ran out.
+- A lease removes `unread`, adds `lease: {token, at, by, until}`, and adds 1 to `deliveries`. When
+  it ends, `until` is removed and the message is claimed, unread, expired or dead. `lost_by` has the
+  tokens of earlier leases that ran out.
+- A message that moves to a dead-letter inbox gets `dead: {at, id, inbox, deliveries}`, and the copy
+  there has `origin: {username, id, deliveries}` (see `workers.store.moves`).
 - A message that becomes unread again gets `returned_to`, the name of its inbox: an event in the
   change stream has only the fields that an update changed. So the next claim removes it.
 - `voided` has the tokens of the last abandoned writes, which must not change the message any more.
