@@ -1,0 +1,148 @@
+"""What a lease knows, and its flows. Both clients use it.
+
+A lease in a block is extended by a task or a thread that runs `HeldLease.keep`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from chat_inbox import calls
+from chat_inbox.calls import Action, Grant
+from chat_inbox.errors import ChatError, LeaseOver
+from chat_inbox.sending import pause_s
+from chat_inbox.steps import ClientClosed, Flow, Pause
+
+#: A lease is extended when this part of its duration has passed. Two more tries fit into the rest.
+_EXTEND_AFTER = 1 / 3
+
+
+class HeldLease:
+    """The messages of a lease that are still held, and the time at which the lease ends.
+
+    Its methods may be called from several threads.
+    """
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+        #: The duration that the service granted last, in seconds.
+        self.ttl_s = grant.ttl_s
+        self._ends_at = grant.ends_at
+        # Ids of messages that are neither acknowledged nor released, in order.
+        self._held = dict.fromkeys(message.id for message in grant.messages)
+        self._over: LeaseOver | None = None
+        self._failure = ""
+        self._counting = threading.Lock()
+        self._open_requests = 0
+        self._ended_requests = 0
+
+    def check(self) -> None:
+        """Raise `LeaseOver` if the lease is known to have ended while messages were held."""
+        if not self._held:
+            return
+        if self._over is None and time.monotonic() >= self._ends_at:
+            reason = self._failure or "it was not extended"
+            detail = f"its time is over: {reason}"
+            over = LeaseOver(410, "urn:chat:problem:lease-over", "The lease has ended", detail)
+            over.lost = tuple(self._held)
+            raise over
+        if self._over is not None:
+            raise self._over
+
+    def acknowledge(self, ids: str | Iterable[str] | None, tries: int) -> Flow[int]:
+        """Acknowledge these messages, or all that are held, and return how many are."""
+        named = self._named(ids)
+        try:
+            return (yield from self._settle("ack", named, tries))
+        except LeaseOver:
+            # The error lists each message, and none of them is held any longer.
+            self._forget(named)
+            raise
+
+    def release(self, ids: str | Iterable[str] | None, tries: int) -> Flow[int]:
+        """Release these messages, or all that are held, and return how many are unread then."""
+        named = self._named(ids)
+        try:
+            return (yield from self._settle("release", named, tries))
+        except LeaseOver:
+            # The lease has ended, possibly by a try whose answer was lost.
+            self._forget(named)
+            return 0
+
+    def extend(self, ttl_s: float, tries: int) -> Flow[float]:
+        """Extend the lease to `ttl_s` from now, and return the duration that is granted."""
+        if self.grant.name is not None:
+            began = time.monotonic()
+            granted = yield from calls.extend(self.grant.username, self.grant.name, ttl_s, tries)
+            self.ttl_s = granted
+            self._ends_at = max(self._ends_at, began + granted)
+        return self.ttl_s
+
+    def keep(self) -> Flow[None]:
+        """Extend the lease again and again. Return when it is over.
+
+        Each extension is tried once, then again after a pause, because the time of the lease
+        passes meanwhile. An error does not end this, because the service may be there again before
+        the lease ends; `check` reports it once the time is over.
+        """
+        failures = 0
+        while True:
+            yield Pause(pause_s(failures) if failures else self._rest_s())
+            if not self._held:
+                failures = 0
+                continue
+            ended = self._ended_requests
+            try:
+                yield from self.extend(self.ttl_s, 1)
+            except LeaseOver as over:
+                if self._open_requests or self._ended_requests != ended:
+                    # It may be over because its last messages were acknowledged meanwhile.
+                    failures += 1
+                    continue
+                self._over = over
+                over.lost = tuple(self._held)
+                return
+            except ClientClosed:
+                return
+            except ChatError as error:
+                failures += 1
+                self._failure = str(error)
+            else:
+                failures = 0
+                self._failure = ""
+
+    def _rest_s(self) -> float:
+        """Return the time until the next extension, in seconds."""
+        return max(self._ends_at - self.ttl_s * (1 - _EXTEND_AFTER) - time.monotonic(), 0.0)
+
+    def _named(self, ids: str | Iterable[str] | None) -> list[str]:
+        return list(self._held) if ids is None else calls.list_of(ids)
+
+    def _settle(self, action: Action, named: list[str], tries: int) -> Flow[int]:
+        if self.grant.name is None or not named:
+            return 0
+        with self._counted():
+            count = yield from calls.settle(
+                self.grant.username, self.grant.name, action, named, tries
+            )
+            self._forget(named)
+        return count
+
+    def _forget(self, ids: Iterable[str]) -> None:
+        for each in ids:
+            self._held.pop(each, None)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a request that may take messages from the lease, for `keep`."""
+        with self._counting:
+            self._open_requests += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._open_requests -= 1
+                self._ended_requests += 1
