@@ -28,10 +28,13 @@ from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 
 #: The tests of the pages need a browser driver, which only tox's environment `clients` has. Those
-#: of deploy/ need validators, which only its environment `deploy` has.
+#: of deploy/ need validators, which only its environment `deploy` has; those of generated clients
+#: need a generator, which only `generators` has.
 collect_ignore = [] if find_spec("playwright") else ["pages"]
 if not find_spec("cfnlint"):
     collect_ignore.append("deploy")
+if not find_spec("openapi_python_client"):
+    collect_ignore.append("generators")
 DRIVERS = os.environ.get("TEST_DRIVERS", "pymongo").split(",")
 NO_DEAD_LETTERS = DeadLetters()
 _databases = count()
@@ -56,14 +59,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of tox's environments `clients` and `deploy`, which have what they need."""
+    """Mark the tests of tox's environments that have what they need."""
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
         if folder in ("clients", "docs", "pages"):
             item.add_marker("clients")
-        elif folder == "deploy":
-            item.add_marker("deploy")
+        elif folder in ("deploy", "generators"):
+            item.add_marker(folder)
 
 
 @pytest.fixture

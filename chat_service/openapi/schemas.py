@@ -187,8 +187,16 @@ def schemas(terms: Terms) -> Object:
             **{part: {"type": "boolean"} for part in Readiness._fields},
         ),
         "ReadinessStatus": {"type": "string", "enum": ["ok", "unavailable"]},
-        "History": {"type": "object", "description": "Samples of the service's counters."},
-        "Document": {"type": "object", "description": "A document of OpenAPI 3.1."},
+        "History": {
+            "type": "object",
+            "additionalProperties": True,
+            "description": "Samples of the service's counters.",
+        },
+        "Document": {
+            "type": "object",
+            "additionalProperties": True,
+            "description": "A document of OpenAPI 3.1.",
+        },
         "Problem": _problem(),
         "FieldError": _answer(field={"type": "string"}, detail={"type": "string"}),
         # Two schemas, because an enumeration of two types is more than generators of clients take.

@@ -4,7 +4,6 @@ import asyncio
 import http.cookiejar
 import json
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -21,11 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from config.settings import PROJECT_ROOT
 from tests.support.issuer import KEYS, encoded, number, public_jwk
+from tests.support.npm import NoNpm, copy_and_install, npm
 
 #: What `npm ci` needs, and the program.
 _SOURCES = PROJECT_ROOT / "tests" / "clients" / "oidc"
-#: npm gives up when the network is slow, instead of waiting.
-_TRIES = 3
 _CALLBACK = "https://page.example/callback"
 _SECRET = "a-secret-of-the-test-that-is-long-enough"
 Tokens: TypeAlias = Mapping[str, Any]
@@ -33,26 +31,15 @@ Tokens: TypeAlias = Mapping[str, Any]
 
 def install(folder: Path) -> Path:
     """Install the provider with the pinned versions and hashes. Return the folder."""
-    for name in ("package.json", "package-lock.json", "provider.js"):
-        shutil.copy(_SOURCES / name, folder)
-    for tries_left in range(_TRIES - 1, -1, -1):
-        done = subprocess.run(
-            [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
-            cwd=folder,
-            check=not tries_left,
-            stdin=subprocess.DEVNULL,
-        )
-        if not done.returncode:
-            break
+    files = [_SOURCES / name for name in ("package.json", "package-lock.json", "provider.js")]
+    try:
+        command = npm()
+    except NoNpm:
+        # Node has authorities of its own; this option makes it trust those of the machine.
+        ours = node().parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
+        command = [node(), "--use-openssl-ca", ours]
+    copy_and_install(files, folder, command=command)
     return folder
-
-
-def _npm() -> list[str | Path]:
-    """Return the command of this machine's npm, which is set up for its network, or of ours."""
-    if (found := shutil.which("npm")) is not None:
-        return [found]
-    # Node has authorities of its own; this option makes it trust those of the machine.
-    return [node(), "--use-openssl-ca", node().parents[1] / "lib/node_modules/npm/bin/npm-cli.js"]
 
 
 def node() -> Path:

