@@ -7,7 +7,7 @@ section in docs/api.md. Used by `chat_service.service`.
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from chat_service.api.request_options import LEASE_PARAMETERS, READ_PARAMETERS
+from chat_service.api.request_options import LEASE_PARAMETERS, POST_PARAMETERS, READ_PARAMETERS
 from chat_service.api.routing import INBOX_PATH, POST_PATH, STREAM_PATH, Audience, Route
 from chat_service.handlers.batch import BatchHandlers
 from chat_service.handlers.dashboard import DashboardHandlers
@@ -46,7 +46,7 @@ def make_routes(
 
     A username is one whole segment, and no name is reserved. If several routes fit a path, the
     first one that has the method is used: a POST to `/chat/batch` stores a batch, and a GET reads
-    the inbox named `batch`.
+    the inbox named `batch`. A path whose methods need different rights has several routes.
     """
     inbox, batch, leases, stream, messages, sessions, resource, health, pages, dashboard = handlers
     routes = (
@@ -65,6 +65,13 @@ def make_routes(
             can_wait=True,
             parameters=READ_PARAMETERS,
             right="read",
+        ),
+        Route(
+            INBOX_PATH,
+            {"POST": inbox.post_text},
+            effect="stored",
+            parameters=POST_PARAMETERS,
+            right="send",
         ),
         Route(
             "/chat/:username/read",

@@ -8,7 +8,7 @@ parameters; the others ignore them.
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from tornado.httputil import HTTPHeaders
@@ -64,6 +64,8 @@ class ReadOptions(NamedTuple):
 _PLAIN = ReadOptions(None, 0.0, False)
 #: The query parameters of reads and of leases.
 READ_PARAMETERS, LEASE_PARAMETERS = ("limit", "wait"), ("limit", "wait", "ttl")
+#: The query parameters of a post to an inbox. Each can also be a header: `X-Timeout`.
+POST_PARAMETERS = ("timeout",)
 #: Long polls are counted under their route with this suffix, because their duration says nothing
 #: about the service.
 WAIT_SUFFIX = "?wait"
@@ -100,6 +102,37 @@ def read_options(
     )
 
 
+class PostOptions(NamedTuple):
+    """The options of a post to an inbox: numbers of seconds, or None for an absent one.
+
+    Anything but a number stays a string, and breaks the rule for the option.
+    """
+
+    timeout: float | str | None
+
+
+def post_options(query: str, headers: Mapping[str, str]) -> PostOptions:
+    """Return the options in a query string and in headers."""
+    asked = _fields(query, *POST_PARAMETERS, are_all=True)
+    return PostOptions(
+        *(
+            agreed(name, _number(value), _number(headers.get(f"X-{name.title()}")))
+            for name, value in zip(POST_PARAMETERS, asked, strict=True)
+        )
+    )
+
+
+def agreed(name: str, *values: Any) -> Any:
+    """Return the value of an option that may be given in several places; None if it is in none.
+
+    Raises a 400 problem if two of the values differ.
+    """
+    given = [value for value in values if value is not None]
+    if any(value != given[0] for value in given):
+        raise invalid(FieldError(name, "has several values, which differ"))
+    return given[0] if given else None
+
+
 def reject_parameters(query: str) -> None:
     """Raise a 400 problem for any query parameter, on a route that has none."""
     if query:
@@ -131,6 +164,10 @@ def seconds(name: str, value: str) -> float:
     if not _SECONDS.fullmatch(value):
         raise invalid(FieldError(name, "must be one number of seconds from 0, such as 2.5"))
     return float(value)
+
+
+def _number(value: str | None) -> float | str | None:
+    return float(value) if value is not None and _SECONDS.fullmatch(value) else value
 
 
 def preferences(prefer: str) -> Preferences:
@@ -250,7 +287,7 @@ def _fields(query: str, *names: str, are_all: bool = False) -> list[str | None]:
         # A misspelled limit must not empty an inbox.
         for field, _ in fields:
             if field not in names:
-                known = " and ".join((", ".join(names[:-1]), names[-1])) if names else "none"
+                known = " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:]))) or "none"
                 shown = field[:_NAME_SHOWN_MAX]
                 raise invalid(
                     FieldError(shown, f"is not a parameter of this route; it has: {known}")

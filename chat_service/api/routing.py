@@ -47,7 +47,7 @@ def audience_of(path: str) -> Audience:
 
 
 class Route(NamedTuple):
-    """One path with its methods, and all that the service has to know about it.
+    """One path with methods, and all that the service has to know about them.
 
     `path` has at most one `:parameter`, which stands for one segment.
     """
@@ -149,7 +149,8 @@ class RouteTable:
                 fitting.append(route)
         if not fitting:
             raise not_found()
-        allowed = ", ".join((*(name for route in fitting for name in route.methods), "OPTIONS"))
+        names = dict.fromkeys(name for route in fitting for name in route.methods)
+        allowed = ", ".join((*names, "OPTIONS"))
         if method != "OPTIONS":
             raise method_not_allowed(allowed)
 

@@ -11,6 +11,7 @@ import msgspec
 
 from chat_service.api.authorization import require
 from chat_service.api.identity import EVERYONE, Client
+from chat_service.api.plain_posts import message_to
 from chat_service.api.request_options import (
     READ_KEY_MIN,
     ReadOptions,
@@ -19,13 +20,14 @@ from chat_service.api.request_options import (
     hash_of,
     idempotency_key,
     post_key_hash,
+    post_options,
     preferences,
     read_key_hash,
     read_options,
     reject_body,
 )
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
-from chat_service.api.validation import MessageLimits, new_message, username_in_path
+from chat_service.api.validation import MessageLimits, NewMessage, new_message, username_in_path
 from chat_service.handlers.messages import receipt_hash
 from workers.commands import COUNT_MAX, Key, Slice
 from workers.errors import NotExecuted
@@ -77,11 +79,29 @@ class InboxHandlers:
         one message. `Prefer: receipt` adds a receipt.
         """
         prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
-        given = idempotency_key(request.headers)
-        if given is None and not prefers_receipt:
+        key = idempotency_key(request.headers)
+        if key is None and not prefers_receipt:
             return _posted(await self.begin_post(request.body, request.client).future)
         new = new_message(request.body, self._rules)
         require(request.client.identity, "send", new.username)
+        return await self._store(new, request.client, key, prefers_receipt)
+
+    async def post_text(self, request: Request) -> Response:
+        """POST /chat/:username: store a message whose text is the body.
+
+        The answers are those of POST /chat, and so are keys and receipts.
+        """
+        prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
+        key = idempotency_key(request.headers)
+        options = post_options(request.query, request.headers)
+        username = username_in_path(request.parameter, self._rules)
+        new = message_to(username, request.body, request.headers, options, self._rules)
+        return await self._store(new, request.client, key, prefers_receipt)
+
+    async def _store(
+        self, new: NewMessage, client: Client, given: str | None, prefers_receipt: bool
+    ) -> Response:
+        """Store a message of a client that may post it, under its key if it gave one."""
         headers = dict(JSON_HEADERS)
         hashed = ""
         if prefers_receipt:
@@ -89,22 +109,20 @@ class InboxHandlers:
             hashed = receipt_hash(receipt)
             headers |= {"X-Receipt": receipt, "Preference-Applied": "receipt"}
         if given is None:
-            message_id = await self._pool.post(*new, hashed, client=request.client.key)
-        else:
-            gets_receipt = gets_receipt_again(request.client)
-            key = Key(
-                post_key_hash(request.client, "post", given),
-                hash_of(new.username, new.text, str(new.timeout_s)),
-                gets_receipt,
-            )
-            stored = await self._pool.post_keyed(*new, key, hashed, client=request.client.key)
-            message_id = stored.id
-            if stored.is_repeated:
-                headers["Idempotent-Replayed"] = "true"
-                if not gets_receipt:
-                    headers.pop("X-Receipt", None)
-                    headers.pop("Preference-Applied", None)
-        return _posted(message_id, headers)
+            return _posted(await self._pool.post(*new, hashed, client=client.key), headers)
+        gets_receipt = gets_receipt_again(client)
+        key = Key(
+            post_key_hash(client, "post", given),
+            hash_of(new.username, new.text, str(new.timeout_s)),
+            gets_receipt,
+        )
+        stored = await self._pool.post_keyed(*new, key, hashed, client=client.key)
+        if stored.is_repeated:
+            headers["Idempotent-Replayed"] = "true"
+            if not gets_receipt:
+                headers.pop("X-Receipt", None)
+                headers.pop("Preference-Applied", None)
+        return _posted(stored.id, headers)
 
     def begin_post(self, body: bytes, client: Client) -> Pending[str]:
         """Hand a post without options to the pool. The outcome is the id of the stored message.

@@ -5,6 +5,7 @@ Used by `chat_service.openapi`.
 
 from chat_service.access.credentials import LOCAL_COOKIE, SECURE_COOKIE
 from chat_service.api.request_options import READ_KEY_MIN, TTL_MIN_S
+from chat_service.api.validation import MessageLimits
 from chat_service.openapi.schemas import ID, Object, Terms, username_of
 from workers.commands import COUNT_MAX
 
@@ -35,6 +36,8 @@ def parameters(terms: Terms) -> Object:
             },
             10,
         ),
+        "timeout": _parameter("query", "timeout", _timeout(rules, "X-Timeout"), 3600),
+        "x-timeout": _parameter("header", "X-Timeout", _timeout(rules, "?timeout="), 3600),
         "since": _parameter(
             "query",
             "since",
@@ -212,6 +215,16 @@ def security_schemes() -> Object:
             "its own pages. A browser on the same machine that uses plain HTTP has a cookie named "
             f"`{LOCAL_COOKIE}`.",
         },
+    }
+
+
+def _timeout(rules: MessageLimits, twin: str) -> Object:
+    return {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": rules.timeout_s,
+        "description": f"The lifetime in seconds, by default {rules.default_timeout_s}. `{twin}` "
+        "does the same; if both are given, they must be equal.",
     }
 
 

@@ -1,5 +1,6 @@
 """The operations on inboxes and receipts."""
 
+from chat_service.api.plain_posts import NO_FORM
 from chat_service.api.problems import (
     FieldError,
     no_handshake,
@@ -31,22 +32,27 @@ _READ = (
     "query parameter is 400 and reads nothing."
 )
 _CONSUMED = "mark the messages as read"
-_RECEIPT_LINKS: Object = {
-    "status": link(
-        "message-status",
-        "Query the status of the message.",
-        id="$response.body#/id",
-        X_Receipt="$response.header.X-Receipt",
-    ),
-    "revoke": link(
-        "revoke-message",
-        "Revoke the message while it is unread.",
-        id="$response.body#/id",
-        X_Receipt="$response.header.X-Receipt",
-    ),
-    "count": link("count-unread", "Count unread messages.", username="$request.body#/username"),
-    "read": link("read-inbox", "Read the inbox.", username="$request.body#/username"),
-}
+
+
+def _links(username: str) -> Object:
+    """Return the links from the answer to a post. `username` says where the request has it."""
+    receipt = {"id": "$response.body#/id", "X_Receipt": "$response.header.X-Receipt"}
+    return {
+        "status": link("message-status", "Query the status of the message.", None, **receipt),
+        "revoke": link("revoke-message", "Revoke the message while it is unread.", None, **receipt),
+        "count": link("count-unread", "Count unread messages.", username=username),
+        "read": link("read-inbox", "Read the inbox.", username=username),
+    }
+
+
+def _posted(username: str) -> Object:
+    return answer(
+        "The message is stored.",
+        schema_of("Posted"),
+        {"id": ID},
+        ("X-Receipt", "Preference-Applied", "Idempotent-Replayed"),
+        links=_links(username),
+    )
 
 
 def _read(operation_id: str, description: str, field: FieldError) -> Operation:
@@ -86,15 +92,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
             "fields are ignored, and so is the `Content-Type`. A post with an `Idempotency-Key` "
             "stores one message, however often you send it. With `Prefer: receipt`, the sender can "
             "query the status of the message and revoke it.",
-            {
-                201: answer(
-                    "The message is stored.",
-                    schema_of("Posted"),
-                    {"id": ID},
-                    ("X-Receipt", "Preference-Applied", "Idempotent-Replayed"),
-                    links=_RECEIPT_LINKS,
-                )
-            },
+            {201: _posted("$request.body#/username")},
             (
                 refused(*timeout),
                 not_json("the body is empty"),
@@ -155,6 +153,47 @@ def operations(terms: Terms) -> dict[str, Operation]:
         ),
         "POST /chat/:username/read": _read(
             "read-inbox-by-post", f"{_READ} The body must be empty or `{{}}`.", limit
+        ),
+        "POST /chat/:username": Operation(
+            "post-text",
+            "Inbox",
+            "The body is the text, byte for byte, with any `Content-Type` but JSON's, "
+            "`multipart/form-data`, and those with a charset other than UTF-8. With the "
+            "`Content-Type` of JSON, the body is an object without `username`. Answers, keys and "
+            "receipts are those of `POST /chat`. An unknown query parameter is 400 and stores "
+            "nothing.",
+            {201: _posted("$request.path.username")},
+            (
+                refused(*timeout),
+                refused("text", "is not UTF-8"),
+                refused("Content-Type", NO_FORM),
+                not_json("the body is empty"),
+                _IN_FLIGHT,
+                of_service_error(KeyReused(), "stored"),
+                *not_served("stored"),
+            ),
+            ("username", "x-timeout", "post-key", "prefer-receipt"),
+            {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": schema_of("NewMessageToInbox"),
+                        "example": {"text": "Backup ok", "timeout": 3600},
+                    },
+                },
+                # Apart, because generators of clients warn of types that they cannot make.
+                "x-other-content": {
+                    "text/plain": {
+                        "schema": {
+                            "type": "string",
+                            "maxLength": rules.text_bytes,
+                            "description": "The text, in UTF-8.",
+                        },
+                        "example": "Backup ok",
+                    },
+                },
+            },
+            effect="store the message",
         ),
         "HEAD /chat/:username": Operation(
             "count-unread",

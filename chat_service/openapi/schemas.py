@@ -67,6 +67,18 @@ def schemas(terms: Terms) -> Object:
     """Return all named schemas."""
     rules, waits = terms.rules, terms.waits
     identity: Object = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+    text: Object = {
+        "type": "string",
+        "maxLength": rules.text_bytes,
+        "description": f"Any content, up to {rules.text_bytes} bytes of UTF-8.",
+    }
+    timeout: Object = {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "maximum": rules.timeout_s,
+        "description": f"The lifetime in seconds, by default {rules.default_timeout_s}. "
+        "`null` counts as absent.",
+    }
     lease: Object = {"type": ["string", "null"], "description": "`null` if there are no messages."}
     held_s: Object = {"type": "number", "description": "The duration in effect, in seconds."}
     counted: Object = {"type": "integer", "minimum": 0}
@@ -74,20 +86,11 @@ def schemas(terms: Terms) -> Object:
         "NewMessage": _body(
             MessageBody,
             ("text", "username"),
-            text={
-                "type": "string",
-                "maxLength": rules.text_bytes,
-                "description": f"Any content, up to {rules.text_bytes} bytes of UTF-8.",
-            },
+            text=text,
             username=username_of(rules),
-            timeout={
-                "type": ["integer", "null"],
-                "minimum": 1,
-                "maximum": rules.timeout_s,
-                "description": f"The lifetime in seconds, by default {rules.default_timeout_s}. "
-                "`null` counts as absent.",
-            },
+            timeout=timeout,
         ),
+        "NewMessageToInbox": _body(MessageBody, ("text",), text=text, timeout=timeout),
         "Message": _body(
             Message,
             ("text", "id"),

@@ -93,14 +93,19 @@ function fieldsOf(api, schema) {
 }
 
 function bodyOf(api, body) {
-  const medias = mediasOf(body);
-  const schema = resolved(api, medias[0][1].schema);
-  const kinds = medias.map(([media]) => media).join(", or ");
-  if (schema.type !== "array") {
-    return part("Body", element("p", { class: "muted small" }, [`${kinds}, with`]), fieldsOf(api, schema));
-  }
-  const many = `${kinds}: up to ${schema.maxItems} objects with`;
-  return part("Body", element("p", { class: "muted small" }, [many]), fieldsOf(api, schema.items));
+  const medias = mediasOf(body).map(([media, { schema }]) => ({ media, ...resolved(api, schema) }));
+  const line = (text) => element("p", { class: "muted small" }, [text]);
+  // A text that is described is a body of its own; one that is not is another form of the first.
+  const texts = medias.filter(({ type, description }) => type === "string" && description);
+  const others = medias.filter((media) => !texts.includes(media));
+  const kinds = others.map(({ media }) => media).join(", or ");
+  const { type, maxItems, items } = others[0];
+  return part(
+    "Body",
+    ...texts.map((text) => line(`${text.media}: ${text.description} ${ruleOf(text)} Or:`)),
+    line(type === "array" ? `${kinds}: up to ${maxItems} objects with` : `${kinds}, with`),
+    fieldsOf(api, type === "array" ? items : others[0]),
+  );
 }
 
 /** Return the answers of an operation, by status. */

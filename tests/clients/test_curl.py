@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 from tests.support.client import ChatClient
 from tests.support.server import Server
@@ -54,6 +55,25 @@ async def test_curl_repeats_a_keyed_post_and_a_keyed_read(server: Server) -> Non
     assert reads[0] == reads[1]
     assert json.loads(reads[0])[0]["text"] == "pay 10"
     assert await curl(f"{server.base}/chat/bob") == "[]"
+
+
+async def test_curl_posts_words_and_files_as_they_are(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "report.txt"
+    file.write_bytes("caf\u00e9\r\n\n100 %&=\n".encode())
+    inbox = f"{server.base}/chat/bob"
+    for arguments in (
+        ("-d", "Backup ok"),
+        ("--data-binary", f"@{file}"),
+        ("-H", "Content-Type:", "--data-binary", f"@{file}"),
+        ("-H", "Content-Type: text/plain", "-H", "X-Timeout: 9", "-d", "hi"),
+        ("-X", "POST", "-T", str(file)),
+    ):
+        assert json.loads(await curl(*arguments, inbox)).keys() == {"id"}
+    texts = [each["text"] for each in json.loads(await curl(inbox))]
+    text = file.read_bytes().decode()
+    assert texts == ["Backup ok", text, text, "hi", text]
+    refused = json.loads(await curl("-F", f"text=@{file}", inbox))
+    assert (refused["status"], "--data-binary" in refused["detail"]) == (400, True)
 
 
 async def test_curl_leases_and_acknowledges(server: Server) -> None:

@@ -16,8 +16,15 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry
 from tornado.httputil import HTTPHeaders
 
+from chat_service.api.plain_posts import message_to
 from chat_service.api.problems import Problem
-from chat_service.api.request_options import WaitLimits, idempotency_key, preferences, read_options
+from chat_service.api.request_options import (
+    WaitLimits,
+    idempotency_key,
+    post_options,
+    preferences,
+    read_options,
+)
 from chat_service.api.types import BodyChunk, Request
 from chat_service.api.validation import MessageLimits, lease_body, new_message, username_in_path
 from chat_service.handlers.batch import BatchHandlers
@@ -87,12 +94,17 @@ class Input(NamedTuple):
     kind: str
     data: bytes
     content_type: str = ""
+    #: The query and the header of a post to an inbox; None without the header.
+    query: str = ""
+    x_timeout: str | None = None
 
 
 def make(case: Case) -> Input:
     """Return the input of a case."""
     rng = case.rng
-    match rng.randrange(10):
+    match rng.randrange(12):
+        case 10 | 11:
+            return _text_post(rng)
         case 0 | 1 | 2 | 3:
             return Input("message", bodies.message(rng, "bob"))
         case 4 | 5:
@@ -112,6 +124,20 @@ def make(case: Case) -> Input:
                 rng, rng.choice((b'"a\\"b"', b"wait=1, receipt", b"k" * 22)), rng.randrange(5)
             )
             return Input("header", made * rng.choice((1, 1, 1, 300)))
+
+
+def _text_post(rng: random.Random) -> Input:
+    type_ = rng.choice(list(reference.TYPES))
+    body = bodies.message(rng, rng.choice(("bob", "bob", "eve")))
+    if rng.random() < 0.5:
+        body = mutate(rng, b"Backup ok \xf0\x9f\x98\x80", rng.randrange(5)) * rng.choice(
+            (1, 1, 200)
+        )
+    timeouts = ("1", "1.0", "60", "060", "0", "2592000", "2592001", "", "x", "1e1", "-1")
+    timeout = rng.choice(timeouts)
+    query = rng.choice(("", "", f"timeout={timeout}", "timout=1", "timeout=1&timeout=1"))
+    header = rng.choice((None, None, timeout, rng.choice(timeouts)))
+    return Input("post", body, type_, query, header)
 
 
 def _name(rng: random.Random) -> bytes:
@@ -190,6 +216,8 @@ class Decoders(Fuzzer):
         try:
             if given.kind == "batch":
                 return await self._check_batch(given)
+            if given.kind == "post":
+                return _check_post(given)
             return _CHECKS[given.kind](given.data) or _cost(given)
         except Exception as error:
             return "an exception other than Problem", f"{type(error).__name__}: {error}"
@@ -247,6 +275,30 @@ def _check_message(data: bytes) -> tuple[str, str] | None:
         if new.size != len(new.text.encode()):
             return "the size of a text", f"{new.size} for {new.text!r}"
     return None if got in right else ("a message", f"got {got}, expected {right}")
+
+
+def _check_post(given: Input) -> tuple[str, str] | None:
+    timeouts = [
+        *([given.query.removeprefix("timeout=")] if given.query else []),
+        *([] if given.x_timeout is None else [given.x_timeout]),
+    ]
+    right = reference.text_post(given.data, given.content_type, timeouts, "bob", LIMITS)
+    if given.query == "timout=1":
+        right = {Refused("invalid-request", frozenset({"timout"}))}
+    elif given.query == "timeout=1&timeout=1":
+        right = {Refused("invalid-request", frozenset({"timeout"}))}
+    headers = {"Content-Type": given.content_type}
+    if given.x_timeout is not None:
+        headers["X-Timeout"] = given.x_timeout
+    got: Outcome
+    try:
+        options = post_options(given.query, headers)
+        new = message_to("bob", given.data, headers, options, RULES)
+    except Problem as problem:
+        got = _refusal(problem)
+    else:
+        got = Accepted(new.username, new.text, new.timeout_s)
+    return None if got in right else ("a post to an inbox", f"got {got}, expected {right}")
 
 
 def _check_name(data: bytes) -> tuple[str, str] | None:

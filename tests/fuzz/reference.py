@@ -7,7 +7,7 @@ reference lists every correct outcome, with the reason.
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -47,6 +47,19 @@ Outcome = Accepted | Refused
 NOT_JSON = Refused("invalid-json")
 TOO_LARGE = Refused("too-large")
 TOO_MANY = Refused("invalid-request", frozenset({"body"}))
+#: Types of a post to an inbox, and what each of them makes of the body.
+TYPES: Mapping[str, str] = {
+    "": "text",
+    "text/plain": "text",
+    "text/plain; charset=UTF-8": "text",
+    "application/x-www-form-urlencoded": "text",
+    "application/octet-stream": "text",
+    "application/x-ndjson": "text",
+    "application/json": "json",
+    "Application/Problem+JSON;charset=utf-8": "json",
+    "multipart/form-data; boundary=x": "refused",
+    'text/plain; charset="latin1"': "refused",
+}
 
 
 class _NotJson(Exception):
@@ -92,8 +105,41 @@ _decoder = json.JSONDecoder(
 BOM = b"\xef\xbb\xbf"
 
 
-def message(body: bytes, limits: Limits) -> set[Outcome]:
-    """Return every correct outcome of a post with this body."""
+def text_post(
+    body: bytes, content_type: str, given: Sequence[str], username: str, limits: Limits
+) -> set[Outcome]:
+    """Return every correct outcome of a post to an inbox, for one of the types in `TYPES`.
+
+    `given` has the timeouts in the query and in the header.
+    """
+    numbers = [_Number(each) if _SECONDS.fullmatch(each) else each for each in given]
+    if len({_value(number) for number in numbers}) > 1:
+        return {Refused("invalid-request", frozenset({"timeout"}))}
+    kind = TYPES[content_type]
+    if kind == "refused":
+        return {Refused("invalid-request", frozenset({"Content-Type"}))}
+    timeout = numbers[0] if numbers else None
+    if kind == "json":
+        return message(body, limits, username, timeout)
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return {Refused("invalid-request", frozenset({"text"}))}
+    fields = {"text": text, "username": username, "timeout": timeout}
+    return _judged(fields, limits)
+
+
+def _value(given: object) -> object:
+    return given.value if isinstance(given, _Number) else given
+
+
+def message(
+    body: bytes, limits: Limits, inbox: str | None = None, asked: object = None
+) -> set[Outcome]:
+    """Return every correct outcome of a post with this body.
+
+    `inbox` and `asked` are the name and the timeout outside of the body, if there are any.
+    """
     body = body.removeprefix(BOM)
     try:
         document = _document(body.decode())
@@ -115,15 +161,30 @@ def message(body: bytes, limits: Limits) -> set[Outcome]:
     if isinstance(timeout, _Number) and len(timeout.written) > DIGITS_MAX:
         # An integer with hundreds of zeros after its point may be too long to examine.
         fields["timeout"] = _Number("1e999")
+    if inbox is not None:
+        if fields["username"] not in (None, inbox):
+            return right | {Refused("invalid-request", frozenset({"username"}))}
+        fields["username"] = inbox
+    if asked is not None and fields["timeout"] is not None:
+        if _value(asked) != _value(fields["timeout"]):
+            # Other faults may be named with it.
+            right.add(Refused("invalid-request", frozenset({"timeout"})))
+            fields["timeout"] = _Number("0")
+    elif asked is not None:
+        fields["timeout"] = asked
+    return right | _judged(fields, limits)
+
+
+def _judged(fields: Mapping[str, Any], limits: Limits) -> set[Outcome]:
+    """Return the outcome of a post with these fields."""
     wrong = {name for name, rule in _RULES.items() if not rule(fields[name], limits)}
     if wrong:
-        return right | {Refused("invalid-request", frozenset(wrong))}
-    text = fields["text"]
-    assert isinstance(text, str)
+        return {Refused("invalid-request", frozenset(wrong))}
+    text, timeout = str(fields["text"]), fields["timeout"]
     if len(text.encode()) > limits.text_bytes:
-        return right | {TOO_LARGE}
+        return {TOO_LARGE}
     seconds = int(timeout.value) if isinstance(timeout, _Number) else limits.default_timeout_s
-    return right | {Accepted(str(fields["username"]), text, seconds)}
+    return {Accepted(str(fields["username"]), text, seconds)}
 
 
 class Batch(NamedTuple):

@@ -58,6 +58,7 @@ _HEADERS = (
     *(
         b"Content-Type: application/json",
         b"Content-Type: text/plain",
+        b"X-Timeout: 5",
         b"Content-Type: application/x-ndjson",
     ),
     *(
@@ -298,7 +299,7 @@ def _request(
             segment = mutate(rng, segment, 1)
     inbox = b"/chat/" + segment
     method, target, body = b"GET", inbox, None
-    match rng.randrange(24):
+    match rng.randrange(25):
         case 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8:
             method, target, body = (
                 b"POST",
@@ -336,6 +337,9 @@ def _request(
                 )
             )
         case 22:
+            method, body = b"POST", rng.choice((b"Backup ok", b"", b"\xff", b"{}"))
+            target += rng.choice((b"", b"?timeout=5", b"?timeout=x", b"?limit=1"))
+        case 23:
             target = rng.choice((b"http://a", b"https://b:1", b"HTTP://a b", b"ftp://a")) + inbox
         case _:
             target += rng.choice(

@@ -110,6 +110,15 @@ def rounds_fractional_timeout() -> AbstractContextManager[Any]:
     return mock.patch.object(validation, "_timeout_fault", lenient)
 
 
+def strips_a_plain_text() -> AbstractContextManager[Any]:
+    valid = validation.valid_message
+
+    def strict(text: Any, *others: Any) -> Any:
+        return valid(text.strip() if isinstance(text, str) else text, *others)
+
+    return mock.patch("chat_service.api.plain_posts.valid_message", strict)
+
+
 def measures_name_in_bytes() -> AbstractContextManager[Any]:
     fault = validation._username_fault
 
@@ -176,6 +185,7 @@ BUGS = (
     Bug("keeps a revoked token", "access", keeps_a_revoked_token),
     Bug("accepts batch without UTF-8", "decoders", accepts_batch_without_utf8),
     Bug("rounds fractional timeout", "decoders", rounds_fractional_timeout),
+    Bug("strips a plain text", "decoders", strips_a_plain_text),
     Bug("measures name in bytes", "decoders", measures_name_in_bytes),
     Bug("acknowledges one too many", "sockets", acknowledges_one_too_many),
     Bug("acknowledges nothing", "sockets", acknowledges_nothing),

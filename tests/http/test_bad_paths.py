@@ -46,11 +46,11 @@ async def test_a_target_without_a_leading_slash_reaches_no_inbox(
         assert await wire.texts("bob") == ["hi"]
 
 
-INBOX: Final = "GET, HEAD, OPTIONS"
+INBOX: Final = "GET, HEAD, POST, OPTIONS"
 WRONG_METHODS: Final = {
     **{
         f"{method.decode()} of an inbox": (method, b"/chat/bob", INBOX)
-        for method in (b"PUT", b"PATCH", b"DELETE", b"TRACE", b"POST", b"BREW", b"M" * 1000)
+        for method in (b"PUT", b"PATCH", b"DELETE", b"TRACE", b"BREW", b"M" * 1000)
     },
     "lower case": (b"get", b"/chat/bob", INBOX),
     "mixed case": (b"Get", b"/chat/bob", INBOX),
@@ -137,6 +137,8 @@ async def test_an_escaped_name_is_that_name(case: tuple[str, bytes], service: Se
         assert texts_of(await wire.ask(get(b"/chat/" + segment))) == ["hi"]
 
 
+#: Requests with a name in their path.
+NAMING: Final = ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b"), (b"POST", b"/chat/%b/read"))
 NO_NAME: Final = {
     "a dot": b".",
     "an escaped dot": b"%2e",
@@ -164,7 +166,7 @@ NO_NAME: Final = {
 @each_case(NO_NAME)
 async def test_an_impossible_name_is_refused(segment: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
-        for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
+        for method, target in NAMING:
             answer = await wire.ask(request(method, target % segment))
             assert_problem(answer, 400, "invalid-request", {"username"})
         assert (await wire.ask(request(b"HEAD", b"/chat/" + segment))).status == 400
@@ -184,7 +186,7 @@ async def test_a_missing_escape_is_refused(segment: bytes, service: Service) -> 
         # As Latin-1, the bytes of one name would be another name.
         for username in ("\u00e9", "\u00c3\u00a9", "bob"):
             await wire.post(username, "hi")
-        for method, target in ((b"GET", b"/chat/%b"), (b"POST", b"/chat/%b/read")):
+        for method, target in NAMING:
             answer = await wire.ask(request(method, target % segment))
             assert_problem(answer, 400, "bad-request")
         for username in ("\u00e9", "\u00c3\u00a9", "bob"):

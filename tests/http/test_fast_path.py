@@ -70,6 +70,44 @@ async def test_both_paths_give_the_same_bytes(
     assert fast_path == tornado
 
 
+#: The two endpoints of the original specification: requests, and the whole answers to them.
+FROZEN: Final = {
+    "a post": (
+        post(message("frozen", "hi")),
+        b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+        b"X-Request-Id: ID\r\nX-Content-Type-Options: nosniff\r\n"
+        b"Date: now\r\nContent-Length: 41\r\n\r\n"
+        b'{"id":"ID"}',
+    ),
+    "a read": (
+        get(b"/chat/eve"),
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+        b"X-Request-Id: ID\r\nX-Content-Type-Options: nosniff\r\n"
+        b"Date: now\r\nContent-Length: 55\r\n\r\n"
+        b'[{"text":"hi","id":"ID"}]',
+    ),
+    "a read of an empty inbox": (
+        get(b"/chat/nobody"),
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+        b"X-Request-Id: ID\r\nX-Content-Type-Options: nosniff\r\n"
+        b"Date: now\r\nContent-Length: 2\r\n\r\n[]",
+    ),
+}
+
+
+@each_case(FROZEN)
+async def test_two_endpoints_answer_as_they_always_have(
+    case: tuple[bytes, bytes], service: Service, chat: ChatClient
+) -> None:
+    sent, recorded = case
+    line, _, rest = sent.partition(b"\r\n")
+    for each in (sent, line + b"\r\n" + TO_TORNADO + b"\r\n" + rest):
+        await chat.read("eve")
+        await chat.post("eve", "hi")
+        answer, _, _ = (await raw_answers(service, each)).rpartition(b"HTTP/1.1 ")
+        assert answer == recorded
+
+
 #: Requests, and whether they are handed off.
 HANDED_OFF: Final = {
     **{name: (sent, False) for name, sent in PLAIN.items()},

@@ -17,6 +17,7 @@ GUARDED: Final = (
     ("HEAD", "/chat/bob"),
     ("POST", "/chat"),
     ("POST", "/chat/batch"),
+    ("POST", "/chat/bob"),
     ("POST", "/chat/bob/read"),
     ("POST", "/chat/bob/lease"),
     ("POST", "/chat/bob/ack"),

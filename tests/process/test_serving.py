@@ -338,24 +338,27 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
         for path in ("/livez", "/readyz", "/metrics"):
             await chat.request("GET", path)
         await chat.request("HEAD", "/chat/secret-name")
+        await chat.request("POST", "/chat/secret-name", b"secret-text")
 
         def requests() -> list[dict[str, object]]:
             lines = [json.loads(line) for line in server.errors().splitlines()]
             return [line for line in lines if line["event"] == "request"]
 
         async def all_are_logged() -> bool:
-            return len(requests()) == 4
+            return len(requests()) == 5
 
         await eventually(all_are_logged)
-        assert [line["status"] for line in requests()] == [201, 200, 400, 200]
-        # Tornado served the last request, the fast path the others. All have the same hash.
+        assert [line["status"] for line in requests()] == [201, 200, 400, 200, 201]
+        # Tornado served the last two, the fast path the others. All have the same hash.
         (client,) = {line["client"] for line in requests()}
         assert re.fullmatch("[0-9a-f]{12}", str(client))
         assert "127.0.0.1" not in "".join(
             line for line in server.errors().splitlines() if '"request"' in line
         )
         assert requests()[1]["id"] == "find-me"
-        assert requests()[1]["route"] == "/chat/:username"
+        read, post = requests()[1], requests()[4]
+        assert read["route"] == post["route"] == "/chat/:username"
+        assert read["inbox"] == post["inbox"]
         assert "secret" not in server.errors()
 
 
