@@ -200,6 +200,12 @@ class SharedQueue(RuleBasedStateMachine):
         self.posts = [each for each in self.posts if each not in gone]
         self.reads = [each for each in self.reads if each not in gone]
         self.unanswered = [each for each in self.unanswered if each not in gone]
+        # A client without items is not skipped: its next item waits for a turn of its own.
+        for lane, waiting in (("posts", self.posts), ("reads", self.reads)):
+            left = clients(waiting)
+            self.skipped[lane] = Counter(
+                {each: times for each, times in self.skipped[lane].items() if each in left}
+            )
 
     @rule(
         client=st.sampled_from("abc"),
