@@ -7,6 +7,9 @@ The ids of one process strictly increase, even if the clock steps back, and no t
 the same id. The sequence counts within the millisecond, and its top bit is always set: that marks
 an id with a route. Ids of versions without routes had 64 random bits instead, and the top bit only
 after 32,768 ids in one millisecond, which no process reached.
+
+The id of a scheduled message has the time at which it becomes readable. So the messages of an inbox
+sort by that.
 """
 
 import os
@@ -32,9 +35,12 @@ class IdSource:
         self._random_used = 0
         self._last_ms = 0
         self._sequence = 0
+        # The latest due time of a scheduled message so far, and their own sequence.
+        self._latest_due_ms = 0
+        self._due_sequence = 0
 
     def next(self, now_ms: int, route: int) -> str:
-        """Return an id greater than all earlier ones.
+        """Return an id greater than all earlier ones but those of scheduled messages.
 
         `now_ms` is the time of creation, `route` that of the message's inbox.
         """
@@ -49,6 +55,21 @@ class IdSource:
         start, self._random_used = self._random_used, self._random_used + _RANDOM_DIGITS
         head = self._last_ms << 32 | (_HAS_ROUTE | self._sequence) << 16 | route
         return f"{head:020x}{self._random[start : self._random_used]}"
+
+    def scheduled(self, due_ms: int, route: int) -> str:
+        """Return an id for a message that becomes readable at `due_ms`.
+
+        It is greater than those of earlier calls with no later time, as long as there are fewer
+        than 16,384 calls in a millisecond. Ids of `next` do not depend on it.
+        """
+        self._due_sequence = (self._due_sequence + 1) & _SEQUENCE_MAX
+        if due_ms > self._latest_due_ms:
+            self._latest_due_ms = due_ms
+            if self._due_sequence > _SEQUENCE_MAX // 2:
+                # Begin again between two times, rather than among messages of the same time.
+                self._due_sequence = 0
+        head = due_ms << 32 | (_HAS_ROUTE | self._due_sequence) << 16 | route
+        return f"{head:020x}{self._random_bytes(_RANDOM_DIGITS // 2).hex()}"
 
 
 def route_in(message_id: str) -> int | None:

@@ -2,9 +2,9 @@
 
 It enforces deadlines, rolls back claims, counts what unanswered writes did, listens for arrivals,
 and watches the database's clock, disk and indexes. If this process leads the fleet
-(`workers.leadership`), it also marks expired messages, ends leases, removes the text of kept
-messages, and counts the pending ones, for the whole database. `workers.pool` creates, starts and
-stops it.
+(`workers.leadership`), it also marks expired messages, ends leases and delays, removes the text of
+kept messages, and counts the pending ones, for the whole database. `workers.pool` creates, starts
+and stops it.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from workers.leadership import LOOK_PAUSE_S, Leadership
 from workers.pending import PendingCounter
 from workers.shard import Shard
 from workers.storage import MEASURE_EVERY_S, StorageReserve
+from workers.store.base import Ended
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +38,8 @@ CLOCK_PAUSE_S = 0.5
 #: seconds.
 PROBE_EVERY_S = 0.2
 RELEASE_EVERY_S = 0.25
-#: The shortest and the longest time between two looks for leases that are over, in seconds. In
-#: between, the leader waits for the end of the first one.
+#: The shortest and the longest time between two looks for leases and delays that are over, in
+#: seconds. In between, the leader waits for the end of the first one.
 LEASES_EVERY_S = (0.25, 0.5)
 #: How often unanswered writes are counted, in seconds.
 COUNT_RESOLVED_EVERY_S = 1.0
@@ -157,19 +158,28 @@ class Maintenance:
         await self.leadership.has_lease.wait()
         if not self.leadership.leads:
             return
-        now_ms = self._clock.now_ms()
-        ended = await self._store.end_leases(now_ms)
-        ran_out = ended.returned + ended.expired + ended.dead_ran_out
-        self._metrics.lease_ends.labels("expired").inc(ran_out)
-        self._metrics.expired.inc(ended.expired)
-        self._metrics.moved(ended.dead)
-        self._waiters.wake(ended.usernames)
+        more = True
+        while more:
+            now_ms = self._clock.now_ms()
+            ended = await self._store.end_leases(now_ms)
+            self._record(ended)
+            more = ended.more
         shortest_s, longest_s = LEASES_EVERY_S
         wait_s = longest_s
         if ended.first_ms is not None:
             # A lease is over one millisecond after its end.
             wait_s = min((ended.first_ms + 1 - now_ms) / 1000, longest_s)
         await asyncio.sleep(wait_s - shortest_s)
+
+    def _record(self, ended: Ended) -> None:
+        """Count what a sweep ended, and wake those who wait for it."""
+        self._waiters.wake(ended.usernames)
+        ran_out = ended.returned + ended.expired + ended.dead_ran_out
+        self._metrics.lease_ends.labels("expired").inc(ran_out)
+        self._metrics.expired.inc(ended.expired)
+        self._metrics.moved(ended.dead)
+        if ended.due_ms:
+            self._metrics.released_due(self._clock.now_ms(), ended.due_ms)
 
     async def _release(self) -> None:
         await self._rollback.wait()

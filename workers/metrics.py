@@ -26,6 +26,18 @@ class WorkerMetrics:
         self.accepted = Counter(
             "chat_messages_accepted_total", "Messages stored and acknowledged.", registry=registry
         )
+        self.scheduled = Counter(
+            "chat_messages_scheduled_total",
+            "Accepted messages with a delay. They count as accepted, too.",
+            registry=registry,
+        )
+        self._lateness = SizedHistogram(
+            "chat_scheduled_lateness_seconds",
+            "Time from when scheduled messages were due until they were readable. The leader "
+            "records those of all nodes.",
+            buckets=(0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 1, 2, 5, 10, 30, 60),
+            registry=registry,
+        )
         self.read = Counter(
             "chat_messages_read_total", "Messages delivered to a reader.", registry=registry
         )
@@ -217,6 +229,10 @@ class WorkerMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+
+    def released_due(self, now_ms: int, due_ms: Sequence[int]) -> None:
+        """Record the lateness of scheduled messages that are readable now."""
+        self._lateness.observe_all([max(now_ms - each, 0) / 1000 for each in due_ms])
 
     def moved(self, messages: int) -> None:
         """Count messages that became dead letters: each ended, and its copy was accepted."""

@@ -6,6 +6,7 @@ client, since clients take turns.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -179,19 +180,17 @@ class WorkerPool:
         receipt: str = "",
         *,
         client: str = "",
+        delay_s: float = 0.0,
     ) -> asyncio.Future[str]:
         """Store a message of `size` bytes for `timeout_s` seconds from now.
 
-        The future returns the message's id once it is durable on a majority, or raises a
+        With a delay, it is scheduled: readable in `delay_s` seconds, and `timeout_s` counts from
+        then. The future returns the message's id once it is durable on a majority, or raises a
         `ServiceError`. Raises `Overloaded`, `Draining`, `StoreUnavailable`, `StorageFull` or
         `InboxFull` at once. If the future is cancelled while the post waits in its queue, nothing
         is stored. `receipt` is the hash of the sender's receipt, or empty.
         """
-        self._reserve.admit(size)
-        now_ms = self._clock.now_ms()
-        message_id = self._ids.next(now_ms, route_of(username))
-        expires_ms = now_ms + timeout_s * 1000
-        post = Post(message_id, username, text, size, now_ms, expires_ms, None, receipt)
+        post = self._new_post(username, text, size, timeout_s, None, receipt, delay_s)
         return self._enqueue(post, client) if self._quotas is None else self._admit(post, client)
 
     def post_keyed(
@@ -204,6 +203,7 @@ class WorkerPool:
         receipt: str = "",
         *,
         client: str = "",
+        delay_s: float = 0.0,
     ) -> asyncio.Future[Stored]:
         """Store a message as `post` does, but only once for all posts with this key.
 
@@ -211,13 +211,32 @@ class WorkerPool:
         another request with the key. The future raises `KeyReused` if the key was used for a
         different message before.
         """
-        self._reserve.admit(size)
-        now_ms = self._clock.now_ms()
-        message_id = self._ids.next(now_ms, route_of(username))
-        expires_ms = now_ms + timeout_s * 1000
-        post = Post(message_id, username, text, size, now_ms, expires_ms, key, receipt)
+        post = self._new_post(username, text, size, timeout_s, key, receipt, delay_s)
         submit = self._enqueue if self._quotas is None else self._admit
         return self._one_at_a_time((username, key.hash), lambda: submit(post, client))
+
+    def _new_post(
+        self,
+        username: str,
+        text: str,
+        size: int,
+        timeout_s: int,
+        key: Key | None,
+        receipt: str,
+        delay_s: float,
+    ) -> Post:
+        """Return the command that stores a message. Raises `StorageFull`."""
+        self._reserve.admit(size)
+        now_ms, due_ms = self._clock.now_ms(), 0
+        if delay_s:
+            due_ms = now_ms + math.ceil(delay_s * 1000)
+            message_id = self._ids.scheduled(due_ms, route_of(username))
+        else:
+            message_id = self._ids.next(now_ms, route_of(username))
+        expires_ms = (due_ms or now_ms) + timeout_s * 1000
+        return Post(
+            *(message_id, username, text, size, now_ms, expires_ms, key, receipt), due_ms=due_ms
+        )
 
     def read(
         self,

@@ -252,6 +252,8 @@ class Shard:
         for item, post, outcome in zip(items, posts, outcomes, strict=True):
             if outcome is None:
                 item.resolve(post.id if post.key is None else Stored(post.id, False))
+                if post.due_ms:
+                    self._metrics.scheduled.inc()
             elif isinstance(outcome, str):
                 item.resolve(Stored(outcome, True))
             else:
@@ -259,7 +261,7 @@ class Shard:
                 self._fail(item, outcome)
                 if isinstance(outcome, InboxFull):
                     self._metrics.refused.labels("inbox-full").inc()
-        self._waiters.wake(post.username for post in posts)
+        self._waiters.wake(post.username for post in posts if not post.due_ms)
         return None if None in outcomes else failure
 
     async def _read(self, items: list[WorkItem]) -> ServiceError | None:

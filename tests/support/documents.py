@@ -101,7 +101,10 @@ class Documents:
                 return other.post.id
         if post.is_for_full_inbox:
             return InboxFull()
-        stored = Stored(post, receipts=(post.receipt,) if post.receipt else ())
+        receipts = (post.receipt,) if post.receipt else ()
+        stored = Stored(
+            post, unread=not post.due_ms, until_ms=post.due_ms or None, receipts=receipts
+        )
         self.documents[post.id] = stored
 
         def undo() -> None:
@@ -308,16 +311,19 @@ class Documents:
             if stored.until_ms is not None and stored.until_ms < now_ms
         ]
         expired = 0
+        due_ms: list[int] = []
         for stored in over:
             is_dead = stored.post.expires_ms < now_ms
             expired += is_dead
+            if not is_dead and not stored.lease:
+                due_ms.append(stored.post.due_ms)
             end = {"expired": True, "mark": mark} if is_dead else {"unread": True}
             self.change(stored, until_ms=None, **end)
         usernames = list(dict.fromkeys(stored.post.username for stored in over))
         ends = [each.until_ms for each in self.documents.values() if each.until_ms is not None]
-        return Ended(
-            usernames, len(over) - expired, expired, now_ms if over else min(ends, default=None)
-        )
+        first_ms = now_ms if over else min(ends, default=None)
+        returned = len(over) - expired - len(due_ms)
+        return Ended(usernames, returned, expired, first_ms, sorted(due_ms))
 
     def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         stored = self.documents.get(command.id)
@@ -329,14 +335,20 @@ class Documents:
             return MessageStatus("read", stored.claimed_ms)
         if stored.post.expires_ms < now_ms:
             return MessageStatus("expired", stored.post.expires_ms)
-        return MessageStatus("leased" if _lasts(stored, now_ms) else "pending", None)
+        if not _lasts(stored, now_ms):
+            return MessageStatus("pending", None)
+        if not stored.lease:
+            return MessageStatus("scheduled", stored.until_ms)
+        return MessageStatus("leased", None)
 
     def revoke(
         self, command: Revoke, now_ms: int, mark: str = ""
     ) -> tuple[MessageStatus | None, int]:
         fate = self.track(command, now_ms)
         stored = self.documents.get(command.id)
-        if fate is None or stored is None or fate.status != "pending" or not stored.is_pending:
+        if fate is None or stored is None or fate.status not in ("pending", "scheduled"):
+            return fate, 0
+        if not stored.is_pending:
             return fate, 0
         if mark in stored.voided:
             return fate, 0

@@ -19,6 +19,28 @@ def test_ids_increase_even_if_the_clock_steps_back(times: list[int]) -> None:
     assert {len(each) for each in ids} == {32}
 
 
+def test_ids_of_scheduled_messages_sort_by_their_time() -> None:
+    source = IdSource()
+    times = [1000, 3000, 2000, 2000, 3000]
+    ids = [source.scheduled(due_ms, 5) for due_ms in times]
+    assert sorted(ids) == [ids[0], ids[2], ids[3], ids[1], ids[4]]
+    assert [int(each[:12], 16) for each in ids] == times
+    assert {route_in(each) for each in ids} == {5}
+
+
+def test_equal_delays_keep_the_order_of_their_posts() -> None:
+    source = IdSource()
+    # More than there are numbers in the sequence.
+    ids = [source.scheduled(1000 + number // 50, 5) for number in range(100_000)]
+    assert ids == sorted(ids)
+
+
+def test_scheduled_messages_do_not_move_the_ids_of_others() -> None:
+    source = IdSource()
+    source.scheduled(99_000, 5)
+    assert int(source.next(1000, 5)[:12], 16) == 1000
+
+
 def test_surplus_ids_use_the_next_millisecond() -> None:
     source = IdSource(random_bytes=bytes)
     ids = [source.next(7, 7) for _ in range(70_000)]

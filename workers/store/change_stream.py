@@ -184,7 +184,11 @@ def _events(usernames: Collection[str] | None) -> Document:
     Updates by earlier versions, and by hand, do not say whose message became unread again; null
     stands for no such field.
     """
-    stored: Document = {"operationType": {"$in": ["insert", "replace"]}}
+    # A scheduled message is not unread when it is stored.
+    stored: Document = {
+        "operationType": {"$in": ["insert", "replace"]},
+        "fullDocument.unread": True,
+    }
     returned: Document = {"updateDescription.updatedFields.unread": True}
     if usernames is not None:
         stored["fullDocument.username"] = {"$in": list(usernames)}

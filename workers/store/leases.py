@@ -6,11 +6,15 @@ resumed stream are recognized. `lease.returned` is set if the lease was released
 next lease moves its token to `lost_by`; from that, an acknowledgement of the whole lease learns
 that it comes too late for this message.
 
+A scheduled message has `lease: {until}`, which nobody holds, since it has no token. So the sweep
+that ends leases finds the message at its time, without an index of its own.
+
 If a message is exhausted when its lease ends, it does not become unread, but moves to a dead-letter
 inbox: see `workers.store.moves`. A release then only ends the lease, and the next sweep moves it.
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
@@ -24,8 +28,11 @@ from workers.store.driver import Document
 from workers.store.moves import LONG_OVER, MOVING_FIELDS, Moves
 from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
-#: Most messages that one sweep handles. The next sweep follows soon.
-_SWEEP_MAX = 5000
+#: Most messages that one sweep handles, and that move to dead-letter inboxes, which takes much
+#: longer: others wait for the next sweep. It follows at once.
+_SWEEP_MAX, _MOVES_MAX = 5000, 200
+#: What a sweep has to know of a message.
+_SWEPT_FIELDS = (*MOVING_FIELDS, "lease.until", "lease.token")
 #: A message that expired less than this many ms ago becomes unread, and `expire` finds it: the
 #: clocks of nodes may differ a little.
 _MARGIN_MS = 1000
@@ -167,7 +174,7 @@ class Leases(Moves):
                 {"_id": command.last, **self._layout.inbox(command.username)},
                 projection={"lease": 1},
             )
-        if last is None or "lease" not in last:
+        if last is None or "token" not in last.get("lease", {}):
             return Settled(0, 0)
         selection: Document = {
             **self._layout.inbox(command.username),
@@ -201,53 +208,106 @@ class Leases(Moves):
             )
             if first is None:
                 return Ended((), 0, 0, None)
-            next_ms = int(first["lease"]["until"])
-            if next_ms >= now_ms:
-                return Ended((), 0, 0, next_ms)
+            first_ms = int(first["lease"]["until"])
+            if first_ms >= now_ms:
+                return Ended((), 0, 0, first_ms)
             documents = await self._messages.find(
-                over, projection=MOVING_FIELDS, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
+                over, projection=_SWEPT_FIELDS, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
             ).to_list(None)
+        expired_ms = now_ms - _MARGIN_MS
         moving = [each for each in documents if self._is_moving(each)]
-        expired_ms, mark = now_ms - _MARGIN_MS, secrets.token_hex(4)
-        expired_before = DatetimeMS(expired_ms)
+        expired = [each for each in documents if int(each["expires_at"]) < expired_ms]
+        others = [
+            each
+            for each in documents
+            if int(each["expires_at"]) >= expired_ms and not self._is_moving(each)
+        ]
+        due = [each for each in others if "token" not in each["lease"]]
+        leased = [each for each in others if "token" in each["lease"]]
         with self._operation("lease end"):
-            with self._may_return(now_ms - _MARGIN_MS), write_errors():
-                # The lease is over, and a later one ends later, so a late copy ends no other. Its
-                # time is limited so that `expire` finds the messages that expire meanwhile.
-                returned = await self._updates.of_found(
-                    [each for each in documents if not self._is_moving(each)],
-                    {
-                        **over,
-                        "expires_at": {"$gte": expired_before},
-                        **self._unexhausted(),
-                        **self._in_time(now_ms),
-                    },
-                    [
-                        {"$set": {"unread": True, "returned_to": "$username"}},
-                        {"$unset": "lease.until"},
-                    ],
-                )
-            try:
-                expired = await self._updates.of_found(
-                    [each for each in documents if int(each["expires_at"]) < expired_ms],
-                    {**over, "expires_at": {"$lt": expired_before}, "dead": None},
-                    {"$set": {"expired": mark}, "$unset": {"lease.until": ""}},
-                    mark={"expired": mark},
-                )
-            except PyMongoError:
-                ids = [document["_id"] for document in documents]
-                self._record_unresolved("expired", {"_id": {"$in": ids}, "expired": mark})
-                expired = 0
-        moved = await self._move(moving, now_ms)
+            with self._may_return(expired_ms), write_errors():
+                released = await self._release_due(due, now_ms)
+                returned = await self._return(leased, now_ms)
+            marked = await self._expire_over(expired, now_ms)
+        moved = await self._move(moving[:_MOVES_MAX], now_ms)
         usernames = {document["username"] for document in documents} | moved.inboxes
         return Ended(
             usernames,
             returned,
-            expired,
-            next_ms,
+            marked,
+            first_ms,
+            due_ms=tuple(sorted(int(each["lease"]["until"]) for each in due)[:released]),
+            # If nothing could be ended, another sweep at once would do no better.
+            more=(len(documents) == _SWEEP_MAX or len(moving) > _MOVES_MAX)
+            and released + returned + marked + moved.messages > 0,
             dead=moved.messages,
             dead_ran_out=moved.ran_out,
         )
+
+    async def _release_due(self, documents: Sequence[Document], now_ms: int) -> int:
+        """Make scheduled messages unread whose time has come. Returns how many.
+
+        By the database's own clock, so that nobody gets them early from a node whose clock is
+        ahead. A late copy finds them no longer: they are without `lease`, or in a reader's lease,
+        which has a token.
+        """
+        until = DatetimeMS(now_ms + int(self._timeout_s * 1000))
+        in_time: Document = {
+            "$expr": {"$and": [{"$lt": ["$lease.until", "$$NOW"]}, {"$lt": ["$$NOW", until]}]}
+        }
+        released = await self._updates.of_found(
+            documents,
+            {
+                "lease.until": {"$lt": DatetimeMS(now_ms)},
+                "lease.token": None,
+                "expires_at": {"$gte": DatetimeMS(now_ms - _MARGIN_MS)},
+                **({} if self._is_routed else in_time),
+            },
+            [{"$set": {"unread": True, "returned_to": "$username"}}, {"$unset": "lease"}],
+        )
+        if released < len(documents):
+            # Perhaps they are not due by the database's clock.
+            self._clock.mark_suspect()
+        return released
+
+    async def _return(self, documents: Sequence[Document], now_ms: int) -> int:
+        """Make messages unread again whose lease is over. Returns how many.
+
+        A later lease ends later, so a late copy ends no other. Its time is limited so that `expire`
+        finds the messages that expire meanwhile.
+        """
+        return await self._updates.of_found(
+            documents,
+            {
+                "lease.until": {"$lt": DatetimeMS(now_ms)},
+                "expires_at": {"$gte": DatetimeMS(now_ms - _MARGIN_MS)},
+                **self._unexhausted(),
+                **self._in_time(now_ms),
+            },
+            [{"$set": {"unread": True, "returned_to": "$username"}}, {"$unset": "lease.until"}],
+        )
+
+    async def _expire_over(self, documents: Sequence[Document], now_ms: int) -> int:
+        """Mark expired messages whose lease or delay is over. Returns how many.
+
+        If the database does not answer, they are counted later.
+        """
+        mark = secrets.token_hex(4)
+        try:
+            return await self._updates.of_found(
+                documents,
+                {
+                    "lease.until": {"$lt": DatetimeMS(now_ms)},
+                    "expires_at": {"$lt": DatetimeMS(now_ms - _MARGIN_MS)},
+                    "dead": None,
+                },
+                {"$set": {"expired": mark}, "$unset": {"lease.until": ""}},
+                mark={"expired": mark},
+            )
+        except PyMongoError:
+            ids = [document["_id"] for document in documents]
+            self._record_unresolved("expired", {"_id": {"$in": ids}, "expired": mark})
+            return 0
 
     async def _mark_read(self, selection: Document, hint: str, now_ms: int) -> int:
         """Mark messages as read under a new token. Returns exactly how many this call marked.

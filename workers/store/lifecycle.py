@@ -30,6 +30,8 @@ EXPIRE_MARGIN_MS = 1000
 _STATUS_FIELDS = (
     *("username", "receipts", "unread", "lease", "claim", "revoked", "dead", "expires_at"),
 )
+#: The statuses in which a sender can take a message back.
+_REVOCABLE = ("pending", "scheduled")
 #: Longest time for a count of the pending messages, in seconds.
 _COUNT_S = 60.0
 
@@ -57,7 +59,7 @@ class Lifecycle(Connection):
         if document is None:
             return None, 0
         status: MessageStatus | None = _status_of(document, now_ms)
-        if status is None or status.status != "pending":
+        if status is None or status.status not in _REVOCABLE:
             return status, 0
         message = {"_id": command.id, **self._layout.inbox(document["username"])}
         token = secrets.token_hex(16)
@@ -67,8 +69,13 @@ class Lifecycle(Connection):
                 {
                     **message,
                     "receipts": command.receipt,
-                    # Unread, or leased with a lease that is over but has not been ended yet.
-                    "$or": [{"unread": True}, {"lease.until": {"$lt": DatetimeMS(now_ms)}}],
+                    # Unread, scheduled, or leased with a lease that is over but has not been ended
+                    # yet.
+                    "$or": [
+                        {"unread": True},
+                        {"lease.until": {"$exists": True}, "lease.token": None},
+                        {"lease.until": {"$lt": DatetimeMS(now_ms)}},
+                    ],
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
                     "dead": None,
                     "voided": {"$ne": token},
@@ -103,7 +110,7 @@ class Lifecycle(Connection):
                 raise
             self._record_unresolved("revoked", mine, closing=closing)
             raise OutcomeUnknown(str(error)) from error
-        if status is not None and status.status == "pending":
+        if status is not None and status.status in _REVOCABLE:
             raise StoreUnavailable("another reader held the message for a moment; try again")
         return status, int(was_repeated and status == MessageStatus("revoked", now_ms))
 
@@ -231,7 +238,10 @@ def _status_of(document: Document, now_ms: int) -> MessageStatus:
     expires_ms = int(document["expires_at"])
     if expires_ms < now_ms:
         return MessageStatus("expired", expires_ms)
-    until = document.get("lease", {}).get("until")
-    return MessageStatus(
-        "leased" if until is not None and int(until) >= now_ms else "pending", None
-    )
+    lease = document.get("lease", {})
+    until_ms = int(lease.get("until", 0))
+    if until_ms < now_ms:
+        return MessageStatus("pending", None)
+    if "token" not in lease:
+        return MessageStatus("scheduled", until_ms)
+    return MessageStatus("leased", None)

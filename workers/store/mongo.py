@@ -474,7 +474,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         if isinstance(claim, LeaseClaim):
             # A pipeline, since a lease ends no later than its message expires.
             end = {"$min": [DatetimeMS(claim.at_ms + claim.lease_ms), "$expires_at"]}
-            again = {"$ne": [{"$type": "$lease"}, "missing"]}
+            # Earlier versions leave the lease of a scheduled message, which has no token.
+            again = {"$ne": [{"$type": "$lease.token"}, "missing"]}
             lease = {"token": claim.token, "at": at_ms, "by": self._node, "until": end}
             lease["again"] = again
             # A pipeline merges the fields of a document into what there is.
@@ -588,6 +589,11 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
             "purge_at": DatetimeMS(post.expires_ms + self._unread_grace_ms),
             "unread": True,
         }
+        if post.due_ms:
+            # Like a lease that nobody holds: the sweep that ends leases makes it unread.
+            del document["unread"]
+            due_at = DatetimeMS(post.due_ms)
+            document |= {"due_at": due_at, "lease": {"until": due_at}}
         if post.key is not None or post.receipt:
             document |= {"purge_at": None, "kept": True}
         if post.key is not None:
