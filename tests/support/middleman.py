@@ -59,7 +59,8 @@ class Middleman:
                 return
             server, forth = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.append(forth)
-            forth.write(head)
+            # One request for each connection, so that each of them can be counted and broken.
+            forth.write(head[:-2] + b"Connection: close\r\n\r\n")
             sending = asyncio.create_task(_pump(client, forth))
             if self.lose:
                 self.lose -= 1
@@ -88,5 +89,5 @@ def base_of(service: Service) -> str:
 def answer(status: int, body: bytes = b"", *lines: bytes) -> bytes:
     """Return an answer to give instead of the service's, with more header lines."""
     more = b"".join(line + b"\r\n" for line in lines)
-    head = b"HTTP/1.1 %d No\r\nRetry-After: 0\r\n%bContent-Length: %d\r\n\r\n"
+    head = b"HTTP/1.1 %d No\r\nRetry-After: 0\r\nConnection: close\r\n%bContent-Length: %d\r\n\r\n"
     return head % (status, more, len(body)) + body

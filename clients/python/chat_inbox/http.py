@@ -6,6 +6,7 @@ passwords of the environment, keep cookies and follow redirects, and takes longe
 
 from __future__ import annotations
 
+import os
 import ssl
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -93,8 +94,11 @@ def _reason(error: BaseException) -> str:
     reason = str(error) or type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            reason = str(cause)
+        if isinstance(cause, ConnectionError) and cause.errno is not None:
+            # asyncio replaces the text.
+            reason = os.strerror(cause.errno)
+        elif isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
         cause = cause.__cause__ or cause.__context__
     return reason
 

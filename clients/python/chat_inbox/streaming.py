@@ -21,7 +21,7 @@ from chat_inbox.errors import ChatError, ProblemError, Unauthorized, reading_ans
 from chat_inbox.events import EventParser
 from chat_inbox.messages import Message, messages_of
 from chat_inbox.sending import send
-from chat_inbox.steps import Answer, Authorize, Pause, Request, Step
+from chat_inbox.steps import Answer, Authorize, ClientClosed, Pause, Request, Step
 
 log = logging.getLogger("chat_inbox")
 
@@ -258,3 +258,5 @@ class Subscription:
         except ChatError as error:
             log.info("could not acknowledge a message: %s", error)
             feed.is_lost = feed.is_over
+        except ClientClosed:
+            self.is_closed = True

@@ -1,0 +1,259 @@
+"""The client's leases: acknowledged or released at the end of a block, explicitly, or never."""
+
+import asyncio
+
+import pytest
+
+from chat_inbox import ChatClient, Delivered, Lease, LeaseOver
+from chat_service.service import Service
+from tests.clients_python.conftest import NewClient
+from tests.conftest import StartService
+from tests.support.middleman import Middleman, answer, base_of
+from tests.support.waiting import eventually
+
+
+async def test_a_lease_is_acknowledged_when_its_block_ends(client: ChatClient) -> None:
+    posted = await client.post("bob", "work", receipt=True)
+    assert posted.receipt is not None
+    async with client.lease("bob", wait_s=5) as lease:
+        assert lease.messages == [Delivered("work", posted.id, deliveries=1)]
+        assert (await client.status(posted.id, posted.receipt)).status == "leased"
+        assert await client.count("bob") == 0
+    assert (await client.status(posted.id, posted.receipt)).status == "read"
+
+
+async def test_a_lease_is_given_back_when_its_block_raises(client: ChatClient) -> None:
+    await client.post("bob", "work")
+    with pytest.raises(ZeroDivisionError):
+        async with client.lease("bob"):
+            raise ZeroDivisionError
+    assert [message.text for message in await client.read("bob")] == ["work"]
+
+
+async def test_a_lease_is_given_back_when_its_block_is_cancelled(client: ChatClient) -> None:
+    await client.post("bob", "work")
+    has_begun = asyncio.Event()
+
+    async def work() -> None:
+        async with client.lease("bob"):
+            has_begun.set()
+            await asyncio.sleep(600)
+
+    working = asyncio.create_task(work())
+    await has_begun.wait()
+    working.cancel()
+    await asyncio.wait((working,))
+    assert working.cancelled()
+    assert [message.text for message in await client.read("bob")] == ["work"]
+
+
+async def test_a_lease_can_be_settled_message_by_message(client: ChatClient) -> None:
+    for text in "abcd":
+        await client.post("bob", text)
+    async with client.lease("bob", ttl_s=5, limit=3) as lease:
+        first, second, third = lease.messages
+        assert await lease.extend(600.5) == lease.ttl_s == 600.5
+        assert await lease.acknowledge([first.id]) == 1
+        assert await lease.acknowledge([first.id]) == 1
+        assert await lease.release([second.id]) == 1
+        assert await lease.release([second.id, first.id]) == 1
+    assert third.text == "c"
+    assert [message.text for message in await client.read("bob")] == ["b", "d"]
+    assert await lease.acknowledge() == 0
+
+
+async def test_a_lease_is_settled_by_its_name_from_elsewhere(client: ChatClient) -> None:
+    ids = [(await client.post("bob", text)).id for text in "abc"]
+    lease = await client.lease("bob")
+    name = lease.name
+    assert name is not None
+    assert repr(lease) == f"Lease({name!r}, ttl_s=30.0, messages=3)"
+    assert await client.extend("bob", name, 60) == 60
+    assert await client.acknowledge("bob", name, ids[:1]) == 1
+    assert await client.release("bob", name, ids[1:2]) == 1
+    assert [message.text for message in await client.read("bob")] == ["b"]
+    assert await client.acknowledge("bob", name) == 1
+    assert await client.release("bob", name) == 0
+    with pytest.raises(LeaseOver):
+        await client.extend("bob", name, 60)
+
+
+async def test_a_lease_of_nothing_asks_nothing(service: Service, new_client: NewClient) -> None:
+    async with Middleman(service.port) as between:
+        client = new_client(between.base)
+        async with client.lease("bob") as lease:
+            assert lease.messages == []
+            assert (await lease.acknowledge(), await lease.release(["x"])) == (0, 0)
+            assert await lease.extend(5) == 30
+        assert len(between.heads) == 1
+
+
+async def test_a_lease_that_is_over_says_so(client: ChatClient) -> None:
+    await client.post("bob", "work")
+    lease = await client.lease("bob", ttl_s=0.05)
+    another = await client.lease("bob", wait_s=10)
+    assert [each.id for each in another.messages] == [each.id for each in lease.messages]
+    assert [each.deliveries for each in another.messages] == [2]
+    with pytest.raises(LeaseOver):
+        await lease.acknowledge()
+    with pytest.raises(LeaseOver):
+        await lease.extend(5)
+    assert await lease.release() == 0
+
+
+async def test_a_lease_with_a_lost_answer_is_delivered_again(
+    service: Service, new_client: NewClient
+) -> None:
+    async with Middleman(service.port) as between:
+        client = new_client(between.base)
+        await client.post("bob", "work")
+        between.lose = 1
+        async with client.lease("bob", ttl_s=0.2, wait_s=5) as lease:
+            assert [message.text for message in lease.messages] == ["work"]
+            between.lose = 1
+        assert between.lose == 0
+        assert await client.read("bob") == []
+
+
+async def test_a_lease_released_elsewhere_ends_without_an_error(
+    client: ChatClient,
+) -> None:
+    await client.post("bob", "hello")
+    async with client.lease("bob") as lease:
+        assert lease.name is not None
+        assert await client.release("bob", lease.name) == 1
+        assert len(await client.read("bob")) == 1
+        assert await lease.release() == 0
+
+
+async def test_a_wait_for_a_lease_goes_on_over_many_requests(
+    start_service: StartService, new_client: NewClient
+) -> None:
+    client = new_client(base_of(await start_service(max_wait_s=0.05)))
+    waiting = asyncio.ensure_future(client.lease("bob", limit=1, wait_s=20))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    await client.post("bob", "hello")
+    async with await waiting as lease:
+        assert [message.text for message in lease.messages] == ["hello"]
+    assert (await client.lease("bob", wait_s=0.1)).name is None
+
+
+async def test_a_lease_names_what_it_lost_and_what_it_did_not(client: ChatClient) -> None:
+    stays = (await client.post("bob", "stays")).id
+    goes = (await client.post("bob", "goes", timeout_s=3)).id
+    lease = await client.lease("bob", ttl_s=60)
+    assert [message.id for message in lease.messages] == [stays, goes]
+    await asyncio.sleep(3.1)
+    with pytest.raises(LeaseOver) as raised:
+        await lease.__aexit__(None, None, None)
+    assert (raised.value.acknowledged, raised.value.lost) == ((stays,), (goes,))
+    # The lease holds no more messages.
+    assert await lease.acknowledge() == 0
+
+
+# Leases that extend themselves
+
+
+def paths_of(heads: list[str]) -> list[str]:
+    """Return the last part of the path of each request."""
+    return [head.split(" ")[1].partition("?")[0].rpartition("/")[2] for head in heads]
+
+
+async def test_a_lease_in_a_block_outlives_its_first_time(
+    service: Service, new_client: NewClient
+) -> None:
+    async with Middleman(service.port) as between:
+        client = new_client(between.base)
+        posted = await client.post("bob", "work", receipt=True)
+
+        async def is_extended_thrice() -> bool:
+            return paths_of(between.heads).count("extend") > 2
+
+        async with client.lease("bob", ttl_s=0.5) as lease:
+            await eventually(is_extended_thrice)
+            lease.check()
+            assert (await client.status(posted.id, posted.receipt or "")).status == "leased"
+        count = paths_of(between.heads).count("extend")
+        assert (await client.status(posted.id, posted.receipt or "")).status == "read"
+        await asyncio.sleep(0.6)
+        assert paths_of(between.heads).count("extend") == count
+
+
+async def test_a_lost_lease_is_reported_to_its_block(
+    service: Service, new_client: NewClient
+) -> None:
+    client, thief = new_client(base_of(service)), new_client(base_of(service))
+    ids = [(await client.post("bob", text)).id for text in "ab"]
+    done = []
+
+    async def work() -> None:
+        async with client.lease("bob", ttl_s=0.5) as lease:
+            assert lease.name is not None
+            for message in lease:
+                done.append(message.text)
+                assert await thief.release("bob", lease.name) == 2
+                assert len((await thief.lease("bob")).messages) == 2
+                await eventually(lambda: is_lost(lease))
+
+    with pytest.raises(LeaseOver) as raised:
+        await work()
+    assert done == ["a"]
+    assert sorted(raised.value.lost) == ids
+
+
+async def is_lost(lease: Lease) -> bool:
+    """Return whether a lease is known to be lost."""
+    try:
+        lease.check()
+    except LeaseOver:
+        return True
+    return False
+
+
+async def test_a_lease_that_cannot_be_extended_ends_on_time(
+    service: Service, new_client: NewClient
+) -> None:
+    unavailable = answer(503, b'{"type": "urn:chat:problem:unavailable", "detail": "is down"}')
+    async with Middleman(service.port) as between:
+        client = new_client(between.base)
+        await client.post("bob", "work")
+        lease = await client.lease("bob", ttl_s=0.5)
+        async with lease:
+            lease.check()
+            between.answers = [unavailable] * 1000
+            await eventually(lambda: is_lost(lease))
+            with pytest.raises(LeaseOver, match="is down"):
+                lease.check()
+            between.answers = []
+            # The service may grant it after all, as long as it has not ended it.
+            await lease.release()
+        assert await client.count("bob") == 1
+
+
+async def test_a_failed_extension_is_tried_again(service: Service, new_client: NewClient) -> None:
+    async with Middleman(service.port) as between:
+        client = new_client(between.base)
+        await client.post("bob", "work")
+        async with client.lease("bob", ttl_s=3) as lease:
+            between.answers = [answer(503), b""]
+
+            async def is_extended_thrice() -> bool:
+                return paths_of(between.heads).count("extend") > 2
+
+            await eventually(is_extended_thrice)
+            lease.check()
+        assert await client.read("bob") == []
+
+
+async def test_acknowledging_everything_is_no_lost_lease(
+    service: Service, new_client: NewClient
+) -> None:
+    async with Middleman(service.port) as between:
+        client = new_client(between.base)
+        await client.post("bob", "work")
+        async with client.lease("bob", ttl_s=0.2) as lease:
+            assert await lease.acknowledge(lease.messages[0].id) == 1
+            await asyncio.sleep(0.5)
+            lease.check()
+        assert paths_of(between.heads).count("ack") == 1
