@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -490,3 +490,79 @@ async def test_dead_letters_cost_leases_and_reads_no_command(
             # The first end, the messages, and their update.
             assert proxy.sent == {"find": 2, "update": 1}
         await store.close()
+
+
+def before_updates(store: MongoStore, happens: Callable[[], Awaitable[object]]) -> None:
+    """Let something happen after the next search of a sweep, and before its updates."""
+    of_found = store._updates.of_found
+
+    async def late(*arguments: Any, **options: Any) -> int:
+        store._updates.of_found = of_found  # type: ignore[method-assign]
+        await happens()
+        return await of_found(*arguments, **options)
+
+    store._updates.of_found = late  # type: ignore[method-assign]
+
+
+async def test_a_slow_sweep_returns_no_message_marked_meanwhile(
+    open_store: OpenStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow, other = await open_store(), await open_store(dead_letters=TWICE)
+    now_ms, post = clock.now_ms(), new_post()
+    await exhaust(other, [post], now_ms)
+    over_ms = now_ms + LEASE_MS + 1
+    monkeypatch.setattr(other, "_copy", fails)
+    before_updates(slow, lambda: other.end_leases(over_ms))
+    assert (await slow.end_leases(over_ms)).returned == 0
+    assert await letters(slow, now_ms, "bob") == []
+    assert (await slow.end_leases(over_ms)).dead == 1
+
+
+async def test_a_slow_sweep_returns_no_message_exhausted_meanwhile(
+    open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    slow, other = [await open_store(dead_letters=TWICE) for _ in range(2)]
+    now_ms, post = clock.now_ms(), new_post()
+    await slow.insert([post])
+    await lease(slow, [post], now_ms)
+    over_ms = now_ms + LEASE_MS + 1
+
+    async def exhausts() -> None:
+        assert (await other.end_leases(over_ms)).returned == 1
+        await lease(other, [post], now_ms, "another")
+        assert await other.release(Release("bob", "another"), now_ms) == (1, 1)
+
+    before_updates(slow, exhausts)
+    assert (await slow.end_leases(over_ms)).returned == 0
+    assert await letters(slow, now_ms, "bob") == []
+    assert (await slow.end_leases(over_ms)).dead == 1
+
+
+async def test_a_revocation_is_too_late_for_a_marked_message(
+    open_store: OpenStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, now_ms = await open_store(dead_letters=TWICE), clock.now_ms()
+    post = new_post(receipt="r")
+    await exhaust(store, [post], now_ms)
+    await store.release(Release("bob", "ours"), now_ms)
+    find_sent = store._find_sent
+
+    async def marks_after(command: Track) -> Any:
+        found = await find_sent(command)
+        monkeypatch.undo()
+        with monkeypatch.context() as killed:
+            killed.setattr(store, "_copy", fails)
+            await store.end_leases(now_ms)
+        return found
+
+    monkeypatch.setattr(store, "_find_sent", marks_after)
+    dead = MessageStatus("dead", now_ms)
+    assert await store.revoke(Revoke(post.id, "r"), now_ms) == (dead, 0)
+    assert (await store.end_leases(now_ms)).dead == 1
+    assert [each.message.text for each in await letters(store, now_ms)] == [post.text]
