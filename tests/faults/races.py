@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Mapping
 
 from tests.faults.checker import Verdict
-from tests.faults.faulty_store import LATE_MAX_S, SimulatedStore
+from tests.faults.faulty_calls import LATE_MAX_S
+from tests.faults.faulty_store import SimulatedStore
 from tests.faults.simulation import Step, World
 from workers.commands import Claim, KeyedClaim
 from workers.errors import OutcomeUnknown

@@ -23,7 +23,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from tests.faults.checker import Verdict, check
-from tests.faults.faulty_store import HANG_MAX_S, LATE_MAX_S, SimulatedStore
+from tests.faults.faulty_calls import HANG_MAX_S, LATE_MAX_S
+from tests.faults.faulty_store import SimulatedStore
 from tests.faults.history import History
 from tests.faults.simulated_clients import KILLED, SimulatedClients
 from tests.faults.simulated_replica_set import EPOCH_S, Database, VirtualLoop

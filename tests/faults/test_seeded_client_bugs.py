@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.faults.seeded_bugs import CLIENT_BUGS, Bug, detect
+from tests.faults.client_bugs import CLIENT_BUGS
+from tests.faults.seeded_bugs import Bug, detect
 from tests.faults.sharing import CROWDED, FILLED, CrowdedWorld, FilledWorld
 from tests.faults.simulation import run, schedule_of
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.faults.seeded_bugs import DELIVERY_BUGS, Bug, detect
+from tests.faults.delivery_bugs import DELIVERY_BUGS
+from tests.faults.seeded_bugs import Bug, detect
 
 
 @pytest.mark.parametrize("bug", DELIVERY_BUGS, ids=lambda bug: bug.name)

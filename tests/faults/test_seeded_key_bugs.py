@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.faults.seeded_bugs import KEY_BUGS, Bug, detect
+from tests.faults.key_bugs import KEY_BUGS
+from tests.faults.seeded_bugs import Bug, detect
 
 
 @pytest.mark.parametrize("bug", KEY_BUGS, ids=lambda bug: bug.name)

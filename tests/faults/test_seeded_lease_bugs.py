@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.faults.seeded_bugs import LEASE_BUGS, Bug, detect
+from tests.faults.lease_bugs import LEASE_BUGS
+from tests.faults.seeded_bugs import Bug, detect
 
 
 @pytest.mark.parametrize("bug", LEASE_BUGS, ids=lambda bug: bug.name)
