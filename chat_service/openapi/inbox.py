@@ -180,6 +180,14 @@ def operations(terms: Terms) -> dict[str, Operation]:
                         "schema": schema_of("NewMessageToInbox"),
                         "example": {"text": "Backup ok", "timeout": 3600},
                     },
+                    "application/octet-stream": {
+                        "schema": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "The text, in UTF-8.",
+                        },
+                        "example": "Backup ok",
+                    },
                 },
                 # Apart, because generators of clients warn of types that they cannot make.
                 "x-other-content": {
@@ -224,7 +232,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
                 101: answer("The connection is now a WebSocket."),
                 200: answer(
                     "Events: `open` with a lease, and a `message` with the id for each message.",
-                    {"type": "string"},
+                    {},
                     'retry: 1000\n\nevent: open\ndata: {"lease":"caab5cf6cfe8fc86969481d83c8d318d"}'
                     f'\n\nid: {ID}\nevent: message\ndata: {{"text":"lunch?","id":"{ID}"}}\n\n',
                     media="text/event-stream",

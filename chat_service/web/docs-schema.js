@@ -21,9 +21,10 @@ function bounds(least, most, what) {
   return most === undefined ? [`at least ${from}${what}`] : [`${from} to ${to}${what}`];
 }
 
-/** Return the media types of a body, each with its content. Those that generators do not know are apart. */
+/** Return the media types of a body, each with its content, first plain text. Some of them are apart. */
 export function mediasOf(body) {
-  return Object.entries({ ...body.content, ...body["x-other-content"] });
+  const medias = Object.entries({ ...body.content, ...body["x-other-content"] });
+  return medias.sort(([one], [other]) => (other === "text/plain") - (one === "text/plain"));
 }
 
 /** Return the class that colors a status. */

@@ -1,9 +1,10 @@
-// The form of an operation: shows its request as a command, and sends it.
+// The form of an operation: shows its request as a sample, and sends it.
 //
 // If a request takes or changes something, its button says so, and the page asks before the first one.
 
 import { asChosen } from "./docs-access.js";
 import { codeBlock, pretty } from "./docs-dom.js";
+import { sampleOf } from "./docs-samples.js";
 import { kindOf, mediasOf, ruleOf } from "./docs-schema.js";
 import { element } from "./element.js";
 import { session } from "./session.js";
@@ -13,15 +14,15 @@ const PRETTY_MAX = 200_000;
 /** The requests that the user has confirmed. The page does not ask twice. */
 const agreed = new Set();
 
-/** Return the command and the form of an operation. */
+/** Return the sample and the form of an operation. */
 export function tryIt(api, operation) {
   const { said, method, path } = operation;
   const id = said.operationId;
   const inputs = operation.parameters.map((parameter, at) => inputOf(parameter, `${id}-${at}`));
   const body = said.requestBody && bodyOf(said.requestBody, `${id}-body`);
-  const command = codeBlock(`the command for ${method} ${path}`);
+  const sample = sampleOf(`${method} ${path}`);
   const request = () => requestOf(operation, inputs, body);
-  const update = () => command.fill(asCommand(request(), session.isOn && "401" in said.responses));
+  const update = () => sample.fill(request(), session.isOn && "401" in said.responses);
   const send = element("button", { class: "primary" }, [
     said["x-effect"] ? `Send, and ${said["x-effect"]}` : "Send",
   ]);
@@ -53,7 +54,7 @@ export function tryIt(api, operation) {
   update();
   const trial = element("details", { class: "try" }, [element("summary", {}, ["Try it"]), form]);
   return [
-    element("section", { class: "part" }, [element("h4", {}, ["Command"]), command]),
+    element("section", { class: "part" }, [element("h4", {}, ["Sample"]), sample]),
     trial,
   ];
 }
@@ -106,8 +107,8 @@ function bodyOf(body, id) {
   return { field, value: () => text.value, media: () => media.value };
 }
 
-/** Return the request in the form: {method, target, headers, body, inboxes, message}. */
-function requestOf({ path, method }, inputs, body) {
+/** Return the request in the form: its parts, and the inboxes and the message that it is about. */
+function requestOf({ path, method, said }, inputs, body) {
   const headers = {};
   const query = new URLSearchParams();
   const named = {};
@@ -120,6 +121,9 @@ function requestOf({ path, method }, inputs, body) {
   if (body) headers["Content-Type"] = body.media();
   const target = path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(named[name]));
   return {
+    id: said.operationId,
+    named,
+    query: Object.fromEntries(query),
     method,
     target: query.size ? `${target}?${query}` : target,
     headers,
@@ -140,19 +144,6 @@ function inboxesIn(body) {
     }
   }
   return [...names];
-}
-
-/** Return a request as a shell command. The token is a variable, so that it stays out of the shell's history. */
-function asCommand({ method, target, headers, body }, needsToken) {
-  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const words = ["curl"];
-  if (method === "HEAD") words.push("-I");
-  else if (method !== "GET" && !(method === "POST" && body !== undefined)) words.push("-X", method);
-  if (target.split("?")[0].endsWith("/stream")) words.push("-N");
-  if (needsToken) words.push("-H", '"Authorization: Bearer $CHAT_TOKEN"');
-  for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
-  if (body !== undefined) words.push(body.includes("\n") ? "--data-binary" : "-d", quoted(body));
-  return [...words, quoted(new URL(".", location.href).href + target.slice(1))].join(" ");
 }
 
 /** Ask whether to send a request that takes or changes something, once for each inbox. */

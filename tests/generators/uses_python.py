@@ -5,9 +5,16 @@ test_generated_clients.py checks the types with mypy, and runs it: `uses_python.
 
 import sys
 from http import HTTPStatus
+from io import BytesIO
 
 from chat_api import AuthenticatedClient
-from chat_api.api.inbox import count_unread, post_batch, post_message, read_inbox_by_post
+from chat_api.api.inbox import (
+    count_unread,
+    post_batch,
+    post_message,
+    post_text,
+    read_inbox_by_post,
+)
 from chat_api.api.leases import acknowledge_lease, lease_messages
 from chat_api.api.receipts import message_status, revoke_message
 from chat_api.models import (
@@ -19,10 +26,12 @@ from chat_api.models import (
     Leased,
     LeasedMessages,
     NewMessage,
+    NewMessageToInbox,
     Posted,
     Problem,
     Status,
 )
+from chat_api.types import File
 
 
 def posted(client: AuthenticatedClient, message: NewMessage) -> tuple[str, str]:
@@ -69,6 +78,17 @@ def post_and_read(client: AuthenticatedClient) -> None:
     assert fate.at.tzinfo is not None
 
 
+def post_texts(client: AuthenticatedClient) -> None:
+    """Post a text as it is, and in an object."""
+    plain = post_text.sync("ops", client=client, body=File(BytesIO(b"Backup ok")), timeout=60)
+    assert isinstance(plain, Posted)
+    said = post_text.sync("ops", client=client, body=NewMessageToInbox(text="42 files"))
+    assert isinstance(said, Posted)
+    messages = read_inbox_by_post.sync("ops", client=client)
+    assert isinstance(messages, list)
+    assert [each.text for each in messages] == ["Backup ok", "42 files"]
+
+
 def lease_and_acknowledge(client: AuthenticatedClient) -> None:
     """Lease a message and acknowledge it, once with a lease that there is not."""
     posted(client, NewMessage(text="job", username="worker"))
@@ -109,6 +129,7 @@ def main(base: str, token: str) -> None:
     """Use the service at this address. A service without access control ignores the token."""
     with AuthenticatedClient(base_url=base, token=token) as client:
         post_and_read(client)
+        post_texts(client)
         lease_and_acknowledge(client)
         be_refused(client)
 

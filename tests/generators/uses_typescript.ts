@@ -51,6 +51,19 @@ async function postAndRead(): Promise<void> {
   same([fate.status, typeof fate.at], ["read", "string"]);
 }
 
+async function postTexts(): Promise<void> {
+  const path = { username: "ops" };
+  await chat.POST("/chat/{username}", {
+    params: { path, query: { timeout: 60 } },
+    body: "Backup ok",
+    bodySerializer: (text) => text,
+    headers: { "Content-Type": "text/plain" },
+  });
+  await chat.POST("/chat/{username}", { params: { path }, body: { text: "42 files" } });
+  const { data: messages } = await chat.POST("/chat/{username}/read", { params: { path } });
+  same(messages?.map(({ text }) => text), ["Backup ok", "42 files"]);
+}
+
 async function leaseAndAcknowledge(): Promise<void> {
   const path = { username: "worker" };
   await posted({ text: "job", username: "worker" });
@@ -83,5 +96,6 @@ async function beRefused(): Promise<void> {
 }
 
 await postAndRead();
+await postTexts();
 await leaseAndAcknowledge();
 await beRefused();
