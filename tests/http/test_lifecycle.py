@@ -16,6 +16,7 @@ from tests.support.waiting import eventually
 from workers.pending import pause_after_count
 
 USERS = ("ann", "bob", "cy")
+MAX_DELIVERIES = 2
 
 
 async def live(chat: ChatClient, seed: int, steps: int) -> None:
@@ -60,8 +61,17 @@ async def live(chat: ChatClient, seed: int, steps: int) -> None:
                     await chat.request("POST", f"/chat/{user}/{end}", asked)
 
 
+async def exhaust(chat: ChatClient) -> None:
+    """Lease a message, and release it, as often as it takes to become a dead letter."""
+    await chat.post("poisoned", "x", 600)
+    for _ in range(MAX_DELIVERIES):
+        answer = await chat.request("POST", "/chat/poisoned/lease?wait=5", b"")
+        asked = json.dumps({"lease": json.loads(answer.body)["lease"]}).encode()
+        assert (await chat.request("POST", "/chat/poisoned/release", asked)).code == 200
+
+
 @pytest.mark.parametrize("losses", [0.0, 0.05], ids=["no fault", "lost replies"])
-async def test_accepted_is_read_and_expired_and_revoked_and_pending(
+async def test_accepted_is_all_that_ended_and_what_is_pending(
     start_service: StartService,
     connect: Connect,
     mongo_uri: str,
@@ -70,7 +80,8 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
     losses: float,
 ) -> None:
     async with MongoProxy(mongo_uri, tmp_path) as proxy:
-        services = [await start_service(mongo_uri=proxy.uri, mongo_timeout_s=1.0) for _ in range(2)]
+        changes = {"mongo_timeout_s": 1.0, "max_deliveries": MAX_DELIVERIES}
+        services = [await start_service(mongo_uri=proxy.uri, **changes) for _ in range(2)]
         nodes = [connect(service) for service in services]
 
         async def lose() -> None:
@@ -81,6 +92,7 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
 
         await asyncio.gather(lose(), *(live(nodes[n % 2], n, 25) for n in range(8)))
         proxy.lose_rate = {}
+        await exhaust(nodes[0])
         for each in (1, 600):
             # Ensure that at least one message expires and one is revoked.
             body = json.dumps({"text": "x", "username": "nobody", "timeout": each}).encode()
@@ -102,7 +114,7 @@ async def test_accepted_is_read_and_expired_and_revoked_and_pending(
                 accepted = await sum_of("chat_messages_accepted_total")
                 ended = [
                     await sum_of(f"chat_messages_{fate}_total")
-                    for fate in ("read", "expired_unread", "revoked")
+                    for fate in ("read", "expired_unread", "revoked", "dead")
                 ]
                 # The values are from different moments, so compare until they agree.
                 return 0 < accepted == stored == sum(ended) + unread and all(ended)
