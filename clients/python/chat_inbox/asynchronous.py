@@ -292,13 +292,16 @@ class ChatClient:
         body = []
         try:
             response = await self._transport.handle_async_request(request)
+            # The stream itself, because the methods of the response take longer.
+            stream = response.stream
+            assert isinstance(stream, httpx.AsyncByteStream)
             try:
-                async for chunk in response.aiter_raw():
+                async for chunk in stream:
                     body.append(chunk)
                     if time.monotonic() > give_up_at:
                         raise httpx.ReadTimeout("")
             finally:
-                await response.aclose()
+                await stream.aclose()
         except httpx.TransportError as error:
             # Closing the client ends the request in this way.
             self._check_open()

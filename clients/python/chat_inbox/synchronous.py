@@ -272,13 +272,16 @@ class SyncChatClient:
         body = []
         try:
             response = self._transport.handle_request(request)
+            # The stream itself, because the methods of the response take longer.
+            stream = response.stream
+            assert isinstance(stream, httpx.SyncByteStream)
             try:
-                for chunk in response.iter_raw():
+                for chunk in stream:
                     body.append(chunk)
                     if time.monotonic() > give_up_at:
                         raise httpx.ReadTimeout("")
             finally:
-                response.close()
+                stream.close()
         except httpx.TransportError as error:
             # Closing the client ends the request in this way.
             self._check_open()
