@@ -9,13 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from chat_inbox.credentials import PlainHttpRefused, TokenSource, check_address, check_token
 from chat_service.cli.exit_codes import CommandError, ExitCode
-from chat_service.client.credentials import (
-    PlainHttpRefused,
-    TokenSource,
-    check_address,
-    check_token,
-)
 
 _VARIABLE, _FILE_VARIABLE = "CHAT_TOKEN", "CHAT_TOKEN_FILE"
 _DEFAULT_FILE = "~/.config/chat/token"
@@ -43,7 +38,7 @@ class UserToken(NamedTuple):
         if file is None:
             return self.value
 
-        async def read_again() -> str:
+        def read_again() -> str:
             return _read_file(file, self.origin).value
 
         return read_again

@@ -34,6 +34,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "ack": ("commands.leases", "acknowledge leased messages, which consumes them"),
         "release": ("commands.leases", "make leased messages unread again at once"),
         "extend": ("commands.leases", "prolong a lease"),
+        "dead": ("commands.dead", "list messages that were leased too often, or return them"),
     },
     "Receipts": {
         "status": ("commands.receipts", "show the status of a message"),

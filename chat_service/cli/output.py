@@ -5,15 +5,18 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from typing import Any, TextIO
 
+from chat_inbox import Delivered, Message
 from chat_service.cli.exit_codes import CommandError, ExitCode, write_stderr, write_stdout
 from chat_service.cli.terminal import escape_controls, escape_controls_in_json
-from chat_service.client.message import Message
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 #: An id begins with this many hexadecimal digits that hold its time of acceptance, in ms.
 _TIME_DIGITS = 12
+#: Units of time, with their sizes in seconds.
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 class Output:
@@ -41,14 +44,15 @@ class Output:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
-    def message(self, message: Message) -> None:
-        """Write a message."""
+    def message(self, message: Message, remark: str = "") -> None:
+        """Write a message. `remark` is for people only; it stands behind the id and the age."""
         if self.is_json:
-            self._json(message._asdict())
-        else:
-            self._line(
-                f"{escape_controls(message.text)}\n{self.dim(f'  {message.id}{_age(message.id)}')}"
-            )
+            self._json(fields_of(message))
+            return
+        deliveries = message.deliveries if isinstance(message, Delivered) else 0
+        again = f", delivery {deliveries}" if deliveries > 1 and not remark else ""
+        below = f"  {message.id}{_age(message.id)}{again}{remark}"
+        self._line(f"{escape_controls(message.text)}\n{self.dim(escape_controls(below))}")
 
     def sync(self) -> None:
         """Raise `OutputError` if the output is not stored.
@@ -90,6 +94,14 @@ class Output:
         write_stdout(lambda: sys.stdout.write(line + "\n"))
 
 
+def fields_of(message: Message) -> dict[str, Any]:
+    """Return a message as the service writes it in JSON."""
+    fields = asdict(message)
+    if fields.get("dead", True) is None:
+        del fields["dead"]
+    return fields
+
+
 def has_colors(stream: TextIO) -> bool:
     """Return whether to use colors: on a terminal that supports them, unless NO_COLOR is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -97,15 +109,22 @@ def has_colors(stream: TextIO) -> bool:
 
 def format_age(seconds: float) -> str:
     """Return a short text for an age, such as "5 min ago"."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return "just now"
+    return f"{_rounded(seconds)} ago" if seconds >= 1 else "just now"
+
+
+def format_in(seconds: float) -> str:
+    """Return a short text for a time to come, such as "in 5 min"."""
+    return f"in {_rounded(seconds)}" if seconds >= 1 else "now"
+
+
+def _rounded(seconds: float) -> str:
+    size, unit = next(each for each in _UNITS if seconds >= each[0])
+    return f"{seconds / size:.0f} {unit}"
 
 
 def format_duration(seconds: float) -> str:
     """Return a duration in the largest unit that is exact, such as "10 min" or "0.5 s"."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+    for size, unit in _UNITS[:-1]:
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:g} s"

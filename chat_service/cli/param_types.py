@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,6 +74,57 @@ class Moment(click.ParamType[datetime]):
         if moment <= datetime.now(UTC):
             self.fail(f"{value!r} is in the past.", param, ctx)
         return moment.replace(microsecond=0)
+
+
+class LocalTime(click.ParamType[datetime]):
+    """A time in the future, such as `2026-12-01T09:00`: local time unless it has an offset or a Z.
+
+    A local time that does not exist, or exists twice, is refused, because clocks are changed then.
+    """
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        try:
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None:
+                moment = self._local(moment, value, param, ctx)
+            is_past = moment.timestamp() <= time.time()
+        except (ValueError, OverflowError, OSError):
+            self.fail(f"{value!r} is not a time such as 2026-12-01T09:00.", param, ctx)
+        if _DATE.fullmatch(value):
+            self.fail(f"{value!r} has no time of day; add one, such as {value}T09:00.", param, ctx)
+        if is_past:
+            self.fail(f"{value!r} is in the past.", param, ctx)
+        return moment
+
+    def _local(
+        self,
+        moment: datetime,
+        value: str,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        """Return a time without an offset with that of the time zone of this machine."""
+        first, second = (moment.replace(fold=fold).astimezone() for fold in (0, 1))
+        if first.timestamp() == second.timestamp():
+            return first
+        # Around a change of the clocks, a time that exists is the same after both conversions.
+        if first.replace(tzinfo=None, fold=0) != moment.replace(fold=0):
+            self.fail(
+                f"{value!r} does not exist here, because clocks go forward then; "
+                f"add an offset, as in {second.isoformat()} or {first.isoformat()}.",
+                param,
+                ctx,
+            )
+        return self.fail(
+            f"{value!r} is twice here, because clocks go back then; "
+            f"write {first.isoformat()} or {second.isoformat()}.",
+            param,
+            ctx,
+        )
 
 
 class Text(click.ParamType[str]):

@@ -17,11 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from chat_service.cli.credentials import HOW_TO_GIVE_ONE, UserToken, find_token
-from chat_service.cli.exit_codes import CommandError, ExitCode
-from chat_service.cli.output import Output
-from chat_service.cli.param_types import Duration, Url
-from chat_service.client import (
+from chat_inbox import (
     ChatClient,
     ChatError,
     Forbidden,
@@ -34,6 +30,10 @@ from chat_service.client import (
     TokenUnavailable,
     Unauthorized,
 )
+from chat_service.cli.credentials import HOW_TO_GIVE_ONE, UserToken, find_token
+from chat_service.cli.exit_codes import CommandError, ExitCode
+from chat_service.cli.output import Output
+from chat_service.cli.param_types import Duration, Url
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from chat_inbox import ChatClient
 from chat_service.cli.credentials import find_token
-from chat_service.client import ChatClient
 from tests.cli.conftest import Chat, Result
 from tests.cli.terminal import Terminal
 from tests.http.test_client_tokens import REFUSED, SECRET, limited, tokens_of

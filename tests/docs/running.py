@@ -39,7 +39,7 @@ _WITHIN_S = 90.0
 _SNIPPET = """
 import ast, asyncio, inspect, sys
 from pathlib import Path
-import chat_service.client as client
+import chat_inbox as client
 source = Path(sys.argv[1]).read_text(encoding="utf-8")
 code = compile(source, sys.argv[1], "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 names = {"__name__": "__main__", **{name: getattr(client, name) for name in client.__all__}}

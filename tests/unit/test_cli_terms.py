@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from chat_inbox import ProblemError
 from chat_service.api import problems
 from chat_service.api.problems import Problem
 from chat_service.api.request_options import READ_KEY_MIN, WaitLimits, idempotency_key, read_options
@@ -13,7 +14,6 @@ from chat_service.api.types import Request
 from chat_service.api.validation import MessageLimits, lease_body, new_message, username_in_path
 from chat_service.cli import session
 from chat_service.cli.session import describe_problem
-from chat_service.client import ProblemError
 from chat_service.handlers.leases import LeaseHandlers
 from workers.errors import KeyInFlight, KeyReused
 from workers.pool import WorkerPool

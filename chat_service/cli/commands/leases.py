@@ -4,11 +4,11 @@ from shlex import quote
 
 import click
 
+from chat_inbox import Lease, LeaseOver
 from chat_service.cli.exit_codes import CommandError, ExitCode, OutputError
-from chat_service.cli.output import format_duration
+from chat_service.cli.output import fields_of, format_duration
 from chat_service.cli.param_types import Duration, NonEmptyText, Text
 from chat_service.cli.session import Session, wait_option, with_session
-from chat_service.client import Lease, LeaseOver
 
 
 @click.command()
@@ -34,7 +34,7 @@ def lease(session: Session, name: str, ttl: float, limit: int | None, wait: floa
       chat lease bob --ttl 2m --limit 10
       lease=$(chat lease bob | jq -r .lease); chat ack bob $lease
     """
-    taken = session.run(session.chat.wait_lease(name, wait, ttl, limit))
+    taken = session.run(session.chat.lease(name, ttl, limit, wait))
     if taken.name is None:
         session.out.note("no unread messages")
         return ExitCode.NOTHING
@@ -52,7 +52,7 @@ def lease(session: Session, name: str, ttl: float, limit: int | None, wait: floa
 def _show(session: Session, name: str, taken: Lease) -> None:
     """Print the leased messages, and the lease."""
     if session.out.is_json:
-        messages = [message._asdict() for message in taken.messages]
+        messages = [fields_of(message) for message in taken.messages]
         session.out.record(
             "", lease=taken.name, ttl=taken.ttl_s, more=taken.more, messages=messages
         )

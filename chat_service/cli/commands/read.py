@@ -5,11 +5,10 @@ import shlex
 
 import click
 
+from chat_inbox import COUNT_MAX, Message
 from chat_service.cli.exit_codes import ExitCode, OutputError, print_error
 from chat_service.cli.param_types import NonEmptyText
 from chat_service.cli.session import Session, wait_option, with_session
-from chat_service.client import Message
-from chat_service.client.chat import COUNT_MAX
 
 
 @click.command()

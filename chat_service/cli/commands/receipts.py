@@ -5,7 +5,7 @@ import time
 import click
 
 from chat_service.cli.exit_codes import CommandError, ExitCode
-from chat_service.cli.output import format_age
+from chat_service.cli.output import format_age, format_in
 from chat_service.cli.param_types import Text
 from chat_service.cli.session import Session, with_session
 
@@ -18,7 +18,9 @@ _RECEIPT_LIKE_OPTION = {"ignore_unknown_options": True, "help_option_names": ["-
 @click.argument("receipt", type=Text())
 @with_session
 def status(session: Session, message_id: str, receipt: str) -> int:
-    """Print the status of a message: pending, leased, read, expired or revoked.
+    """Print the status of a message: scheduled, pending, leased, read, expired, revoked or dead.
+
+    For a scheduled message, also print when it can be read.
 
     `chat send --receipt` prints the ID and the RECEIPT.
 
@@ -31,7 +33,8 @@ def status(session: Session, message_id: str, receipt: str) -> int:
     at, when = None, ""
     if found.at is not None:
         at = found.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        age = format_age(time.time() - found.at.timestamp())
+        age_s = time.time() - found.at.timestamp()
+        age = format_in(-age_s) if found.status == "scheduled" else format_age(age_s)
         when = session.out.dim(f"  {age}, at {found.at.astimezone():%Y-%m-%d %H:%M:%S}")
     session.out.record(found.status + when, id=message_id, status=found.status, at=at)
     return ExitCode.DONE
@@ -42,9 +45,9 @@ def status(session: Session, message_id: str, receipt: str) -> int:
 @click.argument("receipt", type=Text())
 @with_session
 def revoke(session: Session, message_id: str, receipt: str) -> int:
-    """Revoke a message while it is unread.
+    """Revoke a message while it is scheduled or unread.
 
-    Exits with 1 if it is too late, because the message is read, leased or expired.
+    Exits with 1 if it is too late, because the message is read, leased, expired or a dead letter.
 
     \b
     Examples:

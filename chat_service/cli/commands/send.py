@@ -2,14 +2,24 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
+from chat_inbox import (
+    ChatError,
+    Draft,
+    OutcomeUnknown,
+    Posted,
+    ProblemError,
+    ServiceUnavailable,
+)
 from chat_service.cli.exit_codes import CommandError, ExitCode, OutputError, print_error
-from chat_service.cli.param_types import Duration, NonEmptyText, Text
+from chat_service.cli.param_types import Duration, LocalTime, NonEmptyText, Text
 from chat_service.cli.session import (
     Session,
     describe_problem,
@@ -17,7 +27,6 @@ from chat_service.cli.session import (
     exit_code_of,
     with_session,
 )
-from chat_service.client import ChatError, Draft, Posted, ProblemError, ServiceUnavailable
 
 _CHUNK_BYTES = 1 << 20
 
@@ -36,7 +45,21 @@ _CHUNK_BYTES = 1 << 20
     "--timeout",
     type=Duration(whole=True),
     metavar="TIME",
-    help="Lifetime of the message: 90, 90s, 10m, 2h, 7d.",
+    help="Lifetime of the message, from when it can be read: 90, 90s, 10m, 2h, 7d.",
+)
+@click.option(
+    "--in",
+    "delay",
+    type=Duration(),
+    metavar="TIME",
+    help="Schedule the message: it can be read after this time, such as 30s, 1.5h or 7d.",
+)
+@click.option(
+    "--at",
+    "due",
+    type=LocalTime(),
+    metavar="WHEN",
+    help="Schedule the message: 2026-12-01T09:00 in local time, or with an offset or Z.",
 )
 @click.option(
     "--key",
@@ -52,6 +75,8 @@ def send(
     file: Path | None,
     lines: bool,
     timeout: int | None,
+    delay: float | None,
+    due: datetime | None,
     key: str | None,
     receipt: bool,
 ) -> int:
@@ -65,21 +90,57 @@ def send(
       chat send bob 'lunch?' --timeout 10m
       uptime | chat send ops
       chat send bob --file letter.txt --receipt
+      chat send bob 'stand-up' --at 2026-12-01T09:00
       tail -f app.log | chat send ops --lines
     """
+    if delay is not None and due is not None:
+        raise click.UsageError("Give either --in or --at, not both.")
+    when = _When(delay, due)
+    if due is not None and key is not None:
+        # The delay is a part of what a key stands for, and another one at each repeat.
+        raise click.UsageError("--key needs --in instead of --at, so that a repeat is the same.")
     text = " ".join(words) if words else None
     if lines:
         if text is not None or file is not None:
             raise click.UsageError("--lines reads standard input; omit TEXT and --file.")
-        return _send_lines(session, name, timeout, key, receipt)
-    text = _text(text, file)
-    posted = session.run(session.chat.post(name, text, timeout, key=key, receipt=receipt))
+        return _send_lines(session, name, timeout, when, key, receipt)
+    draft = Draft(name, _text(text, file), timeout, when.delay_s())
+    posted = _post(session, draft, when, key, receipt)
     try:
         _print_posted(session, posted)
     except OutputError as failure:
         with_receipt = f", with the receipt {posted.receipt}" if posted.receipt else ""
         raise failure.with_advice(f"the message is stored as {posted.id}{with_receipt}") from None
     return ExitCode.DONE
+
+
+class _When(NamedTuple):
+    """When a message can be read: after a delay in seconds, at a time, or at once."""
+
+    delay: float | None
+    due: datetime | None
+
+    def delay_s(self) -> float | None:
+        """Return the delay of a message that is sent now, in seconds, or None."""
+        if self.due is None:
+            return self.delay
+        return round(max(self.due.timestamp() - time.time(), 0.0), 3)
+
+
+def _post(session: Session, draft: Draft, when: _When, key: str | None, receipt: bool) -> Posted:
+    """Post a message. If the outcome is unknown, say how to repeat it."""
+    try:
+        return session.run(
+            session.chat.post(*draft[:3], delay_s=draft.delay_s, key=key, receipt=receipt)
+        )
+    except OutcomeUnknown as error:
+        if when.due is None:
+            raise
+        raise CommandError(
+            ExitCode.UNKNOWN,
+            f"the outcome is unknown: {error}; to retry safely, repeat this command with "
+            f"--key {error.key} and with --in {draft.delay_s}s instead of --at",
+        ) from None
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -105,7 +166,7 @@ def _text(text: str | None, file: Path | None) -> str:
 
 
 def _send_lines(
-    session: Session, name: str, timeout: int | None, key: str | None, receipt: bool
+    session: Session, name: str, timeout: int | None, when: _When, key: str | None, receipt: bool
 ) -> int:
     """Post the lines of standard input as they arrive, and return the largest exit code.
 
@@ -116,8 +177,8 @@ def _send_lines(
     number = 0
     for lines in [list(_all_lines())] if key else _read_lines():
         sent = number
-        drafts = [Draft(name, line, timeout) for line in lines]
-        for result in session.run(session.chat.post_many(drafts, key=key, receipt=receipt)):
+        drafts = [Draft(name, line, timeout, when.delay_s()) for line in lines]
+        for result in session.run(session.chat.post_batch(drafts, key=key, receipt=receipt)):
             number += 1
             try:
                 if isinstance(result, Posted):

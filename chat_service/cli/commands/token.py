@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from chat_inbox.credentials import check_token
 from chat_service.access.token_file import Grants, TokenFileInvalid, parse
 from chat_service.api.identity import Identity
 from chat_service.cli.access_entry import add_entry, entry_of, read_text
@@ -23,7 +24,6 @@ from chat_service.cli.exit_codes import (
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Moment, NonEmptyText
 from chat_service.cli.terminal import escape_controls
-from chat_service.client.credentials import check_token
 
 #: What tokens begin with, so that scanners for leaked secrets find them.
 _PREFIX = "cht_"

@@ -10,10 +10,7 @@ from contextlib import suppress
 
 import click
 
-from chat_service.cli.exit_codes import ExitCode, OutputError
-from chat_service.cli.param_types import NonEmptyText
-from chat_service.cli.session import Session, with_session
-from chat_service.client import (
+from chat_inbox import (
     ChatError,
     Lease,
     LeaseOver,
@@ -21,6 +18,9 @@ from chat_service.client import (
     OutcomeUnknown,
     ServiceUnavailable,
 )
+from chat_service.cli.exit_codes import ExitCode, OutputError
+from chat_service.cli.param_types import NonEmptyText
+from chat_service.cli.session import Session, with_session
 
 #: Duration of the lease of a command's message, in seconds. It is extended every third of that.
 _TTL_S = 30.0
@@ -80,7 +80,7 @@ def _show_interruptions(session: Session) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             session.out.note(record.getMessage())
 
-    log = logging.getLogger("chat_service.client")
+    log = logging.getLogger("chat_inbox")
     log.addHandler(Notes())
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -90,7 +90,7 @@ async def _run_for_each(session: Session, name: str, command: str) -> None:
     """Lease one message at a time, and run the command for it."""
     while True:
         try:
-            lease = await session.chat.wait_lease(name, math.inf, _TTL_S, limit=1)
+            lease = await session.chat.lease(name, _TTL_S, 1, math.inf)
             for message in lease.messages:
                 await _run_command(session, lease, message, command)
         except (ServiceUnavailable, OutcomeUnknown) as error:

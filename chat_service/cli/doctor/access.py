@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from chat_inbox.credentials import is_loopback
 from chat_service.access.token_file import TokenFileInvalid, parse
-from chat_service.client.credentials import is_loopback
 from workers.store.finding import Finding
 
 #: A token that ends sooner is a warning, in seconds.

@@ -4,11 +4,11 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tornado.httpclient import HTTPRequest
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.httputil import HTTPInputError
 
 from chat_service.cli.credentials import HOW_TO_GIVE_ONE
 from chat_service.cli.session import without_credentials
-from chat_service.client.http import Answer, NotAnswered, fetch
 from chat_service.server.listener import NAMES, PortTaken, bind
 from workers.store.finding import Finding
 
@@ -65,12 +65,12 @@ async def check_service(url: str, token: str | None) -> AsyncIterator[Finding]:
     shown = without_credentials(url)
     try:
         live = await _get(f"{url}/livez")
-    except NotAnswered as error:
+    except _NotAnswered as error:
         detail = f"{shown}: {error}; check that it is running and that this is its address"
         yield Finding("alive", "fail", detail)
         return
-    if live.status != 200:
-        detail = f"{shown}/livez answered {live.status}; check that this is the service's address"
+    if live.code != 200:
+        detail = f"{shown}/livez answered {live.code}; check that this is the service's address"
         yield Finding("alive", "fail", detail)
         return
     yield Finding("alive", "ok", shown)
@@ -85,22 +85,20 @@ async def check_service(url: str, token: str | None) -> AsyncIterator[Finding]:
         yield Finding("ready", "ok", ", ".join(_PARTS))
     try:
         answer = await _get(f"{url}/metrics", token)
-        if answer.status in (401, 403):
-            lacks = (
-                "the token lacks the right" if answer.status == 403 else "they need a token with"
-            )
-            detail = f"{shown}/metrics answered {answer.status}: {lacks} `ops`"
+        if answer.code in (401, 403):
+            lacks = "the token lacks the right" if answer.code == 403 else "they need a token with"
+            detail = f"{shown}/metrics answered {answer.code}: {lacks} `ops`"
             yield Finding("metrics", "warn", f"{detail}; {HOW_TO_GIVE_ONE}")
             return
-        if answer.status != 200:
+        if answer.code != 200:
             detail = (
-                f"{shown}/metrics answered {answer.status}; the settings `ops` and `ops_port` "
+                f"{shown}/metrics answered {answer.code}; the settings `ops` and `ops_port` "
                 "determine where metrics are served"
             )
             yield Finding("metrics", "warn", detail)
             return
         metrics = _values(answer.body.decode())
-    except (NotAnswered, ValueError) as error:
+    except (_NotAnswered, ValueError) as error:
         yield Finding("metrics", "warn", f"{shown}/metrics: {error}")
         return
     for finding in _check_metrics(metrics):
@@ -150,21 +148,30 @@ async def _readiness(url: str, is_verified: bool = True) -> dict[str, Any] | Non
     """Return the document of /readyz, or None if it is not that of a chat service."""
     try:
         document = json.loads((await _get(f"{url}/readyz", is_verified=is_verified)).body)
-    except (NotAnswered, ValueError):
+    except (_NotAnswered, ValueError):
         return None
     return document if isinstance(document, dict) and "accepting" in document else None
 
 
-async def _get(url: str, token: str | None = None, *, is_verified: bool = True) -> Answer:
-    return await fetch(
-        HTTPRequest(
-            url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            connect_timeout=_TIMEOUT_S,
-            request_timeout=_TIMEOUT_S,
-            validate_cert=is_verified,
-        )
+class _NotAnswered(Exception):
+    """There is no complete answer."""
+
+
+async def _get(url: str, token: str | None = None, *, is_verified: bool = True) -> HTTPResponse:
+    """Return the answer of any status. Raise `_NotAnswered` if there is none."""
+    request = HTTPRequest(
+        url,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        connect_timeout=_TIMEOUT_S,
+        request_timeout=_TIMEOUT_S,
+        validate_cert=is_verified,
+        # Tornado would send the token to any origin.
+        follow_redirects=False,
     )
+    try:
+        return await AsyncHTTPClient().fetch(request, raise_error=False)
+    except (OSError, HTTPClientError, HTTPInputError, ValueError) as error:
+        raise _NotAnswered(str(error) or type(error).__name__) from error
 
 
 def _values(exposition: str) -> dict[str, float]:

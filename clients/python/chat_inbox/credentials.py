@@ -47,11 +47,11 @@ class Credentials(Generic[T]):
         self._header: str | None = _basic(base_url)
         if source is None:
             return
-        _check_address(base_url, plain)
+        check_address(base_url, plain)
         if callable(source):
             self.ask = source
         else:
-            self._header = f"Bearer {_check(source)}"
+            self._header = f"Bearer {check_token(source)}"
 
     def header(self, refused: str | None = None) -> str | None:
         """Return the value of Authorization that a request carries.
@@ -65,7 +65,7 @@ class Credentials(Generic[T]):
 
     def take(self, token: str) -> str:
         """Remember a token that the function returned, and return the value of Authorization."""
-        self._header = header = f"Bearer {_check(token)}"
+        self._header = header = f"Bearer {check_token(token)}"
         return header
 
 
@@ -78,14 +78,19 @@ def asking() -> Iterator[None]:
         raise TokenUnavailable(f"could not get a token: {type(error).__name__}") from error
 
 
-def _check(token: object) -> str:
+def check_token(token: object) -> str:
+    """Return a token. Raise `ValueError` if it is empty or has characters that no token has."""
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         # Raised without the token: errors end up in logs.
         raise ValueError("the token is empty or has characters that no token has")
     return token
 
 
-def _check_address(base_url: str, plain: bool) -> None:
+def check_address(base_url: str, plain: bool) -> None:
+    """Raise `ValueError` if a token must not be sent to this address.
+
+    Raise `PlainHttpRefused` if that is for lack of TLS, which `plain` permits.
+    """
     parts = urlsplit(base_url)
     if parts.username is not None or parts.password is not None:
         raise ValueError("an address with a username or a password cannot have a token, too")
