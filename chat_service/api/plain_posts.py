@@ -46,14 +46,16 @@ def message_to(
         text = body.decode()
     except UnicodeDecodeError:
         raise invalid(FieldError("text", "is not UTF-8")) from None
-    return valid_message(text, username, options.timeout, rules)
+    return valid_message(text, username, *options, rules)
 
 
 def _message_in_json(
     username: str, body: bytes, options: PostOptions, rules: MessageLimits
 ) -> NewMessage:
-    text, named, timeout = message_fields(body)
+    text, named, timeout, delay = message_fields(body)
     if named is not None and named != username:
         raise invalid(FieldError("username", "must be absent, or the name in the path"))
     # The body's value comes first, because only there a value of another type can equal a number.
-    return valid_message(text, username, agreed("timeout", timeout, options.timeout), rules)
+    timeout = agreed("timeout", timeout, options.timeout)
+    delay = agreed("delay", delay, options.delay)
+    return valid_message(text, username, timeout, delay, rules)

@@ -65,7 +65,7 @@ _PLAIN = ReadOptions(None, 0.0, False)
 #: The query parameters of reads and of leases.
 READ_PARAMETERS, LEASE_PARAMETERS = ("limit", "wait"), ("limit", "wait", "ttl")
 #: The query parameters of a post to an inbox. Each can also be a header: `X-Timeout`.
-POST_PARAMETERS = ("timeout",)
+POST_PARAMETERS = ("timeout", "delay")
 #: Long polls are counted under their route with this suffix, because their duration says nothing
 #: about the service.
 WAIT_SUFFIX = "?wait"
@@ -109,6 +109,7 @@ class PostOptions(NamedTuple):
     """
 
     timeout: float | str | None
+    delay: float | str | None
 
 
 def post_options(query: str, headers: Mapping[str, str]) -> PostOptions:

@@ -41,12 +41,16 @@ class MessageLimits(NamedTuple):
 
 
 class NewMessage(NamedTuple):
-    """A valid message. `size` is the length of its text in bytes."""
+    """A valid message. `size` is the length of its text in bytes.
+
+    It is readable in `delay_s` seconds; `timeout_s` counts from then.
+    """
 
     username: str
     text: str
     size: int
     timeout_s: int
+    delay_s: float
 
 
 class MessageBody(msgspec.Struct, gc=False):
@@ -55,12 +59,14 @@ class MessageBody(msgspec.Struct, gc=False):
     text: str | None = None
     username: str | None = None
     timeout: int | float | None = None
+    delay: int | float | None = None
 
 
 class _RawBody(msgspec.Struct):
     text: msgspec.Raw = msgspec.Raw(b"null")
     username: msgspec.Raw = msgspec.Raw(b"null")
     timeout: msgspec.Raw = msgspec.Raw(b"null")
+    delay: msgspec.Raw = msgspec.Raw(b"null")
 
 
 #: The first bytes of a string or null, and of a number or null. Other values are not decoded,
@@ -91,8 +97,8 @@ def new_message(body: bytes, rules: MessageLimits, what: str = "body") -> NewMes
     return valid_message(*message_fields(body, what), rules)
 
 
-def message_fields(body: bytes, what: str = "body") -> tuple[Any, Any, Any]:
-    """Return text, username and timeout as they are in a body. None stands for an absent field.
+def message_fields(body: bytes, what: str = "body") -> tuple[Any, Any, Any, Any]:
+    """Return text, username, timeout and delay as they are in a body, None for an absent field.
 
     `valid_message` judges them. Raises a 400 problem if the body is not a JSON object.
     """
@@ -109,7 +115,9 @@ def message_fields(body: bytes, what: str = "body") -> tuple[Any, Any, Any]:
         return _decode_leniently(body, what)
 
 
-def valid_message(text: Any, username: Any, timeout: Any, rules: MessageLimits) -> NewMessage:
+def valid_message(
+    text: Any, username: Any, timeout: Any, delay: Any, rules: MessageLimits
+) -> NewMessage:
     """Return the message with these fields, each None if it is absent.
 
     Raises a 400 problem that names all fields that break their rules, or 413 for a text that is too
@@ -127,11 +135,15 @@ def valid_message(text: Any, username: Any, timeout: Any, rules: MessageLimits) 
         timeout = rules.default_timeout_s
     elif reason := _timeout_fault(timeout, rules.timeout_s):
         errors.append(FieldError("timeout", reason))
+    if delay is None:
+        delay = 0.0
+    elif reason := _delay_fault(delay, rules.timeout_s):
+        errors.append(FieldError("delay", reason))
     if errors:
         raise invalid(*errors)
     if size > rules.text_bytes:
         raise too_large("text", rules.text_bytes)
-    return NewMessage(username, text, size, int(timeout))
+    return NewMessage(username, text, size, int(timeout), float(delay))
 
 
 def lease_body(body: bytes) -> LeaseBody:
@@ -210,8 +222,18 @@ def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
     return None
 
 
-def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any]:
-    """Return text, username and timeout, with `_WRONG` for a value of the wrong type.
+def _delay_fault(delay: Any, seconds_max: int) -> str | None:
+    if (
+        isinstance(delay, bool)
+        or not isinstance(delay, int | float)
+        or not 0 <= delay <= seconds_max
+    ):
+        return f"must be a number from 0 to {seconds_max}"
+    return None
+
+
+def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any, Any]:
+    """Return text, username, timeout and delay, with `_WRONG` for a value of the wrong type.
 
     For a body that did not decode strictly. Raises a 400 problem if it is not a JSON object.
     """
@@ -220,11 +242,11 @@ def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any]:
     try:
         body.decode()
         fields = _decode_raw(body)
-        timeout = fields.timeout if len(fields.timeout) <= _DIGITS_MAX else b"["
         return (
             _value(fields.text, _OF_STRING),
             _value(fields.username, _OF_STRING),
-            _value(timeout, _OF_NUMBER),
+            _number(fields.timeout),
+            _number(fields.delay),
         )
     except msgspec.ValidationError:
         raise not_json(
@@ -240,6 +262,11 @@ def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any]:
         raise not_json(f"the {what} is not UTF-8", what) from None
     except RecursionError:
         raise not_json(f"the {what} is nested too deeply", what) from None
+
+
+def _number(field: msgspec.Raw) -> Any:
+    """Return the decoded field, or `_WRONG` for another type or a number that is too long."""
+    return _value(field if len(field) <= _DIGITS_MAX else b"[", _OF_NUMBER)
 
 
 def _value(field: msgspec.Raw | bytes, beginnings: bytes) -> Any:

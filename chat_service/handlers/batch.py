@@ -20,14 +20,13 @@ from chat_service.api.problems import (
 )
 from chat_service.api.request_options import (
     gets_receipt_again,
-    hash_of,
     idempotency_key,
     post_key_hash,
     preferences,
 )
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 from chat_service.api.validation import BYTE_ORDER_MARK, MessageLimits, new_message
-from chat_service.handlers.messages import receipt_hash
+from chat_service.handlers.messages import body_hash, receipt_hash
 from workers.commands import Key, Stored
 from workers.errors import NotExecuted
 from workers.pool import WorkerPool
@@ -164,11 +163,17 @@ class BatchHandlers:
             new = new_message(body, self._rules, "message")
             require(posting.client.identity, "send", new.username)
             if posting.key is None:
-                return self._pool.post(*new, hashed, client=posting.client.key), receipt
-            fingerprint = hash_of(new.username, new.text, str(new.timeout_s))
+                return (
+                    self._pool.post(
+                        *new[:4], hashed, client=posting.client.key, delay_s=new.delay_s
+                    ),
+                    receipt,
+                )
             hashed_key = post_key_hash(posting.client, "batch", posting.key, str(number))
-            key = Key(hashed_key, fingerprint, gets_receipt_again(posting.client))
-            stored = self._pool.post_keyed(*new, key, hashed, client=posting.client.key)
+            key = Key(hashed_key, body_hash(new), gets_receipt_again(posting.client))
+            stored = self._pool.post_keyed(
+                *new[:4], key, hashed, client=posting.client.key, delay_s=new.delay_s
+            )
             return stored, receipt
         except Exception as error:
             self._on_failed(error, faults.request_id, posting.client, "")

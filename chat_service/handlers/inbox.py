@@ -17,7 +17,6 @@ from chat_service.api.request_options import (
     ReadOptions,
     WaitLimits,
     gets_receipt_again,
-    hash_of,
     idempotency_key,
     post_key_hash,
     post_options,
@@ -28,7 +27,7 @@ from chat_service.api.request_options import (
 )
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 from chat_service.api.validation import MessageLimits, NewMessage, new_message, username_in_path
-from chat_service.handlers.messages import receipt_hash
+from chat_service.handlers.messages import body_hash, receipt_hash
 from workers.commands import COUNT_MAX, Key, Slice
 from workers.errors import NotExecuted
 from workers.ids import last_id_of
@@ -109,14 +108,17 @@ class InboxHandlers:
             hashed = receipt_hash(receipt)
             headers |= {"X-Receipt": receipt, "Preference-Applied": "receipt"}
         if given is None:
-            return _posted(await self._pool.post(*new, hashed, client=client.key), headers)
+            storing = self._pool.post(*new[:4], hashed, client=client.key, delay_s=new.delay_s)
+            return _posted(await storing, headers)
         gets_receipt = gets_receipt_again(client)
         key = Key(
             post_key_hash(client, "post", given),
-            hash_of(new.username, new.text, str(new.timeout_s)),
+            body_hash(new),
             gets_receipt,
         )
-        stored = await self._pool.post_keyed(*new, key, hashed, client=client.key)
+        stored = await self._pool.post_keyed(
+            *new[:4], key, hashed, client=client.key, delay_s=new.delay_s
+        )
         if stored.is_repeated:
             headers["Idempotent-Replayed"] = "true"
             if not gets_receipt:
@@ -133,7 +135,11 @@ class InboxHandlers:
         new = new_message(body, self._rules)
         if client.identity is not EVERYONE:
             require(client.identity, "send", new.username)
-        future = self._pool.post(new.username, new.text, new.size, new.timeout_s, client=client.key)
+        future = self._pool.post(
+            *(new.username, new.text, new.size, new.timeout_s),
+            client=client.key,
+            delay_s=new.delay_s,
+        )
         return Pending(future, _posted, _claims_nothing)
 
     async def read(self, request: Request) -> Response:

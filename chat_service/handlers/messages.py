@@ -8,7 +8,7 @@ import msgspec
 from chat_service.api.problems import no_receipt, no_such_message, too_late
 from chat_service.api.request_options import hash_of
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
-from chat_service.api.validation import is_message_id
+from chat_service.api.validation import NewMessage, is_message_id
 from workers.commands import Revoke, Track
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.pool import WorkerPool
@@ -57,6 +57,13 @@ def _time(at_ms: int) -> str:
 def receipt_hash(receipt: str) -> str:
     """Return the hash under which a receipt is stored."""
     return hash_of("receipt", receipt)
+
+
+def body_hash(new: NewMessage) -> str:
+    """Return the hash by which a repeat of a post with a key is known to be the same message."""
+    # Without a delay, as in earlier versions, whose nodes may have stored the key.
+    delay = (str(new.delay_s),) if new.delay_s else ()
+    return hash_of(new.username, new.text, str(new.timeout_s), *delay)
 
 
 def _message_of(request: Request) -> str:

@@ -37,6 +37,8 @@ def parameters(terms: Terms) -> Object:
             10,
         ),
         "timeout": _parameter("query", "timeout", _timeout(rules, "X-Timeout"), 3600),
+        "delay": _parameter("query", "delay", _delay(rules, "X-Delay"), 600),
+        "x-delay": _parameter("header", "X-Delay", _delay(rules, "?delay="), 600),
         "x-timeout": _parameter("header", "X-Timeout", _timeout(rules, "?timeout="), 3600),
         "since": _parameter(
             "query",
@@ -225,6 +227,17 @@ def _timeout(rules: MessageLimits, twin: str) -> Object:
         "maximum": rules.timeout_s,
         "description": f"The lifetime in seconds, by default {rules.default_timeout_s}. `{twin}` "
         "does the same; if both are given, they must be equal.",
+    }
+
+
+def _delay(rules: MessageLimits, twin: str) -> Object:
+    return {
+        "type": "number",
+        "minimum": 0,
+        "maximum": rules.timeout_s,
+        "description": "The message is readable in this many seconds, and its lifetime begins "
+        f"then. Decimals are allowed. `{twin}` does the same; if both are given, they must be "
+        "equal.",
     }
 
 

@@ -89,7 +89,8 @@ def operations(terms: Terms) -> dict[str, Operation]:
             "post-message",
             "Inbox",
             "The answer is 201 once a majority of the replica set has journaled the message. Other "
-            "fields are ignored, and so is the `Content-Type`. A post with an `Idempotency-Key` "
+            "fields are ignored, and so is the `Content-Type`. A message with a `delay` is "
+            "scheduled: nobody can read it before its time. A post with an `Idempotency-Key` "
             "stores one message, however often you send it. With `Prefer: receipt`, the sender can "
             "query the status of the message and revoke it.",
             {201: _posted("$request.body#/username")},
@@ -172,7 +173,7 @@ def operations(terms: Terms) -> dict[str, Operation]:
                 of_service_error(KeyReused(), "stored"),
                 *not_served("stored"),
             ),
-            ("username", "x-timeout", "post-key", "prefer-receipt"),
+            ("username", "x-timeout", "x-delay", "post-key", "prefer-receipt"),
             {
                 "required": True,
                 "content": {

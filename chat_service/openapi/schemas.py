@@ -79,6 +79,13 @@ def schemas(terms: Terms) -> Object:
         "description": f"The lifetime in seconds, by default {rules.default_timeout_s}. "
         "`null` counts as absent.",
     }
+    delay: Object = {
+        "type": ["number", "null"],
+        "minimum": 0,
+        "maximum": rules.timeout_s,
+        "description": "The message is readable in this many seconds, and its lifetime begins "
+        "then. Decimals are allowed. `null` counts as absent.",
+    }
     lease: Object = {"type": ["string", "null"], "description": "`null` if there are no messages."}
     held_s: Object = {"type": "number", "description": "The duration in effect, in seconds."}
     counted: Object = {"type": "integer", "minimum": 0}
@@ -89,13 +96,17 @@ def schemas(terms: Terms) -> Object:
             text=text,
             username=username_of(rules),
             timeout=timeout,
+            delay=delay,
         ),
-        "NewMessageToInbox": _body(MessageBody, ("text",), text=text, timeout=timeout),
+        "NewMessageToInbox": _body(MessageBody, ("text",), text=text, timeout=timeout, delay=delay),
         "Message": _body(
             Message,
             ("text", "id"),
             text={"description": "The text, byte for byte as it was posted."},
-            id={**identity, "description": "Ids sort by the time of acceptance."},
+            id={
+                **identity,
+                "description": "Ids sort by the time from which messages are readable.",
+            },
         ),
         "Messages": {"type": "array", "items": schema_of("Message")},
         "Delivered": {
@@ -162,7 +173,8 @@ def schemas(terms: Terms) -> Object:
             at={
                 "type": ["string", "null"],
                 "format": "date-time",
-                "description": "The time of that status. `null` if it is pending or leased.",
+                "description": "The time of that status: its due time if it is scheduled, `null` "
+                "if it is pending or leased.",
             },
         ),
         "Status": {

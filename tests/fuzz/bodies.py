@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from tests.fuzz.mutation import mutate
 
 _SPACES = ("", "", "", " ", "\n", "\t\r\n ", "\x0b", "\xa0", "\f")
-#: Values that are not, or are barely, a message's text, name or timeout.
+#: Values that are not, or are barely, a message's text, name, timeout or delay.
 _VALUES = (
     *("null", "true", "false", "0", "-0", "1", "-1", "60", "2592000", "2592001", "1.0", "60.0"),
     *("1.5", "1e1", "1E+2", "1e-1", "6e400", "-1e400", "NaN", "Infinity", "-Infinity", "01", "1."),
@@ -52,8 +52,8 @@ _VALUES = (
     *('{"a": "\\ud800"}', '["\\ud800"]', '["\\q"]', "[NaN]", "[01]", '{"a": }', '{"a" 1}', "[1,]"),
     *('{"a": 1,}', "[,]", '{"\\ud800": 1}', "{1: 2}", "[1e999]", "[" + "9" * 400 + "]", "{]", "[}"),
 )
-_NAMES = ("text", "username", "timeout")
-_OTHERS = ("Text", "TEXT", "text ", "delay", "id", "", "x", "\\u0074ext", "user\\u006eame", "ttl")
+_NAMES = ("text", "username", "timeout", "delay")
+_OTHERS = ("Text", "TEXT", "text ", "delays", "id", "", "x", "\\u0074ext", "user\\u006eame", "ttl")
 
 
 def value(rng: random.Random) -> str:
@@ -88,6 +88,8 @@ def message(rng: random.Random, name: str, is_good: bool | None = None) -> bytes
     fields = [("text", _string(rng)), ("username", username)]
     if rng.random() < 0.3:
         fields.append(("timeout", str(rng.randrange(20, 5000))))
+    if rng.random() < 0.1:
+        fields.append(("delay", rng.choice(("0", "0.0", "-0", "1.5", "1e-9", "2592000", "null"))))
     if rng.random() < 0.08:
         # Lengths around the limits of a text and of a body.
         fields[0] = (

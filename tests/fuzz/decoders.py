@@ -7,6 +7,7 @@ decoder that takes far more processor time than Python's json module.
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -94,9 +95,10 @@ class Input(NamedTuple):
     kind: str
     data: bytes
     content_type: str = ""
-    #: The query and the header of a post to an inbox; None without the header.
+    #: The query and the headers of a post to an inbox; None without the header.
     query: str = ""
     x_timeout: str | None = None
+    x_delay: str | None = None
 
 
 def make(case: Case) -> Input:
@@ -135,9 +137,17 @@ def _text_post(rng: random.Random) -> Input:
         )
     timeouts = ("1", "1.0", "60", "060", "0", "2592000", "2592001", "", "x", "1e1", "-1")
     timeout = rng.choice(timeouts)
-    query = rng.choice(("", "", f"timeout={timeout}", "timout=1", "timeout=1&timeout=1"))
+    delays = ("0", "0.5", "30", "2592000", "2592000.5", "", "x", "1e1", "-1")
+    delay = rng.choice(delays)
+    query = rng.choice(
+        (
+            *("", "", "timout=1", "timeout=1&timeout=1", f"timeout={timeout}"),
+            *(f"delay={delay}", f"timeout={timeout}&delay={delay}"),
+        )
+    )
     header = rng.choice((None, None, timeout, rng.choice(timeouts)))
-    return Input("post", body, type_, query, header)
+    x_delay = rng.choice((None, None, None, delay, rng.choice(delays)))
+    return Input("post", body, type_, query, header, x_delay)
 
 
 def _name(rng: random.Random) -> bytes:
@@ -256,7 +266,9 @@ class Decoders(Fuzzer):
             fields = frozenset(error["field"] for error in problem.get("errors", ()))
             return Refused(problem["type"].rpartition(":")[2], fields)
         post = self._store.data.documents[str(result["id"])].post
-        return Accepted(post.username, post.text, round((post.expires_ms - post.created_ms) / 1000))
+        from_ms = post.due_ms or post.created_ms
+        lasts_s = round((post.expires_ms - from_ms) / 1000)
+        return Accepted(post.username, post.text, lasts_s, from_ms - post.created_ms)
 
 
 def _refusal(problem: Problem) -> Refused:
@@ -271,18 +283,21 @@ def _check_message(data: bytes) -> tuple[str, str] | None:
     except Problem as problem:
         got = _refusal(problem)
     else:
-        got = Accepted(new.username, new.text, new.timeout_s)
+        got = Accepted(new.username, new.text, new.timeout_s, math.ceil(new.delay_s * 1000))
         if new.size != len(new.text.encode()):
             return "the size of a text", f"{new.size} for {new.text!r}"
     return None if got in right else ("a message", f"got {got}, expected {right}")
 
 
 def _check_post(given: Input) -> tuple[str, str] | None:
-    timeouts = [
-        *([given.query.removeprefix("timeout=")] if given.query else []),
-        *([] if given.x_timeout is None else [given.x_timeout]),
-    ]
-    right = reference.text_post(given.data, given.content_type, timeouts, "bob", LIMITS)
+    asked: dict[str, list[str]] = {"timeout": [], "delay": []}
+    for name, _, value in (part.partition("=") for part in given.query.split("&") if part):
+        asked.setdefault(name, []).append(value)
+    asked.pop("timout", None)
+    for name, header in (("timeout", given.x_timeout), ("delay", given.x_delay)):
+        if header is not None:
+            asked[name].append(header)
+    right = reference.text_post(given.data, given.content_type, asked, "bob", LIMITS)
     if given.query == "timout=1":
         right = {Refused("invalid-request", frozenset({"timout"}))}
     elif given.query == "timeout=1&timeout=1":
@@ -290,6 +305,8 @@ def _check_post(given: Input) -> tuple[str, str] | None:
     headers = {"Content-Type": given.content_type}
     if given.x_timeout is not None:
         headers["X-Timeout"] = given.x_timeout
+    if given.x_delay is not None:
+        headers["X-Delay"] = given.x_delay
     got: Outcome
     try:
         options = post_options(given.query, headers)
@@ -297,7 +314,7 @@ def _check_post(given: Input) -> tuple[str, str] | None:
     except Problem as problem:
         got = _refusal(problem)
     else:
-        got = Accepted(new.username, new.text, new.timeout_s)
+        got = Accepted(new.username, new.text, new.timeout_s, math.ceil(new.delay_s * 1000))
     return None if got in right else ("a post to an inbox", f"got {got}, expected {right}")
 
 

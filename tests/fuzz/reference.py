@@ -34,6 +34,8 @@ class Accepted(NamedTuple):
     username: str
     text: str
     timeout_s: int
+    #: Rounded up to whole milliseconds.
+    delay_ms: int = 0
 
 
 class Refused(NamedTuple):
@@ -106,26 +108,36 @@ BOM = b"\xef\xbb\xbf"
 
 
 def text_post(
-    body: bytes, content_type: str, given: Sequence[str], username: str, limits: Limits
+    body: bytes,
+    content_type: str,
+    given: Mapping[str, Sequence[str]],
+    username: str,
+    limits: Limits,
 ) -> set[Outcome]:
     """Return every correct outcome of a post to an inbox, for one of the types in `TYPES`.
 
-    `given` has the timeouts in the query and in the header.
+    `given` has the timeouts and the delays in the query and in the headers.
     """
-    numbers = [_Number(each) if _SECONDS.fullmatch(each) else each for each in given]
-    if len({_value(number) for number in numbers}) > 1:
-        return {Refused("invalid-request", frozenset({"timeout"}))}
+    asked: dict[str, object] = {}
+    differ: set[Outcome] = set()
+    for name, values in given.items():
+        numbers = [_Number(each) if _SECONDS.fullmatch(each) else each for each in values]
+        if len({_value(number) for number in numbers}) > 1:
+            # Other faults need not be named with it.
+            differ.add(Refused("invalid-request", frozenset({name})))
+        asked[name] = numbers[0] if numbers else None
+    if differ:
+        return differ
     kind = TYPES[content_type]
     if kind == "refused":
         return {Refused("invalid-request", frozenset({"Content-Type"}))}
-    timeout = numbers[0] if numbers else None
     if kind == "json":
-        return message(body, limits, username, timeout)
+        return message(body, limits, username, asked)
     try:
         text = body.decode()
     except UnicodeDecodeError:
         return {Refused("invalid-request", frozenset({"text"}))}
-    fields = {"text": text, "username": username, "timeout": timeout}
+    fields = {"text": text, "username": username, **asked}
     return _judged(fields, limits)
 
 
@@ -134,11 +146,14 @@ def _value(given: object) -> object:
 
 
 def message(
-    body: bytes, limits: Limits, inbox: str | None = None, asked: object = None
+    body: bytes,
+    limits: Limits,
+    inbox: str | None = None,
+    asked: Mapping[str, object] | None = None,
 ) -> set[Outcome]:
     """Return every correct outcome of a post with this body.
 
-    `inbox` and `asked` are the name and the timeout outside of the body, if there are any.
+    `inbox` and `asked` are the name, and the timeout and the delay, outside of the body.
     """
     body = body.removeprefix(BOM)
     try:
@@ -157,21 +172,24 @@ def message(
             return right
     if _depth(body) > DEPTH_MAX:
         right.add(NOT_JSON)
-    timeout = fields["timeout"]
-    if isinstance(timeout, _Number) and len(timeout.written) > DIGITS_MAX:
-        # An integer with hundreds of zeros after its point may be too long to examine.
-        fields["timeout"] = _Number("1e999")
+    for name in ("timeout", "delay"):
+        number = fields[name]
+        if isinstance(number, _Number) and len(number.written) > DIGITS_MAX:
+            # A number with hundreds of zeros after its point may be too long to examine.
+            fields[name] = _Number("1e999")
     if inbox is not None:
         if fields["username"] not in (None, inbox):
             return right | {Refused("invalid-request", frozenset({"username"}))}
         fields["username"] = inbox
-    if asked is not None and fields["timeout"] is not None:
-        if _value(asked) != _value(fields["timeout"]):
+    for name, value in (asked or {}).items():
+        if value is None:
+            continue
+        if fields[name] is not None and _value(value) != _value(fields[name]):
             # Other faults may be named with it.
-            right.add(Refused("invalid-request", frozenset({"timeout"})))
-            fields["timeout"] = _Number("0")
-    elif asked is not None:
-        fields["timeout"] = asked
+            right.add(Refused("invalid-request", frozenset({name})))
+            fields[name] = _Number("-1")
+        elif fields[name] is None:
+            fields[name] = value
     return right | _judged(fields, limits)
 
 
@@ -184,7 +202,9 @@ def _judged(fields: Mapping[str, Any], limits: Limits) -> set[Outcome]:
     if len(text.encode()) > limits.text_bytes:
         return {TOO_LARGE}
     seconds = int(timeout.value) if isinstance(timeout, _Number) else limits.default_timeout_s
-    return {Accepted(str(fields["username"]), text, seconds)}
+    delay = fields["delay"]
+    delay_ms = math.ceil(delay.value * 1000) if isinstance(delay, _Number) else 0
+    return {Accepted(str(fields["username"]), text, seconds, delay_ms)}
 
 
 class Batch(NamedTuple):
@@ -327,7 +347,18 @@ def _is_timeout(value: Any, limits: Limits) -> bool:
     return math.isfinite(number) and number == int(number) and 1 <= number <= limits.timeout_s
 
 
-_RULES = {"username": _is_username, "text": _is_text, "timeout": _is_timeout}
+def _is_delay(value: Any, limits: Limits) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, _Number) and 0 <= value.value <= limits.timeout_s
+
+
+_RULES = {
+    "username": _is_username,
+    "text": _is_text,
+    "timeout": _is_timeout,
+    "delay": _is_delay,
+}
 
 
 def _has_lone_surrogate(value: Any) -> bool:

@@ -110,6 +110,10 @@ def rounds_fractional_timeout() -> AbstractContextManager[Any]:
     return mock.patch.object(validation, "_timeout_fault", lenient)
 
 
+def takes_a_delay_of_any_length() -> AbstractContextManager[Any]:
+    return mock.patch.object(validation, "_delay_fault", return_value=None)
+
+
 def strips_a_plain_text() -> AbstractContextManager[Any]:
     valid = validation.valid_message
 
@@ -185,6 +189,7 @@ BUGS = (
     Bug("keeps a revoked token", "access", keeps_a_revoked_token),
     Bug("accepts batch without UTF-8", "decoders", accepts_batch_without_utf8),
     Bug("rounds fractional timeout", "decoders", rounds_fractional_timeout),
+    Bug("takes a delay of any length", "decoders", takes_a_delay_of_any_length),
     Bug("strips a plain text", "decoders", strips_a_plain_text),
     Bug("measures name in bytes", "decoders", measures_name_in_bytes),
     Bug("acknowledges one too many", "sockets", acknowledges_one_too_many),

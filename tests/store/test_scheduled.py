@@ -162,7 +162,7 @@ async def test_a_leader_whose_clock_is_ahead_delivers_nothing_early(
     assert await store.track(Track(post.id, "r"), now_ms) == MessageStatus("scheduled", post.due_ms)
 
 
-async def test_a_late_copy_of_the_sweep_takes_no_message_from_a_reader(
+async def test_a_late_sweep_takes_no_message_from_a_reader(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posts, now_ms = [new_post() for _ in range(3)], clock.now_ms()

@@ -62,7 +62,7 @@ def test_valid_message_is_accepted(body: bytes) -> None:
 
 
 def test_message_is_decoded() -> None:
-    assert new_message(message(text="né"), LIMITS) == ("bob", "né", 3, 60)
+    assert new_message(message(text="né"), LIMITS) == ("bob", "né", 3, 60, 0.0)
     assert new_message(message(timeout=60.0), LIMITS).timeout_s == 60
 
 
