@@ -133,14 +133,16 @@ function ofTheClient(request, needsToken) {
 const METHODS = {
   "post-message": (request) => post(request, objectIn(request.body)),
   "post-text": (request) => {
-    const isJson = /json/.test(request.headers["Content-Type"]);
-    const timeout = request.query.timeout ?? request.headers["X-Timeout"];
-    const delay = request.query.delay ?? request.headers["X-Delay"];
-    const message = isJson
-      ? objectIn(request.body)
-      : { text: request.body, timeout: numberIn(timeout), delay: numberIn(delay) };
-    if (isJson && (timeout ?? delay) !== undefined) return undefined;
-    return post(request, message && { ...message, username: request.named.username });
+    const timeout = numberIn(request.query.timeout ?? request.headers["X-Timeout"]);
+    const delay = numberIn(request.query.delay ?? request.headers["X-Delay"]);
+    if (timeout === null || delay === null) return undefined;
+    const { username } = request.named;
+    if (!/json/.test(request.headers["Content-Type"])) {
+      return post(request, { username, text: request.body, timeout, delay });
+    }
+    const message = objectIn(request.body);
+    const isSaidTwice = timeout !== undefined || delay !== undefined;
+    return message && !isSaidTwice ? post(request, { ...message, username }) : undefined;
   },
   "post-batch": ({ headers, body }) => {
     const isLines = headers["Content-Type"] === "application/x-ndjson";
@@ -212,7 +214,6 @@ function draftOf({ username, text, timeout, delay }) {
   const isNumber = (value) => value === undefined || typeof value === "number";
   const [timeout_s, delay_s] = [timeout ?? undefined, delay ?? undefined];
   if (!isText(username) || !isText(text) || !isNumber(timeout_s) || !isNumber(delay_s)) return undefined;
-  if (timeout === null && delay === null) return undefined;
   return [literal(username), literal(text), ...given({ timeout_s, delay_s })].join(", ");
 }
 

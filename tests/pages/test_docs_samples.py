@@ -99,6 +99,9 @@ async def test_a_sample_posts_a_text(chat: ChatClient, browser: OpenBrowser) -> 
         ):
             await run(language, sample)
             assert await chat.texts("a/b é") == [text], sample
+        body = '{"text": "y", "delay": 1.5}'
+        found = dict(await samples(page, chat, "post-text", media="application/json", Body=body))
+        assert 'chat.post("bob", "y", delay_s=1.5)' in found["Python"]
 
 
 async def test_a_sample_reads_and_leases(chat: ChatClient, browser: OpenBrowser) -> None:
@@ -129,6 +132,8 @@ async def test_a_sample_without_a_method_of_the_client(
             assert "urn:chat:problem:invalid-request" in await run(language, sample)
         for _, sample in await samples(page, chat, "read-inbox", limit="all"):
             assert "limit=all" in sample
+        for _, sample in await samples(page, chat, "post-text", timeout="soon"):
+            assert "timeout=soon" in sample
 
 
 async def test_a_sample_sends_the_token_of_the_environment(
