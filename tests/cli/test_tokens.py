@@ -11,7 +11,7 @@ from chat_inbox import ChatClient
 from chat_service.cli.credentials import find_token
 from tests.cli.conftest import Chat, Result
 from tests.cli.terminal import Terminal
-from tests.http.test_client_tokens import REFUSED, SECRET, limited, tokens_of
+from tests.clients_python.test_tokens import REFUSED, SECRET, limited, tokens_of
 from tests.support.access import TOKENS, everybody, write
 from tests.support.middleman import Middleman, answer
 from tests.support.server import Server

@@ -66,7 +66,7 @@ def test_only_the_command_line_uses_the_client() -> None:
             assert name.startswith("chat_service/cli/"), f"{name} imports {module}"
 
 
-@pytest.mark.parametrize("package", ["client", "loadgen", "capacity"])
+@pytest.mark.parametrize("package", ["loadgen", "capacity"])
 def test_independent_packages_import_no_sibling(package: str) -> None:
     for name, module in imports(f"chat_service/{package}"):
         if module.split(".")[0] in ("chat_service", "workers", "config"):
@@ -132,7 +132,7 @@ LAYERS = (
     ("api",),
 )
 #: Parts that import no other part of chat_service. Only `cli` may import them.
-LEAVES = ("client", "loadgen", "capacity")
+LEAVES = ("loadgen", "capacity")
 ROW = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 
 
