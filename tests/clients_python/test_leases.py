@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from chat_inbox import ChatClient, Delivered, Lease, LeaseOver
+from chat_inbox import ChatClient, Delivered, Lease, LeaseOver, Origin
 from chat_service.service import Service
 from tests.clients_python.conftest import NewClient
 from tests.conftest import StartService
@@ -257,3 +257,23 @@ async def test_acknowledging_everything_is_no_lost_lease(
             await asyncio.sleep(0.5)
             lease.check()
         assert paths_of(between.heads).count("ack") == 1
+
+
+# Dead letters
+
+
+@pytest.mark.settings(max_deliveries=2)
+async def test_a_dead_letter_says_where_it_comes_from(client: ChatClient) -> None:
+    posted = await client.post("bob", "poison", 600, receipt=True)
+    for deliveries in (1, 2):
+        lease = await client.lease("bob", wait_s=60)
+        assert [each.deliveries for each in lease.messages] == [deliveries]
+        assert lease.messages[0].dead is None
+        await lease.release()
+    inbox = await client.dead_letter_inbox("bob")
+    assert inbox == "dead/bob"
+    async with client.lease(inbox, wait_s=60) as lease:
+        (letter,) = lease.messages
+        assert letter.text == "poison"
+        assert letter.dead == Origin("bob", posted.id, 2)
+    assert (await client.status(posted.id, posted.receipt or "")).status == "dead"

@@ -291,3 +291,26 @@ async def test_a_message_that_was_read_cannot_be_revoked(client: ChatClient) -> 
         with pytest.raises(ProblemError) as raised:
             await asked
         assert (raised.value.status, raised.value.kind) == (404, "not-found")
+
+
+# Delays
+
+
+async def test_a_delayed_message_is_scheduled_until_its_time(client: ChatClient) -> None:
+    posted = await client.post("bob", "later", delay_s=600.5, receipt=True)
+    assert posted.receipt is not None
+    status, due = await client.status(posted.id, posted.receipt)
+    assert status == "scheduled"
+    assert due is not None
+    assert await client.read("bob") == []
+    assert await client.revoke(posted.id, posted.receipt)
+    soon = await client.post("bob", "soon", delay_s=0.1)
+    assert await client.wait("bob", 60) == [Message("soon", soon.id)]
+
+
+async def test_drafts_of_a_batch_have_delays(client: ChatClient) -> None:
+    results = await client.post_batch([Draft("bob", "1", None, 600), Draft("bob", "2", delay_s=-1)])
+    assert isinstance(results[0], Posted)
+    assert isinstance(results[1], ProblemError)
+    assert [each.field for each in results[1].errors] == ["delay"]
+    assert await client.count("bob") == 0

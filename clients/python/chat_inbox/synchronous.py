@@ -175,7 +175,7 @@ class SyncChatClient:
     def dead_letter_inbox(self, username: str) -> str | None:
         """Return the name of the inbox that takes the dead letters of this one.
 
-        Return None if the service has no dead letters.
+        Return None if the service is too old to have dead letters.
         """
         return self._run(calls.dead_letter_inbox(username, self._tries))
 
