@@ -89,6 +89,25 @@ def post_texts(client: AuthenticatedClient) -> None:
     assert [each.text for each in messages] == ["Backup ok", "42 files"]
 
 
+def post_for_later(client: AuthenticatedClient) -> None:
+    """Post scheduled messages: one is read when it is due, the other one is revoked before."""
+    soon, receipt = posted(client, NewMessage(text="soon", username="later", delay=0.5))
+    text = File(BytesIO(b"in an hour"))
+    answer = post_text.sync_detailed(
+        "later", client=client, body=text, delay=3600, prefer="receipt"
+    )
+    assert isinstance(answer.parsed, Posted)
+    fate = status_of(client, answer.parsed.id, answer.headers["X-Receipt"])
+    assert fate.status is Status.SCHEDULED
+    assert fate.at is not None
+    key = answer.headers["X-Receipt"]
+    assert revoke_message.sync(answer.parsed.id, client=client, x_receipt=key) is None
+    messages = read_inbox_by_post.sync("later", client=client, wait=20)
+    assert isinstance(messages, list)
+    assert [each.id for each in messages] == [soon]
+    assert status_of(client, soon, receipt).status is Status.READ
+
+
 def lease_and_acknowledge(client: AuthenticatedClient) -> None:
     """Lease a message and acknowledge it, once with a lease that there is not."""
     posted(client, NewMessage(text="job", username="worker"))
@@ -130,6 +149,7 @@ def main(base: str, token: str) -> None:
     with AuthenticatedClient(base_url=base, token=token) as client:
         post_and_read(client)
         post_texts(client)
+        post_for_later(client)
         lease_and_acknowledge(client)
         be_refused(client)
 

@@ -64,6 +64,20 @@ async function postTexts(): Promise<void> {
   same(messages?.map(({ text }) => text), ["Backup ok", "42 files"]);
 }
 
+async function postForLater(): Promise<void> {
+  const username = "later";
+  const soon = await posted({ text: "soon", username, delay: 0.5 });
+  const later = await posted({ text: "in an hour", username, delay: 3600 });
+  const fate = await fateOf(later);
+  same([fate.status, typeof fate.at], ["scheduled", "string"]);
+  await chat.DELETE("/messages/{id}", { params: { path: { id: later.id }, header: { "X-Receipt": later.receipt } } });
+  same((await fateOf(later)).status, "revoked");
+  const { data: messages } = await chat.POST("/chat/{username}/read", {
+    params: { path: { username }, query: { wait: 20 } },
+  });
+  same(messages?.map(({ id }) => id), [soon.id]);
+}
+
 async function leaseAndAcknowledge(): Promise<void> {
   const path = { username: "worker" };
   await posted({ text: "job", username: "worker" });
@@ -97,5 +111,6 @@ async function beRefused(): Promise<void> {
 
 await postAndRead();
 await postTexts();
+await postForLater();
 await leaseAndAcknowledge();
 await beRefused();
