@@ -27,10 +27,10 @@ from workers.store.connection import StoreOptions
 from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 
-#: The tests of the pages need a browser driver, which only tox's environment `clients` has. Those
-#: of deploy/ need validators, which only its environment `deploy` has; those of generated clients
-#: need a generator, which only `generators` has.
-collect_ignore = [] if find_spec("playwright") else ["pages"]
+#: The tests of the pages and of examples/ need a browser driver, which only tox's environment
+#: `clients` has. Those of deploy/ need validators, which only its environment `deploy` has; those
+#: of generated clients need a generator, which only `generators` has.
+collect_ignore = [] if find_spec("playwright") else ["pages", "examples"]
 if not find_spec("cfnlint"):
     collect_ignore.append("deploy")
 if not find_spec("openapi_python_client"):
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
-        if folder in ("clients", "docs", "pages"):
+        if folder in ("clients", "docs", "examples", "pages"):
             item.add_marker("clients")
         elif folder in ("deploy", "generators"):
             item.add_marker(folder)

@@ -32,8 +32,11 @@ _SHAPES = {
     "said": r"[\w-]{32}",
     "age": r"just now|\d+ s ago",
 }
-#: These commands get a terminal, on which the command line prints output for people and remarks.
-_FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:\w+=\S+ )*(?:scripts/)?chat ")
+#: These commands get a terminal, on which they print output for people and remarks.
+_FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:\w+=\S+ )*(?:(?:scripts/)?chat|http) ")
+#: HTTPie writes the address of this machine without a host. It always colors what a terminal shows.
+_PORT = re.compile(r"(?<=\s):8080(?=/)")
+_COLOR = re.compile(r"\x1b\[[\d;]*m")
 _WITHIN_S = 90.0
 #: Runs a program from a document, which may use `await` anywhere.
 _SNIPPET = """
@@ -73,7 +76,7 @@ class Running:
     @property
     def said(self) -> str:
         """Return what it has written to stdout."""
-        return self._output.read_text(encoding="utf-8").replace("\r\n", "\n")
+        return _COLOR.sub("", self._output.read_text(encoding="utf-8").replace("\r\n", "\n"))
 
     def ends(self) -> str:
         """Wait for it to succeed and return its output."""
@@ -219,6 +222,7 @@ class Runner:
         """Return a command with the values of this run."""
         for shown, real in self._real.items():
             text = text.replace(shown, real)
+        text = _PORT.sub(f":{self.address.rpartition(':')[2]}", text)
         return text.replace(_ADDRESS, self.address)
 
     def _pattern(self, output: str) -> tuple[str, dict[str, str]]:

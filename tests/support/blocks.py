@@ -51,7 +51,8 @@ class Block:
 
 def documents() -> list[Path]:
     """Return all documents for people."""
-    return sorted([*PROJECT_ROOT.glob("*.md"), *PROJECT_ROOT.glob("docs/**/*.md")])
+    patterns = ("*.md", "docs/**/*.md", "examples/*.md")
+    return sorted(path for pattern in patterns for path in PROJECT_ROOT.glob(pattern))
 
 
 def blocks(document: Path) -> list[Block]:

@@ -52,6 +52,7 @@ def written() -> Iterator[Path]:
         "*.md",
         "docs/**/*.md",
         "deploy/**/*",
+        "examples/*",
         "scripts/*",
         "*.yml",
         "*.ini",

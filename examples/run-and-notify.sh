@@ -1,0 +1,31 @@
+#!/bin/sh
+# Runs a command, for example from cron, and sends its exit code and the end of its output.
+#
+#   run-and-notify.sh NAME COMMAND [ARGUMENT]...
+#
+#   # crontab: back up every night, and tell ops
+#   0 3 * * * CHAT_URL=https://chat.example /opt/chat/run-and-notify.sh ops /opt/backup.sh
+#
+# Exits with the code of the command. If the message cannot be sent, it writes the output of the command to
+# standard error, so that cron mails it.
+set -u
+[ $# -gt 1 ] || { echo "usage: ${0##*/} NAME COMMAND [ARGUMENT]..." >&2; exit 2; }
+name=$1
+shift
+output=$(mktemp) || exit 1
+trap 'rm -f "$output"' EXIT
+
+began=$(date +%s)
+"$@" >"$output" 2>&1
+code=$?
+took=$(($(date +%s) - began))
+
+report() {
+  if [ "$code" -eq 0 ]; then result=ok; else result="FAILED with exit code $code"; fi
+  printf '%s: %s (%s s)\n' "$result" "$*" "$took"
+  tail -n 20 "$output" | tail -c 4000
+}
+# A message is UTF-8. The output may be something else, or be cut within a character.
+utf_8() { if report "$@" | iconv -f UTF-8 -t UTF-8 >/dev/null 2>&1; then cat; else LC_ALL=C tr '\200-\377' '?'; fi; }
+report "$@" | utf_8 "$@" | "$(dirname "$0")/notify.sh" "$name" || cat "$output" >&2
+exit "$code"

@@ -1,0 +1,173 @@
+"""The shell scripts in examples/, in three shells and with busybox's programs."""
+
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Connect, StartService
+from tests.examples.conftest import EXAMPLES, Start, run
+from tests.pages.access import Tokens
+from tests.support.client import ChatClient
+from tests.support.waiting import eventually
+
+_NOTIFY = EXAMPLES / "notify.sh"
+_RUN = EXAMPLES / "run-and-notify.sh"
+_HARD = "a 'quoted' \"text\" with \\n, $HOME, %41, `date`, caf\u00e9 \U0001f600\n@second line"
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    """Write a program into a folder."""
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture(params=["dash", "bash", "busybox"])
+def shell(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[tuple[str, ...], str]:
+    """A shell, and the PATH for it: busybox comes with its own od, sed, tail and tr."""
+    path = shutil.which(request.param)
+    assert path is not None, "install Debian's busybox"
+    if request.param != "busybox":
+        return (path,), "/usr/bin:/bin"
+    for name in ("cat", "date", "dirname", "mktemp", "od", "rm", "sed", "sleep", "tail", "tr"):
+        (tmp_path / name).symlink_to(path)
+    (tmp_path / "curl").symlink_to(str(shutil.which("curl")))
+    return (path, "sh"), str(tmp_path)
+
+
+async def test_a_text_arrives_as_it_was_given(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    for name in ("ops", "a/b \u00e9", "batch"):
+        sent = await run(*command, _NOTIFY, name, _HARD, CHAT_URL=chat.base, PATH=path)
+        assert sent == (0, "", "")
+        piped = await run(*command, _NOTIFY, name, given=_HARD, CHAT_URL=chat.base, PATH=path)
+        assert piped == (0, "", "")
+        inbox = "%62atch" if name == "batch" else name
+        found = await chat.request("POST", f"/chat/{inbox}/read") if inbox != name else None
+        texts = [_HARD, _HARD]
+        if found is None:
+            assert await chat.texts(name) == texts
+        else:
+            assert found.body.decode().count("@second line") == len(texts)
+
+
+async def test_a_refused_message_is_reported(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    refused = await run(*command, _NOTIFY, "..", "hello", CHAT_URL=chat.base, PATH=path)
+    assert (refused.code, refused.output) == (1, "")
+    assert "invalid-request" in refused.errors
+    assert (await run(*command, _NOTIFY, PATH=path)).code == 2
+
+
+async def test_a_lost_answer_stores_no_second_message(chat: ChatClient, tmp_path: Path) -> None:
+    # The first answer is lost, and the second is a proxy's.
+    lossy = f"""#!/bin/sh
+if mkdir {tmp_path}/lost 2>/dev/null; then
+  /usr/bin/curl "$@" >/dev/null
+  printf '\\n000'
+  exit 56
+fi
+if mkdir {tmp_path}/busy 2>/dev/null; then cat >/dev/null; printf 'busy\\n503'; exit; fi
+exec /usr/bin/curl "$@"
+"""
+    program(tmp_path, "curl", lossy)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    sent = await run(_NOTIFY, "ops", "hello", CHAT_URL=chat.base, PATH=path)
+    assert sent == (0, "", "")
+    assert await chat.texts("ops") == ["hello"]
+    assert (tmp_path / "busy").exists()
+
+
+async def test_no_argument_of_curl_holds_a_secret(
+    shell: tuple[tuple[str, ...], str],
+    start_service: StartService,
+    connect: Connect,
+    tokens: Tokens,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "token"
+    token = tokens.add("cron", send=["ops"])
+    file.write_text(f"{token}\n", encoding="ascii")
+    chat = connect(await start_service(access="tokens", access_file=str(tokens.path)))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    program(programs, "curl", f'#!/bin/sh\necho "$@" >>{tmp_path}/seen\nexec /usr/bin/curl "$@"\n')
+    command, path = shell
+    given = {"CHAT_URL": chat.base, "PATH": f"{programs}:{path}"}
+    sent = await run(*command, _NOTIFY, "ops", "top secret", CHAT_TOKEN_FILE=str(file), **given)
+    assert sent == (0, "", "")
+    seen = (tmp_path / "seen").read_text(encoding="utf-8")
+    assert "Idempotency-Key" in seen
+    assert token not in seen
+    assert "top secret" not in seen
+    refused = await run(*command, _NOTIFY, "ops", "hello", **given)
+    assert refused.code == 1
+    assert "unauthorized" in refused.errors
+
+
+async def test_the_end_of_a_command_is_sent(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    given = {"CHAT_URL": chat.base, "PATH": path}
+    script = "cat -; echo 'no space' >&2; exit 3"
+    failed = await run(*command, _RUN, "ops", *command, "-c", script, given="caf\u00e9\n", **given)
+    assert failed == (3, "", "")
+    (text,) = await chat.texts("ops")
+    first, *rest = text.splitlines()
+    assert first.startswith("FAILED with exit code 3: ")
+    assert rest[-1] == "no space"
+    assert (await run(*command, _RUN, "ops", "cat", given="x" * 9999, **given)).code == 0
+    (text,) = await chat.texts("ops")
+    assert text.startswith("ok: cat (")
+    assert text.endswith("\n" + "x" * 4000)
+
+
+async def test_an_output_that_is_not_utf_8_is_sent(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    latin = (*command, "-c", "printf 'caf\\351'")
+    assert (await run(*command, _RUN, "ops", *latin, CHAT_URL=chat.base, PATH=path)).code == 0
+    (text,) = await chat.texts("ops")
+    assert text.endswith("\ncaf?")
+
+
+async def test_the_output_is_not_lost_without_a_service(chat: ChatClient, tmp_path: Path) -> None:
+    program(tmp_path, "sleep", "#!/bin/sh\n")
+    given = {"CHAT_URL": "http://127.0.0.1:9", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    failed = await run(_RUN, "ops", "sh", "-c", "echo important; exit 4", **given)
+    assert failed.code == 4
+    assert failed.errors.endswith("important\n")
+
+
+async def test_a_message_pops_up_and_is_acknowledged(
+    chat: ChatClient, start: Start, tmp_path: Path
+) -> None:
+    program(tmp_path, "chat", f'#!/bin/sh\nexec {sys.executable} -P -m chat_service "$@"\n')
+    shows = f"""#!/bin/sh
+printf '%s|' "$@" >{tmp_path}/shown.new
+mv {tmp_path}/shown.new {tmp_path}/shown
+"""
+    program(tmp_path, "notify-send", shows)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    await start(EXAMPLES / "pop-up.sh", "bob's", CHAT_URL=chat.base, PATH=path)
+    await chat.post("bob's", _HARD)
+
+    async def shown() -> bool:
+        return (tmp_path / "shown").exists()
+
+    await eventually(shown)
+    assert (tmp_path / "shown").read_text(encoding="utf-8") == f"--|bob's|{_HARD}|"
+
+    async def read() -> bool:
+        return await chat.metric("chat_messages_pending") == 0
+
+    await eventually(read)
