@@ -33,6 +33,8 @@ def environ(chat: Chat, tmp_path: Path) -> dict[str, str]:
         ("chat rev", ["revoke"]),
         ("chat le", ["lease"]),
         ("chat send --rec", ["--receipt"]),
+        ("chat dea", ["dead"]),
+        ("chat dead --ret", ["--return"]),
         ("chat send --insec", ["--insecure"]),
         ("chat token ch", ["check"]),
         ("chat token new --unt", ["--until"]),

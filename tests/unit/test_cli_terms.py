@@ -82,6 +82,10 @@ SHOWN: dict[str, tuple[Callable[[], object], str]] = {
         message('"username": "bob", "timeout": 0'),
         "--timeout must be a number of seconds from 1 to 2592000",
     ),
+    "delay": (
+        message('"username": "bob", "delay": -1'),
+        "the delay (--in, --at) must be a number of seconds from 0 to 2592000",
+    ),
     "long name": (
         lambda: username_in_path("b" * 129, MESSAGES),
         "the inbox's name must have 1 to 128 characters",
