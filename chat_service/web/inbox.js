@@ -8,7 +8,7 @@ import { take } from "./leases.js";
 import { Live } from "./live.js";
 import { lookAgain } from "./receipts.js";
 import { session } from "./session.js";
-import { announce, byId, copyOf, counted, messageOf, note, onPress, poll, storage } from "./ui.js";
+import { announce, byId, copyOf, counted, inboxLink, messageOf, note, onPress, poll, storage } from "./ui.js";
 
 const COUNT_MS = 2000;
 const COUNT_SELDOM_MS = 6000;
@@ -67,6 +67,7 @@ class Inbox {
       const said = headers.get("X-Unread-Count");
       // The service counts up to a limit: ">10000".
       this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
+      this.#linkDead(decodeURIComponent(headers.get("X-Dead-Letter-Inbox")));
     } catch (error) {
       if (error instanceof Unreachable) {
         this.#uncounted("not counted: the service does not answer. Retrying.");
@@ -115,6 +116,17 @@ class Inbox {
     if (current !== this) return;
     document.title = `${unread > 0 ? `(${isMore ? ">" : ""}${unread}) ` : ""}${this.name} · Chat inbox`;
     if (last === null || unread > last) announce(`${isMore ? `More than ${unread}` : unread || "Nothing"} unread in the inbox of ${this.name}.`);
+  }
+
+  /** Link the dead-letter inbox, or from there the inbox whose dead letters it has. */
+  #linkDead(dead) {
+    if (this.parts.dead.childElementCount > 0) return;
+    const at = dead.lastIndexOf(this.name);
+    const [before, after] = [dead.slice(0, at), dead.slice(at + this.name.length)];
+    const origin = this.name.slice(before.length, this.name.length - after.length);
+    const isDead = at >= 0 && origin !== "" && origin !== this.name && this.name === before + origin + after;
+    this.parts.dead.append(isDead ? "Dead letters of " : "Its dead letters: ", inboxLink(isDead ? origin : dead));
+    this.parts.dead.hidden = false;
   }
 
   async #try(act) {

@@ -105,12 +105,12 @@ export class Live {
       };
       socket.onmessage = ({ data }) => {
         if (this.#run !== run) return;
-        const { type, id, text, detail } = JSON.parse(data);
+        const { type, detail, ...message } = JSON.parse(data);
         if (type === "error") {
           this.#tell("live", detail);
         } else if (type === "message") {
-          this.#show({ id, text });
-          this.#shown = id;
+          this.#show(message);
+          this.#shown = message.id;
           this.#acknowledge();
         }
       };

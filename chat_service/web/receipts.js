@@ -1,46 +1,52 @@
 // The messages sent from this tab and their status. `send.js` adds messages; `inbox.js` asks for an
 // update when messages were read here.
 //
-// Receipts survive a reload in the session storage: ids, receipts and lifetimes, never a text or a name.
+// Receipts survive a reload in the session storage: ids, receipts, lifetimes and, for scheduled messages, when
+// they were sent. Never a text or a name.
 
 import { wordsOf } from "./access.js";
 import { ask, Problem, reachable, Unreachable } from "./api.js";
 import { session } from "./session.js";
-import { acceptedAt, announce, byId, copyOf, lasting, note, now, onPress } from "./ui.js";
+import { acceptedAt, announce, byId, copyOf, inboxLink, lasting, note, now, onPress } from "./ui.js";
 import { poll, stamp, storage, tick, timeOf } from "./ui.js";
 
 const PAUSE_MS = 1000;
 const PAUSE_MAX_MS = 8_000;
+/** While it is scheduled, a message only changes if it is revoked elsewhere. */
+const PAUSE_SCHEDULED_MS = 60_000;
 /** After a 429: the limit is for the messages, not for their statuses. */
 const PAUSE_LIMITED_MS = 30_000;
 const KEPT = 50;
 const STORE = "receipts";
 /** A message is `sent` until its status is known. These states may still change. */
-const OPEN = ["sent", "pending", "leased"];
+const OPEN = ["sent", "scheduled", "pending", "leased"];
 const WORDS = {
+  scheduled: "scheduled for",
   read: "read at",
   expired: "expired at",
   revoked: "revoked at",
+  dead: "dead since",
   unknown: "no longer known",
 };
+
+const DEAD = "It was leased too often without an acknowledgement, and moved to the dead-letter inbox.";
 
 const sent = new Map();
 
 class Sent {
-  constructor(id, receipt, lifetimeS, message) {
+  /** `sentAt` is when a scheduled message was sent, in ms; null for other messages. */
+  constructor(id, receipt, lifetimeS, sentAt, message) {
     const { element, parts } = copyOf("a-sent");
-    Object.assign(this, { id, receipt, lifetimeS, element, parts });
+    Object.assign(this, { id, receipt, lifetimeS, sentAt, element, parts });
     this.state = "sent";
     this.pause = PAUSE_MS;
     this.due = 0;
-    this.ends = acceptedAt(id) + lifetimeS * 1000;
-    stamp(parts, id);
+    // An id begins with the time from which the message can be read.
+    this.begins = acceptedAt(id);
+    this.ends = this.begins + lifetimeS * 1000;
+    stamp(parts, id, sentAt);
     if (message) {
-      const link = document.createElement("a");
-      link.href = `#inbox=${encodeURIComponent(message.username)}`;
-      link.textContent = message.username;
-      link.title = "Open this inbox";
-      parts.to.append("to ", link);
+      parts.to.append("to ", inboxLink(message.username));
       parts.text.textContent = message.text;
     } else {
       parts.to.textContent = "sent before the page was loaded";
@@ -64,24 +70,43 @@ class Sent {
     const word = WORDS[state] ?? state;
     parts.state.textContent = at === null ? word : `${word} ${timeOf(at)}`;
     parts.life.hidden = this.isFinal;
-    const isRevocable = this.receipt && ["sent", "pending"].includes(state);
+    const isRevocable = this.receipt && ["sent", "scheduled", "pending"].includes(state);
     if (!isRevocable && document.activeElement === parts.revoke) this.element.focus();
     parts.revoke.hidden = !isRevocable;
     if (!isNews) return;
     this.pause = PAUSE_MS;
     remember();
     announce(`The message sent at ${parts.time.textContent} is ${state}.`);
+    if (state === "dead") note(parts.note, DEAD);
   }
 
   /** Show the remaining lifetime; return false if nothing is left. */
   runDown() {
     if (this.isFinal || sent.get(this.id) !== this) return false;
+    if (this.isEarly) return this.#runToDelivery();
     const left = this.ends - now();
-    this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, left / (this.lifetimeS * 1000))));
+    this.#draw(left / (this.lifetimeS * 1000));
     this.parts.left.textContent = left > 0 ? `${lasting(left)} left` : "lifetime over";
     if (left > 0) return true;
     lookAgain(this.id);
     return false;
+  }
+
+  /** Whether the message is not delivered yet, as far as is known. */
+  get isEarly() {
+    return this.state === "scheduled" || (this.state === "sent" && this.sentAt !== null && now() < this.begins);
+  }
+
+  #runToDelivery() {
+    const left = this.begins - now();
+    this.#draw(left / (this.begins - this.sentAt));
+    this.parts.left.textContent = left > 0 ? `delivered in ${lasting(left)}` : "delivered any moment";
+    if (left <= 0 && this.due > Date.now() + PAUSE_MS) lookAgain(this.id);
+    return true;
+  }
+
+  #draw(part) {
+    this.parts.bar.style.setProperty("--left", Math.max(0, Math.min(1, part)));
   }
 
   async look() {
@@ -106,7 +131,8 @@ class Sent {
       } else if (error instanceof Problem && error.retryAfterS === null) note(this.parts.note, error.words);
     }
     this.pause = Math.min(this.pause * 1.5, PAUSE_MAX_MS);
-    this.due = Date.now() + Math.max(this.pause, after);
+    const quiet = this.state === "scheduled" ? Math.min(PAUSE_SCHEDULED_MS, this.begins - now()) : 0;
+    this.due = Date.now() + Math.max(this.pause, after, quiet);
   }
 
   async revoke() {
@@ -133,10 +159,11 @@ class Sent {
   }
 }
 
-/** Follow a message that was just sent. `receipt` is null if it has none. */
-export function follow(id, receipt, message) {
+/** Follow a message that was just sent. `receipt` is null if it has none; `sentAt` is null unless the message
+ *  is scheduled. */
+export function follow(id, receipt, message, sentAt) {
   sent.get(id)?.element.remove();
-  add(new Sent(id, receipt, message.timeout, message));
+  add(new Sent(id, receipt, message.timeout, sentAt, message));
   remember();
   lookAgain(id);
 }
@@ -166,7 +193,7 @@ function add(item) {
 function remember() {
   const kept = [...sent.values()]
     .filter((each) => each.receipt && each.state !== "unknown")
-    .map(({ id, receipt, lifetimeS }) => ({ id, receipt, lifetimeS }));
+    .map(({ id, receipt, lifetimeS, sentAt }) => ({ id, receipt, lifetimeS, sentAt }));
   storage.setItem(STORE, JSON.stringify(kept));
 }
 
@@ -179,7 +206,7 @@ const turn = poll(async () => {
 
 session.addEventListener("change", () => lookAgain());
 
-for (const { id, receipt, lifetimeS } of JSON.parse(storage.getItem(STORE) ?? "[]")) {
-  add(new Sent(id, receipt, lifetimeS, null));
+for (const { id, receipt, lifetimeS, sentAt } of JSON.parse(storage.getItem(STORE) ?? "[]")) {
+  add(new Sent(id, receipt, lifetimeS, sentAt ?? null, null));
 }
 turn();

@@ -3,9 +3,10 @@
 
 import { wordsOf } from "./access.js";
 import { ask, newKey, persist, Problem, sentence } from "./api.js";
+import { choice, delay, field as delayField, reset } from "./deliver.js";
 import { follow } from "./receipts.js";
 import { session } from "./session.js";
-import { announce, byId, learnClock, note, onPress } from "./ui.js";
+import { announce, byId, learnClock, note, now, onPress } from "./ui.js";
 
 const TEXT_BYTES = 65_536;
 
@@ -20,11 +21,13 @@ const faults = {
   username: [to, byId("to-fault")],
   text: [text, byId("text-fault")],
   timeout: [seconds, byId("timeout-fault")],
+  delay: [byId("after"), byId("delay-fault")],
   "Idempotency-Key": [key, byId("key-fault")],
 };
 
-// A message that has no answer yet, and its key. Sending the same message again uses the same key.
-let owed = { key: "", message: "" };
+// A message that has no answer yet, and its key. Sending the same message again uses the same key. `body` is
+// what the service may have stored: a repeat must have the same delay.
+let owed = { key: "", message: "", body: null };
 let giveUp = new AbortController();
 let isSending = false;
 // Whether the service may have stored a message without an answer that says so.
@@ -47,8 +50,12 @@ async function send() {
     return;
   }
   const message = { username: to.value, text: text.value, timeout: lifetime() };
-  const written = JSON.stringify(message);
-  if (owed.message !== written) owed = { key: newKey(), message: written };
+  if (delay() < 0) {
+    refuse([{ field: "delay", detail: "is in the past" }]);
+    return;
+  }
+  const written = JSON.stringify([message, choice()]);
+  if (owed.message !== written) owed = { key: newKey(), message: written, body: null };
   const ownKey = key.value.trim();
   if (/[^\x20-\xff]/.test(ownKey)) {
     // A header cannot contain it, so the request cannot be sent.
@@ -60,6 +67,8 @@ async function send() {
   giveUp = new AbortController();
   let tries = 0;
   let askedAt = 0;
+  let sentAt = 0;
+  let body = null;
   isInDoubt = false;
   const tell = (words) => {
     note(place, words);
@@ -69,22 +78,31 @@ async function send() {
   const post = async () => {
     tries += 1;
     askedAt = Date.now();
+    sentAt = now();
+    const seconds = delay();
+    body = owed.body ?? { ...message, delay: seconds < 0 ? 0 : seconds };
     try {
-      return await ask("POST", "chat", { headers, body: message });
+      return await ask("POST", "chat", { headers, body });
     } catch (error) {
-      isInDoubt ||= error.stored !== false;
+      if (error.stored !== false) {
+        isInDoubt = true;
+        owed.body = body;
+      }
       throw error;
     }
   };
   const { document: stored, headers: said } = await persist(post, tell, giveUp.signal);
   const isRepeat = said.has("Idempotent-Replayed");
-  learnClock(stored.id, isRepeat ? null : askedAt);
-  follow(stored.id, said.get("X-Receipt"), message);
-  owed = { key: "", message: "" };
+  const isScheduled = body.delay > 0;
+  // The id of a scheduled message begins with the time of its delivery.
+  if (!isScheduled) learnClock(stored.id, isRepeat ? null : askedAt);
+  follow(stored.id, said.get("X-Receipt"), message, isScheduled ? sentAt : null);
+  owed = { key: "", message: "", body: null };
   if (isRepeat && ownKey && tries === 1) {
     note(place, "Already stored with the same id: this key was used for the same message before.");
   } else {
     announce(`Sent to ${message.username}.`);
+    reset();
     // Unless the next message is already being written.
     if (text.value === message.text) text.value = "";
     countBytes();
@@ -98,6 +116,7 @@ function clearFaults() {
     field.removeAttribute("aria-invalid");
     fault.hidden = true;
   }
+  byId("at").removeAttribute("aria-invalid");
 }
 
 async function explain(error) {
@@ -123,17 +142,20 @@ async function explain(error) {
 function refuse(fields) {
   const known = fields.filter(({ field }) => field in faults);
   for (const { field: name, detail } of known) {
-    const [field, fault] = faults[name];
+    const [, fault] = faults[name];
+    const field = fieldOf(name);
     field.setAttribute("aria-invalid", "true");
     fault.textContent = sentence(detail);
     fault.hidden = false;
     field.closest("details")?.setAttribute("open", "");
   }
   if (known.length === 0) return false;
-  faults[known[0].field][0].focus();
+  fieldOf(known[0].field).focus();
   announce("Not sent.");
   return true;
 }
+
+const fieldOf = (name) => (name === "delay" ? delayField() : faults[name][0]);
 
 function countBytes() {
   const bytes = new TextEncoder().encode(text.value).length;
@@ -147,7 +169,7 @@ function countBytes() {
 /** Show the shell commands for the values in the form, or for its placeholders. */
 function showCommands() {
   const username = to.value.trim() || to.placeholder;
-  const message = { text: text.value || text.placeholder, username, timeout: lifetime() };
+  const message = { text: text.value || text.placeholder, username, timeout: lifetime(), delay: delay() };
   const here = new URL(".", location.href).href;
   const quoted = JSON.stringify(message).replaceAll("'", "'\\''");
   let path = "…";

@@ -111,7 +111,8 @@ const calendar = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeSty
 export const timeOf = (ms) =>
   (new Date(ms).toDateString() === new Date().toDateString() ? clock : calendar).format(ms);
 
-/** Return when a message was accepted, by the service's clock. An id begins with that time. */
+/** Return when a message could be read first, by the service's clock: when it was accepted, unless it was
+ *  scheduled. An id begins with that time. */
 export const acceptedAt = (id) => parseInt(id.slice(0, 12), 16);
 
 // This machine's clock is used unless an id shows that the service's clock differs.
@@ -132,11 +133,11 @@ export function learnClock(id, since = null) {
   if (skewMin > skewMax) [skewMin, skewMax] = [least, most];
 }
 
-/** Fill in a message's id, its time and its age. */
-export function stamp(parts, id) {
-  learnClock(id);
+/** Fill in a message's id, its time and its age. `sentAt` is when it was sent, if it is scheduled. */
+export function stamp(parts, id, sentAt = null) {
+  if (sentAt === null) learnClock(id);
   parts.id.textContent = id;
-  const at = acceptedAt(id);
+  const at = sentAt ?? acceptedAt(id);
   parts.time.dateTime = new Date(at).toISOString();
   parts.time.textContent = timeOf(at);
   parts.age.dataset.since = at;
@@ -144,11 +145,24 @@ export function stamp(parts, id) {
 }
 
 /** Return the element of a message that was read here. Its text becomes text, never markup. */
-export function messageOf({ id, text }) {
+export function messageOf({ id, text, deliveries, dead }) {
   const { element, parts } = copyOf("a-message");
   parts.text.textContent = text;
   stamp(parts, id);
+  parts.deliveries.hidden = !(deliveries > 1);
+  parts.deliveries.textContent = `delivery ${deliveries}`;
+  if (dead) parts.dead.append("Dead letter of ", inboxLink(dead.username), `, leased ${counted(dead.deliveries, "time")} there.`);
+  parts.dead.hidden = !dead;
   return element;
+}
+
+/** Return a link that opens an inbox. */
+export function inboxLink(username) {
+  const link = document.createElement("a");
+  link.href = `#inbox=${encodeURIComponent(username)}`;
+  link.textContent = username;
+  link.title = "Open this inbox";
+  return link;
 }
 
 function showAge(element) {

@@ -1,5 +1,6 @@
 """Posts to an inbox: the body is the text, byte for byte, unless its type is JSON's."""
 
+import asyncio
 import json
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,7 +13,7 @@ from tests.http.test_request_policy import BROWSER
 from tests.support.access import ask, bearer
 from tests.support.cases import by_text, each_case
 from tests.support.client import ChatClient
-from tests.support.raw import accepted, assert_problem, chunked, request, unharmed
+from tests.support.raw import accepted, assert_problem, chunked, get, request, unharmed
 
 JSON: Final = b"Content-Type: application/json"
 PLAIN: Final = b"Content-Type: text/plain"
@@ -199,6 +200,10 @@ BAD_NUMBERS: Final = {
 }
 
 
+#: Those that are no delay either.
+BAD_DELAYS: Final = ("nothing", "a word", "a unit", "a sign", "an exponent", "NaN")
+
+
 @each_case(BAD_NUMBERS)
 async def test_a_bad_lifetime_is_refused(value: bytes, service: Service) -> None:
     async with unharmed(service) as wire:
@@ -211,6 +216,59 @@ async def test_a_bad_lifetime_is_refused(value: bytes, service: Service) -> None
         assert await wire.texts("bob") == []
 
 
+# The delay.
+
+DELAYS: Final = {
+    "a query": plain(b"x", b"Prefer: receipt", query=b"?delay=600.5&timeout=77"),
+    "a header": plain(b"x", b"Prefer: receipt", b"X-Delay: 600.5", b"X-Timeout: 77"),
+    "both": plain(b"x", b"Prefer: receipt", b"X-Delay: 600.50", query=b"?delay=600.5&timeout=77"),
+    "JSON": plain(b'{"text":"x","timeout":77,"delay":600.5}', JSON, b"Prefer: receipt"),
+    "JSON and a query": plain(
+        b'{"text":"x","timeout":77}', JSON, b"Prefer: receipt", query=b"?delay=600.5"
+    ),
+}
+
+
+@each_case(DELAYS)
+async def test_a_text_can_be_scheduled(
+    sent: bytes, service: Service, mongo_uri: str, database: str
+) -> None:
+    async with unharmed(service) as wire:
+        answer = await wire.ask(sent)
+        message_id, receipt = accepted(answer), answer.headers["x-receipt"].encode()
+        path = b"/messages/" + message_id.encode()
+        status = await wire.ask(get(path + b"/status", b"X-Receipt: " + receipt))
+        assert status.document["status"] == "scheduled"
+        with MongoClient[dict[str, datetime]](mongo_uri) as client:
+            (stored,) = client[database].messages.find({"_id": message_id})
+        assert stored["due_at"] - stored["created_at"] == timedelta(seconds=600.5)
+        assert stored["expires_at"] - stored["due_at"] == timedelta(seconds=77)
+        assert await wire.texts("bob") == []
+        revoked = await wire.ask(request(b"DELETE", path, b"X-Receipt: " + receipt))
+        assert revoked.status == 204
+
+
+async def test_a_scheduled_text_arrives(service: Service) -> None:
+    async with unharmed(service) as wire:
+        waiting = asyncio.create_task(wire.ask(get(b"/chat/bob?wait=20")))
+        message_id = accepted(await wire.ask(plain(b"later", b"X-Delay: 0.2")))
+        assert (await waiting).document == [{"text": "later", "id": message_id}]
+        accepted(await wire.ask(plain(b"now", query=b"?delay=0")))
+        assert await wire.texts("bob") == ["now"]
+
+
+@each_case({**{name: BAD_NUMBERS[name] for name in BAD_DELAYS}, "31 days": b"2678400"})
+async def test_a_bad_delay_is_refused(value: bytes, service: Service) -> None:
+    async with unharmed(service) as wire:
+        for sent in (
+            plain(b"x", query=b"?delay=" + value),
+            plain(b"x", b"X-Delay: " + value),
+            plain(b'{"text":"x","delay":"%b"}' % value, JSON),
+        ):
+            assert_problem(await wire.ask(sent), 400, "invalid-request", {"delay"})
+        assert await wire.texts("bob") == []
+
+
 #: Queries and headers, and the field that the answer names.
 UNCLEAR: Final = {
     "a misspelled parameter": (b"?timout=5", b"X: y", "timout"),
@@ -218,6 +276,8 @@ UNCLEAR: Final = {
     "a parameter that comes again": (b"?timeout=5&timeout=5", b"X: y", "timeout"),
     "a header that comes again": (b"", b"X-Timeout: 5\r\nX-Timeout: 5", "timeout"),
     "two that differ": (b"?timeout=5", b"X-Timeout: 6", "timeout"),
+    "two delays that differ": (b"?delay=5", b"X-Delay: 6", "delay"),
+    "a delay that comes again": (b"?delay=5&delay=5", b"X: y", "delay"),
 }
 
 
