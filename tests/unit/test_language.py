@@ -51,6 +51,7 @@ def written() -> Iterator[Path]:
     for pattern in (
         "*.md",
         "docs/**/*.md",
+        "clients/**/*.md",
         "deploy/**/*",
         "examples/*",
         "scripts/*",
@@ -61,7 +62,7 @@ def written() -> Iterator[Path]:
         ".github/**/*",
     ):
         yield from (path for path in PROJECT_ROOT.glob(pattern) if path.is_file())
-    for package in ("chat_service", "workers", "config", "tests"):
+    for package in ("chat_service", "workers", "config", "tests", "clients"):
         for suffix in ("py", "js", "html", "css"):
             yield from (PROJECT_ROOT / package).rglob(f"*.{suffix}")
 

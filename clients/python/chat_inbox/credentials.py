@@ -33,7 +33,7 @@ class PlainHttpRefused(ValueError):
 class Credentials(Generic[T]):
     """What authenticates the requests of a client, or nothing. It is never shown.
 
-    `ask` is the function that returns a token, or None. Whoever calls it passes its result to
+    `ask` is the function that returns a token, or None. A client that calls it passes its result to
     `take`, within `asking`, one call at a time.
     """
 
