@@ -40,7 +40,7 @@ PROBE_EVERY_S = 0.2
 RELEASE_EVERY_S = 0.25
 #: The shortest and the longest time between two looks for leases and delays that are over, in
 #: seconds. In between, the leader waits for the end of the first one.
-LEASES_EVERY_S = (0.25, 0.5)
+LEASES_EVERY_S = (0.1, 0.5)
 #: How often unanswered writes are counted, in seconds.
 COUNT_RESOLVED_EVERY_S = 1.0
 #: How often the leader deletes old documents of nodes, in seconds.

@@ -34,7 +34,7 @@ def goals(results: Results) -> list[Goal]:
     """Return every goal that this run has measured."""
     return [
         goal
-        for check in (_mixed, _access, _rates, _stored, _memory, _waking)
+        for check in (_mixed, _access, _rates, _stored, _memory, _waking, _scheduled)
         for goal in check(results)
     ]
 
@@ -105,6 +105,16 @@ def _waking(results: Results) -> Iterator[Goal]:
             f"at most {bound} ms",
             f"{waking.max_ms:.1f} ms",
             waking.max_ms <= bound,
+        )
+
+
+def _scheduled(results: Results) -> Iterator[Goal]:
+    for late in results.scheduled:
+        yield Goal(
+            f"p99 of {late.name}, after their due time",
+            "at most 500 ms",
+            f"{late.p99_ms:.0f} ms",
+            late.p99_ms <= 500,
         )
 
 

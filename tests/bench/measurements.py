@@ -21,6 +21,7 @@ from chat_service.loadgen.generator import Load
 from tests.bench import costs, stored
 from tests.bench.contenders import Contender, Sample
 from tests.bench.results import Compared, Memory, Results, Round, Row
+from tests.bench.scheduled import lateness
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
 from tests.faults.mongod_cluster import ReplicaSet
 from tests.support.server import mongods_on
@@ -289,6 +290,15 @@ async def waits(bench: Bench) -> None:
         )
 
 
+async def scheduled_messages(bench: Bench) -> None:
+    """Measure how late readers get messages that are due at random times within a minute."""
+    is_full = bench.scale.rounds > 1
+    messages, seconds = (100_000, 60.0) if is_full else (1500, 2.0)
+    async with bench.service() as contender:
+        bench.on("scheduled messages", 0, 1)
+        bench.results.scheduled.append(await lateness(contender.port, messages, seconds))
+
+
 async def several_processes(bench: Bench) -> None:
     """One process against two."""
     contenders = [
@@ -368,6 +378,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "stored": many_stored,
     "memory": idle_connections,
     "waits": waits,
+    "scheduled": scheduled_messages,
     "processes": several_processes,
     "shards": numbers_of_shards,
     "costs": costs_of_requests,

@@ -61,6 +61,16 @@ def tables(results: Results, scale: Scale) -> str:
             f"| {it.max_ms:.1f} ms |"
             for it in results.waking
         ]
+    if results.scheduled:
+        lines += [
+            "",
+            "| scheduled messages, after their due time | p50 | p99 | latest |",
+            "|---|---:|---:|---:|",
+        ]
+        lines += [
+            f"| {it.name} | {it.p50_ms:.0f} ms | {it.p99_ms:.0f} ms | {it.max_ms:.0f} ms |"
+            for it in results.scheduled
+        ]
     if results.costs:
         lines += ["", "| coefficient | measured | used |", "|---|---:|---:|"]
         lines += [

@@ -63,6 +63,8 @@ class Results(msgspec.Struct):
     rows: list[Row] = []
     memory: list[Memory] = []
     waking: list[Waking] = []
+    #: The time from when scheduled messages are due until their readers have them.
+    scheduled: list[Waking] = []
     #: The coefficients of the capacity model.
     costs: dict[str, float] = {}
     compared: list[Compared] = []

@@ -11,7 +11,7 @@ from tests.bench.report import tables
 @pytest.mark.bench
 async def test_every_goal_is_measured_and_no_request_fails() -> None:
     seen: list[str] = []
-    names = ["others", "access", "rate", "stored", "memory", "waits"]
+    names = ["others", "access", "rate", "stored", "memory", "waits", "scheduled"]
     results = await measure(names, SHORT, lambda what, done, of: seen.append(what))
     assert all(it.rate > 0 for row in results.rows for it in row.rounds)
     # An app that calls the database for each request may well fail under this load.
@@ -19,7 +19,7 @@ async def test_every_goal_is_measured_and_no_request_fails() -> None:
         "one call per request"
     }
     found = goals(results)
-    assert len(found) == 15
+    assert len(found) == 16
     assert all(goal.what in tables(results, SHORT) for goal in found)
     assert len(seen) > len(results.rows)
 

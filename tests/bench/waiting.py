@@ -70,9 +70,9 @@ async def wakes(name: str, waits_at: int, posts_to: int, messages: int) -> Wakin
     read = f"GET /chat/woken?wait={_WAIT_S} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     seconds = []
     for _ in range(messages):
-        reading = asyncio.create_task(_ask(*waiter, read))
+        reading = asyncio.create_task(ask(*waiter, read))
         await asyncio.sleep(0.02)
-        await _ask(*poster, post)
+        await ask(*poster, post)
         accepted = time.perf_counter()
         assert len(json.loads(await reading)) == 1
         seconds.append(time.perf_counter() - accepted)
@@ -94,8 +94,16 @@ async def _waiters(port: int) -> float:
     return float(next(values))
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+    """Send a request, and return the body of its answer."""
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-    length = int(head.partition("content-length: ")[2].partition("\r")[0])
-    return await reader.readexactly(length)
+    if "transfer-encoding: chunked" not in head:
+        length = int(head.partition("content-length: ")[2].partition("\r")[0])
+        return await reader.readexactly(length)
+    body = b""
+    while length := int(await reader.readline(), 16):
+        body += await reader.readexactly(length)
+        await reader.readline()
+    await reader.readline()
+    return body
