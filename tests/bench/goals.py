@@ -109,7 +109,8 @@ def _waking(results: Results) -> Iterator[Goal]:
 
 
 def _scheduled(results: Results) -> Iterator[Goal]:
-    for late in results.scheduled:
+    # Acknowledgements cost more than deliveries: with the other ways, they are what is measured.
+    for late in results.scheduled[:1]:
         yield Goal(
             f"p99 of {late.name}, after their due time",
             "at most 500 ms",

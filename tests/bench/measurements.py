@@ -21,7 +21,7 @@ from chat_service.loadgen.generator import Load
 from tests.bench import costs, stored
 from tests.bench.contenders import Contender, Sample
 from tests.bench.results import Compared, Memory, Results, Round, Row
-from tests.bench.scheduled import lateness
+from tests.bench.scheduled import LONG_POLL, READERS, lateness
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
 from tests.faults.mongod_cluster import ReplicaSet
 from tests.support.server import mongods_on
@@ -291,12 +291,15 @@ async def waits(bench: Bench) -> None:
 
 
 async def scheduled_messages(bench: Bench) -> None:
-    """Measure how late readers get messages that are due at random times within a minute."""
+    """Measure how late readers get messages that are due at random times, at the same rate."""
     is_full = bench.scale.rounds > 1
-    messages, seconds = (100_000, 60.0) if is_full else (1500, 2.0)
-    async with bench.service() as contender:
-        bench.on("scheduled messages", 0, 1)
-        bench.results.scheduled.append(await lateness(contender.port, messages, seconds))
+    for number, way in enumerate(READERS):
+        seconds = 1.0 if not is_full else 60.0 if way == LONG_POLL else 15.0
+        bench.on(f"scheduled messages, {way}", number, len(READERS))
+        async with bench.service() as contender:
+            messages = round(100_000 * seconds / 60)
+            late = await lateness(contender.port, way, messages, seconds)
+        bench.results.scheduled.append(late)
 
 
 async def several_processes(bench: Bench) -> None:

@@ -38,12 +38,14 @@ class Arrivals:
             self.all_there.set()
 
 
-async def lateness(port: int, messages: int, within_s: float) -> Waking:
-    """Schedule messages over `within_s` seconds, and measure how late readers have them."""
+async def lateness(port: int, way: str, messages: int, within_s: float) -> Waking:
+    """Schedule messages over `within_s` seconds, and measure how late readers have them.
+
+    `way` is one of `READERS`.
+    """
     arrivals = Arrivals(messages)
-    ways = list(_READERS.values())
     readers = [
-        asyncio.create_task(ways[number % len(ways)](port, f"due-{number}", arrivals))
+        asyncio.create_task(READERS[way](port, f"due-{number}", arrivals))
         for number in range(INBOXES)
     ]
     try:
@@ -64,7 +66,7 @@ async def lateness(port: int, messages: int, within_s: float) -> Waking:
     late = sorted(arrivals.late_s)
     assert late[0] >= 0, "a message came before its time"
     p50, p99 = statistics.median(late), late[int(len(late) * 0.99)]
-    name = f"{messages:,} messages due within {within_s:g} s"
+    name = f"{messages:,} messages due within {within_s:g} s, {way}"
     return Waking(name, messages, p50 * 1e3, p99 * 1e3, late[-1] * 1e3)
 
 
@@ -123,10 +125,11 @@ async def _stream(port: int, name: str, arrivals: Arrivals) -> None:
             arrivals.add(found[1].decode())
 
 
-#: The ways to read, which users mix.
-_READERS: Mapping[str, Callable[[int, str, Arrivals], Coroutine[None, None, None]]] = {
-    "a long poll": _poll,
-    "a lease": _lease,
+LONG_POLL = "a long poll"
+#: The ways to read.
+READERS: Mapping[str, Callable[[int, str, Arrivals], Coroutine[None, None, None]]] = {
+    LONG_POLL: _poll,
+    "a lease and an acknowledgement": _lease,
     "an event stream": _stream,
 }
 

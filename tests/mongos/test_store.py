@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pymongo import MongoClient
 
 from tests.conftest import OpenStore
@@ -107,6 +108,27 @@ async def test_sweeps_count_each_message_once_despite_orphans(
     assert await stores[0].count_pending() == len(leased)
     await stores[0].retire(now_ms + 3600_000)
     assert await stores[0].count_pending() == len(leased)
+
+
+async def test_delays_end_once_despite_orphans(
+    router: Router, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    router.leaves_orphans = True
+    stores = [await open_store(node=node) for node in ("one", "other")]
+    now_ms = clock.now_ms()
+    due, later = [
+        [replace(new_post(name, timeout_s=600), due_ms=due_ms) for name in NAMES for _ in range(3)]
+        for due_ms in (now_ms - 5, now_ms + 60_000)
+    ]
+    await stores[0].insert([*due, *later])
+    ended = await asyncio.gather(*(each.end_leases(now_ms) for each in stores))
+    assert sum(len(each.due_ms) for each in ended) == len(due)
+    assert sum(each.returned + each.expired for each in ended) == 0
+    found = await stores[0].find_unread(NAMES, 100, now_ms)
+    assert {each.message.id for its in found.messages.values() for each in its} == {
+        post.id for post in due
+    }
+    assert await stores[0].count_pending() == len(due) + len(later)
 
 
 async def test_only_sweeps_read_from_all_database_shards(
