@@ -14,6 +14,7 @@ from tests.faults.client_rules import ClientRules
 from tests.faults.derived_facts import MessageRecord, earliest
 from tests.faults.exclusivity_rules import ExclusivityRules
 from tests.faults.history import History, ReadRecord, ReceiptQuery
+from tests.faults.history_index import Limits
 from tests.faults.history_index import Violation as Violation
 from tests.faults.receipt_rules import ReceiptRules
 
@@ -34,12 +35,22 @@ class Verdict(NamedTuple):
         return {violation.kind for violation in self.violations}
 
 
-def check(history: History, *, late_s: float, longest_s: float, release_s: float) -> Verdict:
+def check(
+    history: History,
+    *,
+    late_s: float,
+    longest_s: float,
+    release_s: float,
+    due_s: float = 1.5,
+    lead_s: float = 12.0,
+) -> Verdict:
     """Judge a whole run.
 
     `late_s` is the tolerance for clocks and measurements. `longest_s` is the longest time that a
     request without a wait may take. `release_s` is the time within which the messages claimed by a
-    read that was answered `unknown` become unread again. Seconds. The kinds of violation:
+    read that was answered `unknown` become unread again. A scheduled message can be read within
+    `due_s` of its due time, unless a fault ended less than `lead_s` before: the time until a node
+    leads. Seconds. The kinds of violation:
 
     unexpected: read but never posted, or altered   duplicated: in two reads, or stored twice
     crossed: in another inbox                       lost: accepted, not expired, in no read
@@ -52,7 +63,13 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     revoked: revoked, and read                      untrue: a receipt reported a false status
     starved: made to wait by another client         overfull: an inbox exceeded its quota too far
     ahead: a read overtook its client's post        foreign key: refused for another identity's key
+    early: read before its due time                 premature: died after too few deliveries
+    overdelivered: not moved to its dead-letter inbox, but delivered again
+    miscounted: a lease has a false number of deliveries
     hidden: an acknowledgement succeeded although one of its messages was lost
+
+    A dead letter is a message of its own, with a lifetime of an hour at least. Its original ends
+    when it appears: it is `duplicated` if it was in a read, too.
 
     A message that an operator may have dropped with the collection counts as `dropped`, not as
     lost, if it was sent before the drop ended.
@@ -62,7 +79,8 @@ def check(history: History, *, late_s: float, longest_s: float, release_s: float
     exceptions: its server was killed before it could make the messages unread again, or the read
     had a key and was not repeated until it was answered.
     """
-    return _Checker(history, late_s, longest_s, release_s).verdict()
+    limits = Limits(late_s, longest_s, release_s, due_s, lead_s)
+    return _Checker(history, limits).verdict()
 
 
 class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
@@ -74,6 +92,10 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
             *self._repeated_keys(),
             *self._lease_answers(),
             *self._receipt_answers(),
+            *self._miscounted_deliveries(),
+            *self._deaths(),
+            *self._reported_deaths(),
+            *self._uncounted_deaths(),
             *self._fates(),
             *self._missed(),
             *self._long_polls(),
@@ -93,12 +115,21 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
         for query in self._history.receipt_queries:
             counts[f"{query.what} {query.status or query.outcome}"] += 1
         stored = sum(sent.outcome == "ok" for sent in self._messages.values())
-        fates = ("read", "expired", "dropped", "revoked", "undelivered", "lost")
+        fates = (
+            "read",
+            "expired",
+            "dropped",
+            "revoked",
+            "dead",
+            "scheduled",
+            "undelivered",
+            "lost",
+        )
         if stored != sum(counts[fate] for fate in fates):
             violations.append(Violation("unaccounted", str(dict(counts))))
         if (sums := self._history.sums) is not None:
-            ended = ("read", "expired", "revoked", "pending")
-            if sums["accepted"] != sum(sums[fate] for fate in ended):
+            ended = ("read", "expired", "revoked", "dead", "pending")
+            if sums["accepted"] != sum(sums.get(fate, 0) for fate in ended):
                 violations.append(Violation("unaccounted", str(dict(sums))))
         return Verdict(violations, counts)
 
@@ -119,6 +150,8 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
                     self._counts["recovered"] += 1
                 if earliest(read, self._longest_s) > sent.latest_expiry + self._late_s:
                     yield Violation("late", f"{sent} at {read.began}")
+                if read.ended < sent.earliest_due - self._late_s:
+                    yield Violation("early", f"{sent} in {read}")
                 before = newest.get(sent.sender)
                 if before is not None and before.began > sent.began:
                     yield Violation("disordered", f"{before.text} before {text} in {read.user}")
@@ -133,7 +166,9 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
             acquisitions = self._acquisitions.get(text, ())
             leases = self._leased.get(text, ())
             self._counts["leased"] += bool(leases)
-            if any(
+            if text in self._died:
+                self._counts["dead"] += 1
+            elif any(
                 isinstance(each.what, ReadRecord) and not each.what.lease for each in acquisitions
             ):
                 self._counts["redelivered"] += bool(leases)
@@ -142,14 +177,20 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
                 self._counts["read"] += 1
             elif any(isinstance(each.what, ReceiptQuery) for each in acquisitions):
                 self._counts["revoked"] += 1
+            elif sent.is_delayed and last_read.get(sent.user, 0.0) < sent.readable:
+                self._counts["scheduled"] += 1
             elif last_read.get(sent.user, 0.0) > sent.earliest_expiry - self._late_s:
                 self._counts[
                     "dropped" if sent.dropped_from <= sent.earliest_expiry else "expired"
                 ] += 1
-            elif any(
-                read.ended >= sent.began and self._may_have_kept(read)
-                for read in self._silent[sent.user]
-            ) or any(self._revocations[each] for each in sent.ids):
+            elif (
+                any(
+                    read.ended >= sent.began and self._may_have_kept(read)
+                    for read in self._silent[sent.user]
+                )
+                or self._may_have_lost_dead(sent)
+                or any(self._revocations[each] for each in sent.ids)
+            ):
                 self._counts["undelivered"] += 1
             else:
                 self._counts["lost"] += 1
@@ -161,7 +202,7 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
         for reads in self._complete_reads():
             ends = [read.ended for read in reads]
             for sent in stored[reads[0].user]:
-                missed = _first_between(reads, ends, sent.stored, self._unread_until(sent))
+                missed = _first_between(reads, ends, sent.readable, self._unread_until(sent))
                 if missed is not None and not self._may_be_held(sent, missed.began, missed.ended):
                     yield Violation("missed", f"{sent}: not in {missed}")
 
@@ -186,7 +227,7 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
             if any(began < read.ended and read.began < ended for began, ended in faults):
                 continue
             for sent in stored[read.user]:
-                there = max(read.began, sent.stored)
+                there = max(read.began, sent.readable)
                 until = min(self._unread_until(sent, read), read.ended)
                 if until > there + WAKE_S and not self._may_be_held(sent, there, read.ended):
                     yield Violation("missed", f"{sent}: {read} kept waiting")

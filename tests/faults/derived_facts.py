@@ -13,16 +13,17 @@ from tests.faults.history import CollectionDrop, LeaseOperation, Outcome, PostRe
 
 
 class MessageRecord(NamedTuple):
-    """One message, combined from all its posts. It is stored between `began` and `stored`, and
-    expires between `earliest_expiry` and `latest_expiry`. An operator may have dropped it from
-    `dropped_from` on. A keyed message may be stored again after each of `recreated` drops.
+    """One message, combined from all its posts. It is stored after `began`, and can be read after
+    `earliest_due`, and certainly from `readable` on. It expires between `earliest_expiry` and
+    `latest_expiry`. An operator may have dropped it from `dropped_from` on. A keyed message may be
+    stored again after each of `recreated` drops. A scheduled message `is_delayed`.
     """
 
     sender: str
     user: str
     text: str
     began: float
-    stored: float
+    readable: float
     earliest_expiry: float
     latest_expiry: float
     outcome: Outcome
@@ -30,16 +31,35 @@ class MessageRecord(NamedTuple):
     key: str
     dropped_from: float
     recreated: int
+    earliest_due: float
+    latest_due: float
+    is_delayed: bool = False
 
 
 def messages_of(
-    posts: Iterable[PostRecord], drops: Sequence[CollectionDrop] = ()
+    posts: Iterable[PostRecord],
+    drops: Sequence[CollectionDrop] = (),
+    faults: Sequence[tuple[float, float]] = (),
+    due_s: float = 0.0,
+    lead_s: float = 0.0,
 ) -> dict[str, MessageRecord]:
-    """Return the messages by their texts."""
+    """Return the messages by their texts.
+
+    A scheduled message can be read within `due_s` of its due time, unless a fault ended less than
+    `lead_s` before: the time until a node leads again.
+    """
     attempts: dict[str, list[PostRecord]] = defaultdict(list)
     for post in posts:
         attempts[post.text].append(post)
-    return {text: _message_of(each, drops) for text, each in attempts.items()}
+    messages = {text: _message_of(each, drops) for text, each in attempts.items()}
+    for text, sent in messages.items():
+        if sent.is_delayed:
+            readable = sent.readable + due_s
+            for began, ended in sorted(faults):
+                if began < readable and ended + lead_s > sent.latest_due:
+                    readable = max(readable, ended + lead_s + due_s)
+            messages[text] = sent._replace(readable=readable)
+    return messages
 
 
 def _message_of(posts: Sequence[PostRecord], drops: Sequence[CollectionDrop]) -> MessageRecord:
@@ -54,16 +74,22 @@ def _message_of(posts: Sequence[PostRecord], drops: Sequence[CollectionDrop]) ->
     dropped_from = min((drop.began for drop in drops if began < drop.ended), default=math.inf)
     ended = max(post.ended for post in posts)
     recreated = sum(began < drop.ended and ended > drop.began for drop in drops)
+    # Any attempt with a key may be the one that was stored.
+    stored, latest_due = min(answered, default=ended), ended + first.delay_s
+    is_delayed = first.delay_s > 0
     return MessageRecord(
         *(first.sender, first.user, first.text, began),
-        min(answered, default=max(post.ended for post in posts)),
-        min(began + first.lifetime_s, dropped_from),
-        ended + first.lifetime_s,
+        latest_due if is_delayed else stored,
+        min(began + first.delay_s + first.lifetime_s, dropped_from),
+        latest_due + first.lifetime_s,
         outcome,
         frozenset(post.id for post in posts if post.id),
         first.key,
         dropped_from,
         recreated if first.key else 0,
+        began + first.delay_s,
+        latest_due,
+        is_delayed,
     )
 
 
@@ -177,6 +203,16 @@ class LeaseRecords:
             if each.began < operation.ended and each.what == "release" and each.outcome != "refused"
             for message_id in self.affected(each)
         }
+
+    def may_be_released(self, lease: str, before: float) -> bool:
+        """Return whether the lease with this token may have been released as a whole by then."""
+        return any(
+            each.what == "release"
+            and each.ids is None
+            and each.began < before
+            and each.outcome != "refused"
+            for each in self._operations.get(name_of(lease), ())
+        )
 
     def _is_reported_read(self, operation: LeaseOperation, message_id: str) -> bool:
         """Return whether the answer says that this message is acknowledged."""

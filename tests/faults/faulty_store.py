@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from tests.faults.faulty_calls import HANG_MAX_S, LATE_MAX_S, MARGIN_MS, FaultyCalls
+from tests.faults.faulty_calls import HANG_MAX_S, LATE_MAX_S, MARGIN_MS
+from tests.faults.faulty_moves import FaultyMoves
 from tests.faults.simulated_arrivals import SimulatedArrivals
 from tests.faults.simulated_replica_set import Database
 from tests.support.documents import found_of
@@ -59,7 +60,7 @@ class _Primary(NamedTuple):
     term: int
 
 
-class SimulatedStore(FaultyCalls):
+class SimulatedStore(FaultyMoves):
     """A node's connection to the database."""
 
     #: The share of searches that are sent to a deposed member although the driver knew another one.
@@ -98,25 +99,27 @@ class SimulatedStore(FaultyCalls):
             await self._reach(needs_majority=False)
             with self._database.as_seen_by(member) as is_answering:
                 unread = self.unread(usernames, now_ms)
+                found = found_of(unread, usernames, limit, self._database.documents)
             await self._return()
             if not is_answering:
                 # The driver learns of the new primary and repeats the search.
                 self._learn()
                 continue
             if self._is_answer_of(member, known):
-                return found_of(unread, usernames, limit)._replace(term=str(known.term))
+                return found._replace(term=str(known.term))
 
     async def _find_linearizable(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         """Run a linearizable read: a majority has its results by the time it is answered."""
         await self._reach()
         database = self._database
         unread = self.unread(usernames, now_ms)
+        found = found_of(unread, usernames, limit, database.documents)
         position, term = database.position, database.term
         await asyncio.sleep(self._rng.choice((0.0005, 0.001, 0.003, 0.02)))
         if database.term != term:
             raise StoreUnavailable("another became primary")
         database.confirm(position)
-        return found_of(unread, usernames, limit)
+        return found
 
     @property
     def has_terms(self) -> bool:
@@ -265,7 +268,10 @@ class SimulatedStore(FaultyCalls):
     async def end_leases(self, now_ms: int) -> Ended:
         database, mark = self._database, self._token()
         with self._may_return(now_ms - MARGIN_MS):
-            return await self._marked(mark, lambda: database.end_leases(now_ms, mark))
+            ended = await self._marked(mark, lambda: database.end_leases(now_ms, mark))
+        moved = await self._move(now_ms)
+        usernames = [*ended.usernames, *moved.inboxes]
+        return ended._replace(usernames=usernames, dead=moved.messages)
 
     async def lead(self, pending: PendingCount | None) -> Leader:
         return await self._write(lambda _: self._database.lead(self._name, pending), [self._name])

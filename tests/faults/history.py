@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
+from workers.dead_letters import DeadLetters
+
 #: ok: answered. refused: the answer says that nothing was done, or has a status of 4xx. unknown:
 #: the answer says that the outcome is not known. cut: no answer, because the connection broke or
 #: the client gave up.
@@ -19,7 +21,8 @@ class PostRecord(NamedTuple):
 
     A `sender` posts one message after the other. `receipt` is the receipt that it can use later.
     `client` waits in a `queue` together with others. `is_reused` says that the post was refused
-    because its key belonged to another message.
+    because its key belonged to another message. A scheduled message is due after `delay_s`, and its
+    lifetime counts from then.
     """
 
     sender: str
@@ -35,6 +38,7 @@ class PostRecord(NamedTuple):
     client: str = ""
     queue: str = ""
     is_reused: bool = False
+    delay_s: float = 0.0
 
 
 class ReadRecord(NamedTuple):
@@ -42,6 +46,7 @@ class ReadRecord(NamedTuple):
 
     It waited up to `wait_s` for a first message. With a `lease`, which is its token, it leased the
     messages for `ttl_s`. With a `key` it can be repeated. `client` and `queue` are those of a post.
+    `deliveries` is what the lease says of each message, in order.
     """
 
     user: str
@@ -56,6 +61,7 @@ class ReadRecord(NamedTuple):
     key: str = ""
     client: str = ""
     queue: str = ""
+    deliveries: tuple[int, ...] = ()
 
 
 class LeaseOperation(NamedTuple):
@@ -109,7 +115,7 @@ class History:
 
     `overruns` has, for each inbox with a quota, the most posts in a row that were stored while it
     was full; `overrun_max` are allowed. A post is overtaken by at most `overtaken_max` posts of
-    another client, or by any number if that is None.
+    another client, or by any number if that is None. `dead_letters` are the service's rules.
     """
 
     posts: list[PostRecord]
@@ -123,3 +129,4 @@ class History:
     overruns: Mapping[str, int] = field(default_factory=dict)
     overrun_max: int = 0
     overtaken_max: int | None = None
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)

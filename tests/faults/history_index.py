@@ -4,8 +4,10 @@ have.
 
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import NamedTuple
 
+from tests.faults.dead_letter_facts import Death, dead_letter_facts
 from tests.faults.derived_facts import (
     LeaseRecord,
     LeaseRecords,
@@ -32,18 +34,30 @@ class Acquisition(NamedTuple):
     began: float
     taken_by: float
     free_from: float
-    what: ReadRecord | ReceiptQuery
+    what: ReadRecord | ReceiptQuery | Death
+
+
+class Limits(NamedTuple):
+    """The limits by which a history is judged; see `tests.faults.checker.check`."""
+
+    late_s: float
+    longest_s: float
+    release_s: float
+    due_s: float
+    lead_s: float
 
 
 class HistoryIndex:
     """A history, indexed once for all rules."""
 
-    def __init__(self, history: History, late_s: float, longest_s: float, release_s: float) -> None:
-        self._history = history
-        self._late_s = late_s
-        self._longest_s = longest_s
-        self._release_s = release_s
-        self._messages = messages_of(history.posts, history.drops)
+    def __init__(self, history: History, limits: Limits) -> None:
+        self._late_s, self._longest_s, self._release_s, due_s, lead_s = limits
+        longest_s = self._longest_s
+        self._messages = messages_of(history.posts, history.drops, history.faults, due_s, lead_s)
+        # Dead letters that somebody saw, by the texts of their originals.
+        reads, self._died = dead_letter_facts(history, self._messages)
+        self._messages |= {death.copy.text: death.copy for death in self._died.values()}
+        self._history = history = replace(history, reads=reads)
         self._by_id = {each: sent for sent in self._messages.values() for each in sent.ids}
         self._leases = LeaseRecords(history.reads, history.lease_operations, longest_s)
         self._counts: Counter[str] = Counter()
@@ -84,6 +98,12 @@ class HistoryIndex:
                 began = min(each.began for each in revocations)
                 acquisition = Acquisition(began, first.ended, math.inf, first)
                 self._acquisitions[sent.text].append(acquisition)
+
+        for text, death in self._died.items():
+            # It may have died long before, by deliveries that no client saw.
+            silent = [each.began for each in self._silent[self._messages[text].user] if each.lease]
+            began = min([death.seen.began, *silent])
+            self._acquisitions[text].append(Acquisition(began, death.seen.ended, math.inf, death))
 
     def _take(self, read: ReadRecord, message_id: str, sent: MessageRecord) -> None:
         began = earliest(read, self._longest_s)
@@ -126,6 +146,14 @@ class HistoryIndex:
             taken += [revocation.began for revocation in self._revocations.get(each, ())]
         return min([*taken, sent.earliest_expiry - self._late_s])
 
+    def _may_have_lost_dead(self, sent: MessageRecord) -> bool:
+        """Return whether a read without an answer may have taken the message's dead letter."""
+        rules = self._history.dead_letters
+        return bool(rules.max_deliveries) and any(
+            silent.ended >= sent.began and self._may_have_kept(silent)
+            for silent in self._silent.get(rules.inbox_of(sent.user), ())
+        )
+
     def _is_dropped_between(self, one: Acquisition, other: Acquisition) -> bool:
         """Return whether the message may have been dropped in between, and stored again for its
         key.
@@ -149,7 +177,7 @@ class HistoryIndex:
     def _may_be_held(self, sent: MessageRecord, began: float, ended: float) -> bool:
         """Return whether reads without an answer may have held a message in that period."""
         is_taken = bool(self._acquisitions.get(sent.text))
-        return any(
+        return self._may_have_lost_dead(sent) or any(
             silent.began < ended
             and silent.ended >= sent.began
             and (

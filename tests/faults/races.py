@@ -19,6 +19,10 @@ CONVERSATIONS: Mapping[str, int] = {"conversation": 1}
 ELECTIONS: Mapping[str, int] = {"post": 2, "read": 3, "failover": 1, "short term": 2}
 #: The steps of a keyed read whose messages others take before its claim arrives.
 OVERTAKEN: Mapping[str, int] = {"overtaken keyed read": 1, "read": 1}
+#: The steps of senders and readers beside a node whose clock is ahead.
+AHEAD: Mapping[str, int] = {"scheduled post": 3, "read": 3, "long poll": 2, "clock step": 1}
+#: How far ahead that clock is at most, in seconds.
+_AHEAD_S = 4.0
 #: The time within which a post is mostly accepted, in seconds.
 _POSTED_AFTER_S = 0.05
 
@@ -83,3 +87,17 @@ class OvertakenWorld(FaultlessWorld):
         self.clients.start("keyed read", node, step.user, step.number)
         await asyncio.sleep(step.number / 100)
         self.clients.start("lease", other, step.user, 8)
+
+
+class AheadWorld(FaultlessWorld):
+    """A node whose clock is ahead, and steps, may lead. All requests go to the other node."""
+
+    async def _do(self, step: Step) -> None:
+        ahead, right = self.nodes
+        if step.what == "clock step":
+            ahead.skew_s = step.number / 9 * _AHEAD_S
+        elif step.what == "scheduled post":
+            # Messages that live long, because the leader ends the others too soon.
+            self.clients.start(step.what, right, step.user, 2)
+        else:
+            self.clients.start(step.what, right, step.user, step.number)

@@ -4,12 +4,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
+from tests.faults.death_rules import DeathRules
 from tests.faults.derived_facts import MessageRecord
 from tests.faults.history import ReadRecord, ReceiptQuery
-from tests.faults.history_index import HistoryIndex, Violation
+from tests.faults.history_index import Violation
 
 
-class ReceiptRules(HistoryIndex):
+class ReceiptRules(DeathRules):
     """Rules for the answers that senders got about their messages."""
 
     def _receipt_answers(self) -> Iterator[Violation]:
@@ -43,6 +44,7 @@ class ReceiptRules(HistoryIndex):
             # An acknowledged message was only leased at first.
             if not (isinstance(acquisition.what, ReadRecord) and acquisition.what.lease)
         )
+        was_taken_alive = was_taken and sent.text not in self._died
         match query.status:
             case "pending":
                 # Use the first end of its lease: by one clock it has ended, by another it is
@@ -53,7 +55,13 @@ class ReceiptRules(HistoryIndex):
                     > query.ended
                     for record in self._leased[sent.text]
                 )
-                return not had_expired and not was_taken and not is_leased
+                was_due = query.ended >= sent.earliest_due - self._late_s
+                return was_due and not had_expired and not was_taken and not is_leased
+            case "scheduled":
+                is_due = query.began > sent.latest_due + self._late_s
+                return sent.is_delayed and not is_due and not was_taken
+            case "dead":
+                return not was_taken_alive and self._may_have_died(sent, query.ended)
             case "leased":
                 return not had_expired and not was_taken and self._may_have_had(query, sent, True)
             case "expired":

@@ -20,6 +20,7 @@ from tests.faults.history import (
     ReceiptQuery,
 )
 from workers.commands import (
+    Delivered,
     Extend,
     Finish,
     Finished,
@@ -44,6 +45,8 @@ T = TypeVar("T", str, Stored, Slice, int, Finished, MessageStatus | None)
 KILLED = "killed"
 #: Lifetimes of messages, in seconds: they expire during a schedule, at its end, or after it.
 LIFETIMES_S = (1, 3, 600)
+#: Delays of scheduled messages, in seconds.
+_DELAYS_S = (0.001, 0.3, 1.0, 2.5)
 #: Durations of leases and of long polls, in seconds.
 _LEASES_S = (0.3, 1.0, 2.5)
 _WAITS_S = (0.3, 2.5, 2.5)
@@ -107,8 +110,12 @@ class SimulatedClients:
         match what:
             case "post":
                 client = self._post(node, user, number)
+            case "scheduled post":
+                client = self._post(node, user, number, self._rng.choice(_DELAYS_S))
             case "keyed post":
                 client = self._keyed_post(node, user, number)
+            case "scheduled keyed post":
+                client = self._keyed_post(node, user, number, self._rng.choice(_DELAYS_S))
             case "read":
                 client = self.read(node, user)
             case "limited read":
@@ -127,6 +134,13 @@ class SimulatedClients:
                 client = self._keyed_read(node, user, number)
             case "lease":
                 client = self._lease(node, user, number)
+            case "abandoned lease":
+                client = self._abandon_lease(node, user, number)
+            case "dead letter lease":
+                inbox = self._history.dead_letters.inbox_of(user)
+                client = self._lease(node, inbox, number)
+            case "dead letter read":
+                client = self.read(node, self._history.dead_letters.inbox_of(user))
             case "stream":
                 client = self._stream(node, user, number)
             case "flood":
@@ -164,19 +178,21 @@ class SimulatedClients:
         """Return the same node or the other one."""
         return self._nodes[node.number ^ self._rng.randrange(2)]
 
-    async def _post(self, node: Process, user: str, number: int) -> None:
+    async def _post(self, node: Process, user: str, number: int, delay_s: float = 0.0) -> None:
         text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
         receipt = f"r-{text}" if number % 2 else ""
         began = self._loop.time()
         # One node with one clock: the clocks of two nodes define no order.
         sender = f"{user}-{number % 2}-{node.number}-{node.skew_s}"
-        if sender in self._senders:
+        if sender in self._senders or delay_s:
             sender = text
         self._senders.add(sender)
 
         def ask() -> "asyncio.Future[str]":
             return node.pool.post(
-                user, text, len(text), lifetime_s, receipt, client=f"client-{number % 3}"
+                *(user, text, len(text), lifetime_s, receipt),
+                client=f"client-{number % 3}",
+                delay_s=delay_s,
             )
 
         outcome, answer, unknown_id = await _await_answer(node, ask)
@@ -185,6 +201,7 @@ class SimulatedClients:
             PostRecord(
                 *(sender, user, text, lifetime_s, began, self._loop.time()),
                 *(outcome, answer or "", "", receipt),
+                delay_s=delay_s,
             ),
             unknown_id,
         )
@@ -224,7 +241,9 @@ class SimulatedClients:
             )
         )
 
-    async def _keyed_post(self, node: Process, user: str, number: int) -> None:
+    async def _keyed_post(
+        self, node: Process, user: str, number: int, delay_s: float = 0.0
+    ) -> None:
         """Post with a key. A few use the key of another post, which must be refused."""
         text, lifetime_s = self._new_text(), LIFETIMES_S[number % 3]
         key = self._rng.choice(self._keys) if number in (7, 8) and self._keys else f"k-{text}"
@@ -240,7 +259,9 @@ class SimulatedClients:
 
             def ask() -> "asyncio.Future[Stored]":
                 return node.pool.post_keyed(
-                    user, text, len(text), lifetime_s, Key(hashed, text), receipt, client=subject
+                    *(user, text, len(text), lifetime_s, Key(hashed, text), receipt),
+                    client=subject,
+                    delay_s=delay_s,
                 )
 
             is_reused = False
@@ -255,6 +276,7 @@ class SimulatedClients:
                     *(text, user, text, lifetime_s, began, self._loop.time()),
                     *(outcome, answer.id if answer else "", f"{subject} {key}", receipt),
                     is_reused=is_reused,
+                    delay_s=delay_s,
                 ),
                 unknown_id,
             )
@@ -316,6 +338,11 @@ class SimulatedClients:
             lease.token if lease else "",
             lease.ttl_ms / 1000 if lease else 0.0,
             key,
+            deliveries=tuple(
+                each.deliveries
+                for each in (answer.messages if answer else ())
+                if isinstance(each, Delivered)
+            ),
         )
         self._history.reads.append(got)
         return got
@@ -393,6 +420,11 @@ class SimulatedClients:
             case _:
                 # The consumer died.
                 pass
+
+    async def _abandon_lease(self, node: Process, user: str, number: int) -> None:
+        """Lease messages for a long time, and disconnect before the answer."""
+        terms = Lease(delivery(self._rng.randbytes(8).hex()), int(_LEASES_S[-1] * 1000))
+        await self.read(node, user, leaves_after_s=number / 300, lease=terms)
 
     async def _retry_on_lease(
         self, node: Process, what: str, user: str, name: str, ids: tuple[str, ...] | None = None

@@ -171,10 +171,17 @@ class Database(Documents):
         """Write an entry to the log that changes nothing."""
         self.undo.append(lambda: None)
 
+    def is_over(self, stored: Stored, now_ms: int) -> bool:
+        """Return whether a lease or a delay is over. This clock judges delays, no leader's."""
+        return super().is_over(stored, now_ms) and (
+            bool(stored.lease) or stored.until_ms is None or stored.until_ms < self.now_ms()
+        )
+
     def _insert(self, post: Post) -> Insertion:
         before = len(self.documents)
         outcome = super()._insert(post)
-        if len(self.documents) > before:
+        # A scheduled message is not unread yet.
+        if len(self.documents) > before and not post.due_ms:
             self._news[self.position] = post.username
         return outcome
 

@@ -29,9 +29,10 @@ from tests.faults.history import History
 from tests.faults.simulated_clients import KILLED, SimulatedClients
 from tests.faults.simulated_replica_set import EPOCH_S, Database, VirtualLoop
 from workers.clock import DatabaseClock
+from workers.dead_letters import DeadLetters
 from workers.ids import IdSource
 from workers.inbox_quotas import QuotaLimits
-from workers.maintenance import EXPIRE_EVERY_S
+from workers.maintenance import EXPIRE_EVERY_S, LEASES_EVERY_S
 from workers.metrics import WorkerMetrics
 from workers.pool import PoolLimits, WorkerPool
 from workers.queue import QueueLimits
@@ -44,6 +45,10 @@ DEADLINE_S = 1.0
 INTERVAL_S = 0.02
 #: The most that a node's clock is wrong, in seconds. The checker tolerates lateness below that.
 SKEW_S = 0.05
+#: The longest time from a message's due time until it can be read, and until a node leads after a
+#: fault, in seconds.
+DUE_S = LEASES_EVERY_S[1] + 0.2
+_LEAD_S = LEADER_LEASE_S + 2.0
 #: Seconds after a failover or a kill in which requests may take longer.
 _RECOVERY_S = 2.0
 #: The longest time that any client takes, in seconds.
@@ -71,12 +76,16 @@ class Schedule(NamedTuple):
     steps: tuple[Step, ...]
     fault_rate: float
     seed: int
+    #: How often a message is delivered before it becomes a dead letter; 0 for no limit.
+    max_deliveries: int = 0
 
 
 #: Relative frequency of each kind of step.
 KINDS = {
     "post": 40,
     "keyed post": 8,
+    "scheduled post": 10,
+    "scheduled keyed post": 3,
     "read": 14,
     "limited read": 4,
     "abandoned read": 5,
@@ -85,6 +94,9 @@ KINDS = {
     "abandoned long poll": 3,
     "keyed read": 8,
     "lease": 12,
+    "abandoned lease": 3,
+    "dead letter lease": 4,
+    "dead letter read": 3,
     "stream": 5,
     "track": 5,
     "revoke": 5,
@@ -127,7 +139,7 @@ def schedule_of(seed: int, kinds: Mapping[str, int] = KINDS) -> Schedule:
         )
         for kind in drawn
     )
-    return Schedule(steps, rng.choice((0.0, 0.1, 0.4)), seed)
+    return Schedule(steps, rng.choice((0.0, 0.1, 0.4)), seed, rng.choice((0, 1, 2, 3)))
 
 
 class Node:
@@ -204,7 +216,9 @@ class World:
         self.rng = random.Random(schedule.seed)
         self.database = self.make_database(loop, self.rng, schedule.fault_rate)
         self.nodes = [Node(self, number) for number in range(2)]
-        self.history = History([], [], [])
+        dead_letters = DeadLetters(schedule.max_deliveries)
+        self.history = History([], [], [], dead_letters=dead_letters)
+        self.database.dead_letters = dead_letters
         self.clients = self.make_clients(loop, self.rng, self.nodes, self.history)
 
     async def run(self) -> Verdict:
@@ -221,6 +235,7 @@ class World:
         await asyncio.sleep(_HEAL_S)
         for user in USERS:
             await self._drain(user)
+            await self._drain(self.history.dead_letters.inbox_of(user))
         if not self.history.kills:
             self.history.sums = self._sums()
         for node in self.nodes:
@@ -230,6 +245,8 @@ class World:
             late_s=2 * SKEW_S + 0.1,
             longest_s=DEADLINE_S + 0.2,
             release_s=4 * DEADLINE_S,
+            due_s=DUE_S,
+            lead_s=_LEAD_S,
         )
 
     async def _do(self, step: Step) -> None:

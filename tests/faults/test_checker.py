@@ -15,11 +15,17 @@ from tests.faults.history import (
     ReadRecord,
     ReceiptQuery,
 )
+from workers.dead_letters import DeadLetters
 
 
 def post(text: str, began: float, outcome: str = "ok", lifetime_s: float = 100) -> PostRecord:
     """A post by one client to one inbox that took a second."""
     return PostRecord("ann", "bob", text, lifetime_s, began, began + 1, outcome, text)  # type: ignore[arg-type]
+
+
+def scheduled(text: str, began: float, delay_s: float, lifetime_s: float = 100) -> PostRecord:
+    """A post of a scheduled message."""
+    return post(text, began, lifetime_s=lifetime_s)._replace(delay_s=delay_s)
 
 
 def read(began: float, *texts: str, outcome: str = "ok") -> ReadRecord:
@@ -30,6 +36,12 @@ def read(began: float, *texts: str, outcome: str = "ok") -> ReadRecord:
 def leased(began: float, *texts: str, lease: str = "l.0", ttl_s: float = 10) -> ReadRecord:
     """A lease of messages."""
     return read(began, *texts)._replace(lease=lease, ttl_s=ttl_s)
+
+
+def dead(began: float, *texts: str, id: str = "copy") -> ReadRecord:
+    """A read of the dead-letter inbox."""
+    got = read(began)._replace(user="dead/bob")
+    return got._replace(messages=tuple((f"{id} {text}", text) for text in texts))
 
 
 def keyed(began: float, *texts: str, outcome: str = "ok", key: str = "k") -> ReadRecord:
@@ -57,7 +69,9 @@ def answered(
 
 
 def kinds(
-    *requests: PostRecord | ReadRecord | LeaseOperation | ReceiptQuery, kills: Sequence[float] = ()
+    *requests: PostRecord | ReadRecord | LeaseOperation | ReceiptQuery,
+    kills: Sequence[float] = (),
+    max_deliveries: int = 0,
 ) -> set[str]:
     """Return the kinds of violation that the checker finds."""
     history = History(
@@ -66,6 +80,7 @@ def kinds(
         list(kills),
         [each for each in requests if isinstance(each, LeaseOperation)],
         [each for each in requests if isinstance(each, ReceiptQuery)],
+        dead_letters=DeadLetters(max_deliveries),
     )
     return check(history, late_s=0.1, longest_s=5, release_s=5).kinds
 
@@ -297,3 +312,106 @@ def test_a_read_behind_a_post_of_its_client_finds_it() -> None:
     assert kinds(first, behind._replace(queue="1"), read(2, "a")) == set()
     assert kinds(first, behind, read(2, "a")) == {"ahead"}
     assert kinds(first, behind, read(0.7, "a")) == set()
+
+
+def test_a_scheduled_message_is_in_no_read_before_its_time() -> None:
+    late = scheduled("a", 0, delay_s=10)
+    assert kinds(late, read(2), read(11, "a")) == set()
+    assert kinds(late, read(2, "a")) == {"early"}
+    assert kinds(late, leased(2, "a")) >= {"early"}
+    assert kinds(late, read(11, "a"), read(14, "a")) == {"duplicated"}
+
+
+def test_a_scheduled_message_is_readable_soon_after_its_time() -> None:
+    late = scheduled("a", 0, delay_s=10)
+    assert kinds(late, read(11.5), read(14, "a")) == set()
+    assert kinds(late, read(13), read(15, "a")) == {"missed"}
+    assert kinds(late, read(14)) == {"lost", "missed"}
+    # Its time has not come when the run ends.
+    assert kinds(late, read(9)) == set()
+
+
+def test_faults_delay_scheduled_messages_for_a_while() -> None:
+    for faults, found in (([(5.0, 9.0)], set()), ([(0.0, 0.5)], {"missed"})):
+        history = History([scheduled("a", 0, 15)], [read(18), read(30, "a")], [], faults=faults)
+        assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == found
+
+
+def test_a_scheduled_message_lives_from_its_time_on() -> None:
+    late = scheduled("a", 0, delay_s=10, lifetime_s=5)
+    assert kinds(late, read(13.5, "a")) == set()
+    assert kinds(late, read(13)) == {"lost", "missed"}
+    assert kinds(late, read(17)) == set()
+    assert kinds(late, read(17, "a")) == {"late"}
+
+
+def test_a_receipt_calls_a_message_scheduled_until_its_time() -> None:
+    late = scheduled("a", 0, delay_s=10)._replace(receipt="r")
+    assert kinds(late, answered(2, "scheduled"), answered(12, "pending"), read(13, "a")) == set()
+    assert kinds(late, answered(2, "pending"), read(13, "a")) == {"untrue"}
+    assert kinds(late, answered(12, "scheduled"), read(13, "a")) == {"untrue"}
+    assert kinds(late, answered(2, "revoked", "revoke"), read(13)) == set()
+    assert kinds(late, answered(2, "revoked", "revoke"), read(13, "a")) == {"revoked"}
+    assert "untrue" in kinds(post("a", 0)._replace(receipt="r"), answered(2, "scheduled"))
+
+
+#: A message that is leased twice, for two seconds each time.
+TWICE = (post("a", 0), leased(2, "a", ttl_s=2), leased(6, "a", lease="m.0", ttl_s=2))
+
+
+def test_an_exhausted_message_is_in_its_dead_letter_inbox() -> None:
+    assert kinds(*TWICE, read(12), dead(14, "a"), max_deliveries=2) == set()
+    assert kinds(*TWICE, read(12), dead(14), max_deliveries=2) == {"lost"}
+    assert kinds(*TWICE, read(12, "a"), dead(14), max_deliveries=2) == {"overdelivered"}
+    assert kinds(*TWICE, read(12, "a"), dead(14), max_deliveries=3) == set()
+    assert kinds(*TWICE, read(12), dead(14, "a"), max_deliveries=3) == {"premature"}
+
+
+def test_a_message_dies_once_and_stays_dead() -> None:
+    assert "duplicated" in kinds(*TWICE, dead(12, "a"), read(14, "a"), max_deliveries=2)
+    assert kinds(*TWICE, dead(12, "a"), dead(14, "a"), max_deliveries=2) == {"duplicated"}
+    twice = kinds(*TWICE, dead(12, "a"), dead(14, "a", id="other"), max_deliveries=2)
+    assert twice == {"duplicated"}
+    kept = operated("acknowledge", 3, 1)
+    assert "duplicated" in kinds(*TWICE[:2], kept, dead(12, "a"), max_deliveries=1)
+    assert "double lease" in kinds(*TWICE[:1], leased(2, "a"), dead(5, "a"), max_deliveries=1)
+
+
+def test_a_dead_letter_lives_for_an_hour_at_least() -> None:
+    mortal = (post("a", 0, lifetime_s=9), leased(2, "a", ttl_s=2))
+    held = dead(12, "a")._replace(lease="d.0", ttl_s=2)
+    assert kinds(*mortal, held, dead(3000, "a"), read(3002), max_deliveries=1) == set()
+    assert kinds(*mortal, held, dead(3000), read(3002), max_deliveries=1) == {"lost"}
+
+
+def test_a_receipt_calls_a_message_dead_only_if_it_is() -> None:
+    sent = (post("a", 0)._replace(receipt="r"), *TWICE[1:])
+    told = answered(10, "dead")
+    assert kinds(*sent, told, dead(12, "a"), max_deliveries=2) == set()
+    assert "lost" in kinds(*sent, told, dead(12), max_deliveries=2)
+    assert "untrue" in kinds(*sent, answered(4, "dead"), dead(12, "a"), max_deliveries=2)
+    after = (dead(12, "a"), answered(14, "pending"))
+    assert kinds(*sent, *after, max_deliveries=2) == {"untrue"}
+
+
+def test_a_lease_reports_the_number_of_deliveries() -> None:
+    first, second = (each._replace(deliveries=(1,)) for each in TWICE[1:])
+    end = read(12, "a")
+    assert kinds(TWICE[0], first, second, end) == {"miscounted"}
+    assert kinds(TWICE[0], first, second._replace(deliveries=(2,)), end) == set()
+    # A lease that its client did not get counts once it has run out.
+    silent = first._replace(outcome="unknown", messages=(), deliveries=())
+    assert kinds(TWICE[0], silent, second._replace(deliveries=(2,)), end) == set()
+    silent = silent._replace(ttl_s=30)
+    assert "miscounted" in kinds(TWICE[0], silent, second._replace(deliveries=(2,)), end)
+
+
+def test_each_death_is_counted_once() -> None:
+    history = History(
+        [TWICE[0]], [*TWICE[1:], read(12), dead(14, "a")], [], dead_letters=DeadLetters(2)
+    )
+    for deaths, found in ((1, set()), (2, {"unaccounted"}), (0, {"unaccounted"})):
+        history.sums = {"accepted": deaths + 1, "dead": deaths, "read": 1}
+        for fate in ("expired", "revoked", "pending"):
+            history.sums = {**history.sums, fate: 0}
+        assert check(history, late_s=0.1, longest_s=5, release_s=5).kinds == found

@@ -1,12 +1,17 @@
 """The engine with every fault that a store may have: schedules from Hypothesis and from seeds."""
 
+from collections import Counter
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.faults.death_bugs import DEADLY
 from tests.faults.races import (
+    AHEAD,
     CONVERSATIONS,
     ELECTIONS,
     OVERTAKEN,
+    AheadWorld,
     ElectionWorld,
     FaultlessWorld,
     OvertakenWorld,
@@ -26,6 +31,7 @@ SCHEDULES = st.builds(
     st.lists(STEPS, max_size=30).map(tuple),
     st.sampled_from([0.0, 0.1, 0.4]),
     st.integers(0, 1 << 32),
+    st.integers(0, 3),
 )
 
 
@@ -49,11 +55,11 @@ def test_seeds_reach_every_outcome_without_a_violation() -> None:
     for outcome in ("ok", "refused", "unknown", "cut"):
         assert total[f"posts {outcome}"]
         assert total[f"reads {outcome}"]
-    for fate in ("read", "expired", "revoked", "recovered", "undelivered"):
+    for fate in ("read", "expired", "revoked", "dead", "recovered", "undelivered"):
         assert total[fate]
     for count in ("leased", "redelivered", "repeats", "resume ok", "extend ok", "release ok"):
         assert total[count]
-    for status in ("pending", "leased", "read", "expired", "revoked"):
+    for status in ("pending", "scheduled", "leased", "read", "expired", "revoked", "dead"):
         assert total[f"track {status}"]
 
 
@@ -70,6 +76,21 @@ def test_short_terms_hide_no_message() -> None:
 def test_a_late_claim_for_a_key_hides_no_message() -> None:
     for seed in range(40):
         assert run(schedule_of(seed, OVERTAKEN), OvertakenWorld).violations == []
+
+
+def test_a_leader_whose_clock_is_ahead_delivers_nothing_early() -> None:
+    for seed in range(60):
+        assert run(schedule_of(seed, AHEAD), AheadWorld).violations == []
+
+
+def test_dead_letters_survive_every_fault() -> None:
+    total: Counter[str] = Counter()
+    for seed in range(100):
+        verdict = run(schedule_of(seed, DEADLY))
+        assert verdict.violations == []
+        total += verdict.counts
+    for count in ("dead", "track dead"):
+        assert total[count]
 
 
 def test_a_seed_always_gives_the_same_run() -> None:

@@ -286,6 +286,19 @@ async def test_nothing_else_changes_a_marked_message(
     assert letter.expires_ms == (later_ms if step == "_copy" else over_ms) + HOUR_MS
 
 
+async def test_a_late_copy_of_a_lease_is_no_second_delivery(
+    open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    store, now_ms = await open_store(dead_letters=TWICE), clock.now_ms()
+    post = new_post()
+    await store.insert([post])
+    claim = await lease(store, [post], now_ms)
+    assert (await store.end_leases(now_ms + LEASE_MS + 1)).returned == 1
+    # The lease was this claim's, and is over.
+    assert (await store.claim(claim)).ids == {post.id}
+    assert [each.deliveries for each in await letters(store, now_ms, "bob")] == [1]
+
+
 async def test_what_nobody_received_is_no_delivery(
     open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:

@@ -23,6 +23,7 @@ from workers.commands import (
     LeaseClaim,
     Message,
     MessageStatus,
+    Origin,
     Post,
     Release,
     Resume,
@@ -30,8 +31,21 @@ from workers.commands import (
     Track,
     Unread,
 )
+from workers.dead_letters import DeadLetters
 from workers.errors import InboxFull, KeyReused
 from workers.store.base import Ended, Found, Insertion, Settled
+
+#: An exhausted message with less time than this expires instead of moving, in ms. The shortest
+#: lifetime of a dead letter, in ms.
+LIFE_LEFT_MIN_MS, DEAD_LETTER_MS = 1000, 3_600_000
+
+
+class Death(NamedTuple):
+    """The mark of a message that moves, or has moved, to a dead-letter inbox."""
+
+    at_ms: int
+    id: str
+    inbox: str
 
 
 @dataclass
@@ -41,7 +55,8 @@ class Stored:
     `token` is the claim's token, and `batch` that of its batch if it has a key. `voided` has the
     tokens of abandoned claims. `lease` is the last lease's token; `acknowledged` and `returned` say
     how that lease ended. `lost_by` has the earlier leases that ran out. `mark` identifies the call
-    that expired or revoked the message.
+    that expired, revoked or moved the message. `deliveries` counts its leases. A message that moves
+    has a `death`, and the copy of it an `origin`.
     """
 
     post: Post
@@ -61,6 +76,9 @@ class Stored:
     mark: str = ""
     revoked_ms: int | None = None
     receipts: tuple[str, ...] = ()
+    deliveries: int = 0
+    death: Death | None = None
+    origin: Origin | None = None
 
     @property
     def is_pending(self) -> bool:
@@ -82,6 +100,7 @@ class Documents:
     reads: dict[str, Decision] = field(default_factory=dict)
     #: Functions that undo the changes, oldest first. A second call makes the change again.
     undo: list[Callable[[], None]] = field(default_factory=list)
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
 
     def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         """Insert documents. An existing document is not changed."""
@@ -147,6 +166,7 @@ class Documents:
                     lease=claim.token,
                     until_ms=until_ms,
                     again=bool(stored.lease),
+                    deliveries=stored.deliveries + 1,
                     returned=False,
                     lost_by=stored.lost_by + ((stored.lease,) if _has_run_out(stored) else ()),
                 )
@@ -155,6 +175,9 @@ class Documents:
         """Return whether the filter of a claim matches a document."""
         lives = stored.post.expires_ms >= claim.at_ms
         is_open = stored.unread and not {*claim.fences} & {*stored.voided}
+        if isinstance(claim, LeaseClaim):
+            # A copy that arrives after the lease has ended is no second delivery.
+            return is_open and stored.lease != claim.token
         return is_open and (lives or not isinstance(claim, KeyedClaim))
 
     def owned(self, claim: Claim) -> set[str]:
@@ -180,13 +203,23 @@ class Documents:
                 stored
                 for stored in self.of(ids)
                 if claim.token == stored.token
-                or (claim.token == stored.lease and stored.until_ms is not None)
+                or (
+                    claim.token == stored.lease
+                    and stored.until_ms is not None
+                    and stored.death is None
+                )
             ]
         for stored in mine:
-            # The lease has not lost messages that nobody received.
-            returned = stored.returned or isinstance(claim, LeaseClaim)
+            # The lease has neither lost nor delivered messages that nobody received.
+            was_leased = isinstance(claim, LeaseClaim)
             free: dict[str, Any] = {"unread": True, "token": "", "key": "", "batch": ""}
-            self.change(stored, **free, until_ms=None, returned=returned)
+            self.change(
+                stored,
+                **free,
+                until_ms=None,
+                returned=stored.returned or was_leased,
+                deliveries=stored.deliveries - was_leased,
+            )
         return len(mine)
 
     def record_batch(self, batch: KeyedBatch, now_ms: int) -> KeyedBatch:
@@ -270,7 +303,11 @@ class Documents:
         leased = self._of_lease(command)
         mine = [each for each in leased if _lasts(each, now_ms)]
         for stored in mine:
-            self.change(stored, unread=True, until_ms=None, returned=True)
+            # Over by every clock: the next sweep moves it.
+            end = (
+                {"until_ms": 0} if self.is_exhausted(stored) else {"unread": True, "until_ms": None}
+            )
+            self.change(stored, **end, returned=True)
         return Settled(len(mine) or sum(each.unread for each in leased), len(mine))
 
     def extend(self, command: Extend, now_ms: int) -> int:
@@ -293,6 +330,7 @@ class Documents:
             for stored in self.documents.values()
             if stored.post.username == command.username
             and stored.is_pending
+            and stored.death is None
             and stored.post.expires_ms >= now_ms
             and (
                 stored is last
@@ -305,25 +343,89 @@ class Documents:
         return Settled(changed, changed)
 
     def end_leases(self, now_ms: int, mark: str = "") -> Ended:
-        over = [
-            stored
-            for stored in self.documents.values()
-            if stored.until_ms is not None and stored.until_ms < now_ms
-        ]
+        """End leases and delays, except those of exhausted messages."""
+        over = [stored for stored in self.documents.values() if self.is_over(stored, now_ms)]
         expired = 0
         due_ms: list[int] = []
         for stored in over:
-            is_dead = stored.post.expires_ms < now_ms
-            expired += is_dead
-            if not is_dead and not stored.lease:
+            is_late = stored.post.expires_ms < now_ms
+            expired += is_late
+            if not is_late and not stored.lease:
                 due_ms.append(stored.post.due_ms)
-            end = {"expired": True, "mark": mark} if is_dead else {"unread": True}
+            end = {"expired": True, "mark": mark} if is_late else {"unread": True}
             self.change(stored, until_ms=None, **end)
         usernames = list(dict.fromkeys(stored.post.username for stored in over))
         ends = [each.until_ms for each in self.documents.values() if each.until_ms is not None]
         first_ms = now_ms if over else min(ends, default=None)
         returned = len(over) - expired - len(due_ms)
         return Ended(usernames, returned, expired, first_ms, sorted(due_ms))
+
+    def is_over(self, stored: Stored, now_ms: int) -> bool:
+        """Return whether a lease or a delay is over, and its message unread or expired then."""
+        if stored.until_ms is None or stored.until_ms >= now_ms or stored.death is not None:
+            return False
+        return stored.post.expires_ms < now_ms or not self.is_exhausted(stored)
+
+    def is_exhausted(self, stored: Stored) -> bool:
+        """Return whether a message becomes a dead letter when its lease ends."""
+        return self.dead_letters.is_exhausted(
+            stored.deliveries, is_dead_letter=stored.origin is not None
+        )
+
+    def moving(self, now_ms: int) -> list[str]:
+        """Return the ids of the messages that move: exhausted ones whose lease is over."""
+        return [
+            stored.post.id
+            for stored in self.documents.values()
+            if stored.until_ms is not None
+            and stored.until_ms < now_ms
+            and (stored.death is not None or self.is_exhausted(stored))
+        ]
+
+    def mark_dead(self, copies: Sequence[tuple[str, str]], now_ms: int) -> None:
+        """Step 1 of a move: mark messages, given with the ids of their copies to be."""
+        for message_id, copy_id in copies:
+            stored = self.documents.get(message_id)
+            if stored is None or stored.death is not None or not self.is_exhausted(stored):
+                continue
+            lives = stored.post.expires_ms >= now_ms + LIFE_LEFT_MIN_MS
+            if lives and stored.until_ms is not None and stored.until_ms < now_ms:
+                inbox = self.dead_letters.inbox_of(stored.post.username)
+                self.change(stored, death=Death(now_ms, copy_id, inbox), until_ms=0)
+
+    def copy_dead(self, ids: Sequence[str], now_ms: int) -> None:
+        """Step 2 of a move: store the dead letters of marked messages, unless they exist."""
+        for stored in self.of(ids):
+            if stored.death is None or stored.until_ms is None:
+                continue
+            post = structs.replace(
+                stored.post,
+                id=stored.death.id,
+                username=stored.death.inbox,
+                created_ms=now_ms,
+                expires_ms=max(stored.post.expires_ms, now_ms + DEAD_LETTER_MS),
+                key=None,
+                receipt="",
+                due_ms=0,
+            )
+            if post.id not in self.documents:
+                self._insert(post)
+                origin = Origin(stored.post.username, stored.post.id, stored.deliveries)
+                self.documents[post.id].origin = origin
+
+    def end_dead(self, ids: Sequence[str], mark: str) -> int:
+        """Step 3 of a move: end messages that have a dead letter. Returns how many it ended."""
+        mine = [
+            stored
+            for stored in self.of(ids)
+            if stored.death is not None
+            and stored.until_ms is not None
+            and stored.death.id in self.documents
+            and mark not in stored.voided
+        ]
+        for stored in mine:
+            self.change(stored, until_ms=None, mark=mark)
+        return len(mine)
 
     def track(self, command: Track, now_ms: int) -> MessageStatus | None:
         stored = self.documents.get(command.id)
@@ -333,6 +435,8 @@ class Documents:
             return MessageStatus("revoked", stored.revoked_ms)
         if stored.token:
             return MessageStatus("read", stored.claimed_ms)
+        if stored.death is not None:
+            return MessageStatus("dead", stored.death.at_ms)
         if stored.post.expires_ms < now_ms:
             return MessageStatus("expired", stored.post.expires_ms)
         if not _lasts(stored, now_ms):
@@ -410,11 +514,22 @@ class Documents:
         return len(mine)
 
 
-def found_of(unread: Sequence[Post], usernames: Sequence[str], limit: int) -> Found:
-    """Return the result of a search that finds these posts."""
+def found_of(
+    unread: Sequence[Post],
+    usernames: Sequence[str],
+    limit: int,
+    documents: Mapping[str, Stored],
+) -> Found:
+    """Return the result of a search that finds these posts among these documents."""
     messages: dict[str, list[Unread]] = {}
     for post in unread[:limit]:
-        found = Unread(Message(post.text, post.id), post.expires_ms)
+        stored = documents.get(post.id)
+        found = Unread(
+            Message(post.text, post.id),
+            post.expires_ms,
+            stored.deliveries if stored is not None else 0,
+            stored.origin if stored is not None else None,
+        )
         messages.setdefault(post.username, []).append(found)
     if len(unread) < limit:
         return Found(messages, set(usernames))

@@ -94,7 +94,8 @@ class MemoryStore:
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         await self._call("find")
-        return found_of(self.data.unread(usernames, now_ms), usernames, limit)
+        unread = self.data.unread(usernames, now_ms)
+        return found_of(unread, usernames, limit, self.data.documents)
 
     @property
     def has_terms(self) -> bool:
@@ -172,7 +173,10 @@ class MemoryStore:
         return self.data.resume(command, now_ms, secrets.token_hex(16))
 
     async def end_leases(self, now_ms: int) -> Ended:
-        return self.data.end_leases(now_ms)
+        ended, ids = self.data.end_leases(now_ms), self.data.moving(now_ms)
+        self.data.mark_dead([(each, secrets.token_hex(16)) for each in ids], now_ms)
+        self.data.copy_dead(ids, now_ms)
+        return ended._replace(dead=self.data.end_dead(ids, secrets.token_hex(4)))
 
     async def lead(self, pending: PendingCount | None) -> Leader:
         self.published = pending or self.published

@@ -379,6 +379,9 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         if isinstance(claim, KeyedClaim):
             # The batch may be older: messages that have expired since must not be claimed.
             free["expires_at"] = {"$gte": DatetimeMS(claim.at_ms)}
+        if isinstance(claim, LeaseClaim):
+            # A copy that arrives after the lease has ended is no second delivery.
+            free["lease.token"] = {"$ne": claim.token}
         change = self._change_of(claim)
         # Whether the claim may have taken effect, and whether no copy of it is still on its way.
         was_sent, is_final = False, True
