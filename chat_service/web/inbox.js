@@ -67,7 +67,8 @@ class Inbox {
       const said = headers.get("X-Unread-Count");
       // The service counts up to a limit: ">10000".
       this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
-      this.#linkDead(decodeURIComponent(headers.get("X-Dead-Letter-Inbox")));
+      // A node of an earlier version does not name it.
+      if (headers.has("X-Dead-Letter-Inbox")) this.#linkDead(decodeURIComponent(headers.get("X-Dead-Letter-Inbox")));
     } catch (error) {
       if (error instanceof Unreachable) {
         this.#uncounted("not counted: the service does not answer. Retrying.");

@@ -1,7 +1,7 @@
 """Deliveries and dead letters in the web UI."""
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.conftest import Connect, StartService
 from tests.pages.conftest import CheckAccess, OpenBrowser
@@ -70,3 +70,22 @@ async def test_watching_live_shows_further_deliveries(
         await open_inbox(page, chat.base, "bob", 1)
         await button(page, "Watch live").click()
         await expect(page.locator("[data-shown] [data-deliveries]")).to_have_text("delivery 2")
+
+
+async def test_a_node_without_dead_letters_is_counted(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async def of_an_earlier_version(route: Route) -> None:
+        answer = await route.fetch()
+        headers = {
+            name: value
+            for name, value in answer.headers.items()
+            if name.lower() != "x-dead-letter-inbox"
+        }
+        await route.fulfill(response=answer, headers=headers)
+
+    await chat.post("bob", "hi")
+    async with browser() as page:
+        await page.route("**/chat/bob", of_an_earlier_version)
+        await open_inbox(page, chat.base, "bob", 1)
+        await expect(page.locator("#inboxes > div > [data-dead]")).to_be_hidden()
