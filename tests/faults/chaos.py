@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.faults.chaos_clients import SHARES, TIMELESS, Answer, ChaosClients
+from tests.faults.chaos_clients import EVERYTHING, TIMELESS, Answer, ChaosClients
 from tests.faults.checker import Violation, check
 from tests.faults.outages import small_disk
 from tests.faults.scenarios import SCENARIOS, Scenario
@@ -29,6 +29,11 @@ from tests.faults.testbed import Goal, Testbed
 
 #: Kinds of violation with a column of their own; the last column counts the others.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
+#: How often a message is leased before it becomes a dead letter, unless a scenario's settings say.
+_MAX_DELIVERIES = 2
+#: How long after a fault a scheduled message can be read at the latest, beside the time for
+#: rollbacks, in seconds: another node leads by then.
+_DUE_S = 15.0
 
 
 @dataclass
@@ -57,6 +62,7 @@ class Row:
 async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
     """Start a service, inject the faults, restart everything, read every inbox, and judge."""
     times = scenario.short if short else scenario.times
+    settings = {"max_deliveries": str(_MAX_DELIVERIES), **scenario.settings}
     began = time.monotonic()
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(folder / "disk")) if scenario.needs_disk else folder
@@ -64,7 +70,7 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
             folder,
             scenario.database,
             processes=scenario.processes,
-            settings=scenario.settings,
+            settings=settings,
             wrappers=scenario.wrappers,
             data_dir=disk / "data",
             is_log_read=scenario.is_log_read,
@@ -75,7 +81,8 @@ async def run(scenario: Scenario, folder: Path, *, short: bool) -> Row:
                 clients=scenario.clients,
                 pause_s=scenario.pause_s,
                 lifetimes_s=scenario.lifetimes_s,
-                shares=TIMELESS if scenario.steps_mongod else SHARES,
+                shares=TIMELESS if scenario.steps_mongod else EVERYTHING,
+                max_deliveries=int(settings["max_deliveries"]),
             )
             testbed.clients = clients
             async with clients:
@@ -115,6 +122,7 @@ def _judge(
         late_s=scenario.late_s,
         longest_s=scenario.longest_s,
         release_s=scenario.release_s,
+        due_s=scenario.release_s + _DUE_S if scenario.due_s is None else scenario.due_s,
     )
     violations = [*verdict.violations, *testbed.broken]
     right = {0, 200, 201, 409, 410, 503, *([507] if scenario.needs_disk else [])}
@@ -201,6 +209,7 @@ def summary(rows: list[Row]) -> str:
     accepted = max(total["posts ok"], 1)
     lines = [
         f"{total['posts ok']} messages accepted, {total['read']} read, {total['expired']} expired, "
+        f"{total['dead']} became dead letters, "
         f"{total['dropped']} dropped by an operator, "
         f"{total['recovered']} read although their post was not answered, {total['undelivered']} "
         f"taken by a read whose answer did not arrive; {sum(row.seconds for row in rows):.0f} s.",

@@ -11,9 +11,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote
 
 from tests.faults.history import History, LeaseOperation, Outcome, PostRecord, ReadRecord
 from tests.support.load import Connection
+from workers.dead_letters import DeadLetters
 from workers.store.base import LEADER_LEASE_S
 
 #: Where a server listens: its host and port.
@@ -23,14 +25,17 @@ Address: TypeAlias = tuple[str, int]
 GIVE_UP_S = 12.0
 #: Duration of a lease, and the longest time for which a keyed request is repeated, in seconds.
 LEASE_S, REPEAT_S = 1.0, 40.0
+#: Delays of scheduled messages, in seconds.
+DELAYS_S = (0.2, 1.0, 3.0)
 #: Pause in seconds after a refusal, or if no connection could be opened.
 BACK_OFF_S = 0.05
 
 
 #: How often clients do what. TIMELESS is for scenarios in which the database's clock is wrong; it
-#: has nothing that depends on time.
+#: has nothing that depends on time. EVERYTHING needs a service with scheduled messages.
 TIMELESS = {"post": 45, "keyed post": 10, "read": 45}
 SHARES = {"post": 45, "keyed post": 10, "read": 28, "keyed read": 9, "lease": 8}
+EVERYTHING = {**SHARES, "scheduled post": 8, "dead letter lease": 2}
 #: The fields of a 503 that say what happened to the request's effect.
 _EFFECTS = ("stored", "claimed", "changed")
 
@@ -81,16 +86,20 @@ class Client:
             self._connection.close()
 
 
-def post_request(user: str, text: str, lifetime_s: int, key: str = "") -> bytes:
+def post_request(
+    user: str, text: str, lifetime_s: int, key: str = "", delay_s: float = 0.0
+) -> bytes:
     """Return the bytes of a POST."""
-    fields = {"text": text, "username": user, "timeout": lifetime_s}
+    fields: dict[str, object] = {"text": text, "username": user, "timeout": lifetime_s}
+    if delay_s:
+        fields["delay"] = delay_s
     return _request("POST /chat", fields, key)
 
 
 def read_request(user: str, key: str = "") -> bytes:
     """Return the bytes of a read."""
     header = f"Idempotency-Key: {key}\r\n" if key else ""
-    return f"GET /chat/{user} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
+    return f"GET /chat/{quote(user, safe='')} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
 
 
 def _request(what: str, fields: object, key: str = "") -> bytes:
@@ -112,8 +121,10 @@ class ChaosClients:
         pause_s: float = 0.0,
         lifetimes_s: tuple[int, ...] = (3600,),
         shares: Mapping[str, int] = SHARES,
+        max_deliveries: int = 0,
     ) -> None:
         self._shares = shares
+        self._dead_letters = DeadLetters(max_deliveries)
         self._address = address
         self._users = [f"user-{number}" for number in range(users)]
         self._pause_s = pause_s
@@ -122,7 +133,7 @@ class ChaosClients:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
         self._stopped = 0.0
-        self.history = History([], [], [])
+        self.history = History([], [], [], dead_letters=self._dead_letters)
         #: Every request that was sent, without its body.
         self.answers: list[Answer] = []
         #: Moments at which no connection could be opened.
@@ -176,22 +187,25 @@ class ChaosClients:
     async def drain(self, within_s: float = 30.0) -> None:
         """Read every inbox until it is empty. Each of these reads must be answered.
 
-        First wait until every lease has ended, because leased messages are in no inbox. If the
-        leader may have died, another node ends them once its leader lease is over.
+        First wait until every lease and every delay has ended, because leased and scheduled
+        messages are in no inbox. If the leader may have died, another node ends them once its
+        leader lease is over.
         """
         has_trouble = any(read.outcome in ("unknown", "cut") for read in self.history.reads)
-        wait_s = LEASE_S + 1 + LEADER_LEASE_S * has_trouble
+        has_delays = "scheduled post" in self._shares
+        wait_s = LEASE_S + 1 + LEADER_LEASE_S * has_trouble + max(DELAYS_S) * has_delays
         await asyncio.sleep(max(self._stopped + wait_s - time.monotonic(), 0))
         client = Client(self._address)
         deadline = time.monotonic() + within_s
-        for user in self._users:
+        inboxes = list(self._users)
+        if self._dead_letters.max_deliveries:
+            inboxes += map(self._dead_letters.inbox_of, self._users)
+        for user in inboxes:
             while True:
                 got = await self._read(client, user)
                 if got is not None and got.outcome == "ok" and not got.messages:
                     break
-                assert time.monotonic() < deadline + len(self._users), (
-                    "the service does not recover"
-                )
+                assert time.monotonic() < deadline + len(inboxes), "the service does not recover"
                 if got is None or got.outcome != "ok":
                     await asyncio.sleep(0.05)
         client.close()
@@ -209,6 +223,13 @@ class ChaosClients:
             match what:
                 case "post":
                     is_served = await self._post(client, f"{number}", user, posted, rng)
+                case "scheduled post":
+                    delay_s = rng.choice(DELAYS_S)
+                    is_served = await self._post(
+                        client, f"{number}", user, posted, rng, delay_s=delay_s
+                    )
+                case "dead letter lease":
+                    is_served = await self._lease(client, self._dead_letters.inbox_of(user), rng)
                 case "keyed post":
                     is_served = await self._keyed_post(client, f"{number}", user, posted, rng)
                 case "read":
@@ -233,17 +254,20 @@ class ChaosClients:
         rng: random.Random,
         key: str = "",
         lifetime_s: int = 0,
+        delay_s: float = 0.0,
     ) -> bool:
         text = f"{sender}.{number}"
         lifetime_s = lifetime_s or rng.choice(self._lifetimes_s)
-        answer = await self._ask(client, post_request(user, text, lifetime_s, key))
+        answer = await self._ask(client, post_request(user, text, lifetime_s, key, delay_s))
         if answer is None:
             return False
         message_id = json.loads(answer.body)["id"] if answer.status == 201 else ""
         self.history.posts.append(
             PostRecord(
-                *(sender, user, text, lifetime_s, answer.began, answer.ended),
+                # Scheduled messages are in the order of their due times.
+                *(text if delay_s else sender, user, text, lifetime_s, answer.began, answer.ended),
                 *(answer.outcome, message_id, key),
+                delay_s=delay_s,
             )
         )
         return answer.outcome == "ok"
@@ -287,7 +311,9 @@ class ChaosClients:
 
     async def _lease(self, client: Client, user: str, rng: random.Random) -> bool:
         """Lease messages, and acknowledge all, some or none of them."""
-        answer = await self._ask(client, _request(f"POST /chat/{user}/lease?ttl={LEASE_S}", {}))
+        answer = await self._ask(
+            client, _request(f"POST /chat/{quote(user, safe='')}/lease?ttl={LEASE_S}", {})
+        )
         if answer is None:
             return False
         taken = json.loads(answer.body) if answer.status == 200 else {"messages": ()}
@@ -314,7 +340,7 @@ class ChaosClients:
         fields: dict[str, object] = {"lease": lease}
         if ids is not None:
             fields["ids"] = ids
-        answer = await self._ask(client, _request(f"POST /chat/{user}/ack", fields))
+        answer = await self._ask(client, _request(f"POST /chat/{quote(user, safe='')}/ack", fields))
         if answer is None:
             return False
         # A lease that has ended is an answer, too.
@@ -334,7 +360,7 @@ class ChaosClients:
         self,
         user: str,
         answer: Answer,
-        messages: Sequence[dict[str, str]],
+        messages: Sequence[dict[str, Any]],
         is_all: bool,
         key: str = "",
         lease: str = "",
@@ -346,6 +372,7 @@ class ChaosClients:
             lease=lease,
             ttl_s=LEASE_S if lease else 0.0,
             key=key,
+            deliveries=tuple(message["deliveries"] for message in messages) if lease else (),
         )
         self.history.reads.append(got)
         return got

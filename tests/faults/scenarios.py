@@ -16,6 +16,8 @@ from tests.network import hosts
 #: The longest request where every process of a server starts anew. The kernel accepts connections
 #: before that, and on a busy machine they wait for it; a client gives up by itself after 12 s.
 RESTART_S = 13.0
+#: Settings with which every lease that is not acknowledged makes dead letters.
+_DEADLY = {"max_deliveries": "1"}
 #: Goals for the time from a fault to the first success, in seconds.
 PROCESS_S, EMBEDDED_S, PRIMARY_S = 1.5, 8.0, 12.0
 
@@ -51,6 +53,9 @@ class Scenario:
     #: Seconds after which nothing is claimed any more for an unknown read, if the database was back
     #: when the read was answered.
     settle_s: float = 8.0
+    #: The longest time after its due time until a scheduled message can be read, in seconds; None
+    #: if faults may delay it further.
+    due_s: float | None = None
     #: Whether it needs a small file system. A post that finds the disk full is refused with 507.
     needs_disk: bool = False
     #: Whether anything reads the server's stderr.
@@ -78,6 +83,7 @@ def _partition(
     return Scenario(
         *(f"partition-{name}", f"partition: {title}", act, times, short),
         database="network",
+        settings=_DEADLY,
         processes=1,
         wrappers=((), ()),
         recovery_goal_s=PRIMARY_S,
@@ -87,13 +93,14 @@ def _partition(
 
 
 SCENARIOS = (
-    Scenario("soak", "no fault", outages.nothing, 600, 3),
+    Scenario("soak", "no fault", outages.nothing, 600, 3, settings=_DEADLY, due_s=2.0),
     Scenario(
         "process",
         "SIGKILL of one of two processes",
         outages.one_process,
         60,
         2,
+        settings=_DEADLY,
         recovery_goal_s=PROCESS_S,
     ),
     Scenario(
@@ -107,6 +114,7 @@ SCENARIOS = (
     ),
     Scenario(
         *("server", "SIGKILL of the server, then restart", outages.whole_server, 60, 2),
+        settings=_DEADLY,
         database="external",
         processes=1,
         longest_s=RESTART_S,
@@ -153,6 +161,7 @@ SCENARIOS = (
     ),
     Scenario(
         *("primary", "SIGKILL of the primary of three members", outages.primary_killed, 30, 1),
+        settings=_DEADLY,
         database="replicas",
         release_s=30,
         recovery_goal_s=PRIMARY_S,
@@ -205,7 +214,9 @@ SCENARIOS = (
         lifetimes_s=(1, 2, 5),
     ),
     Scenario(
-        "expiry", "message lifetimes of 1 to 5 s", outages.nothing, 60, 5, lifetimes_s=(1, 2, 5)
+        *("expiry", "message lifetimes of 1 to 5 s", outages.nothing, 60, 5),
+        lifetimes_s=(1, 2, 5),
+        due_s=2.0,
     ),
     Scenario(
         *(
