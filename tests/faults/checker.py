@@ -177,8 +177,6 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
                 self._counts["read"] += 1
             elif any(isinstance(each.what, ReceiptQuery) for each in acquisitions):
                 self._counts["revoked"] += 1
-            elif sent.is_delayed and last_read.get(sent.user, 0.0) < sent.readable:
-                self._counts["scheduled"] += 1
             elif last_read.get(sent.user, 0.0) > sent.earliest_expiry - self._late_s:
                 self._counts[
                     "dropped" if sent.dropped_from <= sent.earliest_expiry else "expired"
@@ -192,6 +190,9 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
                 or any(self._revocations[each] for each in sent.ids)
             ):
                 self._counts["undelivered"] += 1
+            elif sent.is_delayed and last_read.get(sent.user, 0.0) < sent.latest_due + self._late_s:
+                # Its time had not come when the run ended.
+                self._counts["scheduled"] += 1
             else:
                 self._counts["lost"] += 1
                 yield Violation("lost", f"{sent}, leases: {leases}")
