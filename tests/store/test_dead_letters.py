@@ -156,7 +156,9 @@ async def test_two_leaders_move_each_message_once(
     assert sum(each.dead for each in ended) == 120
     assert sum(each.returned + each.expired for each in ended) == 0
     found = await letters(stores[0], now_ms)
-    assert [each.origin and each.origin.id for each in found] == [post.id for post in posts]
+    # Each leader makes ids of its own, so the order of the letters depends on who was faster.
+    moved = sorted(each.origin.id for each in found if each.origin is not None)
+    assert moved == [post.id for post in posts]
 
 
 @pytest.mark.parametrize("step", ["_copy", "_end"])
