@@ -581,3 +581,24 @@ async def test_a_revocation_is_too_late_for_a_marked_message(
     assert await store.revoke(Revoke(post.id, "r"), now_ms) == (dead, 0)
     assert (await store.end_leases(now_ms)).dead == 1
     assert [each.message.text for each in await letters(store, now_ms)] == [post.text]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_moves_that_fail_hold_up_no_other_message(
+    open_store: OpenStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    store, now_ms = await open_store(dead_letters=TWICE), clock.now_ms()
+    monkeypatch.setattr("workers.store.leases._SWEEP_MAX", 2)
+    monkeypatch.setattr(store, step, fails)
+    await exhaust(store, [new_post() for _ in range(3)], now_ms)
+    other, due = new_post(), replace(new_post(), due_ms=now_ms)
+    await store.insert([other, due])
+    await lease(store, [other], now_ms + 1, "third")
+    for _ in range(2):
+        await store.end_leases(now_ms + LEASE_MS + 2)
+    found = {each.message.id for each in await letters(store, now_ms, "bob")}
+    assert found == {other.id, due.id}

@@ -211,19 +211,18 @@ class Leases(Moves):
             first_ms = int(first["lease"]["until"])
             if first_ms >= now_ms:
                 return Ended((), 0, 0, first_ms)
-            documents = await self._messages.find(
-                over, projection=_SWEPT_FIELDS, limit=_SWEEP_MAX, hint=LEASE_END_INDEX
-            ).to_list(None)
+            documents = await self._over(over, _SWEEP_MAX)
+            moving = [each for each in documents if self._is_moving(each)]
+            others = [each for each in documents if not self._is_moving(each)]
+            if moving and len(documents) == _SWEEP_MAX:
+                # Moves that take long, or fail, hold up no other messages.
+                others = await self._over({**over, **self._unexhausted()}, _SWEEP_MAX)
+                documents = [*moving, *others]
         expired_ms = now_ms - _MARGIN_MS
-        moving = [each for each in documents if self._is_moving(each)]
         expired = [each for each in documents if int(each["expires_at"]) < expired_ms]
-        others = [
-            each
-            for each in documents
-            if int(each["expires_at"]) >= expired_ms and not self._is_moving(each)
-        ]
-        due = [each for each in others if "token" not in each["lease"]]
-        leased = [each for each in others if "token" in each["lease"]]
+        live = [each for each in others if int(each["expires_at"]) >= expired_ms]
+        due = [each for each in live if "token" not in each["lease"]]
+        leased = [each for each in live if "token" in each["lease"]]
         with self._operation("lease end"):
             with self._may_return(expired_ms), write_errors():
                 released = await self._release_due(due, now_ms)
@@ -238,11 +237,17 @@ class Leases(Moves):
             first_ms,
             due_ms=tuple(sorted(int(each["lease"]["until"]) for each in due)[:released]),
             # If nothing could be ended, another sweep at once would do no better.
-            more=(len(documents) == _SWEEP_MAX or len(moving) > _MOVES_MAX)
+            more=(len(documents) >= _SWEEP_MAX or len(moving) > _MOVES_MAX)
             and released + returned + marked + moved.messages > 0,
             dead=moved.messages,
             dead_ran_out=moved.ran_out,
         )
+
+    async def _over(self, selection: Document, limit: int) -> list[Document]:
+        """Return messages whose lease or delay is over, those first that ended first."""
+        return await self._messages.find(
+            selection, projection=_SWEPT_FIELDS, limit=limit, hint=LEASE_END_INDEX
+        ).to_list(None)
 
     async def _release_due(self, documents: Sequence[Document], now_ms: int) -> int:
         """Make scheduled messages unread whose time has come. Returns how many.
