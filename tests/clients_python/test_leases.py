@@ -1,10 +1,14 @@
 """The client's leases: acknowledged or released at the end of a block, explicitly, or never."""
 
 import asyncio
+import time
 
 import pytest
 
 from chat_inbox import ChatClient, Delivered, Lease, LeaseOver, Origin
+from chat_inbox.calls import Grant
+from chat_inbox.leasing import HeldLease
+from chat_inbox.steps import Pause
 from chat_service.service import Service
 from tests.clients_python.conftest import NewClient
 from tests.conftest import StartService
@@ -228,7 +232,11 @@ async def test_a_lease_that_cannot_be_extended_ends_on_time(
             between.answers = []
             # The service may grant it after all, as long as it has not ended it.
             await lease.release()
-        assert await client.count("bob") == 1
+
+        async def is_unread() -> bool:
+            return await client.count("bob") == 1
+
+        await eventually(is_unread)
 
 
 async def test_a_failed_extension_is_tried_again(service: Service, new_client: NewClient) -> None:
@@ -257,6 +265,13 @@ async def test_acknowledging_everything_is_no_lost_lease(
             await asyncio.sleep(0.5)
             lease.check()
         assert paths_of(between.heads).count("ack") == 1
+
+
+def test_a_lease_without_messages_is_not_extended() -> None:
+    flow = HeldLease(Grant("bob", "ab", 30.0, time.monotonic() + 30, [], False)).keep()
+    assert isinstance(next(flow), Pause)
+    with pytest.raises(StopIteration):
+        next(flow)
 
 
 # Dead letters

@@ -1,10 +1,14 @@
 """The client's streams deliver each message once, across broken connections and restarts."""
 
 import asyncio
+import gc
+import sys
+from contextlib import suppress
 
+import httpx
 import pytest
 
-from chat_inbox import ChatClient, Stream
+from chat_inbox import ChatClient, Stream, SyncChatClient, SyncStream
 from chat_service.service import Service
 from tests.clients_python.conftest import NewClient
 from tests.conftest import StartService
@@ -162,3 +166,34 @@ async def test_closing_the_client_ends_its_streams(client: ChatClient) -> None:
     await client.close()
     assert await waiting is None
     assert await anext(stream, None) is None
+
+
+async def test_a_closed_stream_has_no_connection(service: Service) -> None:
+    transport = httpx.HTTPTransport()
+
+    def consume() -> SyncStream:
+        with SyncChatClient(base_of(service)) as chat:
+            chat.post("bob", "a")
+        stream = client.stream("bob")
+        assert next(stream).text == "a"
+        stream.close()
+        return stream
+
+    client = SyncChatClient(base_of(service), transport=transport)
+    stream = await asyncio.to_thread(consume)
+    assert transport._pool.connections == []
+    assert await asyncio.to_thread(next, stream, None) is None
+    client.close()
+
+
+@pytest.mark.parametrize("kind", [ChatClient, SyncChatClient])
+def test_a_refused_name_leaves_no_stream_behind(
+    kind: type[ChatClient | SyncChatClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    client = kind("http://127.0.0.1:1")
+    with suppress(UnicodeEncodeError):
+        client.stream("\ud800")
+    gc.collect()
+    assert unraisable == []

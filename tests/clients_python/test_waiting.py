@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from contextlib import suppress
 
 import pytest
 
@@ -72,6 +73,26 @@ async def test_an_answer_that_takes_too_long_is_given_up(new_client: NewClient) 
     with pytest.raises(OutcomeUnknown, match="no answer in time"):
         await client.post("bob", "x")
     await over.wait()
+    server.close()
+
+
+async def test_a_wait_for_a_connection_is_not_the_services(new_client: NewClient) -> None:
+    body = b'{"lease":null,"ttl":1,"messages":[]}'
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(0.3)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = new_client(f"http://127.0.0.1:{port}", tries=1, timeout_s=1.0, connections=1)
+    # The last ones wait longer for a connection than an answer may take.
+    leases = await asyncio.gather(*(client.lease("bob") for _ in range(5)))
+    assert [lease.name for lease in leases] == [None] * 5
+    await client.close()
     server.close()
 
 

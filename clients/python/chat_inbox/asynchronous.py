@@ -288,10 +288,11 @@ class ChatClient:
         self._check_open()
         answer_s = step.request.wait_s + self._timeout_s
         request = self._address.build(step.request, step.authorization, answer_s)
-        give_up_at = time.monotonic() + answer_s
         body = []
         try:
             response = await self._transport.handle_async_request(request)
+            # From here on: the request may have waited for a free connection.
+            give_up_at = time.monotonic() + self._timeout_s
             # The stream itself, because the methods of the response take longer.
             stream = response.stream
             assert isinstance(stream, httpx.AsyncByteStream)
@@ -478,8 +479,9 @@ class Stream(AsyncIterator[Message]):
 
     def __init__(self, client: ChatClient, username: str) -> None:
         self._client = client
-        self._subscription = Subscription(username)
+        # First, for `__del__`: the name may be refused.
         self._pump: _Pump | None = None
+        self._subscription = Subscription(username)
         self._closed: asyncio.Event | None = None
 
     def __aiter__(self) -> Stream:

@@ -92,8 +92,8 @@ class HeldLease:
         while True:
             yield Pause(pause_s(failures) if failures else self._rest_s())
             if not self._held:
-                failures = 0
-                continue
+                # It never holds messages again.
+                return
             ended = self._ended_requests
             try:
                 yield from self.extend(self.ttl_s, 1)

@@ -268,10 +268,11 @@ class SyncChatClient:
         self._check_open()
         answer_s = step.request.wait_s + self._timeout_s
         request = self._address.build(step.request, step.authorization, answer_s)
-        give_up_at = time.monotonic() + answer_s
         body = []
         try:
             response = self._transport.handle_request(request)
+            # From here on: the request may have waited for a free connection.
+            give_up_at = time.monotonic() + self._timeout_s
             # The stream itself, because the methods of the response take longer.
             stream = response.stream
             assert isinstance(stream, httpx.SyncByteStream)
@@ -435,8 +436,9 @@ class SyncStream(Iterator[Message]):
 
     def __init__(self, client: SyncChatClient, username: str) -> None:
         self._client = client
-        self._subscription = Subscription(username)
+        # First, for `__del__`: the name may be refused.
         self._connection: _Connection | None = None
+        self._subscription = Subscription(username)
         self._closed = threading.Event()
 
     def __iter__(self) -> SyncStream:
@@ -516,9 +518,19 @@ class _Connection:
         self._response: httpx.Response | None = None
         self._chunks: Iterator[bytes] = iter(())
         self._is_closed = False
+        # Held by the thread that reads.
+        self._reading = threading.Lock()
 
     def receive(self) -> None:
         """Wait for the head, for data or for the end of the connection."""
+        with self._reading:
+            if not self._is_closed:
+                self._receive()
+        if self._is_closed:
+            self._feed.is_over = True
+            self.close()
+
+    def _receive(self) -> None:
         try:
             if self._response is None:
                 self._response = self._transport.handle_request(self._request)
@@ -531,7 +543,7 @@ class _Connection:
         except httpx.TransportError as error:
             log.debug("the connection of a stream ended: %s", not_answered(error))
             is_over = True
-        if is_over or self._is_closed:
+        if is_over:
             self._feed.is_over = True
             if self._response is not None:
                 self._response.close()
@@ -539,14 +551,20 @@ class _Connection:
     def close(self) -> None:
         """Close the connection, also while another thread reads from it."""
         self._is_closed = True
+        if not self._reading.acquire(blocking=False):
+            self._wake()
+            return
+        try:
+            if self._response is not None:
+                self._response.close()
+        finally:
+            self._reading.release()
+
+    def _wake(self) -> None:
+        """Wake the thread that reads, which then closes the connection."""
         response = self._response
-        if response is None:
-            return
-        stream = response.extensions.get("network_stream")
+        stream = None if response is None else response.extensions.get("network_stream")
         raw = None if stream is None else stream.get_extra_info("socket")
-        if raw is None:
-            response.close()
-            return
-        with suppress(OSError):
-            # This wakes the thread that reads, which closes the connection.
-            raw.shutdown(socket.SHUT_RDWR)
+        if raw is not None:
+            with suppress(OSError):
+                raw.shutdown(socket.SHUT_RDWR)
