@@ -1,10 +1,14 @@
 """`chat dead`: lists the messages that were leased too often, and returns them."""
 
+import asyncio
 import os
 from collections.abc import Iterator
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
+from chat_inbox import Delivered, Origin
+from chat_service.cli.commands.dead import _for_each
 from tests.cli.conftest import Chat
 from tests.support.server import Server
 
@@ -82,3 +86,13 @@ def test_a_lifetime_needs_a_return(chat: Chat, name: str) -> None:
     refused = chat("dead", name, "--timeout", "1h")
     assert (refused.code, refused.out) == (2, "")
     assert "add --return" in refused.err
+
+
+def test_a_letter_that_is_found_again_is_handled_once() -> None:
+    # As when the first lease ends during a slow output.
+    letter = Delivered("one", "1" * 32, 3, Origin("bob", "2" * 32, 2))
+    lease = Mock(messages=[letter], release=AsyncMock())
+    session, handle = Mock(), AsyncMock()
+    session.chat.lease = AsyncMock(return_value=lease)
+    assert asyncio.run(_for_each(session, "bob", "dead/bob", None, handle)) == 1
+    handle.assert_awaited_once()

@@ -62,16 +62,20 @@ async def _for_each(
     not acknowledged become unread again, and so do other messages that the inbox may hold.
     """
     handled = 0
+    # If the output is slow, the first leases end meanwhile, and their messages are found again.
+    seen: set[str] = set()
     async with AsyncExitStack() as held:
         while handled != limit:
             lease = await session.chat.lease(inbox, _TTL_S, _AT_ONCE)
             held.push_async_callback(_release, lease)
-            for message in lease.messages:
+            found = [message for message in lease.messages if message.id not in seen]
+            seen.update(message.id for message in found)
+            for message in found:
                 origin = message.dead
                 if origin is not None and origin.username == name and handled != limit:
                     await handle(lease, message, origin)
                     handled += 1
-            if not lease.messages:
+            if not found:
                 break
     return handled
 
