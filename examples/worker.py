@@ -8,13 +8,14 @@ Run as many as you like; each job goes to one of them. Configure the service wit
 A job is a message such as {"square": 12, "answer_to": "ann"} to the inbox `squares`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging
 import math
 import os
 import signal
-from contextlib import suppress
 
 from chat_inbox import (
     ChatClient,
@@ -84,8 +85,9 @@ async def next_lease(chat: ChatClient, stopping: asyncio.Event) -> Lease | None:
 
 async def pause(seconds: float, stopping: asyncio.Event) -> None:
     """Sleep, but not once the worker shall stop."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait({stop}, timeout=seconds)
+    stop.cancel()
 
 
 async def main() -> None:
@@ -93,9 +95,9 @@ async def main() -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with ChatClient(
-        os.environ.get("CHAT_URL", "http://127.0.0.1:8080"), token=os.environ.get("CHAT_TOKEN")
-    ) as chat:
+    url = os.environ.get("CHAT_URL", "http://127.0.0.1:8080")
+    async with ChatClient(url, token=os.environ.get("CHAT_TOKEN")) as chat:
+        log.info("waiting for jobs in the inbox %s at %s", INBOX, url)
         while not stopping.is_set():
             try:
                 lease = await next_lease(chat, stopping)
