@@ -228,7 +228,7 @@ def _delay_fault(delay: Any, seconds_max: int) -> str | None:
         or not isinstance(delay, int | float)
         or not 0 <= delay <= seconds_max
     ):
-        return f"must be a number from 0 to {seconds_max}"
+        return f"must be a number of seconds from 0 to {seconds_max}"
     return None
 
 

@@ -47,7 +47,7 @@ _CLI_TERMS = {
     "ttl must": "--ttl must",
     "ttl is required and must": "--ttl must",
     "limit must": "--limit must",
-    "delay must be a number": "the delay (--in, --at) must be a number of seconds",
+    "delay must be": "the delay (--in, --at) must be",
     "timeout must be an integer": "--timeout must be a number of seconds",
     "username must": "the inbox's name must",
     "lease is required and must be": "the lease must be",

@@ -80,7 +80,10 @@ async def test_a_delay_is_a_number_of_seconds(chat: ChatClient, given: str, faul
     assert answer.code == fault
     if fault == 400:
         (error,) = json.loads(answer.body)["errors"]
-        assert error == {"field": "delay", "detail": "must be a number from 0 to 2592000"}
+        assert error == {
+            "field": "delay",
+            "detail": "must be a number of seconds from 0 to 2592000",
+        }
 
 
 async def test_a_batch_has_messages_with_and_without_delays(chat: ChatClient) -> None:
