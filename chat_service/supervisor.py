@@ -43,8 +43,8 @@ BEAT = b"turning\n"
 #: supervisor waits this often. It waits twice, because after a pause of the whole machine the first
 #: wait may end before what was written is seen.
 _BEATS, _WAITS = 4, 2
-#: Time for a stuck process to write where it is stuck, in seconds.
-_ABORT_S = 1.0
+#: Time for a stuck process to write where it is stuck, in seconds. A busy machine needs some.
+_ABORT_S = 3.0
 #: The shortest and the longest pause before a dead process is restarted, in seconds. The pause
 #: doubles each time. It is the shortest again for a process that lived longer than the longest.
 _RESTART_AFTER_S = (0.05, 1.0)

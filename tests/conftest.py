@@ -45,14 +45,15 @@ OpenStore: TypeAlias = Callable[..., Awaitable[MongoStore]]
 
 
 def pytest_configure() -> None:
-    """Stop ignoring SIGINT and SIGQUIT.
+    """Stop ignoring SIGINT, SIGQUIT and SIGHUP.
 
-    A shell starts background jobs with both ignored, and the services that the tests start would
-    inherit that.
+    A shell starts background jobs with the first two ignored, and nohup ignores the last one. The
+    services that the tests start would inherit that.
     """
     for number, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
     ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
