@@ -186,6 +186,16 @@ async def test_a_closed_stream_has_no_connection(service: Service) -> None:
     client.close()
 
 
+async def test_a_stream_that_cannot_be_requested_says_so(new_client: NewClient) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.LocalProtocolError("Illegal header value")
+
+    client = new_client("http://127.0.0.1:1", transport=httpx.MockTransport(refuse))
+    with pytest.raises(ValueError, match="not valid HTTP"):
+        async with asyncio.timeout(30):
+            await anext(client.stream("bob"))
+
+
 @pytest.mark.parametrize("kind", [ChatClient, SyncChatClient])
 def test_a_refused_name_leaves_no_stream_behind(
     kind: type[ChatClient | SyncChatClient], monkeypatch: pytest.MonkeyPatch

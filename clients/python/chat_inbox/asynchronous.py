@@ -572,9 +572,14 @@ class _Pump:
         self._task: asyncio.Task[None] = self._loop.create_task(self._read(transport, request))
 
     async def wait(self) -> None:
-        """Wait for data or the end of the connection."""
+        """Wait for data or the end of the connection.
+
+        Raise the error that ended it if another connection would not help.
+        """
         await self._changed.wait()
         self._changed.clear()
+        if self._task.done() and not self._task.cancelled():
+            self._task.result()
 
     async def close(self) -> None:
         """Close the connection and wait until it is closed."""
