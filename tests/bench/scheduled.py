@@ -10,7 +10,8 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 
 from tests.bench.results import Waking
 from tests.bench.waiting import ask
@@ -76,53 +77,64 @@ async def _post(port: int, messages: int, after_s: float, within_s: float) -> No
     batches = iter([_BATCH] * (messages // _BATCH) + [messages % _BATCH] * (messages % _BATCH > 0))
 
     async def post_some() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for size in batches:
-            early_s = begins - time.monotonic()
-            posts = [
-                {
-                    "text": "x" * 100,
-                    "username": f"due-{rng.randrange(INBOXES)}",
-                    "timeout": 600,
-                    "delay": early_s + rng.uniform(0, within_s),
-                }
-                for _ in range(size)
-            ]
-            answer = json.loads(await ask(reader, writer, _request("/chat/batch", posts)))
-            assert all("id" in each for each in answer["results"])
-        writer.close()
+        async with _connection(port) as (reader, writer):
+            for size in batches:
+                early_s = begins - time.monotonic()
+                posts = [
+                    {
+                        "text": "x" * 100,
+                        "username": f"due-{rng.randrange(INBOXES)}",
+                        "timeout": 600,
+                        "delay": early_s + rng.uniform(0, within_s),
+                    }
+                    for _ in range(size)
+                ]
+                answer = json.loads(await ask(reader, writer, _request("/chat/batch", posts)))
+                assert all("id" in each for each in answer["results"])
 
     await asyncio.gather(*(post_some() for _ in range(_POSTERS)))
     assert time.monotonic() < begins, "posting took longer than planned"
 
 
-async def _poll(port: int, name: str, arrivals: Arrivals) -> None:
+@asynccontextmanager
+async def _connection(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        # Nothing is left to write, and the service may send more.
+        writer.transport.abort()
+
+
+async def _poll(port: int, name: str, arrivals: Arrivals) -> None:
     request = f"GET /chat/{name}?wait={_WAIT_S} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    while True:
-        for message in json.loads(await ask(reader, writer, request)):
-            arrivals.add(message["id"])
+    async with _connection(port) as (reader, writer):
+        while True:
+            for message in json.loads(await ask(reader, writer, request)):
+                arrivals.add(message["id"])
 
 
 async def _lease(port: int, name: str, arrivals: Arrivals) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while True:
-        path = f"/chat/{name}/lease?wait={_WAIT_S}"
-        taken = json.loads(await ask(reader, writer, _request(path, {})))
-        for message in taken["messages"]:
-            arrivals.add(message["id"])
-        if taken["lease"]:
-            asked = _request(f"/chat/{name}/ack", {"lease": taken["lease"]})
-            assert b"acknowledged" in await ask(reader, writer, asked)
+    async with _connection(port) as (reader, writer):
+        while True:
+            path = f"/chat/{name}/lease?wait={_WAIT_S}"
+            taken = json.loads(await ask(reader, writer, _request(path, {})))
+            for message in taken["messages"]:
+                arrivals.add(message["id"])
+            if taken["lease"]:
+                asked = _request(f"/chat/{name}/ack", {"lease": taken["lease"]})
+                assert b"acknowledged" in await ask(reader, writer, asked)
 
 
 async def _stream(port: int, name: str, arrivals: Arrivals) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET /chat/{name}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    while True:
-        event = await reader.readuntil(b"\n\n")
-        if found := _ID.search(event):
-            arrivals.add(found[1].decode())
+    async with _connection(port) as (reader, writer):
+        writer.write(f"GET /chat/{name}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        while True:
+            event = await reader.readuntil(b"\n\n")
+            if found := _ID.search(event):
+                arrivals.add(found[1].decode())
 
 
 LONG_POLL = "a long poll"
