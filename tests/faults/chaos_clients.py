@@ -122,8 +122,11 @@ class ChaosClients:
         lifetimes_s: tuple[int, ...] = (3600,),
         shares: Mapping[str, int] = SHARES,
         max_deliveries: int = 0,
+        has_deliveries: bool = True,
     ) -> None:
+        """Without `has_deliveries`, some nodes are of a version that counts no deliveries."""
         self._shares = shares
+        self._has_deliveries = has_deliveries
         self._dead_letters = DeadLetters(max_deliveries)
         self._address = address
         self._users = [f"user-{number}" for number in range(users)]
@@ -372,7 +375,11 @@ class ChaosClients:
             lease=lease,
             ttl_s=LEASE_S if lease else 0.0,
             key=key,
-            deliveries=tuple(message["deliveries"] for message in messages) if lease else (),
+            deliveries=(
+                tuple(message["deliveries"] for message in messages)
+                if lease and self._has_deliveries
+                else ()
+            ),
         )
         self.history.reads.append(got)
         return got

@@ -100,7 +100,9 @@ class Run:
             old = await self._start(is_old=True)
             await self._prepare()
             new = await self._start(is_old=False)
-            clients = ChaosClients(self._address, clients=8, users=50, pause_s=0.05)
+            clients = ChaosClients(
+                self._address, clients=8, users=50, pause_s=0.05, has_deliveries=False
+            )
             clients.history.posts.extend(self._posts)
             async with clients, self._measured(new), self._taking(clients):
                 await self._migrate_under_load(old, new)
