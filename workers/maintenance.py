@@ -158,12 +158,13 @@ class Maintenance:
         await self.leadership.has_lease.wait()
         if not self.leadership.leads:
             return
-        more = True
-        while more:
+        while True:
             now_ms = self._clock.now_ms()
             ended = await self._store.end_leases(now_ms)
             self._record(ended)
-            more = ended.more
+            # Sweeps that follow one another may take longer than the leader lease.
+            if not ended.more or not self.leadership.leads:
+                break
         shortest_s, longest_s = LEASES_EVERY_S
         wait_s = longest_s
         if ended.first_ms is not None:

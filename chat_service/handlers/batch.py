@@ -165,14 +165,21 @@ class BatchHandlers:
             if posting.key is None:
                 return (
                     self._pool.post(
-                        *new[:4], hashed, client=posting.client.key, delay_s=new.delay_s
+                        *(new.username, new.text, new.size, new.timeout_s),
+                        hashed,
+                        client=posting.client.key,
+                        delay_s=new.delay_s,
                     ),
                     receipt,
                 )
             hashed_key = post_key_hash(posting.client, "batch", posting.key, str(number))
             key = Key(hashed_key, body_hash(new), gets_receipt_again(posting.client))
             stored = self._pool.post_keyed(
-                *new[:4], key, hashed, client=posting.client.key, delay_s=new.delay_s
+                *(new.username, new.text, new.size, new.timeout_s),
+                key,
+                hashed,
+                client=posting.client.key,
+                delay_s=new.delay_s,
             )
             return stored, receipt
         except Exception as error:

@@ -108,7 +108,12 @@ class InboxHandlers:
             hashed = receipt_hash(receipt)
             headers |= {"X-Receipt": receipt, "Preference-Applied": "receipt"}
         if given is None:
-            storing = self._pool.post(*new[:4], hashed, client=client.key, delay_s=new.delay_s)
+            storing = self._pool.post(
+                *(new.username, new.text, new.size, new.timeout_s),
+                hashed,
+                client=client.key,
+                delay_s=new.delay_s,
+            )
             return _posted(await storing, headers)
         gets_receipt = gets_receipt_again(client)
         key = Key(
@@ -117,7 +122,11 @@ class InboxHandlers:
             gets_receipt,
         )
         stored = await self._pool.post_keyed(
-            *new[:4], key, hashed, client=client.key, delay_s=new.delay_s
+            *(new.username, new.text, new.size, new.timeout_s),
+            key,
+            hashed,
+            client=client.key,
+            delay_s=new.delay_s,
         )
         if stored.is_repeated:
             headers["Idempotent-Replayed"] = "true"
