@@ -16,6 +16,7 @@ from workers.clock import DatabaseClock
 from workers.errors import StoreUnavailable
 from workers.metrics import WorkerMetrics
 from workers.pool import PoolLimits, WorkerPool
+from workers.store.base import Ended
 
 
 @dataclass
@@ -53,6 +54,32 @@ async def test_a_job_that_fails_runs_again(
         return store.sweeps > 2
 
     await eventually(has_run_again)
+
+
+async def test_sweeps_end_with_the_leader_lease(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, sweeps = MemoryStore(), 0
+
+    async def sweep(now_ms: int) -> Ended:
+        nonlocal sweeps
+        sweeps += 1
+        await asyncio.sleep(0)
+        return Ended((), 1, 0, now_ms, more=True)
+
+    monkeypatch.setattr(store, "end_leases", sweep)
+    pool = await make_pool(store)
+
+    async def follow_one_another() -> bool:
+        return sweeps > 10
+
+    await eventually(follow_one_another)
+    store.leader = "another"
+    await pool._maintenance.leadership.look()
+    await asyncio.sleep(0.01)
+    swept = sweeps
+    await asyncio.sleep(0.3)
+    assert sweeps == swept
 
 
 async def test_pending_messages_are_unknown_after_a_failed_count(
