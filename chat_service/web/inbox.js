@@ -6,6 +6,7 @@ import { wordsOf } from "./access.js";
 import { ask, newKey, persist, Problem, reachable, Unreachable } from "./api.js";
 import { take } from "./leases.js";
 import { Live } from "./live.js";
+import { leadTo, onTab, showPane, showUnread } from "./panes.js";
 import { lookAgain } from "./receipts.js";
 import { session } from "./session.js";
 import { announce, byId, copyOf, counted, inboxLink, messageOf, note, onPress, poll, storage } from "./ui.js";
@@ -103,6 +104,7 @@ class Inbox {
     this.#counts = { last: null, same: 0 };
     this.parts.count.textContent = "–";
     this.parts.words.textContent = why;
+    if (current === this) showUnread("");
     if (current === this) document.title = `${this.name} · Chat inbox`;
   }
 
@@ -115,6 +117,7 @@ class Inbox {
     this.parts.count.textContent = shown;
     this.parts.words.textContent = `unread in ${this.name}’s inbox`;
     if (current !== this) return;
+    showUnread(unread > 0 ? shown : "");
     document.title = `${unread > 0 ? `(${isMore ? ">" : ""}${unread}) ` : ""}${this.name} · Chat inbox`;
     if (last === null || unread > last) announce(`${isMore ? `More than ${unread}` : unread || "Nothing"} unread in the inbox of ${this.name}.`);
   }
@@ -242,7 +245,10 @@ function close() {
   current?.element.remove();
   current = null;
   document.title = "Chat inbox";
-  byId("no-inbox").hidden = false;
+  for (const id of ["no-inbox", "whose-hint"]) byId(id).hidden = false;
+  byId("others").hidden = true;
+  leadTo("");
+  showUnread("");
 }
 
 function open(name) {
@@ -257,7 +263,9 @@ function open(name) {
   }
   if (!views.has(name)) views.set(name, new Inbox(name));
   current = views.get(name);
-  byId("no-inbox").hidden = true;
+  for (const id of ["no-inbox", "whose-hint"]) byId(id).hidden = true;
+  byId("others").hidden = false;
+  leadTo(address(name));
   byId("inboxes").append(current.element);
   current.refresh();
 }
@@ -275,10 +283,18 @@ function named() {
 
 function follow() {
   const name = named();
-  if (name) open(name);
-  else if (location.hash === "") close();
-  // A link within the page: keep the inbox in the address.
-  else if (current) history.replaceState(null, "", address(current.name));
+  if (name) {
+    open(name);
+    showPane("inbox");
+  } else if (["", "#inbox"].includes(location.hash)) {
+    close();
+    showPane(location.hash === "" ? "send" : "inbox");
+  } else if (location.hash === "#send") {
+    showPane("send");
+  } else if (current) {
+    // A link within the page: keep the inbox in the address.
+    history.replaceState(null, "", address(current.name));
+  }
 }
 
 const count = poll(async () => (current === null ? null : current.count()));
@@ -303,6 +319,7 @@ byId("open").addEventListener("submit", (event) => {
   }
   follow();
 });
+onTab(follow);
 window.addEventListener("hashchange", () => {
   follow();
   // Move the focus to the inbox that a link opened.
