@@ -127,7 +127,7 @@ def test_duplicate_keys_that_block_an_index_are_named(
         )
     result = chat("doctor", "--port", "0", "--mongo-uri", mongo_uri, CHAT_MONGO_DATABASE=database)
     assert "m1, m2" in failed(result)["indexes"]
-    assert "docs/operations.md" in failed(result)["indexes"]
+    assert "docs/database.md" in failed(result)["indexes"]
 
 
 def test_an_unavailable_database_fails_in_one_line(chat: Chat) -> None:

@@ -29,7 +29,7 @@ from tests.faults.mongod_cluster import ReplicaSet, free_port
 from tests.network.hosts import Network
 from tests.support.server import Server
 
-#: The replica set's settings that docs/operations.md recommends for a short failover.
+#: The replica set's settings that docs/database.md recommends for a short failover.
 SHORT_FAILOVER: Mapping[str, int] = {
     "electionTimeoutMillis": 4000,
     "catchUpTimeoutMillis": 1000,

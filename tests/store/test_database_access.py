@@ -81,8 +81,8 @@ monitoring.register(REFUSALS)
 
 
 def documented_role() -> dict[str, Any]:
-    """Return the command of docs/operations.md that creates the service's role."""
-    page = (PROJECT_ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    """Return the command of docs/database.md that creates the service's role."""
+    page = (PROJECT_ROOT / "docs" / "database.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"runCommand\((\{\n.*?\n\})\)\n```", page, re.DOTALL)
     command: dict[str, Any] = json.loads(text)
     return command

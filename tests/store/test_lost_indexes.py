@@ -177,7 +177,7 @@ async def test_duplicate_keys_are_reported_with_a_solution(
     reason = str(caught.value)
     assert "\n" not in reason
     assert "m0, m1, m2" in reason
-    assert "docs/operations.md" in reason
+    assert "docs/database.md" in reason
     assert "E11000" not in reason
     mongo.update_many({"_id": {"$in": ["m1", "m2"]}}, {"$unset": {"key": ""}})
     await open_store()

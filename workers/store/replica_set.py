@@ -9,7 +9,7 @@ from workers.store.driver import Client, Document
 from workers.store.finding import Finding
 
 #: The settings with which the service is soon back after the primary is lost, and MongoDB's
-#: defaults. See docs/operations.md, "A short failover".
+#: defaults. See docs/database.md, "A short failover".
 FAILOVER: Mapping[str, tuple[int, int]] = {
     "electionTimeoutMillis": (4000, 10_000),
     "catchUpTimeoutMillis": (1000, -1),
@@ -38,7 +38,7 @@ async def check_members(client: Client, server: Document, within_s: float) -> li
             raise
         detail = (
             "not checked: this user may not see the configuration; grant replSetGetConfig to check "
-            "it, too (docs/operations.md)"
+            "it, too (docs/database.md)"
         )
         return [Finding("members", "ok", detail)]
     return list(judge(answer["config"]))
@@ -123,7 +123,7 @@ def _failover(settings: Document) -> Finding:
         "failover",
         "warn",
         "a primary that is cut off can stop the service for half a minute, because of "
-        f"{', '.join(slow)}; docs/operations.md has the command that changes them",
+        f"{', '.join(slow)}; docs/database.md has the command that changes them",
     )
 
 

@@ -277,7 +277,7 @@ async def describe_duplicates(collection: AsyncCollection[Document], layout: Lay
 
     Returns an empty string if there are none.
     """
-    advice = 'remove the key from all but the first; see "Duplicate keys" in docs/operations.md'
+    advice = 'remove the key from all but the first; see "Duplicate keys" in docs/database.md'
     key = [f"${field}" for field in layout.indexes[layout.key_index]["key"]]
     pipeline: list[Document] = [
         {"$match": {"key.hash": _EXISTS}},

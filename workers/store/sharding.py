@@ -35,7 +35,7 @@ async def why_not_routed(database: AsyncDatabase[Document], layout: Layout) -> s
     if not layout.has_route:
         return (
             f"the database has schema version {layout.version}, whose messages mongos cannot find "
-            "by their inbox: run `chat migrate` first (docs/operations.md)"
+            "by their inbox: run `chat migrate` first (docs/upgrades.md)"
         )
     key = await _shard_key(database)
     if key is None or list(key.items()) == list(SHARD_KEY.items()):

@@ -18,7 +18,7 @@ def stack() -> Stack:
     return Stack()
 
 
-#: The longest outage while MongoDB elects a primary, with the settings that docs/operations.md
+#: The longest outage while MongoDB elects a primary, with the settings that docs/database.md
 #: advises; docs/reliability.md has the measurements.
 _OUTAGE_S = 12
 

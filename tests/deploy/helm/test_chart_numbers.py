@@ -256,7 +256,7 @@ def test_one_pod_at_a_time_may_be_evicted() -> None:
 
 
 def test_the_operators_example_says_what_operations_says() -> None:
-    page = (PROJECT_ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    page = (PROJECT_ROOT / "docs/database.md").read_text(encoding="utf-8")
     (mongo,) = [each for each in operators_objects() if each["kind"] == "MongoDBCommunity"]
     spec = mongo["spec"]
     role = json.loads(re.findall(r"runCommand\((\{\s+\"createRole\".*?\n\})\)", page, re.DOTALL)[0])
