@@ -1,7 +1,7 @@
 """Fixtures for the tests with other clients: the service as a process, proxies, a browser.
 
-They need Debian's packages curl, openssl, nginx-light, haproxy, chromium, fish and prometheus.
-A test fails if one is missing.
+They need Debian's packages curl, openssl, nginx-light, haproxy, chromium, firefox-esr, fish and
+prometheus. A test fails if one is missing.
 """
 
 import shutil

@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import Locator, expect
 
-from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.pages.conftest import CheckAccess, OpenBrowser, both_browsers
 from tests.pages.inbox import PHONE, button, leased_here, read_here, send, width
 from tests.support.client import ChatClient
 
@@ -11,6 +11,7 @@ from tests.support.client import ChatClient
 WEIGHT_MAX = 60 << 10
 
 
+@both_browsers
 async def test_everything_works_with_tab_and_enter(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
 
@@ -81,6 +82,7 @@ async def test_choices_fit_in_their_card_on_a_small_phone(
             assert box["x"] + box["width"] < card["x"] + card["width"] - 8
 
 
+@both_browsers
 async def test_dark_mode_is_dark(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser(color_scheme="dark") as page:
         await page.goto(chat.base)
@@ -88,6 +90,7 @@ async def test_dark_mode_is_dark(chat: ChatClient, browser: OpenBrowser) -> None
         assert sum(int(part) for part in found[4:-1].split(",")) < 100
 
 
+@both_browsers
 async def test_nothing_moves_with_reduced_motion(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser(reduced_motion="reduce") as page:
         await page.goto(chat.base)
@@ -100,6 +103,7 @@ async def test_nothing_moves_with_reduced_motion(chat: ChatClient, browser: Open
             assert await page.locator(place).evaluate(moves) == ["none", "0s"], place
 
 
+@both_browsers
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_state_of_the_page_is_accessible(
     chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str
