@@ -145,6 +145,7 @@ def make_routes(
         ),
         Route("/assets/:file", {"GET": pages.asset, "HEAD": pages.asset}),
         Route("/ops", {"GET": pages.dashboard, "HEAD": pages.dashboard}),
+        Route("/ops/runbook", {"GET": pages.runbook, "HEAD": pages.runbook}),
         Route(
             "/ops/history",
             {"GET": dashboard.history, "HEAD": dashboard.history},

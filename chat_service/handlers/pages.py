@@ -40,7 +40,7 @@ _HEADERS: Mapping[str, str] = {
 
 
 #: A link to another page in the header. A link around more than a word keeps its text.
-_LINK = rb' ?<a href="%b">[^<]*</a>| href="%b"'
+_LINK = rb' ?<a href="(?:\.\./)?%b">[^<]*</a>| href="(?:\.\./)?%b"'
 
 
 class _File(NamedTuple):
@@ -65,6 +65,10 @@ class PageHandlers:
     async def dashboard(self, request: Request) -> Response:
         """GET /ops: the dashboard."""
         return self._answer(request, "ops.html")
+
+    async def runbook(self, request: Request) -> Response:
+        """GET /ops/runbook: what operators do about each symptom."""
+        return self._answer(request, "runbook.html")
 
     async def docs(self, request: Request) -> Response:
         """GET /docs: the interactive API reference."""

@@ -230,6 +230,7 @@ def operations() -> dict[str, Operation]:
             {200: answer("The metrics.", text, media="text/plain")},
         ),
         "GET /ops": page("page-dashboard"),
+        "GET /ops/runbook": page("page-runbook"),
         "GET /ops/history": Operation(
             "history",
             "Operators",

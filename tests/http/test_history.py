@@ -15,7 +15,7 @@ from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
 
-OPS_PATHS = ("/ops", "/ops/history", "/metrics")
+OPS_PATHS = ("/ops", "/ops/runbook", "/ops/history", "/metrics")
 
 
 async def history(chat: ChatClient, query: str = "") -> dict[str, Any]:
@@ -134,9 +134,10 @@ async def test_the_operators_port_serves_only_their_pages(
     for path in ("/", "/chat/bob"):
         assert (await ops.request("GET", path)).code == 404, path
     assert (await ops.request("POST", "/chat", b'{"text":"x","username":"b"}')).code == 404
-    page = (await ops.request("GET", "/ops")).body.decode()
-    for link in re.findall(r'(?:href|src)="([^"#]*)"', page):
-        assert (await ops.request("GET", urljoin("/ops", link))).code == 200, link
+    for page in ("/ops", "/ops/runbook"):
+        text = (await ops.request("GET", page)).body.decode()
+        for link in re.findall(r'(?:href|src)="([^"#]+)"', text):
+            assert (await ops.request("GET", urljoin(page, link))).code == 200, link
     await chat.post("bob", "x")
     for path in OPS_PATHS:
         assert (await chat.request("GET", path)).code == 404, path

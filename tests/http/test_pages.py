@@ -11,7 +11,7 @@ from chat_service.handlers.pages import WEB
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 
-PAGES = ["/", "/docs", "/ops"]
+PAGES = ["/", "/docs", "/ops", "/ops/runbook"]
 
 
 @pytest.mark.parametrize("page", PAGES)

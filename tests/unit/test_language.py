@@ -41,7 +41,12 @@ _EXEMPT = ("tests/unit/test_language.py", "docs/glossary.md")
 #: Files that may use a word: a severity of alerts, the values of a label, and a type of AWS.
 _ALLOWED = {
     r"\balarms?\b": ("deploy/ecs/chat.yaml", "tests/deploy/ecs/"),
-    r"\btickets?\b": ("deploy/prometheus/", "deploy/helm/chat-inbox/files/", "docs/operations.md"),
+    r"\btickets?\b": (
+        "deploy/prometheus/",
+        "deploy/helm/chat-inbox/files/",
+        "docs/operations.md",
+        "chat_service/web/runbook.html",
+    ),
     r"\breckon": ("docs/operations.md", "workers/store/lifecycle.py"),
 }
 

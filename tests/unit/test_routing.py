@@ -181,6 +181,7 @@ def test_every_route_says_what_it_is() -> None:
     }
     assert {route.path for route in ROUTES if route.audience == "operators"} == {
         "/ops",
+        "/ops/runbook",
         "/ops/history",
         "/metrics",
     }
