@@ -17,13 +17,13 @@ from tests.support.blocks import Block
 from tests.support.code_path import code_path
 
 _ADDRESS = "127.0.0.1:8080"
-_VARIES = re.compile(
+VARIES = re.compile(
     r"(?P<request>\b[0-9a-f]{12}-[0-9a-f]+\b)|(?P<id>\b[0-9a-f]{32}\b)"
     r"|(?P<time>\b\d{4}-\d\d-\d\dT[\d:.]+Z)"
     r'|(?<=X-Receipt: )(?P<receipt>[\w-]{32})|(?<="receipt":")(?P<inline>[\w-]{32})'
     r"|(?<=  receipt )(?P<said>[\w-]{32})|(?P<age>just now|\b\d+ s ago\b)"
 )
-_SHAPES = {
+SHAPES = {
     "request": "[0-9a-f]{12}-[0-9a-f]+",
     "id": "[0-9a-f]{32}",
     "time": r"\d{4}-\d\d-\d\dT[\d:.]+Z",
@@ -234,7 +234,7 @@ class Runner:
                 lines.append(r"(?:.*\n)*?")
                 continue
             pieces, end = [], 0
-            for found in _VARIES.finditer(line):
+            for found in VARIES.finditer(line):
                 pieces.append(re.escape(self._realised(line[end : found.start()])))
                 pieces.append(self._variable(found, names))
                 end = found.end()
@@ -245,10 +245,10 @@ class Runner:
     def _variable(self, found: "re.Match[str]", names: dict[str, str]) -> str:
         text, kind = found[0], str(found.lastgroup)
         if kind == "age":
-            return f"(?:{_SHAPES[kind]})"
+            return f"(?:{SHAPES[kind]})"
         if text in self._real:
             return re.escape(self._real[text])
         if text in names:
             return f"(?P={names[text]})"
         names[text] = f"v{len(names)}"
-        return f"(?P<{names[text]}>{_SHAPES[kind]})"
+        return f"(?P<{names[text]}>{SHAPES[kind]})"
