@@ -33,7 +33,7 @@ session.addEventListener("change", showBlank);
 
 function showBlank() {
   const isReader = session.who.read.length > 0;
-  byId("no-inbox").querySelector("p").textContent = isReader
+  byId("no-inbox").querySelector(".blank p").textContent = isReader
     ? "Send a message to a username, then open its inbox here."
     : session.isSignedIn ? "Your token has no right to read an inbox." : "Sign in to open an inbox.";
 }

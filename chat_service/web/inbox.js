@@ -7,9 +7,12 @@ import { ask, newKey, persist, Problem, reachable, Unreachable } from "./api.js"
 import { take } from "./leases.js";
 import { Live } from "./live.js";
 import { leadTo, onTab, showPane, showUnread } from "./panes.js";
-import { lookAgain } from "./receipts.js";
+import { lookAgain, scheduledTo } from "./receipts.js";
 import { session } from "./session.js";
-import { announce, byId, copyOf, counted, inboxLink, messageOf, note, onPress, poll, storage } from "./ui.js";
+import { Shown } from "./shown.js";
+import { announce, brief, byId, copyOf, counted, inboxLink, isolated, lasting, lastingStorage, note } from "./ui.js";
+import { now, onPress, poll, reveal, storage, timeOf } from "./ui.js";
+import { remember } from "./used.js";
 
 const COUNT_MS = 2000;
 const COUNT_SELDOM_MS = 6000;
@@ -17,7 +20,10 @@ const COUNT_SELDOM_MS = 6000;
 const COUNT_LIMITED_MS = 30_000;
 /** After this many equal counts, the page counts less often. */
 const STEADY = 30;
-const SHOWN_MAX = 1000;
+/** How often the dead letters of an inbox are counted. */
+const DEAD_MS = 30_000;
+/** Whether the explanation of Read, Watch live and Lease was used in this browser, so that it can fold away. */
+const EXPLAINED = "explained";
 
 const whose = byId("whose");
 const fault = byId("whose-fault");
@@ -26,8 +32,9 @@ let current = null;
 let isLimited = false;
 
 class Inbox {
-  #ids = new Set();
   #leases = new Set();
+  #dead = { name: null, due: 0, unread: 0 };
+  #isWanted = false;
   #counts = { last: null, same: 0 };
   // Whether the last count failed, and whether the note is an error.
   #isUnknown = false;
@@ -39,11 +46,18 @@ class Inbox {
     const { element, parts } = copyOf("an-inbox");
     this.element = element;
     this.parts = parts;
+    this.shown = new Shown(this);
+    this.sum();
     this.live = new Live(this, (message) => this.#arrived(message), this.#liveIs);
+    parts.about.open = lastingStorage.getItem(EXPLAINED) === null;
     onPress(parts.read, () => this.#try(() => this.#read()));
     onPress(parts.lease, () => this.#try(() => this.#lease()));
-    parts.watch.addEventListener("click", () => (this.live.isOn ? this.live.stop() : void this.live.start()));
-    parts.clear.addEventListener("click", () => this.#clear());
+    parts.watch.addEventListener("click", () => (this.live.isOn ? this.live.stop() : this.#watch()));
+  }
+
+  /** What a reader must have a right to, for `wordsOf`. */
+  get need() {
+    return `read the inbox of ${isolated(this.name)}`;
   }
 
   /** The element that gets the focus when the focused one is removed. */
@@ -58,7 +72,18 @@ class Inbox {
 
   refresh() {
     this.#counts.same = 0;
+    this.#dead.due = 0;
     count();
+  }
+
+  /** Say how many messages were read and are leased here. */
+  sum() {
+    const leased = [...this.#leases].reduce((sum, { size }) => sum + size, 0);
+    const words = [[this.shown?.size, "read here"], [leased, "leased here"]]
+      .filter(([n]) => n > 0)
+      .map(([n, what]) => `${n.toLocaleString("en")} ${what}`);
+    this.parts.done.textContent = words.join(", ");
+    this.parts.done.hidden = words.length === 0;
   }
 
   /** Count the unread messages; return the pause until the next count, or null. */
@@ -68,8 +93,10 @@ class Inbox {
       const said = headers.get("X-Unread-Count");
       // The service counts up to a limit: ">10000".
       this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
+      remember(this.name);
+      this.#showScheduled();
       // A node of an earlier version does not name it.
-      if (headers.has("X-Dead-Letter-Inbox")) this.#linkDead(decodeURIComponent(headers.get("X-Dead-Letter-Inbox")));
+      if (headers.has("X-Dead-Letter-Inbox")) await this.#countDead(decodeURIComponent(headers.get("X-Dead-Letter-Inbox")));
     } catch (error) {
       if (error instanceof Unreachable) {
         this.#uncounted("not counted: the service does not answer. Retrying.");
@@ -82,7 +109,7 @@ class Inbox {
         return null;
       }
       if (error.status === 401 || error.kind === "forbidden") {
-        const why = await wordsOf(error, `read the inbox of ${this.name}`, { isAwaited: false });
+        const why = await wordsOf(error, this.need, { isAwaited: false });
         this.#uncounted(why);
         // Until somebody else uses the page.
         return session.isOn ? null : COUNT_SELDOM_MS;
@@ -105,7 +132,7 @@ class Inbox {
     this.parts.count.textContent = "–";
     this.parts.words.textContent = why;
     if (current === this) showUnread("");
-    if (current === this) document.title = `${this.name} · Chat inbox`;
+    if (current === this) document.title = `${isolated(this.name)} · Chat inbox`;
   }
 
   #counted(unread, isMore) {
@@ -115,34 +142,70 @@ class Inbox {
     this.#counts = { last: unread, same: unread === last ? this.#counts.same + 1 : 0 };
     const shown = `${isMore ? ">" : ""}${unread.toLocaleString("en")}`;
     this.parts.count.textContent = shown;
-    this.parts.words.textContent = `unread in ${this.name}’s inbox`;
+    this.parts.words.textContent = `unread in ${isolated(this.name)}’s inbox`;
     if (current !== this) return;
     showUnread(unread > 0 ? shown : "");
-    document.title = `${unread > 0 ? `(${isMore ? ">" : ""}${unread}) ` : ""}${this.name} · Chat inbox`;
-    if (last === null || unread > last) announce(`${isMore ? `More than ${unread}` : unread || "Nothing"} unread in the inbox of ${this.name}.`);
+    document.title = `${unread > 0 ? `(${isMore ? ">" : ""}${unread}) ` : ""}${isolated(this.name)} · Chat inbox`;
+    if (last === null || unread > last) announce(`${isMore ? `More than ${unread}` : unread || "Nothing"} unread in the inbox of ${isolated(this.name)}.`);
   }
 
-  /** Link the dead-letter inbox, or from there the inbox whose dead letters it has. */
-  #linkDead(dead) {
-    if (this.parts.dead.childElementCount > 0) return;
+  /** Link the dead-letter inbox and count it, or link from there to the inbox whose dead letters it has. */
+  async #countDead(dead) {
+    const { dead: place } = this.parts;
     const at = dead.lastIndexOf(this.name);
     const [before, after] = [dead.slice(0, at), dead.slice(at + this.name.length)];
     const origin = this.name.slice(before.length, this.name.length - after.length);
     const isDead = at >= 0 && origin !== "" && origin !== this.name && this.name === before + origin + after;
-    this.parts.dead.append(isDead ? "Dead letters of " : "Its dead letters: ", inboxLink(isDead ? origin : dead));
-    this.parts.dead.hidden = false;
+    if (place.childElementCount === 0) {
+      place.append(isDead ? "Dead letters of " : "Its dead letters: ", inboxLink(isDead ? origin : dead), "");
+    }
+    place.hidden = false;
+    if (isDead || isLimited || Date.now() < this.#dead.due) return;
+    this.#dead.due = Date.now() + DEAD_MS;
+    try {
+      const { headers } = await ask("HEAD", `chat/${encodeURIComponent(dead)}`);
+      const unread = headers.get("X-Unread-Count");
+      place.lastChild.data = unread === "0" ? "" : ` (${unread} unread)`;
+      place.classList.toggle("bad", unread !== "0");
+    } catch (error) {
+      if (!(error instanceof Problem || error instanceof Unreachable)) throw error;
+      // Not counted, for want of a right or because the service is busy. That is no news about this inbox.
+      place.lastChild.data = "";
+    }
+  }
+
+  /** The service tells nobody about the scheduled messages of an inbox, but this tab knows those that it sent. */
+  #showScheduled() {
+    const { scheduled: place } = this.parts;
+    const [next, ...others] = scheduledTo(this.name);
+    place.hidden = next === undefined;
+    if (place.hidden) return;
+    const which = others.length === 0 ? "to be delivered" : "the next to be delivered";
+    place.textContent = `${counted(others.length + 1, "scheduled message")} from this tab, ${which} in `
+      + `${lasting(next - now())} (${timeOf(next)}).`;
   }
 
   async #try(act) {
+    this.#fold();
     this.tell("");
     try {
       await act();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.tell(await wordsOf(error, `read the inbox of ${this.name}`), "bad");
+      this.tell(await wordsOf(error, this.need), "bad");
     }
     this.refresh();
     lookAgain();
+  }
+
+  /** Fold the explanation away: it was read, or what it explains was used. */
+  #fold() {
+    try {
+      lastingStorage.setItem(EXPLAINED, "yes");
+    } catch {
+      // Its quota is used up.
+    }
+    this.parts.about.open = false;
   }
 
   /** A read keeps its key until its answer is shown, so a repeat after a lost answer or a reload gets the same. */
@@ -154,8 +217,9 @@ class Inbox {
       () => ask("POST", `${this.path}/read`, { headers: { "Idempotency-Key": key } }),
       this.tell,
     );
-    for (const message of messages) this.#show(message);
+    this.shown.add(messages);
     storage.removeItem(name);
+    if (messages.length > 0) this.shown.reveal();
     const more = headers.has("X-More") ? " There are more: read again." : "";
     const n = messages.length;
     const words = n === 0 ? "Nothing unread." : `${counted(n, "message")} read.${more}`;
@@ -171,39 +235,30 @@ class Inbox {
     }
     this.#leases.add(lease);
     this.parts.leases.append(lease.element);
+    this.sum();
+    reveal(lease.element.querySelector(".message"));
     announce(`${lease.parts.title.textContent} for a minute.`);
   }
 
+  #watch() {
+    this.#fold();
+    this.#isWanted = true;
+    void this.live.start();
+  }
+
   #arrived(message) {
-    if (!this.#show(message)) return;
-    announce(`New message: ${message.text.slice(0, 80)}`);
+    if (this.shown.add([message]).length === 0) return;
+    // Only the first one: later ones must not move what somebody reads.
+    if (this.#isWanted) this.shown.reveal();
+    this.#isWanted = false;
+    announce(`New message: ${brief(message.text, 80)}`);
     this.#counts.same = 0;
     lookAgain(message.id);
   }
 
-  /** Show a message; return false if it is already shown, because it was delivered again. */
-  #show(message) {
-    if (this.#ids.has(message.id)) return false;
-    this.#ids.add(message.id);
-    const element = messageOf(message);
-    this.parts.messages.prepend(element);
-    this.parts.shown.hidden = false;
-    if (this.parts.messages.childElementCount > SHOWN_MAX) {
-      this.parts.messages.lastElementChild.remove();
-      this.tell(`Only the newest ${counted(SHOWN_MAX, "message")} are shown here.`);
-    }
-    return true;
-  }
-
-  #clear() {
-    this.parts.messages.replaceChildren();
-    this.parts.shown.hidden = true;
-    this.focus.focus();
-  }
-
   #liveIs = (state, why) => {
     const { live, watch } = this.parts;
-    watch.ariaPressed = String(this.live.isOn);
+    watch.classList.toggle("on", this.live.isOn);
     watch.textContent = this.live.isOn ? "Stop watching" : "Watch live";
     const [kind, word] = {
       connecting: ["pending", "connecting"],
@@ -229,7 +284,7 @@ class Inbox {
 
 function refuse(rule) {
   whose.setAttribute("aria-invalid", "true");
-  fault.textContent = `“${whose.value}” ${rule}.`;
+  fault.textContent = `“${isolated(whose.value)}” ${rule}.`;
   fault.hidden = false;
   whose.focus();
   announce(fault.textContent);
@@ -322,8 +377,10 @@ byId("open").addEventListener("submit", (event) => {
 onTab(follow);
 window.addEventListener("hashchange", () => {
   follow();
+  if (!current || named() !== current.name) return;
   // Move the focus to the inbox that a link opened.
-  if (current && named() === current.name) current.element.focus();
+  current.element.focus({ preventScroll: true });
+  reveal(whose);
 });
 session.addEventListener("change", () => {
   // A stream belongs to the identity that opened it.

@@ -2,8 +2,10 @@
 
 import { wordsOf } from "./access.js";
 import { ask, persist, Problem } from "./api.js";
+import { giveBack } from "./dead.js";
+import { messageButton, messageOf } from "./message.js";
 import { lookAgain } from "./receipts.js";
-import { announce, copyOf, counted, lasting, messageOf, note, onPress, takeAway, tick } from "./ui.js";
+import { announce, copyOf, counted, inSlices, isolated, lasting, note, onPress, takeAway, tick } from "./ui.js";
 
 export const TTL_S = 60;
 
@@ -32,17 +34,23 @@ class Lease {
     const { element, parts } = copyOf("a-lease");
     this.element = element;
     this.parts = parts;
-    element.ariaLabel = `Leased from ${inbox.name}`;
-    for (const message of messages) this.#add(message);
+    element.ariaLabel = `Leased from ${isolated(inbox.name)}`;
+    for (const message of messages) this.#messages.set(message.id, { message, element: null });
+    void inSlices(messages, (message) => this.#draw(message));
     onPress(parts.ack, () => this.#settle("ack", null));
     onPress(parts.release, () => this.#settle("release", null));
     onPress(parts.extend, () => this.#extend());
+    onPress(parts.giveBack, () => this.#giveBack(null));
     this.#count();
     tick(() => this.#runDown());
   }
 
+  get size() {
+    return this.#messages.size;
+  }
+
   get isOver() {
-    return this.#messages.size === 0;
+    return this.size === 0;
   }
 
   /** Release everything because the page closes. If a release is lost, the lease ends within a minute. */
@@ -59,21 +67,17 @@ class Lease {
     this.#ends = askedAt + this.#ttlMs;
   }
 
-  #add(message) {
-    const element = messageOf(message);
-    const buttons = document.createElement("div");
-    buttons.className = "row";
-    for (const [action, word] of [["ack", "Acknowledge"], ["release", "Release"]]) {
-      const button = document.createElement("button");
-      button.textContent = word;
-      button.className = action === "ack" ? "" : "quiet";
-      button.ariaLabel = `${word}: ${message.text.slice(0, 60) || "empty text"}`;
-      onPress(button, () => this.#settle(action, message.id));
-      buttons.append(button);
-    }
-    element.append(buttons);
-    this.#messages.set(message.id, { element, message });
-    this.parts.messages.append(element);
+  #draw(message) {
+    const held = this.#messages.get(message.id);
+    // Meanwhile all were acknowledged or released.
+    if (held === undefined) return;
+    const { id, text, dead } = message;
+    held.element = messageOf(message, [
+      messageButton("Acknowledge", text, () => this.#settle("ack", id)),
+      messageButton("Release", text, () => this.#settle("release", id), "quiet"),
+      ...(dead ? [messageButton("Return", text, () => this.#giveBack(id), "quiet")] : []),
+    ]);
+    this.parts.messages.append(held.element);
   }
 
   async #settle(action, id) {
@@ -89,8 +93,32 @@ class Lease {
       const words = `${counted(n, "message")} ${done}${lost}`;
       this.#inbox.tell(words, "good");
       announce(words);
+      // What was acknowledged exists only here, unless some of it had expired.
+      if (action === "ack") this.#inbox.shown.add(this.#chosen(ids));
       this.#leave(ids);
     }, ids);
+  }
+
+  /** Return a dead letter, or all, to the inbox that they were in: post it, then acknowledge it. */
+  #giveBack(id) {
+    const letters = this.#chosen(id === null ? [...this.#messages.keys()] : [id]).filter(({ dead }) => dead);
+    const ids = letters.map((letter) => letter.id);
+    const [{ dead: { username } }] = letters;
+    return this.#ask(async () => {
+      for (const letter of letters) await giveBack(letter, this.#tell);
+      await persist(
+        () => ask("POST", `${this.#inbox.path}/ack`, { body: { lease: this.lease, ids } }),
+        this.#tell,
+      );
+      const words = `${counted(letters.length, "dead letter")} returned to ${isolated(username)}.`;
+      this.#inbox.tell(words, "good");
+      announce(words);
+      this.#leave(ids);
+    }, ids, `send to ${isolated(username)}`);
+  }
+
+  #chosen(ids) {
+    return ids.filter((id) => this.#messages.has(id)).map((id) => this.#messages.get(id).message);
   }
 
   #extend() {
@@ -106,16 +134,17 @@ class Lease {
   }
 
   /** Send a request about messages that may no longer be leased. */
-  async #ask(act, ids) {
+  async #ask(act, ids, need = this.#inbox.need) {
     this.#asking += 1;
     try {
       await act();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (error.status !== 410) {
-        this.#tell(await wordsOf(error, `read the inbox of ${this.#inbox.name}`), "bad");
+        this.#tell(await wordsOf(error, need), "bad");
         return;
       }
+      this.#inbox.shown.add(this.#chosen(error.acknowledged));
       this.#leave(ids);
       const done = error.acknowledged.length;
       const words = done > 0
@@ -142,7 +171,7 @@ class Lease {
     this.parts.left.textContent = `${lasting(left)} left`;
     // A request in progress may have succeeded; its answer will tell.
     if (left > 0 || this.#asking > 0) return true;
-    const what = `${counted(this.#messages.size, "message")} of ${this.#inbox.name} became`;
+    const what = `${counted(this.size, "message")} of ${isolated(this.#inbox.name)} became`;
     const words = `The lease ended: ${what} unread again.`;
     this.#leave([...this.#messages.keys()]);
     this.#inbox.tell(words);
@@ -157,13 +186,15 @@ class Lease {
       const held = this.#messages.get(id);
       if (!held) continue;
       this.#messages.delete(id);
-      takeAway(held.element, this.element);
+      if (held.element) takeAway(held.element, this.element);
     }
     this.#count();
     if (this.isOver) takeAway(this.element, this.#inbox.focus);
   }
 
   #count() {
-    this.parts.title.textContent = `${counted(this.#messages.size, "message")} leased`;
+    this.parts.title.textContent = `${counted(this.size, "message")} leased`;
+    this.parts.giveBack.hidden = ![...this.#messages.values()].some(({ message }) => message.dead);
+    this.#inbox.sum();
   }
 }

@@ -1,6 +1,6 @@
 // Watches an inbox through a WebSocket and reconnects after restarts and network failures.
 //
-// A message is acknowledged once a visible tab shows it. Until then it is leased, and is delivered again
+// A message is acknowledged once a visible tab shows it, in a visible pane. Until then it is leased, and is delivered again
 // if the connection is lost.
 
 import { wordsOf } from "./access.js";
@@ -16,6 +16,7 @@ export class Live {
   #name;
   #path;
   #url;
+  #element;
   #show;
   #tell;
   #run = null;
@@ -23,15 +24,18 @@ export class Live {
   #shown = null;
 
   /** `show` gets each message, `tell` a state (connecting, live, lost, stopped, refused) and the reason. */
-  constructor({ name, path }, show, tell) {
+  constructor({ name, path, element }, show, tell) {
     const url = new URL(`${path}/stream`, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     this.#name = name;
     this.#path = path;
     this.#url = url.href;
+    this.#element = element;
     this.#show = show;
     this.#tell = tell;
     document.addEventListener("visibilitychange", () => this.#acknowledge());
+    // It has another size once its pane is shown.
+    new ResizeObserver(() => this.#acknowledge()).observe(element);
     // A socket may take long to notice that the network is gone.
     connection.addEventListener("lost", () => this.isOn && this.#socket.close());
   }
@@ -120,7 +124,8 @@ export class Live {
 
   /** Acknowledge the last shown message, and with it all earlier ones of this connection. */
   #acknowledge() {
-    if (this.#shown === null || document.hidden || this.#socket.readyState !== WebSocket.OPEN) return;
+    if (this.#shown === null || document.hidden || !this.#element.checkVisibility()) return;
+    if (this.#socket.readyState !== WebSocket.OPEN) return;
     this.#socket.send(JSON.stringify({ type: "ack", id: this.#shown }));
     this.#shown = null;
   }

@@ -8,7 +8,7 @@ import { wordsOf } from "./access.js";
 import { ask, Problem, reachable, Unreachable } from "./api.js";
 import { session } from "./session.js";
 import { acceptedAt, announce, byId, copyOf, inboxLink, lasting, note, now, onPress } from "./ui.js";
-import { poll, stamp, storage, tick, timeOf } from "./ui.js";
+import { poll, showText, stamp, storage, tick, timeOf } from "./ui.js";
 
 const PAUSE_MS = 1000;
 const PAUSE_MAX_MS = 8_000;
@@ -38,6 +38,7 @@ class Sent {
   constructor(id, receipt, lifetimeS, sentAt, message) {
     const { element, parts } = copyOf("a-sent");
     Object.assign(this, { id, receipt, lifetimeS, sentAt, element, parts });
+    this.username = message?.username;
     this.state = "sent";
     this.pause = PAUSE_MS;
     this.due = 0;
@@ -47,7 +48,7 @@ class Sent {
     stamp(parts, id, sentAt);
     if (message) {
       parts.to.append("to ", inboxLink(message.username));
-      parts.text.textContent = message.text;
+      showText(parts, message.text);
     } else {
       parts.to.textContent = "sent before the page was loaded";
       parts.text.remove();
@@ -166,6 +167,12 @@ export function follow(id, receipt, message, sentAt) {
   add(new Sent(id, receipt, message.timeout, sentAt, message));
   remember();
   lookAgain(id);
+}
+
+/** Return when the messages to an inbox are due that were scheduled since the page was loaded, in ms. */
+export function scheduledTo(username) {
+  const early = [...sent.values()].filter((each) => each.username === username && each.isEarly);
+  return early.map(({ begins }) => begins).sort((one, other) => one - other);
 }
 
 /** Update the status of all messages, or of one, at once. */

@@ -10,10 +10,10 @@ const SAID_MAX = 3;
 
 export const byId = (id) => document.getElementById(id);
 
-/** The session storage, or a substitute that does not survive a reload if the browser forbids it. */
-export const storage = (() => {
+/** Return a storage of the browser, or a substitute that does not survive a reload if the browser forbids it. */
+function storageOf(kind) {
   try {
-    return window.sessionStorage;
+    return window[kind];
   } catch {
     const kept = new Map();
     return {
@@ -22,15 +22,26 @@ export const storage = (() => {
       removeItem: (name) => kept.delete(name),
     };
   }
-})();
+}
 
-// A long text can be scrolled with the keyboard.
+/** What this tab keeps, and what the browser keeps. */
+export const storage = storageOf("sessionStorage");
+export const lastingStorage = storageOf("localStorage");
+
+/** The characters of a long text that are shown until More is pressed. */
+const BEGINNING = 2000;
+/** The elements that `inSlices` handles before others may use the page. */
+const SLICE = 50;
+
+// The style cuts a text after some lines, with an ellipsis. How many lines it has depends on the width.
 const lengths = new ResizeObserver((entries) => {
   for (const { target } of entries) {
-    if (target.scrollHeight > target.clientHeight + 1) target.tabIndex = 0;
-    else target.removeAttribute("tabindex");
+    if (target.classList.contains("whole")) continue;
+    target.nextElementSibling.hidden = !isCut(target);
   }
 });
+
+const isCut = (place) => "isLong" in place.dataset || place.scrollHeight > place.clientHeight + 1;
 
 /** Copy a template; return its element, and its parts by the names of their data attributes. */
 export function copyOf(templateId) {
@@ -39,8 +50,51 @@ export function copyOf(templateId) {
   for (const part of [element, ...element.querySelectorAll("*")]) {
     for (const name of Object.keys(part.dataset)) parts[name] = part;
   }
-  if (parts.text) lengths.observe(parts.text);
   return { element, parts };
+}
+
+/** Show a text as text, never as markup: its beginning and an ellipsis if it is long, and all of it after
+ *  More. The parts are those of a template with `data-text` and, next to it, `data-more`. */
+export function showText({ text: place, more }, text) {
+  const beginning = text.length > BEGINNING ? brief(text, BEGINNING) : text;
+  if (beginning !== text) place.dataset.isLong = "";
+  place.textContent = beginning;
+  more.ariaLabel = `More: ${brief(text, 40)}`;
+  more.addEventListener("click", () => {
+    const isWhole = place.classList.toggle("whole");
+    place.textContent = isWhole ? text : beginning;
+    more.textContent = isWhole ? "Less" : "More";
+    more.ariaLabel = `${more.textContent}: ${brief(text, 40)}`;
+    more.ariaExpanded = String(isWhole);
+    if (!isWhole) reveal(place);
+  });
+  lengths.observe(place);
+}
+
+const letters = new Intl.Segmenter();
+
+/** Return a text, or its beginning with an ellipsis if it has more than `max` characters. Emoji and letters with
+ *  accents stay whole. */
+export function brief(text, max) {
+  if (text.length <= max) return text;
+  const { index } = letters.segment(text.slice(0, max + 64)).containing(max);
+  return `${text.slice(0, index).trimEnd()}…`;
+}
+
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufeff\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/** Return a name for use within a sentence, whose order a name in Arabic or Hebrew must not change. */
+export const isolated = (name) => (RIGHT_TO_LEFT.test(name) ? `\u2068${name}\u2069` : name);
+
+/** Scroll as little as it takes to see an element. */
+export const reveal = (element) => element.scrollIntoView({ block: "nearest" });
+
+/** Call `act` with each item, and leave the page usable meanwhile. Return when all are done. */
+export async function inSlices(items, act) {
+  for (let from = 0; from < items.length; from += SLICE) {
+    if (from > 0) await new Promise((done) => setTimeout(done));
+    items.slice(from, from + SLICE).forEach(act);
+  }
 }
 
 /** Show a sentence, or hide its place if the sentence is empty. Sentences that replace each other, such as
@@ -108,6 +162,8 @@ export function lasting(ms) {
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const calendar = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
+export const dateOf = (ms) => calendar.format(ms);
+
 export const timeOf = (ms) =>
   (new Date(ms).toDateString() === new Date().toDateString() ? clock : calendar).format(ms);
 
@@ -144,22 +200,12 @@ export function stamp(parts, id, sentAt = null) {
   showAge(parts.age);
 }
 
-/** Return the element of a message that was read here. Its text becomes text, never markup. */
-export function messageOf({ id, text, deliveries, dead }) {
-  const { element, parts } = copyOf("a-message");
-  parts.text.textContent = text;
-  stamp(parts, id);
-  parts.deliveries.hidden = !(deliveries > 1);
-  parts.deliveries.textContent = `delivery ${deliveries}`;
-  if (dead) parts.dead.append("Dead letter of ", inboxLink(dead.username), `, leased ${counted(dead.deliveries, "time")} there.`);
-  parts.dead.hidden = !dead;
-  return element;
-}
-
 /** Return a link that opens an inbox. */
 export function inboxLink(username) {
   const link = document.createElement("a");
   link.href = `#inbox=${encodeURIComponent(username)}`;
+  // Its direction must not change the order of the sentence.
+  link.dir = "auto";
   link.textContent = username;
   link.title = "Open this inbox";
   return link;

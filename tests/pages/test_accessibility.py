@@ -130,7 +130,7 @@ async def test_every_state_of_the_page_is_accessible(
         await button(page, "Acknowledge: one").click()
         await button(page, "Release all").click()
         await button(page, "Watch live").click()
-        await expect(read_here(page)).to_have_count(1)
+        await expect(read_here(page)).to_have_count(2)
         await check_access(page)
         await page.context.set_offline(True)
         await expect(page.locator("#connection")).to_be_visible()
