@@ -25,6 +25,7 @@ from chat_service.handlers.pages import PageHandlers
 from chat_service.handlers.resource import ResourceHandlers
 from chat_service.handlers.sessions import SessionHandlers
 from chat_service.handlers.stream import StreamHandlers
+from chat_service.metrics.conditions import Database
 from chat_service.metrics.history import History
 from chat_service.metrics.http import HttpMetrics, TlsMetrics
 from chat_service.metrics.multiprocess import Exposition
@@ -176,6 +177,7 @@ class Service:
                 ops_sockets = bind(settings.ops_host, settings.ops_port, OPS_NAMES)
             for each in ops_sockets:
                 unserved.enter_context(each)
+            self._history.node.name = f"{socket.gethostname()}:{self.port}"
             await self._start_store()
             servers = self._make_servers(sockets, ops_sockets)
             self._cleanup.push_async_callback(self._pool.stop)
@@ -418,7 +420,14 @@ class Service:
         self._http_metrics.open.set(self._tracker.open_requests)
         self._http_metrics.jwt_keys_broken.set(bool(self._access.keys_fault))
         self._pool.sample()
-        self._history.leader = self._pool.leader
+        store, is_available = self._store, self._pool.is_database_available
+        database = Database(
+            "available" if is_available else "unavailable",
+            "mongos" if store.is_routed else "replica set",
+            store.version,
+            store.members,
+        )
+        self._history.node.observe(self._pool, database)
         if (limiter := self._client_policy.limiter) is not None:
             self._http_metrics.forgotten.set(limiter.forgotten)
 

@@ -295,6 +295,16 @@ class WorkerPool:
         self._metrics.leader.set(self._maintenance.leadership.leads)
 
     @property
+    def reserve(self) -> StorageReserve:
+        """The last measurement of the database's disk, and what is kept free."""
+        return self._reserve
+
+    @property
+    def is_database_available(self) -> bool:
+        """Whether requests are accepted, as far as the database is concerned."""
+        return not self._breaker.is_open
+
+    @property
     def leader(self) -> str:
         """The name of the node that leads the fleet, or an empty string if that is unknown."""
         return self._maintenance.leadership.leader

@@ -59,6 +59,13 @@ class StorageReserve:
         self._is_idle = False
         #: Whether posts are refused.
         self.is_full = False
+        #: The last measurement, or None without any.
+        self.seen: Storage | None = None
+
+    @property
+    def limits(self) -> StorageLimits:
+        """What is kept free."""
+        return self._limits
 
     @property
     def is_due(self) -> bool:
@@ -82,6 +89,7 @@ class StorageReserve:
         """Record a measurement, or None if the database does not report one."""
         self._spent = 0
         self._is_due.clear()
+        self.seen = storage
         if storage is None:
             self._left = None
             self._set_full(False, None)

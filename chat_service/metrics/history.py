@@ -12,36 +12,26 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 import structlog
 
-from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, HISTORY_FILE, process_restarts
+from chat_service.metrics.conditions import KEPT_S, Facts, judge, thresholds_of
+from chat_service.metrics.multiprocess import (
+    DIRECTORY_VARIABLE,
+    HISTORY_FILE,
+    Restarts,
+    read_restarts,
+)
+from chat_service.metrics.node import Node
 from chat_service.metrics.sampler import SeriesGroup
+from chat_service.metrics.samples import Recorded, Samples
 
 log = structlog.get_logger(__name__)
 
 #: The interval of samples, in seconds, and the number of samples that are kept.
 EVERY_S, SAMPLES = 3, 300
-
-
-class Recorded(NamedTuple):
-    """The samples of one process.
-
-    Each row of `rows` is the time of a sample and one value for each series, one after the other.
-    """
-
-    pid: int
-    started: float
-    series: list[str]
-    rows: "array[float]"
-
-    def after(self, since: float) -> list[list[float]]:
-        """Return the samples taken after a time, in seconds since 1970."""
-        width = len(self.series) + 1
-        starts = range(0, len(self.rows), width)
-        return [self.rows[at : at + width].tolist() for at in starts if self.rows[at] > since]
 
 
 class History:
@@ -58,8 +48,8 @@ class History:
         directory = os.environ.get(DIRECTORY_VARIABLE)
         self._directory = Path(directory) if directory else None
         self._span = -1
-        #: The name of the node that leads, or an empty string if that is unknown.
-        self.leader = ""
+        #: The facts about this node.
+        self.node = Node(started)
 
     def sample(self, now: float) -> None:
         """Take a sample, unless there is one for this interval of three seconds.
@@ -85,21 +75,28 @@ class History:
         """
         own = self._own._replace(rows=self._own.rows[:])
         # Reading files and encoding much JSON would block the loop.
-        made = asyncio.to_thread(_document, own, self._directory, self.leader, since, now, zipped)
-        return await made
+        return await asyncio.to_thread(
+            _document, own, self._directory, self.node, since, now, zipped
+        )
 
 
 def _document(
-    own: Recorded, directory: Path | None, leader: str, since: float, now: float, zipped: bool
+    own: Recorded, directory: Path | None, node: Node, since: float, now: float, zipped: bool
 ) -> bytes:
-    processes = [own] if directory is None else _read_all(directory)
+    processes, restarts = [own], Restarts(0, 0)
+    if directory is not None:
+        processes, restarts = list(_read_all(directory)), read_restarts(directory, now - KEPT_S)
+    samples = Samples(processes, now)
+    facts = node.facts._replace(recent_restarts=restarts.recent)
     document = msgspec.json.encode(
         {
             "now": now,
             "every": EVERY_S,
             "span": EVERY_S * SAMPLES,
-            "restarts": 0 if directory is None else process_restarts(directory),
-            "leader": leader,
+            "restarts": restarts.all,
+            "leader": facts.leader,
+            **_judged(samples, facts, now),
+            "node": node.document(now, len(processes), samples.oldest),
             "series": own.series,
             "processes": [
                 {
@@ -112,6 +109,14 @@ def _document(
         }
     )
     return gzip.compress(document, 1) if zipped else document
+
+
+def _judged(samples: Samples, facts: Facts, now: float) -> dict[str, Any]:
+    state = judge(samples, facts, now)
+    return {
+        "state": {**state._asdict(), "conditions": [each._asdict() for each in state.conditions]},
+        "thresholds": {name: each._asdict() for name, each in thresholds_of(facts).items()},
+    }
 
 
 def _in_order(

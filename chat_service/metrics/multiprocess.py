@@ -7,11 +7,14 @@ multiprocess mode). So any process can answer for all, and the counts of a kille
 import asyncio
 import fcntl
 import os
+import time
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from operator import add
 from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,6 +35,8 @@ HISTORY_FILE = "history_"
 _ADDITIVE = ("counter", "histogram")
 _EXITED = "dead"
 _RESTARTS = "chat_process_restarts"
+#: The file with the times of the last restarts, and how many it has.
+_RESTART_TIMES, _RESTART_TIMES_MAX = "restarts", 1000
 
 
 class Exposition:
@@ -94,14 +99,31 @@ class _Processes:
         return sorted(int(path.stem.rpartition("_")[2]) for path in paths)
 
 
-def process_restarts(directory: Path) -> int:
-    """Return how many processes have died and were restarted."""
+class Restarts(NamedTuple):
+    """How many processes have died and were restarted, and how many of them recently."""
+
+    all: int
+    recent: int
+
+
+def read_restarts(directory: Path, since: float) -> Restarts:
+    """Return how many processes have died and were restarted: all, and since a time.
+
+    The time is in seconds since 1970.
+    """
     path = directory / f"counter_{_EXITED}.db"
     if not path.exists():
-        return 0
+        return Restarts(0, 0)
     with _locked(directory, fcntl.LOCK_SH):
         values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
-        return int(sum(value for key, value, _, _ in values if key == _restarts_key()))
+        total = int(sum(value for key, value, _, _ in values if key == _restarts_key()))
+        times = _restart_times(directory)
+    return Restarts(total, sum(time > since for time in times))
+
+
+def _restart_times(directory: Path) -> "array[float]":
+    path = directory / _RESTART_TIMES
+    return array("d", path.read_bytes()) if path.exists() else array("d")
 
 
 def _restarts_key() -> str:
@@ -121,7 +143,12 @@ class ExitedProcesses:
 
     def restarted(self) -> None:
         """Count one process that died and was restarted."""
-        self._add("counter", {_restarts_key(): 1.0})
+        with _locked(self._directory, fcntl.LOCK_EX):
+            self._add("counter", {_restarts_key(): 1.0})
+            times = _restart_times(self._directory)
+            times.append(time.time())
+            content = times[-_RESTART_TIMES_MAX:].tobytes()
+            (self._directory / _RESTART_TIMES).write_bytes(content)
 
     def merge_exited(self, pid: int) -> None:
         """Add the counts of an exited process, forget its gauges, and delete its files."""

@@ -18,7 +18,7 @@ from workers.metrics import WorkerMetrics
 Labels: TypeAlias = tuple[str, ...]
 Form: TypeAlias = Literal["value", "total", "buckets"]
 
-_REFUSALS = ("overloaded", "draining", "unavailable", "expired")
+_REFUSALS = ("overloaded", "draining", "unavailable", "expired", "storage-full", "inbox-full")
 #: The database operations that every message needs, and others that clients ask for.
 _HOT_OPERATIONS = ("insert", "find", "claim")
 _OPERATIONS = ("lease", "lease end", "release", "revoke", "count")
@@ -108,6 +108,14 @@ def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> 
         SeriesGroup(http.connections),
         SeriesGroup(http.open),
         SeriesGroup(http.loop_lag),
+        SeriesGroup(http.limited),
+        SeriesGroup(http.access_file_broken),
+        SeriesGroup(http.jwt_keys_broken),
+        SeriesGroup(workers.indexes_missing),
+        SeriesGroup(workers.storage_full),
+        SeriesGroup(workers.storage_free),
+        SeriesGroup(workers.storage_used),
+        SeriesGroup(workers.clock_offset),
     ]
 
 

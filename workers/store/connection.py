@@ -166,6 +166,8 @@ class Connection:
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
+        #: The version of the database, or None while it is unknown.
+        self.version: str | None = None
         #: Watches the indexes; see `workers.store.index_keeper`.
         self.indexes = IndexKeeper(metrics)
         self._messages: AsyncCollection[Document]
@@ -207,6 +209,7 @@ class Connection:
                         "repeat a write safely nor confirm it on a majority; start it with "
                         "--replSet and run rs.initiate() once"
                     )
+                self.version = (await self._client.server_info())["version"]
                 await self.indexes.follow(database)
                 if self._is_routed and (reason := await why_not_routed(database, self._layout)):
                     raise StoreMisconfigured(reason)
@@ -233,6 +236,18 @@ class Connection:
         if self._client is not None:
             await close_client(self._client)
             self._client = None
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether there is a mongos between this node and the database."""
+        return self._is_routed
+
+    @property
+    def members(self) -> int | None:
+        """How many members of the database the driver knows; None behind a mongos."""
+        if self._client is None or self._is_routed:
+            return None
+        return len(self._client.topology_description.server_descriptions())
 
     def _has_peers(self) -> bool:
         """Return whether another member may have become primary without this one knowing it yet.

@@ -1,0 +1,413 @@
+"""The state of this node: which conditions hold, how bad each is, and what to do about it.
+
+The dashboard, the alerts in `deploy/prometheus/alerts.yml` and the runbook in docs/operations.md
+follow the names and thresholds of this module; a test compares them. Everything here is pure.
+Called by `chat_service.metrics.history`.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+from chat_service.metrics.samples import Samples
+
+Severity: TypeAlias = Literal["down", "failing", "degraded", "ok"]
+_WORST_FIRST: Sequence[Severity] = ("down", "failing", "degraded", "ok")
+
+#: Most conditions are judged by the last minute, rare events by all samples of the last quarter of
+#: an hour. In seconds.
+RECENT_S, KEPT_S = 60.0, 900.0
+#: A leader that dies is replaced within ten seconds, so a pause of this many seconds is normal.
+LEADERLESS_S = 15.0
+#: A database that uses this share of what it may use is nearly full. A disk is if it has less than
+#: so many times the space that is kept free.
+USED_SHARE, FREE_FACTOR = 0.9, 2
+#: So many requests must be slow, or messages expire, before the condition holds.
+SLOW_MIN, EXPIRED_MIN = 3, 10
+#: Pending messages must have grown to more than so many times their earlier number.
+PENDING_FACTOR = 2
+
+
+class Threshold(NamedTuple):
+    """A numeric limit, its unit, and the runbook entry about what is beyond it."""
+
+    value: float
+    unit: str
+    runbook: str
+
+
+#: The thresholds that do not depend on the node. The alerts use the same numbers.
+THRESHOLDS: Mapping[str, Threshold] = {
+    "failed": Threshold(0.01, "share", "requests-fail"),
+    "refused": Threshold(0.01, "share", "clients-get-503"),
+    "limited": Threshold(0.05, "share", "clients-get-429"),
+    "latency": Threshold(0.5, "s", "p99-is-up"),
+    "queue_time": Threshold(0.2, "s", "node-is-slow"),
+    "loop_lag": Threshold(0.1, "s", "node-is-slow"),
+    "pending": Threshold(10_000, "messages", "pending-grows"),
+    "expired_unread": Threshold(0.05, "share", "messages-expire-unread"),
+    "dead": Threshold(0, "messages", "dead-letters-grow"),
+    "clock_offset": Threshold(1.0, "s", "clocks-differ"),
+    "certificate": Threshold(14 * 86_400, "s", "certificate-expires"),
+}
+
+
+class Condition(NamedTuple):
+    """Something that is wrong. `name` never changes; `runbook` is the anchor of its entry."""
+
+    name: str
+    severity: Severity
+    says: str
+    next_step: str
+    runbook: str
+
+
+class Database(NamedTuple):
+    """The database as this process sees it. None stands for what is unknown."""
+
+    state: Literal["available", "unavailable"]
+    kind: Literal["replica set", "mongos"]
+    version: str | None
+    members: int | None
+
+
+class Disk(NamedTuple):
+    """The disk of the database in bytes.
+
+    Posts are refused with less than `free_min_bytes` free, or if the messages use more than
+    `used_max_bytes`. None stands for no limit, and for what is unknown.
+    """
+
+    free_bytes: int | None
+    total_bytes: int | None
+    reusable_bytes: int
+    used_bytes: int
+    free_min_bytes: int | None
+    used_max_bytes: int | None
+
+
+class Facts(NamedTuple):
+    """What is known about this node besides its samples. Times are in seconds since 1970.
+
+    `leader` is empty while it is unknown, which it was for `leaderless_s` seconds.
+    `recent_restarts` counts the processes that died within `KEPT_S` seconds.
+    """
+
+    database: Database
+    disk: Disk | None
+    leader: str
+    leaderless_s: float = 0.0
+    recent_restarts: int = 0
+    certificate_ends: float | None = None
+    is_certificate_refused: bool = False
+
+
+class State(NamedTuple):
+    """The overall state: that of the worst condition. The conditions come worst first."""
+
+    severity: Severity
+    says: str
+    conditions: Sequence[Condition]
+
+
+def judge(samples: Samples, facts: Facts, now: float) -> State:
+    """Return the state of the node at `now`, in seconds since 1970."""
+    found = [
+        *_database(samples, facts),
+        *_disk(samples, facts),
+        *_requests(samples),
+        *_times(samples),
+        *_messages(samples),
+        *_node(samples, facts),
+        *_upkeep(samples, facts, now),
+    ]
+    found.sort(key=lambda each: _WORST_FIRST.index(each.severity))
+    if not found:
+        return State("ok", "Everything works.", found)
+    return State(found[0].severity, found[0].says, found)
+
+
+def thresholds_of(facts: Facts) -> Mapping[str, Threshold]:
+    """Return all thresholds by name, with those that depend on the node's settings and disk."""
+    disk, found = facts.disk, dict(THRESHOLDS)
+    if disk is not None and disk.free_min_bytes is not None:
+        found["storage_free"] = Threshold(disk.free_min_bytes, "bytes", "disk-fills")
+    if disk is not None and disk.used_max_bytes is not None:
+        found["storage_used"] = Threshold(disk.used_max_bytes, "bytes", "disk-fills")
+    return found
+
+
+_REQUESTS = "chat_http_requests_total"
+_ANSWERED = [f'{_REQUESTS}{{code="{code}"}}' for code in ("ok", "4xx", "499", "5xx")]
+_FAILED = [f'{_REQUESTS}{{code="5xx"}}']
+_LATENCY = "chat_http_request_duration_seconds"
+_MESSAGES_ENDED = [
+    f"chat_messages_{end}_total" for end in ("read", "expired_unread", "revoked", "dead")
+]
+
+
+def _refused(*reasons: str) -> list[str]:
+    return [f'chat_requests_refused_total{{reason="{reason}"}}' for reason in reasons]
+
+
+def _database(samples: Samples, facts: Facts) -> Iterator[Condition]:
+    if samples.highest("chat_database_away") > 0 or facts.database.state == "unavailable":
+        yield Condition(
+            "database-unavailable",
+            "down",
+            "The database does not answer, so requests are refused.",
+            "Find out whether it has a primary, a full disk or a broken network. The service "
+            "continues on its own once it answers: do not restart it.",
+            "database-unavailable",
+        )
+    if samples.highest("chat_indexes_missing") > 0:
+        yield Condition(
+            "indexes-missing",
+            "failing",
+            "A database index is missing or wrong, so posts with a key are refused.",
+            "The log line “indexes are not as they must be” names it and the reason.",
+            "indexes-missing",
+        )
+    if unknown := samples.growth("chat_outcomes_unknown_total", RECENT_S):
+        yield Condition(
+            "outcomes-unknown",
+            "degraded",
+            f"{_count(unknown, 'request')} got no certain answer in the last minute: the "
+            "database's was lost.",
+            "During a failover this is normal. Otherwise check the network to the database.",
+            "outcomes-unknown",
+        )
+
+
+def _disk(samples: Samples, facts: Facts) -> Iterator[Condition]:
+    disk = facts.disk
+    if samples.highest("chat_storage_full") > 0:
+        yield Condition(
+            "storage-full",
+            "failing",
+            "Posts are refused, because the database has no room for more messages.",
+            "Reads continue. Free space on the disk of the database, or have messages read. The "
+            "service then accepts posts again on its own.",
+            "disk-fills",
+        )
+    elif disk is not None and _is_nearly_full(disk):
+        yield Condition(
+            "disk-fills",
+            "degraded",
+            f"The database has little room left: {_room_of(disk)}.",
+            "Find out what fills the disk, before posts are refused.",
+            "disk-fills",
+        )
+
+
+def _is_nearly_full(disk: Disk) -> bool:
+    free, free_min, used_max = disk.free_bytes, disk.free_min_bytes, disk.used_max_bytes
+    if (
+        free is not None
+        and free_min is not None
+        and free + disk.reusable_bytes < FREE_FACTOR * free_min
+    ):
+        return True
+    return used_max is not None and disk.used_bytes > USED_SHARE * used_max
+
+
+def _room_of(disk: Disk) -> str:
+    said = []
+    if disk.free_bytes is not None and disk.free_min_bytes is not None:
+        said.append(
+            f"{_size(disk.free_bytes)} are free, and posts are refused below "
+            f"{_size(disk.free_min_bytes)}"
+        )
+    if disk.used_max_bytes is not None:
+        said.append(f"{_size(disk.used_bytes)} of {_size(disk.used_max_bytes)} are used")
+    return "; ".join(said)
+
+
+def _requests(samples: Samples) -> Iterator[Condition]:
+    refused = _refused("overloaded", "expired")
+    share = samples.share(refused, _ANSWERED, RECENT_S)
+    if share > THRESHOLDS["refused"].value:
+        is_late = samples.growth(refused[1], RECENT_S) > samples.growth(refused[0], RECENT_S)
+        yield Condition(
+            "clients-get-503",
+            "failing",
+            f"{_percent(share)} of the requests of the last minute were refused, because "
+            + ("they waited too long." if is_late else "the queues are full."),
+            "Compare the time of the database with the rate of requests: add nodes, or find the "
+            "client that sends too much.",
+            "clients-get-503",
+        )
+    share = samples.share(_FAILED, _ANSWERED, RECENT_S)
+    if share > THRESHOLDS["failed"].value:
+        failed = samples.growth(_FAILED[0], RECENT_S)
+        yield Condition(
+            "requests-fail",
+            "failing",
+            f"{_percent(share)} of the requests of the last minute failed: {failed:,.0f} were "
+            "answered with 5xx.",
+            "The refused requests show the reason. Without any, the answers are 500, and the log "
+            "has their tracebacks.",
+            "requests-fail",
+        )
+    limited = ["chat_http_requests_limited_total", *_refused("inbox-full")]
+    share = samples.share(limited, _ANSWERED, RECENT_S)
+    if share > THRESHOLDS["limited"].value:
+        yield Condition(
+            "clients-get-429",
+            "degraded",
+            f"{_percent(share)} of the requests of the last minute exceeded a limit for clients, "
+            "or the quota of an inbox.",
+            "Find out whether honest clients are among them.",
+            "clients-get-429",
+        )
+
+
+def _times(samples: Samples) -> Iterator[Condition]:
+    limit = THRESHOLDS["latency"].value
+    requests = samples.growth(f"{_LATENCY}_count", RECENT_S)
+    slow = requests - samples.growth(f'{_LATENCY}_bucket{{le="{limit}"}}', RECENT_S)
+    if slow >= SLOW_MIN and slow > 0.01 * requests:
+        yield Condition(
+            "p99-is-up",
+            "degraded",
+            f"{_count(slow, 'request')} of the last minute took longer than {_time(limit)}; p99 is "
+            f"{_time(samples.percentile(0.99, _LATENCY, RECENT_S))}.",
+            "Compare the time of the database, the wait in a queue and the lag of the event loop.",
+            "p99-is-up",
+        )
+    wait = samples.percentile(0.99, "chat_queue_wait_seconds", RECENT_S)
+    if wait > THRESHOLDS["queue_time"].value:
+        yield Condition(
+            "requests-queue",
+            "degraded",
+            f"Requests wait up to {_time(wait)} in a queue.",
+            "If the database is fast, this node is saturated: add nodes, or processes if cores are "
+            "idle.",
+            "node-is-slow",
+        )
+    lag = samples.lasting("chat_event_loop_lag_seconds", RECENT_S)
+    if lag > THRESHOLDS["loop_lag"].value:
+        yield Condition(
+            "event-loop-lags",
+            "degraded",
+            f"The event loop wakes up {_time(lag)} late: the processor is short.",
+            "Find out what else runs on this machine, or give the service more cores.",
+            "node-is-slow",
+        )
+
+
+def _messages(samples: Samples) -> Iterator[Condition]:
+    pending = samples.highest("chat_messages_pending")
+    before = samples.earliest("chat_messages_pending")
+    if pending > THRESHOLDS["pending"].value and pending > PENDING_FACTOR * before:
+        yield Condition(
+            "pending-grows",
+            "degraded",
+            f"{pending:,.0f} messages are pending, more than twice as many as a quarter of an hour "
+            "ago.",
+            "More is posted than read. Find the fullest inboxes and their readers.",
+            "pending-grows",
+        )
+    expired = samples.growth("chat_messages_expired_unread_total", KEPT_S)
+    share = samples.share(["chat_messages_expired_unread_total"], _MESSAGES_ENDED, KEPT_S)
+    if expired > EXPIRED_MIN and share > THRESHOLDS["expired_unread"].value:
+        yield Condition(
+            "messages-expire-unread",
+            "degraded",
+            f"{_count(expired, 'message')} expired unread in the last quarter of an hour. This "
+            "node counts those of all nodes.",
+            "Readers are gone, too slow, or read other inboxes. Find the fullest inboxes.",
+            "messages-expire-unread",
+        )
+    dead = samples.growth("chat_messages_dead_total", KEPT_S)
+    if dead > THRESHOLDS["dead"].value:
+        yield Condition(
+            "dead-letters-grow",
+            "degraded",
+            f"{_count(dead, 'message')} became dead letters in the last quarter of an hour.",
+            "A consumer fails on them. See where they come from, fix it, and give them back.",
+            "dead-letters-grow",
+        )
+
+
+def _node(samples: Samples, facts: Facts) -> Iterator[Condition]:
+    # Without the database there is no leader, and that is not the cause.
+    if facts.database.state == "available" and facts.leaderless_s > LEADERLESS_S:
+        yield Condition(
+            "leader-missing",
+            "degraded",
+            "No node leads, so leases do not end and expired messages are not counted.",
+            "The logs have the reason: the database refuses writes, or its user may not write to "
+            "the collection fleet.",
+            "leader-missing",
+        )
+    restarts = facts.recent_restarts
+    if restarts:
+        yield Condition(
+            "process-restarts",
+            "degraded",
+            f"{_count(restarts, 'process', 'processes')} died in the last quarter of an hour and "
+            "were replaced.",
+            "The log has the exit code or signal. The kernel's log says whether memory ran out.",
+            "process-restarts",
+        )
+    if shards := samples.growth("chat_worker_restarts_total", KEPT_S):
+        yield Condition(
+            "worker-restarts",
+            "degraded",
+            f"{_count(shards, 'shard worker')} died in the last quarter of an hour and were "
+            "restarted.",
+            "This is a bug: the log has the traceback.",
+            "process-restarts",
+        )
+
+
+def _upkeep(samples: Samples, facts: Facts, now: float) -> Iterator[Condition]:
+    offset = samples.highest("chat_clock_offset_seconds")
+    if abs(offset) > THRESHOLDS["clock_offset"].value:
+        yield Condition(
+            "clocks-differ",
+            "degraded",
+            f"The database's clock differs from this machine's by {offset:+.1f} s.",
+            "Fix NTP on the machine whose clock is wrong. Lifetimes are not affected.",
+            "clocks-differ",
+        )
+    if (
+        samples.highest("chat_access_file_broken") > 0
+        or samples.highest("chat_jwt_keys_broken") > 0
+    ):
+        yield Condition(
+            "access-broken",
+            "degraded",
+            "The access file or the keys of tokens cannot be used. Earlier ones stay in effect.",
+            "The log has the reason. Correct it before the next start, which would fail.",
+            "clients-get-401-or-403",
+        )
+    ends = facts.certificate_ends
+    is_ending = ends is not None and ends - now < THRESHOLDS["certificate"].value
+    if facts.is_certificate_refused or is_ending:
+        yield Condition(
+            "certificate-expires",
+            "degraded",
+            "The certificate's new files cannot be used; the old ones stay in use."
+            if facts.is_certificate_refused
+            else f"The certificate expires in {max((ends or now) - now, 0) / 86_400:.0f} days.",
+            "Renew it and replace both files. The service takes them without a restart.",
+            "certificate-expires",
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds >= 1 or math.isnan(seconds) else f"{seconds * 1000:.0f} ms"
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
+def _count(number: float, noun: str, plural: str = "") -> str:
+    return f"{number:,.0f} {noun if number == 1 else plural or noun + 's'}"
