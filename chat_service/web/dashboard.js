@@ -1,19 +1,25 @@
 /* The contents of the dashboard: the lines of each chart, and the tiles with big numbers.
 
-   Used by ops.js. A chart shows `lines` for all processes together, or `each` once for every process. */
+   Used by ops.js. A chart shows `lines` for all processes together, or `each` once for every process.
+   What is wrong comes first. A word means the same figure everywhere on the page. The look of a line
+   is "bad" or "attention" if it has that meaning, else one of the neutral LOOKS. */
 
-import { gauge, highest, mean, percentile, rate, sum_, total } from "./measures.js";
-import { amount, short, time, worded } from "./words.js";
+import { linearAxis, logAxis } from "./axes.js";
+import { gauge, highest, isKnown, mean, percentile, rate, share, sum_, total } from "./measures.js";
+import { amount, percent, short, size, time, worded } from "./words.js";
 
 const REQUESTS = "chat_http_requests_total";
 const LATENCY = "chat_http_request_duration_seconds";
 const STORE = "chat_store_operation_seconds";
 const REFUSED = "chat_requests_refused_total";
 const answered = (code) => `${REQUESTS}{code="${code}"}`;
-const refused = (reason) => `${REFUSED}{reason="${reason}"}`;
 const operation = (name) => `operation="${name}"`;
 
-const line = (name, color, measure) => ({ name, color, measure });
+const line = (name, look, measure) => ({ name, look, measure });
+
+/** The looks of lines without a meaning of their own. They differ in color and in dashes. */
+export const LOOKS = ["n1", "n2", "n3", "n4", "n5"];
+const lookOf = (number) => LOOKS[number % LOOKS.length];
 
 /** The database operations that are shown separately; "other" stands for all others. */
 export const OPERATIONS = [
@@ -37,25 +43,88 @@ const shards = (history) => {
   return found.map((shard) =>
     line(
       `shard ${shard}`,
-      COLORS[shard % COLORS.length],
+      lookOf(shard),
       gauge(`chat_shard_queue_requests{shard="${shard}"}`),
     ),
   );
 };
 
-/** The color names for lines without a meaning of their own. */
-export const COLORS = ["c1", "c3", "c2", "c6", "c4", "c5"];
-
-const allRequests = rate(...["ok", "4xx", "499", "5xx"].map(answered));
+const CODES = ["ok", "4xx", "499", "5xx"].map(answered);
+const allRequests = rate(...CODES);
+const failed = share([answered("5xx")], CODES);
 const queued = (history, slot, processes) =>
   shards(history)
     .map(({ measure }) => measure(history, slot, processes))
     .reduce((a, b) => a + b, 0);
-const oldest = percentile(0.99, "chat_queue_wait_seconds");
+const queueTime = percentile(0.99, "chat_queue_wait_seconds");
 const p99 = percentile(0.99, LATENCY);
+const pending = highest("chat_messages_pending");
+const lag = highest("chat_event_loop_lag_seconds");
 const unavailable = highest("chat_database_away");
+const REASONS = ["unavailable", "storage-full", "overloaded", "expired", "inbox-full", "draining"];
+const refusedFor = (...reasons) => share(reasons.map((reason) => `${REFUSED}{reason="${reason}"}`), CODES);
 
+/** The charts. `threshold` names the one in /ops/history that belongs to the chart. */
 export const CHARTS = [
+  {
+    title: "Failed",
+    unit: "share of requests answered with 5xx",
+    format: percent,
+    axis: (values, threshold) => linearAxis(values, threshold, true),
+    threshold: "failed",
+    lines: [line("failed", "bad", failed)],
+    each: failed,
+  },
+  {
+    title: "Refused",
+    unit: "share of requests not executed, by reason",
+    format: percent,
+    threshold: "refused",
+    stacked: true,
+    lines: [
+      line("database unavailable", "bad", refusedFor("unavailable")),
+      line("storage full", "bad", refusedFor("storage-full")),
+      line("overloaded", "attention", refusedFor("overloaded")),
+      line("queued too long", "attention", refusedFor("expired")),
+      line("inbox full", "n2", refusedFor("inbox-full")),
+      line("draining", "n3", refusedFor("draining")),
+    ],
+    each: refusedFor(...REASONS),
+  },
+  {
+    title: "Outcome unknown",
+    unit: "requests per second",
+    format: short,
+    lines: [line("outcome unknown", "attention", rate("chat_outcomes_unknown_total"))],
+    each: rate("chat_outcomes_unknown_total"),
+  },
+  {
+    title: "Latency",
+    unit: "head to answer, without long polls",
+    format: time,
+    axis: logAxis,
+    threshold: "latency",
+    lines: [
+      line("p99", "n1", p99),
+      line("p90", "n2", percentile(0.9, LATENCY)),
+      line("p50", "n3", percentile(0.5, LATENCY)),
+    ],
+    each: p99,
+    eachUnit: "p99",
+  },
+  {
+    title: "Queue time",
+    unit: "of the oldest request in a batch",
+    format: time,
+    axis: logAxis,
+    threshold: "queue_time",
+    lines: [
+      line("p99", "n1", queueTime),
+      line("p50", "n3", percentile(0.5, "chat_queue_wait_seconds")),
+    ],
+    each: queueTime,
+    eachUnit: "p99",
+  },
   {
     title: "Requests",
     unit: "per second, by status",
@@ -63,183 +132,186 @@ export const CHARTS = [
     format: short,
     stacked: true,
     lines: [
-      line("ok", "c1", rate(answered("ok"))),
-      line("4xx", "c3", rate(answered("4xx"))),
-      line("client left", "c6", rate(answered("499"))),
-      line("5xx", "c5", rate(answered("5xx"))),
+      line("ok", "n1", rate(answered("ok"))),
+      line("4xx", "n2", rate(answered("4xx"))),
+      line("client left", "n3", rate(answered("499"))),
+      line("5xx", "bad", rate(answered("5xx"))),
     ],
     each: allRequests,
-  },
-  {
-    title: "Latency",
-    unit: "head to answer, without long polls",
-    format: time,
-    lines: [
-      line("p50", "c1", percentile(0.5, LATENCY)),
-      line("p90", "c2", percentile(0.9, LATENCY)),
-      line("p99", "c3", p99),
-    ],
-    each: p99,
-    eachUnit: "p99",
   },
   {
     title: "Messages",
     unit: "per second",
     format: short,
     lines: [
-      line("accepted", "c1", rate("chat_messages_accepted_total")),
-      line("read", "c3", rate("chat_messages_read_total")),
-      line("expired", "c5", rate("chat_messages_expired_unread_total")),
-      line("revoked", "c6", rate("chat_messages_revoked_total")),
-      line("dead", "c4", rate("chat_messages_dead_total")),
+      line("accepted", "n1", rate("chat_messages_accepted_total")),
+      line("read", "n2", rate("chat_messages_read_total")),
+      line("revoked", "n3", rate("chat_messages_revoked_total")),
+      line("expired unread", "attention", rate("chat_messages_expired_unread_total")),
+      line("dead", "bad", rate("chat_messages_dead_total")),
     ],
     each: rate("chat_messages_accepted_total"),
     eachUnit: "accepted per second",
   },
   {
     title: "Pending",
-    unit: "unread or leased, all nodes",
+    unit: "messages, all nodes",
     format: short,
-    lines: [line("pending", "c2", highest("chat_messages_pending"))],
-    each: highest("chat_messages_pending"),
+    threshold: "pending",
+    lines: [line("pending", "n1", pending)],
+    each: pending,
   },
   {
-    title: "Queues",
-    unit: "waiting requests, by shard",
+    title: "Queued",
+    unit: "requests, by shard",
     format: short,
     stacked: true,
     lines: shards,
     each: queued,
-    eachUnit: "waiting requests",
-  },
-  {
-    title: "Wait in a queue",
-    unit: "of the oldest request in a batch",
-    format: time,
-    lines: [
-      line("p50", "c1", percentile(0.5, "chat_queue_wait_seconds")),
-      line("p99", "c3", oldest),
-    ],
-    each: oldest,
-    eachUnit: "p99",
+    eachUnit: "requests",
   },
   {
     title: "Batches",
     unit: "requests per batch",
     format: short,
     lines: [
-      line("posts", "c1", mean("chat_batch_posts")),
-      line("reads", "c3", mean("chat_batch_reads")),
-      line("largest (p99)", "c6", percentile(0.99, "chat_batch_requests", "", 1)),
+      line("largest (p99)", "n3", percentile(0.99, "chat_batch_requests", "", 1)),
+      line("posts", "n1", mean("chat_batch_posts")),
+      line("reads", "n2", mean("chat_batch_reads")),
     ],
     each: mean("chat_batch_requests"),
     eachUnit: "requests per batch, mean",
   },
   {
-    title: "Database, time",
+    title: "Database time",
     unit: "per operation, p99",
     format: time,
+    axis: logAxis,
     lines: [
-      line("insert", "c1", percentile(0.99, STORE, operation("insert"))),
-      line("find", "c3", percentile(0.99, STORE, operation("find"))),
-      line("claim", "c2", percentile(0.99, STORE, operation("claim"))),
+      line("insert", "n1", percentile(0.99, STORE, operation("insert"))),
+      line("find", "n2", percentile(0.99, STORE, operation("find"))),
+      line("claim", "n3", percentile(0.99, STORE, operation("claim"))),
     ],
     each: percentile(0.99, STORE, operation("insert")),
     eachUnit: "insert, p99",
   },
   {
-    title: "Database, load",
+    title: "Database load",
     unit: "concurrent operations",
     format: short,
     stacked: true,
     lines: [
-      line("insert", "c1", busy("insert")),
-      line("find", "c3", busy("find")),
-      line("claim", "c2", busy("claim")),
-      line("other", "c6", busy(...REST)),
+      line("insert", "n1", busy("insert")),
+      line("find", "n2", busy("find")),
+      line("claim", "n3", busy("claim")),
+      line("other", "n4", busy(...REST)),
     ],
     each: busy(...ALL_OPERATIONS),
   },
   {
+    title: "Disk",
+    unit: "of the database",
+    format: size,
+    threshold: "storage_free",
+    lines: [
+      line("free", "n1", highest("chat_storage_free_bytes")),
+      line("used by messages", "n2", highest("chat_storage_used_bytes")),
+    ],
+    each: highest("chat_storage_free_bytes"),
+    eachUnit: "free",
+  },
+  {
     title: "Connections",
-    unit: "open, and waiting for a message",
+    unit: "open, and those with a waiter",
     format: short,
     lines: [
-      line("open", "c1", gauge("chat_http_connections")),
-      line("waiting", "c2", gauge("chat_waiters")),
+      line("connections", "n1", gauge("chat_http_connections")),
+      line("waiters", "n2", gauge("chat_waiters")),
     ],
     each: gauge("chat_http_connections"),
     eachUnit: "open",
   },
   {
-    title: "Event loop",
+    title: "Event loop lag",
     unit: "how late it woke up",
     format: time,
-    lines: [line("lag", "c3", highest("chat_event_loop_lag_seconds"))],
-    each: highest("chat_event_loop_lag_seconds"),
-  },
-  {
-    title: "Refused",
-    unit: "requests per second, by reason",
-    eachUnit: "requests per second",
-    format: short,
-    stacked: true,
-    lines: [
-      line("overloaded", "c3", rate(refused("overloaded"))),
-      line("unavailable", "c5", rate(refused("unavailable"))),
-      line("expired", "c2", rate(refused("expired"))),
-      line("draining", "c6", rate(refused("draining"))),
-      line("outcome unknown", "c4", rate("chat_outcomes_unknown_total")),
-    ],
-    each: rate(...["overloaded", "unavailable", "expired", "draining"].map(refused)),
+    axis: logAxis,
+    threshold: "loop_lag",
+    lines: [line("lag", "n1", lag)],
+    each: lag,
   },
 ];
 
-/** The tiles: `read` returns a value, the text below it, and a kind if the value is unusual. */
+/** The tiles: `read` returns a value, the text below it, and a kind if the value is unusual.
+
+    `of` takes a measure, `above(name, value)` tells whether a value is above that threshold. While
+    requests fail, what was measured of requests says little: fast errors make the latency small. */
 export const TILES = [
   {
-    title: "Requests",
-    unit: "/s",
-    read: (of) => ({
-      value: amount(of(allRequests), short),
-      below: worded(
-        of(rate(answered("5xx"))),
-        (failed) => `${short(failed)} failed (5xx), ${short(of(rate(answered("4xx"))))} refused (4xx)`,
-        "no samples",
-      ),
-      kind: of(rate(answered("5xx"))) > 0 ? "bad" : "",
-    }),
+    title: "Failed",
+    read: (of, above) => {
+      const now = of(failed);
+      return {
+        value: of(allRequests) === 0 ? "0%" : amount(now, percent),
+        below: worded(
+          of(rate(answered("5xx"))),
+          (errors) => `${short(errors)} of ${short(of(allRequests))} requests/s`,
+          "no samples",
+        ),
+        kind: above("failed", now) ? "bad" : "",
+      };
+    },
   },
   {
     title: "Latency, p99",
-    read: (of) => ({
-      value: amount(of(p99), time),
-      below: worded(
-        of(percentile(0.5, LATENCY)),
-        (half) => `half within ${time(half)}`,
-        "no requests",
-      ),
-      kind: of(p99) > 1 ? "bad" : of(p99) > 0.25 ? "pending" : "",
-    }),
+    read: (of, above) => {
+      const now = of(p99);
+      const isMisleading = above("failed", of(failed));
+      return {
+        value: amount(now, time),
+        below: isMisleading
+          ? "mostly of failed requests"
+          : worded(of(percentile(0.5, LATENCY)), (half) => `half within ${time(half)}`, "no requests"),
+        kind: above("latency", now) ? "pending" : isMisleading ? "doubtful" : "",
+      };
+    },
   },
   {
-    title: "Pending messages",
-    read: (of) => ({
-      value: amount(of(highest("chat_messages_pending")), short),
+    title: "Requests",
+    unit: "/s",
+    read: (of, above) => ({
+      value: amount(of(allRequests), short),
       below: worded(
-        of(rate("chat_messages_accepted_total")),
-        (accepted) =>
-          `+${short(accepted)}/s new, −${short(of(rate("chat_messages_read_total")))}/s read`,
+        of(rate(answered("ok"))),
+        (ok) => `${short(ok)} ok, ${short(of(rate(answered("4xx"))))} with 4xx`,
         "no samples",
       ),
+      kind: above("failed", of(failed)) ? "doubtful" : "",
     }),
   },
   {
-    title: "Waiting in queues",
-    read: (of) => ({
+    title: "Pending",
+    read: (of, above) => {
+      const now = of(pending);
+      const read = short(of(rate("chat_messages_read_total")));
+      const rates = worded(
+        of(rate("chat_messages_accepted_total")),
+        (accepted) => `+${short(accepted)}/s accepted, −${read}/s read`,
+        "no samples",
+      );
+      return {
+        value: amount(now, short),
+        below: isKnown(now) ? rates : "not counted now",
+        kind: above("pending", now) ? "pending" : isKnown(now) ? "" : "doubtful",
+      };
+    },
+  },
+  {
+    title: "Queued",
+    read: (of, above) => ({
       value: amount(of(queued), short),
-      below: worded(of(oldest), (wait) => `waits up to ${time(wait)}`, "no batches"),
-      kind: of(oldest) > 1 ? "bad" : of(oldest) > 0.1 ? "pending" : "",
+      below: worded(of(queueTime), (wait) => `queue time up to ${time(wait)}`, "no batches"),
+      kind: above("queue_time", of(queueTime)) ? "pending" : above("failed", of(failed)) ? "doubtful" : "",
     }),
   },
   {
@@ -252,7 +324,7 @@ export const TILES = [
           : worded(
               of(mean(STORE, operation("insert"))),
               (mean) => `an insert takes ${time(mean)}`,
-              "no inserts",
+              isKnown(of(unavailable)) ? "no inserts" : "no samples",
             ),
       kind: of(unavailable) > 0 ? "bad" : "",
     }),

@@ -3,7 +3,7 @@
    A measure is a function of a history, a slot, and the processes to combine. It returns NaN if the
    value is unknown. A slot is a period of `every` seconds, the same for all processes. Used by ops.js. */
 
-/** The samples of the last quarter of an hour, of all processes. */
+/** The samples of one period, of all processes. */
 export class History {
   every = 3;
   processes = [];
@@ -88,6 +88,40 @@ export class History {
   }
 }
 
+/** Several slots of a history as one: counters grow over all of them, gauges have their last value.
+
+    Measures take it like a history. */
+export class Stretch {
+  #history;
+  #length;
+
+  constructor(history, length) {
+    this.#history = history;
+    this.#length = length;
+  }
+
+  knows(name) {
+    return this.#history.knows(name);
+  }
+
+  bounds(name, label) {
+    return this.#history.bounds(name, label);
+  }
+
+  value(process, slot, name) {
+    // A process whose last samples are missing does not run.
+    const slots = [0, 1, 2].map((ago) => this.#history.value(process, slot - ago, name));
+    return slots.find(isKnown) ?? NaN;
+  }
+
+  growth(process, slot, name) {
+    const grown = Array.from({ length: this.#length }, (_, ago) =>
+      this.#history.growth(process, slot - ago, name),
+    );
+    return [sum(grown.map(([growth]) => growth)), sum(grown.map(([, seconds]) => seconds))];
+  }
+}
+
 /** The growth of one or several counters per second. */
 export const rate =
   (...names) =>
@@ -102,6 +136,12 @@ export const rate =
         ),
       ),
     );
+
+/** What share of some counters' growth is that of `parts`. */
+export const share = (parts, all) => (history, slot, processes) => {
+  const whole = rate(...all)(history, slot, processes);
+  return whole > 0 ? rate(...parts)(history, slot, processes) / whole : NaN;
+};
 
 /** The sum of a gauge over the processes. */
 export const gauge = (name) => (history, slot, processes) =>

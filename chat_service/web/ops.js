@@ -1,36 +1,44 @@
-/* The dashboard: asks for new samples every three seconds and shows the last quarter of an hour.
+/* The dashboard: asks for new samples every three seconds and shows the last quarter of an hour or day.
 
-   ops.html has the parts of the page, dashboard.js the contents, measures.js the calculations, and
-   charts.js the drawing. A hidden page asks nothing. */
+   ops.html has the parts of the page, dashboard.js the contents, measures.js the calculations,
+   charts.js the drawing, verdict.js the overall state, and facts.js the facts about the node. A hidden
+   page asks nothing. */
 
-import { CHARTS, COLORS, TILES, isLeader, isUnavailable, workerRestarts } from "./dashboard.js";
+import { CHARTS, LOOKS, TILES, isLeader, isUnavailable, workerRestarts } from "./dashboard.js";
 import { Chart, element } from "./charts.js";
-import { History } from "./measures.js";
+import { factsOf } from "./facts.js";
+import { Feed } from "./feed.js";
+import { Stretch } from "./measures.js";
 import { refusal, session } from "./session.js";
 import { showSession } from "./sign-in.js";
 import { tables } from "./tables.js";
-import { clock } from "./words.js";
+import { entryOf, verdictOf, verdictOfSilence } from "./verdict.js";
+import { clock, shortClock, span } from "./words.js";
 
-const SLOTS = 300;
 /* Seconds into a slot after which every process has taken its sample; processes check once a second. */
 const SETTLED_S = 1.5;
-/* Each request repeats this many seconds, to include samples that were being written. */
-const OVERLAP_S = 9;
-const TIMEOUT_MS = 5000;
 /* Without the right to see the dashboard, the page asks this often, and when another identity uses it. */
 const REFUSED_S = 30;
+/* The day is asked for at most this often. */
+const DAY_EVERY_S = 60;
+/* A process that took none of this many samples does not run. */
+const SILENT_SAMPLES = 4;
+/* The period that the page calls now, the same that the service judges. */
+const NOW_S = 60;
 
 const find = (id) => document.getElementById(id);
-const [said, state, why] = ["said", "state", "why"].map(find);
 const scrub = find("scrub");
 
-const history = new History();
-/* The service's time of its last answer, in seconds, and the page's time at that moment. */
-let answered = null;
-let restarts = 0;
-/* The name of the node that leads, or an empty string. */
-let leader = "";
-let living = [];
+const PERIODS = {
+  quarter: { feed: new Feed({}), name: "The last 15 minutes" },
+  day: { feed: new Feed({ range: "day" }), name: "The last day" },
+};
+/* The state, the tiles and the facts are of the present, whichever period the charts show. */
+const present = PERIODS.quarter.feed;
+let period = PERIODS.quarter;
+/* When the service answered for the last time, by this machine's clock, in seconds since 1970. */
+let heard = Date.now() / 1000;
+let dayAt = -Infinity;
 /* The selected slot, or null for the last one. The pointer's takes precedence over the slider's. */
 let chosen = null;
 let pointed = null;
@@ -53,78 +61,108 @@ const tiles = TILES.map(({ title, unit, read }) => {
   return { node, value, below, read };
 });
 
-function now() {
-  return answered.time + (performance.now() - answered.at) / 1000;
-}
-
-showSession(find("access"), () => "The dashboard needs a token with the right “ops”. Ask an operator of this service for one.");
+showSession(
+  find("access"),
+  () => "The dashboard needs a token with the right “ops”. Ask an operator of this service for one.",
+);
 
 /** Ask for new samples and show them. Returns the seconds to wait at least. */
 async function refresh() {
-  const { status, news, problem, retryAfterS } = await ask();
+  const { status, problem, retryAfterS } = await present.refresh();
   if (status === 401 || status === 403) await session.look();
   const why = session.isOn && refusal({ status, kind: problem }, "use the dashboard");
   if (status) find("main").classList.toggle("refused", Boolean(why));
-  if (news) {
-    living = history.add(news);
-    restarts = news.restarts;
-    leader = news.leader;
-    answered = { time: news.now, at: performance.now() };
-    say("good", "Live");
+  const isAnswered = status === 200;
+  if (isAnswered) {
+    heard = Date.now() / 1000;
+    showVerdict("Live", verdictOf(present.news.state, silent()));
   } else if (status === 404) {
-    say("bad", "Off", "The dashboard is disabled on this port.");
+    showVerdict("Off", about("Off", "The dashboard is disabled on this port."));
   } else if (why) {
-    say("bad", session.isSignedIn ? "No access" : "Signed out", why);
+    showVerdict("", about(session.isSignedIn ? "No access" : "Signed out", why));
     return REFUSED_S;
   } else if (status === 429) {
-    say("bad", "Slowed down", `Too many requests from here. The page continues in ${retryAfterS} s.`);
+    const says = `Too many requests from here. The page continues in ${retryAfterS} s.`;
+    showVerdict("Slowed down", about("Slowed down", says));
     return retryAfterS;
-  } else if (status) {
-    say("bad", "No answer", `The service answered with ${status}.`);
   } else {
-    say(
-      "bad",
-      "Unreachable",
-      navigator.onLine ? "The service does not answer." : "This device is offline.",
-    );
+    const now = Date.now() / 1000;
+    const silence = { since: heard, now, isOnline: navigator.onLine, status };
+    showVerdict("No answer", verdictOfSilence(silence));
   }
-  if (answered) draw();
+  if (period === PERIODS.day && isAnswered) await refreshDay();
+  if (present.news) draw();
   return 0;
 }
 
-/** Return the answer's status, and its content or problem; nothing if no complete answer came in time. */
-async function ask() {
-  const since = answered ? `?since=${(answered.time - OVERLAP_S).toFixed(3)}` : "";
-  const signal = AbortSignal.timeout(TIMEOUT_MS);
-  try {
-    const answer = await fetch(`ops/history${since}`, { cache: "no-store", signal });
-    if (answer.ok) return { status: answer.status, news: await answer.json() };
-    const retryAfterS = Number(answer.headers.get("Retry-After")) || 1;
-    const text = await answer.text();
-    const isProblem = answer.headers.get("Content-Type")?.includes("problem+json");
-    const problem = isProblem ? JSON.parse(text).type.split(":").at(-1) : "";
-    return { status: answer.status, problem, retryAfterS };
-  } catch {
-    return {};
-  }
+/** Ask for the day if that was long enough ago. Without an answer, the page keeps what it has and says so. */
+async function refreshDay() {
+  if (performance.now() - dayAt < DAY_EVERY_S * 1000) return;
+  const { status } = await PERIODS.day.feed.refresh();
+  if (status === 200) dayAt = performance.now();
+  const words = status ? `The service answered with ${status}` : "No answer came in time";
+  sayTrouble(status === 200 ? "" : `The day cannot be shown, or is not up to date. ${words}. The page tries again.`);
 }
 
-/** Show the state and the time of the last sample. A screen reader announces changes. */
-function say(kind, word, reason = "") {
-  const times = history.processes.flatMap(({ rows }) => [...rows.values()].map(({ time }) => time));
-  const when = times.length ? ` The last sample is from ${clock(Math.max(...times))}.` : "";
-  const sentence = reason && reason + when;
-  if (state.textContent === word && why.textContent === sentence) return;
-  said.className = reason ? `notice ${kind}` : "";
-  state.className = `state ${kind}`;
-  state.textContent = word;
-  why.textContent = sentence;
-  why.hidden = !sentence;
+function sayTrouble(words) {
+  find("trouble").textContent = words;
+  find("trouble").hidden = !words;
+}
+
+const about = (word, says) => ({ kind: "gone", word, says, conditions: [] });
+
+/** Return the ids of the processes that take no samples any more. */
+function silent() {
+  const { history, living, now } = present;
+  const slot = history.slotOf(now - SETTLED_S);
+  const isSilent = ({ rows, started }) =>
+    now - started > SILENT_SAMPLES * history.every &&
+    !Array.from({ length: SILENT_SAMPLES + 1 }, (_, ago) => rows.has(slot + 1 - ago)).includes(true);
+  return living.filter(isSilent).map(({ pid }) => pid);
+}
+
+/** Show the overall state, and in `link` whether the page is up to date. A screen reader announces new ones. */
+function showVerdict(link, { kind, word, says, conditions }) {
+  find("link").textContent = link;
+  find("as-of").textContent = present.news ? `as of ${clock(present.news.now)}` : "";
+  find("verdict").className = `card verdict ${kind}`;
+  find("state").textContent = word;
+  find("verdict-says").textContent = says;
+  document.title = `${word}: Dashboard · Chat inbox`;
+  showConditions(conditions, says);
+  // The numbers in the sentences change all the time; they are announced once for each state.
+  const names = `${word} ${conditions.map(({ name, runbook }) => name ?? runbook)}`;
+  if (find("said").dataset.names === names) return;
+  find("said").dataset.names = names;
+  find("said").textContent = `${word}. ${says}`;
+}
+
+/** Show what is wrong, without the sentence that was told already. Links stay, and so does their focus. */
+function showConditions(conditions, told) {
+  const list = find("conditions");
+  while (list.children.length > conditions.length) list.lastChild.remove();
+  while (list.children.length < conditions.length) {
+    const next = element("p", {}, element("b", {}, "Next: "), element("span", {}));
+    list.append(element("li", {}, element("p", { class: "what" }), next, element("a", {})));
+  }
+  conditions.forEach(({ says = told, next_step: step, runbook }, i) => {
+    const [what, next, link] = list.children[i].children;
+    what.textContent = says;
+    what.hidden = says === told;
+    next.lastChild.textContent = step ?? "";
+    next.hidden = !step;
+    link.href = `ops/runbook#${runbook}`;
+    link.textContent = runbook ? `Runbook: ${entryOf(runbook)}` : "";
+    link.hidden = !runbook;
+  });
 }
 
 function draw() {
-  last = history.slotOf(now() - SETTLED_S);
-  const first = last - SLOTS + 1;
+  const { feed, name } = period;
+  if (!feed.news) return;
+  const { history } = feed;
+  last = history.slotOf(feed.now - SETTLED_S);
+  const first = last - feed.slots + 1;
   history.forget(first - 2);
   if (chosen !== null && chosen < first) chosen = null;
   const slots = allSlots();
@@ -132,58 +170,84 @@ function draw() {
   const view = {
     first,
     every: history.every,
+    period: name.toLowerCase(),
     unavailable: slots.map((slot) => isUnavailable(history, slot, processes)),
     starts: processes.map(({ started }) => started),
   };
   for (const { spec, chart } of charts) {
     const unit = (isEach() && spec.eachUnit) || spec.unit;
-    const stacked = spec.stacked && !isEach();
-    chart.draw({ ...view, unit, stacked, lines: linesOf(spec, slots) });
+    const stacked = Boolean(spec.stacked) && !isEach();
+    chart.draw({ ...view, unit, stacked, threshold: thresholdOf(spec), lines: linesOf(spec, slots) });
   }
-  sayProcesses();
+  showFacts();
   drawTables();
-  scrub.value = chosen === null ? SLOTS - 1 : chosen - first;
+  scrub.max = feed.slots - 1;
+  scrub.value = chosen === null ? feed.slots - 1 : chosen - first;
   point();
+}
+
+/** Return the threshold of a chart, with a link to what to do above it, or null. */
+function thresholdOf({ threshold }) {
+  const { value, runbook } = present.news.thresholds?.[threshold] ?? {};
+  if (!(value > 0)) return null;
+  return { value, href: `ops/runbook#${runbook}`, says: `runbook: ${entryOf(runbook)}` };
 }
 
 /** Return the lines of a chart with their values: for all processes together, or one for each. */
 function linesOf({ lines, each }, slots) {
+  const { history } = period.feed;
+  const line = (name, look, measure, chosenOnes) => ({
+    name,
+    look,
+    values: slots.map((slot) => measure(history, slot, chosenOnes(history))),
+    now: lately(measure, chosenOnes(present.history)),
+  });
   if (isEach()) {
-    return history.processes.map((process) => ({
-      name: `process ${process.pid}`,
-      color: COLORS[process.number % COLORS.length],
-      values: slots.map((slot) => each(history, slot, [process])),
-    }));
+    return history.processes.map(({ pid, started, number }) => {
+      const one = ({ processes }) => processes.filter((other) => other.pid === pid && other.started === started);
+      return line(`process ${pid}`, LOOKS[number % LOOKS.length], each, one);
+    });
   }
   const chosenLines = typeof lines === "function" ? lines(history) : lines;
-  return chosenLines.map(({ name, color, measure }) => ({
-    name,
-    color,
-    values: slots.map((slot) => measure(history, slot, history.processes)),
-  }));
+  return chosenLines.map(({ name, look, measure }) => line(name, look, measure, ({ processes }) => processes));
 }
 
+/** Return a measure over the last minute, which is what the page calls now. */
+function lately(measure, processes) {
+  const { history, now } = present;
+  const minute = new Stretch(history, Math.round(NOW_S / history.every));
+  return measure(minute, history.slotOf(now - SETTLED_S), processes);
+}
+
+/** Show the numbers of the selected moment, or those of the last minute. */
 function drawTiles() {
-  const slot = pointed ?? chosen ?? last;
+  const selected = pointed ?? chosen;
+  const then = period.feed.history;
+  const of =
+    selected === null
+      ? (measure) => lately(measure, present.history.processes)
+      : (measure) => measure(then, selected, then.processes);
+  const above = (name, value) => value > (present.news.thresholds?.[name]?.value ?? Infinity);
   for (const { node, value, below, read } of tiles) {
-    const now = read((measure) => measure(history, slot, history.processes));
-    value.textContent = now.value;
-    below.textContent = now.below;
-    node.className = `card tile ${now.kind ?? ""}`;
+    const shown = read(of, above);
+    value.textContent = shown.value;
+    below.textContent = shown.below;
+    node.className = `card tile ${shown.kind}`;
   }
 }
 
-/** Show the processes, which of them do not respond, how many restarts there were, and who leads. */
-function sayProcesses() {
-  const isSilent = ({ rows }) => ![0, 1, 2, 3].some((ago) => rows.has(last - ago));
-  const ids = living.map((process) => `${process.pid}${isSilent(process) ? " does not respond" : ""}`);
-  const workers = workerRestarts(history, last, living);
-  find("processes").textContent = [
-    `${ids.length === 1 ? "1 process" : `${ids.length} processes`} (${ids.join(", ")})`,
-    restarts === 1 ? "1 restart" : `${restarts} restarts`,
-    ...(workers > 0 ? [`${workers} of shard workers`] : []),
-    `leader: ${leader || "unknown"}${leader && isLeader(history, last, living) ? " (this node)" : ""}`,
-  ].join(" · ");
+function showFacts() {
+  const { living, news } = present;
+  const counted = {
+    isLeading: lately(isLeader, living),
+    workerRestarts: lately(workerRestarts, living),
+  };
+  const pairs = factsOf({ ...news, processes: living }, counted);
+  find("facts").replaceChildren(
+    ...pairs.map(([term, text]) =>
+      element("div", {}, element("dt", { class: "muted" }, term), element("dd", { class: "number" }, text)),
+    ),
+  );
 }
 
 function drawTables() {
@@ -192,11 +256,12 @@ function drawTables() {
   const shown = charts.map(({ spec }) => ({ ...spec, lines: linesOf(spec, slots) }));
   find("numbers")
     .querySelector(".tables")
-    .replaceChildren(...tables(history, slots, shown));
+    .replaceChildren(...tables(period.feed.history, slots, shown, period.name));
 }
 
 function allSlots() {
-  return Array.from({ length: SLOTS }, (_, i) => last - SLOTS + 1 + i);
+  const { slots } = period.feed;
+  return Array.from({ length: slots }, (_, i) => last - slots + 1 + i);
 }
 
 function isEach() {
@@ -211,42 +276,50 @@ function pointAt(slot) {
 
 /** Show the selected slot in every chart, and its time. */
 function point() {
-  if (!answered) return;
+  if (!period.feed.news) return;
   const slot = pointed ?? chosen;
   for (const { chart } of charts) chart.point(slot);
   drawTiles();
-  const words =
-    slot === null ? "now" : `${clock(slot * history.every)}, ${ago((last - slot) * history.every)}`;
+  const { every } = period.feed.history;
+  const at = slot * every;
+  const when = every < 60 ? clock(at) : shortClock(at);
+  const words = slot === null ? "now" : `${when}, ${span((last - slot) * every)} ago`;
   find("when").textContent = words;
+  find("moment").textContent = slot === null ? "The last minute" : `At ${when}`;
   scrub.setAttribute("aria-valuetext", words);
 }
 
-function ago(seconds) {
-  const minutes = Math.floor(seconds / 60);
-  return `${minutes ? `${minutes} min ` : ""}${seconds % 60} s ago`;
-}
-
 scrub.addEventListener("input", () => {
-  if (!answered) return;
+  if (!period.feed.news) return;
   const at = Number(scrub.value);
-  chosen = at === SLOTS - 1 ? null : last - SLOTS + 1 + at;
+  const end = period.feed.slots - 1;
+  chosen = at === end ? null : last - end + at;
   point();
 });
 for (const choice of document.querySelectorAll("[name=view]")) {
-  choice.addEventListener("change", () => answered && draw());
+  choice.addEventListener("change", () => present.news && draw());
 }
-find("numbers").addEventListener("toggle", () => answered && drawTables());
+for (const choice of document.querySelectorAll("[name=period]")) {
+  choice.addEventListener("change", async () => {
+    period = PERIODS[choice.value];
+    chosen = pointed = null;
+    sayTrouble("");
+    if (period === PERIODS.day) await refreshDay();
+    if (present.news) draw();
+  });
+}
+find("numbers").addEventListener("toggle", () => present.news && drawTables());
 
 /** Wait until every process has taken its next sample, `least` seconds are over, and the page is visible. */
 async function pause(least) {
-  const every = history.every;
-  const into = answered ? (now() - SETTLED_S - 0.1) % every : 0;
+  const { every } = present.history;
+  const into = present.news ? (present.now - SETTLED_S - 0.1) % every : 0;
   await new Promise((resolve) => {
     setTimeout(resolve, Math.max(every - into, least) * 1000);
     if (least === REFUSED_S) session.addEventListener("change", resolve, { once: true });
   });
   if (document.hidden) {
-    say("gone", "Paused", "");
+    find("link").textContent = "Paused";
     await new Promise((resolve) =>
       document.addEventListener("visibilitychange", resolve, { once: true }),
     );

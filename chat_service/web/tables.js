@@ -4,17 +4,17 @@ import { OPERATIONS } from "./dashboard.js";
 import { element, extremes } from "./charts.js";
 import { amount, short, time } from "./words.js";
 
-const MINUTE_SLOTS = 20;
+const MINUTE_S = 60;
 
 /** Return tables of the charts' lines, which have values, and of the database operations. */
-export function tables(history, slots, charts) {
+export function tables(history, slots, charts, period) {
   const rows = charts.flatMap(({ title, format, lines }) =>
-    lines.map(({ name, values }) => {
-      const { now, least, mean, most } = extremes(values);
+    lines.map(({ name, values, now }) => {
+      const { least, mean, most } = extremes(values);
       return [`${title}: ${name}`, ...[now, least, mean, most].map((each) => amount(each, format))];
     }),
   );
-  const minute = slots.slice(-MINUTE_SLOTS);
+  const minute = slots.slice(-Math.ceil(MINUTE_S / history.every));
   const over = (measure) =>
     extremes(minute.map((slot) => measure(history, slot, history.processes))).mean;
   const operations = OPERATIONS.map(({ name, calls, mean }) => [
@@ -23,8 +23,8 @@ export function tables(history, slots, charts) {
     amount(over(mean), time),
   ]);
   return [
-    table("The last 15 minutes", ["now", "min", "mean", "max"], rows),
-    table("Database operations, the last minute", ["per second", "mean time"], operations),
+    table(period, ["now", "min", "mean", "max"], rows),
+    table("Database operations, the latest", ["per second", "mean time"], operations),
   ];
 }
 
