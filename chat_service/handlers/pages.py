@@ -22,13 +22,18 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
 }
 #: Nothing from other sites, nothing inline, and no frames, so that a message cannot run code.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "manifest-src 'self'; worker-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _DOCUMENT = "openapi.json"
+#: The service worker. It is for all pages, which are one level above it, also below a proxy's path.
+_WORKER = "worker.js"
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": _POLICY,
     # Over plain HTTP, the service recognizes the requests of its own pages by their Referer.
@@ -37,6 +42,7 @@ _HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
 }
+_NONE: Mapping[str, str] = {}
 
 
 #: A link to another page in the header. A link around more than a word keeps its text.
@@ -111,11 +117,12 @@ def _load(path: Path, absent: Collection[bytes]) -> _File:
     if path.suffix == ".html":
         for page in absent:
             body = re.sub(_LINK % (page, page), b"", body)
-    return _file(body, _TYPES[path.suffix])
+    more = {"Service-Worker-Allowed": "../"} if path.name == _WORKER else {}
+    return _file(body, _TYPES[path.suffix], more)
 
 
-def _file(body: bytes, content_type: str) -> _File:
+def _file(body: bytes, content_type: str, more: Mapping[str, str] = _NONE) -> _File:
     # A weak tag, because it is the same for both encodings of the body.
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
-    headers = {**_HEADERS, "Content-Type": content_type, "ETag": tag}
+    headers = {**_HEADERS, **more, "Content-Type": content_type, "ETag": tag}
     return _File(body, gzip.compress(body, 9, mtime=0), headers)

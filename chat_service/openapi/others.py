@@ -255,13 +255,17 @@ def operations() -> dict[str, Operation]:
         "GET /assets/:file": Operation(
             "page-file",
             "Pages",
-            "Style sheets, scripts and images.",
+            "Style sheets, scripts, images, and the manifest of the web UI as an app.",
             {
                 200: {
                     **answer("The file.", headers=("ETag",)),
                     "content": {
-                        media: {"schema": text}
-                        for media in ("text/css", "text/javascript", "image/svg+xml")
+                        **{
+                            media: {"schema": text}
+                            for media in ("text/css", "text/javascript", "image/svg+xml")
+                        },
+                        "application/manifest+json": {"schema": {"type": "object"}},
+                        "image/png": {},
                     },
                 },
                 304: answer("The client has the current version.", headers=("ETag",)),

@@ -61,6 +61,24 @@ async def test_a_page_is_compressed_for_who_takes_it(chat: ChatClient) -> None:
     assert (encoding, gzip.decompress(zipped)) == ("gzip", page)
 
 
+async def test_the_manifest_and_its_icons_are_relative(chat: ChatClient) -> None:
+    answer = await chat.request("GET", "/assets/app.webmanifest")
+    assert answer.headers["Content-Type"] == "application/manifest+json"
+    manifest = json.loads(answer.body)
+    assert (manifest["start_url"], manifest["scope"]) == ("../", "../")
+    for icon in manifest["icons"]:
+        shown = await chat.request("GET", f"/assets/{icon['src']}")
+        assert shown.headers["Content-Type"] == icon["type"]
+    assert {icon.get("purpose", "any") for icon in manifest["icons"]} == {"any", "maskable"}
+
+
+async def test_the_worker_is_for_all_pages_below_a_path(chat: ChatClient) -> None:
+    answer = await chat.request("GET", "/assets/worker.js")
+    assert answer.headers["Service-Worker-Allowed"] == "../"
+    other = await chat.request("GET", "/assets/api.js")
+    assert "Service-Worker-Allowed" not in other.headers
+
+
 @pytest.mark.parametrize(
     "path",
     ["/assets/inbox.html", "/assets/openapi.json", "/assets/..", "/assets/x.css", "/assets/"],
