@@ -36,6 +36,7 @@ html_theme_options = {
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
+html_show_copyright = False
 # Names of files, options and code stay as they are written.
 smartquotes = False
 

@@ -53,6 +53,8 @@ _COLORS = [
     *((17, 27, 31), (240, 128, 120), (122, 202, 152), (231, 190, 110)),
     *((120, 170, 240), (190, 160, 240), (108, 197, 209), (214, 226, 224)),
 ]
+#: The height of a line that rich draws.
+_ROW_PX = 24.4
 _THEME = TerminalTheme(_BACKGROUND, _TEXT, _COLORS)
 _PROMPT, _COMMAND = Style(color="cyan", bold=True), Style(bold=True)
 _COMMENT = Style(color="green")
@@ -142,14 +144,13 @@ def draw(lines: list[Text]) -> str:
             at_s += _ANSWER_S
             effect = f"appear 1ms {at_s:.2f}s both"
         rules.append(f'    [clip-path="url(#t-line-{row})"] {{{{ animation: {effect} }}}}')
-    return str(
-        console.export_svg(theme=_THEME, code_format=_TEMPLATE % "\n".join(rules), unique_id="t")
-    )
+    template = _TEMPLATE % (len(rows) * _ROW_PX + 36, "\n".join(rules))
+    return str(console.export_svg(theme=_THEME, code_format=template, unique_id="t"))
 
 
 #: The variables are those of rich; braces of CSS are doubled.
 _TEMPLATE: Final = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {terminal_height}" role="img">
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} %.1f" role="img">
 <title>A terminal: messages are sent, read once, leased and scheduled</title>
 <style>
   text {{
