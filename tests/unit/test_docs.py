@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.support.blocks import blocks, documents
 
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -48,6 +50,31 @@ def test_links_lead_to_existing_files_and_headings(name: str) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+def is_complete(link: str) -> bool:
+    """Return whether a link to another site has a scheme and the full name of a host."""
+    try:
+        parts = urlsplit(link)
+        _ = parts.port
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    return parts.scheme in ("http", "https") and bool(re.fullmatch(r"[\w-]+(\.[\w-]+)+", host))
+
+
+def test_links_to_other_sites_are_complete() -> None:
+    links = [link for path in documents() for link in _LINK.findall(prose(path)) if ":" in link]
+    assert links
+    assert [link for link in links if not is_complete(link)] == []
+    for wrong in ("https:/x.org", "https://", "http://x.org:port/", "https://x", "htps://x.org"):
+        assert not is_complete(wrong)
+
+
+def test_every_picture_has_a_description() -> None:
+    pictures = [found for path in documents() for found in _IMAGE.findall(prose(path))]
+    assert pictures
+    assert [target for text, target in pictures if len(text) < 10] == []
 
 
 def test_the_readme_leads_to_every_page() -> None:
