@@ -21,7 +21,7 @@ const COUNT_LIMITED_MS = 30_000;
 /** After this many equal counts, the page counts less often. */
 const STEADY = 30;
 /** How often the dead letters of an inbox are counted. */
-const DEAD_MS = 30_000;
+const DEAD_MS = 15_000;
 /** Whether the explanation of Read, Watch live and Lease was used in this browser, so that it can fold away. */
 const EXPLAINED = "explained";
 
@@ -33,7 +33,8 @@ let isLimited = false;
 
 class Inbox {
   #leases = new Set();
-  #dead = { name: null, due: 0, unread: 0 };
+  /** When its dead letters are counted again, in ms. */
+  #deadDue = 0;
   #isWanted = false;
   #counts = { last: null, same: 0 };
   // Whether the last count failed, and whether the note is an error.
@@ -72,7 +73,6 @@ class Inbox {
 
   refresh() {
     this.#counts.same = 0;
-    this.#dead.due = 0;
     count();
   }
 
@@ -160,8 +160,8 @@ class Inbox {
       place.append(isDead ? "Dead letters of " : "Its dead letters: ", inboxLink(isDead ? origin : dead), "");
     }
     place.hidden = false;
-    if (isDead || isLimited || Date.now() < this.#dead.due) return;
-    this.#dead.due = Date.now() + DEAD_MS;
+    if (isDead || isLimited || Date.now() < this.#deadDue) return;
+    this.#deadDue = Date.now() + DEAD_MS;
     try {
       const { headers } = await ask("HEAD", `chat/${encodeURIComponent(dead)}`);
       const unread = headers.get("X-Unread-Count");
@@ -200,11 +200,7 @@ class Inbox {
 
   /** Fold the explanation away: it was read, or what it explains was used. */
   #fold() {
-    try {
-      lastingStorage.setItem(EXPLAINED, "yes");
-    } catch {
-      // Its quota is used up.
-    }
+    lastingStorage.setItem(EXPLAINED, "yes");
     this.parts.about.open = false;
   }
 

@@ -26,10 +26,8 @@ export function leadTo(address) {
 
 /** Show in the tab how many messages are unread. An empty text stands for none. */
 export function showUnread(text) {
-  const badge = byId("tab-unread");
-  badge.textContent = text;
-  badge.title = text && `${text} unread`;
-  badge.hidden = text === "";
+  byId("tab-unread").textContent = text;
+  for (const part of document.querySelectorAll("#tab-inbox span")) part.hidden = text === "";
 }
 
 /** Whether only one pane is shown. */

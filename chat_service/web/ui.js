@@ -10,18 +10,34 @@ const SAID_MAX = 3;
 
 export const byId = (id) => document.getElementById(id);
 
-/** Return a storage of the browser, or a substitute that does not survive a reload if the browser forbids it. */
+/** Return a storage of the browser. What it does not keep, because it is full or forbidden, lasts until a reload;
+ *  `setItem` returns whether it is kept. */
 function storageOf(kind) {
+  const rest = new Map();
+  let own = null;
   try {
-    return window[kind];
+    own = window[kind];
   } catch {
-    const kept = new Map();
-    return {
-      getItem: (name) => kept.get(name) ?? null,
-      setItem: (name, value) => kept.set(name, value),
-      removeItem: (name) => kept.delete(name),
-    };
+    // The browser forbids it.
   }
+  return {
+    getItem: (name) => rest.get(name) ?? own?.getItem(name) ?? null,
+    setItem(name, value) {
+      this.removeItem(name);
+      try {
+        own?.setItem(name, value);
+      } catch {
+        rest.set(name, value);
+        return false;
+      }
+      if (own === null) rest.set(name, value);
+      return own !== null;
+    },
+    removeItem(name) {
+      rest.delete(name);
+      own?.removeItem(name);
+    },
+  };
 }
 
 /** What this tab keeps, and what the browser keeps. */

@@ -24,11 +24,7 @@ export function remember(name) {
 }
 
 function keep(list) {
-  try {
-    lastingStorage.setItem(STORE, JSON.stringify(list));
-  } catch {
-    // Its quota is used up: the list is only a convenience.
-  }
+  lastingStorage.setItem(STORE, JSON.stringify(list));
   show();
 }
 

@@ -8,6 +8,8 @@ from playwright.async_api import Locator, Page, Route, expect
 from tests.support.client import ChatClient
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+#: A phone with little room: what matters must be in view without scrolling.
+SMALL_PHONE = {**PHONE, "viewport": {"width": 375, "height": 667}}
 
 
 #: Collects the seconds that the page counts down until it tries again.
@@ -63,6 +65,13 @@ def read_here(page: Page) -> Locator:
 def leased_here(page: Page) -> Locator:
     """Return the texts that the page has leased."""
     return page.locator(".lease [data-text]")
+
+
+async def post_many(chat: ChatClient, username: str, texts: list[str]) -> None:
+    """Post messages in this order."""
+    messages = [{"username": username, "text": text} for text in texts]
+    answer = await chat.request("POST", "/chat/batch", json.dumps(messages).encode())
+    assert answer.code == 200, answer.body
 
 
 async def post_with_receipt(chat: ChatClient, username: str, text: str) -> tuple[str, str]:

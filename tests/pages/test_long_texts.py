@@ -1,0 +1,136 @@
+"""Long texts, many messages, and other writing systems in the web UI."""
+
+from urllib.parse import quote
+
+from playwright.async_api import Locator, expect
+
+from tests.pages.conftest import OpenBrowser, both_browsers
+from tests.pages.inbox import (
+    SMALL_PHONE,
+    button,
+    open_inbox,
+    post_many,
+    read_here,
+    send,
+    width,
+)
+from tests.support.client import ChatClient
+
+LONG = ("The quick brown fox jumps over the lazy dog. " * 1500)[:65_536]
+FAMILY = "👩‍👩‍👧‍👦"
+#: Counts the elements that each run of a script adds to the list, while others cannot use the page.
+COUNT_SLICES = """() => {
+    window.slices = [];
+    const list = document.querySelector("#inboxes [data-messages]");
+    new MutationObserver((records) => {
+        window.slices.push(records.reduce((sum, {addedNodes}) => sum + addedNodes.length, 0));
+    }).observe(list, {childList: true});
+}"""
+#: How many lines of text an element shows.
+LINES = """element => {
+    const style = getComputedStyle(element);
+    return element.clientHeight / parseFloat(style.lineHeight);
+}"""
+
+
+async def lines(place: Locator) -> float:
+    """Return how many lines of text are in view, to a tenth."""
+    found: float = await place.evaluate(LINES)
+    return round(found, 1)
+
+
+@both_browsers
+async def test_a_long_text_shows_its_beginning_and_more(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser(**SMALL_PHONE) as page:
+        await page.goto(chat.base)
+        await send(page, "bob", LONG)
+        sent = page.locator("#sent [data-text]")
+        # Whole lines, so no letter is cut.
+        assert await lines(sent) == 2
+        await page.locator("#sent a").click()
+        await button(page, "Read").click()
+        text = read_here(page)
+        await expect(text).to_have_text(f"{LONG[:2000].rstrip()}…")
+        assert await lines(text) == 8
+        more = page.locator("[data-shown] [data-more]")
+        await expect(more).to_have_accessible_name(f"More: {LONG[:40].rstrip()}…")
+        await more.click()
+        await expect(more).to_have_text("Less")
+        await expect(more).to_have_attribute("aria-expanded", "true")
+        assert await text.evaluate("element => element.textContent") == LONG
+        await more.click()
+        assert await lines(text) == 8
+        await expect(text).to_be_in_viewport(ratio=1)
+        await expect(more).to_be_focused()
+
+
+async def test_only_a_text_that_is_cut_has_more(chat: ChatClient, browser: OpenBrowser) -> None:
+    await post_many(chat, "bob", ["line\n" * 7 + "end", "line\n" * 8 + "end"])
+    async with browser() as page:
+        await open_inbox(page, chat.base, "bob", 2)
+        await button(page, "Read").click()
+        more = page.locator("[data-shown] [data-more]")
+        await expect(more.first).to_be_visible()
+        await expect(more.last).to_be_hidden()
+
+
+async def test_five_hundred_messages_do_not_block_the_page(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    await post_many(chat, "bob", [f"message {number}" for number in range(500)])
+    async with browser(**SMALL_PHONE) as page:
+        await open_inbox(page, chat.base, "bob", 500)
+        await page.evaluate(COUNT_SLICES)
+        await button(page, "Read").click()
+        await expect(read_here(page)).to_have_count(500)
+        await expect(page.locator("[data-done]")).to_have_text("500 read here")
+        await expect(page.locator("[data-count]")).to_have_text("0")
+        await expect(read_here(page).first).to_have_text("message 499")
+        await expect(read_here(page).first).to_be_in_viewport()
+        await expect(read_here(page).last).to_have_text("message 0")
+        slices = await page.evaluate("window.slices")
+        assert sum(slices) == 500
+        assert max(slices) <= 50
+        await page.reload()
+        await expect(read_here(page)).to_have_count(500)
+        await expect(read_here(page).last).to_have_text("message 0")
+
+
+async def test_right_to_left_names_keep_the_sentence(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    name = "שרה 1"
+    await chat.post(name, "מה שלומך?")
+    async with browser() as page:
+        await open_inbox(page, chat.base, quote(name), 1)
+        # In isolation, the name cannot change the order of the words around it.
+        await expect(page.locator("[data-words]")).to_have_text(
+            f"unread in \N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}’s inbox"
+        )
+        await button(page, "Read").click()
+        align = """element => {
+            const range = document.createRange();
+            range.selectNodeContents(element);
+            const [text, place] = [range.getBoundingClientRect(), element.getBoundingClientRect()];
+            return text.left - place.left > place.right - text.right;
+        }"""
+        # The text begins on the right.
+        assert await read_here(page).evaluate(align)
+
+
+async def test_emoji_are_never_cut_in_half(chat: ChatClient, browser: OpenBrowser) -> None:
+    text = FAMILY * 300
+    await chat.post("bob", text)
+    async with browser(**SMALL_PHONE) as page:
+        await open_inbox(page, chat.base, "bob", 1)
+        await button(page, "Read").click()
+        shown = await read_here(page).evaluate("element => element.textContent")
+        assert shown.endswith("…")
+        assert shown.removesuffix("…").replace(FAMILY, "") == ""
+        copies = page.locator("[data-shown] [data-copy]")
+        label = await copies.get_attribute("aria-label")
+        assert label is not None
+        assert label.removeprefix("Copy: ").removesuffix("…").replace(FAMILY, "") == ""
+        assert await width(page) == 375
