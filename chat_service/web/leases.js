@@ -99,22 +99,32 @@ class Lease {
     }, ids);
   }
 
-  /** Return a dead letter, or all, to the inbox that they were in: post it, then acknowledge it. */
+  /** Return a dead letter, or all, to the inbox that they were in: post them, then acknowledge them. */
   #giveBack(id) {
     const letters = this.#chosen(id === null ? [...this.#messages.keys()] : [id]).filter(({ dead }) => dead);
     const ids = letters.map((letter) => letter.id);
-    const [{ dead: { username } }] = letters;
+    const origins = new Set(letters.map(({ dead }) => dead.username));
+    const where = origins.size === 1 ? isolated(...origins) : "their inboxes";
     return this.#ask(async () => {
       for (const letter of letters) await giveBack(letter, this.#tell);
-      await persist(
-        () => ask("POST", `${this.#inbox.path}/ack`, { body: { lease: this.lease, ids } }),
-        this.#tell,
-      );
-      const words = `${counted(letters.length, "dead letter")} returned to ${isolated(username)}.`;
-      this.#inbox.tell(words, "good");
+      const end = await this.#acknowledge(ids);
+      const words = `${counted(letters.length, "dead letter")} returned to ${where}${end}.`;
+      this.#inbox.tell(words, end === "" ? "good" : "");
       announce(words);
       this.#leave(ids);
-    }, ids, `send to ${isolated(username)}`);
+    }, ids, `send to ${where}`);
+  }
+
+  /** Acknowledge dead letters that were returned; return what went wrong with some, if their lease had ended. */
+  async #acknowledge(ids) {
+    const body = { lease: this.lease, ids };
+    try {
+      await persist(() => ask("POST", `${this.#inbox.path}/ack`, { body }), this.#tell);
+      return "";
+    } catch (error) {
+      if (error.status !== 410) throw error;
+      return ", but the lease had ended: they are still here as well. Return them again to remove them; they are posted only once";
+    }
   }
 
   #chosen(ids) {

@@ -1,12 +1,13 @@
 """Deliveries and dead letters in the web UI."""
 
 import pytest
-from playwright.async_api import Route, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.conftest import Connect, StartService
 from tests.pages.conftest import CheckAccess, OpenBrowser
-from tests.pages.inbox import button, leased_here, open_inbox, send
+from tests.pages.inbox import button, leased_here, lose, open_inbox, read_here, send
 from tests.support.client import ChatClient
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -89,3 +90,96 @@ async def test_a_node_without_dead_letters_is_counted(
         await page.route("**/chat/bob", of_an_earlier_version)
         await open_inbox(page, chat.base, "bob", 1)
         await expect(page.locator("#inboxes > div > [data-dead]")).to_be_hidden()
+
+
+async def open_dead_letters(page: Page, chat: ChatClient, texts: list[str]) -> None:
+    """Let messages to bob become dead letters, and open their inbox with the link to it."""
+    for text in texts:
+        await chat.post("bob", text)
+    await chat.request("POST", "/chat/bob/lease?ttl=0.01", b"")
+
+    async def are_dead() -> bool:
+        answer = await chat.request("HEAD", "/chat/dead%2Fbob")
+        return bool(answer.headers["X-Unread-Count"] == str(len(texts)))
+
+    await eventually(are_dead)
+    await page.goto(f"{chat.base}/#inbox=bob")
+    place = page.locator("#inboxes > div > [data-dead]")
+    await expect(place).to_have_text(f"Its dead letters: dead/bob ({len(texts)} unread)")
+    await place.get_by_role("link").click()
+    await expect(page.locator("[data-count]")).to_have_text(str(len(texts)))
+
+
+@pytest.mark.settings(max_deliveries=1)
+async def test_dead_letters_are_returned_to_their_inbox(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await open_dead_letters(page, chat, ["one", "two", "three"])
+        await button(page, "Lease 60 s").click()
+        await expect(leased_here(page)).to_have_text(["one", "two", "three"])
+        # The page posts it again with the same key, and it is stored once.
+        await page.route("**/chat", lose, times=1)
+        await button(page, "Return: two").click()
+        await expect(leased_here(page)).to_have_text(["one", "three"])
+        note = page.locator("#inboxes [data-note]").first
+        await expect(note).to_have_text("1 dead letter returned to bob.")
+        await button(page, "Return all").click()
+        await expect(leased_here(page)).to_have_count(0)
+        await expect(note).to_have_text("2 dead letters returned to bob.")
+    assert await chat.texts("bob") == ["two", "one", "three"]
+    assert await chat.texts("dead/bob") == []
+
+
+@pytest.mark.settings(max_deliveries=1)
+async def test_a_late_acknowledgement_says_what_was_returned(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await open_dead_letters(page, chat, ["poison"])
+        await button(page, "Lease 60 s").click()
+        # The service does not learn that it was returned, so it is a dead letter again.
+        await page.route("**/ack", lambda route: route.fulfill(status=410, body=""))
+        await button(page, "Return: poison").click()
+        note = page.locator("#inboxes [data-note]").first
+        await expect(note).to_contain_text("returned to bob, but the lease had ended")
+    assert await chat.texts("bob") == ["poison"]
+
+
+@pytest.mark.settings(max_deliveries=1)
+async def test_a_dead_letter_that_was_read_is_returned(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await open_dead_letters(page, chat, ["oops"])
+        # Only a stream or a lease says where a dead letter comes from.
+        await button(page, "Watch live").click()
+        await expect(read_here(page)).to_have_text(["oops"])
+        await page.reload()
+        await button(page, "Return: oops").click()
+        await expect(page.locator("#inboxes [data-note]").first).to_have_text(
+            "Returned to bob as a new message."
+        )
+        await expect(read_here(page)).to_have_count(0)
+        await page.reload()
+        await expect(page.locator("[data-count]")).to_have_text("0")
+        await expect(read_here(page)).to_have_count(0)
+    assert await chat.texts("bob") == ["oops"]
+
+
+async def test_a_scheduled_message_is_announced_in_its_inbox(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        await page.get_by_role("group", name="Deliver").get_by_label("In …", exact=True).check()
+        await send(page, "bob", "later")
+        await page.locator("#sent a").click()
+        await expect(page.locator("[data-scheduled]")).to_contain_text(
+            "1 scheduled message from this tab, to be delivered in 9 min"
+        )
+        await button(page, "Revoke").click()
+        await expect(page.locator("[data-scheduled]")).to_be_hidden()
+        await page.goto(f"{chat.base}/#inbox=eve")
+        await expect(page.locator("[data-count]")).to_have_text("0")
+        await expect(page.locator("[data-scheduled]")).to_be_hidden()
