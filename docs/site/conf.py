@@ -94,8 +94,31 @@ def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
 
 
+#: Flaws of the theme's HTML for screen readers and keyboards, and what replaces them.
+REPAIRS = {
+    'class="caption" role="heading"': 'class="caption" role="heading" aria-level="2"',
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
+    '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
+    '<th class="head"><p></p></th>': '<td class="head"></td>',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    "<pre>": '<pre tabindex="0">',
+    '<div id="search-results">': '<h1>Search</h1><div id="search-results">',
+}
+
+
+def repair(app: Sphinx, error: Exception | None) -> None:
+    """Repair the pages of a complete site."""
+    if error is None:
+        for page in app.outdir.rglob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            for flawed, better in REPAIRS.items():
+                text = text.replace(flawed, better)
+            page.write_text(text, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Let Sphinx call what this file adds."""
     app.connect("source-read", add_contents)
+    app.connect("build-finished", repair)
     # Pygments does not know this language, which GitHub does.
     app.add_lexer("haproxy", TextLexer)

@@ -4,9 +4,12 @@ import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import async_playwright
 
 from config.settings import PROJECT_ROOT
 from tests.support.blocks import documents
@@ -94,6 +97,27 @@ def test_the_site_has_a_search(site: Path, pages: dict[Path, Page]) -> None:
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     assert all(f'"{word}"' in index or f"{word}:" in index for word in ("docs/tutorial", "lease"))
     assert any(address.endswith("searchtools.js") for address in pages[site / "search.html"].loaded)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_site_is_accessible_and_fits_a_phone(
+    site: Path, scheme: Literal["light", "dark"]
+) -> None:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        phone = await browser.new_context(
+            viewport={"width": 375, "height": 667}, color_scheme=scheme
+        )
+        page = await phone.new_page()
+        for name in ("index.html", "docs/comparison.html", "search.html?q=lease"):
+            await page.goto(f"file://{site}/{name}")
+            await page.locator("h1").first.wait_for()
+            assert (await Axe().run(page)).response["violations"] == [], name
+            assert await page.evaluate("document.documentElement.scrollWidth") == 375
+        await page.get_by_role("link", name="Leases").first.wait_for()
+        await browser.close()
 
 
 def test_a_link_to_a_missing_heading_fails_the_build(site: Path, tmp_path: Path) -> None:
