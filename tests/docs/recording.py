@@ -45,7 +45,7 @@ SCENES: Final = {
         "chat lease jobs",
         "chat ack jobs LEASE",
     ),
-    "a reminder": ("chat send bob 'stand up' --in 8h",),
+    "a reminder for this evening": ("chat send bob 'lock the door' --in 8h --timeout 1h",),
 }
 _LEASE = re.compile(r"^lease ([0-9a-f]{32})", re.MULTILINE)
 _BACKGROUND, _TEXT = (17, 27, 31), (214, 226, 224)
