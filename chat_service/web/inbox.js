@@ -373,6 +373,10 @@ byId("open").addEventListener("submit", (event) => {
 onTab(follow);
 window.addEventListener("hashchange", () => {
   follow();
+  if (location.hash === "#inbox") {
+    whose.value = "";
+    (byId("used").hidden ? whose : byId("used-title")).focus({ preventScroll: true });
+  }
   if (!current || named() !== current.name) return;
   // Move the focus to the inbox that a link opened.
   current.element.focus({ preventScroll: true });

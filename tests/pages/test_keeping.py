@@ -160,6 +160,7 @@ async def test_opened_inboxes_are_listed_and_forgotten(
             await page.goto(f"{chat.base}/#inbox={quote(name, safe='')}")
             await expect(page.locator("[data-words]")).to_contain_text(name)
         await page.get_by_role("link", name="All inboxes").click()
+        await expect(page.get_by_role("heading", name="Used in this browser")).to_be_focused()
         names = page.locator("#used-names a")
         await expect(names).to_have_text(["bob", "שרה", "a/b"])
         await page.reload()
