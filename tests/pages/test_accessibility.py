@@ -8,7 +8,7 @@ from tests.pages.inbox import PHONE, button, leased_here, read_here, send, width
 from tests.support.client import ChatClient
 
 #: The maximum size of `/` with everything that it loads, compressed, in bytes.
-WEIGHT_MAX = 60 << 10
+WEIGHT_MAX = 70 << 10
 
 
 @both_browsers
