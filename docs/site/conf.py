@@ -19,6 +19,7 @@ myst_heading_anchors = 6
 myst_heading_slug_func = "github"
 
 html_theme = "furo"
+html_favicon = "../../chat_service/web/favicon.svg"
 html_theme_options = {
     "navigation_with_keys": False,
     # The accent colors of the web UI.
