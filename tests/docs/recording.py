@@ -29,7 +29,7 @@ from tests.support.server import Server
 
 PICTURE = PROJECT_ROOT / "docs" / "pictures" / "terminal.svg"
 ADDRESS: Final = "127.0.0.1:8080"
-COLUMNS: Final = 78
+COLUMNS: Final = 92
 #: A comment and the commands that it describes. `LEASE` is the lease that was printed last.
 SCENES: Final = {
     "no setup: a name is an inbox. The message expires in ten minutes": (

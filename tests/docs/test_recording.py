@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from tests.docs.recording import PICTURE, draw, normalized, record, visible
+from tests.docs.recording import COLUMNS, PICTURE, draw, normalized, record, visible
 from tests.support.server import Server
 
 
@@ -13,7 +13,7 @@ def test_the_recording_matches_reality(server: Server) -> None:
 
 
 def test_a_recording_shows_every_line_as_it_was_printed() -> None:
-    for text in ("$ chat read bob", 'a  <b> & "c"', "x" * 78, ""):
+    for text in ("$ chat read bob", 'a  <b> & "c"', "x" * COLUMNS, ""):
         assert visible(draw([Text("before"), Text(text), Text("after")])) == [
             "before",
             text,
