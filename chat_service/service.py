@@ -29,6 +29,7 @@ from chat_service.metrics.conditions import Database
 from chat_service.metrics.history import History
 from chat_service.metrics.http import HttpMetrics, TlsMetrics
 from chat_service.metrics.multiprocess import Exposition
+from chat_service.metrics.recorder import Recorder
 from chat_service.metrics.sampler import series_groups_of
 from chat_service.openapi import make_document
 from chat_service.routes import Handlers, make_routes
@@ -190,6 +191,10 @@ class Service:
         self._cleanup.push_async_callback(_cancel, self._lag)
         self._sample()
         self._history.sample(time.time())
+        recorder = Recorder(self._history, self._store)
+        recorder.start()
+        self._cleanup.push_async_callback(recorder.stop)
+        self._cleanup.callback(self._take_last_sample)
         self._is_accepting = True
         self.status = "serving"
 
@@ -430,6 +435,10 @@ class Service:
         self._history.node.observe(self._pool, database)
         if (limiter := self._client_policy.limiter) is not None:
             self._http_metrics.forgotten.set(limiter.forgotten)
+
+    def _take_last_sample(self) -> None:
+        self._sample()
+        self._history.sample(time.time(), is_last=True)
 
     async def _render_metrics(self) -> bytes:
         self._sample()

@@ -211,12 +211,23 @@ def idempotency_key(headers: Mapping[str, str], length_min: int = 1) -> str | No
     return key
 
 
-def since(query: str) -> float:
-    """Return the parameter `since`, in seconds since 1970; 0 if it is absent."""
-    (value,) = _fields(query, "since")
-    if value is not None and not _TIME.fullmatch(value):
+class HistoryRange(NamedTuple):
+    """Which samples the dashboard asks for: those after a time in seconds since 1970, of the last
+    day or of the last quarter of an hour.
+    """
+
+    since: float
+    is_day: bool
+
+
+def history_range(query: str) -> HistoryRange:
+    """Return the parameters `since` and `range`."""
+    since, period = _fields(query, "since", "range")
+    if since is not None and not _TIME.fullmatch(since):
         raise invalid(FieldError("since", "must be one number of seconds since 1970"))
-    return float(value or 0)
+    if period not in (None, "day"):
+        raise invalid(FieldError("range", "must be day, or absent for a quarter of an hour"))
+    return HistoryRange(float(since or 0), period == "day")
 
 
 def takes_gzip(headers: Mapping[str, str]) -> bool:

@@ -1,10 +1,9 @@
 """The data of the dashboard at `/ops`."""
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Protocol
 
-from chat_service.api.request_options import since, takes_gzip
+from chat_service.api.request_options import history_range, takes_gzip
 from chat_service.api.shared_answers import Pace
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 
@@ -12,9 +11,14 @@ from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
 ZIPPED_EVERY_S = 0.5
 #: Answers that are sent immediately in each second. Every other one is delayed by a second.
 HISTORY_AT_ONCE, PACE_S = 20, 1.0
-#: Returns the samples after a time as JSON. Arguments: the time, the current time, and whether to
-#: compress.
-Document: TypeAlias = Callable[[float, float, bool], Awaitable[bytes]]
+
+
+class Document(Protocol):
+    """Returns samples as JSON; see `chat_service.metrics.history.History.document`."""
+
+    async def __call__(self, since: float, now: float, *, is_day: bool, zipped: bool) -> bytes:
+        """Return the samples after a time."""
+        ...
 
 
 class DashboardHandlers:
@@ -26,14 +30,16 @@ class DashboardHandlers:
         self._pace = Pace(HISTORY_AT_ONCE, PACE_S)
 
     async def history(self, request: Request) -> Response:
-        """GET /ops/history: the counters of all processes, over the last quarter of an hour."""
-        since_s = since(request.query)
+        """GET /ops/history: the state of the node, and the counters of all processes over the last
+        quarter of an hour, or with `?range=day` those of the node over the last day.
+        """
+        since_s, is_day = history_range(request.query)
         await self._pace.turn()
         now = time.monotonic()
         # Compression costs more than the rest of the answer, and is optional.
         if zipped := now >= self._zip_again_at and takes_gzip(request.headers):
             self._zip_again_at = now + ZIPPED_EVERY_S
-        body = await self._document(since_s, time.time(), zipped)
+        body = await self._document(since_s, time.time(), is_day=is_day, zipped=zipped)
         headers = {
             **JSON_HEADERS,
             "Vary": "Accept-Encoding",

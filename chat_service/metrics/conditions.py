@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from chat_service.metrics.samples import Samples
 
 Severity: TypeAlias = Literal["down", "failing", "degraded", "ok"]
+DatabaseState: TypeAlias = Literal["available", "unavailable"]
+DatabaseKind: TypeAlias = Literal["replica set", "mongos"]
 _WORST_FIRST: Sequence[Severity] = ("down", "failing", "degraded", "ok")
 
 #: Most conditions are judged by the last minute, rare events by all samples of the last quarter of
@@ -65,8 +67,8 @@ class Condition(NamedTuple):
 class Database(NamedTuple):
     """The database as this process sees it. None stands for what is unknown."""
 
-    state: Literal["available", "unavailable"]
-    kind: Literal["replica set", "mongos"]
+    state: DatabaseState
+    kind: DatabaseKind
     version: str | None
     members: int | None
 

@@ -1,16 +1,17 @@
-"""The metrics of the last quarter of an hour, for the dashboard at `/ops`.
+"""The metrics of the last quarter of an hour and of the last day, for the dashboard at `/ops`.
 
 Every process records its metrics every three seconds, raw and cumulative; the dashboard computes
 rates and percentiles. Under a supervisor, each process writes its samples to a file in the
 metrics directory (`chat_service.metrics.multiprocess`), so that any process can answer for all. The
-file is deleted after its process has exited. Made and called by `chat_service.service`.
+file is deleted after its process has exited. One process of the node records the day
+(`chat_service.metrics.recorder`). Made and called by `chat_service.service`.
 """
 
 import asyncio
 import gzip
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,20 @@ import msgspec
 import structlog
 
 from chat_service.metrics.conditions import KEPT_S, Facts, judge, thresholds_of
+from chat_service.metrics.day import DAY_EVERY_S, DAY_S, Day, Run, in_order
 from chat_service.metrics.multiprocess import (
+    DAY_FILE,
     DIRECTORY_VARIABLE,
     HISTORY_FILE,
+    Exited,
+    NodeSamples,
     Restarts,
     read_restarts,
+    read_samples,
 )
 from chat_service.metrics.node import Node
-from chat_service.metrics.sampler import SeriesGroup
-from chat_service.metrics.samples import Recorded, Samples
+from chat_service.metrics.sampler import Kind, SeriesGroup
+from chat_service.metrics.samples import Recorded, Samples, combine
 
 log = structlog.get_logger(__name__)
 
@@ -43,21 +49,27 @@ class History:
         It tells this process from an earlier one with the same id.
         """
         self._parts = parts
-        series = [name for part in parts for name in part.names()]
-        self._own = Recorded(os.getpid(), started, series, array("d"))
+        self._kinds: Mapping[str, Kind] = {
+            name: part.kind for part in parts for name in part.names()
+        }
+        self._own = Recorded(os.getpid(), started, list(self._kinds), array("d"))
         directory = os.environ.get(DIRECTORY_VARIABLE)
-        self._directory = Path(directory) if directory else None
+        #: The metrics directory, or None without a supervisor.
+        self.directory = Path(directory) if directory else None
         self._span = -1
         #: The facts about this node.
-        self.node = Node(started)
+        self.node = Node()
+        #: The last day, unless it is in a file of the metrics directory.
+        self._day = Day()
 
-    def sample(self, now: float) -> None:
+    def sample(self, now: float, *, is_last: bool = False) -> None:
         """Take a sample, unless there is one for this interval of three seconds.
 
-        The intervals are the same in all processes, so that their samples can be added up.
+        The intervals are the same in all processes, so that their samples can be added up. The last
+        sample of a process that exits is always taken: it has everything that the process counted.
         """
         span = int(now // EVERY_S)
-        if span == self._span:
+        if span == self._span and not is_last:
             return
         self._span = span
         rows = self._own.rows
@@ -65,50 +77,87 @@ class History:
         for part in self._parts:
             rows.extend(part.values())
         del rows[: -SAMPLES * (len(self._own.series) + 1)]
-        if self._directory is not None:
-            _write(self._own, self._directory)
+        if self.directory is not None:
+            _write(self._own, self.directory)
 
-    async def document(self, since: float, now: float, zipped: bool) -> bytes:
-        """Return the samples of all processes after the time `since`, as JSON.
+    def read(self) -> NodeSamples:
+        """Return the samples of all processes of the node. Reads files."""
+        if self.directory is not None:
+            return read_samples(self.directory)
+        own = self._own._replace(rows=self._own.rows[:])
+        return NodeSamples([own], Exited(own.pid, own.started, {}))
+
+    def sum_up(self, since: float, now: float) -> Run:
+        """Return one row for the whole node, with the highest gauges since a time. Reads files."""
+        processes, exited = self.read()
+        values = combine(processes, exited.counts, self._kinds, since)
+        return Run(exited.pid, exited.started, list(self._kinds), [[now, *values]])
+
+    def read_day(self) -> Day:
+        """Return the last day. Reads files."""
+        path = None if self.directory is None else self.directory / DAY_FILE
+        if path is None:
+            return self._day
+        if not path.exists():
+            return Day()
+        return Day(msgspec.msgpack.decode(path.read_bytes(), type=dict[int, bytes]))
+
+    def keep_day(self, day: Day) -> None:
+        """Let all processes of the node answer with this day. Writes files."""
+        self._day = day
+        if self.directory is not None:
+            _replace(self.directory / DAY_FILE, msgspec.msgpack.encode(day.dump()))
+
+    async def document(
+        self, since: float, now: float, *, is_day: bool = False, zipped: bool = False
+    ) -> bytes:
+        """Return the samples of all processes after the time `since`, as JSON, or the last day.
 
         The times are in seconds since 1970. With `zipped`, the JSON is compressed by gzip.
         """
-        own = self._own._replace(rows=self._own.rows[:])
         # Reading files and encoding much JSON would block the loop.
-        return await asyncio.to_thread(
-            _document, own, self._directory, self.node, since, now, zipped
+        return await asyncio.to_thread(self._document, since, now, is_day, zipped)
+
+    def _document(self, since: float, now: float, is_day: bool, zipped: bool) -> bytes:
+        processes, exited = self.read()
+        restarts = Restarts(0, 0)
+        if self.directory is not None:
+            restarts = read_restarts(self.directory, now - KEPT_S)
+        samples = Samples(processes, now)
+        facts = self.node.facts._replace(recent_restarts=restarts.recent)
+        series = self._own.series
+        document = msgspec.json.encode(
+            {
+                "now": now,
+                "every": DAY_EVERY_S if is_day else EVERY_S,
+                "span": DAY_S if is_day else EVERY_S * SAMPLES,
+                "restarts": restarts.all,
+                "leader": facts.leader,
+                **_judged(samples, facts, now),
+                "node": self.node.document(now, exited.started, len(processes), samples.oldest),
+                "series": series,
+                "processes": self._runs(max(since, now - DAY_S))
+                if is_day
+                else [
+                    _as_fields(each.pid, each.started, each.series, each.after(since), series)
+                    for each in processes
+                ],
+            }
         )
+        return gzip.compress(document, 1) if zipped else document
 
-
-def _document(
-    own: Recorded, directory: Path | None, node: Node, since: float, now: float, zipped: bool
-) -> bytes:
-    processes, restarts = [own], Restarts(0, 0)
-    if directory is not None:
-        processes, restarts = list(_read_all(directory)), read_restarts(directory, now - KEPT_S)
-    samples = Samples(processes, now)
-    facts = node.facts._replace(recent_restarts=restarts.recent)
-    document = msgspec.json.encode(
-        {
-            "now": now,
-            "every": EVERY_S,
-            "span": EVERY_S * SAMPLES,
-            "restarts": restarts.all,
-            "leader": facts.leader,
-            **_judged(samples, facts, now),
-            "node": node.document(now, len(processes), samples.oldest),
-            "series": own.series,
-            "processes": [
-                {
-                    "pid": each.pid,
-                    "started": each.started,
-                    "samples": _in_order(each, own.series, since),
-                }
-                for each in processes
-            ],
-        }
-    )
-    return gzip.compress(document, 1) if zipped else document
+    def _runs(self, since: float) -> list[dict[str, Any]]:
+        """Return the runs of the node in the last day. Each begins with zeros, unless that was
+        earlier.
+        """
+        zeros = [0.0 if kind == "counter" else None for kind in self._kinds.values()]
+        found = []
+        for run in self.read_day().runs(since):
+            fields = _as_fields(run.pid, run.started, run.series, run.rows, self._own.series)
+            if run.started > since:
+                fields["samples"].insert(0, [run.started, *zeros])
+            found.append(fields)
+        return found
 
 
 def _judged(samples: Samples, facts: Facts, now: float) -> dict[str, Any]:
@@ -119,41 +168,26 @@ def _judged(samples: Samples, facts: Facts, now: float) -> dict[str, Any]:
     }
 
 
-def _in_order(
-    recorded: Recorded, series: list[str], since: float
-) -> list[list[float]] | list[list[float | None]]:
-    """Return a process's samples with the series in this order, and None for missing series.
-
-    During a rolling restart, processes may run different versions of the code.
-    """
-    samples = recorded.after(since)
-    if recorded.series == series:
-        return samples
-    places = {name: place for place, name in enumerate(recorded.series, 1)}
-    found = [0, *(places.get(name) for name in series)]
-    return [[None if place is None else row[place] for place in found] for row in samples]
+def _as_fields(
+    pid: int,
+    started: float,
+    series: Sequence[str],
+    rows: Sequence[Sequence[float | None]],
+    wanted: Sequence[str],
+) -> dict[str, Any]:
+    return {"pid": pid, "started": started, "samples": in_order(rows, series, wanted)}
 
 
 def _write(own: Recorded, directory: Path) -> None:
     """Replace the file of this process atomically."""
-    path = directory / f"{HISTORY_FILE}{own.pid}"
-    unfinished = path.with_suffix(".new")
     head = msgspec.json.encode((own.pid, own.started, own.series))
     try:
-        unfinished.write_bytes(b"%b\n%b" % (head, own.rows.tobytes()))
-        unfinished.replace(path)
+        _replace(directory / f"{HISTORY_FILE}{own.pid}", b"%b\n%b" % (head, own.rows.tobytes()))
     except OSError as error:
         log.warning("a sample for the dashboard was not written", reason=str(error))
 
 
-def _read_all(directory: Path) -> Iterator[Recorded]:
-    for path in sorted(directory.glob(f"{HISTORY_FILE}*")):
-        try:
-            content = path.read_bytes() if not path.suffix else b""
-        except FileNotFoundError:
-            # Its process has just been merged with the exited ones.
-            continue
-        if content:
-            head, _, rows = content.partition(b"\n")
-            pid, started, series = msgspec.json.decode(head, type=tuple[int, float, list[str]])
-            yield Recorded(pid, started, series, array("d", rows))
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_suffix(".new")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

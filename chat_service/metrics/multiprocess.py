@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from operator import add
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
+import msgspec
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -27,6 +28,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from chat_service.metrics.samples import Recorded
+
 #: The environment variable that names the directory. The library reads it when it is imported.
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 #: The name of a file with samples of `chat_service.metrics.history`, before the process's id.
@@ -35,6 +38,10 @@ HISTORY_FILE = "history_"
 _ADDITIVE = ("counter", "histogram")
 _EXITED = "dead"
 _RESTARTS = "chat_process_restarts"
+#: The file with what the dashboard knows about processes that exited, and that with its last day.
+_EXITED_SAMPLES, DAY_FILE = "exited", "day"
+#: The process with a lock on this file records the day.
+_RECORDER_LOCK = "recorder"
 #: The file with the times of the last restarts, and how many it has.
 _RESTART_TIMES, _RESTART_TIMES_MAX = "restarts", 1000
 
@@ -121,6 +128,76 @@ def read_restarts(directory: Path, since: float) -> Restarts:
     return Restarts(total, sum(time > since for time in times))
 
 
+class Exited(msgspec.Struct):
+    """The id and start of the supervisor, and the counters of processes that exited, by series."""
+
+    pid: int
+    started: float
+    counts: dict[str, float]
+
+
+class NodeSamples(NamedTuple):
+    """The samples of all processes of the node, and what exited ones counted."""
+
+    processes: list[Recorded]
+    exited: Exited
+
+
+def read_samples(directory: Path) -> NodeSamples:
+    """Return the samples of the running processes and the counts of exited ones.
+
+    No process is in both of them, or in none.
+    """
+    with _locked(directory, fcntl.LOCK_SH):
+        return NodeSamples(list(_read_all(directory)), _read_exited(directory))
+
+
+def _read_all(directory: Path) -> Iterator[Recorded]:
+    for path in sorted(directory.glob(f"{HISTORY_FILE}*")):
+        if not path.suffix and (recorded := _read_recorded(path)) is not None:
+            yield recorded
+
+
+def _read_recorded(path: Path) -> Recorded | None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    head, _, rows = content.partition(b"\n")
+    pid, started, series = msgspec.json.decode(head, type=tuple[int, float, list[str]])
+    return Recorded(pid, started, series, array("d", rows))
+
+
+def _read_exited(directory: Path) -> Exited:
+    return msgspec.json.decode((directory / _EXITED_SAMPLES).read_bytes(), type=Exited)
+
+
+class RecorderLock:
+    """Decides which process of the node records its day. The kernel frees it if that one dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _RECORDER_LOCK
+        self._file: TextIO | None = None
+
+    def take(self) -> bool:
+        """Return whether this process has the lock, or takes it now."""
+        if self._file is None:
+            file = self._path.open("a", encoding="ascii")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return False
+            self._file = file
+        return True
+
+    def free(self) -> None:
+        """Let another process take it. Safe to call twice, and without having it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
 def _restart_times(directory: Path) -> "array[float]":
     path = directory / _RESTART_TIMES
     return array("d", path.read_bytes()) if path.exists() else array("d")
@@ -140,6 +217,7 @@ class ExitedProcesses:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._write_exited(Exited(os.getpid(), time.time(), {}))
 
     def restarted(self) -> None:
         """Count one process that died and was restarted."""
@@ -160,8 +238,23 @@ class ExitedProcesses:
                     values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
                     path.unlink()
                     self._add(kind, {key: value for key, value, _, _ in values})
-            for name in (f"{HISTORY_FILE}{pid}", f"{HISTORY_FILE}{pid}.new"):
-                (self._directory / name).unlink(missing_ok=True)
+            self._merge_samples(pid)
+
+    def _merge_samples(self, pid: int) -> None:
+        path = self._directory / f"{HISTORY_FILE}{pid}"
+        if (recorded := _read_recorded(path)) is not None and recorded.rows:
+            exited, counts = _read_exited(self._directory), recorded.last()
+            for name, value in counts.items():
+                exited.counts[name] = exited.counts.get(name, 0.0) + value
+            self._write_exited(exited)
+        path.unlink(missing_ok=True)
+        path.with_suffix(".new").unlink(missing_ok=True)
+
+    def _write_exited(self, exited: Exited) -> None:
+        path = self._directory / _EXITED_SAMPLES
+        unfinished = path.with_suffix(".new")
+        unfinished.write_bytes(msgspec.json.encode(exited))
+        unfinished.replace(path)
 
     def _add(self, kind: str, values: dict[str, float]) -> None:
         file = MmapedDict(str(self._directory / f"{kind}_{_EXITED}.db"))  # type: ignore[no-untyped-call]

@@ -17,10 +17,9 @@ _UNKNOWN = Facts(Database("available", "replica set", None, None), None, "")
 
 
 class Node:
-    """What is known about this node. `started` is its start, in seconds since 1970."""
+    """What is known about this node."""
 
-    def __init__(self, started: float) -> None:
-        self._started = started
+    def __init__(self) -> None:
         self._led_at = time.monotonic()
         #: The host and port, which are the same after a restart. Empty before the start.
         self.name = ""
@@ -38,15 +37,21 @@ class Node:
             leaderless_s=now - self._led_at,
         )
 
-    def document(self, now: float, processes: int, oldest: float | None) -> dict[str, Any]:
-        """Return the facts as JSON has them. `oldest` is the time of the oldest sample."""
+    def document(
+        self, now: float, started: float, processes: int, oldest: float | None
+    ) -> dict[str, Any]:
+        """Return the facts as JSON has them.
+
+        `started` is the start of the node, and `oldest` the time of the oldest sample, both in
+        seconds since 1970.
+        """
         facts = self.facts
         return {
             "name": self.name or None,
             "version": __version__,
             "python": platform.python_version(),
-            "started": self._started,
-            "uptime_s": now - self._started,
+            "started": started,
+            "uptime_s": now - started,
             "processes": processes,
             "leader": facts.leader or None,
             "database": facts.database._asdict(),

@@ -17,6 +17,9 @@ from workers.metrics import WorkerMetrics
 
 Labels: TypeAlias = tuple[str, ...]
 Form: TypeAlias = Literal["value", "total", "buckets"]
+#: How values of processes are combined: counters and sums are added up, of others the highest or
+#: the newest one counts.
+Kind: TypeAlias = Literal["counter", "sum", "highest", "newest"]
 
 _REFUSALS = ("overloaded", "draining", "unavailable", "expired", "storage-full", "inbox-full")
 #: The database operations that every message needs, and others that clients ask for.
@@ -57,6 +60,14 @@ class SeriesGroup:
             bounds = self._metric._upper_bounds[:-1]
             names += [_series(f"{name}_bucket", label, f'le="{bound}"') for bound in bounds]
         return names
+
+    @property
+    def kind(self) -> Kind:
+        """How the values of processes are combined."""
+        if self._metric.describe()[0].type != "gauge":
+            return "counter"
+        modes: dict[str, Kind] = {"livesum": "sum", "livemax": "highest"}
+        return modes.get(self._metric._multiprocess_mode, "newest")
 
     def values(self) -> list[float]:
         """Return the current values of its series, of this process only."""

@@ -6,9 +6,11 @@ Made by `chat_service.metrics.history`, judged by `chat_service.metrics.conditio
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
+
+from chat_service.metrics.sampler import Kind
 
 
 class Recorded(NamedTuple):
@@ -27,6 +29,45 @@ class Recorded(NamedTuple):
         width = len(self.series) + 1
         starts = range(0, len(self.rows), width)
         return [self.rows[at : at + width].tolist() for at in starts if self.rows[at] > since]
+
+    def last(self) -> dict[str, float]:
+        """Return the known values of the last sample by series. There must be one."""
+        values = zip(self.series, self.rows[-len(self.series) :], strict=True)
+        return {name: value for name, value in values if not math.isnan(value)}
+
+
+def combine(
+    processes: Sequence[Recorded],
+    exited: Mapping[str, float],
+    kinds: Mapping[str, Kind],
+    since: float,
+) -> list[float | None]:
+    """Return one value for each series of `kinds`, for all processes of the node.
+
+    `exited` has the counters of processes that exited, so a counter never falls while the node
+    runs. Of gauges that are not added up, the highest value since a time counts, or the newest one.
+    """
+    read = [_Process(each) for each in processes if each.rows]
+    return [_combined(read, name, kind, exited, since) for name, kind in kinds.items()]
+
+
+def _combined(
+    processes: Sequence["_Process"],
+    name: str,
+    kind: Kind,
+    exited: Mapping[str, float],
+    since: float,
+) -> float | None:
+    if kind == "highest":
+        value = _highest(max(each.values(name, since), default=math.nan) for each in processes)
+    elif kind == "newest":
+        newest = max(processes, key=lambda each: each.times[-1], default=None)
+        value = math.nan if newest is None else newest.last(name)
+    else:
+        value = sum(last for each in processes if not math.isnan(last := each.last(name)))
+        if kind == "counter":
+            value += exited.get(name, 0.0)
+    return None if math.isnan(value) else round(value, 6)
 
 
 class Samples:
@@ -120,6 +161,11 @@ class _Process:
             base = 0.0 if self._started > since else self._rows[place]
         return self._rows[(len(self.times) - 1) * self._width + place] - base
 
+    def last(self, name: str) -> float:
+        """Return the last value of a series; NaN if it is unknown."""
+        place = self.places.get(name)
+        return math.nan if place is None else self._rows[place - self._width]
+
     def values(self, name: str, since: float) -> list[float]:
         """Return the known values of a series after a time."""
         place = self.places.get(name)
@@ -130,4 +176,4 @@ class _Process:
 
 
 def _highest(values: Iterator[float]) -> float:
-    return max(values, default=math.nan)
+    return max((value for value in values if not math.isnan(value)), default=math.nan)

@@ -50,6 +50,12 @@ def parameters(terms: Terms) -> Object:
             },
             "1795600000",
         ),
+        "range": _parameter(
+            "query",
+            "range",
+            {"type": "string", "pattern": "^day$", "description": "Return the last day."},
+            "day",
+        ),
         "wait": _parameter(
             "query",
             "wait",

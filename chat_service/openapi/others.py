@@ -234,11 +234,12 @@ def operations() -> dict[str, Operation]:
         "GET /ops/history": Operation(
             "history",
             "Operators",
-            "The samples that the dashboard draws: every process's own counters for the last "
-            "quarter of an hour.",
-            {200: answer("The samples.", schema_of("History"))},
+            "What the dashboard shows: the state of this node, facts about it, and every process's "
+            "own counters for the last quarter of an hour. With `range=day`, the node's counters "
+            "for the last day instead, one sample every two minutes.",
+            {200: answer("The state, the facts and the samples.", schema_of("History"))},
             (refused("since", "must be one number of seconds since 1970"),),
-            ("since",),
+            ("since", "range"),
         ),
         "GET /": page("page-inbox"),
         "GET /docs": page("page-docs"),

@@ -11,6 +11,7 @@ import msgspec
 from chat_service.api.request_options import TTL_MIN_S, WaitLimits
 from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, MessageLimits
 from chat_service.handlers.health import Readiness
+from chat_service.metrics.conditions import DatabaseKind, DatabaseState, Severity
 from workers.commands import Delivered, Message, Origin, Status
 
 #: An object in the document.
@@ -202,11 +203,7 @@ def schemas(terms: Terms) -> Object:
             **{part: {"type": "boolean"} for part in Readiness._fields},
         ),
         "ReadinessStatus": {"type": "string", "enum": ["ok", "unavailable"]},
-        "History": {
-            "type": "object",
-            "additionalProperties": True,
-            "description": "Samples of the service's counters.",
-        },
+        **_history(),
         "Document": {
             "type": "object",
             "additionalProperties": True,
@@ -220,6 +217,92 @@ def schemas(terms: Terms) -> Object:
             "description": "Whether the request had this effect: `false`, or `unknown`.",
         },
         "Unknown": {"type": "string", "enum": ["unknown"]},
+    }
+
+
+def _history() -> Object:
+    """Return the schemas of what the dashboard shows."""
+    number = {"type": "number"}
+    text, unknown_text = {"type": "string"}, {"type": ["string", "null"]}
+    unknown_size = {"type": ["integer", "null"]}
+    severity = schema_of("Severity")
+    return {
+        "History": _answer(
+            now={**number, "description": "The time of the answer, in seconds since 1970."},
+            every={**number, "description": "The interval of the samples, in seconds."},
+            span={**number, "description": "The time that is kept, in seconds."},
+            restarts={"type": "integer", "description": "Processes that died and were replaced."},
+            leader={**text, "description": "The node that leads; empty while it is unknown."},
+            state=schema_of("NodeState"),
+            thresholds=schema_of("Thresholds"),
+            node=schema_of("Node"),
+            series={
+                "type": "array",
+                "items": text,
+                "description": "The names of the values in each sample, after its time.",
+            },
+            processes={
+                "type": "array",
+                "items": schema_of("ProcessSamples"),
+                "description": "The live processes; for a day, the runs of the node.",
+            },
+        ),
+        "Severity": {"type": "string", "enum": list(get_args(Severity))},
+        "NodeState": _answer(
+            severity=severity,
+            says=text,
+            conditions={"type": "array", "items": schema_of("Condition")},
+        ),
+        "Condition": _answer(
+            name={**text, "description": "A name that never changes."},
+            severity=severity,
+            says=text,
+            next_step=text,
+            runbook={**text, "description": "The anchor of the entry in `/ops/runbook`."},
+        ),
+        "Thresholds": {
+            "type": "object",
+            "additionalProperties": schema_of("Threshold"),
+            "description": "The limits by which the state is judged, by name.",
+        },
+        "Threshold": _answer(value=number, unit=text, runbook=text),
+        "Node": _answer(
+            name=unknown_text,
+            version=text,
+            python=text,
+            started=number,
+            uptime_s=number,
+            processes={"type": "integer"},
+            leader=unknown_text,
+            database=schema_of("NodeDatabase"),
+            disk={"oneOf": [schema_of("NodeDisk"), {"type": "null"}]},
+            oldest_sample={"type": ["number", "null"]},
+        ),
+        "NodeDatabase": _answer(
+            state=schema_of("DatabaseState"),
+            kind=schema_of("DatabaseKind"),
+            version=unknown_text,
+            members=unknown_size,
+        ),
+        "DatabaseState": {"type": "string", "enum": list(get_args(DatabaseState))},
+        "DatabaseKind": {"type": "string", "enum": list(get_args(DatabaseKind))},
+        "NodeDisk": _answer(
+            free_bytes=unknown_size,
+            total_bytes=unknown_size,
+            reusable_bytes={"type": "integer"},
+            used_bytes={"type": "integer"},
+            free_min_bytes=unknown_size,
+            used_max_bytes=unknown_size,
+        ),
+        "ProcessSamples": _answer(
+            pid={"type": "integer"},
+            started={**number, "description": "In seconds since 1970. Counters began at 0 then."},
+            samples={
+                "type": "array",
+                "items": {"type": "array", "items": {"type": ["number", "null"]}},
+                "description": "The time in seconds since 1970 and the values, oldest first.",
+            },
+        ),
     }
 
 

@@ -193,6 +193,8 @@ async def use_everything(
         store.track(Track(receipt.id, receipt.receipt), now_ms),
         store.revoke(Revoke(receipt.id, receipt.receipt), now_ms),
         store.lead(None),
+        store.save_history("vm:8080", now_ms // 3600_000, b"content", now_ms),
+        store.load_history("vm:8080"),
         store.forget_nodes(now_ms),
         store.resign(),
         store.end_leases(now_ms),
@@ -331,6 +333,22 @@ async def test_without_dbstats_the_store_says_so_once(
         assert [entry["log_level"] for entry in logged] == ["warning"]
         secured.allow()
         assert await store.measure_storage() is not None
+
+
+async def test_without_the_right_a_history_is_one_warning(
+    secured: Secured, driver: Driver, clock: DatabaseClock, metrics: WorkerMetrics
+) -> None:
+    async with opened(secured.uri, driver, clock, metrics) as store:
+        for action in ("find", "insert"):
+            store._is_history_hidden = False
+            secured.allow(all_but=("history", action))
+            with capture_logs() as logged:
+                for _ in range(2):
+                    await store.save_history("vm:8080", 1, b"content", 1)
+                    await store.load_history("vm:8080")
+                    await store.forget_nodes(clock.now_ms())
+            assert [entry["log_level"] for entry in logged] == ["warning"]
+            assert "collection history" in logged[0]["event"]
 
 
 async def test_without_dbstats_the_service_accepts_posts(

@@ -37,6 +37,7 @@ async def test_a_good_database_has_nothing_to_fix(
         "schema",
         "indexes",
         "leader",
+        "history",
         "clock",
     ]
     count = sum(map(len, indexes_of(NEWEST).values()))

@@ -80,7 +80,8 @@ WORKERS = """
     watched_inboxes
     store.base store.driver store.layout store.schema store.schema_version store.guard
     store.sharding store.targeted store.index_keeper store.expiry store.connection
-    store.moves store.leases store.idempotent_reads store.lifecycle store.change_stream store.fleet
+    store.moves store.leases store.idempotent_reads store.lifecycle store.change_stream
+    store.node_history store.fleet
     store.confirmations store.mongo
     store.finding store.replica_set store.diagnostics
     store.backfill store.node_versions store.migration_record store.migration store.migration_plan

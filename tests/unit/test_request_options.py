@@ -10,13 +10,13 @@ from chat_service.api.request_options import (
     READ_KEY_MIN,
     WaitLimits,
     hash_of,
+    history_range,
     idempotency_key,
     is_waiting,
     preferences,
     read_options,
     reject_body,
     reject_parameters,
-    since,
     takes_gzip,
 )
 
@@ -177,15 +177,27 @@ def test_key_is_given_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "time_s"), [("", 0), ("since=1795600000.5", 1795600000.5), ("other=1", 0)]
+    ("query", "expected"),
+    [
+        ("", (0, False)),
+        ("since=1795600000.5", (1795600000.5, False)),
+        ("other=1", (0, False)),
+        ("range=day", (0, True)),
+        ("range=day&since=7", (7, True)),
+    ],
 )
-def test_since(query: str, time_s: float) -> None:
-    assert since(query) == time_s
+def test_history_range(query: str, expected: tuple[float, bool]) -> None:
+    assert history_range(query) == expected
 
 
 @pytest.mark.parametrize("query", ["since=", "since=now", "since=-1", "since=1&since=2"])
 def test_invalid_since_is_refused(query: str) -> None:
-    assert field_of(lambda: since(query)) == "since"
+    assert field_of(lambda: history_range(query)) == "since"
+
+
+@pytest.mark.parametrize("query", ["range=", "range=week", "range=day&range=day"])
+def test_invalid_range_is_refused(query: str) -> None:
+    assert field_of(lambda: history_range(query)) == "range"
 
 
 @pytest.mark.parametrize(

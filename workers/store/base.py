@@ -336,7 +336,9 @@ class Store(Protocol):
         ...
 
     async def forget_nodes(self, now_ms: int) -> None:
-        """Delete what nodes noted about themselves an hour ago."""
+        """Delete what nodes noted about themselves an hour ago, and what their dashboards recorded
+        more than a day ago.
+        """
         ...
 
     async def track(self, command: Track, now_ms: int) -> MessageStatus | None:

@@ -164,6 +164,7 @@ class Connection:
         #: Whether there is a mongos between this node and the database.
         self._is_routed = False
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
+        self._is_history_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
         self._client: Client | None = None
         #: The version of the database, or None while it is unknown.

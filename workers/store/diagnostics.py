@@ -29,6 +29,7 @@ from workers.store.replica_set import check_members, list_silent
 from workers.store.schema import (
     COLLECTION,
     FLEET,
+    HISTORY,
     LEADER,
     OBSOLETE,
     VALIDATOR,
@@ -94,6 +95,7 @@ async def _findings(client: Client, database: str, within_s: float) -> AsyncIter
             yield unrouted
         yield await _indexes(client[database], layout)
         yield await _leader(client[database])
+        yield await _history(client[database])
         yield await _clock(client)
 
 
@@ -274,6 +276,18 @@ async def _leader(database: AsyncDatabase[Document]) -> Finding:
     if leader is None or not leader["leads"]:
         return Finding("leader", "ok", "none: no node uses this database now")
     return Finding("leader", "ok", f"{leader['node']} leads the nodes on this database")
+
+
+async def _history(database: AsyncDatabase[Document]) -> Finding:
+    try:
+        nodes = await database[HISTORY].distinct("node")
+    except OperationFailure:
+        detail = (
+            "this user may not see the collection history, so dashboards forget the last day at a "
+            "restart"
+        )
+        return Finding("history", "warn", detail)
+    return Finding("history", "ok", f"the last day of {len(nodes)} node(s) is stored")
 
 
 async def _clock(client: Client) -> Finding:

@@ -15,8 +15,9 @@ from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from workers.store.base import LEADER_LEASE_S, Leader, PendingCount
-from workers.store.connection import NOT_ALLOWED, Connection, read_errors
+from workers.store.connection import NOT_ALLOWED, read_errors
 from workers.store.driver import TIMES_IN_MS, Document
+from workers.store.node_history import NodeHistory
 from workers.store.schema import FLEET, LEADER
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ _ASK_S, _RESIGN_S = 2.0, 1.0
 _FORGET_AFTER_MS = 3600_000
 
 
-class Fleet(Connection):
+class Fleet(NodeHistory):
     """The part of `workers.store.base.Store` for the leader."""
 
     async def lead(self, pending: PendingCount | None) -> Leader:
@@ -69,6 +70,7 @@ class Fleet(Connection):
 
     async def forget_nodes(self, now_ms: int) -> None:
         """See `workers.store.base.Store.forget_nodes`."""
+        await self._forget_histories(now_ms)
         if self._is_fleet_hidden:
             return
         assert self._client is not None

@@ -34,6 +34,8 @@ In `reads`, the batches of reads with an idempotency key:
 In `fleet`, the schema version (see `workers.store.schema_version`), the leader lease (see
 `workers.store.fleet`) and the confirmations of each process (see `workers.store.confirmations`).
 The leader deletes other documents an hour after their time `at`.
+
+In `history`, what the dashboards of the nodes show (see `workers.store.node_history`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +53,7 @@ from workers.store.layout import Layout
 COLLECTION = "messages"
 READS = "reads"
 FLEET = "fleet"
+HISTORY = "history"
 #: The id of the leader lease.
 LEADER = "leader"
 PURGE_INDEX = "purge"

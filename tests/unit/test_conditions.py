@@ -1,0 +1,252 @@
+"""The conditions: each with samples or facts that make it true, and others that do not."""
+
+import math
+from array import array
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from chat_service.metrics.conditions import (
+    THRESHOLDS,
+    Database,
+    Disk,
+    Facts,
+    State,
+    judge,
+    thresholds_of,
+)
+from chat_service.metrics.http import HttpMetrics
+from chat_service.metrics.sampler import series_groups_of
+from chat_service.metrics.samples import Recorded, Samples
+from workers.metrics import WorkerMetrics
+
+NOW = 1_795_600_000.0
+AVAILABLE = Database("available", "replica set", "8.0.4", 3)
+GIB = 1 << 30
+REFUSED = 'chat_requests_refused_total{reason="%s"}'
+ANSWERED = 'chat_http_requests_total{code="%s"}'
+LATENCY = "chat_http_request_duration_seconds"
+WAIT = "chat_queue_wait_seconds"
+DISK = Disk(40 * GIB, 100 * GIB, 0, GIB, GIB // 2, None)
+
+
+def process(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    ago_s: float = 30.0,
+    started: float = NOW - 5000,
+) -> Recorded:
+    """Return a process with two values of each series, the last one of now."""
+    series = sorted({*before, *after})
+    rows = array("d")
+    for at, values in ((NOW - ago_s, before), (NOW, after)):
+        rows.extend([at, *(values.get(name, 0.0) for name in series)])
+    return Recorded(1, started, series, rows)
+
+
+def state(*processes: Recorded, **facts: Any) -> State:
+    """Judge these processes, of a node without other problems unless the facts say so."""
+    known = Facts(AVAILABLE, DISK, "vm/1")._replace(**facts)
+    return judge(Samples(processes, NOW), known, NOW)
+
+
+class Case(NamedTuple):
+    """What makes a condition true, and what nearly does: growing series or facts."""
+
+    name: str
+    true: Mapping[str, float]
+    false: Mapping[str, float]
+    facts: Mapping[str, Any] = {}
+    false_facts: Mapping[str, Any] = {}
+
+
+def latency(fast: float, slow: float) -> dict[str, float]:
+    """Return a histogram of requests below and above half a second."""
+    return {
+        f'{LATENCY}_bucket{{le="0.2"}}': fast,
+        f'{LATENCY}_bucket{{le="0.5"}}': fast,
+        f'{LATENCY}_bucket{{le="1.0"}}': fast + slow,
+        f"{LATENCY}_count": fast + slow,
+    }
+
+
+def waits(fast: float, slow: float) -> dict[str, float]:
+    """Return a histogram of batches that waited less and more than 0.2 s."""
+    return {
+        f'{WAIT}_bucket{{le="0.2"}}': fast,
+        f'{WAIT}_bucket{{le="0.5"}}': fast + slow,
+        f"{WAIT}_count": fast + slow,
+    }
+
+
+def ended(expired: float, read: float) -> dict[str, float]:
+    return {"chat_messages_expired_unread_total": expired, "chat_messages_read_total": read}
+
+
+CASES = [
+    Case("database-unavailable", {"chat_database_away": 1}, {"chat_database_away": 0}),
+    Case(
+        "database-unavailable",
+        {},
+        {},
+        {"database": AVAILABLE._replace(state="unavailable")},
+        {"database": AVAILABLE},
+    ),
+    Case("indexes-missing", {"chat_indexes_missing": 1}, {"chat_indexes_missing": 0}),
+    Case("outcomes-unknown", {"chat_outcomes_unknown_total": 1}, {}),
+    Case("storage-full", {"chat_storage_full": 1}, {"chat_storage_full": 0}),
+    Case(
+        "disk-fills",
+        {},
+        {},
+        {"disk": DISK._replace(free_bytes=GIB - 1)},
+        {"disk": DISK._replace(free_bytes=GIB - 1, reusable_bytes=1)},
+    ),
+    Case(
+        "disk-fills",
+        {},
+        {},
+        {"disk": DISK._replace(used_max_bytes=1000, used_bytes=901)},
+        {"disk": DISK._replace(used_max_bytes=1000, used_bytes=900)},
+    ),
+    Case(
+        "clients-get-503",
+        {REFUSED % "overloaded": 2, ANSWERED % "ok": 98},
+        {REFUSED % "overloaded": 1, ANSWERED % "ok": 100},
+    ),
+    Case(
+        "requests-fail",
+        {ANSWERED % "5xx": 2, ANSWERED % "ok": 98},
+        {ANSWERED % "5xx": 1, ANSWERED % "ok": 99},
+    ),
+    Case(
+        "clients-get-429",
+        {"chat_http_requests_limited_total": 6, ANSWERED % "4xx": 100},
+        {"chat_http_requests_limited_total": 5, ANSWERED % "4xx": 100},
+    ),
+    Case(
+        "clients-get-429",
+        {REFUSED % "inbox-full": 6, ANSWERED % "4xx": 100},
+        {REFUSED % "storage-full": 6, ANSWERED % "4xx": 100},
+    ),
+    Case("p99-is-up", latency(200, 3), latency(300, 3)),
+    Case("p99-is-up", latency(0, 3), latency(0, 2)),
+    Case("requests-queue", waits(98, 2), waits(99, 1)),
+    Case(
+        "event-loop-lags",
+        {"chat_event_loop_lag_seconds": 0.11},
+        {"chat_event_loop_lag_seconds": 0.1},
+    ),
+    Case("messages-expire-unread", ended(11, 200), ended(11, 209)),
+    Case("messages-expire-unread", ended(11, 0), ended(10, 0)),
+    Case("dead-letters-grow", {"chat_messages_dead_total": 1}, {}),
+    Case("leader-missing", {}, {}, {"leaderless_s": 16.0}, {"leaderless_s": 15.0}),
+    Case("process-restarts", {}, {}, {"recent_restarts": 1}),
+    Case("worker-restarts", {"chat_worker_restarts_total": 1}, {}),
+    Case("clocks-differ", {"chat_clock_offset_seconds": -1.1}, {"chat_clock_offset_seconds": 1.0}),
+    Case("access-broken", {"chat_access_file_broken": 1}, {"chat_access_file_broken": 0}),
+    Case("access-broken", {"chat_jwt_keys_broken": 1}, {"chat_jwt_keys_broken": 0}),
+    Case(
+        "certificate-expires",
+        {},
+        {},
+        {"certificate_ends": NOW + 13 * 86_400},
+        {"certificate_ends": NOW + 14 * 86_400},
+    ),
+    Case("certificate-expires", {}, {}, {"is_certificate_refused": True}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_condition_is_true_beyond_its_limit_only(case: Case) -> None:
+    # A gauge has the value for as long as it is judged, a counter grows by it.
+    gauges = {name: value for name, value in case.true.items() if "total" not in name}
+    gauges = {name: value for name, value in gauges.items() if "_seconds_" not in name}
+    found = state(process(gauges, case.true), **case.facts)
+    assert [each.name for each in found.conditions] == [case.name]
+    (condition,) = found.conditions
+    assert (found.severity, found.says) == (condition.severity, condition.says)
+    assert condition.says.endswith(".")
+    assert condition.next_step.endswith(".")
+    gauges = {name: case.false[name] for name in gauges if name in case.false}
+    assert state(process(gauges, case.false), **case.false_facts).severity == "ok"
+
+
+def test_pending_grows_if_there_are_many_and_twice_as_many() -> None:
+    name = "chat_messages_pending"
+    grown = state(process({name: 5_000}, {name: 10_001}))
+    assert [each.name for each in grown.conditions] == ["pending-grows"]
+    assert state(process({name: 4_000}, {name: 10_000})).severity == "ok"
+    assert state(process({name: 6_000}, {name: 11_000})).severity == "ok"
+    assert state(process({name: math.nan}, {name: math.nan})).severity == "ok"
+
+
+def test_nothing_wrong_is_ok() -> None:
+    assert state(process({}, {})) == State("ok", "Everything works.", [])
+    assert state().severity == "ok"
+
+
+def test_the_worst_condition_comes_first() -> None:
+    found = state(
+        process({}, {"chat_worker_restarts_total": 1, "chat_database_away": 1, ANSWERED % "5xx": 9})
+    )
+    assert [each.severity for each in found.conditions] == ["down", "failing", "degraded"]
+    assert found.severity == "down"
+
+
+def test_no_leader_is_no_cause_while_the_database_is_gone() -> None:
+    gone = AVAILABLE._replace(state="unavailable")
+    found = state(database=gone, leaderless_s=100.0)
+    assert [each.name for each in found.conditions] == ["database-unavailable"]
+
+
+def test_old_failures_do_not_count() -> None:
+    failed = {ANSWERED % "5xx": 50.0, ANSWERED % "ok": 50.0}
+    assert state(process(failed, failed, ago_s=61)).severity == "ok"
+    # Without a sample from before, it is unknown when a process that runs for long counted them.
+    assert state(process(failed, failed, ago_s=3)).severity == "ok"
+
+
+def test_failures_of_a_new_process_count_from_its_start() -> None:
+    failed = {ANSWERED % "5xx": 50.0, ANSWERED % "ok": 50.0}
+    assert state(process(failed, failed, ago_s=3, started=NOW - 10)).severity == "failing"
+
+
+def test_processes_are_judged_together() -> None:
+    good, bad = process({}, {ANSWERED % "ok": 999}), process({}, {ANSWERED % "5xx": 9})
+    assert state(bad).severity == "failing"
+    assert state(good, bad).severity == "ok"
+
+
+def test_every_series_that_is_judged_is_sampled(metrics: WorkerMetrics) -> None:
+    groups = series_groups_of(HttpMetrics(CollectorRegistry()), metrics, 1)
+    sampled = [name for group in groups for name in group.names()]
+    asked = set()
+
+    class Spy(Samples):
+        def growth(self, name: str, within_s: float) -> float:
+            asked.add(name)
+            return super().growth(name, within_s)
+
+        def highest(self, name: str) -> float:
+            asked.add(name)
+            return super().highest(name)
+
+        def lasting(self, name: str, within_s: float) -> float:
+            asked.add(name)
+            return super().lasting(name, within_s)
+
+    nothing = Recorded(1, NOW, sampled, array("d", [NOW, *(0.0 for _ in sampled)]))
+    judge(Spy([nothing], NOW), Facts(AVAILABLE, DISK, ""), NOW)
+    assert len(asked) > 30
+    assert asked <= {*sampled}
+
+
+def test_thresholds_of_the_disk_are_those_of_the_settings() -> None:
+    disk = DISK._replace(used_max_bytes=7 * GIB)
+    found = thresholds_of(Facts(AVAILABLE, disk, ""))
+    assert found["storage_free"].value == GIB // 2
+    assert found["storage_used"].value == 7 * GIB
+    assert thresholds_of(Facts(AVAILABLE, None, "")) == THRESHOLDS
