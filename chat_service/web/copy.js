@@ -7,11 +7,12 @@ const SAVING_MS = 60_000;
 
 /** Copy a text. The button says for a moment whether that worked. */
 export async function copy(text, button) {
-  const word = button.textContent;
+  // Of a button that was pressed before, the word is not in view.
+  button.dataset.word ??= button.textContent;
   const said = (await isCopied(text)) ? "Copied" : "Not copied";
   button.textContent = said;
   announce(`${said}.`);
-  setTimeout(() => (button.textContent = word), TOLD_MS);
+  setTimeout(() => (button.textContent = button.dataset.word), TOLD_MS);
 }
 
 async function isCopied(text) {

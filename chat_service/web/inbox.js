@@ -36,6 +36,8 @@ class Inbox {
   /** When its dead letters are counted again, in ms. */
   #deadDue = 0;
   #isWanted = false;
+  /** Whether it was put first in the list of inboxes since it was opened. */
+  isListed = false;
   #counts = { last: null, same: 0 };
   // Whether the last count failed, and whether the note is an error.
   #isUnknown = false;
@@ -79,10 +81,10 @@ class Inbox {
   /** Say how many messages were read and are leased here. */
   sum() {
     const leased = [...this.#leases].reduce((sum, { size }) => sum + size, 0);
-    const words = [[this.shown?.size, "read here"], [leased, "leased here"]]
+    const words = [[this.shown?.size, "read"], [leased, "leased"]]
       .filter(([n]) => n > 0)
       .map(([n, what]) => `${n.toLocaleString("en")} ${what}`);
-    this.parts.done.textContent = words.join(", ");
+    this.parts.done.textContent = `${words.join(", ")} here`;
     this.parts.done.hidden = words.length === 0;
   }
 
@@ -93,7 +95,8 @@ class Inbox {
       const said = headers.get("X-Unread-Count");
       // The service counts up to a limit: ">10000".
       this.#counted(Number(said.replace(">", "")), said.startsWith(">"));
-      remember(this.name);
+      if (!this.isListed) remember(this.name);
+      this.isListed = true;
       this.#showScheduled();
       // A node of an earlier version does not name it.
       if (headers.has("X-Dead-Letter-Inbox")) await this.#countDead(decodeURIComponent(headers.get("X-Dead-Letter-Inbox")));
@@ -314,6 +317,7 @@ function open(name) {
   }
   if (!views.has(name)) views.set(name, new Inbox(name));
   current = views.get(name);
+  current.isListed = false;
   for (const id of ["no-inbox", "whose-hint"]) byId(id).hidden = true;
   byId("others").hidden = false;
   leadTo(address(name));

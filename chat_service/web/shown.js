@@ -89,7 +89,7 @@ export class Shown {
       ? ` Copy all and Save have all ${this.size.toLocaleString("en")}; the newest ${SHOWN_MAX.toLocaleString("en")} are shown.`
       : "";
     this.#parts.lifetime.textContent = lost === 0
-      ? `Only this tab has them, until you clear them or close it.${rest}`
+      ? `Only this tab has them, until you close it.${rest}`
       : `Only this page has them. A reload destroys ${counted(lost, "message")} for which this tab has no room: `
         + `save them first.${rest}`;
     this.#parts.lifetime.classList.toggle("fault", lost > 0);

@@ -23,11 +23,17 @@ expect.set_options(timeout=60_000)
 
 _DESK: dict[str, Any] = {"viewport": {"width": 1080, "height": 1380}}
 _PHONE: dict[str, Any] = {
-    "viewport": {"width": 360, "height": 780},
+    "viewport": {"width": 375, "height": 760},
     "device_scale_factor": 2,
     "has_touch": True,
     "is_mobile": True,
 }
+#: What carol reads on her phone.
+_LETTERS = (
+    "Minutes of Monday:\n" + "The release waits for the last review. " * 9,
+    "نلتقي غدًا في المقهى الساعة العاشرة.",
+    "The backup of the mail server is done.",
+)
 
 
 async def _send(page: Page, username: str, text: str) -> None:
@@ -71,9 +77,13 @@ async def _desk(
 
 async def _phone(chromium: Browser, chat: ChatClient) -> None:
     page = await chromium.new_page(**_PHONE, reduced_motion="reduce")
-    await _use(page, chat, "carol")
-    await page.get_by_role("heading", name="Inbox", exact=True).scroll_into_view_if_needed()
-    await page.evaluate("document.getElementById('inbox-title').scrollIntoView()")
+    for text in _LETTERS:
+        await chat.post("carol", text)
+    await page.goto(f"{chat.base}/#inbox=carol")
+    await page.get_by_role("button", name="Read", exact=True).click()
+    await expect(page.locator("[data-shown] [data-text]")).to_have_count(len(_LETTERS))
+    await chat.post("carol", "On my way.")
+    await expect(page.locator("[data-count]")).to_have_text("1")
     await _picture(page, "inbox-phone")
 
 

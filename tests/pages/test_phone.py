@@ -62,7 +62,7 @@ async def test_what_was_read_is_in_view_on_a_phone(chat: ChatClient, browser: Op
         await chat.post("bob", "to lease")
         await button(page, "Lease 60 s").click()
         await expect(leased_here(page)).to_be_in_viewport(ratio=1)
-        await expect(page.locator("[data-done]")).to_have_text("5 read here, 1 leased here")
+        await expect(page.locator("[data-done]")).to_have_text("5 read, 1 leased here")
         await button(page, "Acknowledge all").click()
         # It was read as well, and it exists nowhere else.
         await expect(page.locator("[data-done]")).to_have_text("6 read here")
