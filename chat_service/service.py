@@ -222,6 +222,8 @@ class Service:
         )
         self._cleanup.push_async_callback(self._store.close)
         await self._open_store(self._store)
+        if settings.log_usernames == "hashed" and not settings.log_username_key:
+            await self._share_log_key(self._store)
 
     def _make_servers(
         self, sockets: Sequence[socket.socket], ops_sockets: Sequence[socket.socket]
@@ -324,6 +326,16 @@ class Service:
                     log.warning("waiting for the database", reason=reason)
                     self.status = f"waiting for the database: {reason}"
             await asyncio.sleep(_KNOCK_EVERY_S)
+
+    async def _share_log_key(self, store: MongoStore) -> None:
+        """Hash inboxes in the log as all nodes do, and as `chat inspect` does."""
+        try:
+            key = await store.log_key()
+        except StoreUnavailable as error:
+            log.warning("inboxes have hashes of their own in this log", reason=str(error)[:200])
+            return
+        if key is not None:
+            self._log_names.share_inboxes(key)
 
     def _make_handlers(self, pool: WorkerPool) -> Handlers:
         settings = self.settings

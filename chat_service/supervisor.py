@@ -26,6 +26,7 @@ from pathlib import Path
 import structlog
 
 from chat_service.access.buckets import share_memory
+from chat_service.api.log_lines import NODE_KEY_VARIABLE
 from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, ExitedProcesses
 from chat_service.server.listener import OPS_NAMES, bind
 from chat_service.server.tls import Files, load_context
@@ -82,9 +83,8 @@ class Supervisor:
         #: The memory of clients' rates, which all processes share; -1 without rates.
         self._buckets = -1
         self._environ = dict(os.environ)
-        if not settings.log_username_key:
-            # One random key for all processes: an inbox then has the same hash in all logs.
-            self._environ["CHAT_LOG_USERNAME_KEY"] = secrets.token_hex(16)
+        # One random key for all processes: an address then has the same hash in all their lines.
+        self._environ[NODE_KEY_VARIABLE] = secrets.token_hex(16)
         self._mongod = (
             None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
         )

@@ -11,7 +11,7 @@ from chat_service.access.buckets import Buckets, Rate
 from chat_service.access.clients import TrustedProxies
 from chat_service.access.control import AccessOptions
 from chat_service.access.limits import ClientPolicy, ClientRates, RateLimiter, Waits
-from chat_service.api.log_lines import LogNames
+from chat_service.api.log_lines import NODE_KEY_VARIABLE, LogNames
 from chat_service.api.request_options import WaitLimits
 from chat_service.api.request_policy import HostRule, is_loopback_address, origin_of
 from chat_service.api.validation import MessageLimits
@@ -173,4 +173,5 @@ def connection_limits_of(settings: Settings) -> ConnectionLimits:
 
 def log_names_of(settings: Settings) -> LogNames:
     """Return how log lines name inboxes and clients."""
-    return LogNames(settings.log_usernames, settings.log_clients, settings.log_username_key)
+    key = settings.log_username_key or os.environ.get(NODE_KEY_VARIABLE, "")
+    return LogNames(settings.log_usernames, settings.log_clients, key)

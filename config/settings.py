@@ -354,7 +354,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "hashed"
     log_username_key: Annotated[
         str,
-        Meta(description="Key of these hashes, the same in all processes. Empty: random."),
+        Meta(description="Key of these hashes. Empty: random; for usernames, in the database."),
     ] = ""
 
     @property

@@ -11,31 +11,47 @@ from typing import Literal, TypeAlias
 
 #: How a line names an inbox or a client.
 Naming: TypeAlias = Literal["off", "hashed", "clear"]
+#: With this variable, a supervisor gives its processes one random key.
+NODE_KEY_VARIABLE = "LOG_NAMES_KEY"
+
+
+def hash_name(name: str, key: str) -> str:
+    """Return the hash that stands for a name in the lines of a service with this key."""
+    return hashlib.blake2s(name.encode(), key=key.encode()[:32], digest_size=6).hexdigest()
 
 
 class LogNames:
     """Names inboxes and addresses in log lines: not at all, by a keyed hash, or clearly."""
 
     def __init__(self, usernames: Naming, addresses: Naming, key: str) -> None:
-        """An empty key means a random one."""
+        """An empty key means a random one, which `share_inboxes` replaces for inboxes."""
         self._usernames = usernames
         self._addresses = addresses
-        self._key = (key or secrets.token_hex(16)).encode()[:32]
+        self._inbox_key = self._address_key = key or secrets.token_hex(16)
+
+    def share_inboxes(self, key: str) -> None:
+        """Name inboxes by the key of all nodes, so that an operator can compute a hash.
+
+        Addresses keep the random key. Who can read the database knows names of inboxes anyway, but
+        no addresses, and could try all addresses with a known key.
+        """
+        self._inbox_key = key
 
     def fields(self, username: str, address: str) -> Mapping[str, str]:
         """Return the fields of a line about an inbox and an address, which can be empty."""
         fields = {}
         if username and self._usernames != "off":
-            fields["inbox"] = self._name(username, self._usernames)
+            fields["inbox"] = _named(username, self._usernames, self._inbox_key)
         if address and self._addresses != "off":
-            fields["client"] = self._name(address, self._addresses)
+            fields["client"] = _named(address, self._addresses, self._address_key)
         return fields
 
-    def _name(self, name: str, naming: Naming) -> str:
-        if naming == "clear":
-            # Control characters would be commands to the terminal that shows the line.
-            return name if name.isprintable() else ascii(name)[1:-1]
-        return hashlib.blake2s(name.encode(), key=self._key, digest_size=6).hexdigest()
+
+def _named(name: str, naming: Naming, key: str) -> str:
+    if naming == "clear":
+        # Control characters would be commands to the terminal that shows the line.
+        return name if name.isprintable() else ascii(name)[1:-1]
+    return hash_name(name, key)
 
 
 class LineBudget:

@@ -44,6 +44,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "serve": ("commands.serve", "run the service until SIGTERM or SIGINT"),
         "token": ("commands.token", "make tokens, and check the access file"),
         "doctor": ("doctor.command", "find problems, and say how to fix them"),
+        "inspect": ("commands.inspect", "show the state of an inbox, and its hash in the logs"),
         "migrate": ("commands.migrate", "change the schema of the database in use"),
         "load": ("commands.load", "load-test a service"),
         "capacity": ("commands.capacity", "compute what a load needs, and what is full first"),

@@ -20,6 +20,7 @@ COMPOSITION = {f"chat_service/{name}.py" for name in ("wiring", "service", "supe
     f"chat_service/cli/{name}.py"
     for name in (
         "options",
+        "commands/inspect",
         "commands/migrate",
         "commands/probes",
         "commands/serve",
@@ -83,7 +84,7 @@ WORKERS = """
     store.moves store.leases store.idempotent_reads store.lifecycle store.change_stream
     store.node_history store.fleet
     store.confirmations store.mongo
-    store.finding store.replica_set store.diagnostics
+    store.finding store.replica_set store.diagnostics store.inspection
     store.backfill store.node_versions store.migration_record store.migration store.migration_plan
     inbox_quotas storage claim_rollback engine term_check claims arrival_listener single_calls shard
     leadership pending maintenance pool

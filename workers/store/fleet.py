@@ -4,13 +4,20 @@ The collection `fleet` has a document for the leader, and may have others for no
 
     {_id: "leader", node, token, since, until, pending, counted_at, pending_until}
 
+and one with the key of `log_key`:
+
+    {_id: "log-names", key}
+
 No guarantee depends on it. If two nodes lead at once, or none, each message is still counted once,
 since the updates of the sweeps are atomic. Its writes are therefore acknowledged by the primary
 alone: if a failover takes one back, the nodes elect a leader again.
 """
 
+import secrets
+
 import structlog
 from bson.datetime_ms import DatetimeMS
+from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
@@ -18,7 +25,7 @@ from workers.store.base import LEADER_LEASE_S, Leader, PendingCount
 from workers.store.connection import NOT_ALLOWED, read_errors
 from workers.store.driver import TIMES_IN_MS, Document
 from workers.store.node_history import NodeHistory
-from workers.store.schema import FLEET, LEADER
+from workers.store.schema import FLEET, LEADER, LOG_KEY
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +86,29 @@ class Fleet(NodeHistory):
         )
         with self._operation("lead"), read_errors():
             await fleet.delete_many({"at": {"$lt": DatetimeMS(now_ms - _FORGET_AFTER_MS)}})
+
+    async def log_key(self) -> str | None:
+        """Return the key with which all nodes hash the names of inboxes in their logs.
+
+        The first node makes it. Returns None if the user may not use the collection. Raises
+        `StoreUnavailable`.
+        """
+        assert self._client is not None
+        fleet = self._client[self._options.database][FLEET]
+        with self._operation("lead"), read_errors():
+            try:
+                document = await fleet.find_one_and_update(
+                    {"_id": LOG_KEY},
+                    {"$setOnInsert": {"key": secrets.token_hex(16)}},
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+            except OperationFailure as error:
+                if error.code not in NOT_ALLOWED:
+                    raise
+                return None
+        assert document is not None
+        return str(document["key"])
 
     def _lease(self, pending: PendingCount | None) -> Document:
         """Return the expression for the new document, which is the old one if another node leads.

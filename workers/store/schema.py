@@ -56,6 +56,8 @@ FLEET = "fleet"
 HISTORY = "history"
 #: The id of the leader lease.
 LEADER = "leader"
+#: The id of the key by which logs name inboxes.
+LOG_KEY = "log-names"
 PURGE_INDEX = "purge"
 KEPT_INDEX = "kept"
 LEASE_INDEX = "leases"
