@@ -66,20 +66,24 @@ class Recorder:
     async def stop(self) -> None:
         """Record and store what is not stored yet. Safe to call twice, and without a start."""
         task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        # A run of less than two minutes leaves nothing.
-        if self._hours and self._day is not None:
-            try:
-                async with asyncio.timeout(_LAST_SAVE_S):
-                    await self._record(self._day, time.time())
-                    await self._save(self._day, time.time())
-            except (TimeoutError, OSError, ServiceError) as error:
-                log.warning("the last minutes of the dashboard were not stored", reason=str(error))
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._finish(time.time())
         if self._lock is not None:
             self._lock.free()
+
+    async def _finish(self, now: float) -> None:
+        # A run of less than two minutes leaves nothing. Without what is stored, this would replace
+        # it.
+        if self._day is None or not self._hours or not self._has_loaded:
+            return
+        try:
+            async with asyncio.timeout(_LAST_SAVE_S):
+                await self._record(self._day, now)
+                await self._save(self._day, now)
+        except (TimeoutError, OSError, ServiceError) as error:
+            log.warning("the last minutes of the dashboard were not stored", reason=str(error))
 
     async def _run(self) -> None:
         while True:

@@ -1,0 +1,223 @@
+"""The recorder of a node's day: one process records, and nothing is lost to the database."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from chat_service.metrics.day import DAY_EVERY_S
+from chat_service.metrics.history import History
+from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, ExitedProcesses
+from chat_service.metrics.recorder import Recorder
+from chat_service.metrics.sampler import SeriesGroup
+from workers.errors import StoreUnavailable
+
+NOW = 1_795_600_800.0
+SERIES = "chat_things_total"
+
+
+class Archive:
+    """Keeps days in memory, or does not answer."""
+
+    def __init__(self) -> None:
+        self.hours: dict[int, bytes] = {}
+        self.calls: list[str] = []
+        self.is_available = True
+
+    async def save_history(self, node: str, hour: int, content: bytes, at_ms: int) -> None:
+        self._called("save")
+        self.hours[hour] = content
+
+    async def load_history(self, node: str) -> list[bytes]:
+        self._called("load")
+        return list(self.hours.values())
+
+    def _called(self, name: str) -> None:
+        if not self.is_available:
+            raise StoreUnavailable("no answer")
+        self.calls.append(name)
+
+
+class Process:
+    """The parts of one process that record: its counter, samples and recorder."""
+
+    def __init__(self, archive: Archive, started: float = NOW, pid: int = 1) -> None:
+        self.counter = Counter(SERIES, "Things.", registry=CollectorRegistry())
+        self.history = History([SeriesGroup(self.counter)], started)
+        self.history._own = self.history._own._replace(pid=pid)
+        self.recorder = Recorder(self.history, archive)
+        self.recorder._recorded_at = started
+
+    async def turn(self, now: float, things: int = 0) -> None:
+        """Count things, take a sample, and let the recorder do what is due."""
+        self.counter.inc(things)
+        self.history.sample(now)
+        await self.recorder.turn(now)
+
+    async def turns(self, first: float, count: int) -> None:
+        """Count one thing every two minutes, whether or not the database answers."""
+        for number in range(count):
+            try:
+                await self.turn(first + number * DAY_EVERY_S, 1)
+            except StoreUnavailable:
+                continue
+
+    async def day(self, now: float) -> list[list[float]]:
+        """Return the last value of each row, by runs, as the dashboard gets them."""
+        document: dict[str, Any] = json.loads(await self.history.document(0, now, is_day=True))
+        return [[row[-1] for row in each["samples"]] for each in document["processes"]]
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive()
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The metrics directory of a supervisor."""
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+async def test_a_row_is_recorded_every_two_minutes(archive: Archive) -> None:
+    process = Process(archive)
+    for ago in range(0, 600, 10):
+        await process.turn(NOW + ago, 1)
+    # It begins with zero.
+    assert await process.day(NOW + 600) == [[0, 13, 25, 37, 49]]
+
+
+async def test_the_database_is_asked_rarely(archive: Archive) -> None:
+    process = Process(archive)
+    await process.turns(NOW, 61)
+    # With every third of 60 rows; two of these also end an hour.
+    assert archive.calls == ["load", *["save"] * 22]
+
+
+async def test_the_day_continues_after_a_restart(archive: Archive) -> None:
+    before = Process(archive)
+    await before.turns(NOW, 4)
+    again = Process(archive, NOW + 3600)
+    await again.turn(NOW + 3600)
+    assert await again.day(NOW + 3601) == [[0, 2, 3, 4]]
+    await again.turn(NOW + 3600 + DAY_EVERY_S, 7)
+    assert await again.day(NOW + 4000) == [[0, 2, 3, 4], [0, 7]]
+
+
+async def test_an_unavailable_database_costs_nothing(archive: Archive) -> None:
+    process = Process(archive)
+    await process.turns(NOW, 4)
+    archive.is_available = False
+    await process.turns(NOW + 4 * DAY_EVERY_S, 60)
+    expected = [0, *range(2, 65)]
+    now = NOW + 64 * DAY_EVERY_S
+    assert await process.day(now) == [expected]
+    archive.is_available = True
+    await process.turn(now)
+    again = Process(archive, now + 100)
+    await again.turn(now + 100)
+    assert await again.day(now + 100) == [[*expected, 64]]
+
+
+async def test_what_is_stored_is_not_replaced_before_it_is_read(archive: Archive) -> None:
+    before = Process(archive)
+    await before.turns(NOW, 4)
+    archive.is_available = False
+    again = Process(archive, NOW + 600)
+    await again.turns(NOW + 600 + DAY_EVERY_S, 6)
+    archive.is_available = True
+    await again.turns(NOW + 600 + 7 * DAY_EVERY_S, 4)
+    assert await again.day(NOW + 3000) == [[0, 2, 3, 4], [0, *range(1, 11)]]
+    last = Process(archive, NOW + 3000)
+    await last.turn(NOW + 3000)
+    assert await last.day(NOW + 3000) == await again.day(NOW + 3000)
+
+
+async def test_a_short_run_leaves_nothing(archive: Archive) -> None:
+    process = Process(archive)
+    process.recorder.start()
+    await process.recorder.stop()
+    await process.recorder.stop()
+    assert "save" not in archive.calls
+
+
+async def test_a_stop_stores_the_last_minutes(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(archive)
+    await process.turn(NOW + DAY_EVERY_S, 1)
+    process.recorder.start()
+    process.counter.inc(41)
+    later = NOW + DAY_EVERY_S + 10
+    process.history.sample(later, is_last=True)
+    monkeypatch.setattr("time.time", lambda: later)
+    await process.recorder.stop()
+    again = Process(archive, later + 5)
+    await again.turn(later + 5)
+    assert await again.day(later + 5) == [[0, 42]]
+
+
+async def test_a_stop_does_not_fail_without_the_database(archive: Archive) -> None:
+    process = Process(archive)
+    await process.turns(NOW, 4)
+    archive.is_available = False
+    process.recorder.start()
+    await process.recorder.stop()
+
+
+async def test_one_process_of_a_node_records(archive: Archive, directory: Path) -> None:
+    ExitedProcesses(directory)
+    one, other = Process(archive, pid=1), Process(archive, pid=2)
+    for number in range(1, 4):
+        now = NOW + number * DAY_EVERY_S
+        other.counter.inc(10)
+        other.history.sample(now)
+        await one.turn(now, 1)
+        await other.turn(now + 1)
+    assert archive.calls == ["load", "save"]
+    assert await one.day(NOW + 600) == [[0, 11, 22, 33]]
+    assert await other.day(NOW + 600) == [[0, 11, 22, 33]]
+    await one.recorder.stop()
+
+
+async def test_another_process_takes_over(
+    archive: Archive, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = ExitedProcesses(directory)
+    one, other = Process(archive, pid=1), Process(archive, pid=2)
+    for number in (1, 2):
+        await one.turn(NOW + number * DAY_EVERY_S, 1)
+    # It is killed, so it stores nothing.
+    assert one.recorder._lock is not None
+    one.recorder._lock.free()
+    supervisor.merge_exited(1)
+    assert not archive.hours
+    for number in (3, 4, 5):
+        await other.turn(NOW + number * DAY_EVERY_S, 10)
+    expected = [[0, 1, 2, 12, 22, 32]]
+    assert await other.day(NOW + 900) == expected
+    # What the killed process recorded is stored, too.
+    monkeypatch.delenv(DIRECTORY_VARIABLE)
+    again = Process(archive, NOW + 900)
+    await again.turn(NOW + 900)
+    assert await again.day(NOW + 900) == expected
+    await other.recorder.stop()
+
+
+async def test_exited_processes_keep_their_counts(archive: Archive, directory: Path) -> None:
+    supervisor = ExitedProcesses(directory)
+    one, other = Process(archive, pid=1), Process(archive, pid=2)
+    await other.turn(NOW + DAY_EVERY_S, 100)
+    one.counter.inc(5)
+    one.history.sample(NOW + DAY_EVERY_S)
+    await other.turn(NOW + 2 * DAY_EVERY_S)
+    one.counter.inc(1)
+    one.history.sample(NOW + 2 * DAY_EVERY_S, is_last=True)
+    supervisor.merge_exited(1)
+    await other.turn(NOW + 3 * DAY_EVERY_S)
+    await other.turn(NOW + 4 * DAY_EVERY_S)
+    assert await other.day(NOW + 900) == [[0, 100, 105, 106, 106]]
+    await other.recorder.stop()
