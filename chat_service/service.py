@@ -97,6 +97,7 @@ class Service:
     _tracker: RequestTracker
     _listener: Listener
     _lag: asyncio.Task[None]
+    _recorder: Recorder
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class Service:
         self._dropped_lines, self._dropped_counted = dropped_lines, 0
         self._tracer: RequestTracer | None = None
         self._tls: Tls | None = None
+        self._tls_metrics: TlsMetrics | None = None
         #: The steps of `stop`, pushed in the order of the start. The last one runs first.
         self._cleanup = AsyncExitStack()
         self._metrics_text = Shared(self._render_metrics, METRICS_KEPT_S)
@@ -164,7 +166,8 @@ class Service:
             self._tracer = telemetry.tracer
         if settings.tls_certificate:
             files = Files(settings.tls_certificate, settings.tls_key)
-            self._tls = Tls(files, TlsMetrics(self._registry).loaded)
+            self._tls_metrics = TlsMetrics(self._registry)
+            self._tls = Tls(files, self._tls_metrics.loaded)
             watch = asyncio.create_task(self._tls.watch(), name="tls-files")
             self._cleanup.push_async_callback(_cancel, watch)
         # If the start fails, close the sockets at once, so that clients do not wait for nothing.
@@ -191,9 +194,9 @@ class Service:
         self._cleanup.push_async_callback(_cancel, self._lag)
         self._sample()
         self._history.sample(time.time())
-        recorder = Recorder(self._history, self._store)
-        recorder.start()
-        self._cleanup.push_async_callback(recorder.stop)
+        self._recorder = Recorder(self._history, self._store)
+        self._cleanup.push_async_callback(self._recorder.stop)
+        self._recorder.start()
         self._cleanup.callback(self._take_last_sample)
         self._is_accepting = True
         self.status = "serving"
@@ -444,7 +447,7 @@ class Service:
             store.version,
             store.members,
         )
-        self._history.node.observe(self._pool, database)
+        self._history.node.observe(self._pool, database, self._tls_metrics)
         if (limiter := self._client_policy.limiter) is not None:
             self._http_metrics.forgotten.set(limiter.forgotten)
 

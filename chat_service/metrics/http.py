@@ -1,5 +1,7 @@
 """The Prometheus metrics of the HTTP front end and of TLS. Made once by `chat_service.service`."""
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from chat_service import __version__
@@ -116,8 +118,12 @@ class TlsMetrics:
             multiprocess_mode="livemin",
             registry=registry,
         )
+        #: The same for the dashboard: whether the files cannot be used, and when the certificate in
+        #: use expires.
+        self.is_refused, self.ends = False, math.inf
 
     def loaded(self, is_current: bool, expires_at: float | None) -> None:
         """Record whether the files are in use, and when the certificate in use expires."""
         self._refused.set(not is_current)
         self._end.set(expires_at or 0)
+        self.is_refused, self.ends = not is_current, expires_at or 0.0

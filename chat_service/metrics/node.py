@@ -10,6 +10,7 @@ from typing import Any
 
 from chat_service import __version__
 from chat_service.metrics.conditions import Database, Disk, Facts
+from chat_service.metrics.http import TlsMetrics
 from workers.pool import WorkerPool
 from workers.storage import StorageReserve
 
@@ -25,8 +26,8 @@ class Node:
         self.name = ""
         self.facts = _UNKNOWN
 
-    def observe(self, pool: WorkerPool, database: Database) -> None:
-        """Update the facts from the pool, and from what is known about the database."""
+    def observe(self, pool: WorkerPool, database: Database, certificate: TlsMetrics | None) -> None:
+        """Update the facts from the pool, the database and the certificate, if there is one."""
         now = time.monotonic()
         if pool.leader:
             self._led_at = now
@@ -35,6 +36,8 @@ class Node:
             disk=_disk_of(pool.reserve),
             leader=pool.leader,
             leaderless_s=now - self._led_at,
+            certificate_ends=None if certificate is None else certificate.ends,
+            is_certificate_refused=certificate is not None and certificate.is_refused,
         )
 
     def document(

@@ -4,11 +4,14 @@ import json
 import math
 import re
 import socket
+import time
 from typing import Any
 from urllib.parse import urljoin
 
 import pytest
 
+from chat_service import __version__
+from chat_service.metrics.day import DAY_EVERY_S, DAY_S
 from chat_service.metrics.history import EVERY_S, SAMPLES
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
@@ -55,6 +58,66 @@ async def test_the_samples_say_what_the_metrics_say(chat: ChatClient) -> None:
     for name in values:
         if name.startswith(("chat_queue_wait", "chat_batch")):
             assert f"{name} {values[name]}\n" in text
+
+
+async def test_a_service_reports_its_state_and_its_node(service: Service, chat: ChatClient) -> None:
+    document = await history(chat)
+    assert document["state"] == {
+        "severity": "ok",
+        "says": "Everything works.",
+        "conditions": [],
+    }
+    assert document["thresholds"]["latency"] == {"value": 0.5, "unit": "s", "runbook": "p99-is-up"}
+    node = document["node"]
+    assert node["name"].endswith(f":{service.port}")
+    assert (node["version"], node["processes"]) == (__version__, 1)
+    assert node["database"]["state"] == "available"
+    assert node["database"]["kind"] == "replica set"
+    assert node["database"]["members"] == 1
+    assert int(node["database"]["version"].split(".")[0]) >= 6
+    assert 0 < node["disk"]["free_bytes"] < node["disk"]["total_bytes"]
+    assert 0 < node["disk"]["free_min_bytes"] < node["disk"]["total_bytes"]
+    assert node["started"] <= node["oldest_sample"] <= document["now"]
+    assert node["uptime_s"] == pytest.approx(document["now"] - node["started"])
+
+    async def knows_the_leader() -> bool:
+        return bool((await history(chat))["node"]["leader"])
+
+    await eventually(knows_the_leader)
+
+
+async def test_a_condition_is_told_with_its_next_step(service: Service, chat: ChatClient) -> None:
+    async def is_missing() -> bool:
+        service._worker_metrics.indexes_missing.set(1)
+        return bool((await history(chat))["state"]["severity"] == "failing")
+
+    await eventually(is_missing)
+    (condition,) = (await history(chat))["state"]["conditions"]
+    assert (condition["name"], condition["runbook"]) == ("indexes-missing", "indexes-missing")
+    assert condition["says"]
+    assert condition["next_step"]
+
+
+async def test_the_last_day_has_a_row_for_two_minutes(service: Service, chat: ChatClient) -> None:
+    assert (await history(chat, "?range=day"))["processes"] == []
+    await chat.post("bob", "x")
+    recorder, now = service._recorder, time.time()
+    for ahead in (1, 2):
+        service._history.sample(now + ahead * DAY_EVERY_S)
+        await recorder.turn(now + ahead * DAY_EVERY_S)
+    document = await history(chat, "?range=day")
+    assert (document["every"], document["span"]) == (DAY_EVERY_S, DAY_S)
+    assert document["state"]["severity"] == "ok"
+    (run,) = document["processes"]
+    place = document["series"].index("chat_messages_accepted_total") + 1
+    assert [sample[place] for sample in run["samples"]] == [0, 1, 1]
+    assert run["samples"][0][0] == run["started"]
+    since = run["samples"][1][0]
+    (newer,) = (await history(chat, f"?range=day&since={since}"))["processes"]
+    assert newer["samples"] == run["samples"][2:]
+    answer = await chat.request("GET", "/ops/history?range=week")
+    assert answer.code == 400
+    assert json.loads(answer.body)["errors"][0]["field"] == "range"
 
 
 async def test_only_what_is_newer_is_answered_again(chat: ChatClient) -> None:

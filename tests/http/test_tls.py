@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -375,6 +376,22 @@ async def test_new_connections_get_a_new_certificate(site: Site) -> None:
     assert await site.metric("chat_tls_certificate_expires_seconds") > end
     accepted(await old.ask(post(message("bob", "still here"))))
     await old.close()
+
+
+async def test_the_dashboard_warns_of_the_end_of_a_certificate(site: Site) -> None:
+    history = site.service._history
+
+    async def state() -> str:
+        document = json.loads(await history.document(0, time.time()))
+        return " ".join(each["name"] for each in document["state"]["conditions"])
+
+    assert await state() == ""
+    site.replace(site.authority.issue("good.test", days=13))
+
+    async def is_ending() -> bool:
+        return await state() == "certificate-expires"
+
+    await eventually(is_ending)
 
 
 def test_files_that_still_change_are_not_read(site: Site) -> None:

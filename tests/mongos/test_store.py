@@ -22,6 +22,7 @@ from workers.store.diagnostics import examine
 from workers.store.driver import Document, Driver
 from workers.store.layout import Layout
 from workers.store.mongo import MongoStore
+from workers.store.node_history import HISTORY_PLACES
 from workers.store.targeted import Updates
 
 Mongods = list[MongoClient[Document]]
@@ -290,3 +291,14 @@ async def test_a_seeded_stream_without_its_mongos_is_found(
 
     with pytest.raises(StoreUnavailable, match="not found"):
         await read_often()
+
+
+async def test_a_history_is_stored_behind_a_mongos(store: MongoStore, clock: DatabaseClock) -> None:
+    for hour in range(HISTORY_PLACES + 1):
+        await store.save_history("web1:80", hour, b"%d" % hour, clock.now_ms())
+    hours = sorted(int(content) for content in await store.load_history("web1:80"))
+    assert hours == [*range(1, HISTORY_PLACES + 1)]
+    await store.forget_nodes(clock.now_ms() + 26 * 3600_000)
+    assert await store.load_history("web1:80") == []
+    assert (store.is_routed, store.members) == (True, None)
+    assert store.version is not None
