@@ -270,7 +270,8 @@ async def test_signing_in_works_with_the_keyboard(
     async with browser() as page:
         await page.goto(guarded.base)
         await expect(panel(page)).to_be_visible()
-        await page.locator("nav a").last.focus()
+        pages = page.get_by_role("navigation", name="Pages")
+        await pages.get_by_role("link").last.focus()
         await page.keyboard.press("Tab")
         await expect(page.get_by_label("Token")).to_be_focused()
         await page.keyboard.type(token)
@@ -304,4 +305,4 @@ async def test_the_form_and_the_session_are_accessible(
             await page.goto(guarded.base + path)
             await expect(panel(page)).to_contain_text("WWW")
             await check_access(page)
-            assert await width(page) == 360
+            assert await width(page) == 360, path
