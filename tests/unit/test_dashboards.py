@@ -6,15 +6,20 @@ from itertools import combinations
 import pytest
 from prometheus_client import CollectorRegistry
 
+from chat_service.handlers.pages import WEB
 from chat_service.metrics.http import HttpMetrics, TlsMetrics
 from config.settings import PROJECT_ROOT
 from tests.support.dashboard import PROMETHEUS, alerts, dashboard, expressions
+from tests.support.runbook import ENTRIES
 from workers.metrics import WorkerMetrics
 
 #: Labels that Prometheus adds to each series.
 _ADDED = {"job", "instance"}
 #: The supervisor writes this metric after a process has died, so it is in no registry.
 _OF_SUPERVISOR = {"chat_process_restarts_total": set[str]()}
+
+#: Words in the runbook that look like metrics.
+_NOT_METRICS = ("chat_runbook", "chat_service")
 
 _METRIC = re.compile(r"\b(chat_[a-z_]+)(?:\{([^}]*)\})?")
 _GROUPING = re.compile(r"\bby \(([^)]*)\)")
@@ -69,22 +74,32 @@ def test_all_metrics_are_on_the_dashboard() -> None:
     assert not missing
 
 
-def test_runbooks_name_existing_metrics() -> None:
+def test_each_alert_leads_to_its_entry_of_the_runbook() -> None:
+    page = (WEB / "runbook.html").read_text(encoding="utf-8")
     for name, text in alerts().items():
-        for annotation in ("summary: ", "runbook: "):
-            assert text.count(annotation) == 1, f"{name} has no {annotation}"
-        for metric, _ in _METRIC.findall(text):
-            histogram = f"{metric}_bucket"
-            assert metric in KNOWN or histogram in KNOWN, f"{name} names {metric}"
+        assert text.count("summary: ") == 1, name
+        (anchor,) = re.findall(r"runbook_url: '\{\{ [^}]+ \}\}#([a-z0-9-]+)'", text)
+        assert f"**{name}**" in ENTRIES[anchor], f"{name} leads to {anchor}"
+        assert f'id="{anchor}"' in page
 
 
-def test_each_alert_is_tested_and_documented() -> None:
+def test_the_runbook_names_existing_metrics_and_commands() -> None:
+    for anchor, text in ENTRIES.items():
+        for metric, _ in _METRIC.findall(re.sub(r"_(?:bucket|sum|count)\b", "", text)):
+            is_known = metric in KNOWN or f"{metric}_bucket" in KNOWN
+            assert is_known or metric in _NOT_METRICS, f"{anchor} names {metric}"
+
+
+def test_the_served_runbook_has_every_entry() -> None:
+    page = (WEB / "runbook.html").read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="([^"]+)"', page) == list(ENTRIES)
+
+
+def test_each_alert_is_tested() -> None:
     tests = (PROMETHEUS / "alerts.test.yml").read_text(encoding="utf-8")
-    pages = (PROJECT_ROOT / "docs/operations.md").read_text(encoding="utf-8")
     for name in alerts():
         assert f"name: {name} fires\n" in tests
         assert f"name: {name} is silent\n" in tests
-        assert f"**{name}**" in pages
 
 
 def test_the_operations_page_lists_exactly_the_metrics() -> None:
