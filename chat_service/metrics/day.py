@@ -74,7 +74,9 @@ class Day:
     def runs(self, since: float) -> list[Run]:
         """Return the runs in the order of their starts, with their rows after a time."""
         found: dict[tuple[int, float], Run] = {}
-        for _, content in sorted(self.dump().items()):
+        for hour, content in sorted(self.dump().items()):
+            if (hour + 1) * _HOUR_S <= since:
+                continue
             for run in _unpack(content):
                 key = (run.pid, run.started)
                 run.rows = [row for row in run.rows if row[0] is not None and row[0] > since]

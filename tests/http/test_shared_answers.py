@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
+from chat_service.api.shared_answers import Pace
 from chat_service.handlers import dashboard
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
@@ -87,3 +89,20 @@ async def test_the_history_is_compressed_once_in_a_while(
         assert json.loads(answer.body)["series"]
         codings.append(answer.headers.get("X-Consumed-Content-Encoding"))
     assert codings == ["gzip", None, None]
+
+
+async def test_a_day_is_always_compressed_and_paced(
+    chat: ChatClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = []
+
+    async def turn(pace: Pace) -> None:
+        turns.append(pace._at_once)
+
+    monkeypatch.setattr(Pace, "turn", turn)
+    for _ in range(2):
+        answer = await chat.request("GET", "/ops/history?range=day", None, Accept_Encoding="gzip")
+        assert answer.headers["X-Consumed-Content-Encoding"] == "gzip"
+    # What is newer is as small as a part of the last quarter of an hour.
+    await chat.request("GET", f"/ops/history?range=day&since={int(time.time()) - 60}", None)
+    assert turns == [dashboard.DAYS_AT_ONCE, dashboard.DAYS_AT_ONCE, dashboard.HISTORY_AT_ONCE]
