@@ -55,7 +55,8 @@ def shell(settings: Settings, program: str | None, quiet: bool) -> int:
         else:
             _run(program, names)
     except PyMongoError as error:
-        raise CommandError(ExitCode.DATABASE, str(error)) from None
+        # Behind the reason is the whole reply of the server.
+        raise CommandError(ExitCode.DATABASE, str(error).partition(", full error:")[0]) from None
     finally:
         client.close()
     return ExitCode.DONE

@@ -252,3 +252,12 @@ def test_limits_that_count_a_proxy_give_a_warning(chat: Chat, tmp_path: Path) ->
     for environ in ({"CHAT_TRUSTED_PROXIES": "127.0.0.1"}, {"CHAT_HOST": "0.0.0.0"}):
         ((state, _),) = details(chat(*words, stdin=b"", **limited, **environ), "limits")
         assert state == "ok"
+
+
+def test_a_finding_leads_to_the_runbook(mongo_uri: str, database: str) -> None:
+    chat = Chat("")
+    chat.environ |= {"CHAT_MONGO_URI": mongo_uri, "CHAT_MONGO_DATABASE": database}
+    result = chat("doctor", "--port", "0", "--url", "http://127.0.0.1:1")
+    entries = {each["check"]: each.get("runbook") for each in result.records}
+    assert entries["alive"] == "docs/operations.md#node-does-not-answer"
+    assert entries["database"] is None

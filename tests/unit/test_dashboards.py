@@ -18,6 +18,7 @@ _ADDED = {"job", "instance"}
 #: The supervisor writes this metric after a process has died, so it is in no registry.
 _OF_SUPERVISOR = {"chat_process_restarts_total": set[str]()}
 
+CODE = PROJECT_ROOT / "chat_service"
 #: Words in the runbook that look like metrics.
 _NOT_METRICS = ("chat_runbook", "chat_service")
 
@@ -88,6 +89,19 @@ def test_the_runbook_names_existing_metrics_and_commands() -> None:
         for metric, _ in _METRIC.findall(re.sub(r"_(?:bucket|sum|count)\b", "", text)):
             is_known = metric in KNOWN or f"{metric}_bucket" in KNOWN
             assert is_known or metric in _NOT_METRICS, f"{anchor} names {metric}"
+
+
+def test_the_doctor_and_the_conditions_lead_to_entries() -> None:
+    sources = ("cli/doctor/runbook.py", "cli/commands/serve.py", "metrics/conditions.py")
+    named = {
+        word
+        for source in sources
+        for word in re.findall(r'"([a-z0-9]+(?:-[a-z0-9]+)+)"', (CODE / source).read_text("utf-8"))
+    }
+    # The names of conditions and reasons that differ from their entries.
+    own = {"access-broken", "event-loop-lags", "requests-queue", "worker-restarts"}
+    own |= {"storage-full", "inbox-full"}
+    assert named - own <= set(ENTRIES)
 
 
 def test_the_served_runbook_has_every_entry() -> None:

@@ -35,6 +35,15 @@ async def reason_of(folder: Path, log: str, stderr: bytes, code: int | None) -> 
     ("log", "stderr", "code", "reason"),
     [
         pytest.param(
+            line("F", "Please read about --repair")
+            + line("F", "Fatal assertion", msgid=50944)
+            + line("F", "\n\n***aborting after fassert() failure\n\n"),
+            b"",
+            14,
+            "it ended with 14: Please read about --repair (see ",
+            id="damaged",
+        ),
+        pytest.param(
             line("E", "Cannot open", error="Permission denied") + line("I", "Shutting down"),
             b"",
             100,

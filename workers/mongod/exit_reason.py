@@ -27,6 +27,9 @@ _HINTS = {
     "SIGBUS": "; a full or broken disk causes that",
 }
 
+#: How lines begin that have no reason.
+_GIVES_UP = ("Fatal assertion", "***aborting")
+
 
 class ExitReason:
     """Collects what one run of mongod writes. Create it before mongod starts."""
@@ -60,7 +63,10 @@ class ExitReason:
                 "restarts on its own"
             )
         ended = ending_of(code)
-        said = next((text for line in reversed(lines) if (text := _problem(line))), "")
+        problems = [text for line in lines if (text := _problem(line))]
+        # The last ones only say that mongod gives up.
+        told = [text for text in problems if not text.startswith(_GIVES_UP)]
+        said = next(reversed(told or problems), "")
         said = said or next((line for line in reversed(stderr) if line), "")
         if said:
             return f"it {ended}: {said[:400]} (see {self._log_file})"
@@ -99,8 +105,11 @@ def _problem(line: str) -> str:
         if entry["s"] not in ("E", "F"):
             return ""
         more = entry.get("attr", {})
-        detail = more.get("error", more.get("message", "")) if isinstance(more, dict) else ""
-        return f"{entry['msg']}: {detail}".strip(" :") if detail else str(entry["msg"])
+        detail = (more.get("error") or more.get("message")) if isinstance(more, dict) else None
+        if isinstance(detail, dict):
+            detail = detail.get("msg", "")
+        # One line, whatever mongod writes.
+        return " ".join(f"{entry['msg']}: {detail or ''}".split()).strip(" :")
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
 

@@ -159,7 +159,7 @@ async def _serve(
         raise CommandError(ExitCode.REFUSED, str(error)) from None
     except (PortTaken, EmbeddedError, StoreUnavailable, StoreMisconfigured, IndexMismatch) as error:
         reason = _describe_unreachable(error) if isinstance(error, StoreUnavailable) else str(error)
-        raise CommandError(_exit_code_of(error), reason) from None
+        raise CommandError(_exit_code_of(error), f"{reason}{_entry_of(error)}") from None
     finally:
         await server.stop()
         telling.cancel()
@@ -207,6 +207,18 @@ def _announce(server: Service | Supervisor) -> None:
 
 def _at(host: str, port: int) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _entry_of(error: Exception) -> str:
+    """Return where the runbook is about an error, if its entry says more than the error."""
+    entry = ""
+    if isinstance(error, EmbeddedError) and not isinstance(error, DataDirectoryUnusable):
+        entry = "mongod-does-not-start"
+    elif isinstance(error, IndexMismatch):
+        entry = "indexes-missing"
+    elif isinstance(error, StoreUnavailable):
+        entry = "database-unavailable"
+    return f" (docs/operations.md#{entry})" if entry else ""
 
 
 def _exit_code_of(error: Exception) -> ExitCode:

@@ -11,6 +11,7 @@ import click
 from chat_service.cli.credentials import UserToken, find_token
 from chat_service.cli.doctor import access, host, service
 from chat_service.cli.doctor.keys import check_keys
+from chat_service.cli.doctor.runbook import DOCUMENT, entry_of
 from chat_service.cli.exit_codes import ExitCode
 from chat_service.cli.options import EPILOG, settings_from, with_options
 from chat_service.cli.output import Output
@@ -64,9 +65,15 @@ async def _run_checks(
     failed = count = 0
     for title, findings in sections.items():
         out.title(title)
-        async for check, state, detail in findings:
+        async for finding in findings:
+            check, state, detail = finding
             mark = out.color(f"{state:<4}", _COLORS[state])
-            out.record(f"  {mark}  {check:<13}  {detail}", check=check, state=state, detail=detail)
+            fields = {"check": check, "state": state, "detail": detail}
+            text = f"  {mark}  {check:<13}  {detail}"
+            if entry := entry_of(finding):
+                fields["runbook"] = f"{DOCUMENT}#{entry}"
+                text += f"\n{'':23}{out.dim(fields['runbook'])}"
+            out.record(text, **fields)
             count += 1
             failed += state == "fail"
     out.note(f"{failed} of {count} checks failed" if failed else f"{count} checks, none failed")
