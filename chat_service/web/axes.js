@@ -18,17 +18,25 @@ const [DECADES_MIN, DECADES_MAX] = [2, 5];
 
 /** Return an axis from zero, which a few spikes do not flatten. NaN means no threshold.
 
-    A threshold far above the values is left out, unless `isIncluded`. */
-export function linearAxis(values, threshold = NaN, isIncluded = false) {
+    A threshold far above the values is left out. */
+export function linearAxis(values, threshold = NaN) {
   const positive = values.filter((value) => value > 0).sort((a, b) => a - b);
   const most = positive.at(-1) ?? 0;
   const usual = positive[Math.ceil(positive.length * USUAL_SHARE) - 1] ?? 0;
   const isCut = positive.length >= ENOUGH && most > SPIKE_FACTOR * usual;
-  let top = niceAbove(isCut ? usual : most);
-  if (most === 0 && threshold > 0) top = niceAbove(threshold);
-  else if (threshold <= THRESHOLD_FACTOR * top || (isIncluded && threshold > top)) {
-    top = Math.max(top, niceAbove(threshold));
-  }
+  const top = niceAbove(isCut ? usual : most);
+  if (most === 0 && threshold > 0) return fromZero(niceAbove(threshold));
+  const isNear = threshold <= THRESHOLD_FACTOR * top;
+  return fromZero(isNear ? Math.max(top, niceAbove(threshold)) : top);
+}
+
+/** Return an axis for shares of one, which includes the threshold and cuts nothing off. */
+export function shareAxis(values, threshold = NaN) {
+  const most = Math.max(0, ...[...values, threshold].filter((value) => value > 0));
+  return fromZero(Math.min(1, niceAbove(most)));
+}
+
+function fromZero(top) {
   const place = (value) => (value > 0 ? Math.min(1, Math.max(SEEN, value / top)) : value);
   return { ticks: [0, top / 2, top], top, place };
 }

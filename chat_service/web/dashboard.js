@@ -4,7 +4,7 @@
    What is wrong comes first. A word means the same figure everywhere on the page. The look of a line
    is "bad" or "attention" if it has that meaning, else one of the neutral LOOKS. */
 
-import { linearAxis, logAxis } from "./axes.js";
+import { logAxis, shareAxis } from "./axes.js";
 import { gauge, highest, isKnown, mean, percentile, rate, share, sum_, total } from "./measures.js";
 import { amount, percent, short, size, time, worded } from "./words.js";
 
@@ -70,7 +70,7 @@ export const CHARTS = [
     title: "Failed",
     unit: "share of requests answered with 5xx",
     format: percent,
-    axis: (values, threshold) => linearAxis(values, threshold, true),
+    axis: shareAxis,
     threshold: "failed",
     lines: [line("failed", "bad", failed)],
     each: failed,
@@ -79,6 +79,7 @@ export const CHARTS = [
     title: "Refused",
     unit: "share of requests not executed, by reason",
     format: percent,
+    axis: shareAxis,
     threshold: "refused",
     stacked: true,
     lines: [

@@ -137,7 +137,9 @@ function showVerdict(link, { kind, word, says, conditions }) {
   find("said").textContent = `${word}. ${says}`;
 }
 
-/** Show what is wrong, without the sentence that was told already. Links stay, and so does their focus. */
+/** Show what is wrong, the worst first and with its next step; the others often follow from it.
+
+    The sentence `told` is not repeated. Links stay, and so does their focus. */
 function showConditions(conditions, told) {
   const list = find("conditions");
   while (list.children.length > conditions.length) list.lastChild.remove();
@@ -150,7 +152,7 @@ function showConditions(conditions, told) {
     what.textContent = says;
     what.hidden = says === told;
     next.lastChild.textContent = step ?? "";
-    next.hidden = !step;
+    next.hidden = !step || i > 0;
     link.href = `ops/runbook#${runbook}`;
     link.textContent = runbook ? `Runbook: ${entryOf(runbook)}` : "";
     link.hidden = !runbook;

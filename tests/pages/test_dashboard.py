@@ -6,19 +6,16 @@ import socket
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Page, expect
 
 from chat_service.service import Service
 from tests.conftest import StartService
 from tests.pages.access import Tokens, panel, sign_in
 from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.pages.dashboard import SOON, chart, fact, tile
 from tests.pages.inbox import button
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
-
-#: Milliseconds; longer than a sample and the page's next request take together.
-SOON = 20_000
-
 
 #: What the page says without an answer: since when, and for how long.
 SILENCE = re.compile(
@@ -32,23 +29,6 @@ LOWEST = """() => Math.min(...[...document.querySelectorAll("figure > svg")].fla
         .filter((line) => line.getAttribute("d"))
         .map((line) => axis + 1 - line.getBoundingClientRect().bottom);
 }))"""
-
-
-def chart(page: Page, title: str) -> Locator:
-    """Return the chart with this title."""
-    return page.locator("figure", has=page.get_by_role("heading", name=title, exact=True))
-
-
-def tile(page: Page, title: str) -> Locator:
-    """Return the tile with this title."""
-    return page.locator(".tile", has=page.get_by_text(title, exact=True))
-
-
-def fact(page: Page, term: str) -> Locator:
-    """Return the text of the fact about the node with this term."""
-    return page.locator("#facts div", has=page.get_by_text(term, exact=True)).get_by_role(
-        "definition"
-    )
 
 
 async def most(page: Page, title: str, name: str) -> float:
