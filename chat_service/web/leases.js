@@ -106,13 +106,25 @@ class Lease {
     const origins = new Set(letters.map(({ dead }) => dead.username));
     const where = origins.size === 1 ? isolated(...origins) : "their inboxes";
     return this.#ask(async () => {
-      for (const letter of letters) await giveBack(letter, this.#tell);
-      const end = await this.#acknowledge(ids);
-      const words = `${counted(letters.length, "dead letter")} returned to ${where}${end}.`;
-      this.#inbox.tell(words, end === "" ? "good" : "");
-      announce(words);
-      this.#leave(ids);
+      const done = [];
+      try {
+        for (const letter of letters) {
+          await giveBack(letter, this.#tell);
+          done.push(letter.id);
+        }
+      } finally {
+        if (done.length > 0) await this.#finish(done, where);
+      }
     }, ids, `send to ${where}`);
+  }
+
+  /** Remove dead letters that were returned. */
+  async #finish(ids, where) {
+    const end = await this.#acknowledge(ids);
+    const words = `${counted(ids.length, "dead letter")} returned to ${where}${end}.`;
+    this.#inbox.tell(words, end === "" ? "good" : "");
+    announce(words);
+    this.#leave(ids);
   }
 
   /** Acknowledge dead letters that were returned; return what went wrong with some, if their lease had ended. */

@@ -132,6 +132,33 @@ async def test_dead_letters_are_returned_to_their_inbox(
 
 
 @pytest.mark.settings(max_deliveries=1)
+async def test_a_refused_return_keeps_only_what_was_not_returned(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async def refuse_two(route: Route) -> None:
+        if "two" not in (route.request.post_data or ""):
+            await route.continue_()
+            return
+        await route.fulfill(
+            status=413,
+            headers={"Content-Type": "application/problem+json"},
+            body='{"title": "Too large", "detail": "no room"}',
+        )
+
+    async with browser() as page:
+        await open_dead_letters(page, chat, ["one", "two"])
+        await button(page, "Lease 60 s").click()
+        await page.route("**/chat", refuse_two)
+        await button(page, "Return all").click()
+        await expect(leased_here(page)).to_have_text(["two"])
+        await expect(page.locator(".lease [data-note]")).to_have_text("Too large: no room.")
+        await button(page, "Release all").click()
+        await expect(page.locator("[data-count]")).to_have_text("1")
+    assert await chat.texts("bob") == ["one"]
+    assert await chat.texts("dead/bob") == ["two"]
+
+
+@pytest.mark.settings(max_deliveries=1)
 async def test_a_late_acknowledgement_says_what_was_returned(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
