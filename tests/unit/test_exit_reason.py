@@ -40,7 +40,7 @@ async def reason_of(folder: Path, log: str, stderr: bytes, code: int | None) -> 
             + line("F", "\n\n***aborting after fassert() failure\n\n"),
             b"",
             14,
-            "it ended with 14: Please read about --repair (see ",
+            "it ended with 14: Please read about --repair (see {log})",
             id="damaged",
         ),
         pytest.param(

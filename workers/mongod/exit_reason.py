@@ -108,7 +108,7 @@ def _problem(line: str) -> str:
         detail = (more.get("error") or more.get("message")) if isinstance(more, dict) else None
         if isinstance(detail, dict):
             detail = detail.get("msg", "")
-        # One line, whatever mongod writes.
+        # mongod writes several lines, and this becomes one.
         return " ".join(f"{entry['msg']}: {detail or ''}".split()).strip(" :")
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
