@@ -33,7 +33,7 @@ const PERIODS = {
   quarter: { feed: new Feed({}), name: "The last 15 minutes" },
   day: { feed: new Feed({ range: "day" }), name: "The last day" },
 };
-/* The state, the tiles and the facts are of the present, whichever period the charts show. */
+/* The state, the tiles and the facts are always of the present, unlike the charts. */
 const present = PERIODS.quarter.feed;
 let period = PERIODS.quarter;
 /* When the service answered for the last time, by this machine's clock, in seconds since 1970. */
