@@ -36,6 +36,7 @@ DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 HISTORY_FILE = "history_"
 
 _ADDITIVE = ("counter", "histogram")
+_LOCK = "lock"
 _EXITED = "dead"
 _RESTARTS = "chat_process_restarts"
 #: The file with what the dashboard knows about processes that exited, and that with its last day.
@@ -77,7 +78,7 @@ def _text_of_all(directory: Path) -> bytes:
 @contextmanager
 def _locked(directory: Path, how: int) -> Iterator[None]:
     """Lock the directory: files of exited processes are merged while nobody reads."""
-    with (directory / "lock").open("a", encoding="ascii") as file:
+    with (directory / _LOCK).open("a", encoding="ascii") as file:
         fcntl.flock(file, how)
         yield
 
@@ -169,6 +170,10 @@ def _read_recorded(path: Path) -> Recorded | None:
 
 
 def _read_exited(directory: Path) -> Exited:
+    if not (directory / _EXITED_SAMPLES).exists():
+        # A rolling restart has replaced the processes of an older supervisor, which does not write
+        # this. It made the lock soon after its start.
+        return Exited(os.getppid(), (directory / _LOCK).stat().st_mtime, {})
     return msgspec.json.decode((directory / _EXITED_SAMPLES).read_bytes(), type=Exited)
 
 

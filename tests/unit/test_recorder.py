@@ -221,3 +221,14 @@ async def test_exited_processes_keep_their_counts(archive: Archive, directory: P
     await other.turn(NOW + 4 * DAY_EVERY_S)
     assert await other.day(NOW + 900) == [[0, 100, 105, 106, 106]]
     await other.recorder.stop()
+
+
+async def test_processes_of_an_older_supervisor_record(archive: Archive, directory: Path) -> None:
+    # It keeps no counts of exited processes.
+    process = Process(archive, pid=1)
+    for number in (1, 2, 3):
+        await process.turn(NOW + number * DAY_EVERY_S, 1)
+    ((*values,),) = await process.day(NOW + 600)
+    assert values[-3:] == [1, 2, 3]
+    assert json.loads(await process.history.document(0, NOW + 600))["node"]["started"]
+    await process.recorder.stop()
