@@ -69,9 +69,12 @@ def _entries(tokens: Sequence[Token], headings: Sequence[str]) -> Iterator[str]:
         for position, token in enumerate(tokens)
         if token.type == "heading_open" and token.tag == "h3"
     ]
-    yield _render(tokens[: starts[0]])
+    # A reader with a symptom looks for it first.
+    first = next(n for n, token in enumerate(tokens) if token.type == "paragraph_close") + 1
+    yield _render(tokens[:first])
     links = (f'<li><a href="#{slug(each)}">{html.escape(each)}</a></li>\n' for each in headings)
     yield f'<nav id="symptoms" aria-label="Symptoms"><ul>\n{"".join(links)}</ul></nav>\n'
+    yield _render(tokens[first : starts[0]])
     for heading, start, end in zip(headings, starts, [*starts[1:], len(tokens)], strict=True):
         body = _render(tokens[start + 3 : end])
         anchor = slug(heading)
