@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,17 +18,13 @@ from tests.support.dashboard import alerts
 from tests.unit.test_conditions import AVAILABLE, CASES, DISK
 
 
-def conditions() -> dict[str, str]:
-    """Return the runbook entry of each condition by its name, as the code has them."""
+def calls() -> Iterator[list[str]]:
+    """Yield the name, the severity and the runbook entry of each condition in the code."""
     path = PROJECT_ROOT / "chat_service/metrics/conditions.py"
-    found = {}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Condition":
-            name, runbook = node.args[0], node.args[-1]
-            assert isinstance(name, ast.Constant), ast.unparse(name)
-            assert isinstance(runbook, ast.Constant), ast.unparse(runbook)
-            found[str(name.value)] = str(runbook.value)
-    return found
+            words = [node.args[0], node.args[1], node.args[-1]]
+            yield [str(word.value) for word in words if isinstance(word, ast.Constant)]
 
 
 def entries() -> dict[str, str]:
@@ -39,7 +36,8 @@ def entries() -> dict[str, str]:
     return dict(zip(anchors, parts[2::2], strict=True))
 
 
-CONDITIONS, ENTRIES = conditions(), entries()
+CONDITIONS = {name: runbook for name, _, runbook in calls()}
+ENTRIES = entries()
 
 #: The condition that is about the same thing as an alert, and the numbers that both judge by. The
 #: other alerts are about what a node cannot know about itself.
@@ -95,6 +93,13 @@ def test_a_condition_leads_to_an_entry_of_the_runbook(name: str) -> None:
 def test_a_threshold_leads_to_an_entry_of_the_runbook() -> None:
     for name, threshold in thresholds_of(Facts(AVAILABLE, DISK, "")).items():
         assert threshold.runbook in ENTRIES, name
+
+
+def test_the_operations_page_lists_exactly_the_conditions() -> None:
+    page = (PROJECT_ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = page.partition("\n### What is wrong\n")[2].partition("\n### ")[0]
+    told = re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \|", table, flags=re.MULTILINE)
+    assert sorted(told) == sorted((name, severity) for name, severity, _ in calls())
 
 
 def test_every_condition_is_tested() -> None:
