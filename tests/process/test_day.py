@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.process.test_dashboard import ask
 from tests.support.client import ChatClient
 from tests.support.code_path import CODE_PATH
-from tests.support.server import Server
+from tests.support.server import Server, mongods_on
 from tests.support.waiting import eventually
 
 ACCEPTED = "chat_messages_accepted_total"
@@ -97,3 +98,55 @@ async def test_a_day_survives_crashes_and_restarts(server: Server) -> None:
         await post(server, 1)
         await eventually(lambda: has(1))
         assert len(await counts(server)) == 2
+
+
+async def test_an_outage_is_down_and_leaves_no_gap(server: Server, tmp_path: Path) -> None:
+    server.environ["CHAT_MONGO_TIMEOUT_S"] = "1"
+    with server:
+        await post(server, 3)
+        (mongod,) = mongods_on(tmp_path / "data")
+        os.kill(mongod, signal.SIGSTOP)
+        try:
+
+            async def is_down() -> bool:
+                client = ChatClient(server.base)
+                body = b'{"username":"bob","text":"x"}'
+                assert (await client.request("POST", "/chat", body)).code in (201, 503)
+                client.close()
+                state = (await ask(server.port))["state"]
+                names = [each["name"] for each in state["conditions"]]
+                return names[:1] == ["database-unavailable"] and state["severity"] == "down"
+
+            await eventually(is_down, 30)
+            began = time.time()
+
+            async def goes_on() -> bool:
+                return await rows_since(server, began) >= 3
+
+            await eventually(goes_on)
+        finally:
+            os.kill(mongod, signal.SIGCONT)
+
+        async def is_available() -> bool:
+            return bool((await ask(server.port))["node"]["database"]["state"] == "available")
+
+        await eventually(is_available)
+        await post(server, 1)
+        ended = time.time()
+
+        async def is_recorded() -> bool:
+            return await rows_since(server, ended) >= 2
+
+        await eventually(is_recorded)
+        document = await ask(server.port, "/ops/history?range=day")
+        place = document["series"].index("chat_database_away") + 1
+        (run,) = document["processes"]
+        away = [row[place] for row in run["samples"] if row[place] is not None]
+        assert max(away) == 1
+        assert away[-1] == 0
+
+
+async def rows_since(server: Server, moment: float) -> int:
+    """Return how many rows were recorded after a time, in seconds since 1970."""
+    document = await ask(server.port, "/ops/history?range=day")
+    return sum(row[0] > moment for each in document["processes"] for row in each["samples"])
