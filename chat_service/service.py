@@ -477,8 +477,8 @@ def _start_telemetry(registry: CollectorRegistry) -> "Telemetry":
     except ImportError as error:
         raise TelemetryUnusable(
             "telemetry is set to otlp, but OpenTelemetry is not installed: "
-            "CHAT_TELEMETRY=otlp scripts/serve installs it, and so does "
-            f"pip install -r requirements/otel.txt ({error})"
+            "CHAT_TELEMETRY=otlp scripts/serve installs it in a checkout; elsewhere, install "
+            f"chat-inbox[otel] ({error})"
         ) from error
     try:
         telemetry = Telemetry(registry)

@@ -49,6 +49,6 @@ def _packages() -> Iterator[None]:
     except ImportError as error:
         raise KeysUnusable(
             "access is set to jwt or both, but joserfc is not installed: "
-            "CHAT_ACCESS=jwt scripts/serve installs it, and so does "
-            f"pip install -r requirements/jwt.txt ({error})"
+            "CHAT_ACCESS=jwt scripts/serve installs it in a checkout; elsewhere, install "
+            f"chat-inbox[jwt] ({error})"
         ) from error

@@ -23,7 +23,11 @@ _OPTIONS = {
     "host": ("HOST", "Address to listen on (127.0.0.1)."),
     "port": ("PORT", "Port to listen on; 0 picks a free one (8080)."),
     "mongo_uri": ("URI", "MongoDB replica set to use (an embedded one)."),
-    "data_dir": ("DIR", "Data directory of the embedded MongoDB (data, in the checkout)."),
+    "data_dir": (
+        "DIR",
+        "Data directory of the embedded MongoDB (data in a checkout, else "
+        "~/.local/state/chat-inbox).",
+    ),
     "processes": ("N", "Number of processes; 0 starts one per core (1)."),
 }
 

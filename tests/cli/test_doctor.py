@@ -194,7 +194,7 @@ def test_keys_that_cannot_be_used_fail(chat: Chat, tmp_path: Path) -> None:
     (tmp_path / "joserfc/__init__.py").write_text("raise ImportError('blocked')", encoding="utf-8")
     path = f"{tmp_path}:{chat.environ['PYTHONPATH']}"
     missing = failed(chat(*words, **environ, PYTHONPATH=path))["token keys"]
-    assert "pip install -r requirements/jwt.txt" in missing
+    assert "install chat-inbox[jwt]" in missing
 
 
 def test_an_unknown_variable_gives_a_warning(chat: Chat) -> None:

@@ -1,23 +1,32 @@
-"""What scripts/release makes: wheels that work, and for the image a bill of materials."""
+"""The recipe of a release, from the version to an installation from an index on this machine."""
 
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tornado.testing import bind_unused_port
 
-from chat_service import __version__
 from config.settings import PROJECT_ROOT
+from tests.support.waiting import PATIENCE
 
 _PIN = re.compile(r"^([\w.-]+)==([^ ]+) ", re.MULTILINE)
 #: scripts/release makes its environment.
 _PYTHON = PROJECT_ROOT / ".tox" / "release" / "bin" / "python"
+#: A version that does not exist.
+_VERSION = "9.8.7"
+_CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+_FOREIGN = 'raise ImportError("a package of the project was imported")\n'
 _NOT_BUILT = (
     ".git",
     ".venv*",
@@ -50,11 +59,8 @@ def requirements(name: str) -> Path:
     return PROJECT_ROOT / "requirements" / f"{name}.txt"
 
 
-def test_the_bill_of_materials_lists_the_images_packages(tmp_path: Path) -> None:
-    file = tmp_path / "bill.json"
-    done = release("sbom", str(file))
-    assert done.returncode == 0, done.stderr
-    text = file.read_text(encoding="utf-8")
+def test_the_bill_of_materials_lists_the_images_packages(built: Path) -> None:
+    text = (built / f"chat_inbox-{_VERSION}.cdx.json").read_text(encoding="utf-8")
     valid = subprocess.run(
         [str(_PYTHON), "-c", _VALIDATE],
         input=text,
@@ -66,7 +72,7 @@ def test_the_bill_of_materials_lists_the_images_packages(tmp_path: Path) -> None
 
     bill = json.loads(text)
     root = bill["metadata"]["component"]
-    assert (root["name"], root["version"]) == ("chat-inbox", __version__)
+    assert (root["name"], root["version"]) == ("chat-inbox", _VERSION)
     assert all(component["licenses"] for component in bill["components"])
     listed = {component["purl"] for component in bill["components"]}
     pins = _PIN.findall(requirements("jwt").read_text(encoding="utf-8"))
@@ -76,13 +82,11 @@ def test_the_bill_of_materials_lists_the_images_packages(tmp_path: Path) -> None
     assert "\nARG REQUIREMENTS=jwt\n" in dockerfile
 
 
-def test_each_package_has_a_wheel_for_both_machines() -> None:
-    # This file has the packages of all others that an image can have.
+def test_the_build_checks_the_wheels_of_every_image() -> None:
+    # `scripts/release build` fails if a package of this file has no wheel for a machine.
     everything = set(_PIN.findall(requirements("otel").read_text(encoding="utf-8")))
     for name in ("serve", "jwt"):
         assert everything >= set(_PIN.findall(requirements(name).read_text(encoding="utf-8")))
-    done = release("wheels", str(requirements("otel")))
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_package_for_one_machine_only_is_noticed(tmp_path: Path) -> None:
@@ -109,44 +113,219 @@ def test_a_package_for_one_machine_only_is_noticed(tmp_path: Path) -> None:
     assert "uvloop" in done.stderr
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the wheels of the service and of its client."""
-    folder = tmp_path_factory.mktemp("wheels")
-    for project in (PROJECT_ROOT, PROJECT_ROOT / "clients" / "python"):
-        # The build writes into the project's folder, and another test may be building.
-        copy = folder / "source" / project.name
-        shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*_NOT_BUILT))
-        command = [str(_PYTHON), "-m", "build", "--wheel", "--no-isolation", "--outdir"]
-        subprocess.run([*command, str(folder), str(copy)], check=True, capture_output=True)
+def recipe(folder: Path, umask: int = 0o022) -> Path:
+    """Copy the checkout to a folder, and commit it as the version `_VERSION`."""
+    before = os.umask(umask)
+    shutil.copytree(PROJECT_ROOT, folder, ignore=shutil.ignore_patterns(*_NOT_BUILT))
+    # The environments are shared, because they take half a minute.
+    setup = [PROJECT_ROOT / "scripts" / "setup-venv", ".tox/release", requirements("release")]
+    subprocess.run(setup, cwd=PROJECT_ROOT, check=True)
+    (folder / ".tox").symlink_to(PROJECT_ROOT / ".tox")
+    in_recipe(folder, "git", "init", "--quiet")
+    (folder / ".git" / "info" / "exclude").write_text(".tox\n", encoding="utf-8")
+    in_recipe(folder, "scripts/release", "version", _VERSION)
+    in_recipe(folder, "git", "add", "--all")
+    in_recipe(folder, "git", "commit", "--quiet", "--message", "Release")
+    os.umask(before)
     return folder
 
 
-def test_the_wheels_give_a_working_command(wheels: Path, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
-    pip = [str(tmp_path / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+def in_recipe(folder: Path, *command: str, **environ: str) -> None:
+    """Run a command of the recipe. Commits have the same time everywhere."""
+    time = {"GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE": "2026-01-02T03:04:05Z"}
+    names = {
+        f"GIT_{role}_{kind}": "nobody@example.org"
+        for role in ("AUTHOR", "COMMITTER")
+        for kind in ("NAME", "EMAIL")
+    }
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **time, **names, **environ},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder `dist` of a build, whose single file is for this machine and Python."""
+    project = recipe(tmp_path_factory.mktemp("recipe") / "project")
+    this = f"{platform.machine()}-{sys.version_info.major}{sys.version_info.minor}"
+    in_recipe(project, "scripts/release", "build", this)
+    return project / "dist"
+
+
+def test_a_release_has_checksums_and_the_changelogs_notes(built: Path) -> None:
+    lines = (built / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    sums = {name: digest for digest, name in map(str.split, lines)}
+    files = {file.name for file in built.iterdir()} - {"SHA256SUMS", "NOTES.md"}
+    assert set(sums) == files
+    for name, digest in sums.items():
+        assert hashlib.sha256((built / name).read_bytes()).hexdigest() == digest
+    assert {name.replace("-", "_").split(_VERSION)[1] for name in files} == {
+        "_py3_none_any.whl",
+        ".tar.gz",
+        ".pex",
+        ".cdx.json",
+    }
+    notes = (built / "NOTES.md").read_text(encoding="utf-8")
+    assert "\n- `POST /chat` and `GET /chat/:username`: messages have a lifetime" in notes
+    # Release pages show the end of a line as one.
+    assert "\n  " not in notes
+
+
+def test_two_builds_of_a_commit_give_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    again = recipe(tmp_path / "again", umask=0o077)
+    in_recipe(again, "scripts/release", "packages", TZ="Asia/Tokyo")
+    names = sorted(file.name for file in (again / "dist").iterdir())
+    assert len(names) == 4
+    for name in names:
+        assert (again / "dist" / name).read_bytes() == (built / name).read_bytes(), name
+
+
+def test_the_wheel_has_every_file_of_the_checkout(built: Path) -> None:
+    with zipfile.ZipFile(built / f"chat_inbox-{_VERSION}-py3-none-any.whl") as archive:
+        packed = {name.replace("chat_service/bundled/", "") for name in archive.namelist()}
+    listed = subprocess.run(
+        ["git", "ls-files", "chat_service", "config", "workers"],
+        cwd=built.parent,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert set(listed.stdout.split()) == {name for name in packed if ".dist-info/" not in name}
+
+
+@pytest.fixture(scope="module")
+def index(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a package index on this machine, to which the recipe has uploaded."""
+    sock, port = bind_unused_port()
+    sock.close()
+    folder = tmp_path_factory.mktemp("index")
+    command = [str(_PYTHON.with_name("pypi-server")), "run", "--interface=127.0.0.1"]
+    command += [f"--port={port}", "--passwords=.", "--authenticate=.", "--disable-fallback"]
+    server = subprocess.Popen([*command, str(folder)], stderr=subprocess.DEVNULL, env=_CLEAN)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 30 * PATIENCE
+        while not is_open(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        account = {"TWINE_USERNAME": "nobody", "TWINE_PASSWORD": "nothing"}
+        in_recipe(
+            built.parent, "scripts/release", "upload", TWINE_REPOSITORY_URL=f"{url}/", **account
+        )
+        yield f"{url}/simple/"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def is_open(port: int) -> bool:
+    """Return whether something listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_damaged_file_is_not_uploaded(built: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(built.parent, project, symlinks=True)
+    with (project / "dist" / f"chat_inbox-{_VERSION}.tar.gz").open("ab") as archive:
+        archive.write(b"x")
+    with pytest.raises(AssertionError, match=rf"chat_inbox-{_VERSION}.tar.gz: FAILED"):
+        in_recipe(project, "scripts/release", "upload", TWINE_REPOSITORY_URL="http://127.0.0.1:1/")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a project's own packages, which Python must not find."""
+    folder = tmp_path / "project"
+    for name in ("config.py", "config/__init__.py", "workers/__init__.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(_FOREIGN, encoding="utf-8")
+    return folder
+
+
+def try_out(
+    chat: str, project: Path, mongo_uri: str, database: str, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Serve with two processes in a project's folder, and post and read."""
+    script = """
+        set -eu
+        "$0" --version
+        exec 3< <(exec "$0" serve --port 0 --processes 2 --mongo-uri "$1")
+        server=$!
+        read -r _ _ CHAT_URL <&3
+        export CHAT_URL
+        "$0" send bob kept
+        "$0" read bob
+        kill "$server"
+        wait "$server"
+    """
+    return subprocess.run(
+        ["bash", "-c", script, chat, mongo_uri],
+        cwd=project,
+        env={
+            **_CLEAN,
+            "PYTHONPATH": str(project),
+            "CHAT_MONGO_DATABASE": database,
+            "CHAT_LOG_LEVEL": "warning",
+            **environ,
+        },
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def test_an_installation_serves_beside_a_projects_packages(
+    index: str, tmp_path: Path, project: Path, mongo_uri: str, database: str
+) -> None:
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     install = [*pip, "install", "--quiet", "--require-hashes", "-r", str(requirements("serve"))]
     subprocess.run(install, check=True)
-    install = [*pip, "install", "--quiet", "--no-index", f"--find-links={wheels}", "chat-inbox"]
+    install = [*pip, "install", "--quiet", f"--index-url={index}", f"chat-inbox=={_VERSION}"]
     subprocess.run(install, check=True)
-    subprocess.run([*pip, "check"], check=True)
+    subprocess.run([*pip, "check"], check=True, capture_output=True)
+    # The project's packages are in the same environment, too.
+    (packages,) = environment.glob("lib/python*/site-packages")
+    shutil.copytree(project, packages, dirs_exist_ok=True)
 
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    chat = [str(tmp_path / "bin" / "chat")]
-    shown = subprocess.run([*chat, "--version"], capture_output=True, env=clean, check=True)
-    assert shown.stdout.decode().strip() == __version__
-    refused = subprocess.run(
-        [*chat, "count", "bob", "--url", "http://127.0.0.1:1"],
+    for program in ("chat", "chat-inbox"):
+        done = try_out(str(environment / "bin" / program), project, mongo_uri, database)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{_VERSION}\n")
+        assert '"kept"' in done.stdout
+
+
+def test_the_single_file_starts_without_a_network(
+    built: Path, tmp_path: Path, project: Path, mongo_uri: str, database: str
+) -> None:
+    program = str(built / f"chat-inbox-{_VERSION}.pex")
+    home = {"HOME": str(tmp_path / "home"), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    # The first start, in a namespace without a network, unpacks the file.
+    first = subprocess.run(
+        ["unshare", "--map-root-user", "--net", program, "--version"],
+        cwd=project,
+        env={**_CLEAN, **home, "PYTHONPATH": str(project)},
         capture_output=True,
-        env=clean,
-        check=False,
+        text=True,
+        encoding="utf-8",
     )
-    assert (refused.returncode, b"no answer from" in refused.stderr) == (6, True), refused.stderr
+    assert first.stdout == f"{_VERSION}\n", first.stderr
+    done = try_out(program, project, mongo_uri, database, **home)
+    assert done.returncode == 0, done.stderr
+    assert '"kept"' in done.stdout
 
 
-def test_the_client_takes_one_name_in_a_users_project(wheels: Path) -> None:
-    (wheel,) = wheels.glob("chat_inbox_client-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+def test_the_client_takes_one_name_in_a_users_project(built: Path) -> None:
+    with zipfile.ZipFile(built / f"chat_inbox_client-{_VERSION}-py3-none-any.whl") as archive:
         names = {name.partition("/")[0] for name in archive.namelist()}
         assert "chat_inbox/py.typed" in archive.namelist()
-    assert names == {"chat_inbox", f"chat_inbox_client-{__version__}.dist-info"}
+    assert names == {"chat_inbox", f"chat_inbox_client-{_VERSION}.dist-info"}

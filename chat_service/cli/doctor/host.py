@@ -100,8 +100,8 @@ def check_telemetry() -> Finding:
         import_module("chat_service.otlp")
     except ImportError as error:
         advice = (
-            "start with CHAT_TELEMETRY=otlp scripts/serve, which installs it, or run "
-            "pip install -r requirements/otel.txt"
+            "CHAT_TELEMETRY=otlp scripts/serve installs it in a checkout; elsewhere, install "
+            "chat-inbox[otel]"
         )
         detail = f"OpenTelemetry is not installed ({error}); {advice}"
         return Finding("telemetry", "fail", detail)
