@@ -54,6 +54,14 @@ def release(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
 
 
+def run(command: list[str]) -> None:
+    """Run a command that must not see the packages of this checkout."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", env=_CLEAN, cwd="/"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def requirements(name: str) -> Path:
     """Return a file of pins."""
     return PROJECT_ROOT / "requirements" / f"{name}.txt"
@@ -118,7 +126,7 @@ def recipe(folder: Path, umask: int = 0o022) -> Path:
     before = os.umask(umask)
     shutil.copytree(PROJECT_ROOT, folder, ignore=shutil.ignore_patterns(*_NOT_BUILT))
     # The environments are shared, because they take half a minute.
-    setup = [PROJECT_ROOT / "scripts" / "setup-venv", ".tox/release", requirements("release")]
+    setup = ["scripts/setup-venv", ".tox/release", str(requirements("release"))]
     subprocess.run(setup, cwd=PROJECT_ROOT, check=True)
     (folder / ".tox").symlink_to(PROJECT_ROOT / ".tox")
     in_recipe(folder, "git", "init", "--quiet")
@@ -286,13 +294,11 @@ def test_an_installation_serves_beside_a_projects_packages(
     index: str, tmp_path: Path, project: Path, mongo_uri: str, database: str
 ) -> None:
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    run([sys.executable, "-m", "venv", str(environment)])
     pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-    install = [*pip, "install", "--quiet", "--require-hashes", "-r", str(requirements("serve"))]
-    subprocess.run(install, check=True)
-    install = [*pip, "install", "--quiet", f"--index-url={index}", f"chat-inbox=={_VERSION}"]
-    subprocess.run(install, check=True)
-    subprocess.run([*pip, "check"], check=True, capture_output=True)
+    run([*pip, "install", "--quiet", "--require-hashes", "-r", str(requirements("serve"))])
+    run([*pip, "install", "--quiet", f"--index-url={index}", f"chat-inbox=={_VERSION}"])
+    run([*pip, "check"])
     # The project's packages are in the same environment, too.
     (packages,) = environment.glob("lib/python*/site-packages")
     shutil.copytree(project, packages, dirs_exist_ok=True)

@@ -14,6 +14,8 @@ FILES = (
     "scripts/release",
     "chat_service/__init__.py",
     "clients/python/chat_inbox/version.py",
+    "CHANGELOG.md",
+    "clients/python/CHANGELOG.md",
 )
 
 
@@ -35,6 +37,8 @@ def test_one_command_sets_all_versions(tmp_path: Path) -> None:
         shutil.copy(PROJECT_ROOT / name, tmp_path / name)
     subprocess.run([tmp_path / "scripts/release", "version", "12.0.1rc3"], check=True)
     assert required_client(tmp_path) == "chat-inbox-client==12.0.1rc3"
-    for name in FILES[2:]:
+    for name in FILES[2:4]:
         code = (tmp_path / name).read_text(encoding="utf-8")
         assert '\n__version__ = "12.0.1rc3"\n' in code
+    for name in FILES[4:]:
+        assert "\n## [12.0.1rc3] - " in (tmp_path / name).read_text(encoding="utf-8")
