@@ -80,6 +80,7 @@ function inputOf(parameter, id) {
     element("p", { class: "hint", id: `${id}-rule` }, [hint]),
     fault,
   ]);
+  input.addEventListener("input", () => fault.hidden || isMissing());
   const isMissing = () => {
     const isSo = Boolean(required) && input.value === "";
     fault.hidden = !isSo;

@@ -8,6 +8,8 @@ import { paragraphs } from "./docs-dom.js";
 import { answersOf, badge, operationOf } from "./docs-operation.js";
 import { element } from "./element.js";
 
+const RETRY_MS = 3000;
+
 const filter = document.querySelector("#filter");
 const found = document.querySelector("#found");
 const list = document.querySelector("#list");
@@ -106,17 +108,28 @@ filter.addEventListener("keydown", (event) => {
 });
 addEventListener("hashchange", follow);
 
-showAccess(document.querySelector("#access"));
-try {
-  const answer = await fetch("openapi.json");
-  if (!answer.ok) throw new Error(`the answer was ${answer.status}`);
-  show(await answer.json());
-} catch (error) {
-  document.querySelector("#about").append(
-    element("p", { class: "notice bad", role: "alert" }, [
-      `The document could not be loaded: ${error.message}. Reload the page to try again.`,
-    ]),
-  );
+/** Load the document; say so and try again until it is there. */
+async function load() {
+  const notice = element("p", { class: "notice bad", role: "alert", hidden: true });
+  document.querySelector("#about").append(notice);
+  for (;;) {
+    try {
+      const answer = await fetch("openapi.json");
+      if (!answer.ok) throw new Error(`the answer was ${answer.status}`);
+      const api = await answer.json();
+      notice.remove();
+      return api;
+    } catch (error) {
+      const words = `The document could not be loaded: ${error.message}. The page keeps trying.`;
+      // A screen reader announces each change.
+      if (notice.textContent !== words) notice.textContent = words;
+      notice.hidden = false;
+      await new Promise((done) => setTimeout(done, RETRY_MS));
+    }
+  }
 }
+
+showAccess(document.querySelector("#access"));
+show(await load());
 main.removeAttribute("aria-busy");
 follow();

@@ -5,7 +5,7 @@
 // they were sent. Never a text or a name.
 
 import { wordsOf } from "./access.js";
-import { ask, Problem, reachable, Unreachable } from "./api.js";
+import { ask, connection, Problem, reachable, Unreachable } from "./api.js";
 import { session } from "./session.js";
 import { acceptedAt, announce, byId, copyOf, inboxLink, lasting, note, now, onPress } from "./ui.js";
 import { poll, showText, stamp, storage, tick, timeOf } from "./ui.js";
@@ -50,7 +50,7 @@ class Sent {
       parts.to.append("to ", inboxLink(message.username));
       showText(parts, message.text);
     } else {
-      parts.to.textContent = "sent before the page was loaded";
+      parts.to.textContent = "to –, sent before the page was loaded";
       parts.text.remove();
     }
     this.enter("sent");
@@ -144,6 +144,7 @@ class Sent {
     } catch (error) {
       if (error instanceof Unreachable) {
         note(place, "No answer. Revoke the message again when the service can be reached.");
+        connection.addEventListener("found", () => note(place, ""), { once: true });
       } else if (error.status === 409 && error.fate) {
         note(place, `Too late: the message is ${error.fate === "leased" ? "leased by a reader" : error.fate}.`);
       } else if (error instanceof Problem) {

@@ -25,6 +25,25 @@ const faults = {
   "Idempotency-Key": [key, byId("key-fault")],
 };
 
+/** What a field must have, as far as the page knows. The service knows the rest, such as the longest lifetime. */
+const rules = {
+  username: () => /^[^\p{Cc}]{1,128}$/u.test(to.value.trim()),
+  text: () => text.value !== "" && bytesOf(text.value) <= TEXT_BYTES,
+  timeout: () => Number.isInteger(lifetime()) && lifetime() > 0,
+  delay: () => delay() === undefined || (Number.isFinite(delay()) && delay() >= 0),
+  "Idempotency-Key": () => /^[\x20-\x7e]{0,255}$/.test(key.value.trim()),
+};
+/** The value of a field. A key was refused for its message, so that it fits another one. */
+const valueOf = {
+  username: () => to.value.trim(),
+  text: () => text.value,
+  timeout: () => lifetime(),
+  delay: () => choice(),
+  "Idempotency-Key": () => JSON.stringify([key.value, to.value, text.value, lifetime(), choice()]),
+};
+/** The values that were refused, by field. */
+const refused = new Map();
+
 // A message that has no answer yet, and its key. Sending the same message again uses the same key. `body` is
 // what the service may have stored: a repeat must have the same delay.
 let owed = { key: "", message: "", body: null };
@@ -32,6 +51,8 @@ let giveUp = new AbortController();
 let isSending = false;
 // Whether the service may have stored a message without an answer that says so.
 let isInDoubt = false;
+// The username to which nobody may send who uses the page now, while the note says so.
+let refusedTo = null;
 
 function lifetime() {
   const chosen = new FormData(form).get("life");
@@ -111,12 +132,29 @@ async function send() {
 }
 
 function clearFaults() {
+  forget();
+  for (const name of Object.keys(faults)) accept(name);
+}
+
+function accept(name) {
+  const [field, fault] = faults[name];
+  refused.delete(name);
+  field.removeAttribute("aria-invalid");
+  if (name === "delay") byId("at").removeAttribute("aria-invalid");
+  fault.hidden = true;
+}
+
+function forget() {
   note(place, "");
-  for (const [field, fault] of Object.values(faults)) {
-    field.removeAttribute("aria-invalid");
-    fault.hidden = true;
+  refusedTo = null;
+}
+
+/** Hide the errors of fields that were corrected, and what was refused for another username. */
+function forgive() {
+  if (refusedTo !== null && to.value !== refusedTo) forget();
+  for (const [name, value] of refused) {
+    if (valueOf[name]() !== value && rules[name]()) accept(name);
   }
-  byId("at").removeAttribute("aria-invalid");
 }
 
 async function explain(error) {
@@ -134,7 +172,9 @@ async function explain(error) {
     fields = [{ field: "Idempotency-Key", detail: error.detail.replace(/^this Idempotency-Key /, "") }];
   }
   if (refuse(fields)) return;
-  const words = await wordsOf(error, `send to ${to.value}`);
+  const username = to.value;
+  const words = await wordsOf(error, `send to ${username}`);
+  if (error.status === 401 || error.kind === "forbidden") refusedTo = username;
   note(place, error.status === 401 ? `Not sent. ${words} Your text is still here.` : words, "bad");
 }
 
@@ -147,6 +187,7 @@ function refuse(fields) {
     field.setAttribute("aria-invalid", "true");
     fault.textContent = sentence(detail);
     fault.hidden = false;
+    refused.set(name, valueOf[name]());
     field.closest("details")?.setAttribute("open", "");
   }
   if (known.length === 0) return false;
@@ -157,8 +198,10 @@ function refuse(fields) {
 
 const fieldOf = (name) => (name === "delay" ? delayField() : faults[name][0]);
 
+const bytesOf = (words) => new TextEncoder().encode(words).length;
+
 function countBytes() {
-  const bytes = new TextEncoder().encode(text.value).length;
+  const bytes = bytesOf(text.value);
   const hint = byId("text-hint");
   const isOver = bytes > TEXT_BYTES;
   const size = `${bytes.toLocaleString("en")} of ${TEXT_BYTES.toLocaleString("en")} bytes`;
@@ -212,8 +255,16 @@ text.addEventListener("keydown", (event) => {
 stop.addEventListener("click", () => giveUp.abort());
 onPress(byId("make-key"), () => {
   key.value = newKey();
+  forgive();
 });
-form.addEventListener("input", showCommands);
-session.addEventListener("change", showCommands);
+form.addEventListener("input", () => {
+  forgive();
+  showCommands();
+});
+session.addEventListener("change", () => {
+  // It was refused to somebody else.
+  if (refusedTo !== null) forget();
+  showCommands();
+});
 countBytes();
 showCommands();

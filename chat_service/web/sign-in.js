@@ -72,6 +72,7 @@ export function tokenForm(label, hint, accept) {
     say("");
   }
 
+  field.addEventListener("input", () => button.ariaDisabled === "true" || say(""));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (button.ariaDisabled === "true") return;

@@ -6,7 +6,7 @@ import re
 from playwright.async_api import Route, expect
 
 from chat_service.api.problems import of_service_error
-from tests.pages.conftest import OpenBrowser
+from tests.pages.conftest import OpenBrowser, both_browsers
 from tests.pages.inbox import button, lose, send
 from tests.support.client import ChatClient
 from workers.errors import StoreUnavailable
@@ -118,6 +118,55 @@ async def test_each_field_shows_the_service_error(chat: ChatClient, browser: Ope
         await page.get_by_label("Username").fill("x" * 129)
         await button(page, "Open").click()
         await expect(page.locator("#whose-fault")).to_contain_text("1 to 128 characters")
+
+
+@both_browsers
+async def test_an_error_of_a_field_disappears_when_it_fits(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        to, text = page.get_by_label("To", exact=True), page.get_by_label("Message", exact=True)
+        await text.fill("hi")
+        await page.get_by_label("Other", exact=True).check()
+        await page.get_by_label("Seconds").fill("soon")
+        await page.get_by_label("In …").check()
+        await page.locator("#after").fill("later")
+        await button(page, "Send").click()
+        for place in ("#to-fault", "#timeout-fault", "#delay-fault"):
+            await expect(page.locator(place)).to_be_visible()
+        await to.fill(" ")
+        await page.get_by_label("Seconds").fill("0")
+        await expect(page.locator("#to-fault")).to_be_visible()
+        await expect(page.locator("#timeout-fault")).to_be_visible()
+        await to.fill("bob")
+        await expect(page.locator("#to-fault")).to_be_hidden()
+        await expect(to).not_to_have_attribute("aria-invalid", "true")
+        await page.get_by_label("Seconds").fill("60")
+        await expect(page.locator("#timeout-fault")).to_be_hidden()
+        await page.get_by_label("Now", exact=True).check()
+        await expect(page.locator("#delay-fault")).to_be_hidden()
+        await text.fill("")
+        await button(page, "Send").click()
+        await expect(page.locator("#text-fault")).to_be_visible()
+        await page.keyboard.type("x")
+        await expect(page.locator("#text-fault")).to_be_hidden()
+
+
+async def test_a_refused_key_is_fine_for_its_own_message(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(chat.base)
+        await page.get_by_text("Advanced").click()
+        await page.get_by_label("Idempotency key").fill("k-1")
+        await send(page, "bob", "pay 10")
+        text = page.get_by_label("Message", exact=True)
+        await text.fill("pay 1000")
+        await button(page, "Send").click()
+        await expect(page.locator("#key-fault")).to_be_visible()
+        await text.fill("pay 10")
+        await expect(page.locator("#key-fault")).to_be_hidden()
 
 
 async def test_an_empty_message_is_refused_and_spaces_are_trimmed(
