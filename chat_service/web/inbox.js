@@ -375,6 +375,7 @@ byId("open").addEventListener("submit", (event) => {
   follow();
 });
 onTab(follow);
+whose.addEventListener("input", accept);
 window.addEventListener("hashchange", () => {
   follow();
   if (location.hash === "#inbox") {
