@@ -47,7 +47,8 @@ export function logAxis(values, threshold = NaN) {
   const [least, most] = positive.length ? [Math.min(...positive), Math.max(...positive)] : [1, 1];
   // The tolerance keeps a value of exactly 10 ms from adding a decade to the axis.
   const high = Math.ceil(Math.log10(most) - 1e-9);
-  const wanted = Math.floor(Math.log10(least) + 1e-9);
+  // Strictly below the smallest value, which would look like zero at the bottom.
+  const wanted = Math.ceil(Math.log10(least) - 1e-9) - 1;
   const low = Math.max(high - DECADES_MAX, Math.min(high - DECADES_MIN, wanted));
   const ticks = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
   const place = (value) => {

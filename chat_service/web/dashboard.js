@@ -83,7 +83,7 @@ export const CHARTS = [
     threshold: "refused",
     stacked: true,
     lines: [
-      line("database unavailable", "bad", refusedFor("unavailable")),
+      line("unavailable", "bad", refusedFor("unavailable")),
       line("storage full", "bad", refusedFor("storage-full")),
       line("overloaded", "attention", refusedFor("overloaded")),
       line("queued too long", "attention", refusedFor("expired")),
@@ -271,7 +271,7 @@ export const TILES = [
       return {
         value: amount(now, time),
         below: isMisleading
-          ? "mostly of failed requests"
+          ? "failed requests included"
           : worded(of(percentile(0.5, LATENCY)), (half) => `half within ${time(half)}`, "no requests"),
         kind: above("latency", now) ? "pending" : isMisleading ? "doubtful" : "",
       };

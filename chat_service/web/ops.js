@@ -176,6 +176,7 @@ function draw() {
     unavailable: slots.map((slot) => isUnavailable(history, slot, processes)),
     starts: processes.map(({ started }) => started),
   };
+  find("each").textContent = period === PERIODS.day ? "Each run" : "Each process";
   for (const { spec, chart } of charts) {
     const unit = (isEach() && spec.eachUnit) || spec.unit;
     const stacked = Boolean(spec.stacked) && !isEach();
@@ -207,7 +208,9 @@ function linesOf({ lines, each }, slots) {
   if (isEach()) {
     return history.processes.map(({ pid, started, number }) => {
       const one = ({ processes }) => processes.filter((other) => other.pid === pid && other.started === started);
-      return line(`process ${pid}`, LOOKS[number % LOOKS.length], each, one);
+      // A day has the runs of the node, each with all its processes.
+      const name = period === PERIODS.day ? `since ${shortClock(started)}` : `process ${pid}`;
+      return line(name, LOOKS[number % LOOKS.length], each, one);
     });
   }
   const chosenLines = typeof lines === "function" ? lines(history) : lines;

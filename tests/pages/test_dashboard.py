@@ -1,17 +1,18 @@
 """The dashboard at `/ops` in a browser."""
 
 import asyncio
+import json
 import re
 import socket
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from chat_service.service import Service
 from tests.conftest import StartService
 from tests.pages.access import Tokens, panel, sign_in
-from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.pages.conftest import CheckAccess, OpenBrowser, both_browsers
 from tests.pages.dashboard import SOON, chart, fact, tile
 from tests.pages.inbox import button
 from tests.support.client import ChatClient
@@ -328,3 +329,133 @@ async def test_rates_and_percentiles_match_the_counters(
     # Five of twelve values are up to 1, five more up to 2, and two above all bounds.
     assert found["percentiles"] == [0.6, 1.2, 2]
     assert found["none"] == nan
+
+
+AXES = """async () => {
+    const { linearAxis, logAxis, shareAxis } = await import("/assets/axes.js");
+    const spike = (usual, most) => [...Array(299).fill(usual), most];
+    const log = logAxis(spike(0.01, 4), 0.5);
+    const linear = linearAxis(spike(50, 4000));
+    const shares = shareAxis([0, 0.0002], 0.01);
+    return {
+        log: [log.place(0), log.place(0.01), log.place(0.5), log.place(4), log.top],
+        linear: [linear.place(50), linear.place(4000), linear.top],
+        few: linearAxis([1, 1, 4000]).top,
+        near: linearAxis([9000], 10000).top,
+        far: linearAxis([9], 10000).top,
+        shares: [shares.place(0), shares.place(0.0002), shares.place(0.01), shares.top],
+        all: shareAxis([1], 0.01).top,
+    };
+}"""
+
+
+async def test_one_spike_flattens_no_axis(chat: ChatClient, browser: OpenBrowser) -> None:
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        found = await page.evaluate(AXES)
+    zero, usual, threshold, spike, top = found["log"]
+    assert zero == 0 < 0.1 < usual < threshold < spike < 1
+    assert top == 10
+    usual, spike, top = found["linear"]
+    assert 0.4 < usual < spike == 1
+    assert top < 4000
+    # Nothing tells what is usual. Then nothing is cut off.
+    assert found["few"] >= 4000
+    assert found["near"] > 10_000
+    assert found["far"] < 100
+    none, few, threshold, top = found["shares"]
+    assert none == 0 < few < threshold < 1
+    assert found["all"] == 1
+
+
+VERDICTS = """async () => {
+    const { verdictOf, verdictOfSilence } = await import("/assets/verdict.js");
+    const { factsOf } = await import("/assets/facts.js");
+    const state = (severity) => ({ severity, says: severity, conditions: [] });
+    const silence = (more) => verdictOfSilence({ since: 100, now: 292, isOnline: true, ...more });
+    return {
+        kinds: ["ok", "degraded", "failing", "down", "new"].map(
+            (each) => verdictOf(state(each), []).kind,
+        ),
+        unknown: verdictOf(null, []).word,
+        hung: verdictOf(state("ok"), [7]),
+        hungWhileDown: verdictOf(state("down"), [7]),
+        silent: silence({ status: 0 }),
+        failed: silence({ status: 500 }).says,
+        offline: silence({ isOnline: false }).word,
+        facts: factsOf({ node: null, leader: "", restarts: 0, processes: [{ pid: 7 }] }, {}),
+    };
+}"""
+
+
+async def test_what_is_unknown_is_neither_good_nor_a_number(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        found = await page.evaluate(VERDICTS)
+    assert found["kinds"] == ["good", "pending", "bad", "bad", "gone"]
+    assert found["unknown"] == "Unknown"
+    hung = found["hung"]
+    assert (hung["kind"], hung["says"]) == ("pending", "Process 7 does not respond.")
+    assert found["hungWhileDown"]["says"] == "down"
+    assert len(found["hungWhileDown"]["conditions"]) == 1
+    assert found["silent"]["kind"] == "bad"
+    assert found["silent"]["says"].endswith(", for 3 min 12 s.")
+    assert "answers this page with 500 since" in found["failed"]
+    assert found["offline"] == "Offline"
+    dash = "\N{EN DASH}"
+    known = {term: text for term, text in found["facts"] if text != dash}
+    assert known == {"Processes": "1 (7)"}
+
+
+async def test_a_day_is_shown_with_its_restarts(chat: ChatClient, browser: OpenBrowser) -> None:
+    async def recorded(route: Route) -> None:
+        """Answer with two runs of the node: the second one began an hour ago."""
+        document = json.loads((await chat.request("GET", "/ops/history")).body)
+        now, series = document["now"], document["series"]
+        posts = series.index("chat_messages_accepted_total")
+
+        def run(pid: int, begin: float, end: float) -> dict[str, Any]:
+            samples: list[list[float | None]] = []
+            for number in range(int((end - begin) // 120)):
+                row: list[float | None] = [begin + number * 120, *[0.0] * len(series)]
+                row[posts + 1] = number * 240.0
+                samples.append(row)
+            return {"pid": pid, "started": begin, "samples": samples}
+
+        runs = [run(1, now - 80_000, now - 7200), run(2, now - 3600, now)]
+        changed = {**document, "every": 120, "span": 86_400, "processes": runs}
+        await route.fulfill(body=json.dumps(changed), content_type="application/json")
+
+    async with browser() as page:
+        await page.route("**/ops/history?range=day*", recorded)
+        await page.goto(f"{chat.base}/ops")
+        await expect(page.locator("#link")).to_have_text("Live")
+        await page.get_by_role("radio", name="1 day").check()
+        image = chart(page, "Messages").get_by_role("img")
+        await expect(image).to_have_attribute(
+            "aria-label", re.compile(r"the last day. accepted: now \S+, from 2 to 2;")
+        )
+        await expect(chart(page, "Messages").locator(".plot .start")).to_have_count(2)
+        await expect(page.get_by_role("slider")).to_have_attribute("max", "719")
+        await page.get_by_role("radio", name="Each run").check()
+        await expect(chart(page, "Messages").locator(".legend li")).to_have_count(2)
+        # What is now does not depend on the period.
+        await expect(page.locator("#state")).to_have_text("OK")
+        await page.get_by_role("radio", name="15 minutes").check()
+        await expect(image).to_have_attribute("aria-label", re.compile("the last 15 minutes"))
+
+
+@both_browsers
+async def test_the_dashboard_of_a_real_day_opens(chat: ChatClient, browser: OpenBrowser) -> None:
+    async with browser() as page:
+        await page.goto(f"{chat.base}/ops")
+        await expect(page.locator("#state")).to_have_text("OK", timeout=SOON)
+        async with page.expect_response("**/ops/history?range=day*") as answer:
+            await page.get_by_role("radio", name="1 day").check()
+        assert (await answer.value).ok
+        await expect(page.locator("#trouble")).to_be_hidden()
+        await expect(chart(page, "Latency").get_by_role("img")).to_have_attribute(
+            "aria-label", re.compile("the last day")
+        )

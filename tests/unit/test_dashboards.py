@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from chat_service.handlers.pages import WEB
+from chat_service.metrics.conditions import THRESHOLDS
 from chat_service.metrics.http import HttpMetrics, TlsMetrics
 from config.settings import PROJECT_ROOT
 from tests.support.dashboard import PROMETHEUS, alerts, dashboard, expressions
@@ -151,3 +152,37 @@ def test_panels_are_complete_and_do_not_overlap() -> None:
             or other["y"] + other["h"] <= one["y"]
         )
         assert apart, (one, other)
+
+
+def test_state_and_errors_come_before_latency() -> None:
+    panels = dashboard()["panels"]
+    order = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in panels]
+    assert order == sorted(order)
+    titles = [panel["title"] for panel in panels]
+    assert titles[:4] == ["At a glance", "Database unavailable", "Server errors", "p99"]
+    assert titles.index("Refused by reason") < titles.index("Latency")
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Server errors", "failed"),
+        ("p99", "latency"),
+        ("Latency", "latency"),
+        ("Queue wait", "queue_time"),
+        ("Event loop lag", "loop_lag"),
+        ("Pending", "pending"),
+    ],
+)
+def test_panels_show_the_thresholds_of_the_state(title: str, name: str) -> None:
+    threshold = THRESHOLDS[name]
+    panels = [panel for panel in dashboard()["panels"] if panel["title"] == title]
+    shown = [
+        (panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"], panel["description"])
+        for panel in panels
+        if panel["fieldConfig"]["defaults"].get("thresholds")
+    ]
+    assert shown
+    for value, description in shown:
+        assert value == threshold.value
+        assert f"docs/operations.md#{threshold.runbook}." in description
