@@ -192,6 +192,14 @@ def test_the_alerts_are_those_of_the_project() -> None:
     assert {"targetLabel": "job", "replacement": job} in endpoint["relabelings"]
 
 
+def test_the_alerts_link_to_the_address_of_the_runbook() -> None:
+    url = "https://ops.example.org/ops/runbook"
+    option = f"--set monitoring.prometheusRule.runbookUrl={url}"
+    spec = rendered(option, "atlas.yaml", "ingress.yaml").named("PrometheusRule")["spec"]
+    for rule in spec["groups"][0]["rules"]:
+        assert rule["annotations"]["runbook_url"].startswith(f"{url}#"), rule["alert"]
+
+
 def test_the_dashboard_is_that_of_the_project() -> None:
     made = variant("ingress").named("ConfigMap", f"{RELEASE}-dashboard")
     assert json.loads(made["data"]["chat-inbox.json"]) == dashboard()
