@@ -80,11 +80,10 @@ class Day:
             for run in _unpack(content):
                 key = (run.pid, run.started)
                 run.rows = [row for row in run.rows if row[0] is not None and row[0] > since]
-                earlier = found.get(key)
-                if earlier is None:
-                    found[key] = run
-                else:
-                    earlier.rows += in_order(run.rows, run.series, earlier.series)
+                if (earlier := found.get(key)) is not None:
+                    # A rolling restart may have added series.
+                    run.rows = [*in_order(earlier.rows, earlier.series, run.series), *run.rows]
+                found[key] = run
         return sorted((run for run in found.values() if run.rows), key=lambda run: run.started)
 
 

@@ -121,6 +121,15 @@ def test_other_series_of_another_version_are_unknown() -> None:
     assert only.rows == [[NOW, 2, None], [later, 3, 4]]
 
 
+def test_series_that_a_newer_version_added_are_known_from_then_on() -> None:
+    day = Day()
+    day.add(run(NOW, 1, 2), NOW)
+    later = NOW + 3600
+    day.add(run(later, 3, 4, series=["b", "c"]), later)
+    (only,) = day.runs(0)
+    assert (only.series, only.rows) == (["b", "c"], [[NOW, 2, None], [later, 3, 4]])
+
+
 KINDS: dict[str, Kind] = {"n": "counter", "open": "sum", "away": "highest", "pending": "newest"}
 
 
