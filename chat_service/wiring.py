@@ -54,10 +54,14 @@ def resource_of(settings: Settings) -> ProtectedResource:
     return ProtectedResource(settings.jwt_issuer, settings.public_url, scheme)
 
 
+def is_local(settings: Settings) -> bool:
+    """Return whether only programs on this machine can use the service."""
+    return settings.host == "localhost" or is_loopback_address(settings.host)
+
+
 def is_open_to_all(settings: Settings) -> bool:
     """Return whether other machines can use the service, and access control is off."""
-    is_local = settings.host == "localhost" or is_loopback_address(settings.host)
-    return settings.access == "off" and not is_local
+    return settings.access == "off" and not is_local(settings)
 
 
 def message_limits_of(settings: Settings) -> MessageLimits:

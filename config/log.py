@@ -1,4 +1,4 @@
-"""Structured logging for the whole process: JSON lines, or colored text on a terminal.
+"""Structured logging for the whole process: JSON lines, or short lines of text on a terminal.
 
 `chat_service.cli.commands.serve` calls `configure_logging` once. Libraries such as Tornado and
 PyMongo log through the standard library; their lines get the same format.
@@ -6,12 +6,14 @@ PyMongo log through the standard library; their lines get the same format.
 
 import atexit
 import logging
+import os
 import sys
 from typing import Any, Literal
 
 import structlog
 
 from config.outlet import Outlet, hold_standard_descriptors, stream_of
+from config.terminal_lines import TerminalLines
 
 log = structlog.get_logger(__name__)
 
@@ -36,27 +38,23 @@ def _log_dropped(lines: int) -> None:
 
 def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send all log lines to stderr. stdout is reserved for the `listening on` lines."""
-    as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    is_terminal = sys.stderr.isatty()
+    as_text = form == "text" or (form == "auto" and is_terminal)
+    is_short = as_text and is_terminal
+    stamp = structlog.processors.TimeStamper(
+        fmt="%H:%M:%S" if is_short else "iso", utc=not is_short, key="time"
+    )
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        stamp,
     ]
-    last: list[Any] = (
-        [
-            structlog.dev.ConsoleRenderer(
-                timestamp_key="time",
-                colors=sys.stderr.isatty(),
-                # With packages such as Rich, the default shows variables: tokens and texts.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        ]
-        if as_text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *_render(as_text, is_terminal),
+        ],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -77,3 +75,19 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _render(as_text: bool, is_terminal: bool) -> list[Any]:
+    """Return the processors that turn an event into text."""
+    if as_text and not is_terminal:
+        # With packages such as Rich, the default shows variables: tokens and texts.
+        plain = structlog.dev.plain_traceback
+        return [
+            structlog.dev.ConsoleRenderer(
+                timestamp_key="time", colors=False, exception_formatter=plain
+            )
+        ]
+    if as_text:
+        has_colors = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        return [structlog.processors.format_exc_info, TerminalLines(colors=has_colors)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -44,6 +44,15 @@ async def reason_of(folder: Path, log: str, stderr: bytes, code: int | None) -> 
             id="damaged",
         ),
         pytest.param(
+            "",
+            b"mongod: libc.so.6: version `GLIBC_2.34' not found (required by mongod)\n",
+            1,
+            "it ended with 1: mongod: libc.so.6: version `GLIBC_2.34' not found (required by "
+            "mongod); this build is for another system: install MongoDB for this one, so that "
+            "mongod is on the PATH, or start everything with docker compose up",
+            id="a build for a newer system",
+        ),
+        pytest.param(
             line("E", "Cannot open", error="Permission denied") + line("I", "Shutting down"),
             b"",
             100,

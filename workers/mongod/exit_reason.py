@@ -20,6 +20,12 @@ _STDERR_BYTES, _LOG_BYTES = 4096, 1 << 20
 _REST_S = 1.0
 #: If fewer bytes than this are free, mongod ended because the disk is full.
 _FULL_BYTES = 1 << 20
+#: What the loader says on systems that are older than the build, or that lack a library.
+_FOR_ANOTHER_SYSTEM = ("GLIBC_", "GLIBCXX_", "error while loading shared libraries")
+_OTHER_BUILDS = (
+    "this build is for another system: install MongoDB for this one, so that mongod is on the "
+    "PATH, or start everything with docker compose up"
+)
 _NO_SPACE = "No space left on device"
 _HINTS = {
     "SIGILL": "; this processor lacks instructions that mongod needs: use another build",
@@ -68,6 +74,8 @@ class ExitReason:
         told = [text for text in problems if not text.startswith(_GIVES_UP)]
         said = next(reversed(told or problems), "")
         said = said or next((line for line in reversed(stderr) if line), "")
+        if any(mark in said for mark in _FOR_ANOTHER_SYSTEM):
+            return f"it {ended}: {said[:400]}; {_OTHER_BUILDS}"
         if said:
             return f"it {ended}: {said[:400]} (see {self._log_file})"
         if code is not None and code < 0:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from chat_service.server.listener import PortTaken, inherited
 from chat_service.server.tls import TlsUnusable
 from chat_service.service import Service, TelemetryUnusable
 from chat_service.supervisor import ProcessFailed, Supervisor
-from chat_service.wiring import is_open_to_all
+from chat_service.wiring import is_local, is_open_to_all
 from config import Settings
 from config.environment import unknown_variables
 from config.log import configure_logging, divert_output
@@ -88,6 +89,10 @@ def _run(
     if not is_supervised:
         for line in unknown_variables(os.environ):
             log.warning(line)
+        if not server.settings.mongo_uri:
+            # The database has no other node, so it is no news that this one leads.
+            logging.getLogger("workers.leadership").setLevel(logging.WARNING)
+            log.info("starting the embedded MongoDB", data_dir=str(server.settings.data_dir))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(server, stderr, notifier, is_supervised))
 
@@ -191,11 +196,16 @@ def _ignore(number: signal.Signals) -> None:
 
 def _announce(server: Service | Supervisor) -> None:
     settings = server.settings
-    sys.stdout.write(f"listening on {settings.scheme}://{_at(settings.host, server.port)}\n")
+    base = f"{settings.scheme}://{_at(settings.host, server.port)}"
+    ops = ""
+    sys.stdout.write(f"listening on {base}\n")
     if settings.ops_port:
-        sys.stdout.write(
-            f"operators: {settings.scheme}://{_at(settings.ops_host, settings.ops_port)}/ops\n"
-        )
+        ops = f"{settings.scheme}://{_at(settings.ops_host, settings.ops_port)}/ops"
+        sys.stdout.write(f"operators: {ops}\n")
+    elif settings.ops == "on" or (settings.ops == "auto" and is_local(settings)):
+        ops = f"{base}/ops"
+    if sys.stdout.isatty():
+        sys.stdout.write(_welcome(settings, base, ops))
     sys.stdout.flush()
     if is_open_to_all(settings):
         log.warning(
@@ -203,6 +213,29 @@ def _announce(server: Service | Supervisor) -> None:
             host=settings.host,
             advice="set access, or put an authenticating proxy in front",
         )
+
+
+def _welcome(settings: Settings, base: str, ops: str) -> str:
+    """Return what a person needs next: the pages, and a first message to copy."""
+    # A browser cannot open the address that stands for all addresses.
+    base = base.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    ops = ops.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    token = "" if settings.access == "off" else '-H "Authorization: Bearer $CHAT_TOKEN" '
+    kept = "" if settings.mongo_uri else f"; the messages stay in {settings.data_dir}"
+    lines = (
+        "",
+        f"  web UI         {base}/",
+        f"  API reference  {base}/docs",
+        *([f"  dashboard      {ops}"] if ops else []),
+        "",
+        "  A first message, from another terminal:",
+        f"    curl {token}-d 'hello' {base}/chat/bob",
+        f"    curl {token}{base}/chat/bob",
+        "",
+        f"  Ctrl-C stops the service{kept}.",
+        "",
+    )
+    return "\n".join(lines) + "\n"
 
 
 def _at(host: str, port: int) -> str:
