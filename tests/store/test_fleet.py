@@ -252,3 +252,9 @@ async def test_two_leaders_count_each_message_once(
     assert sum(each.expired for each in ended) == 40
     assert sum(marked) == 40
     assert await one.count_pending() == 0
+
+
+async def test_all_nodes_hash_names_with_one_key(open_store: OpenStore) -> None:
+    keys = [await (await open_store(node=name)).log_key() for name in ("a", "b", "a")]
+    assert len(set(keys)) == 1
+    assert len(keys[0] or "") == 32
