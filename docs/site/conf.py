@@ -57,6 +57,7 @@ SECTIONS = {
         "Web UI": "docs/web-ui",
     },
     "Run": {
+        "Installation": "docs/install",
         "Operations": "docs/operations",
         "Settings": "docs/settings",
         "Database": "docs/database",
@@ -80,6 +81,7 @@ SECTIONS = {
         "Contributing": "CONTRIBUTING",
         "Architecture": "docs/architecture",
         "Glossary": "docs/glossary",
+        "Releasing": "docs/releasing",
         "Decisions": "docs/decisions/README",
     },
 }
