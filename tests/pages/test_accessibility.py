@@ -137,6 +137,28 @@ async def test_every_state_of_the_page_is_accessible(
         await check_access(page)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_sending_on_a_phone_is_accessible(
+    chat: ChatClient, browser: OpenBrowser, check_access: CheckAccess, scheme: str
+) -> None:
+    async with browser(**PHONE, color_scheme=scheme, reduced_motion="reduce") as page:
+        await page.goto(chat.base)
+        await page.get_by_label("In …").check()
+        await send(page, "bob", "later")
+        await send(page, "bob", "A long text. " * 60)
+        await expect(page.get_by_text("scheduled for")).to_be_visible()
+        await page.locator("#sent [data-more]:visible").click()
+        await page.get_by_label("At …").check()
+        await page.get_by_text("Advanced").click()
+        await button(page, "Send").click()
+        await expect(page.locator("#text-fault")).to_be_visible()
+        await check_access(page)
+        await page.context.set_offline(True)
+        await expect(page.locator("#connection")).to_be_visible()
+        await check_access(page)
+        assert await width(page) == 360
+
+
 async def test_the_page_is_small(chat: ChatClient, browser: OpenBrowser) -> None:
     weights: dict[str, int] = {}
     async with browser() as page:
