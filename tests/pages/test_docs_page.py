@@ -281,3 +281,23 @@ def test_it_is_small(request: pytest.FixtureRequest) -> None:
     shared = ("base.css", "element.js", "session.js", "sign-in.js")
     files = [*web.glob("docs*"), *(web / name for name in shared)]
     assert sum(len(gzip.compress(path.read_bytes())) for path in files) < 40 * 1024
+
+
+async def test_the_reference_loads_when_the_service_is_back(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.route("**/openapi.json", lambda route: route.abort())
+        await page.goto(f"{chat.base}/docs")
+        notice = page.get_by_role("alert")
+        await expect(notice).to_contain_text("could not be loaded")
+        await page.unroute("**/openapi.json")
+        await expect(notice).to_have_count(0)
+        card = page.locator("#count-unread")
+        await card.get_by_text("Try it").click()
+        name = card.locator("input").first
+        await name.fill("")
+        await card.get_by_role("button", name="Send").click()
+        await expect(card.locator(".fault").first).to_be_visible()
+        await name.fill("bob")
+        await expect(card.locator(".fault").first).to_be_hidden()
