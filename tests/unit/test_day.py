@@ -121,7 +121,7 @@ def test_other_series_of_another_version_are_unknown() -> None:
     assert only.rows == [[NOW, 2, None], [later, 3, 4]]
 
 
-def test_series_that_a_newer_version_added_are_known_from_then_on() -> None:
+def test_series_of_a_newer_version_are_known_from_then_on() -> None:
     day = Day()
     day.add(run(NOW, 1, 2), NOW)
     later = NOW + 3600
