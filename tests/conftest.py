@@ -27,10 +27,14 @@ from workers.store.connection import StoreOptions
 from workers.store.driver import Driver
 from workers.store.mongo import MongoStore
 
-#: The tests of the pages and of examples/ need a browser driver, which only tox's environment
-#: `clients` has. Those of deploy/ need validators, which only its environment `deploy` has; those
-#: of generated clients need a generator, which only `generators` has.
-collect_ignore = [] if find_spec("playwright") else ["pages", "examples"]
+#: These tests need packages of tox's environment `clients`: a browser driver, and a renderer of
+#: terminals. Those of deploy/ need validators, which only its environment `deploy` has; those of
+#: generated clients need a generator, which only `generators` has.
+_CLIENTS_ONLY = (
+    *("pages", "examples", "clients/test_below_a_path.py", "clients/test_docs_site.py"),
+    "docs/test_recording.py",
+)
+collect_ignore = [] if find_spec("playwright") else [*_CLIENTS_ONLY]
 if not find_spec("cfnlint"):
     collect_ignore.append("deploy")
 if not find_spec("openapi_python_client"):
