@@ -400,7 +400,8 @@ def _upkeep(samples: Samples, facts: Facts, now: float) -> Iterator[Condition]:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+    # As on the page: 100% means all.
+    return f"{math.floor(share * 100 + 1e-9)}%" if share >= 0.1 else f"{share:.1%}"
 
 
 def _time(seconds: float) -> str:

@@ -202,6 +202,12 @@ def test_no_leader_is_no_cause_while_the_database_is_gone() -> None:
     assert [each.name for each in found.conditions] == ["database-unavailable"]
 
 
+def test_100_percent_means_all() -> None:
+    nearly = state(process({}, {ANSWERED % "5xx": 999, ANSWERED % "ok": 1}))
+    assert nearly.says.startswith("99% ")
+    assert state(process({}, {ANSWERED % "5xx": 999})).says.startswith("100% ")
+
+
 def test_old_failures_do_not_count() -> None:
     failed = {ANSWERED % "5xx": 50.0, ANSWERED % "ok": 50.0}
     assert state(process(failed, failed, ago_s=61)).severity == "ok"
