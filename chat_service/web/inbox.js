@@ -152,7 +152,7 @@ class Inbox {
     if (last === null || unread > last) announce(`${isMore ? `More than ${unread}` : unread || "Nothing"} unread in the inbox of ${isolated(this.name)}.`);
   }
 
-  /** Link the dead-letter inbox and count it, or link from there to the inbox whose dead letters it has. */
+  /** Link the dead-letter inbox while it has unread messages, or link from there to the inbox whose dead letters it has. */
   async #countDead(dead) {
     const { dead: place } = this.parts;
     const at = dead.lastIndexOf(this.name);
@@ -161,15 +161,16 @@ class Inbox {
     const isDead = at >= 0 && origin !== "" && origin !== this.name && this.name === before + origin + after;
     if (place.childElementCount === 0) {
       place.append(isDead ? "Dead letters of " : "Its dead letters: ", inboxLink(isDead ? origin : dead), "");
+      place.classList.toggle("bad", !isDead);
     }
-    place.hidden = false;
+    if (isDead) place.hidden = false;
     if (isDead || isLimited || Date.now() < this.#deadDue) return;
     this.#deadDue = Date.now() + DEAD_MS;
     try {
       const { headers } = await ask("HEAD", `chat/${encodeURIComponent(dead)}`);
       const unread = headers.get("X-Unread-Count");
-      place.lastChild.data = unread === "0" ? "" : ` (${unread} unread)`;
-      place.classList.toggle("bad", unread !== "0");
+      place.lastChild.data = ` (${unread} unread)`;
+      place.hidden = unread === "0";
     } catch (error) {
       if (!(error instanceof Problem || error instanceof Unreachable)) throw error;
       // Not counted, for want of a right or because the service is busy. That is no news about this inbox.

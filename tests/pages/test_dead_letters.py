@@ -54,12 +54,22 @@ async def test_a_message_is_followed_into_the_dead_letters(
 async def test_the_template_of_the_settings_is_followed(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
+    await chat.post("a/ b.dead", "poison")
     async with browser() as page:
         await open_inbox(page, chat.base, "a%2F%20b", 0)
         place = page.locator("#inboxes > div > [data-dead]")
-        await expect(place).to_have_text("Its dead letters: a/ b.dead")
+        await expect(place).to_have_text("Its dead letters: a/ b.dead (1 unread)")
         await place.get_by_role("link").click()
         await expect(place).to_have_text("Dead letters of a/ b")
+
+
+async def test_an_inbox_without_dead_letters_names_none(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    async with browser() as page, page.expect_response("**/chat/dead%2Fbob") as counted:
+        await open_inbox(page, chat.base, "bob", 0)
+        await (await counted.value).finished()
+        await expect(page.locator("#inboxes > div > [data-dead]")).to_be_hidden()
 
 
 async def test_watching_live_shows_further_deliveries(

@@ -1,10 +1,12 @@
 """The web UI as an app: it can be installed, and says honestly that the service is unreachable."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from playwright.async_api import Page, expect
@@ -13,7 +15,7 @@ from chat_service.handlers.pages import WEB
 from tests.faults.mongod_cluster import free_port
 from tests.pages.conftest import CheckAccess, OpenBrowser, both_browsers
 from tests.pages.icons import ICONS, draw
-from tests.pages.inbox import PHONE, button, send
+from tests.pages.inbox import PHONE, button, open_inbox, send
 from tests.support.client import ChatClient
 from tests.support.server import Server
 
@@ -49,6 +51,17 @@ async def test_chromium_finds_nothing_against_installing(
         faults = await devtools.send("Page.getInstallabilityErrors")
         # A window of Playwright is like one in private mode.
         assert {each["errorId"] for each in faults["installabilityErrors"]} <= {"in-incognito"}
+
+
+async def test_the_app_opens_the_inboxes_used_in_it(chat: ChatClient, browser: OpenBrowser) -> None:
+    async with browser(**PHONE) as page:
+        await open_inbox(page, chat.base, "ops", 0)
+        manifest = await page.evaluate("document.querySelector('link[rel=manifest]').href")
+        start = json.loads(WEB.joinpath("app.webmanifest").read_text("utf-8"))["start_url"]
+        await page.goto(f"{chat.base}/docs")
+        await page.goto(urljoin(manifest, start))
+        await page.get_by_role("link", name="ops").click()
+        await expect(page.locator("[data-words]")).to_contain_text("unread in ops")
 
 
 async def test_the_icons_are_the_favicons_drawing(browser: OpenBrowser, tmp_path: Path) -> None:
