@@ -65,7 +65,7 @@ async def test_the_manifest_and_its_icons_are_relative(chat: ChatClient) -> None
     answer = await chat.request("GET", "/assets/app.webmanifest")
     assert answer.headers["Content-Type"] == "application/manifest+json"
     manifest = json.loads(answer.body)
-    assert (manifest["start_url"], manifest["scope"]) == ("../", "../")
+    assert (manifest["start_url"], manifest["scope"]) == ("../#inbox", "../")
     for icon in manifest["icons"]:
         shown = await chat.request("GET", f"/assets/{icon['src']}")
         assert shown.headers["Content-Type"] == icon["type"]
