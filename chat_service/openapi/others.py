@@ -265,8 +265,11 @@ def operations() -> dict[str, Operation]:
                             media: {"schema": text}
                             for media in ("text/css", "text/javascript", "image/svg+xml")
                         },
-                        "application/manifest+json": {"schema": {"type": "object"}},
-                        "image/png": {},
+                        # Any value: they are for browsers.
+                        **{
+                            media: {"schema": {}}
+                            for media in ("application/manifest+json", "image/png")
+                        },
                     },
                 },
                 304: answer("The client has the current version.", headers=("ETag",)),

@@ -93,7 +93,7 @@ def test_the_memory_holds_all_that_the_settings_allow() -> None:
 
 def test_the_limits_of_memory_are_those_of_the_documents() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    memory = text[text.index("### Memory") :].partition("\n### ")[0]
+    memory = text[text.index("### Memory\n") :].partition("\n### ")[0]
     assert "- 50 MiB;" in memory
     assert "0.8 KiB for an idle connection, up to 20 KiB for a WebSocket" in memory
 
