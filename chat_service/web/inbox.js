@@ -264,6 +264,7 @@ class Inbox {
       connecting: ["pending", "connecting"],
       live: ["good", "live"],
       lost: ["pending", `${why} Reconnecting`],
+      blocked: ["pending", `${why} Reconnecting`],
       stopped: ["", ""],
       refused: ["", ""],
     }[state];
@@ -272,6 +273,7 @@ class Inbox {
     live.textContent = word;
     live.hidden = word === "";
     if (state === "live") this.tell(why, why && "bad");
+    if (state === "blocked") this.tell("The service answers, but no WebSocket reaches it. A proxy in front of it must pass them on. Read works without.", "bad");
     if (state === "refused") this.tell(`Stopped watching. ${why}`, "bad");
     this.refresh();
   };

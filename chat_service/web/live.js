@@ -23,7 +23,7 @@ export class Live {
   #socket = null;
   #shown = null;
 
-  /** `show` gets each message, `tell` a state (connecting, live, lost, stopped, refused) and the reason. */
+  /** `show` gets each message, `tell` a state (connecting, live, lost, blocked, stopped, refused) and the reason. */
   constructor({ name, path, element }, show, tell) {
     const url = new URL(`${path}/stream`, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -48,10 +48,11 @@ export class Live {
     const run = Symbol("run");
     this.#run = run;
     this.#tell("connecting", "");
+    let accepted = 0;
     for (let pause = PAUSE_MS; ; pause = Math.min(2 * pause, PAUSE_MAX_MS)) {
       const { wasOpen, code } = await this.#connect(run);
       if (this.#run !== run) return;
-      if (wasOpen) pause = PAUSE_MS;
+      if (wasOpen) [pause, accepted] = [PAUSE_MS, 0];
       if (!wasOpen || code === POLICY) {
         const error = await this.#refusal();
         if (this.#run !== run) return;
@@ -60,10 +61,13 @@ export class Live {
           this.#tell("refused", await wordsOf(error, `read the inbox of ${this.#name}`));
           return;
         }
+        accepted = error === null ? accepted + 1 : 0;
         pause = Math.max(pause, (error?.retryAfterS ?? 0) * 1000);
       }
       const why = code === GOING_AWAY ? "The service is stopping." : "Connection lost.";
       this.#tell("lost", wasOpen ? why : "No connection.");
+      // The first time may be by chance: the service has started since.
+      if (accepted === 2) this.#tell("blocked", "No connection.");
       await sleep(pause * (0.75 + Math.random() / 2));
       await reachable();
       if (this.#run !== run) return;
@@ -78,14 +82,15 @@ export class Live {
     this.#tell("stopped", "");
   }
 
-  /** Return why the service refuses the stream, or null. A browser hides the answer to a handshake. */
+  /** Return why the service refuses the stream: null if it does not, and undefined if it gives no answer. A browser hides
+   *  the answer to a handshake. */
   async #refusal() {
     try {
       await ask("HEAD", this.#path);
+      return null;
     } catch (error) {
-      if (error instanceof Problem) return error;
+      return error instanceof Problem ? error : undefined;
     }
-    return null;
   }
 
   /** Connect again, as the identity that uses the page now. */

@@ -115,6 +115,22 @@ async def test_all_pages_work_below_a_path(
     assert outside <= {base, f"{root}/favicon.ico"}
 
 
+async def test_a_proxy_without_websockets_is_named(
+    start_proxy: StartProxy, token: str, browser: OpenBrowser
+) -> None:
+    without = configuration("nginx").replace("proxy_set_header Upgrade $http_upgrade;", "")
+    base = f"http://127.0.0.1:{start_proxy('nginx', without)}/inbox"
+    async with browser() as page:
+        await page.goto(f"{base}/")
+        await sign_in(page, token, "carol")
+        await open_inbox(page, base, "bob", 0)
+        await button(page, "Watch live").click()
+        note = page.locator("#inboxes [data-note]").first
+        await expect(note).to_contain_text("no WebSocket reaches it")
+        await button(page, "Read").click()
+        await expect(note).to_have_text("Nothing unread.")
+
+
 @pytest.mark.parametrize("program", ["nginx", "haproxy"])
 async def test_clients_and_links_work_below_a_path(
     program: str, start_proxy: StartProxy, token: str
