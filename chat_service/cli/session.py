@@ -207,7 +207,7 @@ def without_credentials(url: str) -> str:
 def describe_unavailable(url: str, error: ServiceUnavailable) -> str:
     """Return a message that nothing was done, and why."""
     if error.answer is None:
-        return f"no answer from {without_credentials(url)}: {error}"
+        return str(error)
     address, problem = without_credentials(url), error.answer
     reason = describe_problem(problem)
     return f"nothing was done: the service at {address} answered {problem.status}: {reason}"

@@ -326,8 +326,8 @@ def _messages(samples: Samples) -> Iterator[Condition]:
         yield Condition(
             "dead-letters-grow",
             "degraded",
-            f"{_count(dead, 'message')} became dead letters in the last quarter of an hour.",
-            "A consumer fails on them. See where they come from, fix it, and give them back.",
+            f"{_count(dead, 'dead letter')} came in the last quarter of an hour.",
+            "A consumer fails on them. Find their inbox, fix the consumer, and give them back.",
             "dead-letters-grow",
         )
 

@@ -53,6 +53,7 @@ def test_an_unreachable_service_exits_with_6(chat: Chat, command: str) -> None:
     result = chat(*command.split(), CHAT_URL="http://127.0.0.1:1")
     assert (result.code, result.out) == (6, "")
     assert result.err.startswith("chat: no answer from http://127.0.0.1:1")
+    assert result.err.count("no answer from") == 1
     assert result.err.count("\n") == 1
 
 

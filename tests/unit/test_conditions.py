@@ -183,6 +183,11 @@ def test_pending_grows_if_there_are_many_and_twice_as_many() -> None:
     assert state(process({name: math.nan}, {name: math.nan})).severity == "ok"
 
 
+@pytest.mark.parametrize(("count", "says"), [(1, "1 dead letter came"), (2, "2 dead letters came")])
+def test_dead_letters_are_named_by_their_number(count: int, says: str) -> None:
+    assert state(process({}, {"chat_messages_dead_total": count})).says.startswith(says)
+
+
 def test_nothing_wrong_is_ok() -> None:
     assert state(process({}, {})) == State("ok", "Everything works.", [])
     assert state().severity == "ok"

@@ -43,6 +43,11 @@ class Address:
     def _parse(self, path: str) -> httpx.URL:
         return httpx.URL(self.base_url + path)
 
+    def not_answered(self, error: httpx.TransportError) -> NotAnswered:
+        """Return `not_answered` with this address, which most often is what is wrong."""
+        failed = not_answered(error)
+        return NotAnswered(f"no answer from {self.base_url}: {failed}", failed.is_sent)
+
     def build(self, request: Request, authorization: str | None, answer_s: float) -> httpx.Request:
         """Return the request that httpx sends. Each part of the answer may take `answer_s`."""
         headers = [(b"User-Agent", _AGENT), (b"Accept-Encoding", b"identity")]

@@ -286,7 +286,7 @@ class SyncChatClient:
         except httpx.TransportError as error:
             # Closing the client ends the request in this way.
             self._check_open()
-            raise not_answered(error) from error
+            raise self._address.not_answered(error) from error
         return Answer(response.status_code, response.headers, b"".join(body))
 
     def _check_open(self) -> None:
