@@ -46,12 +46,17 @@ class Day:
     def add(self, run: Run, now: float) -> int:
         """Add a run's only row, which was taken at `now`, and delete what is older than a day.
 
-        It replaces an earlier row of the same two minutes. Returns its hour since 1970.
+        It replaces an earlier row of the same two minutes, and all later ones: those are from
+        before the clock was set back, and counters would seem to fall. Returns its hour since 1970.
         """
         hour = int(now // _HOUR_S)
-        self._hours[hour] = _pack(_merged([run], _unpack(self._hours.get(hour))))
-        for each in [each for each in self._hours if (each + 1) * _HOUR_S <= now - DAY_S]:
-            del self._hours[each]
+        earlier = _unpack(self._hours.get(hour))
+        for former in earlier:
+            former.rows = [row for row in former.rows if (row[0] or 0) <= now]
+        self._hours[hour] = _pack(_merged([run], [former for former in earlier if former.rows]))
+        for each in list(self._hours):
+            if each > hour or (each + 1) * _HOUR_S <= now - DAY_S:
+                del self._hours[each]
         return hour
 
     def merge(self, contents: Iterable[bytes], now: float) -> None:

@@ -55,6 +55,14 @@ def test_a_later_row_of_the_same_minutes_replaces() -> None:
     assert rows(day) == [[NOW + 90, 2, 2], [NOW + 120, 3, 3]]
 
 
+def test_rows_from_before_the_clock_was_set_back_go() -> None:
+    day = filled(600)
+    day.add(run(NOW + 3 * 3600, 70, 70), NOW + 3 * 3600)
+    day.add(run(NOW + 300, 80, 80), NOW + 300)
+    assert [(row[0], row[1]) for row in rows(day)] == [(NOW, 0), (NOW + 120, 1), (NOW + 300, 80)]
+    assert len(day.dump()) == 1
+
+
 def test_restarts_have_runs_of_their_own() -> None:
     day = filled(1200)
     again = NOW + 1300
