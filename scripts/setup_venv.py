@@ -407,6 +407,9 @@ def main(directory: Path, mark: str, files: Sequence[Path]) -> int:
         # One that is ignored stays so, as with nohup.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
+    if directory.is_symlink():
+        # To a disk with more space, for example. The link stays, and what it leads to is replaced.
+        directory = directory.resolve()
     try:
         lock = _take_lock(directory.with_name(f"{directory.name}.lock"))
         if not _is_current(directory, mark):

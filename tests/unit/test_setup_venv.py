@@ -75,6 +75,24 @@ def test_a_nearly_full_disk_is_noticed_before_any_download(
         setup_venv.Setup(tmp_path / "venv", pins, 0).run("mark")
 
 
+def test_an_environment_behind_a_link_is_updated(
+    setup_venv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup_venv.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(setup_venv, "_take_lock", lambda path: 0)
+    monkeypatch.setattr(
+        setup_venv.Setup, "_install", lambda setup: (setup._directory / "bin").mkdir(parents=True)
+    )
+    link, target = tmp_path / "venv", tmp_path / "elsewhere" / "venv"
+    target.mkdir(parents=True)
+    link.symlink_to(target)
+    for mark in ("first", "second", "third"):
+        assert setup_venv.main(link, mark, []) == 0
+        assert (target / ".installed").read_text(encoding="utf-8").startswith(mark)
+    assert link.is_symlink()
+    assert [each.name for each in tmp_path.glob("*.former")] == []
+
+
 class _Disk:
     """A disk with a free MB."""
 
