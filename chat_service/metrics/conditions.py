@@ -274,7 +274,8 @@ def _times(samples: Samples) -> Iterator[Condition]:
             "degraded",
             f"{_count(slow, 'request')} of the last minute took longer than {_time(limit)}; p99 is "
             f"{_time(samples.percentile(0.99, _LATENCY, RECENT_S))}.",
-            "Compare the time of the database, the wait in a queue and the lag of the event loop.",
+            "Compare the charts Event loop lag, Database time and Queue time: the first that is "
+            "high is the cause.",
             "p99-is-up",
         )
     wait = samples.percentile(0.99, "chat_queue_wait_seconds", RECENT_S)
@@ -349,7 +350,7 @@ def _node(samples: Samples, facts: Facts) -> Iterator[Condition]:
             "process-restarts",
             "degraded",
             f"{_count(restarts, 'process', 'processes')} died in the last quarter of an hour and "
-            "were replaced.",
+            f"{_were(restarts)} replaced.",
             "The log has the exit code or signal. The kernel's log says whether memory ran out.",
             "process-restarts",
         )
@@ -357,8 +358,8 @@ def _node(samples: Samples, facts: Facts) -> Iterator[Condition]:
         yield Condition(
             "worker-restarts",
             "degraded",
-            f"{_count(shards, 'shard worker')} died in the last quarter of an hour and were "
-            "restarted.",
+            f"{_count(shards, 'shard worker')} died in the last quarter of an hour and "
+            f"{_were(shards)} restarted.",
             "This is a bug: the log has the traceback.",
             "process-restarts",
         )
@@ -414,3 +415,7 @@ def _size(size: int) -> str:
 
 def _count(number: float, noun: str, plural: str = "") -> str:
     return f"{number:,.0f} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _were(number: float) -> str:
+    return "was" if number == 1 else "were"

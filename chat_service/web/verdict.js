@@ -25,7 +25,7 @@ export function verdictOf(state, silent) {
         ? `Process ${silent} does not respond.`
         : `Processes ${silent.join(", ")} do not respond.`,
     next_step:
-      "Requests that reach such a process hang. If it is stopped or stuck, kill it: the supervisor starts another one.",
+      "Requests that reach such a process hang. Continue it if it is stopped, or end it with kill -9: the supervisor starts another one.",
     runbook: "node-is-slow",
   };
   if (!state) {

@@ -34,7 +34,7 @@ def test_a_healthy_service_passes_every_check(chat: Chat, server: Server, mongo_
     found = states(result)
     for check in ("python", "packages", "settings", "port", "database", "majority", "indexes"):
         assert found[check] == "ok"
-    for check in ("alive", "ready", "restarts", "loop lag"):
+    for check in ("alive", "ready", "restarts", "loop lag", "its state"):
         assert check in found
 
 
@@ -261,3 +261,21 @@ def test_a_finding_leads_to_the_runbook(mongo_uri: str, database: str) -> None:
     entries = {each["check"]: each.get("runbook") for each in result.records}
     assert entries["alive"] == "docs/operations.md#node-does-not-answer"
     assert entries["database"] is None
+
+
+def test_a_running_service_says_what_is_wrong_with_it(
+    tmp_path: Path, mongo_uri: str, database: str
+) -> None:
+    with Server(
+        *(tmp_path, "--mongo-uri", mongo_uri),
+        CHAT_MONGO_DATABASE=database,
+        CHAT_STORAGE_FREE_MIN_BYTES=str(1 << 60),
+    ) as server:
+        chat = Chat(server.base)
+        for _ in range(20):  # the service judges itself by samples, one every three seconds
+            result = chat("doctor", "--port", "0", "--data-dir", str(tmp_path / "data"))
+            if "its state" in failed(result):
+                break
+    said = next(each for each in result.records if each["check"] == "its state")
+    assert (said["state"], "Posts are refused" in said["detail"]) == ("fail", True)
+    assert said["runbook"] == "docs/operations.md#disk-fills"

@@ -188,6 +188,21 @@ def test_dead_letters_are_named_by_their_number(count: int, says: str) -> None:
     assert state(process({}, {"chat_messages_dead_total": count})).says.startswith(says)
 
 
+def test_one_restart_and_several_are_named_by_their_number() -> None:
+    shards = "chat_worker_restarts_total"
+    one = state(process({}, {shards: 1}), recent_restarts=1).conditions
+    two = state(process({}, {shards: 2}), recent_restarts=2).conditions
+    span = " in the last quarter of an hour"
+    assert [each.says for each in one] == [
+        f"1 process died{span} and was replaced.",
+        f"1 shard worker died{span} and was restarted.",
+    ]
+    assert [each.says for each in two] == [
+        f"2 processes died{span} and were replaced.",
+        f"2 shard workers died{span} and were restarted.",
+    ]
+
+
 def test_nothing_wrong_is_ok() -> None:
     assert state(process({}, {})) == State("ok", "Everything works.", [])
     assert state().severity == "ok"

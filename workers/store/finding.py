@@ -11,3 +11,5 @@ class Finding(NamedTuple):
     what: str
     state: State
     detail: str
+    #: The anchor of the runbook's entry about it, if the name of the part does not tell.
+    entry: str = ""

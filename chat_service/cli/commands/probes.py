@@ -85,6 +85,7 @@ def find_uri(settings: Settings) -> str:
     if not os.path.exists(socket_path(data_dir)):
         raise CommandError(
             ExitCode.DATABASE,
-            f"no embedded MongoDB is running in {settings.data_dir}; start the service first",
+            f"no embedded MongoDB is running in {settings.data_dir}; if the service uses another "
+            "directory, add --data-dir; if it does not run, start it first",
         )
     return uri_of(data_dir)

@@ -66,7 +66,7 @@ async def _run_checks(
     for title, findings in sections.items():
         out.title(title)
         async for finding in findings:
-            check, state, detail = finding
+            check, state, detail, _ = finding
             mark = out.color(f"{state:<4}", _COLORS[state])
             fields = {"check": check, "state": state, "detail": detail}
             text = f"  {mark}  {check:<13}  {detail}"

@@ -39,4 +39,4 @@ _ENTRIES: Mapping[str, str] = {
 
 def entry_of(finding: Finding) -> str:
     """Return the anchor of the entry about a finding, or nothing if all is well or none is."""
-    return "" if finding.state == "ok" else _ENTRIES.get(finding.what, "")
+    return "" if finding.state == "ok" else finding.entry or _ENTRIES.get(finding.what, "")

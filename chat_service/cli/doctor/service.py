@@ -16,6 +16,8 @@ _TIMEOUT_S = 2.0
 _ADVICE = "check the running service with --url"
 #: A larger event loop lag or clock offset, in seconds, is a warning.
 _LAG_S, _OFFSET_S = 0.1, 1.0
+#: A time, in seconds since 1970, that never comes.
+_NEVER = 9_999_999_999
 #: The fields of /readyz that are true if the service is ready.
 _PARTS = ("database", "indexes", "workers", "accepting")
 
@@ -101,7 +103,7 @@ async def check_service(url: str, token: str | None) -> AsyncIterator[Finding]:
     except (_NotAnswered, ValueError) as error:
         yield Finding("metrics", "warn", f"{shown}/metrics: {error}")
         return
-    for finding in _check_metrics(metrics):
+    for finding in [*_check_metrics(metrics), *await _check_state(url, token)]:
         yield finding
 
 
@@ -142,6 +144,25 @@ def _check_metrics(metrics: dict[str, float]) -> list[Finding]:
             + ("; fix time synchronization (NTP)" if abs(offset) > _OFFSET_S else ""),
         ),
     ]
+
+
+async def _check_state(url: str, token: str | None) -> list[Finding]:
+    """Return what the dashboard says about the last minutes. An older service says nothing."""
+    try:
+        # No sample is newer than that, so the answer is short.
+        answer = await _get(f"{url}/ops/history?since={_NEVER}", token)
+        conditions = json.loads(answer.body)["state"]["conditions"]
+    except (_NotAnswered, ValueError, KeyError, TypeError):
+        return []
+    return [
+        Finding(
+            "its state",
+            "warn" if each["severity"] == "degraded" else "fail",
+            f"{each['says']} {each['next_step']}",
+            each["runbook"],
+        )
+        for each in conditions
+    ] or [Finding("its state", "ok", "nothing that the service judges is wrong")]
 
 
 async def _readiness(url: str, is_verified: bool = True) -> dict[str, Any] | None:
