@@ -4,19 +4,20 @@ import { History } from "./measures.js";
 
 /* Each request repeats this many samples, to include those that were being written. */
 const OVERLAP = 3;
-const TIMEOUT_MS = 5000;
 
-/** One period: its samples, and the last answer. `query` selects it in /ops/history. */
+/** One period: its samples, and the last answer. `query` selects it in /ops/history, which may take `timeoutMs`. */
 export class Feed {
   history = new History();
   /* The last answer, without its samples, and the processes in it. */
   news = null;
   living = [];
   #query;
+  #timeoutMs;
   #at = 0;
 
-  constructor(query) {
+  constructor(query, timeoutMs) {
     this.#query = query;
+    this.#timeoutMs = timeoutMs;
   }
 
   /** The service's time, in seconds since 1970, by its last answer and the time that passed since then. */
@@ -35,7 +36,7 @@ export class Feed {
   async refresh() {
     const query = new URLSearchParams(this.#query);
     if (this.news) query.set("since", (this.now - OVERLAP * this.history.every).toFixed(3));
-    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const signal = AbortSignal.timeout(this.#timeoutMs);
     try {
       const answer = await fetch(`ops/history?${query}`, { cache: "no-store", signal });
       if (answer.ok) {

@@ -19,8 +19,11 @@ import { clock, shortClock, span } from "./words.js";
 const SETTLED_S = 1.5;
 /* Without the right to see the dashboard, the page asks this often, and when another identity uses it. */
 const REFUSED_S = 30;
-/* The day is asked for at most this often. */
+/* The day is asked for at most this often, and after a failure. A first answer has half a megabyte. */
 const DAY_EVERY_S = 60;
+const DAY_AGAIN_S = 15;
+const TIMEOUT_MS = 5000;
+const DAY_TIMEOUT_MS = 60_000;
 /* A process that took none of this many samples does not run. */
 const SILENT_SAMPLES = 4;
 /* The period that the page calls now, the same that the service judges. */
@@ -30,15 +33,16 @@ const find = (id) => document.getElementById(id);
 const scrub = find("scrub");
 
 const PERIODS = {
-  quarter: { feed: new Feed({}), name: "The last 15 minutes" },
-  day: { feed: new Feed({ range: "day" }), name: "The last day" },
+  quarter: { feed: new Feed({}, TIMEOUT_MS), name: "The last 15 minutes" },
+  day: { feed: new Feed({ range: "day" }, DAY_TIMEOUT_MS), name: "The last day" },
 };
 /* The state, the tiles and the facts are always of the present, unlike the charts. */
 const present = PERIODS.quarter.feed;
 let period = PERIODS.quarter;
 /* When the service answered for the last time, by this machine's clock, in seconds since 1970. */
 let heard = Date.now() / 1000;
-let dayAt = -Infinity;
+/* When the day is asked for again, by `performance.now`; never while an answer is awaited. */
+let dayDue = 0;
 /* The selected slot, or null for the last one. The pointer's takes precedence over the slider's. */
 let chosen = null;
 let pointed = null;
@@ -90,18 +94,23 @@ async function refresh() {
     const silence = { since: heard, now, isOnline: navigator.onLine, status };
     showVerdict("No answer", verdictOfSilence(silence));
   }
-  if (period === PERIODS.day && isAnswered) await refreshDay();
+  if (period === PERIODS.day && isAnswered) void refreshDay();
   if (present.news) draw();
   return 0;
 }
 
-/** Ask for the day if that was long enough ago. Without an answer, the page keeps what it has and says so. */
+/** Ask for the day if it is due, and show it. Without an answer, the page keeps what it has and says so.
+
+    The present does not wait for it: on a slow network, a day takes longer than the pause between samples. */
 async function refreshDay() {
-  if (performance.now() - dayAt < DAY_EVERY_S * 1000) return;
+  if (performance.now() < dayDue) return;
+  dayDue = Infinity;
   const { status } = await PERIODS.day.feed.refresh();
-  if (status === 200) dayAt = performance.now();
+  dayDue = performance.now() + (status === 200 ? DAY_EVERY_S : DAY_AGAIN_S) * 1000;
+  if (period !== PERIODS.day) return;
   const words = status ? `The service answered with ${status}` : "No answer came in time";
   sayTrouble(status === 200 ? "" : `The day cannot be shown, or is not up to date. ${words}. The page tries again.`);
+  if (present.news) draw();
 }
 
 function sayTrouble(words) {
@@ -305,11 +314,11 @@ for (const choice of document.querySelectorAll("[name=view]")) {
   choice.addEventListener("change", () => present.news && draw());
 }
 for (const choice of document.querySelectorAll("[name=period]")) {
-  choice.addEventListener("change", async () => {
+  choice.addEventListener("change", () => {
     period = PERIODS[choice.value];
     chosen = pointed = null;
     sayTrouble("");
-    if (period === PERIODS.day) await refreshDay();
+    if (period === PERIODS.day) void refreshDay();
     if (present.news) draw();
   });
 }

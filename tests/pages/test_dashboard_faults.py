@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.pages.conftest import CheckAccess, OpenBrowser
 from tests.pages.dashboard import SOON, chart, fact, tile, verdict
+from tests.support.client import ChatClient
 from tests.support.load import Connection
 from tests.support.server import Server, mongods_on
 
@@ -124,3 +125,28 @@ async def test_overload_is_named_and_no_tile_is_calm(tmp_path: Path, browser: Op
             for title in ("Latency, p99", "Requests", "Queued"):
                 await expect(tile(page, title)).to_have_class(re.compile("doubtful|pending"))
             await expect(tile(page, "Database")).to_contain_text("up")
+
+
+async def test_a_slow_day_is_asked_for_once_and_delays_nothing(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    asked, is_over = [], asyncio.Event()
+
+    async def slow(route: Route) -> None:
+        asked.append(route.request.url)
+        await is_over.wait()
+        await route.abort()
+
+    async with browser() as page:
+        await page.route("**/ops/history?range=day*", slow)
+        await page.goto(f"{chat.base}/ops")
+        await expect(page.locator("#link")).to_have_text("Live")
+        await page.get_by_role("radio", name="1 day").check()
+        for _ in range(2):
+            as_of = await page.locator("#as-of").inner_text()
+            await expect(page.locator("#as-of")).not_to_have_text(as_of)
+        is_over.set()
+        await expect(page.locator("#trouble")).to_contain_text("No answer came in time")
+        as_of = await page.locator("#as-of").inner_text()
+        await expect(page.locator("#as-of")).not_to_have_text(as_of)
+        assert len(asked) == 1
