@@ -129,7 +129,9 @@ export class Live {
 
   /** Acknowledge the last shown message, and with it all earlier ones of this connection. */
   #acknowledge() {
-    if (this.#shown === null || document.hidden || !this.#element.checkVisibility()) return;
+    // An element in a hidden pane has no box. Safari has `checkVisibility` only since version 17.4.
+    const isInView = !document.hidden && this.#element.getClientRects().length > 0;
+    if (this.#shown === null || !isInView) return;
     if (this.#socket.readyState !== WebSocket.OPEN) return;
     this.#socket.send(JSON.stringify({ type: "ack", id: this.#shown }));
     this.#shown = null;

@@ -87,13 +87,14 @@ export function showText({ text: place, more }, text) {
   lengths.observe(place);
 }
 
-const letters = new Intl.Segmenter();
+// Firefox has it since version 125.
+const letters = Intl.Segmenter && new Intl.Segmenter();
 
 /** Return a text, or its beginning with an ellipsis if it has more than `max` characters. Emoji and letters with
- *  accents stay whole. */
+ *  accents stay whole, as far as the browser knows them. */
 export function brief(text, max) {
   if (text.length <= max) return text;
-  const { index } = letters.segment(text.slice(0, max + 64)).containing(max);
+  const { index } = letters?.segment(text.slice(0, max + 64)).containing(max) ?? { index: max };
   return `${text.slice(0, index).trimEnd()}…`;
 }
 

@@ -10,11 +10,14 @@ from tests.pages.inbox import (
     button,
     open_inbox,
     post_many,
+    post_with_receipt,
     read_here,
     send,
+    status,
     width,
 )
 from tests.support.client import ChatClient
+from tests.support.waiting import eventually
 
 LONG = ("The quick brown fox jumps over the lazy dog. " * 1500)[:65_536]
 FAMILY = "👩‍👩‍👧‍👦"
@@ -37,6 +40,22 @@ async def lines(place: Locator) -> float:
     """Return how many lines of text are in view, to a tenth."""
     found: float = await place.evaluate(LINES)
     return round(found, 1)
+
+
+async def test_a_browser_of_2023_shows_and_reads(chat: ChatClient, browser: OpenBrowser) -> None:
+    posted = await post_with_receipt(chat, "bob", LONG)
+
+    async def is_read() -> bool:
+        return bool(await status(chat, posted) == "read")
+
+    async with browser(**SMALL_PHONE) as page:
+        await page.add_init_script(
+            "delete Intl.Segmenter; delete Element.prototype.checkVisibility"
+        )
+        await open_inbox(page, chat.base, "bob", 1)
+        await button(page, "Watch live").click()
+        await expect(read_here(page)).to_have_text(f"{LONG[:2000].rstrip()}…")
+        await eventually(is_read)
 
 
 @both_browsers
