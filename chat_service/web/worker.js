@@ -46,7 +46,9 @@ async function look() {
   const words = navigator.onLine ? "It does not answer, although this device has a network." : "This device has no network.";
   if (why.textContent !== words) why.textContent = words;
   try {
-    const answer = await fetch(location.href, { method: "HEAD", cache: "no-store", signal: AbortSignal.timeout(5000) });
+    // A proxy that asks to sign in redirects elsewhere, where only the page itself can go.
+    const signal = AbortSignal.timeout(5000);
+    const answer = await fetch(location.href, { method: "HEAD", cache: "no-store", redirect: "manual", signal });
     if (!${JSON.stringify(OF_PROXIES)}.includes(answer.status)) location.reload();
   } catch {
     // Still unreachable.

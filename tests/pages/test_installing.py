@@ -112,6 +112,39 @@ async def test_a_page_without_service_says_so_and_returns(
         await send(page, "bob", "after")
 
 
+async def test_the_offline_page_goes_where_a_proxy_sends_it(
+    server: Server, browser: OpenBrowser
+) -> None:
+    async with browser() as page:
+        await page.goto(server.base)
+        await await_worker(page)
+        server.signal(signal.SIGTERM)
+        await asyncio.to_thread(server.wait)
+        await page.evaluate("location.reload()")
+        await expect(page.get_by_role("heading")).to_have_text("The service cannot be reached")
+        port = int(server.base.rpartition(":")[2])
+        proxy = await asyncio.start_server(sign_in, "127.0.0.1", port)
+        async with proxy:
+            await expect(page).to_have_title("Sign in to the proxy")
+
+
+async def sign_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer as a proxy that sends everybody without a session to a page at another origin."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    host = head.lower().partition(b"host: ")[2].partition(b"\r\n")[0]
+    body = b""
+    if host.startswith(b"localhost"):
+        body = b"<title>Sign in to the proxy</title>"
+        answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html"
+    else:
+        answer = b"HTTP/1.1 302 Found\r\nLocation: http://localhost:%b/in" % host.partition(b":")[2]
+    writer.write(b"%b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (answer, len(body)))
+    if not head.startswith(b"HEAD"):
+        writer.write(body)
+    await writer.drain()
+    writer.close()
+
+
 @both_browsers
 async def test_the_worker_keeps_no_answer(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
