@@ -117,7 +117,14 @@ def test_its_cost_is_bounded_also_with_schema_1(mongo_uri: str, database: str) -
         before = client.admin.command("serverStatus")["metrics"]["queryExecutor"]
         bob = found(chat("inspect", "bob"))
         after = client.admin.command("serverStatus")["metrics"]["queryExecutor"]
+        quotas = (str(COUNT_MAX), str(4 * COUNT_MAX))
+        full, unknown = [
+            found(chat("inspect", "bob", CHAT_INBOX_MESSAGES_MAX=quota))["is_full"]
+            for quota in quotas
+        ]
     assert (bob["schema"], bob["unread"], bob["is_more"]) == (1, COUNT_MAX, True)
+    # It was not counted up to the second quota.
+    assert (full, unknown) == (True, None)
     # No node has shared a key yet.
     assert bob["log_name"] is None
     # Keys of the index, and hardly a document.

@@ -39,7 +39,8 @@ class Inspected(NamedTuple):
 
     `unread` counts up to `COUNT_MAX`, and one more if there are more; `next_expiry_ms` is that of
     the oldest messages then. `bytes` is None unless it was asked for. `dead_letters` is the number
-    of unread messages in the dead-letter inbox. `others` is None if its search took too long.
+    of unread messages in the dead-letter inbox. `bytes` and `others` are None if they took too
+    long.
     """
 
     now_ms: int
@@ -185,16 +186,24 @@ class _Inbox:
         came_ms = None if oldest is None else int(oldest["created_at"])
         return int(found["messages"]), came_ms, int(found["expiry"])
 
-    async def size(self) -> int:
-        """Return the bytes of the unread messages, of the oldest ones if there are very many."""
-        found = await self._group(
-            [
-                {"$match": self._unread()},
-                {"$limit": _MEASURED_MAX},
-                {"$group": {"_id": None, "bytes": {"$sum": {"$strLenBytes": "$text"}}}},
-            ],
-            self._layout.inbox_index,
-        )
+    async def size(self) -> int | None:
+        """Return the bytes of the unread messages, of the oldest ones if there are very many.
+
+        None if that takes too long: it reads them all.
+        """
+        try:
+            found = await self._group(
+                [
+                    {"$match": self._unread()},
+                    {"$limit": _MEASURED_MAX},
+                    {"$group": {"_id": None, "bytes": {"$sum": {"$strLenBytes": "$text"}}}},
+                ],
+                self._layout.inbox_index,
+            )
+        except PyMongoError as error:
+            if not error.timeout:
+                raise
+            return None
         return int(found["bytes"]) if found else 0
 
     async def others(self) -> Others | None:

@@ -189,14 +189,24 @@ def _quota(settings: Settings, found: Inspected) -> str:
     if not messages and not size:
         return "none"
     parts = [f"{_number(found.unread)} of {messages:,} messages"] if messages else []
-    parts += [f"{found.bytes or 0:,} of {size:,} bytes"] if size else []
-    is_full = "; posts to it get 429 (inbox-full)" if _is_full(settings, found) else ""
-    return f"{' and '.join(parts)}{is_full}"
+    used = "an unknown number" if found.bytes is None else f"{found.bytes:,}"
+    parts += [f"{used} of {size:,} bytes"] if size else []
+    end = {
+        True: "; posts to it get 429 (inbox-full)",
+        False: "",
+        None: "; whether it is full is unknown, since counting it would take too long",
+    }[_is_full(settings, found)]
+    return f"{' and '.join(parts)}{end}"
 
 
-def _is_full(settings: Settings, found: Inspected) -> bool:
+def _is_full(settings: Settings, found: Inspected) -> bool | None:
+    """Return whether the inbox is over its quota, or None if it was not counted so far."""
     messages, size = settings.inbox_messages_max, settings.inbox_bytes_max
-    return 0 < messages <= found.unread or 0 < size <= (found.bytes or 0)
+    if 0 < messages <= found.unread or 0 < size <= (found.bytes or 0):
+        return True
+    is_counted = not messages or found.unread <= COUNT_MAX
+    is_measured = not size or found.bytes is not None
+    return False if is_counted and is_measured else None
 
 
 def _in_log(settings: Settings, log_name: str | None) -> str:
