@@ -33,9 +33,11 @@ class _OwnPackages:
 def _forget_others() -> None:
     """Drop modules of others with these names that were imported earlier, as a `.pth` file may."""
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in _OWN:
+        package = name.partition(".")[0]
+        if package in _OWN:
             file = getattr(module, "__file__", None)
-            if file is None or not Path(file).resolve().is_relative_to(_HOME):
+            # An environment of others may be within the checkout.
+            if file is None or not Path(file).resolve().is_relative_to(_HOME / package):
                 del sys.modules[name]
 
 

@@ -1,5 +1,7 @@
 """What pyproject.toml puts into the wheel is what the checkout has."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,25 @@ def test_the_wheel_has_every_package() -> None:
 
 def test_the_wheel_takes_one_name_in_an_environment() -> None:
     assert {package.partition(".")[0] for package in _SETUPTOOLS["packages"]} == {"chat_service"}
+
+
+def test_packages_of_an_environment_in_the_checkout_are_others() -> None:
+    """A `.pth` file of `.venv` may have imported one of the same name."""
+    program = f"""
+import sys, types
+other = sys.modules["config"] = types.ModuleType("config")
+other.__file__ = {str(PROJECT_ROOT / ".venv" / "lib" / "config" / "__init__.py")!r}
+import chat_service, config
+print(config.__file__)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert Path(run.stdout.strip()) == PROJECT_ROOT / "config" / "__init__.py"
 
 
 def folder_of(package: str) -> Path:
