@@ -71,6 +71,16 @@ def test_dead_letters_are_returned_once(chat: Chat, name: str) -> None:
     assert returned.records[0]["id"] == read[1]["id"]
 
 
+def test_returned_messages_live_for_a_day(chat: Chat, name: str) -> None:
+    make_dead(chat, name, "one")
+    (letter,) = chat("dead", name).records
+    (returned,) = chat("dead", name, "--return").records
+    # The same key with another lifetime would be refused.
+    key = f"return-{letter['id']}"
+    again = chat("send", name, "one", "--key", key, "--timeout", "1d")
+    assert [each["id"] for each in again.records] == [returned["id"]]
+
+
 def test_an_interrupted_return_is_repeated_safely(chat: Chat, name: str) -> None:
     make_dead(chat, name, "one")
     (letter,) = chat("dead", name).records

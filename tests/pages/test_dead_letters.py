@@ -141,6 +141,25 @@ async def test_dead_letters_are_returned_to_their_inbox(
     assert await chat.texts("dead/bob") == []
 
 
+@pytest.mark.parametrize(("lifetime_max_s", "lifetime"), [(2_592_000, 86_400), (3600, None)])
+async def test_returned_dead_letters_live_for_a_day(
+    start_service: StartService,
+    connect: Connect,
+    browser: OpenBrowser,
+    lifetime_max_s: int,
+    lifetime: int | None,
+) -> None:
+    chat = connect(await start_service(max_deliveries=1, max_timeout_s=lifetime_max_s))
+    async with browser() as page:
+        await open_dead_letters(page, chat, ["one"])
+        await button(page, "Lease 60 s").click()
+        is_post = lambda answer: answer.url.endswith("/chat") and answer.status == 201  # noqa: E731
+        async with page.expect_response(is_post) as stored:
+            await button(page, "Return: one").click()
+        assert ((await stored.value).request.post_data_json).get("timeout") == lifetime
+    assert await chat.texts("bob") == ["one"]
+
+
 @pytest.mark.settings(max_deliveries=1)
 async def test_a_refused_return_keeps_only_what_was_not_returned(
     chat: ChatClient, browser: OpenBrowser

@@ -11,6 +11,9 @@ from chat_service.cli.exit_codes import CommandError, ExitCode, OutputError
 from chat_service.cli.param_types import Duration, NonEmptyText
 from chat_service.cli.session import Session, with_session
 
+#: How long returned messages live, in seconds. The service's default may be a minute, too short for
+#: a consumer that is being repaired.
+_LIFETIME_S = 86_400
 #: Duration of a lease, in seconds, and how many messages it holds. Returning them takes less time.
 _TTL_S, _AT_ONCE = 60.0, 100
 
@@ -25,27 +28,29 @@ Handle = Callable[[Lease, Delivered, Origin], Awaitable[None]]
     "--timeout",
     type=Duration(whole=True),
     metavar="TIME",
-    help="With --return: lifetime of the returned messages, instead of the service's default.",
+    help="With --return: lifetime of the returned messages, instead of a day.",
 )
 @with_session
 def dead(session: Session, name: str, returns: bool, limit: int | None, timeout: int | None) -> int:
     """List the dead letters of the inbox NAME: messages that were leased too often.
 
-    With --return, give them back to the inbox, as new messages. If that is interrupted, repeat the
-    command; it returns no message twice. Exits with 1 if there are none.
+    With --return, give them back to the inbox, as new messages that live for a day. If that is
+    interrupted, repeat the command; it returns no message twice. Exits with 1 if there are none.
 
     \b
     Examples:
       chat dead jobs
       chat dead jobs --json | jq -r .text
-      chat dead jobs --return --timeout 1d
+      chat dead jobs --return --timeout 7d
     """
     if timeout is not None and not returns:
         raise click.UsageError("--timeout is the lifetime of returned messages; add --return.")
     inbox = session.run(session.chat.dead_letter_inbox(name))
     if inbox is None:
         raise CommandError(ExitCode.NOTHING, "this service is too old for dead letters")
-    handle: Handle = partial(_return, session, timeout) if returns else partial(_show, session)
+    handle: Handle = (
+        partial(_return, session, timeout or _LIFETIME_S) if returns else partial(_show, session)
+    )
     if not session.run(_for_each(session, name, inbox, limit, handle)):
         session.out.note("no dead letters")
         return ExitCode.NOTHING
@@ -91,7 +96,7 @@ async def _show(session: Session, lease: Lease, message: Delivered, origin: Orig
 
 
 async def _return(
-    session: Session, lifetime_s: int | None, lease: Lease, message: Delivered, origin: Origin
+    session: Session, lifetime_s: int, lease: Lease, message: Delivered, origin: Origin
 ) -> None:
     """Post a dead letter to the inbox that it was in, then acknowledge it.
 
