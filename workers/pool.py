@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from workers.backoff import Backoff
 from workers.batch_pacing import BatchPacing
+from workers.cancellation import end_tasks
 from workers.circuit_breaker import CircuitBreaker
 from workers.claim_rollback import ClaimRollback
 from workers.clock import DatabaseClock
@@ -331,13 +332,7 @@ class WorkerPool:
 
     async def stop(self) -> None:
         """End all tasks and answer all open requests. Complete on return. Safe to call twice."""
-        tasks = {*self._maintenance.tasks, *self._workers}
-        while tasks:
-            # Repeated, since a driver may turn a cancellation into an error of its own. A job or a
-            # shard takes that for an error of the database, and survives it.
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=0.2)
+        await end_tasks([*self._maintenance.tasks, *self._workers])
         self._workers = []
         # If the database does not answer, the lease ends by itself.
         with suppress(ServiceError):

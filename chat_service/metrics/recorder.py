@@ -17,6 +17,7 @@ import structlog
 from chat_service.metrics.day import DAY_EVERY_S, Day
 from chat_service.metrics.history import History
 from chat_service.metrics.multiprocess import RecorderLock
+from workers.cancellation import end_tasks
 from workers.errors import ServiceError
 
 log = structlog.get_logger(__name__)
@@ -67,8 +68,7 @@ class Recorder:
         """Record and store what is not stored yet. Safe to call twice, and without a start."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
             await self._finish(time.time())
         if self._lock is not None:
             self._lock.free()

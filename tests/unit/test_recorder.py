@@ -1,5 +1,6 @@
 """The recorder of a node's day: one process records, and nothing is lost to the database."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,26 @@ async def test_a_stop_does_not_fail_without_the_database(archive: Archive) -> No
     archive.is_available = False
     process.recorder.start()
     await process.recorder.stop()
+
+
+async def test_a_stop_ends_a_recorder_whose_driver_hides_it(archive: Archive) -> None:
+    entered = asyncio.Event()
+
+    async def load(node: str) -> list[bytes]:
+        entered.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            # As PyMongo does at some points of an operation.
+            raise StoreUnavailable("the connection was closed") from None
+        raise AssertionError
+
+    archive.load_history = load  # type: ignore[method-assign]
+    recorder = Process(archive).recorder
+    recorder.start()
+    await entered.wait()
+    async with asyncio.timeout(30):
+        await recorder.stop()
 
 
 async def test_one_process_of_a_node_records(archive: Archive, directory: Path) -> None:
