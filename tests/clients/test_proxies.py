@@ -3,7 +3,6 @@
 import asyncio
 import json
 from pathlib import Path
-from urllib.parse import urljoin
 
 import pytest
 from websockets.asyncio.client import connect
@@ -124,60 +123,6 @@ async def test_a_websocket_works_through_a_proxy(
 
         await eventually(read)
     assert await chat.texts("bob", "?wait=10") == ["two"]
-
-
-#: The service below a path of a site with other content.
-SUB_PATH = {
-    "nginx": NGINX_UPGRADES.replace("location / {", "location /inbox/ {").replace(
-        "http://{server};", "http://{server}/;"
-    ),
-    "haproxy": HAPROXY.replace(
-        "    server chat",
-        "    http-request return status 404 unless { path_beg /inbox/ }\n"
-        "    http-request replace-path /inbox(/.*) \\1\n    server chat",
-    ),
-}
-
-
-@pytest.mark.parametrize("program", ["nginx", "haproxy"])
-async def test_the_pages_work_below_a_path_of_a_proxy(
-    chat: ChatClient, start_proxy: StartProxy, program: str
-) -> None:
-    # Only tox's environment `clients` has a browser's driver, but the others collect this file,
-    # too.
-    from playwright.async_api import async_playwright, expect
-
-    from tests.pages.inbox import button, open_inbox, read_here, send
-
-    site = f"http://127.0.0.1:{start_proxy(program, SUB_PATH[program])}"
-    base = f"{site}/inbox"
-    failed: list[str] = []
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = await chromium.new_page()
-        page.on("response", lambda each: failed.append(each.url) if each.status >= 400 else None)
-        await page.goto(f"{base}/")
-        await send(page, "bob", "one")
-        await open_inbox(page, base, "bob", 1)
-        await button(page, "Read").click()
-        await expect(read_here(page)).to_have_text(["one"])
-        await button(page, "Watch live").click()
-        await expect(page.locator("[data-live]")).to_have_text("live")
-        await chat.post("bob", "two")
-        await expect(read_here(page)).to_have_text(["two", "one"])
-        await page.get_by_role("link", name="API").click()
-        await page.wait_for_selector("#readyz h3", state="attached")
-        await page.get_by_role("link", name="Dashboard").click()
-        await expect(page.locator("main")).to_be_visible()
-        assert page.url == f"{base}/ops"
-        document = await page.evaluate(
-            "fetch('openapi.json').then(async (answer) => [answer.url, await answer.json()])"
-        )
-        assert urljoin(document[0], document[1]["servers"][0]["url"]) == f"{base}/"
-        await chromium.close()
-    assert failed == []
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -28,4 +28,4 @@ async def test_the_runbook_is_accessible_on_a_phone(
             await page.evaluate("anchor => { location.hash = anchor; }", anchor)
             await expect(page.locator(f"#{anchor}")).to_be_in_viewport()
         await page.get_by_role("link", name="Dashboard").click()
-        await expect(page).to_have_title("Dashboard · Chat inbox")
+        await expect(page).to_have_title("OK: Dashboard · Chat inbox")

@@ -77,7 +77,7 @@ async def use_inbox(page: Page, token: str) -> None:
 async def use_dashboard(page: Page, token: str) -> None:
     """Sign in and see it."""
     await sign_in(page, token, "canary")
-    await expect(page.get_by_role("status")).to_contain_text("Live")
+    await expect(page.get_by_role("status")).to_contain_text("Everything works")
 
 
 async def use_reference(page: Page, token: str) -> None:
