@@ -76,7 +76,7 @@ def test_a_typescript_client_compiles_and_works(
     # What the generator does not understand, it types like this.
     assert ": Record<string, never>;" not in types
     untyped = re.findall(r"^ *(.*): unknown;$", types, re.MULTILINE)
-    # An event stream has no type, and an object may have further fields. Some files are for browsers.
+    # An event stream has no type, an object may have further fields, and browsers use some files.
     files = {'"application/manifest+json"', '"image/png"'}
     assert {*untyped} <= {'"text/event-stream"', "[name: string]", "[key: string]", *files}
     shown = at(served, documented("ts", "createClient"))
