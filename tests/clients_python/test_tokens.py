@@ -178,7 +178,7 @@ async def test_one_refusal_asks_for_one_token(service: Service, new_client: NewC
     async with Middleman(service.port) as between:
         client = new_client(between.base, token=token)
         await client.count("bob")
-        between.answers = [REFUSED] * 4
+        between.refusals = {"Bearer first": REFUSED}
         await asyncio.gather(*(client.count("bob") for _ in range(4)))
         assert given == ["first", "second"]
 

@@ -17,6 +17,8 @@ class Middleman:
         self.lose = 0
         #: Answers to give instead of the service's.
         self.answers: list[bytes] = []
+        #: Answer a request whose head has such a text with this, instead of passing it on.
+        self.refusals: dict[str, bytes] = {}
         #: The headers of the requests seen so far.
         self.heads: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,8 +55,11 @@ class Middleman:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await client.readuntil(b"\r\n\r\n")
             self.heads.append(head.decode())
-            if self.answers:
-                back.write(self.answers.pop(0))
+            refusal = next(
+                (self.refusals[text] for text in self.refusals if text in head.decode()), b""
+            )
+            if refusal or self.answers:
+                back.write(refusal or self.answers.pop(0))
                 back.close()
                 return
             server, forth = await asyncio.open_connection("127.0.0.1", self._target)
