@@ -93,6 +93,9 @@ class Recorder:
                 log.debug("the day of the dashboard is stored later", reason=str(error))
             except (OSError, msgspec.DecodeError) as error:
                 log.warning("the day of the dashboard has a gap", reason=str(error))
+            except Exception:
+                # Otherwise the day would end here, and nobody would know.
+                log.exception("the day of the dashboard has a gap")
             await asyncio.sleep(DAY_EVERY_S - (time.time() - self._late_s) % DAY_EVERY_S)
 
     async def turn(self, now: float) -> None:

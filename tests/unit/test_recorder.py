@@ -189,6 +189,27 @@ async def test_a_stop_ends_a_recorder_whose_driver_hides_it(archive: Archive) ->
         await recorder.stop()
 
 
+async def test_the_recorder_survives_a_bug(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[float] = []
+    again = asyncio.Event()
+
+    async def fail(now: float) -> None:
+        turns.append(now)
+        if len(turns) == 2:
+            again.set()
+        raise KeyError("a bug")
+
+    recorder = Process(archive).recorder
+    monkeypatch.setattr(recorder, "turn", fail)
+    monkeypatch.setattr("chat_service.metrics.recorder.DAY_EVERY_S", 0.01)
+    recorder.start()
+    async with asyncio.timeout(30):
+        await again.wait()
+        await recorder.stop()
+
+
 async def test_one_process_of_a_node_records(archive: Archive, directory: Path) -> None:
     ExitedProcesses(directory)
     one, other = Process(archive, pid=1), Process(archive, pid=2)
