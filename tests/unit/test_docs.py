@@ -88,6 +88,12 @@ def test_the_readme_leads_to_every_page() -> None:
     assert set(documents()) <= reached
 
 
+def test_the_readme_says_how_to_run_and_test_it() -> None:
+    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    assert "scripts/serve" in readme
+    assert "scripts/test" in readme
+
+
 def test_every_block_is_tested_or_says_why_not() -> None:
     found = [block for document in documents() for block in blocks(document)]
     left = Counter(block.marks["not run"] for block in found if "not run" in block.marks)
