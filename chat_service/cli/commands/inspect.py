@@ -32,6 +32,8 @@ from workers.store.driver import BadConnectionString, close_client, open_client
 from workers.store.inspection import LOOKED_MAX, Inspected, inspect_inbox, read_log_key
 from workers.store.schema_version import UnknownSchema
 
+_LEADERLESS = ": no node leads; see docs/operations.md#leader-missing"
+
 
 @click.command(epilog=EPILOG)
 @click.argument("name", type=NonEmptyText())
@@ -179,8 +181,7 @@ def _of_others(found: Inspected, to_come: Any) -> list[tuple[str, str]]:
         scheduled += f"; the next is due {to_come(others.next_due_ms)}"
     lines = [("leased", leased), ("scheduled", scheduled)]
     if others.overdue:
-        detail = f"{others.overdue:,} should be unread by now: nobody leads; see #leader-missing"
-        lines.append(("overdue", detail))
+        lines.append(("overdue", f"{others.overdue:,} should be unread by now{_LEADERLESS}"))
     return lines
 
 
