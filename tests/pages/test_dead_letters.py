@@ -1,5 +1,7 @@
 """Deliveries and dead letters in the web UI."""
 
+import json
+
 import pytest
 from playwright.async_api import Page, Route, expect
 
@@ -156,7 +158,9 @@ async def test_returned_dead_letters_live_for_a_day(
         is_post = lambda answer: answer.url.endswith("/chat") and answer.status == 201  # noqa: E731
         async with page.expect_response(is_post) as stored:
             await button(page, "Return: one").click()
-        assert ((await stored.value).request.post_data_json).get("timeout") == lifetime
+        posted = (await stored.value).request.post_data
+        assert posted is not None
+        assert json.loads(posted).get("timeout") == lifetime
     assert await chat.texts("bob") == ["one"]
 
 

@@ -13,6 +13,10 @@ from tests.support.client import ChatClient
 from tests.support.server import Server
 
 
+#: What the service shows last when it has started.
+LAST_LINE = "Ctrl-C stops the service"
+
+
 class Terminal:
     """A service whose stdout and stderr are a terminal."""
 
@@ -27,17 +31,21 @@ class Terminal:
             env={**server.environ, **environ},
         )
         os.close(slave)
-        self.shown = ""
+        self._output = b""
 
     def read_until(self, text: str) -> str:
         """Return everything shown so far, once it contains `text` or the service has ended."""
         while text not in self.shown:
             try:
-                data = os.read(self._master, 65536)
+                self._output += os.read(self._master, 65536)
             except OSError:
                 break
-            self.shown += data.decode("utf-8").replace("\r\n", "\n")
         return self.shown
+
+    @property
+    def shown(self) -> str:
+        """Everything shown so far. What is read at a time may end in the middle of a character."""
+        return self._output.decode("utf-8", "ignore").replace("\r\n", "\n")
 
     def stop(self) -> str:
         """Press Ctrl-C, and return everything that was shown."""
@@ -51,7 +59,7 @@ class Terminal:
 async def test_a_terminal_names_the_pages_and_a_first_message(tmp_path: Path) -> None:
     data = tmp_path / "data"
     terminal = Terminal(tmp_path, "--data-dir", str(data), environ={"NO_COLOR": "1"})
-    shown = terminal.read_until("started version=")
+    shown = terminal.read_until(f"stay in {data}.")
     (base,) = re.findall(r"(?m)^listening on (http://127\.0\.0\.1:\d+)$", shown)
     assert "starting the embedded MongoDB" in shown.partition("listening")[0]
     for page in (f"web UI         {base}/", f"API reference  {base}/docs"):
@@ -82,7 +90,7 @@ def test_a_terminal_names_only_what_is_served(
     arguments = ("--mongo-uri", mongo_uri)
     environ = {"CHAT_MONGO_DATABASE": database, "NO_COLOR": "1", variable: value}
     terminal = Terminal(tmp_path, *arguments, environ=environ)
-    terminal.read_until("started")
+    terminal.read_until(LAST_LINE)
     shown = terminal.stop()
     assert has in shown
     assert lacks not in shown
