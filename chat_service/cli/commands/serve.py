@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -40,6 +41,8 @@ _LOG_FLUSH_S = 0.2
 #: The longest start, beyond the time that it may wait for the database, in seconds. An embedded
 #: mongod that recovers takes most of it.
 _START_MAX_S = 120.0
+#: How many more objects than now there must be before those that are new are searched for cycles.
+_CYCLES_AFTER = 10_000
 
 
 @click.command(epilog=EPILOG)
@@ -151,6 +154,7 @@ async def _serve(
         started.result()
         if not is_supervised:
             _announce(server)
+        _search_cycles_rarely()
         log.info("started", version=__version__, port=server.port, pid=os.getpid())
         notifier.ready(server.status)
         await stopped
@@ -169,6 +173,17 @@ async def _serve(
         await server.stop()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
+
+
+def _search_cycles_rarely() -> None:
+    """Spare the garbage collector the objects that exist by now, and let it run less often.
+
+    A full search took 20 ms with them, in which no request was served. Requests make no cycles: the
+    objects that a search looks at belong to requests in progress.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_CYCLES_AFTER, *gc.get_threshold()[1:])
 
 
 def _handle_signals(
