@@ -1,9 +1,10 @@
-"""The services that `scripts/bench` compares. Each is a separate process; they share one mongod."""
+"""The services that `scripts/bench` compares. Each is a process of its own, and uses a database."""
 
 import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +19,13 @@ from tests.support.code_path import CODE_PATH
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
+#: A contender's command starts with this if it is a Python module.
+PYTHON = (sys.executable, "-P", "-m")
+
 
 class Sample(NamedTuple):
-    """One run of a load, with the processor time per request of the service and of MongoDB, in
-    seconds.
+    """One run of a load, with the processor time per request of the service and of its database,
+    in seconds.
     """
 
     measured: Measured
@@ -35,18 +39,18 @@ class Contender:
     def __init__(
         self,
         name: str,
-        mongod: int,
+        database: int,
         command: Sequence[str],
         environ: Mapping[str, str],
         token: str = "",
     ) -> None:
-        """`command` follows `python -P -m`. The word PORT in it is replaced by a free port.
+        """The word PORT in `command` is replaced by a free port. `database` is a process id.
 
         Every request of a load carries `token`, if there is one.
         """
         self.name = name
         self.port = free_port()
-        self._mongod = mongod
+        self._database = database
         self._token = token
         self._command = [str(self.port) if word == "PORT" else word for word in command]
         self._environ = {**os.environ, "PYTHONPATH": CODE_PATH, **environ}
@@ -54,7 +58,7 @@ class Contender:
 
     async def __aenter__(self) -> "Contender":
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", *self._command),
+            *self._command,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env=self._environ,
@@ -70,11 +74,7 @@ class Contender:
 
     def processes(self) -> list[int]:
         """Return the ids of its processes, including the supervisor's children."""
-        pids = [self._process.pid]
-        for pid in pids:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pids += map(int, (task / "children").read_text(encoding="ascii").split())
-        return pids
+        return processes_of(self._process.pid)
 
     def memory(self) -> int:
         """Return the resident memory of all its processes, in bytes."""
@@ -96,7 +96,7 @@ class Contender:
 
     async def _load_by_ours(self, load: Load) -> Sample:
         generator = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "tests.bench.generator"),
+            *(*PYTHON, "tests.bench.generator"),
             msgspec.json.encode(load).decode(),
             self._token,
             env=self._environ,
@@ -116,7 +116,7 @@ class Contender:
         return _sample(measured, before, after, measured.rate * seconds)
 
     def _used_s(self) -> tuple[float, float]:
-        return sum(map(processor_s, self.processes())), processor_s(self._mongod)
+        return processor_s_of_all(self._process.pid), processor_s_of_all(self._database)
 
 
 def _sample(
@@ -126,7 +126,37 @@ def _sample(
     return Sample(measured, server_s, database_s)
 
 
+def processes_of(pid: int) -> list[int]:
+    """Return the ids of a process and of all its descendants."""
+    pids = [pid]
+    for each in pids:
+        for task in Path(f"/proc/{each}/task").iterdir():
+            pids += map(int, (task / "children").read_text(encoding="ascii").split())
+    return pids
+
+
 def processor_s(pid: int) -> float:
     """Return the processor time that a process has used so far, in seconds."""
+    own, _ = _processor_s(pid)
+    return own
+
+
+def processor_s_of_all(pid: int) -> float:
+    """Return the processor time of a process and all its descendants so far, in seconds.
+
+    It includes that of descendants that have ended, such as PostgreSQL's autovacuum workers.
+    """
+    while True:
+        _, ended = _processor_s(pid)
+        with suppress(FileNotFoundError, ProcessLookupError):
+            used = sum(map(sum, map(_processor_s, processes_of(pid))))
+            # Count again if a process ended in between: it could count twice, or not at all.
+            if _processor_s(pid)[1] == ended:
+                return used
+
+
+def _processor_s(pid: int) -> tuple[float, float]:
+    """Return what a process has used itself, and what its children that have ended had used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
+    own, system, children, children_system = map(int, fields[11:15])
+    return (own + system) * _TICK_S, (children + children_system) * _TICK_S

@@ -11,6 +11,7 @@ from tests.bench.measurements import (
     FULL,
     MIXED,
     NAIVE,
+    ON_MONGODB,
     RATES,
     SAME_NODE,
     SERVICE,
@@ -45,7 +46,7 @@ def _mixed(results: Results) -> Iterator[Goal]:
         if service and bare:
             what = f"requests/s against a bare Tornado app, {connections} connections"
             yield _at_least(what, least, _ratio(service, bare, lambda it: it.rate))
-    service, naive = _rows(results, MIXED, SERVICE, NAIVE, 256)
+    service, naive = _rows(results, ON_MONGODB, SERVICE, NAIVE, 256)
     if service and naive:
         what = "requests/s against one call per request, 256 connections"
         yield _at_least(what, 5, _ratio(service, naive, lambda it: it.rate))

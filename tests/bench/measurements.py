@@ -10,6 +10,7 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -18,8 +19,8 @@ import msgspec
 from pymongo import AsyncMongoClient
 
 from chat_service.loadgen.generator import Load
-from tests.bench import costs, stored
-from tests.bench.contenders import Contender, Sample
+from tests.bench import alternatives, costs, stored
+from tests.bench.contenders import PYTHON, Contender, Sample
 from tests.bench.results import Compared, Memory, Results, Round, Row
 from tests.bench.scheduled import LONG_POLL, READERS, lateness
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
@@ -39,6 +40,7 @@ SERVICE, MOTOR, ACCESS, BARE, NAIVE = (
     "a bare Tornado app",
     "one call per request",
 )
+GO_POSTGRES, GO_REDIS, GO_MONGODB = "Go on PostgreSQL", "Go on Redis", "Go on MongoDB"
 
 
 class Progress(Protocol):
@@ -72,7 +74,9 @@ class Bench:
         """Return the service itself, with everything enabled."""
         environ = {f"CHAT_{key.upper()}": value for key, value in settings.items()}
         environ |= {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": database}
-        return Contender(name, self.mongod, ("chat_service", "serve", "--port", "PORT"), environ)
+        return Contender(
+            name, self.mongod, (*PYTHON, "chat_service", "serve", "--port", "PORT"), environ
+        )
 
     def with_access(self, folder: Path) -> Contender:
         """Return the service with access control. Its access file, in `folder`, has 100 tokens."""
@@ -86,7 +90,7 @@ class Bench:
         file.write_text("".join(entries), encoding="utf-8")
         environ = {"CHAT_MONGO_URI": self.uri, "CHAT_MONGO_DATABASE": "bench"}
         environ |= {"CHAT_ACCESS": "tokens", "CHAT_ACCESS_FILE": str(file)}
-        command = ("chat_service", "serve", "--port", "PORT")
+        command = (*PYTHON, "chat_service", "serve", "--port", "PORT")
         return Contender(ACCESS, self.mongod, command, environ, tokens[50])
 
     def bare(self) -> Contender:
@@ -98,7 +102,38 @@ class Bench:
         return self._app(NAIVE, "naive", "PORT", self.uri)
 
     def _app(self, name: str, *arguments: str) -> Contender:
-        return Contender(name, self.mongod, ("tests.bench.apps", *arguments), {})
+        return Contender(name, self.mongod, (*PYTHON, "tests.bench.apps", *arguments), {})
+
+    @asynccontextmanager
+    async def in_go(self, *names: str) -> AsyncIterator[list[Callable[[], Contender]]]:
+        """Run the databases of these services in Go. Yield what makes a contender of each.
+
+        Those that this machine cannot run are left out, and the results say why.
+        """
+        databases = {
+            GO_POSTGRES: ("postgres", alternatives.postgres),
+            GO_REDIS: ("redis", alternatives.redis),
+            GO_MONGODB: ("mongodb", self._shared),
+        }
+        made: list[Callable[[], Contender]] = []
+        async with AsyncExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            for name in names:
+                source, database = databases[name]
+                self.on(f"build and start {name}", 0, 1)
+                try:
+                    program = await alternatives.built(source, folder)
+                    address, pid = await stack.enter_async_context(database())
+                except alternatives.Missing as why:
+                    self.results.missing.append(f"{name} was not measured: {why}.")
+                else:
+                    command = (program, "PORT", address)
+                    made.append(partial(Contender, name, pid, command, {}))
+            yield made
+
+    @asynccontextmanager
+    async def _shared(self) -> AsyncIterator[alternatives.Database]:
+        yield alternatives.Database(self.uri, self.mongod)
 
     async def side_by_side(
         self,
@@ -155,20 +190,30 @@ def _round(sample: Sample) -> Round:
 
 
 MIXED = "half posts, half reads"
+ON_MONGODB = "half posts, half reads, all on MongoDB"
 WITH_STREAM = "half posts, half reads, with an open stream"
 WITH_ACCESS = "half posts, half reads, tokens"
 
 
 async def against_others(bench: Bench) -> None:
-    """Half posts, half reads over 1,000 inboxes: against simpler apps, and with both drivers."""
-    for connections in (64, 256):
-        contenders = [
-            bench.service(),
-            bench.service(MOTOR, mongo_driver="motor"),
-            bench.bare(),
-            bench.naive(),
-        ]
-        await bench.side_by_side(MIXED, contenders, Load(0, connections, 0))
+    """Half posts, half reads over 1,000 inboxes: against a bare app and other databases."""
+    async with bench.in_go(GO_POSTGRES, GO_REDIS) as others:
+        for connections in (64, 256):
+            contenders = [bench.service(), bench.bare(), *(other() for other in others)]
+            await bench.side_by_side(MIXED, contenders, Load(0, connections, 0))
+
+
+async def on_mongodb(bench: Bench) -> None:
+    """The same load, against other uses of MongoDB: with Motor, and a call for each request."""
+    async with bench.in_go(GO_MONGODB) as others:
+        for connections in (64, 256):
+            contenders = [
+                bench.service(),
+                bench.service(MOTOR, mongo_driver="motor"),
+                bench.naive(),
+                *(other() for other in others),
+            ]
+            await bench.side_by_side(ON_MONGODB, contenders, Load(0, connections, 0), rounds=3)
 
 
 async def kinds_of_requests(bench: Bench) -> None:
@@ -374,6 +419,7 @@ async def _compare(bench: Bench, rate: int, nodes: int) -> None:
 
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "others": against_others,
+    "mongodb": on_mongodb,
     "kinds": kinds_of_requests,
     "access": with_access,
     "reads": reads_alone,

@@ -84,6 +84,8 @@ def tables(results: Results, scale: Scale) -> str:
             f"| {it.model / it.measured - 1:+.0%} |"
             for it in results.compared
         ]
+    if results.missing:
+        lines += ["", *results.missing]
     return "\n".join(lines)
 
 

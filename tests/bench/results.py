@@ -68,3 +68,5 @@ class Results(msgspec.Struct):
     #: The coefficients of the capacity model.
     costs: dict[str, float] = {}
     compared: list[Compared] = []
+    #: What was left out, and why: sentences.
+    missing: list[str] = []
