@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench import budget
 from tests.bench.measurements import (
     MEASUREMENTS,
     Bench,
@@ -93,6 +94,8 @@ def main() -> int:
     if options.document:
         write_document(options.document, results, scale)
     print(f"\n{machine(scale)}\n\n{tables(results, scale)}")
+    if results.budgets:
+        print(f"\n{budget.tables(results.budgets)}\n\n{budget.functions(results.budgets)}")
     return 0
 
 

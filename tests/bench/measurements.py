@@ -19,8 +19,9 @@ import msgspec
 from pymongo import AsyncMongoClient
 
 from chat_service.loadgen.generator import Load
-from tests.bench import alternatives, costs, stored
+from tests.bench import alternatives, budget, costs, stored
 from tests.bench.contenders import PYTHON, Contender, Sample
+from tests.bench.profilers import CannotProfile
 from tests.bench.results import Compared, Memory, Results, Round, Row
 from tests.bench.scheduled import LONG_POLL, READERS, lateness
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
@@ -417,6 +418,19 @@ async def _compare(bench: Bench, rate: int, nodes: int) -> None:
     ]
 
 
+async def where_time_goes(bench: Bench) -> None:
+    """Measure the time of each step of a request, with profilers if they are installed."""
+    try:
+        async with bench.service() as service:
+            for number, connections in enumerate(budget.CONNECTIONS):
+                bench.on(f"steps, {connections} connections", number, len(budget.CONNECTIONS))
+                bench.results.budgets += await budget.measure(
+                    service, bench.mongod, bench.uri, connections, bench.scale.seconds * 2
+                )
+    except CannotProfile as error:
+        bench.results.missing.append(f"The steps of a request were not measured: {error}.")
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "others": against_others,
     "mongodb": on_mongodb,
@@ -432,4 +446,5 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "shards": numbers_of_shards,
     "costs": costs_of_requests,
     "model": against_the_model,
+    "budget": where_time_goes,
 }

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from chat_service.capacity.coefficients import MEASURED
-from tests.bench import wrk
+from tests.bench import budget, wrk
 from tests.bench.goals import Goal, goals
 from tests.bench.measurements import Scale
 from tests.bench.results import Results
@@ -14,7 +14,7 @@ from tests.bench.results import Results
 #: Runs with fewer seconds over all rounds are too short to judge goals by.
 _JUDGED_FROM_S = 10
 _HEADS = ("load", "service", "conn.", "requests/s", "p50", "p99", "CPU", "MongoDB CPU", "errors")
-_SECTION = re.compile(r"(<!-- figures: begin -->\n).*?(<!-- figures: end -->)", re.DOTALL)
+_SECTION = r"(<!-- {0}: begin -->\n).*?(<!-- {0}: end -->)"
 
 
 def tables(results: Results, scale: Scale) -> str:
@@ -106,15 +106,22 @@ def machine(scale: Scale) -> str:
 
 
 def write_document(document: Path, results: Results, scale: Scale) -> None:
-    """Replace the tables and plots between the document's markers."""
+    """Replace what was measured between the document's markers: tables and plots, and steps."""
     from tests.bench.plots import draw
 
-    pictures = draw(results, document.parent / document.stem)
-    images = "\n".join(
-        f"![{title}]({path.relative_to(document.parent)})\n" for title, path in pictures.items()
-    )
-    section = f"{machine(scale)}\n\n{tables(results, scale)}\n\n{images}"
+    if results.rows:
+        pictures = draw(results, document.parent / document.stem)
+        images = "\n".join(
+            f"![{title}]({path.relative_to(document.parent)})\n" for title, path in pictures.items()
+        )
+        _replace(document, "figures", f"{machine(scale)}\n\n{tables(results, scale)}\n\n{images}")
+    if results.budgets:
+        _replace(document, "steps", f"{budget.tables(results.budgets)}\n")
+
+
+def _replace(document: Path, name: str, section: str) -> None:
     text = document.read_text(encoding="utf-8")
-    replaced, count = _SECTION.subn(lambda match: f"{match[1]}{section}{match[2]}", text)
-    assert count == 1, f"{document} has no section of figures"
+    pattern = re.compile(_SECTION.format(name), re.DOTALL)
+    replaced, count = pattern.subn(lambda match: f"{match[1]}{section}{match[2]}", text)
+    assert count == 1, f"{document} has no section of {name}"
     document.write_text(replaced, encoding="utf-8")

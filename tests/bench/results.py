@@ -57,6 +57,29 @@ class Compared(msgspec.Struct, frozen=True):
     model: float
 
 
+class Cost(msgspec.Struct, frozen=True):
+    """A function's processor time per request in µs, alone and with the functions it calls."""
+
+    name: str
+    own_us: float
+    total_us: float
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """Where the processor time of a request goes in one process, in µs by step.
+
+    `batch` is the number of requests in a batch, `commands` that of commands per request.
+    """
+
+    process: str
+    connections: int
+    batch: float
+    commands: float
+    us: float
+    steps: dict[str, float]
+    functions: list[Cost]
+
+
 class Results(msgspec.Struct):
     """All figures of a run."""
 
@@ -70,3 +93,4 @@ class Results(msgspec.Struct):
     compared: list[Compared] = []
     #: What was left out, and why: sentences.
     missing: list[str] = []
+    budgets: list[Budget] = []
