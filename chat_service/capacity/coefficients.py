@@ -71,7 +71,7 @@ MEASURED = Coefficients(
     replicated_command=1040,
     # docs/operations.md, "What waiting costs the database".
     change_stream=25,
-    oplog_insert=480,
+    oplog_insert=331,
     oplog_claim=326,
     oplog_delete=160,
     oplog_confirmation=356,

@@ -246,9 +246,11 @@ async def test_a_seeded_claim_without_a_route_is_found(
     clock: DatabaseClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def of_inboxes(self: Updates, selection: Document, change: Any, hint: str) -> int:
+    async def of_inboxes(
+        self: Updates, selection: Document, change: Any, hint: str, deadline: float | None = None
+    ) -> int:
         wrong = {name: value for name, value in selection.items() if name != "route"}
-        return await self._one(wrong, change, hint)
+        return await self._update([wrong], change, hint, deadline)
 
     monkeypatch.setattr(Updates, "of_inboxes", of_inboxes)
     store = await open_store(timeout_s=0.3)

@@ -12,7 +12,6 @@ import pytest
 from tests.support.client import ChatClient
 from tests.support.server import Server
 
-
 #: What the service shows last when it has started.
 LAST_LINE = "Ctrl-C stops the service"
 

@@ -10,7 +10,6 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
 )
-from pymongo.results import UpdateResult
 
 from tests.conftest import OpenStore
 from tests.store.conftest import MakePost, Messages
@@ -19,7 +18,7 @@ from tests.support.waiting import eventually
 from workers.clock import DatabaseClock
 from workers.commands import Acknowledge, Key, KeyedBatch, MessageStatus, Revoke, Track
 from workers.errors import OutcomeUnknown, Rejected, StoreUnavailable
-from workers.store import idempotent_reads
+from workers.store import idempotent_reads, inserts, raw_commands, targeted
 from workers.store.base import Settled
 from workers.store.layout import NEWEST
 from workers.store.mongo import MongoStore
@@ -176,18 +175,19 @@ async def test_a_failed_lease_sweep_is_counted_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await leased(store, new_post, clock)
-    real = store._messages
+    real = raw_commands.update
 
-    class FailsOnce:
-        async def update_many(self, selection: Any, change: Any, **options: Any) -> UpdateResult:
-            result = await real.update_many(selection, change, **options)
-            if isinstance(change, dict) and "expired" in change["$set"]:
-                raise AutoReconnect("the reply was lost")
-            return result
+    async def fails_once(
+        database: Any, collection: str, selections: Any, change: Any, *arguments: Any
+    ) -> int:
+        changed = await real(database, collection, selections, change, *arguments)
+        if isinstance(change, dict) and "expired" in change["$set"]:
+            raise AutoReconnect("the reply was lost")
+        return changed
 
     later_ms = clock.now_ms() + 120_000
     with monkeypatch.context() as patched:
-        patched.setattr(store._updates, "_messages", FailsOnce())
+        patched.setattr(targeted, "update", fails_once)
         ended = await store.end_leases(later_ms)
     assert (ended.returned, ended.expired) == (0, 0)
     store._unresolved[:] = [each._replace(due=0.0) for each in store._unresolved]
@@ -268,10 +268,9 @@ async def test_an_insert_that_may_have_arrived_stays_unknown(
     open_store: OpenStore, new_post: MakePost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await open_store(timeout_s=1.0)
-    real = store._messages
     lost, gone = AutoReconnect("reset"), ServerSelectionTimeoutError("no primary")
-    insert_many = fails_first(real.insert_many, lost, *[gone] * 1000)
-    monkeypatch.setattr(store, "_messages", Faulty(real, insert_many=insert_many))
+    insert = fails_first(raw_commands.insert, lost, *[gone] * 1000)
+    monkeypatch.setattr(inserts, "insert", insert)
     (outcome,) = await store.insert([new_post()])
     assert isinstance(outcome, OutcomeUnknown), "the first attempt may have stored it"
 
@@ -279,10 +278,10 @@ async def test_an_insert_that_may_have_arrived_stays_unknown(
 async def test_a_claim_that_was_never_sent_is_a_refusal(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    post, real = new_post(), store._messages
+    post = new_post()
     await store.insert([post])
-    update_many = fails_first(real.update_many, ServerSelectionTimeoutError("no primary"))
-    monkeypatch.setattr(store._updates, "_messages", Faulty(real, update_many=update_many))
+    update = fails_first(raw_commands.update, ServerSelectionTimeoutError("no primary"))
+    monkeypatch.setattr(targeted, "update", update)
     claim = new_claim(["bob"], [post.id], clock.now_ms())
     with pytest.raises(StoreUnavailable):
         await store.claim(claim)

@@ -19,6 +19,7 @@ import structlog
 from bson.datetime_ms import DatetimeMS
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
@@ -171,6 +172,7 @@ class Connection:
         self.version: str | None = None
         #: Watches the indexes; see `workers.store.index_keeper`.
         self.indexes = IndexKeeper(metrics)
+        self._database: AsyncDatabase[Document]
         self._messages: AsyncCollection[Document]
         self._updates: Updates
         self._majority: AsyncCollection[Document]
@@ -192,6 +194,7 @@ class Connection:
                     "correct --mongo-uri (CHAT_MONGO_URI)"
                 ) from error
         database = self._client[self._options.database]
+        self._database = database
         self._messages = database.get_collection(COLLECTION, codec_options=TIMES_IN_MS)
         self._majority = self._messages.with_options(read_concern=ReadConcern("majority"))
         self._linearizable = self._messages.with_options(read_concern=ReadConcern("linearizable"))
@@ -203,7 +206,7 @@ class Connection:
             with self._operation("open"), read_errors(), pymongo.timeout(within_s):
                 server = await hello(self._client)
                 self._is_routed = is_mongos(server)
-                self._updates = Updates(self._messages, is_routed=self._is_routed)
+                self._updates = Updates(database, is_routed=self._is_routed)
                 if "setName" not in server and not self._is_routed:
                     raise StoreMisconfigured(
                         "the database is a single mongod without a replica set, which can neither "
@@ -356,11 +359,20 @@ class Connection:
         Yields the deadline, in seconds of `time.monotonic`. The limit is passed to the database as
         `maxTimeMS`, so that it does not continue work that nobody waits for.
         """
-        began = time.monotonic()
         within_s = within_s or self._timeout_s
+        with self._observed(name), pymongo.timeout(within_s):
+            yield time.monotonic() + within_s
+
+    @contextmanager
+    def _observed(self, name: str) -> Iterator[float]:
+        """Record the duration of an operation whose commands take a deadline, and yield that.
+
+        It is `timeout_s` away, in seconds of `time.monotonic`.
+        """
+        began = time.monotonic()
         try:
-            with self._tracer.operation(name), pymongo.timeout(within_s):
-                yield began + within_s
+            with self._tracer.operation(name):
+                yield began + self._timeout_s
         except IndexMissing as error:
             self.indexes.report(str(error))
             raise

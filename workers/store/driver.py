@@ -8,17 +8,20 @@ import asyncio
 import inspect
 import os
 import random
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias, cast
 
+import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import PyMongoError
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import NetworkTimeout, PyMongoError
 from pymongo.server_description import ServerDescription
 
 Document: TypeAlias = dict[str, Any]
@@ -135,6 +138,29 @@ async def hello(client: Client) -> Document:
     """
     answer: Document = await client.admin.command("hello", codec_options=TIMES_IN_MS)
     return answer
+
+
+async def run(
+    database: AsyncDatabase[Document], command: Document, deadline: float | None = None
+) -> Document:
+    """Send a command to the primary, and return its reply; times in it are `DatetimeMS`.
+
+    Changes `command`. Raises `NetworkTimeout` after the deadline, in seconds of `time.monotonic`.
+    Without one, the limit of `pymongo.timeout` applies.
+    """
+    if deadline is None:
+        return await database.command(command, codec_options=TIMES_IN_MS)
+    within_s = max(deadline - time.monotonic(), 0.001)
+    if not isinstance(database.client, AsyncMongoClient):
+        # Only the driver itself can stop one of Motor's threads.
+        with pymongo.timeout(within_s):
+            return await database.command(command, codec_options=TIMES_IN_MS)
+    command["maxTimeMS"] = int(within_s * 1000)
+    try:
+        async with asyncio.timeout(within_s):
+            return await database.command(command, codec_options=TIMES_IN_MS)
+    except TimeoutError as error:
+        raise NetworkTimeout("the command took too long") from error
 
 
 async def aggregate(

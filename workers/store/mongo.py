@@ -12,15 +12,13 @@ The modules beside this one have the other parts: leases, reads with a key, the 
 change stream, the leader, and the confirmations of searches.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import bson
+import pymongo
 from bson.datetime_ms import DatetimeMS
-from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from workers.commands import (
     COUNT_MAX,
@@ -30,284 +28,47 @@ from workers.commands import (
     LeaseClaim,
     Message,
     Origin,
-    Post,
     Unread,
 )
 from workers.errors import (
-    InboxFull,
-    IndexMissing,
-    KeyReused,
     OutcomeUnknown,
-    Rejected,
-    ServiceError,
     StoreUnavailable,
 )
-from workers.routing import route_of
-from workers.store.base import Claimed, Found, InboxSize, Insertion
+from workers.store.base import Claimed, Found, InboxSize
 from workers.store.change_stream import ChangeStream
 from workers.store.confirmations import Confirmations, Primary
 from workers.store.connection import (
-    MISSING,
-    SETTLED_AFTER_S,
     may_repeat,
-    misses_index,
     read_errors,
     write_errors,
     write_failure,
 )
-from workers.store.driver import Document, aggregate
+from workers.store.driver import Document, aggregate, pinned
 from workers.store.fleet import Fleet
 from workers.store.idempotent_reads import IdempotentReads
+from workers.store.inserts import Inserts
 from workers.store.layout import Layout
 from workers.store.leases import Leases
 from workers.store.lifecycle import Lifecycle
+from workers.store.raw_commands import find
+from workers.store.schema import COLLECTION
 
 #: A reply holds at most 16 MiB, and MongoDB cuts off a longer one silently. A search that returns
 #: this many code points (at most 8 MiB of UTF-8) therefore counts as incomplete.
 REPLY_CHARS_MAX = 2 << 20
-#: The largest document that MongoDB can store.
-DOCUMENT_BYTES_MAX = 16 << 20
-#: A repeated post may request a new receipt each time. This many of them are valid.
-RECEIPTS_MAX = 8
 #: Most expired leases that a message records.
 _LOST_MAX = 64
 
 #: What a search returns of a message.
-_FOUND_FIELDS = ("username", "text", "expires_at", "deliveries", "origin")
+_FOUND_FIELDS = dict.fromkeys(("username", "text", "expires_at", "deliveries", "origin"), 1)
 _EMPTY = InboxSize(0, 0)
-_DUPLICATE_KEY = 11000
-#: Write errors that are caused by the document itself. All other errors are temporary.
-_UNSTORABLE = frozenset({2, 10334, 17280, 17419, 121})
-
-#: Documents that are not stored yet, by the index of their posts in the batch.
-_Pending: TypeAlias = dict[int, RawBSONDocument]
-_InsertOnce: TypeAlias = Callable[
-    [Sequence[Post], _Pending, list[Insertion]], Awaitable[ServiceError | None]
-]
 
 
-class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confirmations):
+class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confirmations):
     """Messages in one collection: see `workers.store.base.Store`.
 
     The parts are base classes over one `Connection`, so that no method only delegates to a part.
     """
-
-    async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
-        """See `workers.store.base.Store.insert`."""
-        outcomes: list[Insertion] = [None] * len(posts)
-        plain: _Pending = {}
-        keyed: _Pending = {}
-        repeats: _Pending = {}
-        for position, post in enumerate(posts):
-            try:
-                # Encoded one by one, so that a text that BSON cannot hold fails alone.
-                encoded = bson.encode(self._document(post))
-            except (bson.errors.BSONError, ValueError, OverflowError) as error:
-                outcomes[position] = Rejected(f"the message cannot be stored: {error}")
-                continue
-            if len(encoded) > DOCUMENT_BYTES_MAX:
-                outcomes[position] = Rejected(
-                    "the message cannot be stored: it is larger than a document can be"
-                )
-                continue
-            pending = plain if post.key is None else keyed
-            if post.is_for_full_inbox:
-                pending = repeats
-            pending[position] = RawBSONDocument(encoded)
-        with self._operation("insert") as deadline:
-            if not keyed and not repeats:
-                await self._insert_all(self._insert_plain, deadline, posts, plain, outcomes)
-            else:
-                await asyncio.gather(
-                    self._insert_all(self._insert_plain, deadline, posts, plain, outcomes),
-                    self._insert_all(self._insert_keyed, deadline, posts, keyed, outcomes),
-                    self._insert_all(self._find_repeated, deadline, posts, repeats, outcomes),
-                )
-        first_ms = min([post.expires_ms for post in posts])
-        if first_ms < self._clock.now_ms():
-            # Expired on their way: the search of that time may be over.
-            self._unsearched.add(first_ms)
-        return outcomes
-
-    async def _insert_all(
-        self,
-        insert_once: _InsertOnce,
-        deadline: float,
-        posts: Sequence[Post],
-        pending: _Pending,
-        outcomes: list[Insertion],
-    ) -> None:
-        """Repeat an insert until nothing is pending or the time is over."""
-        sent_before = False
-        while pending:
-            failure = await insert_once(posts, pending, outcomes)
-            if failure is None:
-                return
-            if sent_before and not isinstance(failure, OutcomeUnknown):
-                failure = OutcomeUnknown(str(failure))
-            if not isinstance(failure, OutcomeUnknown) or not await may_repeat(deadline):
-                for position in pending:
-                    outcomes[position] = failure
-                if isinstance(failure, OutcomeUnknown):
-                    ids = [posts[position].id for position in pending]
-                    inboxes = self._layout.inboxes(
-                        [posts[position].username for position in pending]
-                    )
-                    self._record_unresolved("accepted", {**inboxes, "_id": {"$in": ids}})
-                    first_ms = min(posts[position].expires_ms for position in pending)
-                    self._unsearched.add(first_ms, self._timeout_s + SETTLED_AFTER_S)
-                return
-            sent_before = True
-
-    async def _insert_plain(
-        self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
-    ) -> ServiceError | None:
-        """Try to insert posts without a key.
-
-        Removes finished posts from `pending`, and returns the error of the others.
-        """
-        positions = list(pending)
-        try:
-            await self._messages.insert_many(list(pending.values()), ordered=False)
-        except BulkWriteError as error:
-            details = error.details or {}
-            failed = _write_errors(details, positions)
-            # Applied, but not confirmed by a majority: this attempt guarantees nothing.
-            unconfirmed = bool(details.get("writeConcernErrors"))
-            for position in positions:
-                entry = failed.get(position)
-                if entry is not None and entry["code"] in _UNSTORABLE:
-                    outcomes[position] = Rejected(
-                        f"the message cannot be stored: {entry['errmsg']}"
-                    )
-                    del pending[position]
-                elif not unconfirmed and (entry is None or entry["code"] == _DUPLICATE_KEY):
-                    # Ids are created before the first attempt: a duplicate is this same message.
-                    self._metrics.inserts_resolved.inc(entry is not None)
-                    del pending[position]
-            return OutcomeUnknown(f"the insert was interrupted: {error}") if pending else None
-        except PyMongoError as error:
-            return write_failure(error)
-        pending.clear()
-        return None
-
-    async def _insert_keyed(
-        self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
-    ) -> ServiceError | None:
-        """Try to insert posts with a key; otherwise like `_insert_plain`.
-
-        A post is stored unless there is a message with its key. The search for that names the
-        unique index. If the index is missing, the database refuses the whole step instead of
-        storing a second message.
-        """
-        if self.indexes.fault is not None:
-            return IndexMissing(self.indexes.fault)
-        layout = self._layout
-        positions = list(pending)
-        writes = [
-            UpdateOne(
-                layout.key(posts[position].username, _key_of(posts[position])),
-                {"$setOnInsert": pending[position]},
-                upsert=True,
-                hint=layout.key_index,
-            )
-            for position in positions
-        ]
-        try:
-            result = await self._messages.bulk_write(writes, ordered=False)
-            details: Mapping[str, Any] = result.bulk_api_result
-        except BulkWriteError as error:
-            details = error.details or {}
-        except PyMongoError as error:
-            return write_failure(error)
-        failed = _write_errors(details, positions)
-        missing = [position for position, entry in failed.items() if misses_index(entry)]
-        if missing:
-            self.indexes.report(MISSING)
-        stored = {positions[entry["index"]] for entry in details.get("upserted", ())}
-        unconfirmed = bool(details.get("writeConcernErrors"))
-        repeated: list[int] = []
-        for position in positions:
-            entry = failed.get(position)
-            if entry is None and position in stored:
-                # If a majority has not confirmed it, the next attempt finds it by its key.
-                if not unconfirmed:
-                    del pending[position]
-            elif entry is None or entry["code"] == _DUPLICATE_KEY:
-                repeated.append(position)
-            elif entry["code"] in _UNSTORABLE and position not in missing:
-                outcomes[position] = Rejected(f"the message cannot be stored: {entry['errmsg']}")
-                del pending[position]
-        if repeated:
-            await self._find_first(posts, repeated, pending, outcomes)
-        if not pending:
-            return None
-        if set(pending) <= set(missing):
-            return IndexMissing(MISSING)
-        return OutcomeUnknown("the insert was interrupted")
-
-    async def _find_repeated(
-        self, posts: Sequence[Post], pending: _Pending, outcomes: list[Insertion]
-    ) -> ServiceError | None:
-        """Answer posts to full inboxes: with the first message of their key, or `InboxFull`."""
-        if not await self._find_first(posts, list(pending), pending, outcomes):
-            return StoreUnavailable("the database did not say whether the post is a repeat")
-        for position in pending:
-            outcomes[position] = InboxFull()
-        pending.clear()
-        return None
-
-    async def _find_first(
-        self,
-        posts: Sequence[Post],
-        positions: Sequence[int],
-        pending: _Pending,
-        outcomes: list[Insertion],
-    ) -> bool:
-        """Set the outcome of posts whose key exists: the id of the first message, or `KeyReused`.
-
-        A post stays pending if no majority has the first message yet, or if it was just deleted.
-        Returns False if the database did not answer.
-        """
-        layout = self._layout
-        keyed = [post for post in map(posts.__getitem__, positions) if post.key is not None]
-        try:
-            documents = await self._majority.find(
-                layout.keys([(post.username, _key_of(post)) for post in keyed]),
-                projection={"key": 1, "username": 1},
-                hint=layout.key_index,
-            ).to_list(None)
-            first = {
-                layout.key_of(document["username"], document["key"]["hash"]): document
-                for document in documents
-            }
-            for position in positions:
-                post = posts[position]
-                key, receipt = post.key, post.receipt
-                document = (
-                    None if key is None else first.get(layout.key_of(post.username, key.hash))
-                )
-                if document is None:
-                    continue
-                if key is not None and document["key"]["body"] != key.body:
-                    outcomes[position] = KeyReused(
-                        "the key was used for a different message before"
-                    )
-                else:
-                    is_ours = document["_id"] == post.id
-                    if receipt and not is_ours and key is not None and key.gets_receipt:
-                        added = {"$each": [receipt], "$slice": -RECEIPTS_MAX}
-                        await self._messages.update_one(
-                            {"_id": document["_id"], **layout.inbox(document["username"])},
-                            {"$push": {"receipts": added}},
-                        )
-                    # This also finds a message that an earlier attempt inserted.
-                    outcomes[position] = None if is_ours else document["_id"]
-                del pending[position]
-        except PyMongoError:
-            # The next attempt asks again.
-            return False
-        return True
 
     async def find_unread(self, usernames: Sequence[str], limit: int, now_ms: int) -> Found:
         """See `workers.store.base.Store.find_unread`.
@@ -316,12 +77,17 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         a deposed primary must not answer that there is nothing.
         """
         layout = self._layout
-        with self._operation("find"), read_errors():
+        with self._observed("find") as deadline, read_errors():
+            primary = self._primary()
             while True:
-                primary = self._primary()
-                documents, address = await self._search(layout, usernames, limit, now_ms, primary)
-                if primary is None or address == primary.address:
+                try:
+                    documents = await self._search(usernames, limit, now_ms, primary, deadline)
                     break
+                except ServerSelectionTimeoutError:
+                    # Only the primary of that term may answer. Perhaps there is another one now.
+                    former, primary = primary, self._primary()
+                    if former == primary or time.monotonic() >= deadline:
+                        raise
         term = None if primary is None else primary.term
         messages: dict[str, list[Unread]] = {}
         for document in documents:
@@ -344,30 +110,32 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
 
     async def _search(
         self,
-        layout: Layout,
         usernames: Sequence[str],
         limit: int,
         now_ms: int,
         primary: Primary | None,
-    ) -> tuple[list[Document], tuple[str, int | None] | None]:
-        """Search once. Returns the documents, and the address of the member that answered."""
-        is_local = primary is not None or not self._has_peers()
-        # The order is that of the index, so nothing is sorted. A negative limit requests a single
-        # reply and leaves no cursor open; without a batch size, that reply would end after 101
-        # documents.
-        cursor = (self._messages if is_local else self._linearizable).find(
-            {
+        deadline: float,
+    ) -> list[Document]:
+        """Return the documents that this primary finds, or any primary."""
+        layout = self._layout
+        options: Document = {
+            "filter": {
                 **layout.inboxes(usernames),
                 "unread": True,
                 "expires_at": {"$gte": DatetimeMS(now_ms)},
             },
-            projection=_FOUND_FIELDS,
-            sort=layout.sort,
-            limit=-limit,
-            batch_size=limit,
-            hint=layout.inbox_index,
-        )
-        return await cursor.to_list(None), cursor.address
+            "projection": _FOUND_FIELDS,
+            # The order is that of the index, so nothing is sorted.
+            "sort": dict(layout.sort),
+            "limit": limit,
+            # Otherwise the reply would end after 101 documents.
+            "batchSize": limit,
+            "hint": layout.inbox_index,
+        }
+        if primary is None and self._has_peers():
+            options["readConcern"] = {"level": "linearizable"}
+        with pinned(None if primary is None else primary.address):
+            return await find(self._database, COLLECTION, options, deadline)
 
     async def claim(self, claim: Claim) -> Claimed:
         """See `workers.store.base.Store.claim`."""
@@ -385,12 +153,12 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
         change = self._change_of(claim)
         # Whether the claim may have taken effect, and whether no copy of it is still on its way.
         was_sent, is_final = False, True
-        with self._operation("claim") as deadline:
+        with self._observed("claim") as deadline:
             while True:
                 is_answered = False
                 try:
                     claimed = await self._updates.of_inboxes(
-                        {**selection, "unread": True, **free}, change, hint="_id_"
+                        {**selection, "unread": True, **free}, change, "_id_", deadline
                     )
                     is_answered = True
                     # Behind a mongos, the number says nothing: while a document moves to another
@@ -399,7 +167,8 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                     if is_exact and claimed == len(claim.ids):
                         return Claimed(set(claim.ids), is_final=True)
                     was_sent = True
-                    owned = await self._claimed(selection, claim)
+                    with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
+                        owned = await self._claimed(selection, claim)
                     if not owned:
                         # Other readers were faster, or the claim was late by the database's clock.
                         self._clock.mark_suspect()
@@ -579,40 +348,3 @@ class MongoStore(Leases, IdempotentReads, Lifecycle, ChangeStream, Fleet, Confir
                 hint=layout.inbox_index,
             )
         return InboxSize(groups[0]["messages"], groups[0].get("bytes", 0)) if groups else _EMPTY
-
-    def _document(self, post: Post) -> Document:
-        document: Document = {
-            "_id": post.id,
-            # Also in schema 1, where only other nodes may know no routes.
-            "route": route_of(post.username),
-            "username": post.username,
-            "text": post.text,
-            "created_at": DatetimeMS(post.created_ms),
-            "expires_at": DatetimeMS(post.expires_ms),
-            "purge_at": DatetimeMS(post.expires_ms + self._unread_grace_ms),
-            "unread": True,
-        }
-        if post.due_ms:
-            # Like a lease that nobody holds: the sweep that ends leases makes it unread.
-            del document["unread"]
-            due_at = DatetimeMS(post.due_ms)
-            document |= {"due_at": due_at, "lease": {"until": due_at}}
-        if post.key is not None or post.receipt:
-            document |= {"purge_at": None, "kept": True}
-        if post.key is not None:
-            document["key"] = {"hash": post.key.hash, "body": post.key.body}
-        if post.receipt:
-            document["receipts"] = [post.receipt]
-        return document
-
-
-def _write_errors(
-    details: Mapping[str, Any], positions: Sequence[int]
-) -> dict[int, Mapping[str, Any]]:
-    """Return the errors of a bulk write by the index of their posts in the batch."""
-    return {positions[entry["index"]]: entry for entry in details.get("writeErrors", ())}
-
-
-def _key_of(post: Post) -> str:
-    assert post.key is not None
-    return post.key.hash

@@ -18,12 +18,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pymongo import UpdateMany
-from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
 
 from workers.ids import route_in
 from workers.routing import route_of
 from workers.store.driver import Document
+from workers.store.raw_commands import update
+from workers.store.schema import COLLECTION
 
 #: An update document, or a pipeline.
 Change: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -38,19 +39,24 @@ class Updates:
     If a command with several statements fails, some of them may have taken effect.
     """
 
-    def __init__(self, messages: AsyncCollection[Document], *, is_routed: bool) -> None:
-        self._messages = messages
+    def __init__(self, database: AsyncDatabase[Document], *, is_routed: bool) -> None:
+        self._database = database
+        self._messages = database[COLLECTION]
         self._is_routed = is_routed
 
-    async def of_inboxes(self, selection: Document, change: Change, hint: str) -> int:
+    async def of_inboxes(
+        self, selection: Document, change: Change, hint: str, deadline: float | None = None
+    ) -> int:
         """Update the messages of some inboxes. Returns how many changed.
+
+        `deadline` is that of `workers.store.raw_commands`.
 
         The filter comes from `Layout.inbox`, or from `Layout.inboxes` and then also has `_id` with
         `$in`.
         """
         if self._is_routed and isinstance(selection["username"], dict):
-            return await self._each(by_inbox(selection), change, hint)
-        return await self._one(selection, change, hint)
+            return await self._update(by_inbox(selection), change, hint, deadline)
+        return await self._update([selection], change, hint, deadline)
 
     async def of_found(
         self,
@@ -68,9 +74,9 @@ class Updates:
             return 0
         ids = {"$in": [document["_id"] for document in documents]}
         if not self._is_routed:
-            return await self._one({**selection, "_id": ids}, change, "_id_")
+            return await self._update([{**selection, "_id": ids}], change, "_id_")
         usernames = {document["username"] for document in documents}
-        changed = await self._each(_by_inbox_of(documents, selection), change, "_id_")
+        changed = await self._update(_by_inbox_of(documents, selection), change, "_id_")
         if mark is None:
             return changed
         routes = {"$in": [route_of(username) for username in usernames]}
@@ -82,7 +88,7 @@ class Updates:
     ) -> int:
         """Update all messages that the filter selects. Returns how many, like `of_found`."""
         if not self._is_routed:
-            return await self._one(selection, change, hint)
+            return await self._update([selection], change, hint)
         total = 0
         # The cursor goes on behind what was updated, so nothing is searched twice.
         cursor = self._messages.find(
@@ -95,13 +101,14 @@ class Updates:
             await cursor.close()
         return total
 
-    async def _one(self, selection: Document, change: Change, hint: str) -> int:
-        result = await self._messages.update_many(selection, change, hint=hint)
-        return result.modified_count
-
-    async def _each(self, selections: Iterable[Document], change: Change, hint: str) -> int:
-        writes = [UpdateMany(selection, change, hint=hint) for selection in selections]
-        return (await self._messages.bulk_write(writes, ordered=False)).modified_count
+    async def _update(
+        self,
+        selections: Iterable[Document],
+        change: Change,
+        hint: str,
+        deadline: float | None = None,
+    ) -> int:
+        return await update(self._database, COLLECTION, selections, change, hint, deadline)
 
 
 def by_inbox(selection: Document) -> Iterator[Document]:
