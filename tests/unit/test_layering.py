@@ -80,10 +80,10 @@ WORKERS = """
     work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
     watched_inboxes
     store.base store.driver store.layout store.schema store.schema_version store.guard
-    store.sharding store.raw_commands store.targeted store.index_keeper store.expiry store.connection
-    store.inserts store.moves store.leases store.idempotent_reads store.lifecycle store.change_stream
-    store.node_history store.fleet
-    store.confirmations store.mongo
+    store.sharding store.raw_commands store.targeted store.index_keeper store.expiry
+    store.connection store.inserts store.moves store.leases store.idempotent_reads
+    store.lifecycle store.change_stream store.node_history store.fleet store.confirmations
+    store.mongo
     store.finding store.replica_set store.diagnostics store.inspection
     store.backfill store.node_versions store.migration_record store.migration store.migration_plan
     inbox_quotas storage claim_rollback engine term_check claims arrival_listener single_calls shard
