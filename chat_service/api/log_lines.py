@@ -66,15 +66,14 @@ class LineBudget:
         self._left = per_second
         self._suppressed = 0
 
-    def take(self) -> bool:
-        """Return whether one more line may be written now."""
+    def take(self, wanted: int = 1) -> int:
+        """Return how many of so many lines may be written now."""
         now = int(time.monotonic())
         if now != self._second:
             if self._suppressed:
                 self._write(self._line, count=self._suppressed)
             self._second, self._left, self._suppressed = now, self._per_second, 0
-        if self._left <= 0:
-            self._suppressed += 1
-            return False
-        self._left -= 1
-        return True
+        taken = min(wanted, self._left)
+        self._left -= taken
+        self._suppressed += wanted - taken
+        return taken

@@ -1,7 +1,6 @@
 """Requests and responses as plain values, independent of sockets."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import NamedTuple
 
 from msgspec import Struct, field
 from tornado.iostream import IOStream
@@ -27,7 +26,7 @@ class Request(Struct, frozen=True):
     permit: Permit = field(default_factory=Permit)
 
 
-class BodyChunk(NamedTuple):
+class BodyChunk(Struct, frozen=True, gc=False):
     """A piece of a body, and the number of claimed messages in it."""
 
     body: bytes
@@ -43,6 +42,23 @@ class Response(Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: BodyChunk | AsyncIterator[BodyChunk]
+
+
+class AnsweredRequest(Struct, frozen=True, gc=False):
+    """A request that was answered or abandoned, as it is counted and logged.
+
+    `inbox` is the segment of the path as sent, or empty, and `client` the client's address.
+    `seconds` is how long it took. Probes and monitoring are logged apart from other requests.
+    """
+
+    id: str
+    method: str
+    route: str
+    inbox: str
+    client: str
+    status: int
+    seconds: float
+    is_probe: bool = False
 
 
 class Takeover(Struct, frozen=True):

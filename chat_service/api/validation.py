@@ -23,6 +23,8 @@ _LEASE_RULES = {
     "ids": "must be a list of message ids",
     "ttl": "must be a number of seconds",
 }
+#: A union of them would be made anew for each number.
+_NUMBERS = (int, float)
 #: Stands for a value of the wrong type.
 _WRONG = object()
 #: Programs on Windows put it before JSON. RFC 8259, section 8.1, lets a reader ignore it.
@@ -40,7 +42,7 @@ class MessageLimits(NamedTuple):
     timeout_s: int
 
 
-class NewMessage(NamedTuple):
+class NewMessage(msgspec.Struct, frozen=True, gc=False):
     """A valid message. `size` is the length of its text in bytes.
 
     It is readable in `delay_s` seconds; `timeout_s` counts from then.
@@ -214,7 +216,7 @@ def _username_fault(username: Any, chars_max: int) -> str | None:
 def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
     if (
         isinstance(timeout, bool)
-        or not isinstance(timeout, int | float)
+        or not isinstance(timeout, _NUMBERS)
         or timeout != timeout // 1
         or not 1 <= timeout <= seconds_max
     ):
@@ -223,11 +225,7 @@ def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
 
 
 def _delay_fault(delay: Any, seconds_max: int) -> str | None:
-    if (
-        isinstance(delay, bool)
-        or not isinstance(delay, int | float)
-        or not 0 <= delay <= seconds_max
-    ):
+    if isinstance(delay, bool) or not isinstance(delay, _NUMBERS) or not 0 <= delay <= seconds_max:
         return f"must be a number of seconds from 0 to {seconds_max}"
     return None
 

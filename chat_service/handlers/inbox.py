@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -42,16 +42,9 @@ _encode = msgspec.json.Encoder().encode
 _T = TypeVar("_T")
 
 
-class Pending(msgspec.Struct, Generic[_T], frozen=True):
-    """A checked request that the pool has, and the functions that its outcome is answered with.
-
-    `render` returns the response; `count_claimed` returns how many messages the outcome claimed.
-    They are lost if the response is not delivered.
-    """
-
-    future: asyncio.Future[_T]
-    render: Callable[[_T], Response]
-    count_claimed: Callable[[_T], int]
+#: The future of a checked request that the pool has, and the function that makes the response to
+#: its outcome.
+Pending: TypeAlias = tuple[asyncio.Future[_T], Callable[[_T], Response]]
 
 
 class InboxHandlers:
@@ -80,7 +73,8 @@ class InboxHandlers:
         prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
         key = idempotency_key(request.headers)
         if key is None and not prefers_receipt:
-            return _posted(await self.begin_post(request.body, request.client).future)
+            storing, _ = self.begin_post(request.body, request.client)
+            return _posted(await storing)
         new = new_message(request.body, self._rules)
         require(request.client.identity, "send", new.username)
         return await self._store(new, request.client, key, prefers_receipt)
@@ -145,11 +139,14 @@ class InboxHandlers:
         if client.identity is not EVERYONE:
             require(client.identity, "send", new.username)
         future = self._pool.post(
-            *(new.username, new.text, new.size, new.timeout_s),
+            new.username,
+            new.text,
+            new.size,
+            new.timeout_s,
             client=client.key,
             delay_s=new.delay_s,
         )
-        return Pending(future, _posted, _claims_nothing)
+        return future, _posted
 
     async def read(self, request: Request) -> Response:
         """GET /chat/:username, POST /chat/:username/read: read unread messages, oldest first.
@@ -188,8 +185,7 @@ class InboxHandlers:
         options = read_options(query, self._waits)
         username = username_in_path(parameter, self._rules)
         future = self._pool.read(username, options.limit, wait_s=options.wait_s, client=client.key)
-        render = partial(self._render_read, username, options, client.key)
-        return Pending(future, render, _count_claimed)
+        return future, partial(self._render_read, username, options, client.key)
 
     def _render_read(
         self, username: str, options: ReadOptions, client: str, first: Slice
@@ -263,11 +259,3 @@ class InboxHandlers:
 
 def _posted(message_id: str, headers: Mapping[str, str] = JSON_HEADERS) -> Response:
     return Response(201, headers, BodyChunk(b'{"id":"%b"}' % message_id.encode(), 0))
-
-
-def _claims_nothing(_message_id: str) -> int:
-    return 0
-
-
-def _count_claimed(first: Slice) -> int:
-    return len(first.messages)

@@ -1,11 +1,17 @@
 """The Prometheus metrics of the HTTP front end and of TLS. Made once by `chat_service.service`."""
 
 import math
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from chat_service import __version__
+from chat_service.api.types import AnsweredRequest
 
+#: The methods that are counted under their own names, so that clients cannot invent labels.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -91,15 +97,30 @@ class HttpMetrics:
         # `labels()` takes a lock and builds a key, so it is called once for each combination.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request."""
-        key = (method, route, status)
-        children = self._children.get(key)
-        if children is None:
-            requests = self.requests.labels(method, route, str(status))
-            children = self._children[key] = (requests, self.seconds.labels(route))
-        children[0].inc()
-        children[1].observe(seconds)
+    def count(self, answered: Iterable[AnsweredRequest]) -> None:
+        """Count some requests. Many at once cost little more than one."""
+        groups: dict[tuple[str, str, int], list[float]] = {}
+        for each in answered:
+            groups.setdefault((each.method, each.route, each.status), []).append(each.seconds)
+        for key, seconds in groups.items():
+            children = self._children.get(key)
+            if children is None:
+                method, route, status = key
+                label = method if method in _METHODS else "other"
+                requests = self.requests.labels(label, route, str(status))
+                children = (requests, self.seconds.labels(route))
+                if label == method:
+                    self._children[key] = children
+            children[0].inc(len(seconds))
+            _observe_all(children[1], seconds)
+
+
+def _observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
+    """Do what `observe` does for each of these amounts, in one step for each bucket."""
+    histogram._sum.inc(sum(amounts))
+    bounds, buckets = histogram._upper_bounds, histogram._buckets
+    for bucket, count in Tally(bisect_left(bounds, each) for each in amounts).items():
+        buckets[bucket].inc(count)
 
 
 class TlsMetrics:

@@ -5,9 +5,12 @@ client's address, unless the settings say otherwise. Requests of probes and moni
 level debug, and have a limit of their own.
 """
 
+from collections.abc import Callable, Sequence
+
 import structlog
 
 from chat_service.api.log_lines import LineBudget, LogNames
+from chat_service.api.types import AnsweredRequest
 
 log = structlog.get_logger("chat.request")
 
@@ -20,30 +23,27 @@ class AccessLog:
         self._asked = LineBudget(per_second, log.info, "requests not logged")
         self._probed = LineBudget(per_second, log.debug, "requests not logged")
 
-    def write(
-        self,
-        request_id: str,
-        method: str,
-        route: str,
-        inbox: str,
-        client: str,
-        status: int,
-        seconds: float,
-        *,
-        is_probe: bool = False,
-    ) -> None:
-        """Log one answered request.
+    def write(self, answered: Sequence[AnsweredRequest]) -> None:
+        """Log some requests, as far as the budget allows."""
+        asked = [each for each in answered if not each.is_probe]
+        self._write_some(asked, self._asked, log.info)
+        if len(asked) < len(answered):
+            probed = [each for each in answered if each.is_probe]
+            self._write_some(probed, self._probed, log.debug)
 
-        `inbox` is the path's segment as sent, or empty; `client` its address.
-        """
-        if not (self._probed if is_probe else self._asked).take():
-            return
-        (log.debug if is_probe else log.info)(
-            "request",
-            id=request_id,
-            method=method,
-            route=route,
-            status=status,
-            ms=round(seconds * 1000, 2),
-            **self._names.fields(inbox, client),
-        )
+    def _write_some(
+        self,
+        answered: Sequence[AnsweredRequest],
+        budget: LineBudget,
+        write: Callable[..., object],
+    ) -> None:
+        for each in answered[: budget.take(len(answered))]:
+            write(
+                "request",
+                id=each.id,
+                method=each.method,
+                route=each.route,
+                status=each.status,
+                ms=round(each.seconds * 1000, 2),
+                **self._names.fields(each.inbox, each.client),
+            )

@@ -1,9 +1,10 @@
 """Collects request bodies, and limits the memory of all bodies of a process.
 
-`chat_service.server.exchange` and `chat_service.server.fast_path` report the bytes that they hold
-to the `BodyBudget`. When the budget is exceeded, it gives up bodies: first those of the client that
-holds the most, and of these the ones that have held the most memory for the longest. So a client
-that sends its body without pauses rarely loses one, and no client takes the memory of the others.
+`chat_service.server.exchange` and `chat_service.server.fast_connection` report the bytes that they
+hold to the `BodyBudget`. When the budget is exceeded, it gives up bodies: first those of the client
+that holds the most, and of these the ones that have held the most memory for the longest. So a
+client that sends its body without pauses rarely loses one, and no client takes the memory of the
+others.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Counts the open connections of one port, in any protocol, and limits those of each client.
 
-Made by `chat_service.service`. `chat_service.server.listener` and `chat_service.server.fast_path`
-count the HTTP connections; `chat_service.server.exchange` counts those that have left HTTP.
+Made by `chat_service.service`. `chat_service.server.listener` and
+`chat_service.server.fast_connection` count the HTTP connections; `chat_service.server.exchange`
+counts those that have left HTTP.
 """
 
 from collections.abc import Callable

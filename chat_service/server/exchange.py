@@ -43,7 +43,7 @@ from chat_service.api.request_policy import (
     reject_other_hosts,
 )
 from chat_service.api.routing import STREAM_PATH, Resolved, RouteTable
-from chat_service.api.types import CLIENT_GONE, Request, Response, Takeover
+from chat_service.api.types import CLIENT_GONE, AnsweredRequest, Request, Response, Takeover
 from chat_service.server.body_budget import OVER_BUDGET, Body
 from chat_service.server.handoff import Answered, PrefetchedStream
 from chat_service.server.header_cache import request_id_of
@@ -495,7 +495,7 @@ class Exchange(HTTPMessageDelegate):
                 inbox = ""
             label = route.path + WAIT_SUFFIX if self._is_waiting else route.path
             is_probe = route.is_probe
-        self._tracker.account(
+        answered = AnsweredRequest(
             self._writer.id,
             self._writer.method,
             label,
@@ -503,9 +503,9 @@ class Exchange(HTTPMessageDelegate):
             self._address,
             status,
             seconds,
-            self._span,
             is_probe,
         )
+        self._tracker.account(answered, self._span)
 
     def _count_bytes(self, size: int) -> None:
         """Count bytes of the body that have arrived, including their framing."""

@@ -1,7 +1,7 @@
 """A connection on its way from the fast path to Tornado, with the bytes that were read from it.
 
-Made by `chat_service.server.fast_path`. `chat_service.server.listener` turns it into a stream for
-Tornado, and `chat_service.server.exchange` takes a response that is ready.
+Made by `chat_service.server.fast_connection`. `chat_service.server.listener` turns it into a stream
+for Tornado, and `chat_service.server.exchange` takes a response that is ready.
 """
 
 import socket

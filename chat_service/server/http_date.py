@@ -1,6 +1,6 @@
 """The `Date` of a response (RFC 9110, 6.6.1), formatted once per second.
 
-Used by `chat_service.server.fast_path` and `chat_service.server.tornado_writer`.
+Used by `chat_service.server.fast_connection` and `chat_service.server.tornado_writer`.
 """
 
 import time

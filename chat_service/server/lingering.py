@@ -2,7 +2,7 @@
 
 A socket that is closed while it holds unread input resets its connection, and the reset may reach
 the client before it has read the response. So we stop sending, then read and drop its input,
-within limits on time, size and number. `chat_service.server.fast_path` and
+within limits on time, size and number. `chat_service.server.fast_connection` and
 `chat_service.server.http_stream` close their sockets this way.
 """
 

@@ -28,7 +28,8 @@ from chat_service.access.clients import key_of_address, peer_of
 from chat_service.api.problems import answer_to, too_many_connections
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.server.connection import ConnectionLimits, Server, ServerConnection
-from chat_service.server.fast_path import FastPath, FastPathConnection
+from chat_service.server.fast_connection import FastPathConnection
+from chat_service.server.fast_path import FastPath
 from chat_service.server.handoff import Handoff, PrefetchedStream
 from chat_service.server.handshake import Address, Handshake
 from chat_service.server.header_cache import HeaderCache

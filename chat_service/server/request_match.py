@@ -2,7 +2,7 @@
 
 `match_request` does no input or output. It decides from the request line, whose form is fixed
 here, and from the header lines, which `chat_service.server.header_cache` judges. Called by
-`chat_service.server.fast_path`.
+`chat_service.server.fast_connection`.
 """
 
 import re
@@ -58,26 +58,19 @@ def match_request(
     line = _REQUEST_LINE.match(data)
     if line is None:
         return NoMatch.INELIGIBLE
+    lines_start = line.end()
     # The search starts at the request line's own CR LF, in case no header lines follow it.
-    body_start = data.find(b"\r\n\r\n", line.end() - 2) + 4
+    body_start = data.find(b"\r\n\r\n", lines_start - 2) + 4
     if not 4 <= body_start <= header_max:
         return NoMatch.INELIGIBLE
-    head = header_cache.lookup(data[line.end() : body_start])
+    head = header_cache.lookup(data[lines_start:body_start])
     if head is None:
         return NoMatch.INELIGIBLE
     end = body_start + head.length
     if len(data) < end:
         return NoMatch.INCOMPLETE
-    username = line[1]
+    username, query = line.groups()
     if username is None:
         return RequestMatch("POST", POST_PATH, "stored", "", "", head, body_start, end)
-    return RequestMatch(
-        "GET",
-        INBOX_PATH,
-        "claimed",
-        username.decode("ascii"),
-        (line[2] or b"").decode("ascii"),
-        head,
-        body_start,
-        end,
-    )
+    name, asked = username.decode(), query.decode() if query else ""
+    return RequestMatch("GET", INBOX_PATH, "claimed", name, asked, head, body_start, end)

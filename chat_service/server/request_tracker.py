@@ -1,7 +1,7 @@
 """What all requests of one port share: their accounting, their ids, and their limits.
 
 Made by `chat_service.service`. Used by `chat_service.server.exchange` and
-`chat_service.server.fast_path`.
+`chat_service.server.fast_connection`.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from chat_service.access.audit import AuditLog
 from chat_service.access.gate import Gate
 from chat_service.access.limits import ClientPolicy
 from chat_service.api.request_policy import HostRule
+from chat_service.api.types import AnsweredRequest
 from chat_service.metrics.http import HttpMetrics
 from chat_service.server.access_log import AccessLog
 from chat_service.server.body_budget import BodyBudget
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from chat_service.otlp.tracing import RequestTracer
 
 log = structlog.get_logger(__name__)
-
-#: The methods that are counted under their own names, so that clients cannot invent labels.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class RequestLimits(NamedTuple):
@@ -77,9 +75,12 @@ class RequestTracker:
         #: The number of requests whose head has arrived.
         self.requests = 0
         self._open: set[Serving] = set()
-        self._idle = asyncio.Event()
+        # Set while something waits until no request is open.
+        self._idle: asyncio.Event | None = None
         self._metrics = metrics
         self._access_log = access_log
+        # Those that will be counted and logged in the next turn of the loop.
+        self._answered: list[AnsweredRequest] = []
         self._id_prefix = secrets.token_hex(6)
         self._ids_made = 0
 
@@ -92,13 +93,12 @@ class RequestTracker:
         """Record that the head of a request has arrived, and that `server` serves it."""
         self.requests += 1
         self._open.add(server)
-        self._idle.clear()
 
     def request_closed(self, server: Serving | None) -> None:
         """Record that the request was answered or abandoned. Safe to call twice."""
         if server is not None:
             self._open.discard(server)
-        if not self._open:
+        if self._idle is not None and not self._open:
             self._idle.set()
 
     def recheck(self) -> None:
@@ -118,6 +118,7 @@ class RequestTracker:
         try:
             async with asyncio.timeout(timeout_s):
                 while self._open:
+                    self._idle = asyncio.Event()
                     await self._idle.wait()
         except TimeoutError:
             pass
@@ -128,26 +129,19 @@ class RequestTracker:
         self._ids_made += 1
         return f"{self._id_prefix}-{self._ids_made:x}"
 
-    def account(
-        self,
-        request_id: str,
-        method: str,
-        route: str,
-        inbox: str,
-        client: str,
-        status: int,
-        seconds: float,
-        span: "Span | None" = None,
-        is_probe: bool = False,
-    ) -> None:
-        """Count and log one answered request.
+    def account(self, answered: AnsweredRequest, span: "Span | None" = None) -> None:
+        """Count and log one request.
 
-        `inbox` is the segment of the path as sent, or empty. `client` is the client's address.
+        This happens once in a turn of the loop for all requests that were answered in it, before
+        the next request is read.
         """
         if span is not None and self.tracer is not None:
-            self.tracer.end(span, status)
-        method = method if method in _METHODS else "other"
-        self._metrics.answered(method, route, status, seconds)
-        self._access_log.write(
-            request_id, method, route, inbox, client, status, seconds, is_probe=is_probe
-        )
+            self.tracer.end(span, answered.status)
+        if not self._answered:
+            asyncio.get_running_loop().call_soon(self._account_all)
+        self._answered.append(answered)
+
+    def _account_all(self) -> None:
+        answered, self._answered = self._answered, []
+        self._metrics.count(answered)
+        self._access_log.write(answered)

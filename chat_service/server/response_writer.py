@@ -1,6 +1,6 @@
 """Formats a response of the fast path, and sends it as fast as its client takes it.
 
-Used by `chat_service.server.fast_path`.
+Used by `chat_service.server.fast_connection`.
 """
 
 import asyncio
@@ -48,14 +48,15 @@ _JSON_STARTS = {status: _start(status, JSON_HEADERS) for status in (200, 201)}
 
 
 class ResponseWriter(Struct):
-    """One formatted response on its way to the kernel. After it `is_last`, its connection closes.
+    """The rest of a response that its client takes slowly. After it `is_last`, its connection
+    closes.
 
     `timer` closes the connection of a client that does not take the response in time.
     """
 
     status: int
     is_last: bool
-    unsent: bytes | memoryview
+    unsent: memoryview
     timer: asyncio.TimerHandle | None = None
 
     def send(self, sock: socket.socket) -> bool:
@@ -69,7 +70,7 @@ class ResponseWriter(Struct):
             return False
         if count == len(self.unsent):
             return True
-        self.unsent = memoryview(self.unsent)[count:]
+        self.unsent = self.unsent[count:]
         return False
 
     def stop_timer(self) -> None:

@@ -37,12 +37,13 @@ _OTHER_CALL = "system calls: others"
 _CALL_NAME = re.compile(r"_*(?:x64_sys|ksys|do_sys|libc)?_*(send|recv|epoll|write|read)")
 #: The steps of the service. The innermost frame with a match decides.
 _SERVICE = (
-    (r"^\w+\.account |_account |/metrics/|/access_log|prometheus_client/|/otlp/", "metrics, log"),
+    (r"^\w+\.account |_account(?:_all)? |/metrics/|/access_log", "metrics, log"),
+    (r"prometheus_client/|/otlp/", "metrics, log"),
     (r"^\w+\.(?:next_request_id|request_opened|request_closed) ", "metrics, log"),
     (r"workers/metrics|structlog/|logging/|/api/log_lines", "metrics, log"),
     (r"response_writer|_(?:on_outcome|respond|finish) |shared_answers", "answer"),
     (r"^_posted |^_count_claimed |^_read |/handlers/inbox.*_answer", "answer"),
-    (r"request_match|header_cache|routing\.py|_begin |_begin_read |_client_of ", "parse, route"),
+    (r"request_match|header_cache|routing\.py|_begin |begin |client_of ", "parse, route"),
     (r"_on_readable|_await_body|\.guarded ", "receive"),
     (r"/api/|/access/|/handlers/", "validate"),
     (r"workers/(?:pool|queue|fair_queue|work_item|ids|routing|inbox_quotas)", "queue, work item"),

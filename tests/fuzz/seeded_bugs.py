@@ -16,7 +16,7 @@ from chat_service.api import validation
 from chat_service.api.identity import Client
 from chat_service.handlers import batch
 from chat_service.handlers.inbox import InboxHandlers
-from chat_service.server.fast_path import FastPathConnection
+from chat_service.server.fast_connection import FastPathConnection
 from chat_service.server.header_cache import HeaderCache, RequestHead
 from chat_service.streaming import websocket
 from chat_service.streaming.subscription import Subscription

@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from chat_service.handlers.inbox import InboxHandlers
-from chat_service.metrics.http import HttpMetrics
 from chat_service.server.handoff import Handoff, PrefetchedStream
 from chat_service.server.lingering import Lingering
+from chat_service.server.request_tracker import RequestTracker
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.cases import each_case
@@ -164,7 +164,7 @@ async def test_a_bug_in_an_answer_closes_only_its_connection(
 
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     with monkeypatch.context() as patched:
-        patched.setattr(HttpMetrics, "answered", fails)
+        patched.setattr(RequestTracker, "account", fails)
         writer.write(get(b"/chat/bob"))
         assert (await reader.read()).endswith(b"[]")
     writer.close()

@@ -143,7 +143,7 @@ async def test_requests_behind_a_long_poll_are_not_forgotten(
     site: Site, extra: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Tornado, which would get a body that is slow to arrive, reads without being told that it can.
-    monkeypatch.setattr("chat_service.server.fast_path._PARTIAL_S", 1e9)
+    monkeypatch.setattr("chat_service.server.fast_connection._PARTIAL_S", 1e9)
     connection = await site.open()
     await connection.send(get(b"/chat/nobody?wait=1", *extra))
     await site.becomes("chat_waiters", 1)

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from chat_service.access.audit import AuditLog
 from chat_service.api.log_lines import LogNames, Naming
+from chat_service.api.types import AnsweredRequest
 from chat_service.server.access_log import AccessLog
 
 PROBES = ("/livez", "/readyz", "/metrics")
@@ -19,7 +20,8 @@ def lines_of(per_second: int, names: LogNames, *routes: str) -> list[Any]:
     with capture_logs() as lines:
         for route in routes:
             is_probe = route in PROBES
-            access_log.write("id", "GET", route, "bob", "192.0.2.7", 200, 0.001, is_probe=is_probe)
+            answered = AnsweredRequest("id", "GET", route, "bob", "::1", 200, 0.001, is_probe)
+            access_log.write([answered])
     return lines
 
 
@@ -28,7 +30,7 @@ def lines_of(per_second: int, names: LogNames, *routes: str) -> list[Any]:
     [
         ("off", "off", {}),
         ("clear", "off", {"inbox": "bob"}),
-        ("off", "clear", {"client": "192.0.2.7"}),
+        ("off", "clear", {"client": "::1"}),
     ],
 )
 def test_a_line_names_what_the_settings_say(
@@ -60,6 +62,21 @@ def test_probes_are_no_news_and_use_up_no_lines() -> None:
     assert levels[:5] == [("debug", route) for route in (*PROBES, *PROBES)[:5]]
     # The next second may begin meanwhile, but not for each line.
     assert 5 <= levels.count(("info", "/chat")) <= 6
+
+
+def test_requests_of_one_turn_use_up_the_same_lines() -> None:
+    access_log = AccessLog(5, LogNames("off", "off", ""))
+    routes = [*("/chat", "/livez") * 4]
+    answered = [
+        AnsweredRequest("id", "GET", route, "", "", 200, 0.001, route in PROBES) for route in routes
+    ]
+    with capture_logs() as lines:
+        access_log.write(answered)
+        access_log.write(answered)
+    levels = [(line["log_level"], line["route"]) for line in lines if line["event"] == "request"]
+    # The next second may begin meanwhile.
+    assert 5 <= levels.count(("info", "/chat")) <= 8
+    assert 5 <= levels.count(("debug", "/livez")) <= 8
 
 
 def test_a_flood_of_denials_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from chat_service.api.problems import Problem
 from chat_service.api.validation import (
     IDS_MAX,
     MessageLimits,
+    NewMessage,
     is_message_id,
     lease_body,
     new_message,
@@ -62,7 +63,7 @@ def test_valid_message_is_accepted(body: bytes) -> None:
 
 
 def test_message_is_decoded() -> None:
-    assert new_message(message(text="né"), LIMITS) == ("bob", "né", 3, 60, 0.0)
+    assert new_message(message(text="né"), LIMITS) == NewMessage("bob", "né", 3, 60, 0.0)
     assert new_message(message(timeout=60.0), LIMITS).timeout_s == 60
 
 
