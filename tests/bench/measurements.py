@@ -19,10 +19,10 @@ import msgspec
 from pymongo import AsyncMongoClient
 
 from chat_service.loadgen.generator import Load
-from tests.bench import alternatives, budget, costs, stored
-from tests.bench.contenders import PYTHON, Contender, Sample
+from tests.bench import alternatives, budget, costs, lone, stored
+from tests.bench.contenders import PYTHON, Contender, Sample, processor_s
 from tests.bench.profilers import CannotProfile
-from tests.bench.results import Compared, Memory, Results, Round, Row
+from tests.bench.results import Compared, Idle, Lone, LoneRound, Memory, Results, Round, Row
 from tests.bench.scheduled import LONG_POLL, READERS, lateness
 from tests.bench.waiting import PARKED, WAYS, memory_of, waiting, wakes
 from tests.faults.mongod_cluster import ReplicaSet
@@ -59,6 +59,11 @@ class Scale(NamedTuple):
     seconds: float
     rate_seconds: float
     messages: int
+
+    @property
+    def few(self) -> int:
+        """The rounds of a comparison that no goal is judged by."""
+        return min(self.rounds, 3)
 
 
 class Bench:
@@ -192,6 +197,7 @@ def _round(sample: Sample) -> Round:
 
 MIXED = "half posts, half reads"
 ON_MONGODB = "half posts, half reads, all on MongoDB"
+LARGE = "texts of 16 KiB"
 WITH_STREAM = "half posts, half reads, with an open stream"
 WITH_ACCESS = "half posts, half reads, tokens"
 
@@ -207,26 +213,74 @@ async def against_others(bench: Bench) -> None:
 async def on_mongodb(bench: Bench) -> None:
     """The same load, against other uses of MongoDB: with Motor, and a call for each request."""
     async with bench.in_go(GO_MONGODB) as others:
-        for connections in (64, 256):
-            contenders = [
-                bench.service(),
-                bench.service(MOTOR, mongo_driver="motor"),
-                bench.naive(),
-                *(other() for other in others),
-            ]
-            await bench.side_by_side(ON_MONGODB, contenders, Load(0, connections, 0), rounds=3)
+        contenders = [
+            bench.service(),
+            bench.service(MOTOR, mongo_driver="motor"),
+            bench.naive(),
+            *(other() for other in others),
+        ]
+        await bench.side_by_side(ON_MONGODB, contenders, Load(0, 256, 0), rounds=bench.scale.few)
+
+
+async def lone_requests(bench: Bench) -> None:
+    """A client with one connection: a post, a read of one message, a read of none."""
+    rounds, seconds = 2 * bench.scale.rounds, bench.scale.seconds / 4
+    async with (
+        bench.in_go(GO_MONGODB, GO_POSTGRES, GO_REDIS) as others,
+        AsyncExitStack() as stack,
+    ):
+        contenders = [
+            await stack.enter_async_context(each)
+            for each in (bench.service(), *(other() for other in others))
+        ]
+        samples: dict[str, list[LoneRound]] = {contender.name: [] for contender in contenders}
+        for number in range(rounds):
+            for contender in contenders:
+                bench.on(f"a lone client: {contender.name}", number, rounds)
+                its = await asyncio.to_thread(lone.run, contender.port, seconds)
+                samples[contender.name].append(its)
+    bench.results.lone += [Lone(name, its) for name, its in samples.items()]
+
+
+async def idle_service(bench: Bench) -> None:
+    """The processor time of a service and the MongoDB that it starts, when nobody uses them."""
+    seconds = 30.0 if bench.scale.rounds > 1 else 1.0
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        environ = {"CHAT_MONGO_URI": "", "CHAT_DATA_DIR": str(Path(folder, "data"))}
+        command = (*PYTHON, "chat_service", "serve", "--port", "PORT")
+        async with Contender(SERVICE, bench.mongod, command, environ) as service:
+            mongod = mongods_on(Path(folder, "data"))[0]
+
+            def used_s() -> tuple[float, float]:
+                database = processor_s(mongod)
+                return sum(map(processor_s, service.processes())) - database, database
+
+            await asyncio.to_thread(lone.run, service.port, 0.5)
+            bench.on("an idle service", 0, 1)
+            # What the requests left to do is not idling.
+            await asyncio.sleep(seconds / 4)
+            before = used_s()
+            await asyncio.sleep(seconds)
+            shares = ((b - a) / seconds for a, b in zip(before, used_s(), strict=True))
+    bench.results.idle.append(Idle(seconds, *shares))
 
 
 async def kinds_of_requests(bench: Bench) -> None:
-    """Only posts, polls of empty inboxes, one hot inbox, large texts."""
+    """Only posts, polls of empty inboxes, one hot inbox."""
     loads = {
         "posts alone": Load(0, 256, 0, posts=1.0),
         "polls of empty inboxes": Load(0, 256, 0, posts=0.0),
         "one hot inbox": Load(0, 256, 0, users=1),
-        "texts of 16 KiB": Load(0, 64, 0, text_bytes=16384),
     }
     for what, load in loads.items():
-        await bench.side_by_side(what, [bench.service(), bench.bare()], load)
+        contenders = [bench.service(), bench.bare()]
+        await bench.side_by_side(what, contenders, load, rounds=bench.scale.few)
+
+
+async def large_texts(bench: Bench) -> None:
+    """Texts of 16 KiB, against the bare app, which does not store them."""
+    load = Load(0, 64, 0, text_bytes=16384)
+    await bench.side_by_side(LARGE, [bench.service(), bench.bare()], load)
 
 
 async def with_access(bench: Bench) -> None:
@@ -246,7 +300,9 @@ async def reads_alone(bench: Bench) -> None:
         await stored.store(bench.uri, "bench", "full", users, 1, lambda count: None)
 
     load = Load(0, 256, 0, warm_up_s=0, posts=0.0, users=users, prefix="full", in_turn=True)
-    await bench.side_by_side("reads of full inboxes", contenders, load, before_each=fill)
+    await bench.side_by_side(
+        "reads of full inboxes", contenders, load, rounds=bench.scale.few, before_each=fill
+    )
 
 
 RATES = (10, 1000)
@@ -332,7 +388,9 @@ async def waits(bench: Bench) -> None:
             await stack.enter_async_context(waiting(waited.port, "an event stream", 1))
 
         await bench.side_by_side(
-            WITH_STREAM, [waited, not_waited], Load(0, 256, 0), before_each=open_stream
+            *(WITH_STREAM, [waited, not_waited], Load(0, 256, 0)),
+            rounds=bench.scale.few,
+            before_each=open_stream,
         )
 
 
@@ -340,7 +398,7 @@ async def scheduled_messages(bench: Bench) -> None:
     """Measure how late readers get messages that are due at random times, at the same rate."""
     is_full = bench.scale.rounds > 1
     for number, way in enumerate(READERS):
-        seconds = 1.0 if not is_full else 60.0 if way == LONG_POLL else 15.0
+        seconds = 1.0 if not is_full else 30.0 if way == LONG_POLL else 15.0
         bench.on(f"scheduled messages, {way}", number, len(READERS))
         async with bench.service() as contender:
             messages = round(100_000 * seconds / 60)
@@ -354,17 +412,18 @@ async def several_processes(bench: Bench) -> None:
         bench.service("1 process"),
         bench.service("2 processes", processes="2"),
     ]
-    await bench.side_by_side("processes", contenders, Load(0, 256, 0))
+    await bench.side_by_side("processes", contenders, Load(0, 256, 0), rounds=bench.scale.few)
 
 
 async def numbers_of_shards(bench: Bench) -> None:
-    """One, two and four shards in the process."""
+    """One shard in the process against two."""
     for connections in (64, 256):
         contenders = [
             bench.service(f"{shards} shard{'s' * (shards > 1)}", shards=str(shards))
-            for shards in (1, 2, 4)
+            for shards in (1, 2)
         ]
-        await bench.side_by_side("shards", contenders, Load(0, connections, 0))
+        load = Load(0, connections, 0)
+        await bench.side_by_side("shards", contenders, load, rounds=bench.scale.few)
 
 
 async def costs_of_requests(bench: Bench) -> None:
@@ -434,6 +493,9 @@ async def where_time_goes(bench: Bench) -> None:
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "others": against_others,
     "mongodb": on_mongodb,
+    "lone": lone_requests,
+    "idle": idle_service,
+    "large": large_texts,
     "kinds": kinds_of_requests,
     "access": with_access,
     "reads": reads_alone,

@@ -27,7 +27,7 @@ def draw(results: Results, folder: Path) -> dict[str, Path]:
         ("Requests per second, half posts, half reads", "rate", mixed, "requests/s", _rate),
         ("Latency at the 99th percentile, half posts, half reads", "p99", mixed, "ms", _p99),
         ("Processor time of the service per request", "server", mixed, "µs", _server),
-        ("Processor time of MongoDB per request", "database", mixed, "µs", _database),
+        ("Processor time of the database per request", "database", mixed, "µs", _database),
         ("Requests per second, other loads", "others", others, "requests/s", _rate),
     ):
         if rows:

@@ -30,6 +30,29 @@ class Row(msgspec.Struct, frozen=True):
         return statistics.median(map(figure, self.rounds))
 
 
+class LoneRound(msgspec.Struct, frozen=True):
+    """The p50 of a lone client's requests: a post, a read of one message, a read of none; in ms."""
+
+    post_ms: float
+    read_ms: float
+    empty_ms: float
+
+
+class Lone(msgspec.Struct, frozen=True):
+    """All rounds of a lone client of one contender."""
+
+    name: str
+    rounds: list[LoneRound]
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """What an idle service and its MongoDB use, as shares of a core."""
+
+    seconds: float
+    server: float
+    database: float
+
+
 class Memory(msgspec.Struct, frozen=True):
     """The memory of a service per idle connection, in bytes."""
 
@@ -84,6 +107,8 @@ class Results(msgspec.Struct):
     """All figures of a run."""
 
     rows: list[Row] = []
+    lone: list[Lone] = []
+    idle: list[Idle] = []
     memory: list[Memory] = []
     waking: list[Waking] = []
     #: The time from when scheduled messages are due until their readers have them.

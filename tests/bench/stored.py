@@ -1,5 +1,6 @@
 """Store messages directly in the database, for measurements that begin with many."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -32,10 +33,18 @@ async def store(
     async with AsyncMongoClient[Document](uri) as client:
         messages = client[database][COLLECTION]
         stored = 0
-        while batch := list(islice(documents, _AT_ONCE)):
-            await messages.insert_many(batch, ordered=False)
-            stored += len(batch)
-            on(stored)
+
+        async def insert() -> None:
+            nonlocal stored
+            while batch := list(islice(documents, _AT_ONCE)):
+                await messages.insert_many(batch, ordered=False)
+                stored += len(batch)
+                on(stored)
+
+        # While the database stores the one's batch, the other encodes the next.
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(insert())
         await ensure_indexes(client[database], NEWEST)
 
 
