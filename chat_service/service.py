@@ -62,6 +62,7 @@ from workers.metrics import WorkerMetrics
 from workers.mongod.embedded import EmbeddedMongod
 from workers.pool import WorkerPool
 from workers.store.mongo import MongoStore
+from workers.ticks import until_next
 from workers.tracing import UNTRACED, Tracer
 
 if TYPE_CHECKING:
@@ -425,8 +426,9 @@ class Service:
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + _LAG_EVERY_S
-            await asyncio.sleep(_LAG_EVERY_S)
+            wait_s = until_next(_LAG_EVERY_S)
+            due = loop.time() + wait_s
+            await asyncio.sleep(wait_s)
             self._http_metrics.loop_lag.set(max(loop.time() - due, 0))
             self._sample()
             self._history.sample(time.time())

@@ -1,7 +1,8 @@
 """Measures how long the event loop was blocked.
 
 A timeout that a blocked loop explains says nothing about the database. `workers.maintenance` calls
-`tick` as often as the loop allows; `workers.circuit_breaker` reads the result.
+`tick` as often as the loop allows, except while the process is idle; `workers.circuit_breaker`
+reads the result.
 """
 
 import asyncio
@@ -36,6 +37,10 @@ class LoopLag:
         now = _now()
         self._blocked_s = self._blocked_until(now)
         self._last = now
+
+    def rest(self) -> None:
+        """Record that no tick is due until the next one. Call it if nothing is being measured."""
+        self._last = math.inf
 
     def mark(self) -> Mark:
         """Return a mark for the start of an operation."""

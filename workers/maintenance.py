@@ -8,8 +8,8 @@ and stops it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -22,11 +22,16 @@ from workers.pending import PendingCounter
 from workers.shard import Shard
 from workers.storage import MEASURE_EVERY_S, StorageReserve
 from workers.store.base import Ended
+from workers.ticks import until_next
 
 log = structlog.get_logger(__name__)
 
 #: How often deadlines are checked, in seconds. Requests exceed theirs by no more than this.
 WATCH_EVERY_S = 0.05
+#: How often the local clock is checked while no request is open, in seconds.
+_REST_S = 1.0
+#: Pauses of at least so many seconds end at multiples of their length; see `workers.ticks`.
+_COMMON_FROM_S = 0.25
 #: How often expired messages are marked, the text of kept messages is removed, and the clocks are
 #: compared, in seconds.
 EXPIRE_EVERY_S = 2.0
@@ -46,7 +51,7 @@ COUNT_RESOLVED_EVERY_S = 1.0
 #: How often the leader deletes old documents of nodes, in seconds.
 FORGET_EVERY_S = 600.0
 #: How often `Store.keep_indexes` is called, in seconds. It asks the database less often.
-INDEXES_EVERY_S = 0.25
+INDEXES_EVERY_S = 0.5
 
 
 class Maintenance:
@@ -70,6 +75,11 @@ class Maintenance:
         #: The running jobs. The pool cancels them when it stops.
         self.tasks: list[asyncio.Task[None]] = []
         self._clock_is_doubtful = asyncio.Event()
+        #: Whether deadlines are not checked, because no request is open.
+        self.rests = False
+        self._has_work = asyncio.Event()
+        # How many operations need the watch, beside those of requests.
+        self._watched = 0
         self.leadership = Leadership(engine)
         self.pending = PendingCounter(engine, self.leadership)
 
@@ -99,7 +109,7 @@ class Maintenance:
         ]
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        """Run a job repeatedly, with a pause of so many seconds. A failed job runs again."""
+        """Run a job repeatedly, with a pause of about so many seconds. A failed job runs again."""
         while True:
             try:
                 await job()
@@ -114,9 +124,42 @@ class Maintenance:
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
                 log.exception("a maintenance job failed unexpectedly", job=job.__name__)
-            await asyncio.sleep(seconds)
+            is_common = seconds >= _COMMON_FROM_S
+            await asyncio.sleep(until_next(seconds) if is_common else seconds)
+
+    def watch(self) -> None:
+        """Check deadlines again. Call it when a request arrives while `rests` is set."""
+        self._has_work.set()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the event loop for as long as the block runs, although no request is open."""
+        self._watched += 1
+        self.watch()
+        try:
+            yield
+        finally:
+            self._watched -= 1
 
     async def _watch(self) -> None:
+        """Check what is open, and return; or wait, as long as nothing is."""
+        self._check()
+        while not (self._watched or self._breaker.is_open) and all(
+            shard.is_idle for shard in self._shards
+        ):
+            self._breaker.lag.rest()
+            self._has_work.clear()
+            self.rests = True
+            try:
+                async with asyncio.timeout(until_next(_REST_S)):
+                    await self._has_work.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self.rests = False
+            self._check()
+
+    def _check(self) -> None:
         self._breaker.lag.tick()
         now = self._loop.time()
         for shard in self._shards:
@@ -166,10 +209,10 @@ class Maintenance:
             if not ended.more or not self.leadership.leads:
                 break
         shortest_s, longest_s = LEASES_EVERY_S
-        wait_s = longest_s
+        wait_s = until_next(longest_s)
         if ended.first_ms is not None:
             # A lease is over one millisecond after its end.
-            wait_s = min((ended.first_ms + 1 - now_ms) / 1000, longest_s)
+            wait_s = min((ended.first_ms + 1 - now_ms) / 1000, wait_s)
         await asyncio.sleep(wait_s - shortest_s)
 
     def _record(self, ended: Ended) -> None:

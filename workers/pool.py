@@ -153,14 +153,15 @@ class WorkerPool:
 
         Asks again if the event loop was blocked meanwhile, which says nothing about the database.
         """
-        for _ in range(_ASK_TIMES):
-            mark = self._breaker.lag.mark()
-            try:
-                await self._store.ping()
-                return True
-            except ServiceError:
-                if not self._breaker.lag.was_blocked_since(mark):
-                    break
+        with self._maintenance.watching():
+            for _ in range(_ASK_TIMES):
+                mark = self._breaker.lag.mark()
+                try:
+                    await self._store.ping()
+                    return True
+                except ServiceError:
+                    if not self._breaker.lag.was_blocked_since(mark):
+                        break
         return False
 
     @property
@@ -383,6 +384,8 @@ class WorkerPool:
         except NotExecuted as refusal:
             self._count_refusal(refusal)
             raise
+        if self._maintenance.rests:
+            self._maintenance.watch()
         return future
 
     def _count_open(self) -> int:
@@ -396,6 +399,7 @@ class WorkerPool:
         item.entered = self._loop.time()
         item.deadline = item.entered + self._limits.deadline_s
         self._queues[shard_of(item.command.username, len(self._queues))].readmit(item)
+        self._maintenance.watch()
 
     def _one_at_a_time(
         self, key: tuple[str, str], submit: Callable[[], asyncio.Future[T]]

@@ -136,6 +136,21 @@ class Shard:
             if item.deadline <= now:
                 self._fail(item, OutcomeUnknown("the database did not answer before the deadline"))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no item, answered or not."""
+        return (
+            not (
+                self._in_flight
+                or self._deferred
+                or self._behind
+                or self._counts_in_flight
+                or self._queue.qsize()
+                or self._counts.qsize()
+            )
+            and self._single_calls.is_idle
+        )
+
     def count_open(self) -> int:
         """Return how many requests are in the queue or in flight."""
         # Items in flight may be answered already: then their clients may have sent the next ones.

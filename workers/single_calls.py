@@ -40,6 +40,11 @@ class SingleCalls:
         self._places = PLACES
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no command waits or is in flight."""
+        return not self._tasks and not self._waiting.qsize()
+
+    @property
     def in_flight(self) -> Iterable[WorkItem]:
         """Return the commands that were sent to the store and not answered yet."""
         return self._tasks.values()

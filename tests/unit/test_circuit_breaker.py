@@ -69,6 +69,17 @@ async def test_a_stall_before_an_operation_is_no_excuse(breaker: CircuitBreaker)
     assert breaker.is_open
 
 
+async def test_an_idle_loop_does_not_count_as_blocked(breaker: CircuitBreaker) -> None:
+    breaker.lag.tick()
+    breaker.lag.rest()
+    await asyncio.sleep(0.3)
+    begun = breaker.lag.mark()
+    breaker.lag.tick()
+    await run_loop(breaker, 0.3)
+    breaker.observe(UNAVAILABLE, begun)
+    assert breaker.is_open
+
+
 async def test_a_stall_does_not_reset_earlier_failures(
     breaker: CircuitBreaker, registry: CollectorRegistry
 ) -> None:

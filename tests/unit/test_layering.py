@@ -76,7 +76,7 @@ def test_independent_packages_import_no_sibling(package: str) -> None:
 
 #: The modules of `workers`, from the bottom to the top. Each imports only modules before it.
 WORKERS = """
-    errors commands clock ids routing loop_lag backoff cancellation dead_letters
+    errors commands clock ids routing ticks loop_lag backoff cancellation dead_letters
     work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
     watched_inboxes
     store.base store.driver store.layout store.schema store.schema_version store.guard

@@ -82,6 +82,51 @@ async def test_sweeps_end_with_the_leader_lease(
     assert sweeps == swept
 
 
+async def test_a_pool_without_requests_checks_no_deadlines(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await make_pool(MemoryStore())
+    shard, checks = pool._shards[0], 0
+    expire = shard.expire
+
+    def count(now: float) -> None:
+        nonlocal checks
+        checks += 1
+        expire(now)
+
+    monkeypatch.setattr(shard, "expire", count)
+
+    async def rests() -> bool:
+        return pool._maintenance.rests
+
+    await eventually(rests)
+    checks = 0
+    await asyncio.sleep(0.5)
+    assert checks <= 1
+    await pool.post("bob", "x", 1, 60)
+    await asyncio.sleep(0)
+    assert checks, "a request begins the checks again"
+    await eventually(rests)
+
+
+async def test_the_loop_is_watched_while_the_database_is_asked(make_pool: MakePool) -> None:
+    class SlowStore(MemoryStore):
+        async def ping(self) -> None:
+            await asyncio.sleep(0.2)
+
+    pool = await make_pool(SlowStore())
+
+    async def rests() -> bool:
+        return pool._maintenance.rests
+
+    await eventually(rests)
+    asking = asyncio.create_task(pool.database_answers())
+    await asyncio.sleep(0.1)
+    assert not pool._maintenance.rests
+    assert await asking
+    await eventually(rests)
+
+
 async def test_pending_messages_are_unknown_after_a_failed_count(
     make_pool: MakePool, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

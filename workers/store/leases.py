@@ -26,7 +26,8 @@ from workers.store.base import Ended, Settled
 from workers.store.connection import read_errors, write_errors
 from workers.store.driver import Document
 from workers.store.moves import LONG_OVER, MOVING_FIELDS, Moves
-from workers.store.schema import LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
+from workers.store.raw_commands import find
+from workers.store.schema import COLLECTION, LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX
 
 #: Most messages that one sweep handles, and that move to dead-letter inboxes, which takes much
 #: longer: others wait for the next sweep. It follows at once.
@@ -198,19 +199,10 @@ class Leases(Moves):
     async def end_leases(self, now_ms: int) -> Ended:
         """See `workers.store.base.Store.end_leases`."""
         over: Document = {"lease.until": {"$lt": DatetimeMS(now_ms)}}
+        first_ms = await self._first_end()
+        if first_ms is None or first_ms >= now_ms:
+            return Ended((), 0, 0, first_ms)
         with self._operation("lease end"), read_errors():
-            # Reads one key of the index and no document, since usually no lease is over.
-            first = await self._messages.find_one(
-                {"lease.until": {"$exists": True}},
-                projection={"_id": 0, "lease.until": 1},
-                sort=[("lease.until", 1)],
-                hint=LEASE_END_INDEX,
-            )
-            if first is None:
-                return Ended((), 0, 0, None)
-            first_ms = int(first["lease"]["until"])
-            if first_ms >= now_ms:
-                return Ended((), 0, 0, first_ms)
             documents = await self._over(over, _SWEEP_MAX)
             moving = [each for each in documents if self._is_moving(each)]
             others = [each for each in documents if not self._is_moving(each)]
@@ -242,6 +234,26 @@ class Leases(Moves):
             dead=moved.messages,
             dead_ran_out=moved.ran_out,
         )
+
+    async def _first_end(self) -> int | None:
+        """Return the end of the first lease or delay, or None.
+
+        Reads one key of the index and no document, since usually no lease is over.
+        """
+        with self._observed("lease end") as deadline, read_errors():
+            first = await find(
+                self._database,
+                COLLECTION,
+                {
+                    "filter": {"lease.until": {"$exists": True}},
+                    "projection": {"_id": 0, "lease.until": 1},
+                    "sort": {"lease.until": 1},
+                    "limit": 1,
+                    "hint": LEASE_END_INDEX,
+                },
+                deadline,
+            )
+        return int(first[0]["lease"]["until"]) if first else None
 
     async def _over(self, selection: Document, limit: int) -> list[Document]:
         """Return messages whose lease or delay is over, those first that ended first."""
