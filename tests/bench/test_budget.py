@@ -48,6 +48,7 @@ def test_samples_of_mongod_count_for_command_and_part() -> None:
         (";match_request (chat_service/server/request_match.py:65);memchr (x.c:1)", "parse, route"),
         (";Shard._post (workers/shard.py:1);insert_many (pymongo/collection.py:9)", "PyMongo"),
         (";encode (bson/__init__.py:1082);write_dict (bson/_cbsonmodule.c:1983)", "BSON: encode"),
+        (";FastRequest.respond (chat_service/server/fast_request.py:1)", "answer"),
         (";_run (workers/shard.py:1);wait (asyncio/tasks.py:2)", "batch: plan, share, resolve"),
     ],
 )
