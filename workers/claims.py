@@ -1,18 +1,17 @@
 """Claims the messages that a search found, and answers the reads that get them.
 
-All plain reads of a round share one claim, except those of inboxes with an early claim. Each leased
-read has a claim under its own token. Each read with a key has its own claim, too, and its messages
-are recorded before any is claimed. `workers.shard` creates and calls this.
+All plain reads of a round share one claim. Each leased read has a claim under its own token. Each
+read with a key has its own claim, too, and its messages are recorded before any is claimed.
+`workers.shard` creates and calls this.
 """
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import structlog
-from msgspec.structs import replace
 
 from workers.batch import Share
 from workers.commands import (
@@ -25,10 +24,8 @@ from workers.commands import (
     Slice,
     Unread,
 )
-from workers.early_claim import EarlyClaim
 from workers.engine import Engine
 from workers.errors import NotExecuted, OutcomeUnknown, ServiceError, StoreUnavailable
-from workers.known_inboxes import KnownInboxes
 from workers.store.base import Claimed
 from workers.term_check import TermCheck
 from workers.work_item import WorkItem
@@ -37,10 +34,6 @@ log = structlog.get_logger(__name__)
 
 #: A read with a key can be repeated for this long, in ms.
 KEY_WINDOW_MS = 60_000
-#: There is no early claim if more than this share of the reads are of inboxes that are not known.
-UNKNOWN_SHARE = 0.1
-#: Nor if a search returns at most so few messages: it would often be cut off.
-SLICE_MIN = 64
 
 
 class Unanswered(NamedTuple):
@@ -57,9 +50,8 @@ class Unanswered(NamedTuple):
 class Claims:
     """Makes claims, and answers the reads that get messages."""
 
-    def __init__(self, engine: Engine, claim_s: float, known: KnownInboxes) -> None:
+    def __init__(self, engine: Engine, claim_s: float) -> None:
         """A claim can take effect for `claim_s` seconds."""
-        self._known = known
         self._store = engine.store
         self._clock = engine.clock
         self._claim_ms = int(claim_s * 1000)
@@ -67,45 +59,13 @@ class Claims:
         self._rollback = engine.rollback
         self._waiters = engine.waiters
 
-    def early(self, items: Sequence[WorkItem], slice_max: int) -> EarlyClaim:
-        """Return an early claim of what is known to be unread for these reads, which have searches
-        of at most `slice_max` messages.
-
-        Only plain reads without a limit get messages of it. If it would not spare the batch the
-        claim after the search, it has none.
-        """
-        known, now_ms = self._known, self._clock.now_ms()
-        others: set[str] = set()
-        unknown = 0
-        for item in items:
-            command = item.command
-            assert isinstance(command, Read)
-            if command.limit is not None or command.upto or command.lease or command.key:
-                others.add(command.username)
-                known.forget(command.username)
-            unknown += command.username not in known
-        held: dict[str, Sequence[Unread]] = {}
-        ids: list[str] = []
-        is_worth_it = slice_max >= SLICE_MIN and unknown <= len(items) * UNKNOWN_SHARE
-        for item in items if is_worth_it else ():
-            username = item.command.username
-            if username in others or len(ids) >= slice_max // 2:
-                continue
-            if unread := known.take(username, now_ms):
-                held[username] = unread
-                ids += [each.message.id for each in unread]
-        claim = self._plain_claim(held, ids) if held else None
-        return EarlyClaim(self._store, self._rollback, known, claim, held)
-
-    async def make(
-        self, shares: Sequence[Share], check: TermCheck, early: EarlyClaim
-    ) -> Unanswered:
+    async def make(self, shares: Sequence[Share], check: TermCheck) -> Unanswered:
         """Make the claims for these shares concurrently. If one fails, only its own reads fail.
 
         Messages may be claimed before it is known whether their search was current, but no read is
-        answered before. The shares of inboxes with held messages belong to the early claim.
+        answered before.
         """
-        results = await asyncio.gather(*self._start(shares, check, early))
+        results = await asyncio.gather(*self._start(shares, check))
         return Unanswered(
             [share for result in results for share in result.shares],
             [failure for result in results for failure in result.failed],
@@ -136,17 +96,12 @@ class Claims:
             [failure for result in results for failure in result.failed],
         )
 
-    def _start(
-        self, shares: Sequence[Share], check: TermCheck, early: EarlyClaim
-    ) -> Iterator[Awaitable[Unanswered]]:
+    def _start(self, shares: Sequence[Share], check: TermCheck) -> Iterator[Awaitable[Unanswered]]:
         plain: list[Share] = []
-        held: list[Share] = []
         for share in shares:
             command = share.item.command
             assert isinstance(command, Read)
-            if command.username in early.held:
-                held.append(share)
-            elif not share.messages or (command.lease is None and not command.key):
+            if not share.messages or (command.lease is None and not command.key):
                 plain.append(share)
             elif command.key:
                 claiming = partial(self._claim_for_key, share, command.key, check)
@@ -155,17 +110,6 @@ class Claims:
                 yield self._guarded([share], partial(self._claim, [share], check))
         if plain:
             yield self._guarded(plain, partial(self._claim, plain, check))
-        given = {unread.message.id for share in held for unread in share.messages}
-        whole: list[Share] = []
-        cut: list[Share] = []
-        for share in held:
-            messages = early.held[share.item.command.username]
-            is_whole = all(each.message.id in given for each in messages)
-            (whole if is_whole else cut).append(share)
-        if whole:
-            yield self._guarded(whole, partial(self._claim, whole, check, early))
-        if cut:
-            yield self._guarded(cut, _fail_cut)
 
     async def _guarded(
         self, shares: list[Share], claiming: Callable[[], Awaitable[list[Share]]]
@@ -179,61 +123,42 @@ class Claims:
             # A bug, or an error that the store does not handle. The other claims continue.
             log.exception("a claim failed unexpectedly", reads=len(shares))
             failure = OutcomeUnknown(f"internal error: {type(error).__name__}")
-        for share in shares:
-            self._known.forget(share.item.command.username)
         return Unanswered([], [(share, failure) for share in shares])
 
-    async def _claim(
-        self, shares: list[Share], check: TermCheck, early: EarlyClaim | None = None
-    ) -> list[Share]:
+    async def _claim(self, shares: list[Share], check: TermCheck) -> list[Share]:
         """Claim the shares and answer their reads. Returns the shares that got nothing. They have
         `more` if their inbox may have unread messages all the same.
-
-        With an early claim, the shares are claimed already, or will be.
         """
         ids = [unread.message.id for share in shares for unread in share.messages]
         if not ids:
             return shares
-        if early is None:
-            claim = self._new_claim(shares, ids)
-            claiming = self._store.claim(claim)
-        else:
-            assert early.claim is not None
-            taken = set(early.claim.ids)
-            others = [each for each in ids if each not in taken]
-            claim = replace(early.claim, ids=(*early.claim.ids, *others))
-            claiming = early.extend(others)
-            for share in shares:
-                early.held.pop(share.item.command.username, None)
+        claim = self._new_claim(shares, ids)
         try:
-            owned, is_final = await claiming
+            owned, is_final = await self._store.claim(claim)
         except NotExecuted:
             raise
         except BaseException:
-            self._rollback.add(claim, ids, is_final=False)
+            self._rollback.add(claim, claim.ids, is_final=False)
             raise
         try:
             await _require_current(check)
         except BaseException:
             # Older messages than these may be unread, or newer ones that were posted before.
-            self._rollback.add(claim, ids, is_final)
+            self._rollback.add(claim, claim.ids, is_final)
             raise
-        lost = () if len(owned) == len(claim.ids) else [each for each in ids if each not in owned]
-        if lost:
-            if early is None:
-                self._metrics.claim_conflicts.inc(len(lost))
-            else:
-                self._known.pause(claim.at_ms)
+        lost_some = len(owned) < len(claim.ids)
+        if lost_some:
+            self._metrics.claim_conflicts.inc(len(claim.ids) - len(owned))
             if not is_final and isinstance(claim, LeaseClaim):
                 # A late copy of the claim may take more messages under this token. The reader would
                 # acknowledge them with its own, without ever having seen them.
-                self._rollback.add(claim, ids, is_final)
+                self._rollback.add(claim, claim.ids, is_final)
                 raise OutcomeUnknown(
                     "other readers were faster, or the claim has not taken effect yet"
                 )
             if not is_final:
                 # A late copy of the claim may still take messages that others release.
-                self._rollback.add(claim, lost, is_final)
+                self._rollback.add(claim, [i for i in claim.ids if i not in owned], is_final)
         nothing: list[Share] = []
         given: list[Unread] = []
         # Inboxes in which the claim did not get every message. Other readers were faster, or the
@@ -242,7 +167,7 @@ class Claims:
         is_leased = isinstance(claim, LeaseClaim)
         for share in shares:
             username, mine = share.item.command.username, share.messages
-            if lost:
+            if lost_some:
                 mine = tuple(unread for unread in mine if unread.message.id in owned)
                 if len(mine) < len(share.messages):
                     unsure.add(username)
@@ -255,14 +180,11 @@ class Claims:
                 )
             ):
                 given += mine
-                if not more:
-                    self._known.emptied(username)
-                else:
+                if more:
                     # Another reader may be waiting for the rest.
                     self._waiters.wake((username,))
             else:
                 self._rollback.add(claim, [unread.message.id for unread in mine], is_final)
-                self._known.forget(username)
         if given:
             counter = self._metrics.leased if is_leased else self._metrics.read
             counter.inc(len(given))
@@ -340,19 +262,14 @@ class Claims:
                 self._rollback.add(late, ids, is_final=False)
 
     def _new_claim(self, shares: Sequence[Share], ids: Sequence[str]) -> Claim:
-        usernames = {share.item.command.username for share in shares}
+        now_ms = self._clock.now_ms()
+        until_ms = now_ms + self._claim_ms
+        usernames = tuple({share.item.command.username for share in shares})
         command = shares[0].item.command
         lease = command.lease if isinstance(command, Read) and shares[0].messages else None
         if lease is None:
-            return self._plain_claim(usernames, ids)
-        now_ms = self._clock.now_ms()
-        names, times = tuple(usernames), (now_ms, now_ms + self._claim_ms)
-        return LeaseClaim(lease.token, names, tuple(ids), *times, lease.ttl_ms)
-
-    def _plain_claim(self, usernames: Iterable[str], ids: Sequence[str]) -> Claim:
-        now_ms = self._clock.now_ms()
-        until_ms = now_ms + self._claim_ms
-        return Claim(secrets.token_hex(16), tuple(usernames), tuple(ids), now_ms, until_ms)
+            return Claim(secrets.token_hex(16), usernames, tuple(ids), now_ms, until_ms)
+        return LeaseClaim(lease.token, usernames, tuple(ids), now_ms, until_ms, lease.ttl_ms)
 
     def _new_keyed_claim(self, batch: KeyedBatch) -> KeyedClaim:
         now_ms = self._clock.now_ms()
@@ -360,11 +277,6 @@ class Claims:
         token = secrets.token_hex(16)
         names, times = (batch.username,), (now_ms, until_ms)
         return KeyedClaim(token, names, batch.ids, *times, batch.key, batch.token)
-
-
-async def _fail_cut() -> list[Share]:
-    """Fail reads that cannot have all messages that were claimed for them, since these are long."""
-    raise OutcomeUnknown("there were too many messages for one answer")
 
 
 async def _require_current(check: TermCheck) -> None:

@@ -30,7 +30,6 @@ from workers.commands import (
     Stored,
     Track,
 )
-from workers.early_claim import EarlyClaim
 from workers.engine import Engine
 from workers.errors import (
     Expired,
@@ -40,7 +39,6 @@ from workers.errors import (
     ServiceError,
     StoreUnavailable,
 )
-from workers.known_inboxes import KnownInboxes
 from workers.queue import QueueLimits, ShardQueue
 from workers.single_calls import SingleCalls
 from workers.store.base import Settled
@@ -93,8 +91,7 @@ class Shard:
         self._breaker = engine.breaker
         self._waiters = engine.waiters
         self._tracer = engine.tracer
-        self._known = KnownInboxes()
-        self._claims = Claims(engine, limits.claim_s, self._known)
+        self._claims = Claims(engine, limits.claim_s)
         # Every item that was taken from the queue is in one of these until it is answered. Those in
         # `_behind` are reads behind posts in flight, and those in `_deferred` need another round.
         self._in_flight: dict[WorkItem, None] = {}
@@ -263,11 +260,7 @@ class Shard:
         """Store the posts of a batch and answer each. Returns an error if all of them failed."""
         self._metrics.batch_posts.observe(len(items))
         posts = [item.command for item in items if isinstance(item.command, Post)]
-        self._known.posting(posts)
-        try:
-            outcomes = await self._store.insert(posts)
-        finally:
-            self._known.posting(())
+        outcomes = await self._store.insert(posts)
         self._metrics.accepted.inc(outcomes.count(None))
         # Resolve only after the store has answered: success guarantees that it is stored.
         failure: ServiceError | None = None
@@ -276,8 +269,6 @@ class Shard:
                 item.resolve(post.id if post.key is None else Stored(post.id, False))
                 if post.due_ms:
                     self._metrics.scheduled.inc()
-                else:
-                    self._known.stored(post)
             elif isinstance(outcome, str):
                 item.resolve(Stored(outcome, True))
             else:
@@ -299,76 +290,51 @@ class Shard:
         for share, failure in failed:
             self._fail(share.item, failure)
         items = [share.item for share in others]
-        early = self._claims.early(items, self._limits.slice)
         with self._waiters.record_wakes() as woken:
-            async with early:
-                for number in range(ROUNDS):
-                    if not items:
-                        return failure
-                    items, met = await self._read_round(items, early, woken, is_first=not number)
-                    failure = met or failure
-                self._fail_held(items, early, "there are too many messages of other inboxes")
+            for _ in range(ROUNDS):
+                if not items:
+                    return failure
+                items, met = await self._read_round(items, woken)
+                failure = met or failure
         self._deferred = [*items, *self._deferred]
         for item in items:
             self._in_flight.pop(item, None)
         return failure
 
     async def _read_round(
-        self, items: list[WorkItem], early: EarlyClaim, woken: set[str | None], *, is_first: bool
+        self, items: list[WorkItem], woken: set[str | None]
     ) -> tuple[list[WorkItem], ServiceError | None]:
         """Search, claim and answer. Returns the unanswered reads, and an error or None."""
         now_ms = self._clock.now_ms()
         woken.clear()
         limits = LookupLimits(self._limits.slice, SINGLE_LOOKUPS, SLICES)
-        if is_first:
-            searches = lookups(items, limits)
-        else:
-            # Long inboxes must not hide those with held messages again.
-            held = [item for item in items if item.command.username in early.held]
-            others = [item for item in items if item.command.username not in early.held]
-            searches = lookups(held, limits) + lookups(others, limits)
-        self._known.searching()
+        searches = lookups(items, limits)
         async with TermCheck(self._store) as check:
-            try:
-                results = await _all(
-                    self._store.find_unread(search.usernames, search.limit, now_ms)
-                    for search in searches
-                )
-            except ServiceError as error:
-                self._fail_held(items, early, str(error))
-                raise
+            results = await _all(
+                self._store.find_unread(search.usernames, search.limit, now_ms)
+                for search in searches
+            )
             check.add(results)
             found = {name: unread for result in results for name, unread in result.messages.items()}
             complete = {name for result in results for name in result.complete}
-            for username in found:
-                if username not in early.held:
-                    # The search may have found messages that this process is just storing.
-                    self._known.forget(username)
-            early.merge(found, complete, now_ms)
             # Checked just before the claim: a client that has left by now consumes nothing.
             shares, again = share_out([t for t in items if t.is_open], found, complete)
             claimed = [share for share in shares if found.get(share.item.command.username)]
             nothing = [share for share in shares if not found.get(share.item.command.username)]
             ended = await _all(
                 (
-                    self._claim(claimed, check, early, woken),
+                    self._claim(claimed, check, woken),
                     self._answer_empty(nothing, check, woken),
                 )
             )
         again += [item for unanswered, _ in ended for item in unanswered]
         return again, ended[0][1] or ended[1][1]
 
-    def _fail_held(self, items: Iterable[WorkItem], early: EarlyClaim, reason: str) -> None:
-        """Fail the reads for which messages were claimed: they are neither refused nor put off."""
-        for item in items:
-            if item.command.username in early.held:
-                self._fail(item, OutcomeUnknown(reason))
-
     async def _claim(
-        self, shares: list[Share], check: TermCheck, early: EarlyClaim, woken: set[str | None]
+        self, shares: list[Share], check: TermCheck, woken: set[str | None]
     ) -> tuple[list[WorkItem], ServiceError | None]:
         """Claim and answer. Returns the unanswered reads, and the error of a claim or None."""
-        unclaimed, failed = await self._claims.make(shares, check, early)
+        unclaimed, failed = await self._claims.make(shares, check)
         failure: ServiceError | None = None
         for share, failure in failed:
             self._fail(share.item, failure)
@@ -413,12 +379,9 @@ class Shard:
             if item.command.username in woken or ANY_INBOX in woken:
                 return [item]
             if self._waiters.add(item):
-                self._known.emptied(item.command.username)
                 self._in_flight.pop(item, None)
                 return []
         item.resolve(Slice((), share.more))
-        if not share.more:
-            self._known.emptied(item.command.username)
         return []
 
     async def _run_single_call(self, item: WorkItem) -> None:

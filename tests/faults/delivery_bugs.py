@@ -14,7 +14,6 @@ from tests.faults.races import (
 )
 from tests.faults.seeded_bugs import Bug, PatchedWorld, bug, with_store
 from tests.faults.simulated_replica_set import Database
-from tests.faults.simulation import WideWorld
 from tests.support.documents import Stored
 from workers.claim_rollback import ClaimRollback
 from workers.commands import (
@@ -26,7 +25,6 @@ from workers.commands import (
 )
 from workers.errors import Expired, OutcomeUnknown, Rejected, StoreUnavailable
 from workers.fair_queue import FairQueue
-from workers.known_inboxes import KnownInboxes
 from workers.store.base import (
     Claimed,
     Found,
@@ -232,15 +230,6 @@ class NeverRollsBack(PatchedWorld):
             yield
 
 
-class TrustsKnownInboxes(PatchedWorld, WideWorld):
-    """A read with an early claim does not get what only the search found."""
-
-    @contextmanager
-    def patches(self) -> Iterator[None]:
-        with mock.patch.object(KnownInboxes, "are_newer", return_value=True):
-            yield
-
-
 class DropsAnAnswer(PatchedWorld):
     @contextmanager
     def patches(self) -> Iterator[None]:
@@ -301,7 +290,6 @@ DELIVERY_BUGS = (
     _election_bug(AcceptsAnyMember),
     bug(AltersText, "unexpected"),
     bug(NeverRollsBack, "lost"),
-    bug(TrustsKnownInboxes, "missed"),
     bug(DropsAnAnswer, "endless"),
     bug(ExecutesRefusedRequests, "phantom"),
 )

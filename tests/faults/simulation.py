@@ -160,7 +160,7 @@ class Node:
             return EPOCH_S + world.loop.time() + self.skew_s
 
         clock = DatabaseClock(wall=read_clock, steady=read_clock)
-        batch = ShardLimits(6, 1000, world.slice, DEADLINE_S)
+        batch = ShardLimits(6, 1000, 4, DEADLINE_S)
         limits = PoolLimits(
             2,
             world.queue,
@@ -209,8 +209,6 @@ class World:
     make_clients: Callable[..., SimulatedClients] = SimulatedClients
     queue = QueueLimits(50, 10_000, 20)
     quotas = QuotaLimits()
-    #: Most messages of one search. With so few, there are no early claims.
-    slice = 4
 
     def __init__(self, loop: VirtualLoop, schedule: Schedule) -> None:
         self.loop = loop
@@ -287,12 +285,6 @@ class World:
             assert last.outcome == "ok", last
             if last.is_all and not last.messages:
                 return
-
-
-class WideWorld(World):
-    """A world whose searches are complete, so that shards claim early what they know."""
-
-    slice = 100
 
 
 def run(schedule: Schedule, world: type[World] = World) -> Verdict:

@@ -86,8 +86,7 @@ WORKERS = """
     store.mongo
     store.finding store.replica_set store.diagnostics store.inspection
     store.backfill store.node_versions store.migration_record store.migration store.migration_plan
-    inbox_quotas storage claim_rollback engine term_check known_inboxes early_claim claims
-    arrival_listener single_calls shard
+    inbox_quotas storage claim_rollback engine term_check claims arrival_listener single_calls shard
     leadership pending maintenance pool
     mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded
 """.split()  # noqa: SIM905 - a list of 37 lines is harder to read
