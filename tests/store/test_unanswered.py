@@ -19,7 +19,9 @@ from workers.clock import DatabaseClock
 from workers.commands import Acknowledge, Key, KeyedBatch, MessageStatus, Revoke, Track
 from workers.errors import OutcomeUnknown, Rejected, StoreUnavailable
 from workers.store import idempotent_reads, inserts, raw_commands, targeted
+from workers.store import mongo as mongo_store
 from workers.store.base import Settled
+from workers.store.confirmations import Primary
 from workers.store.layout import NEWEST
 from workers.store.mongo import MongoStore
 from workers.store.schema import COLLECTION, OBSOLETE, describe_duplicates, drop_obsolete
@@ -323,3 +325,45 @@ async def test_an_unconfirmed_keyed_post_is_confirmed_by_its_key(
     monkeypatch.setattr(store, "_messages", Faulty(real, bulk_write=bulk_write))
     assert await store.insert([new_post(key=Key("k", "b"))]) == [None]
     assert mongo.count_documents({}) == 1
+
+
+@pytest.mark.parametrize(("failures", "is_found"), [(1, True), (2, False)])
+async def test_a_search_is_repeated_once_if_its_connection_fails(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+    is_found: bool,
+) -> None:
+    await store.insert([new_post()])
+    find = fails_first(raw_commands.find, *[AutoReconnect("reset")] * failures)
+    monkeypatch.setattr(mongo_store, "find", find)
+    if is_found:
+        assert (await store.find_unread(["bob"], 10, clock.now_ms())).messages
+    else:
+        with pytest.raises(StoreUnavailable):
+            await store.find_unread(["bob"], 10, clock.now_ms())
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_a_search_asks_the_next_primary_if_its_own_is_gone(
+    store: MongoStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+    is_replaced: bool,
+) -> None:
+    await store.insert([new_post()])
+    (address,) = store._client.topology_description.server_descriptions()  # type: ignore[union-attr]
+    gone = Primary(("gone.invalid", 1), "1")
+    primaries = iter([gone, Primary(address, "2"), Primary(address, "2")] if is_replaced else [])
+    monkeypatch.setattr(store, "_primary", lambda: next(primaries, gone))
+    find = fails_first(raw_commands.find, ServerSelectionTimeoutError("gone"))
+    monkeypatch.setattr(mongo_store, "find", find)
+    if is_replaced:
+        found = await store.find_unread(["bob"], 10, clock.now_ms())
+        assert (len(found.messages), found.term) == (1, "2")
+    else:
+        with pytest.raises(StoreUnavailable):
+            await store.find_unread(["bob"], 10, clock.now_ms())

@@ -18,7 +18,12 @@ from typing import Any
 
 import pymongo
 from bson.datetime_ms import DatetimeMS
-from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import (
+    ConnectionFailure,
+    NetworkTimeout,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from workers.commands import (
     COUNT_MAX,
@@ -78,16 +83,23 @@ class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Flee
         """
         layout = self._layout
         with self._observed("find") as deadline, read_errors():
-            primary = self._primary()
+            is_repeated = False
             while True:
+                primary = self._primary()
                 try:
                     documents = await self._search(usernames, limit, now_ms, primary, deadline)
                     break
+                except NetworkTimeout:
+                    raise
                 except ServerSelectionTimeoutError:
-                    # Only the primary of that term may answer. Perhaps there is another one now.
-                    former, primary = primary, self._primary()
-                    if former == primary or time.monotonic() >= deadline:
+                    # This was the primary a moment ago. Perhaps there is another one.
+                    if primary is None or self._primary() in (None, primary):
                         raise
+                except ConnectionFailure:
+                    # Searches are repeated once, as the driver does it.
+                    if is_repeated:
+                        raise
+                    is_repeated = True
         term = None if primary is None else primary.term
         messages: dict[str, list[Unread]] = {}
         for document in documents:

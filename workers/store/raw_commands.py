@@ -13,9 +13,6 @@ from typing import Any, NamedTuple
 
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
-    ConnectionFailure,
-    NetworkTimeout,
-    ServerSelectionTimeoutError,
     WriteConcernError,
     WriteError,
 )
@@ -66,27 +63,10 @@ async def find(
     options: Mapping[str, Any],
     deadline: float,
 ) -> list[Document]:
-    """Return all documents of one reply. `options` are those of the command `find`.
-
-    Like the driver's own searches, it is repeated once if the connection fails.
-    """
-    try:
-        reply = await _find(database, collection, options, deadline)
-    except (NetworkTimeout, ServerSelectionTimeoutError):
-        raise
-    except ConnectionFailure:
-        reply = await _find(database, collection, options, deadline)
+    """Return all documents of one reply. `options` are those of the command `find`."""
+    reply = await run(database, {"find": collection, **options, "singleBatch": True}, deadline)
     found: list[Document] = reply["cursor"]["firstBatch"]
     return found
-
-
-async def _find(
-    database: AsyncDatabase[Document],
-    collection: str,
-    options: Mapping[str, Any],
-    deadline: float,
-) -> Document:
-    return await run(database, {"find": collection, **options, "singleBatch": True}, deadline)
 
 
 async def update(
