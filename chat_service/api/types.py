@@ -47,7 +47,8 @@ class Response(Struct, frozen=True):
 class AnsweredRequest(Struct, frozen=True, gc=False):
     """A request that was answered or abandoned, as it is counted and logged.
 
-    `inbox` is the segment of the path as sent, or empty, and `client` the client's address.
+    `method` is one of HTTP's own, or `other`. `inbox` is the segment of the path as sent, or empty,
+    and `client` the client's address.
     `seconds` is how long it took. Probes and monitoring are logged apart from other requests.
     """
 

@@ -10,8 +10,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from chat_service import __version__
 from chat_service.api.types import AnsweredRequest
 
-#: The methods that are counted under their own names, so that clients cannot invent labels.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -106,11 +104,8 @@ class HttpMetrics:
             children = self._children.get(key)
             if children is None:
                 method, route, status = key
-                label = method if method in _METHODS else "other"
-                requests = self.requests.labels(label, route, str(status))
-                children = (requests, self.seconds.labels(route))
-                if label == method:
-                    self._children[key] = children
+                requests = self.requests.labels(method, route, str(status))
+                children = self._children[key] = (requests, self.seconds.labels(route))
             children[0].inc(len(seconds))
             _observe_all(children[1], seconds)
 

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: The methods that are counted and logged under their own names. A client can invent others.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+
 #: The longest body that is read and dropped after it was refused, in bytes, so that its client can
 #: go on using the connection. A longer body closes it.
 DISCARD_MAX = 4 << 20
@@ -495,9 +498,10 @@ class Exchange(HTTPMessageDelegate):
                 inbox = ""
             label = route.path + WAIT_SUFFIX if self._is_waiting else route.path
             is_probe = route.is_probe
+        method = self._writer.method
         answered = AnsweredRequest(
             self._writer.id,
-            self._writer.method,
+            method if method in _METHODS else "other",
             label,
             inbox,
             self._address,

@@ -9,8 +9,8 @@ import errno
 import os
 import ssl
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -24,12 +24,21 @@ log = structlog.get_logger(__name__)
 _CHECK_EVERY_S = 1.0
 
 
+#: A record has at most so many bytes of data.
+_RECORD_BYTES = 16 << 10
+
+
 class TlsUnusable(Exception):
     """Raised if the certificate or its key cannot be used. The message says why."""
 
 
 class TlsSocket(ssl.SSLSocket):
     """A non-blocking TLS connection that raises what a plain socket would raise."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Return the data of at most one record; otherwise like `recv_into`."""
+        with _errors_of_a_socket():
+            return super().recv(_RECORD_BYTES)
 
     def recv_into(
         self, buffer: "WriteableBuffer", nbytes: int | None = None, flags: int = 0
@@ -40,13 +49,8 @@ class TlsSocket(ssl.SSLSocket):
         file descriptor, and would not see it. Return 0 at the end. After `shutdown`, read what
         arrives without decrypting it.
         """
-        try:
+        with _errors_of_a_socket():
             return super().recv_into(buffer)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise BlockingIOError from None
-        except ssl.SSLError as error:
-            # What arrived is not TLS, or was changed on its way.
-            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Write what the kernel takes. After `BlockingIOError`, the same data must be repeated."""
@@ -63,6 +67,18 @@ class TlsSocket(ssl.SSLSocket):
             # It does not wait for the client's answer.
             self.unwrap()
         super().shutdown(how)
+
+
+@contextmanager
+def _errors_of_a_socket() -> Iterator[None]:
+    """Raise what a plain socket raises when it is read."""
+    try:
+        yield
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        raise BlockingIOError from None
+    except ssl.SSLError as error:
+        # What arrived is not TLS, or was changed on its way.
+        raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
 
 class Files(NamedTuple):
