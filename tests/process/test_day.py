@@ -131,7 +131,15 @@ async def test_an_outage_is_down_and_leaves_no_gap(server: Server, tmp_path: Pat
             return bool((await ask(server.port))["node"]["database"]["state"] == "available")
 
         await eventually(is_available)
-        await post(server, 1)
+
+        # The other process may have to notice it, too.
+        async def is_accepted() -> bool:
+            client = ChatClient(server.base)
+            answer = await client.request("POST", "/chat", b'{"username":"bob","text":"x"}')
+            client.close()
+            return answer.code == 201
+
+        await eventually(is_accepted)
 
         async def away() -> list[float]:
             document = await ask(server.port, "/ops/history?range=day")
