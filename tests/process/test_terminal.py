@@ -5,12 +5,16 @@ import pty
 import re
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from tests.support.client import ChatClient
 from tests.support.server import Server
+
+Start: TypeAlias = "Callable[..., Terminal]"
 
 #: What the service shows last when it has started.
 LAST_LINE = "Ctrl-C stops the service"
@@ -55,9 +59,24 @@ class Terminal:
         return shown
 
 
-async def test_a_terminal_names_the_pages_and_a_first_message(tmp_path: Path) -> None:
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a service at a terminal. It never outlives the test."""
+    started: list[Terminal] = []
+
+    def start_one(*arguments: str, environ: dict[str, str]) -> Terminal:
+        started.append(Terminal(tmp_path, *arguments, environ=environ))
+        return started[-1]
+
+    yield start_one
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+async def test_a_terminal_names_the_pages_and_a_first_message(tmp_path: Path, start: Start) -> None:
     data = tmp_path / "data"
-    terminal = Terminal(tmp_path, "--data-dir", str(data), environ={"NO_COLOR": "1"})
+    terminal = start("--data-dir", str(data), environ={"NO_COLOR": "1"})
     shown = terminal.read_until(f"stay in {data}.")
     (base,) = re.findall(r"(?m)^listening on (http://127\.0\.0\.1:\d+)$", shown)
     assert "starting the embedded MongoDB" in shown.partition("listening")[0]
@@ -84,11 +103,11 @@ async def test_a_terminal_names_the_pages_and_a_first_message(tmp_path: Path) ->
     ],
 )
 def test_a_terminal_names_only_what_is_served(
-    tmp_path: Path, mongo_uri: str, database: str, variable: str, value: str, has: str, lacks: str
+    start: Start, mongo_uri: str, database: str, variable: str, value: str, has: str, lacks: str
 ) -> None:
     arguments = ("--mongo-uri", mongo_uri)
     environ = {"CHAT_MONGO_DATABASE": database, "NO_COLOR": "1", variable: value}
-    terminal = Terminal(tmp_path, *arguments, environ=environ)
+    terminal = start(*arguments, environ=environ)
     terminal.read_until(LAST_LINE)
     shown = terminal.stop()
     assert has in shown
