@@ -5,7 +5,8 @@ import math
 import re
 import socket
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 from urllib.parse import urljoin
 
 import pytest
@@ -17,6 +18,8 @@ from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
+
+Sample: TypeAlias = Callable[[float], None]
 
 OPS_PATHS = ("/ops", "/ops/runbook", "/ops/history", "/metrics")
 
@@ -33,6 +36,14 @@ def last(document: dict[str, Any]) -> dict[str, float]:
     """Return the last value of each series of the only process."""
     (process,) = document["processes"]
     return dict(zip(document["series"], process["samples"][-1][1:], strict=True))
+
+
+@pytest.fixture
+def sample(service: Service, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    """Return a function that takes a sample at a time. The service itself takes none meanwhile."""
+    take = service._history.sample
+    monkeypatch.setattr(service._history, "sample", lambda *_, **__: None)
+    return take
 
 
 async def test_the_samples_say_what_the_metrics_say(chat: ChatClient) -> None:
@@ -98,19 +109,21 @@ async def test_a_condition_is_told_with_its_next_step(service: Service, chat: Ch
     assert condition["next_step"]
 
 
-async def test_the_last_day_has_a_row_for_two_minutes(service: Service, chat: ChatClient) -> None:
+async def test_the_last_day_has_a_row_for_two_minutes(
+    service: Service, sample: Sample, chat: ChatClient
+) -> None:
     assert (await history(chat, "?range=day"))["processes"] == []
     await chat.post("bob", "x")
     recorder, now = service._recorder, time.time()
     for ahead in (1, 2):
-        service._history.sample(now + ahead * DAY_EVERY_S)
+        sample(now + ahead * DAY_EVERY_S)
         await recorder.turn(now + ahead * DAY_EVERY_S)
     document = await history(chat, "?range=day")
     assert (document["every"], document["span"]) == (DAY_EVERY_S, DAY_S)
     assert document["state"]["severity"] == "ok"
     (run,) = document["processes"]
     place = document["series"].index("chat_messages_accepted_total") + 1
-    assert [sample[place] for sample in run["samples"]] == [0, 1, 1]
+    assert [each[place] for each in run["samples"]] == [0, 1, 1]
     assert run["samples"][0][0] == run["started"]
     since = run["samples"][1][0]
     (newer,) = (await history(chat, f"?range=day&since={since}"))["processes"]
@@ -143,11 +156,11 @@ async def test_an_invalid_time_is_named(chat: ChatClient, since: str) -> None:
     assert json.loads(answer.body)["errors"][0]["field"] == "since"
 
 
-async def test_a_quarter_of_an_hour_is_kept_and_no_more(service: Service, chat: ChatClient) -> None:
+async def test_a_quarter_of_an_hour_is_kept_and_no_more(sample: Sample, chat: ChatClient) -> None:
     now = (await history(chat))["now"]
     for number in range(1, SAMPLES + 50):
-        service._history.sample(now + number * EVERY_S)
-        service._history.sample(now + number * EVERY_S + 0.001)
+        sample(now + number * EVERY_S)
+        sample(now + number * EVERY_S + 0.001)
     (process,) = (await history(chat))["processes"]
     times = [sample[0] for sample in process["samples"]]
     assert len(times) == SAMPLES
