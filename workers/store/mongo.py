@@ -1,4 +1,4 @@
-"""The store on MongoDB: a batch of posts is one insert, a batch of reads one find and one claim.
+"""The store on MongoDB: a batch of posts is one insert, a batch of reads one search and one claim.
 
 A claim has the guarantee of `findOneAndUpdate` for a whole batch. The filter of the update names
 the field that the update removes, so if two nodes claim a message, only one gets it. Each claim has
@@ -8,8 +8,8 @@ update that still runs on a lost connection can only add the same token. If the 
 `void` closes its messages to that token, and then `unclaim` makes those unread again that it took:
 so a late copy takes effect before that, and is undone, or never.
 
-The modules beside this one have the other parts: leases, reads with a key, the lifecycle, the
-change stream, the leader, and the confirmations of searches.
+The modules beside this one have the other parts: inserts, leases, reads with a key, the lifecycle,
+the change stream, the leader, and the confirmations of searches.
 """
 
 import time
