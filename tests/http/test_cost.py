@@ -32,10 +32,9 @@ COMMANDS = {
     READ: Counter(find=1, update=1),
     EMPTY: Counter(find=1),
 }
-#: The sizes of batches, and how many batches one measurement has.
-BATCHES = {1: 15, 16: 4, 100: 2}
-#: The least of so many measurements counts: maintenance does its work in the same thread.
-MEASUREMENTS = 3
+#: The sizes of batches, and how many of each are counted. The cheapest one counts, because
+#: maintenance does its work in the same thread, and some answers come in two parts.
+BATCHES = {1: 30, 16: 10, 100: 6}
 
 
 class Costs(NamedTuple):
@@ -50,22 +49,22 @@ class Costs(NamedTuple):
 #: above what was counted, on the Python version with the highest count: lower them with the counts.
 CALLS: Mapping[Driver, Mapping[str, Costs]] = {
     "pymongo": {
-        POST: Costs(889, 181, 138),
-        READ: Costs(1790, 260, 164),
-        EMPTY: Costs(1058, 187, 137),
+        POST: Costs(840, 182, 139),
+        READ: Costs(1790, 248, 162),
+        EMPTY: Costs(1070, 188, 137),
     },
     "motor": {
-        POST: Costs(462, 150, 131),
-        READ: Costs(946, 198, 152),
-        EMPTY: Costs(640, 163, 132),
+        POST: Costs(415, 152, 131),
+        READ: Costs(896, 193, 151),
+        EMPTY: Costs(655, 162, 133),
     },
 }
 #: The most system calls per request in the service's thread, likewise. Motor makes those for the
 #: database in other threads, where they are not counted.
 SYSTEM_CALLS: Mapping[str, Costs] = {
-    POST: Costs(16.6, 3.2, 2.3),
-    READ: Costs(37.4, 4.45, 2.46),
-    EMPTY: Costs(20.8, 3.45, 2.3),
+    POST: Costs(15, 3.1, 2.3),
+    READ: Costs(34, 4.4, 2.46),
+    EMPTY: Costs(18.5, 3.3, 2.3),
 }
 _numbers = count()
 
@@ -121,11 +120,11 @@ def costs(service: CountedService, counting: Counting, kind: str) -> Costs:
         # What happens only once must not be counted.
         serve(service, kind, prepared(service, kind, size, 2))
         counts = []
-        for _ in range(MEASUREMENTS):
-            requests = prepared(service, kind, size, batches)
+        for _ in range(batches):
+            requests = prepared(service, kind, size, 1)
             with counting(service) as counted:
                 serve(service, kind, requests)
-            counts.append(counted.total() / batches / size)
+            counts.append(counted.total() / size)
         found.append(min(counts))
     return Costs(*found)
 

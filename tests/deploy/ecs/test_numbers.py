@@ -68,19 +68,33 @@ def test_a_start_waits_for_the_database_unharmed() -> None:
     assert check["StartPeriod"] <= stack().properties("Service")["HealthCheckGracePeriodSeconds"]
 
 
+def documented_memory() -> tuple[float, float, float]:
+    """Return the bytes of a process, an idle connection and a waiting client, as documented."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    memory = text[text.index("### Memory\n") :]
+    process = re.search(r"^- ([\d.]+) MiB;$", memory, re.M)
+    connection = re.search(
+        r"^- ([\d.]+) KiB for an idle connection, up to ([\d.]+) KiB for a WebSocket ", memory, re.M
+    )
+    assert process is not None
+    assert connection is not None
+    return float(process[1]) * MIB, float(connection[1]) * KIB, float(connection[2]) * KIB
+
+
 def test_the_memory_holds_all_that_the_settings_allow() -> None:
     container, task = stack().container(), stack().properties("Task")
     (files,) = container["Ulimits"]
     assert files["SoftLimit"] == files["HardLimit"]
     connections = files["HardLimit"] - _SPARE_DESCRIPTORS
     waiting = min(DEFAULTS.waiters_max, connections)
-    # docs/operations.md#memory: a process, its queues and bodies, and its connections.
+    # A process, its queues and bodies, and its connections.
+    process, idle, waiter = documented_memory()
     used = (
-        50 * MIB
+        process
         + DEFAULTS.shards * DEFAULTS.queue_max_bytes
         + DEFAULTS.bodies_max_bytes
-        + waiting * 20 * KIB
-        + (connections - waiting) * 8 * KIB // 10
+        + waiting * waiter
+        + (connections - waiting) * idle
     )
     (directory,) = container["LinuxParameters"]["Tmpfs"]
     used += directory["Size"] * MIB
@@ -89,13 +103,6 @@ def test_the_memory_holds_all_that_the_settings_allow() -> None:
     )
     # The rest is for clients that do not read, with a megabyte each.
     assert used + 512 * MIB < int(task["Memory"]) * MIB
-
-
-def test_the_limits_of_memory_are_those_of_the_documents() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    memory = text[text.index("### Memory\n") :].partition("\n### ")[0]
-    assert "- 50 MiB;" in memory
-    assert "0.8 KiB for an idle connection, up to 20 KiB for a WebSocket" in memory
 
 
 def test_a_process_has_a_processor_of_its_own() -> None:
