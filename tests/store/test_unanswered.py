@@ -22,6 +22,7 @@ from workers.store import idempotent_reads, inserts, raw_commands, targeted
 from workers.store import mongo as mongo_store
 from workers.store.base import Settled
 from workers.store.confirmations import Primary
+from workers.store.driver import note_sent
 from workers.store.layout import NEWEST
 from workers.store.mongo import MongoStore
 from workers.store.schema import COLLECTION, OBSOLETE, describe_duplicates, drop_obsolete
@@ -247,7 +248,7 @@ class Faulty:
 def fails_first(real: Any, *errors: PyMongoError, applies: bool = False) -> Any:
     """Return a method that raises these errors, one per call, and then works.
 
-    With `applies`, the failing calls take effect before they raise.
+    Calls that fail count as sent. With `applies`, the failing calls take effect before they raise.
     """
     remaining = list(errors)
 
@@ -256,6 +257,7 @@ def fails_first(real: Any, *errors: PyMongoError, applies: bool = False) -> Any:
             return await real(*arguments, **options)
         if applies:
             await real(*arguments, **options)
+        note_sent()
         raise remaining.pop(0)
 
     return method

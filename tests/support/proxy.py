@@ -43,11 +43,18 @@ class MongoProxy:
         #: the service's maintenance sends the same commands at unpredictable times.
         self.hold: dict[str, bytes] = {}
         self.held = asyncio.Event()
+        #: How many commands are held now.
+        self.holding = 0
         self._released = asyncio.Event()
         #: The number of each command that reached mongod and that has `naming` in it.
         self.sent: Counter[str] = Counter()
         self.naming = b""
+        #: How many of the next connections are closed at once, and whether later ones are never
+        #: answered.
+        self._refused, self._is_frozen = 0, False
         self._connections: set[asyncio.Task[None]] = set()
+        #: Those that had a command, and not only the driver's checks.
+        self._used: set[asyncio.StreamWriter] = set()
         self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> "MongoProxy":
@@ -76,6 +83,26 @@ class MongoProxy:
         self.hold.clear()
         self._released.set()
 
+    def leave(self) -> None:
+        """Close all connections, and accept no more."""
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def freeze_new(self) -> None:
+        """Answer nothing on new connections, and make the driver open some for its commands."""
+        self._is_frozen = True
+        self._close_used()
+
+    def refuse_new(self, connections: int) -> None:
+        """Close the next connections at once, and make the driver open some for its commands."""
+        self._refused = connections
+        self._close_used()
+
+    def _close_used(self) -> None:
+        for writer in self._used:
+            writer.transport.abort()
+
     def _happens(self, rates: dict[str, float], command: str) -> bool:
         happens = self._rng.random() < rates.get(command, 0.0)
         self.faults += happens
@@ -83,6 +110,12 @@ class MongoProxy:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
+        if self._refused > 0:
+            self._refused -= 1
+            writer.close()
+            return
+        if self._is_frozen:
+            return
         connection = asyncio.create_task(self._serve(reader, writer))
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
@@ -94,6 +127,8 @@ class MongoProxy:
             while True:
                 request = await _message(client)
                 command = _command(request)
+                if command not in ("hello", "ismaster"):
+                    self._used.add(back)
                 if self.cut_before[command] > 0:
                     self.cut_before[command] -= 1
                     return
@@ -101,7 +136,9 @@ class MongoProxy:
                     return
                 if command in self.hold and self.hold[command] in request:
                     self.held.set()
+                    self.holding += 1
                     await self._released.wait()
+                    self.holding -= 1
                 forth.write(request)
                 self.sent[command] += self.naming in request
                 if _more_to_come(request):

@@ -38,7 +38,9 @@ from workers.store.driver import (
     Driver,
     close_client,
     hello,
+    may_be_sent,
     open_client,
+    tracked,
 )
 from workers.store.expiry import AHEAD_S, UnsearchedTimes
 from workers.store.index_keeper import IndexKeeper
@@ -98,6 +100,10 @@ class StoreMisconfigured(Exception):
 
 class StoreRefused(StoreUnavailable):
     """Raised when the database refuses the user of the connection string."""
+
+
+class Unsent(StoreUnavailable):
+    """Raised when a command was not sent this time. Another attempt may be."""
 
 
 class StoreOptions(NamedTuple):
@@ -371,7 +377,7 @@ class Connection:
         """
         began = time.monotonic()
         try:
-            with self._tracer.operation(name):
+            with self._tracer.operation(name), tracked():
                 yield began + self._timeout_s
         except IndexMissing as error:
             self.indexes.report(str(error))
@@ -433,25 +439,26 @@ class Connection:
         self._unresolved.append(UnresolvedWrite(event, selection, hint, due, closing))
 
     async def _confirmed(self, name: str, write: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """Send a repeatable write until it is answered. Returns its result, and whether it was
-        repeated.
+        """Send a repeatable write until it is answered. Returns its result, and whether it may
+        have been sent more than once.
 
         Raises `StoreUnavailable` if it was never sent, `OutcomeUnknown` if it may have been sent.
         """
-        was_repeated = False
+        was_sent = False
         with self._operation(name) as deadline:
             while True:
                 try:
-                    return await write(), was_repeated
+                    return await write(), was_sent
                 except PyMongoError as error:
                     failure = write_failure(error)
-                    if not was_repeated and isinstance(failure, StoreUnavailable):
-                        raise failure from error
-                    if not await may_repeat(deadline):
+                    was_sent = was_sent or isinstance(failure, OutcomeUnknown)
+                    is_final = not was_sent and not isinstance(failure, Unsent)
+                    if is_final or not await may_repeat(deadline):
+                        if not was_sent:
+                            raise failure from error
                         raise OutcomeUnknown(
                             f"the {name} was not confirmed: {short_reason(error)}"
                         ) from error
-                    was_repeated = True
 
 
 @contextmanager
@@ -486,8 +493,7 @@ def write_failure(error: PyMongoError) -> ServiceError:
     """Return the error for a failed write: it was not sent, or its outcome is unknown.
 
     If the driver repeats a write and then finds no server, it raises the error of the first try.
-    If it finds no free connection (WaitQueueTimeoutError) it does not, and it may have sent the
-    write already.
+    Of all other errors, only the checkouts of connections tell whether it was sent.
     """
     if isinstance(error, OperationFailure) and misses_index(error.details):
         return IndexMissing(MISSING)
@@ -495,8 +501,11 @@ def write_failure(error: PyMongoError) -> ServiceError:
         reason = f"the database was not reached: {short_reason(error)}"
         return StoreUnavailable(reason, is_unavailable=True)
     if isinstance(error, OperationFailure) and error.code in _REFUSALS:
+        reason = explain_refusal(error)
         # An earlier attempt may have been allowed.
-        return OutcomeUnknown(explain_refusal(error))
+        return OutcomeUnknown(reason) if may_be_sent() else StoreRefused(reason)
+    if not may_be_sent():
+        return Unsent(f"there was no connection to the database: {short_reason(error)}")
     return OutcomeUnknown(f"the database's answer was lost: {short_reason(error)}")
 
 

@@ -21,7 +21,8 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import NetworkTimeout, PyMongoError
+from pymongo.errors import NetworkTimeout, PyMongoError, ServerSelectionTimeoutError
+from pymongo.monitoring import ConnectionPoolListener
 from pymongo.server_description import ServerDescription
 
 Document: TypeAlias = dict[str, Any]
@@ -42,6 +43,19 @@ Address: TypeAlias = tuple[str, int | None]
 
 #: The server that gets the commands of the current task, or None for any.
 _pinned: ContextVar[Address | None] = ContextVar("pinned", default=None)
+
+
+class Progress:
+    """How far the commands of a block have come; see `tracked`."""
+
+    #: Whether a server was found for the last command.
+    has_server = False
+    #: Whether there was a connection for a command. It is written to it at once.
+    may_be_sent = False
+
+
+#: The progress of the current operation. Outside of `tracked`, nothing is known of it.
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 class BadConnectionString(Exception):
@@ -68,6 +82,7 @@ def open_client(driver: Driver, uri: str) -> Client:
         "maxPoolSize": 16,
         "appname": f"chat/{SCHEMA_MAX}/{os.getpid()}",
         "server_selector": _choose,
+        "event_listeners": [_Checkouts()],
     }
     with warnings.catch_warnings():
         # The driver would go on without the option: without TLS, for example, if `tls` has an
@@ -80,6 +95,56 @@ def open_client(driver: Driver, uri: str) -> Client:
             raise BadConnectionString(_reason(ignored)) from ignored
         except (PyMongoError, OSError, ValueError, LookupError, TypeError) as error:
             raise BadConnectionString(_reason(error)) from error
+
+
+@contextmanager
+def tracked() -> Iterator[None]:
+    """Follow how far the commands of the block come, which run one after the other."""
+    outer, progress = _progress.get(), Progress()
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+        if outer is not None:
+            outer.may_be_sent |= progress.may_be_sent
+
+
+def may_be_sent() -> bool:
+    """Return whether the current operation may have written a command to a connection.
+
+    An error of the driver does not tell: it is the same for a connection that could not be made,
+    and for one that was lost before the reply.
+    """
+    progress = _progress.get()
+    return progress is None or progress.may_be_sent
+
+
+def note_sent() -> None:
+    """Note that the current operation may have written a command to a connection."""
+    if (progress := _progress.get()) is not None:
+        progress.may_be_sent = True
+
+
+class _Checkouts(ConnectionPoolListener):
+    """Notes when a command has found its server, and when it has a connection.
+
+    The driver calls this in the context of the operation, and Motor's threads have a copy of it.
+    """
+
+    def connection_check_out_started(self, event: object) -> None:
+        if (progress := _progress.get()) is not None:
+            progress.has_server = True
+
+    def connection_checked_out(self, event: object) -> None:
+        note_sent()
+
+    def _ignore(self, event: object) -> None:
+        pass
+
+    pool_created = pool_ready = pool_cleared = pool_closed = _ignore
+    connection_created = connection_ready = connection_closed = _ignore
+    connection_check_out_failed = connection_checked_in = _ignore
 
 
 def any_mongos(client: Client) -> Address | None:
@@ -145,8 +210,9 @@ async def run(
 ) -> Document:
     """Send a command to the primary, and return its reply; times in it are `DatetimeMS`.
 
-    Changes `command`. Raises `NetworkTimeout` after the deadline, in seconds of `time.monotonic`.
-    Without one, the limit of `pymongo.timeout` applies.
+    Changes `command`. After the deadline, in seconds of `time.monotonic`, this raises
+    `ServerSelectionTimeoutError` if no primary was found, and otherwise `NetworkTimeout`. Without a
+    deadline, the limit of `pymongo.timeout` applies.
     """
     if deadline is None:
         return await database.command(command, codec_options=TIMES_IN_MS)
@@ -156,10 +222,15 @@ async def run(
         with pymongo.timeout(within_s):
             return await database.command(command, codec_options=TIMES_IN_MS)
     command["maxTimeMS"] = int(within_s * 1000)
+    if (progress := _progress.get()) is not None:
+        progress.has_server = False
     try:
         async with asyncio.timeout(within_s):
             return await database.command(command, codec_options=TIMES_IN_MS)
     except TimeoutError as error:
+        # The deadline may be earlier than the driver's own limit.
+        if progress is not None and not progress.has_server:
+            raise ServerSelectionTimeoutError("there was no primary in time") from error
         raise NetworkTimeout("the command took too long") from error
 
 

@@ -31,11 +31,12 @@ from workers.store.connection import (
     MISSING,
     SETTLED_AFTER_S,
     Connection,
+    Unsent,
     may_repeat,
     misses_index,
     write_failure,
 )
-from workers.store.driver import Document
+from workers.store.driver import Document, tracked
 from workers.store.raw_commands import insert
 from workers.store.schema import COLLECTION
 
@@ -81,15 +82,27 @@ class Inserts(Connection):
                     _reject_unencodable(list(pending), pending, outcomes)
                 with pymongo.timeout(self._timeout_s):
                     await asyncio.gather(
-                        self._insert_all(self._insert_plain, deadline, posts, plain, outcomes),
-                        self._insert_all(self._insert_keyed, deadline, posts, keyed, outcomes),
-                        self._insert_all(self._find_repeated, deadline, posts, repeats, outcomes),
+                        self._track_all(self._insert_plain, deadline, posts, plain, outcomes),
+                        self._track_all(self._insert_keyed, deadline, posts, keyed, outcomes),
+                        self._track_all(self._find_repeated, deadline, posts, repeats, outcomes),
                     )
         first_ms = min([post.expires_ms for post in posts])
         if first_ms < self._clock.now_ms():
             # Expired on their way: the search of that time may be over.
             self._unsearched.add(first_ms)
         return outcomes
+
+    async def _track_all(
+        self,
+        insert_once: _InsertOnce,
+        deadline: float,
+        posts: Sequence[Post],
+        pending: _Pending,
+        outcomes: list[Insertion],
+    ) -> None:
+        """Do the same as `_insert_all`, at the same time as other inserts of the operation."""
+        with tracked():
+            await self._insert_all(insert_once, deadline, posts, pending, outcomes)
 
     async def _insert_all(
         self,
@@ -100,14 +113,16 @@ class Inserts(Connection):
         outcomes: list[Insertion],
     ) -> None:
         """Repeat an insert until nothing is pending or the time is over."""
-        sent_before = False
+        was_sent = False
         while pending:
             failure = await insert_once(posts, pending, outcomes, deadline)
             if failure is None:
                 return
-            if sent_before and not isinstance(failure, OutcomeUnknown):
-                failure = OutcomeUnknown(str(failure))
-            if not isinstance(failure, OutcomeUnknown) or not await may_repeat(deadline):
+            was_sent = was_sent or isinstance(failure, OutcomeUnknown)
+            is_final = not was_sent and not isinstance(failure, Unsent)
+            if is_final or not await may_repeat(deadline):
+                if was_sent and not isinstance(failure, OutcomeUnknown):
+                    failure = OutcomeUnknown(str(failure))
                 for position in pending:
                     outcomes[position] = failure
                 if isinstance(failure, OutcomeUnknown):
@@ -119,7 +134,6 @@ class Inserts(Connection):
                     first_ms = min(posts[position].expires_ms for position in pending)
                     self._unsearched.add(first_ms, self._timeout_s + SETTLED_AFTER_S)
                 return
-            sent_before = True
 
     async def _insert_plain(
         self,
@@ -141,12 +155,13 @@ class Inserts(Connection):
                     self._database, COLLECTION, [pending[each] for each in positions], deadline
                 )
             except PyMongoError as error:
-                failure = write_failure(error)
+                if not isinstance(failure, OutcomeUnknown):
+                    failure = write_failure(error)
                 continue
             except _UNENCODABLE:
                 # Nothing was sent. The next attempt is without those that cannot be encoded.
                 _reject_unencodable(positions, pending, outcomes)
-                failure = OutcomeUnknown("the insert was interrupted")
+                failure = failure or Unsent("the insert was interrupted")
                 continue
             if not inserted.errors and inserted.is_confirmed:
                 for position in positions:

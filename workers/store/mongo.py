@@ -35,14 +35,12 @@ from workers.commands import (
     Origin,
     Unread,
 )
-from workers.errors import (
-    OutcomeUnknown,
-    StoreUnavailable,
-)
+from workers.errors import OutcomeUnknown
 from workers.store.base import Claimed, Found, InboxSize
 from workers.store.change_stream import ChangeStream
 from workers.store.confirmations import Confirmations, Primary
 from workers.store.connection import (
+    Unsent,
     may_repeat,
     read_errors,
     write_errors,
@@ -193,15 +191,16 @@ class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Flee
                     return Claimed(owned, is_final)
                 except PyMongoError as error:
                     failure = write_failure(error)
-                    if not was_sent and isinstance(failure, StoreUnavailable):
-                        raise failure from error
-                    if not await may_repeat(deadline):
+                    was_sent = was_sent or isinstance(failure, OutcomeUnknown)
+                    is_over = not was_sent and not isinstance(failure, Unsent)
+                    if is_over or not await may_repeat(deadline):
+                        if not was_sent:
+                            raise failure from error
                         if isinstance(claim, KeyedClaim):
                             # Not rolled back: a repeat of the read returns these messages.
                             self._count_later(claim, claim.ids)
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
-                    was_sent = True
-                    is_final = is_final and is_answered
+                    is_final = is_final and (is_answered or not was_sent)
 
     def _count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
         """Count later which of these messages the claim has taken, when it takes no more."""
