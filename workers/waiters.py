@@ -3,12 +3,16 @@
 A wake-up only makes a read search again; the database decides whether there is a message. Waiters
 of the same inbox are woken one at a time, so a message costs one search however many waiters there
 are. A waiter that leaves messages behind wakes the next one.
+
+There may be many thousands of waiters, so each should be small: they share timers, and what their
+callbacks need.
 """
 
 import asyncio
+import contextvars
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from workers.commands import Slice
 from workers.errors import Overloaded
@@ -16,6 +20,8 @@ from workers.work_item import WorkItem
 
 #: If a woken read fails, the next waiter is woken after this many seconds.
 _AFTER_FAILURE_S = 0.2
+#: Waits end at multiples of this time, in seconds: those that end at the same one share a timer.
+_TICK_S = 0.05
 #: Stands for all inboxes in a record of wake-ups: any of them may have received a message.
 ANY_INBOX = None
 
@@ -27,8 +33,13 @@ class Waiters:
         """At most `most` reads may wait. `readmit` puts a read back into its shard's queue."""
         self._most = most
         self._readmit = readmit
-        # The waiters of each inbox, in order of arrival; dictionaries keep their order.
-        self._by_inbox: dict[str, dict[WorkItem, None]] = {}
+        # The waiter of each inbox. Several are in order of arrival; dictionaries keep their order.
+        self._by_inbox: dict[str, WorkItem | dict[WorkItem, None]] = {}
+        # The reads that have waited and are not done, by the tick at which their wait ends.
+        self._by_end: dict[int, dict[WorkItem, None]] = {}
+        # One for all: each waiter refers to it.
+        self._done = self._on_done
+        self._context = contextvars.copy_context()
         self._count = 0
         self._recorders: list[set[str | None]] = []
         self._is_ending = False
@@ -109,15 +120,23 @@ class Waiters:
         if self._count >= self._most:
             item.fail(Overloaded("too many requests are waiting for messages"))
             return True
-        if item.timer is None:
-            item.timer = loop.call_at(item.wait_until, self._end_wait, item)
-            item.future.add_done_callback(partial(self._on_done, item))
-        self._by_inbox.setdefault(item.command.username, {})[item] = None
+        if item.on_done is None:
+            item.on_done = self._done
+            item.future.add_done_callback(item.done, context=self._context)
+            self._end_later(item)
+        username = item.command.username
+        others = self._by_inbox.get(username)
+        if others is None:
+            self._by_inbox[username] = item
+        elif isinstance(others, WorkItem):
+            self._by_inbox[username] = {others: None, item: None}
+        else:
+            others[item] = None
         self._count += 1
         self.not_empty.set()
         if self._reported is not None:
-            if item.command.username in self._reported:
-                self._lately.add(item.command.username)
+            if username in self._reported:
+                self._lately.add(username)
             else:
                 self.has_unreported.set()
         return True
@@ -129,8 +148,8 @@ class Waiters:
         for username in usernames:
             for recorder in self._recorders:
                 recorder.add(username)
-            if username in self._by_inbox:
-                item = next(iter(self._by_inbox[username]))
+            if (waiting := self._by_inbox.get(username)) is not None:
+                item = waiting if isinstance(waiting, WorkItem) else next(iter(waiting))
                 self._remove(item)
                 self._readmit(item)
 
@@ -142,22 +161,36 @@ class Waiters:
     def end(self) -> None:
         """Answer all waiters with an empty result. From now on no read can wait."""
         self._is_ending = True
-        for items in [*self._by_inbox.values()]:
-            for item in [*items]:
+        for waiting in [*self._by_inbox.values()]:
+            for item in (waiting,) if isinstance(waiting, WorkItem) else [*waiting]:
                 self._end_wait(item)
 
     def _remove(self, item: WorkItem) -> bool:
         username = item.command.username
-        items = self._by_inbox.get(username)
-        if items is None or item not in items:
-            return False
-        del items[item]
-        if not items:
+        waiting = self._by_inbox.get(username)
+        if isinstance(waiting, dict) and item in waiting:
+            del waiting[item]
+            if not waiting:
+                del self._by_inbox[username]
+        elif waiting is item:
             del self._by_inbox[username]
+        else:
+            return False
         self._count -= 1
         if not self._count:
             self.not_empty.clear()
         return True
+
+    def _end_later(self, item: WorkItem) -> None:
+        tick = _end_of(item)
+        if tick not in self._by_end:
+            self._by_end[tick] = {}
+            asyncio.get_running_loop().call_at(tick * _TICK_S, self._end_waits, tick)
+        self._by_end[tick][item] = None
+
+    def _end_waits(self, tick: int) -> None:
+        for item in self._by_end.pop(tick):
+            self._end_wait(item)
 
     def _end_wait(self, item: WorkItem) -> None:
         # If the shard is serving the read just now, it answers the read, which does not wait again:
@@ -171,15 +204,20 @@ class Waiters:
             # Search again. An empty answer must be certain, and the database may be unavailable.
             self._readmit(item)
 
-    def _on_done(self, item: WorkItem, future: "asyncio.Future[Slice]") -> None:
-        """Remove a read that was answered or cancelled."""
-        if item.timer is not None:
-            item.timer.cancel()
+    def _on_done(self, item: WorkItem) -> None:
+        """Forget a read that was answered or cancelled."""
+        self._by_end.get(_end_of(item), {}).pop(item, None)
         if self._remove(item) or self._is_ending:
             return
+        future = item.future
         # The message that it was woken for may still be there for the next waiter.
         if future.cancelled():
             self.wake((item.command.username,))
         elif future.exception() is not None:
             loop = asyncio.get_running_loop()
             loop.call_later(_AFTER_FAILURE_S, self.wake, (item.command.username,))
+
+
+def _end_of(item: WorkItem) -> int:
+    """Return the tick at which the wait of a read ends: not before its time."""
+    return math.ceil(item.wait_until / _TICK_S)

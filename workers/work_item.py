@@ -1,6 +1,7 @@
 """One request on its way through a shard: a command, a deadline, and a future."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from workers.commands import Command
@@ -20,7 +21,7 @@ class WorkItem:
         "entered",
         "future",
         "number",
-        "timer",
+        "on_done",
         "trace",
         "wait_until",
     )
@@ -45,9 +46,10 @@ class WorkItem:
         self.entered = entered
         self.deadline = deadline
         self.future = future
-        #: The loop time until which a long poll waits for a message, and the timer for it.
+        #: The loop time until which a long poll waits for a message. Once it waits, `on_done` is
+        #: called when it is answered or cancelled.
         self.wait_until = wait_until
-        self.timer: asyncio.TimerHandle | None = None
+        self.on_done: Callable[[WorkItem], None] | None = None
         #: The value of `workers.tracing.current` when the request was accepted.
         self.trace = trace
 
@@ -55,6 +57,11 @@ class WorkItem:
     def is_open(self) -> bool:
         """Whether the caller is still waiting."""
         return not self.future.done()
+
+    def done(self, _: asyncio.Future[Any]) -> None:
+        """Call `on_done`. The callback of the future of a long poll."""
+        assert self.on_done is not None
+        self.on_done(self)
 
     def resolve(self, outcome: object) -> bool:
         """Return a result to the caller. Returns False if nobody is waiting any more."""

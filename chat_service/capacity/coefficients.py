@@ -97,7 +97,7 @@ AWAKE_RATE = 250.0
 #: How many connections a node opens to each member: its pool at most, and two that watch it.
 POOL, WATCHERS = 16, 2
 #: Memory of a client's connection to a node, idle or in a long poll, in bytes: docs/performance.md.
-CONNECTION_BYTES, WAITING_BYTES = 820, 3700
+CONNECTION_BYTES, WAITING_BYTES = 820, 2900
 #: Bytes of HTTP for a request and its answer, for each message without its text: counted with the
 #: load generator, which sends few headers.
 POST_HTTP, READ_HTTP, MESSAGE_HTTP = 400, 260, 52

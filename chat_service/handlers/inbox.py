@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -174,7 +173,7 @@ class InboxHandlers:
         client = request.client.key
         claim = self._pool.read(username, options.limit, wait_s=options.wait_s, client=client)
         request.permit.on_end = claim.cancel
-        return self._render_read(username, options, client, await self._claim(claim))
+        return self.render_read(username, options, client, await self._claim(claim))
 
     def begin_read(self, parameter: str, query: str, client: Client) -> Pending[Slice]:
         """Hand a plain read to the pool. The outcome is its first slice.
@@ -185,9 +184,9 @@ class InboxHandlers:
         options = read_options(query, self._waits)
         username = username_in_path(parameter, self._rules)
         future = self._pool.read(username, options.limit, wait_s=options.wait_s, client=client.key)
-        return future, partial(self._render_read, username, options, client.key)
+        return future, _ReadRenderer(self, username, options, client.key)
 
-    def _render_read(
+    def render_read(
         self, username: str, options: ReadOptions, client: str, first: Slice
     ) -> Response:
         """Return the response to a plain read. Its body claims more slices if one is not all."""
@@ -255,6 +254,18 @@ class InboxHandlers:
             if not claim.cancelled() and claim.done() and claim.exception() is None:
                 self._on_undelivered(len(claim.result().messages))
             raise
+
+
+class _ReadRenderer(msgspec.Struct, frozen=True):
+    """Makes the response to a read that began. A waiting read has one, so it is small."""
+
+    handlers: InboxHandlers
+    username: str
+    options: ReadOptions
+    client: str
+
+    def __call__(self, first: Slice) -> Response:
+        return self.handlers.render_read(self.username, self.options, self.client, first)
 
 
 def _posted(message_id: str, headers: Mapping[str, str] = JSON_HEADERS) -> Response:

@@ -59,9 +59,9 @@ class StreamHandlers:
         if not is_message_id(last):
             # No message has this id, so the database is not queried.
             last = ""
-        headers = dict(_HEADERS)
+        headers = _HEADERS
         if (origin := request.headers.get("Origin")) in self._allowed_origins:
-            headers |= {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
+            headers = {**headers, "Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
         stream = Subscription(self._pool, username, client, is_lease_known=True)
         request.permit.on_end = stream.end
         return Response(200, headers, self._events(stream, last))
@@ -83,22 +83,30 @@ class StreamHandlers:
                 # The lease changes if the database was unavailable meanwhile.
                 opened = _opened(stream.lease) if stream.lease != lease else b""
                 lease = stream.lease
-                # Encoded JSON has no line breaks, so each message is one `data` line. An event has
-                # the fields of a plain read.
-                events = [
-                    b"id: %b\nevent: message\ndata: %b\n\n"
-                    % (each.id.encode(), _encode(Message(each.text, each.id)))
-                    for each in messages
-                ]
+                ids = [each.id for each in messages]
+                events = opened + b"".join(map(_event, messages))
+                # Neither is kept while the stream waits for more.
+                del messages, opened
                 began = time.monotonic()
-                yield BodyChunk(opened + b"".join(events), 0)
+                yield BodyChunk(events, 0)
+                del events
                 # The server resumes this generator once the kernel has accepted the chunk.
                 if time.monotonic() - began > LEASE_S / 4:
                     # The client reads slowly, and the lease has been running meanwhile.
                     await stream.hold()
-                stream.acknowledge_later(ACKNOWLEDGED_AFTER_S, [each.id for each in messages])
+                stream.acknowledge_later(ACKNOWLEDGED_AFTER_S, ids)
+                del ids
         finally:
             await stream.close()
+
+
+def _event(message: Message) -> bytes:
+    """Return the event with a message. It has the fields of a plain read.
+
+    Encoded JSON has no line breaks, so it is one `data` line.
+    """
+    data = _encode(Message(message.text, message.id))
+    return b"id: %b\nevent: message\ndata: %b\n\n" % (message.id.encode(), data)
 
 
 def _opened(lease: str) -> bytes:

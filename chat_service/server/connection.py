@@ -68,6 +68,10 @@ class Connection(HTTP1Connection):
 class ServerConnection(HTTP1ServerConnection):
     """Serves the requests of one connection, one after the other."""
 
+    def start_serving(self, delegate: HTTPServerConnectionDelegate) -> None:
+        # Tornado would also keep the task in its own list, and watch it with two more callbacks.
+        self._serving_future = asyncio.create_task(self._server_request_loop(delegate))
+
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
             is_open = True

@@ -410,6 +410,9 @@ class Exchange(HTTPMessageDelegate):
                 return
             self._begin_span(headers)
             response = await self._handle(headers)
+            if not self._writer.is_old and self._resolved and self._resolved.route.is_stream:
+                # Tornado keeps them. A browser's have a kilobyte, and a stream is open for hours.
+                headers.clear()
             if isinstance(response, Takeover):
                 status = response.status
                 await self._take_over(response)

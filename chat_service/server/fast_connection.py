@@ -16,7 +16,8 @@ import functools
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
@@ -86,6 +87,8 @@ class Surroundings:
     forget: Callable[["FastPathConnection"], None]
     loop: asyncio.AbstractEventLoop
     is_ending: bool = False
+    #: That of callbacks. Otherwise, each of a thousand requests that wait would have a copy.
+    context: Context = field(default_factory=copy_context)
 
 
 def _closing_on_error(callback: Callable[..., None]) -> Callable[..., None]:
@@ -215,7 +218,7 @@ class FastPathConnection:
         if refusal is not None:
             self._respond(request, refusal)
         elif request.future is not None:
-            request.future.add_done_callback(self._on_outcome)
+            request.future.add_done_callback(self._on_outcome, context=shared.context)
 
     def _await_body(self, data: bytes) -> None:
         """Wait for the rest of a body: many clients send it after the head, networks split both."""
@@ -262,7 +265,7 @@ class FastPathConnection:
         request = self._request
         # A request that was closed or refused meanwhile has dealt with its outcome.
         if request is not None and request.future is future and not future.cancelled():
-            self._respond(request, request.respond(future))
+            self._respond(request, request.respond(self._shared.tracker, future))
 
     def recheck(self) -> None:
         """End a read that waits if its sender may no longer read."""

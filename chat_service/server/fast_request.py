@@ -73,6 +73,8 @@ class FastRequest(Struct):
     render: Callable[[Any], Response] | None = None
     #: The claimed messages that are lost if the response is not delivered.
     claimed: int = 0
+    #: The key of the client that it counts for while it waits.
+    waits_as: str | None = None
 
     def begin(self, tracker: RequestTracker, inbox: InboxHandlers, body: bytes) -> Response | None:
         """Give the request to the pool: `future` is set. Return the response if it is refused."""
@@ -107,7 +109,12 @@ class FastRequest(Struct):
         except BaseException:
             waits.leave(key)
             raise
-        self.future.add_done_callback(lambda _: waits.leave(key))
+        self.waits_as = key
+
+    def _end_wait(self, tracker: RequestTracker) -> None:
+        if self.waits_as is not None:
+            tracker.waits.leave(self.waits_as)
+            self.waits_as = None
 
     def begin_traced(
         self, tracer: "RequestTracer", tracker: RequestTracker, inbox: InboxHandlers, body: bytes
@@ -121,9 +128,10 @@ class FastRequest(Struct):
         finally:
             current.reset(token)
 
-    def respond(self, outcome: asyncio.Future[Any]) -> Response:
+    def respond(self, tracker: RequestTracker, outcome: asyncio.Future[Any]) -> Response:
         """Return the response to an outcome. `claimed` is set from here on."""
         assert self.render is not None
+        self._end_wait(tracker)
         try:
             result = outcome.result()
         except Exception as error:
@@ -143,11 +151,14 @@ class FastRequest(Struct):
         try:
             tracker.gate.identify_again(head.identity, "read", match.parameter)
         except Problem as problem:
-            return self._refuse(tracker, problem) if self.future.cancel() else None
+            if self.future.cancel():
+                self._end_wait(tracker)
+                return self._refuse(tracker, problem)
         return None
 
     def abandon(self, tracker: RequestTracker) -> None:
         """Do not wait for the outcome. Messages that were claimed are counted as undelivered."""
+        self._end_wait(tracker)
         future = self.future
         if future is not None and not future.cancel() and not future.cancelled():
             # The client left in the same turn of the loop in which the outcome arrived, or later.

@@ -50,6 +50,8 @@ class Handoff(NamedTuple):
 class PrefetchedStream(HttpStream):
     """A stream whose first bytes have already been read."""
 
+    __slots__ = ("_handoff",)
+
     def __init__(self, handoff: Handoff, lingering: Lingering) -> None:
         self._handoff: Handoff | None = handoff
         super().__init__(handoff.socket, lingering, handoff.held)

@@ -7,9 +7,10 @@ each request.
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
@@ -43,8 +44,36 @@ def has_input(sock: socket.socket) -> bool:
         return False
 
 
+T = TypeVar("T")
+
+
+class _ShortQueue(list[T]):
+    """What Tornado needs of a `deque`. An empty one takes 72 instead of 760 bytes."""
+
+    __slots__ = ()
+
+    def popleft(self) -> T:
+        return self.pop(0)
+
+
 class HttpStream(IOStream):
-    """A client's connection, as Tornado reads and writes it."""
+    """A client's connection, as Tornado reads and writes it.
+
+    There are as many as clients that wait. With its own attributes in slots, the others are so few
+    that Python keeps them without a dictionary, which takes a kilobyte less.
+    """
+
+    __slots__ = (
+        "_has_client_left",
+        "_held",
+        "_is_first_read",
+        "_lingering",
+        "awaiting",
+        "is_sending",
+        "on_bytes",
+        "on_refused",
+        "since",
+    )
 
     def __init__(self, sock: socket.socket, lingering: Lingering, held: bytes = b"") -> None:
         """`held` has already been read from the socket. The stream returns it first."""
@@ -62,6 +91,9 @@ class HttpStream(IOStream):
         self.on_bytes: Callable[[int], None] | None = None
         self._has_client_left = False
         super().__init__(sock, STREAM_BUFFER_BYTES)
+        # Few writes are under way at once, because each part of a response awaits the one before.
+        self._write_buffer._buffers = cast("deque[Any]", _ShortQueue())
+        self._write_futures = cast("deque[Any]", _ShortQueue())
 
     @property
     def unread(self) -> int:

@@ -39,6 +39,8 @@ class TornadoWriter:
         start_line = _start_line(response.status)
         if not isinstance(response.body, BodyChunk):
             self._connection.write_headers(start_line, headers)
+            # A stream may be open for hours.
+            del headers, start_line
             return await self._write_parts(response.body)
         body: bytes | None = response.body.body
         if self.method == "HEAD":

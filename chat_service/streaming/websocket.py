@@ -10,22 +10,23 @@ between it and Tornado's stream. `chat_service.handlers.stream` accepts the hand
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import structlog
 from tornado.iostream import IOStream, StreamClosedError
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import State
+from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from chat_service.api.problems import bad_request, no_handshake
 from chat_service.api.types import Takeover
 from chat_service.streaming.subscription import LEASE_S, Subscription
-from workers.commands import Origin
+from workers.commands import Delivered, Origin
 from workers.errors import ServiceError
 
 log = structlog.get_logger(__name__)
@@ -94,7 +95,7 @@ def accept(
     # The other ones that a client offers can have a token, which must not be echoed.
     offered = {each.strip() for each in headers.get("Sec-WebSocket-Protocol", "").split(",")}
     chosen = [Subprotocol(SUBPROTOCOL)] if SUBPROTOCOL in offered else None
-    protocol = ServerProtocol(max_size=MESSAGE_MAX, subprotocols=chosen)
+    handshake = ServerProtocol(subprotocols=chosen)
     # The protocol ignores other headers. It parses the elements of these one by one, so they must
     # be short.
     needed = {name: headers.get(name, "") for name in _HANDSHAKE}
@@ -104,20 +105,23 @@ def accept(
     if chosen:
         needed["Sec-WebSocket-Protocol"] = SUBPROTOCOL
     lines = "".join(f"{name}: {value}\r\n" for name, value in needed.items() if value)
-    protocol.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin1"))
-    (request,) = protocol.events_received() or (None,)
+    handshake.receive_data(f"GET / HTTP/1.1\r\n{lines}\r\n".encode("latin1"))
+    (request,) = handshake.events_received() or (None,)
     if not isinstance(request, Request):
         raise bad_request("this is not a WebSocket handshake")
-    response = protocol.accept(request)
+    response = handshake.accept(request)
     if response.status_code != 101:
-        raise no_handshake(f"this is not a WebSocket handshake: {protocol.handshake_exc}")
+        raise no_handshake(f"this is not a WebSocket handshake: {handshake.handshake_exc}")
     response.headers["X-Request-Id"] = request_id
-    protocol.send_response(response)
-    return Takeover(101, lambda transport: _Socket(transport, protocol, stream, write_s).run())
+    handshake.send_response(response)
+    answer = b"".join(handshake.data_to_send())
+    return Takeover(101, _Socket(answer, stream, write_s).run)
 
 
 class _Allowance:
     """The number of frames that a client may still send."""
+
+    __slots__ = ("_counted_at", "_frames")
 
     def __init__(self) -> None:
         self._frames = float(FRAMES_AT_ONCE)
@@ -138,6 +142,11 @@ class _Allowance:
         return self._frames >= 0
 
 
+def _note_end(either: "asyncio.Future[None]", _: "asyncio.Task[None]") -> None:
+    if not either.done():
+        either.set_result(None)
+
+
 def _too_many_frames() -> str:
     return f"send at most {FRAMES_PER_S} frames per second and {_FRAMES_PER_MESSAGE} per message"
 
@@ -145,15 +154,24 @@ def _too_many_frames() -> str:
 class _Socket:
     """One open WebSocket."""
 
-    def __init__(
-        self,
-        transport: IOStream,
-        protocol: ServerProtocol,
-        stream: Subscription,
-        write_s: float,
-    ) -> None:
-        self._transport = transport
-        self._protocol = protocol
+    __slots__ = (
+        "_allowance",
+        "_fragments",
+        "_holding",
+        "_next_beat",
+        "_protocol",
+        "_silent_beats",
+        "_stream",
+        "_transport",
+        "_write_s",
+    )
+
+    def __init__(self, answer: bytes, stream: Subscription, write_s: float) -> None:
+        """`answer` is that to the handshake. It is sent first."""
+        self._transport: IOStream
+        # Not the one of the handshake, which keeps the request.
+        self._protocol = Protocol(Side.SERVER, max_size=MESSAGE_MAX)
+        self._protocol.writes.append(answer)
         self._stream = stream
         self._write_s = write_s
         self._allowance = _Allowance()
@@ -162,13 +180,19 @@ class _Socket:
         self._next_beat: asyncio.TimerHandle
         self._holding: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
+    async def run(self, transport: IOStream) -> None:
         """Serve the WebSocket until either side ends it. Then release unacknowledged messages."""
+        self._transport = transport
         receiving = asyncio.create_task(self._receive())
         delivering = asyncio.create_task(self._deliver())
+        # As `asyncio.wait` does it, which needs a kilobyte.
+        either = asyncio.get_running_loop().create_future()
+        note = partial(_note_end, either)
+        receiving.add_done_callback(note)
+        delivering.add_done_callback(note)
         self._beat_later()
         try:
-            await asyncio.wait((receiving, delivering), return_when=asyncio.FIRST_COMPLETED)
+            await either
         finally:
             self._next_beat.cancel()
             delivering.cancel()
@@ -199,6 +223,7 @@ class _Socket:
             elif self._protocol.state is State.OPEN:
                 await asyncio.sleep(PENALTY_S)
                 self._protocol.fail(CloseCode.POLICY_VIOLATION, _too_many_frames())
+            del data, frames
             await self._flush()
             # Bytes that were read ahead arrive without waiting. Other connections need their turn.
             await asyncio.sleep(0)
@@ -243,14 +268,19 @@ class _Socket:
             if self._stream.is_ended or self._protocol.state is not State.OPEN:
                 # The connection is closing, and these messages are released.
                 break
-            self._allowance.add_messages(len(messages))
-            for message in messages:
-                frame = _Message(message.id, message.text, message.deliveries, message.dead)
-                self._protocol.send_text(_encode(frame))
+            self._send(messages)
+            # They are not kept while the stream waits for more.
+            del messages
             await self._flush()
         if self._stream.is_ended and self._protocol.state is State.OPEN:
             self._protocol.send_close(CloseCode.POLICY_VIOLATION, _ENDED)
             await self._flush()
+
+    def _send(self, messages: Sequence[Delivered]) -> None:
+        self._allowance.add_messages(len(messages))
+        for message in messages:
+            frame = _Message(message.id, message.text, message.deliveries, message.dead)
+            self._protocol.send_text(_encode(frame))
 
     def _beat_later(self) -> None:
         self._next_beat = asyncio.get_running_loop().call_later(BEAT_S, self._beat)

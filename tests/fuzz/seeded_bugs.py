@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from websockets.frames import CloseCode
-from websockets.server import ServerProtocol
+from websockets.protocol import Protocol
 
 from chat_service.api import validation
 from chat_service.api.identity import Client
@@ -160,12 +160,12 @@ def releases_nothing() -> AbstractContextManager[Any]:
 
 @contextmanager
 def closes_with_wrong_code() -> Iterator[None]:
-    fail = ServerProtocol.fail
+    fail = Protocol.fail
 
-    def wrong(self: ServerProtocol, code: int, reason: str = "") -> None:
+    def wrong(self: Protocol, code: int, reason: str = "") -> None:
         fail(self, CloseCode.PROTOCOL_ERROR if code == CloseCode.INVALID_DATA else code, reason)
 
-    with mock.patch.object(ServerProtocol, "fail", wrong):
+    with mock.patch.object(Protocol, "fail", wrong):
         yield
 
 

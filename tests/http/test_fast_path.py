@@ -180,7 +180,7 @@ async def test_messages_of_a_failed_answer_count_as_undelivered(
     await chat.post("bob", "x")
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     with monkeypatch.context() as patched:
-        patched.setattr(InboxHandlers, "_render_read", fails)
+        patched.setattr(InboxHandlers, "render_read", fails)
         writer.write(get(b"/chat/bob"))
         assert await reader.read() == b""
     writer.close()

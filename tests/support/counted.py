@@ -57,9 +57,10 @@ class CountedService:
         self._is_ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
-        self._port = 0
+        self.port = 0
         self._tid = 0
-        self._sockets: list[socket.socket] = []
+        #: The connections of the client.
+        self.sockets: list[socket.socket] = []
 
     def __enter__(self) -> "CountedService":
         self._thread.start()
@@ -72,7 +73,7 @@ class CountedService:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for sock in self._sockets:
+        for sock in self.sockets:
             sock.close()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
@@ -94,21 +95,21 @@ class CountedService:
             service = Service(settings)
             await service.start()
             stack.push_async_callback(service.stop)
-            self._port = service.port
+            self.port = service.port
             self._is_ready.set()
             await self._stop.wait()
 
     def connect(self, count: int) -> None:
         """Open connections until there are `count`."""
-        while len(self._sockets) < count:
-            self._sockets.append(socket.create_connection(("127.0.0.1", self._port)))
+        while len(self.sockets) < count:
+            self.sockets.append(socket.create_connection(("127.0.0.1", self.port)))
 
     def ask(self, requests: Sequence[bytes]) -> list[bytes]:
         """Send requests, each on its own connection, and return their answers.
 
         The service finds all of them when it looks.
         """
-        sockets = self._sockets[: len(requests)]
+        sockets = self.sockets[: len(requests)]
         if len(requests) == 1:
             sockets[0].sendall(requests[0])
             return [sockets[0].recv(65536)]
