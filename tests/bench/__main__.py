@@ -18,6 +18,7 @@ from tests.bench.measurements import (
 )
 from tests.bench.report import machine, tables, write_document
 from tests.bench.results import Results
+from tests.support.ending import ended_by_signals
 
 FULL = Scale(rounds=5, seconds=3, rate_seconds=20, messages=5_000_000)
 SHORT = Scale(rounds=1, seconds=1, rate_seconds=2, messages=20_000)
@@ -106,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended_by_signals(main))

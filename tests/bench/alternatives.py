@@ -16,6 +16,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any, NamedTuple
 
+from tests.support.ending import ending
 from tests.support.waiting import eventually
 
 _SOURCES = Path(__file__).with_name("go")
@@ -43,8 +44,9 @@ async def built(name: str, folder: Path) -> str:
     program = str(folder / name)
     sources = (str(_SOURCES / "chat.go"), str(_SOURCES / f"{name}.go"))
     environ = {"GO111MODULE": "off", "GOFLAGS": "", "GOPATH": str(_LIBRARIES)}
-    # Go needs a directory for its cache, and has no default without HOME.
-    environ = {"GOCACHE": str(folder / "cache")} | os.environ | environ
+    # Go needs a directory for its cache, and has no default without HOME. If it is interrupted, it
+    # leaves its temporary files.
+    environ = {"GOCACHE": str(folder / "cache")} | os.environ | environ | {"GOTMPDIR": str(folder)}
     await _run(_program("go"), "build", "-o", program, *sources, env=environ)
     return program
 
@@ -107,7 +109,8 @@ async def _run(*command: str, **options: Any) -> None:
     process = await asyncio.create_subprocess_exec(
         *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, **options
     )
-    output, _ = await process.communicate()
+    async with ending(process, SIGINT):
+        output, _ = await process.communicate()
     if process.returncode != 0:
         raise Missing(_reason(command, output))
 
@@ -131,16 +134,12 @@ async def _running(*command: str, **options: Any) -> AsyncIterator[int]:
         async def is_ready() -> bool:
             return process.returncode is not None or b"eady to accept connections" in printed()
 
-        try:
+        # PostgreSQL ends at once, without waiting for its clients; so does Redis.
+        async with ending(process, SIGINT):
             await eventually(is_ready)
             if process.returncode is not None:
                 raise Missing(_reason(command, printed()))
             yield process.pid
-        finally:
-            if process.returncode is None:
-                # PostgreSQL ends at once, without waiting for its clients; so does Redis.
-                process.send_signal(SIGINT)
-                await process.wait()
 
 
 def _reason(command: Sequence[str], output: bytes) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from tests.bench import wrk
 from tests.bench.generator import READY, Measured
 from tests.faults.mongod_cluster import free_port
 from tests.support.code_path import CODE_PATH
+from tests.support.ending import child
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -55,22 +56,26 @@ class Contender:
         self._command = [str(self.port) if word == "PORT" else word for word in command]
         self._environ = {**os.environ, "PYTHONPATH": CODE_PATH, **environ}
         self._process: asyncio.subprocess.Process
+        self._stack: AsyncExitStack
 
     async def __aenter__(self) -> "Contender":
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=self._environ,
-        )
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        assert line, f"{self.name} did not start"
+        async with AsyncExitStack() as stack:
+            self._process = await stack.enter_async_context(
+                child(
+                    *self._command,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.DEVNULL,
+                    env=self._environ,
+                )
+            )
+            assert self._process.stdout is not None
+            line = await self._process.stdout.readline()
+            assert line, f"{self.name} did not start"
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._process.terminate()
-        await self._process.wait()
+        await self._stack.aclose()
 
     def processes(self) -> list[int]:
         """Return the ids of its processes, including the supervisor's children."""
@@ -95,23 +100,23 @@ class Contender:
         return _sample(measured, before, self._used_s(), measured.requests)
 
     async def _load_by_ours(self, load: Load) -> Sample:
-        generator = await asyncio.create_subprocess_exec(
+        async with child(
             *(*PYTHON, "tests.bench.generator"),
             msgspec.json.encode(load).decode(),
             self._token,
             env=self._environ,
             stdout=asyncio.subprocess.PIPE,
-        )
-        assert generator.stdout is not None
-        assert await generator.stdout.readline() == READY, f"{self.name}: the generator failed"
-        # Measure the middle of the run.
-        await asyncio.sleep(load.warm_up_s + load.seconds / 8)
-        before = self._used_s()
-        seconds = load.seconds * 3 / 4
-        await asyncio.sleep(seconds)
-        after = self._used_s()
-        output, _ = await generator.communicate()
-        assert generator.returncode == 0, f"{self.name}: the generator failed"
+        ) as generator:
+            assert generator.stdout is not None
+            assert await generator.stdout.readline() == READY, f"{self.name}: the generator failed"
+            # Measure the middle of the run.
+            await asyncio.sleep(load.warm_up_s + load.seconds / 8)
+            before = self._used_s()
+            seconds = load.seconds * 3 / 4
+            await asyncio.sleep(seconds)
+            after = self._used_s()
+            output, _ = await generator.communicate()
+            assert generator.returncode == 0, f"{self.name}: the generator failed"
         measured = msgspec.json.decode(output, type=Measured)
         return _sample(measured, before, after, measured.rate * seconds)
 

@@ -26,6 +26,7 @@ from tests.bench import wrk
 from tests.bench.contenders import Contender, processor_s
 from tests.bench.generator import READY, Measured
 from tests.support.code_path import CODE_PATH
+from tests.support.ending import child
 from workers.routing import route_of
 from workers.store.layout import NEWEST
 from workers.store.schema import COLLECTION, create_indexes, list_indexes
@@ -307,12 +308,12 @@ async def _press(load: Load) -> Measured:
     if not load.rate and wrk.is_installed():
         return await wrk.press(load, seconds)
     load = msgspec.structs.replace(load, warm_up_s=load.warm_up_s / 2, seconds=seconds)
-    generator = await asyncio.create_subprocess_exec(
+    async with child(
         *(sys.executable, "-P", "-m", "tests.bench.generator"),
         *(msgspec.json.encode(load).decode(), ""),
         env={**os.environ, "PYTHONPATH": CODE_PATH},
         stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await generator.communicate()
+    ) as generator:
+        output, _ = await generator.communicate()
     assert generator.returncode == 0, "the generator failed"
     return msgspec.json.decode(output.removeprefix(READY), type=Measured)

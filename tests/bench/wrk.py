@@ -11,6 +11,7 @@ import msgspec
 
 from chat_service.loadgen.generator import Load
 from tests.bench.generator import Measured
+from tests.support.ending import child
 
 _SCRIPT = Path(__file__).with_name("requests.lua")
 
@@ -22,14 +23,14 @@ def is_installed() -> bool:
 
 async def press(load: Load, seconds: float, token: str = "") -> Measured:
     """Run the load for `seconds` in a separate process. Send a token with every request."""
-    process = await asyncio.create_subprocess_exec(
+    async with child(
         *("wrk", "--threads", "1", "--connections", str(load.connections)),
         *("--duration", f"{max(round(seconds), 1)}s", "--timeout", "10s"),
         *("--script", str(_SCRIPT), f"http://127.0.0.1:{load.port}", "--"),
         *(str(load.posts), str(load.users), load.prefix, str(load.text_bytes)),
         *(str(load.seed), str(int(load.in_turn)), token),
         stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
+    ) as process:
+        output, _ = await process.communicate()
     assert process.returncode == 0, "wrk failed"
     return msgspec.json.decode(output.splitlines()[-1], type=Measured)

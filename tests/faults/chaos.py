@@ -26,6 +26,7 @@ from tests.faults.checker import Violation, check
 from tests.faults.outages import small_disk
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.testbed import Goal, Testbed
+from tests.support.ending import ended_by_signals
 
 #: Kinds of violation with a column of their own; the last column counts the others.
 _KINDS = ("lost", "duplicated", "phantom", "late", "disordered", "missed")
@@ -305,4 +306,4 @@ def _write(path: Path, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended_by_signals(main))

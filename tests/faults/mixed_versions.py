@@ -35,6 +35,7 @@ from tests.faults.checker import Violation, check
 from tests.faults.history import PostRecord
 from tests.faults.mongod_cluster import free_port
 from tests.support import schema_1
+from tests.support.ending import ended_by_signals
 from tests.support.server import Server, mongods_on
 from workers.mongod.embedded import EmbeddedMongod
 
@@ -362,4 +363,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended_by_signals(main))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from config.log import configure_logging
 from tests.fuzz.running import FUZZERS, Result, fuzz, replay, share_out
+from tests.support.ending import ended_by_signals
 from tests.support.mongod import running_mongod
 
 
@@ -55,4 +56,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended_by_signals(main))
