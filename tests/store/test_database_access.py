@@ -89,9 +89,8 @@ def documented_role() -> dict[str, Any]:
 
 
 ROLE: Final = documented_role()
-#: What the role does not allow, and the service does without: the doctor says that it may not see
-#: the one, and a node then does not look for the validator.
-OPTIONAL: Final = {"getParameter", "listCollections"}
+#: What the role does not allow, and the doctor does without: it says that it may not see it.
+OPTIONAL: Final = {"getParameter"}
 #: Each privilege of it: the collection, and what is allowed there.
 PRIVILEGES: Final = [
     (each["resource"]["collection"], action)
@@ -240,8 +239,9 @@ def test_every_method_of_a_store_is_called_here() -> None:
 
 
 def lose_indexes(secured: Secured) -> None:
-    """Drop an index of each collection, which the store then creates again."""
+    """Drop an index of each collection, and the validator. The store then creates them again."""
     with secured.mongod.administrator() as client:
+        client["chat"].command("collMod", "messages", validator={})
         for collection in ("messages", "reads"):
             client["chat"][collection].drop_index("purge")
 
@@ -275,6 +275,7 @@ async def test_the_documented_role_suffices_for_everything(
         with secured.mongod.administrator() as client:
             (name,) = schema.OBSOLETE["messages"]
             assert name not in client["chat"]["messages"].index_information()
+            assert client["chat"]["messages"].options()["validator"] == schema.VALIDATOR
     assert REFUSALS.take() == OPTIONAL
 
 
