@@ -86,7 +86,7 @@ class Maintenance:
     def start(self) -> None:
         """Start all jobs."""
         self._loop = asyncio.get_running_loop()
-        jobs: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+        jobs: dict[str, tuple[float, Callable[[], Awaitable[float | None]]]] = {
             "watch": (WATCH_EVERY_S, self._watch),
             "expire": (EXPIRE_EVERY_S, self._expire),
             "retire": (RETIRE_EVERY_S, self._retire),
@@ -108,11 +108,15 @@ class Maintenance:
             for name, (seconds, job) in jobs.items()
         ]
 
-    async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        """Run a job repeatedly, with a pause of about so many seconds. A failed job runs again."""
+    async def _every(self, seconds: float, job: Callable[[], Awaitable[float | None]]) -> None:
+        """Run a job repeatedly, with a pause of about so many seconds. A failed job runs again.
+
+        A job may return another pause.
+        """
         while True:
+            pause_s: float | None = None
             try:
-                await job()
+                pause_s = await job()
             except ServiceError as error:
                 log.debug(
                     "a maintenance job failed and will run again",
@@ -124,8 +128,9 @@ class Maintenance:
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
                 log.exception("a maintenance job failed unexpectedly", job=job.__name__)
-            is_common = seconds >= _COMMON_FROM_S
-            await asyncio.sleep(until_next(seconds) if is_common else seconds)
+            if pause_s is None:
+                pause_s = until_next(seconds) if seconds >= _COMMON_FROM_S else seconds
+            await asyncio.sleep(pause_s)
 
     def watch(self) -> None:
         """Check deadlines again. Call it when a request arrives while `rests` is set."""
@@ -197,10 +202,11 @@ class Maintenance:
         if self.leadership.leads:
             await self._store.forget_nodes(self._clock.now_ms())
 
-    async def _end_leases(self) -> None:
+    async def _end_leases(self) -> float | None:
+        """End the leases and delays that are over. Returns the pause before the next look."""
         await self.leadership.has_lease.wait()
         if not self.leadership.leads:
-            return
+            return None
         while True:
             now_ms = self._clock.now_ms()
             ended = await self._store.end_leases(now_ms)
@@ -213,7 +219,7 @@ class Maintenance:
         if ended.first_ms is not None:
             # A lease is over one millisecond after its end.
             wait_s = min((ended.first_ms + 1 - now_ms) / 1000, wait_s)
-        await asyncio.sleep(wait_s - shortest_s)
+        return max(wait_s, shortest_s)
 
     def _record(self, ended: Ended) -> None:
         """Count what a sweep ended, and wake those who wait for it."""

@@ -21,7 +21,7 @@ from workers.mongod.embedded import uri_of
 #: How long an idle service is observed, and how long it has to come to rest, in seconds.
 _OBSERVED_S, _RESTS_AFTER_S = 4.0, 2.0
 #: The highest counts per second.
-_WAKE_UPS, _WAKE_UPS_OF_MONGOD, _COMMANDS = 32.0, 160.0, 10.0
+_WAKE_UPS, _WAKE_UPS_OF_MONGOD, _COMMANDS = 24.0, 160.0, 10.0
 
 
 class Activity(NamedTuple):

@@ -124,7 +124,10 @@ def uri_of(data_dir: Path) -> str:
 
 
 def _uri(socket: Path) -> str:
-    return f"mongodb://{quote(str(socket), safe='')}/?directConnection=true"
+    # It is never deposed, so there is nothing that it had to report at once. By default, the driver
+    # keeps a request open for that, and asks for the time of a round trip on another connection.
+    options = "directConnection=true&serverMonitoringMode=poll"
+    return f"mongodb://{quote(str(socket), safe='')}/?{options}"
 
 
 def _can_be_socket(path: Path) -> bool:
