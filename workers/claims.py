@@ -65,36 +65,39 @@ class Claims:
         Messages may be claimed before it is known whether their search was current, but no read is
         answered before.
         """
-        results = await asyncio.gather(*self._start(shares, check))
+        claims = [*self._start(shares, check)]
+        if len(claims) == 1:
+            # Nearly always. A task for it would cost three turns of the event loop.
+            return await claims[0]
+        results = await asyncio.gather(*claims)
         return Unanswered(
             [share for result in results for share in result.shares],
             [failure for result in results for failure in result.failed],
         )
 
-    async def repeat(self, items: Sequence[WorkItem]) -> Unanswered:
-        """Answer the reads whose key was used before, and return the others."""
+    async def repeat(
+        self, items: Sequence[WorkItem]
+    ) -> tuple[list[WorkItem], list[tuple[Share, ServiceError]]]:
+        """Answer the reads whose key was used before. Returns the others, and those that failed."""
         keys = {
             item.command.key: item
             for item in items
             if isinstance(item.command, Read) and item.command.key and item.is_open
         }
-        unanswered = [Share(item, (), more=True) for item in items]
         if not keys:
-            return Unanswered(unanswered, [])
+            return [*items], []
         batches = await self._store.find_batches(list(keys), self._clock.now_ms())
         repeated = {keys[key]: batch for key, batch in batches.items()}
+        shares = [Share(item, (), more=True) for item in items if item in repeated]
         results = await asyncio.gather(
             *(
                 self._guarded([share], partial(self._deliver_again, share, repeated[share.item]))
-                for share in unanswered
-                if share.item in repeated
+                for share in shares
             )
         )
-        return Unanswered(
-            [share for share in unanswered if share.item not in repeated]
-            + [share for result in results for share in result.shares],
-            [failure for result in results for failure in result.failed],
-        )
+        others = [item for item in items if item not in repeated]
+        others += [share.item for result in results for share in result.shares]
+        return others, [failure for result in results for failure in result.failed]
 
     def _start(self, shares: Sequence[Share], check: TermCheck) -> Iterator[Awaitable[Unanswered]]:
         plain: list[Share] = []

@@ -209,6 +209,7 @@ class WorkerMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._seconds_of: dict[str, Histogram] = {}
         self.clock_offset = Gauge(
             "chat_clock_offset_seconds",
             "The database's clock minus this machine's clock.",
@@ -229,6 +230,13 @@ class WorkerMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+
+    def operation_took(self, name: str, seconds: float) -> None:
+        """Record the duration of one database operation."""
+        histogram = self._seconds_of.get(name)
+        if histogram is None:
+            histogram = self._seconds_of[name] = self.store_seconds.labels(name)
+        histogram.observe(seconds)
 
     def released_due(self, now_ms: int, due_ms: Sequence[int]) -> None:
         """Record the lateness of scheduled messages that are readable now."""
@@ -259,6 +267,9 @@ class SizedHistogram(Histogram):
 
     def observe_all(self, values: Sequence[float]) -> None:
         """Record all of these values."""
+        if len(values) == 1:
+            self.observe(values[0])
+            return
         bounds = self._upper_bounds
         self._sum.inc(sum(values))
         for bound, count in Counts([bisect_left(bounds, each) for each in values]).items():

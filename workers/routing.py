@@ -11,7 +11,7 @@ ROUTE_MAX = 0xFFFF
 
 def shard_of(username: str, shards: int) -> int:
     """Return the shard's number, 0 to `shards` - 1: the same in every process, unlike `hash()`."""
-    return crc32(username.encode()) % shards
+    return crc32(username.encode()) % shards if shards > 1 else 0
 
 
 def route_of(username: str) -> int:

@@ -285,11 +285,10 @@ class Shard:
         Returns the error of a claim, if one failed.
         """
         self._metrics.batch_reads.observe(len(items))
-        others, failed = await self._claims.repeat(items)
+        items, failed = await self._claims.repeat(items)
         failure: ServiceError | None = None
         for share, failure in failed:
             self._fail(share.item, failure)
-        items = [share.item for share in others]
         with self._waiters.record_wakes() as woken:
             for _ in range(ROUNDS):
                 if not items:
@@ -321,14 +320,17 @@ class Shard:
             shares, again = share_out([t for t in items if t.is_open], found, complete)
             claimed = [share for share in shares if found.get(share.item.command.username)]
             nothing = [share for share in shares if not found.get(share.item.command.username)]
-            ended = await _all(
-                (
-                    self._claim(claimed, check, woken),
-                    self._answer_empty(nothing, check, woken),
-                )
-            )
-        again += [item for unanswered, _ in ended for item in unanswered]
-        return again, ended[0][1] or ended[1][1]
+            answering = []
+            if claimed:
+                answering.append(self._claim(claimed, check, woken))
+            if nothing:
+                answering.append(self._answer_empty(nothing, check, woken))
+            ended = await _all(answering)
+        failure: ServiceError | None = None
+        for unanswered, met in ended:
+            again += unanswered
+            failure = failure or met
+        return again, failure
 
     async def _claim(
         self, shares: list[Share], check: TermCheck, woken: set[str | None]
@@ -492,9 +494,13 @@ class Shard:
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
     """Await all of them, then raise the first error, so that no call continues unobserved.
 
-    Nothing is cancelled, since cancelling a database call costs its connection.
+    Nothing is cancelled, since cancelling a database call costs its connection. A single one needs
+    no task, which would cost three turns of the event loop.
     """
-    results = await asyncio.gather(*work, return_exceptions=True)
+    awaitables = [*work]
+    if len(awaitables) == 1:
+        return [await awaitables[0]]
+    results = await asyncio.gather(*awaitables, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

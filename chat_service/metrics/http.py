@@ -112,6 +112,9 @@ class HttpMetrics:
 
 def _observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
     """Do what `observe` does for each of these amounts, in one step for each bucket."""
+    if len(amounts) == 1:
+        histogram.observe(amounts[0])
+        return
     histogram._sum.inc(sum(amounts))
     bounds, buckets = histogram._upper_bounds, histogram._buckets
     for bucket, count in Tally(bisect_left(bounds, each) for each in amounts).items():

@@ -5,7 +5,7 @@ client's address, unless the settings say otherwise. Requests of probes and moni
 level debug, and have a limit of their own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
@@ -26,18 +26,14 @@ class AccessLog:
     def write(self, answered: Sequence[AnsweredRequest]) -> None:
         """Log some requests, as far as the budget allows."""
         asked = [each for each in answered if not each.is_probe]
-        self._write_some(asked, self._asked, log.info)
+        self._write_some(asked, self._asked)
         if len(asked) < len(answered):
-            probed = [each for each in answered if each.is_probe]
-            self._write_some(probed, self._probed, log.debug)
+            self._write_some([each for each in answered if each.is_probe], self._probed)
 
-    def _write_some(
-        self,
-        answered: Sequence[AnsweredRequest],
-        budget: LineBudget,
-        write: Callable[..., object],
-    ) -> None:
+    def _write_some(self, answered: Sequence[AnsweredRequest], budget: LineBudget) -> None:
         for each in answered[: budget.take(len(answered))]:
+            # Only here, since structlog makes a logger for each look at `log.info`.
+            write = log.debug if each.is_probe else log.info
             write(
                 "request",
                 id=each.id,

@@ -49,22 +49,22 @@ class Costs(NamedTuple):
 #: above what was counted, on the Python version with the highest count: lower them with the counts.
 CALLS: Mapping[Driver, Mapping[str, Costs]] = {
     "pymongo": {
-        POST: Costs(880, 182, 139),
-        READ: Costs(1831, 257, 163),
-        EMPTY: Costs(1070, 188, 137),
+        POST: Costs(880, 180, 138),
+        READ: Costs(1682, 243, 159),
+        EMPTY: Costs(930, 176, 132),
     },
     "motor": {
-        POST: Costs(428, 152, 132),
-        READ: Costs(940, 195, 153),
-        EMPTY: Costs(668, 164, 133),
+        POST: Costs(428, 151, 130),
+        READ: Costs(780, 184, 148),
+        EMPTY: Costs(517, 152, 129),
     },
 }
 #: The most system calls per request in the service's thread, likewise. Motor makes those for the
 #: database in other threads, where they are not counted.
 SYSTEM_CALLS: Mapping[str, Costs] = {
     POST: Costs(15, 3.1, 2.3),
-    READ: Costs(34, 4.4, 2.46),
-    EMPTY: Costs(18.5, 3.3, 2.3),
+    READ: Costs(28.4, 3.94, 2.4),
+    EMPTY: Costs(14.8, 3.05, 2.27),
 }
 _numbers = count()
 

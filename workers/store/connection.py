@@ -11,7 +11,8 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import pymongo
@@ -168,6 +169,9 @@ class Connection:
         self._token = secrets.token_hex(8)
         self._unsearched = UnsearchedTimes()
         self._had_peers = True
+        # Whether the last topology that the driver had has other members.
+        self._topology: object = None
+        self._knows_peers = True
         #: Whether there is a mongos between this node and the database.
         self._is_routed = False
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
@@ -264,9 +268,15 @@ class Connection:
 
         The driver learns of added members at once, but with a direct connection it knows only one.
         """
+        if self._had_peers:
+            return True
         assert self._client is not None
-        known = self._client.topology_description.server_descriptions()
-        return self._had_peers or len(known) > 1
+        topology = self._client.topology_description
+        # It never changes: the driver replaces it.
+        if topology is not self._topology:
+            self._topology = topology
+            self._knows_peers = len(topology.server_descriptions()) > 1
+        return self._knows_peers
 
     async def measure_clock(self) -> None:
         """See `workers.store.base.Store.measure_clock`."""
@@ -369,22 +379,13 @@ class Connection:
         with self._observed(name), pymongo.timeout(within_s):
             yield time.monotonic() + within_s
 
-    @contextmanager
-    def _observed(self, name: str) -> Iterator[float]:
+    def _observed(self, name: str) -> "_Observed":
         """Record the duration of an operation whose commands take a deadline, and yield that.
 
         It is `timeout_s` away, in seconds of `time.monotonic`.
         """
-        began = time.monotonic()
-        try:
-            with self._tracer.operation(name), tracked():
-                yield began + self._timeout_s
-        except IndexMissing as error:
-            self.indexes.report(str(error))
-            raise
-        finally:
-            seconds = time.monotonic() - began
-            self._metrics.store_seconds.labels(name).observe(seconds)
+        tracing = self._tracer.operation(name)
+        return _Observed(name, self._timeout_s, self._metrics, self.indexes, tracing)
 
     @contextmanager
     def _may_return(self, from_ms: int) -> Iterator[None]:
@@ -461,12 +462,65 @@ class Connection:
                         ) from error
 
 
-@contextmanager
-def read_errors() -> Iterator[None]:
-    """Raise the errors of a read as `StoreUnavailable`, since a read changes nothing."""
-    try:
-        yield
-    except OperationFailure as error:
+class _Observed(AbstractContextManager[float]):
+    """See `Connection._observed`. A class, since a generator costs twice as many calls."""
+
+    __slots__ = ("_began", "_indexes", "_metrics", "_name", "_timeout_s", "_tracing", "_tracking")
+
+    def __init__(
+        self,
+        name: str,
+        timeout_s: float,
+        metrics: WorkerMetrics,
+        indexes: IndexKeeper,
+        tracing: AbstractContextManager[None],
+    ) -> None:
+        self._name = name
+        self._timeout_s = timeout_s
+        self._metrics = metrics
+        self._indexes = indexes
+        self._tracing = tracing
+        self._tracking = tracked()
+
+    def __enter__(self) -> float:
+        self._began = began = time.monotonic()
+        self._tracing.__enter__()
+        self._tracking.__enter__()
+        return began + self._timeout_s
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._tracking.__exit__(kind, error, traceback)
+        try:
+            self._tracing.__exit__(kind, error, traceback)
+            if isinstance(error, IndexMissing):
+                self._indexes.report(str(error))
+        finally:
+            self._metrics.operation_took(self._name, time.monotonic() - self._began)
+
+
+class _ReadErrors(AbstractContextManager[None]):
+    """See `read_errors`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None or not isinstance(error, PyMongoError):
+            return
+        if not isinstance(error, OperationFailure):
+            is_unavailable = isinstance(error, ServerSelectionTimeoutError)
+            reason = f"the database did not answer: {short_reason(error)}"
+            raise StoreUnavailable(reason, is_unavailable=is_unavailable) from error
         if misses_index(error.details):
             raise IndexMissing(MISSING) from error
         if error.code in _REFUSALS:
@@ -474,10 +528,14 @@ def read_errors() -> Iterator[None]:
         raise StoreUnavailable(
             f"the database answered with an error: {short_reason(error)}"
         ) from error
-    except PyMongoError as error:
-        is_unavailable = isinstance(error, ServerSelectionTimeoutError)
-        reason = f"the database did not answer: {short_reason(error)}"
-        raise StoreUnavailable(reason, is_unavailable=is_unavailable) from error
+
+
+_READ_ERRORS = _ReadErrors()
+
+
+def read_errors() -> AbstractContextManager[None]:
+    """Raise the errors of a read as `StoreUnavailable`, since a read changes nothing."""
+    return _READ_ERRORS
 
 
 @contextmanager

@@ -147,8 +147,8 @@ class Inserts(Connection):
         Removes finished posts from `pending`, and returns the error of the others.
         """
         failure: ServiceError | None = None
-        large = [each for each in pending if posts[each].size > _COMMAND_BYTES]
-        _reject_unencodable(large, pending, outcomes)
+        if large := [each for each in pending if posts[each].size > _COMMAND_BYTES]:
+            _reject_unencodable(large, pending, outcomes)
         for positions in _commands(posts, pending):
             try:
                 inserted = await insert(

@@ -144,7 +144,9 @@ class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Flee
         }
         if primary is None and self._has_peers():
             options["readConcern"] = {"level": "linearizable"}
-        with pinned(None if primary is None else primary.address):
+        if primary is None:
+            return await find(self._database, COLLECTION, options, deadline)
+        with pinned(primary.address):
             return await find(self._database, COLLECTION, options, deadline)
 
     async def claim(self, claim: Claim) -> Claimed:
