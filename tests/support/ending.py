@@ -30,7 +30,7 @@ def ended_by_signals(main: Callable[[], int]) -> int:
         for each in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
         # If a block does not end, the kernel ends this process, and what is tied to it.
-        signal.alarm(_END_S)
+        signal.setitimer(signal.ITIMER_REAL, _END_S)
         signal.raise_signal(signal.SIGINT)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
