@@ -54,13 +54,20 @@ class Load:
         connection: Connection | None = None
         while not self._is_over:
             for step in ("post", "read"):
-                if connection is None or connection.closed:
-                    connection = await Connection.open(self._port)
-                if step == "post":
-                    message_id = await connection.post(name, "x")
-                else:
-                    messages = await connection.read(name)
-                    assert messages == [{"text": "x", "id": message_id}]
+                is_new = connection is None or connection.closed
+                try:
+                    if connection is None or is_new:
+                        connection = await Connection.open(self._port)
+                    if step == "post":
+                        message_id = await connection.post(name, "x")
+                    else:
+                        messages = await connection.read(name)
+                        assert messages == [{"text": "x", "id": message_id}]
+                except ConnectionResetError as error:
+                    if is_new:
+                        # No process accepted it before the last one stopped listening.
+                        raise ConnectionRefusedError from error
+                    raise
             self.rounds += 1
         if connection is not None:
             connection.close()
