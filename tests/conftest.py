@@ -39,6 +39,12 @@ if not find_spec("cfnlint"):
     collect_ignore.append("deploy")
 if not find_spec("openapi_python_client"):
     collect_ignore.append("generators")
+#: All tests of these folders have a mark: that of the environment which has what they need.
+MARKED_FOLDERS = {
+    **dict.fromkeys(("clients", "docs", "examples", "pages"), "clients"),
+    "deploy": "deploy",
+    "generators": "generators",
+}
 DRIVERS = os.environ.get("TEST_DRIVERS", "pymongo").split(",")
 NO_DEAD_LETTERS = DeadLetters()
 _databases = count()
@@ -67,11 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of tox's environments that have what they need."""
     here = Path(__file__).parent
     for item in items:
-        folder = item.path.relative_to(here).parts[0]
-        if folder in ("clients", "docs", "examples", "pages"):
-            item.add_marker("clients")
-        elif folder in ("deploy", "generators"):
-            item.add_marker(folder)
+        if mark := MARKED_FOLDERS.get(item.path.relative_to(here).parts[0]):
+            item.add_marker(mark)
 
 
 @pytest.fixture
