@@ -83,6 +83,11 @@ async def exhaust(connection: Connection, way: bytes, client: bytes = EVE) -> No
         assert (await connection.ask(get(b"/chat/nobody", way, client))).status == 200
 
 
+def is_left(header: str, seconds: int, prefix: str = "") -> bool:
+    """Whether a header says this time, less what a busy machine has taken since the start of it."""
+    return header.startswith(prefix) and 0.9 * seconds < int(header[len(prefix) :]) <= seconds
+
+
 @pytest.mark.settings(**PROXIED, **FIVE)
 @each_way
 async def test_requests_beyond_the_rate_are_refused(way: bytes, service: Service) -> None:
@@ -91,8 +96,8 @@ async def test_requests_beyond_the_rate_are_refused(way: bytes, service: Service
         await exhaust(connection, way)
         read = await connection.ask(get(b"/chat/nobody", way, EVE))
         assert_limited(read)
-        assert read.headers["retry-after"] == "1000"
-        assert read.headers["ratelimit"] == '"requests";r=0;t=1000'
+        assert is_left(read.headers["retry-after"], 1000)
+        assert is_left(read.headers["ratelimit"], 1000, '"requests";r=0;t=')
         assert read.headers["ratelimit-policy"] == '"requests";q=5;w=5000'
         assert_limited(await connection.ask(post(message("bob", "no"), way, EVE)), "stored")
         # Another client is served, on the same connection.
@@ -151,9 +156,11 @@ async def test_a_client_without_requests_left_can_end_leases(service: Service) -
         for path in (b"/chat/first/ack", b"/chat/first/release", b"/chat/first/extend"):
             refused = await ask(path, leases[0])
             assert_limited(refused, "changed")
-            assert refused.headers["retry-after"] == "1000"
+            assert is_left(refused.headers["retry-after"], 1000)
         # All that it owes must be paid first.
-        assert (await connection.ask(get(b"/chat/nobody", EVE))).headers["retry-after"] == "6000"
+        assert is_left(
+            (await connection.ask(get(b"/chat/nobody", EVE))).headers["retry-after"], 6000
+        )
 
 
 #: Requests that are refused or unknown count as well: each costs as much as another.
@@ -220,7 +227,7 @@ async def test_each_message_of_a_batch_counts(service: Service) -> None:
     assert len((await wire.ask(batch(3))).document["results"]) == 3
     refused = await wire.ask(batch(3))
     assert_limited(refused, "stored")
-    assert refused.headers["ratelimit"] == '"requests";r=2;t=1000'
+    assert is_left(refused.headers["ratelimit"], 1000, '"requests";r=2;t=')
     # Nothing of it was stored, and what is left can be used.
     assert len((await wire.ask(batch(2))).document["results"]) == 2
     assert len(await wire.texts("batch")) == 5
@@ -248,7 +255,7 @@ async def test_a_batch_beyond_the_burst_is_stored_and_paid_off(service: Service)
     assert len((await wire.ask(batch(50))).document["results"]) == 50
     refused = await wire.ask(get(b"/chat/nobody", EVE))
     assert_limited(refused)
-    assert refused.headers["retry-after"] == "46000"
+    assert is_left(refused.headers["retry-after"], 46000)
     await wire.close()
 
 
@@ -565,7 +572,7 @@ async def test_failed_logins_are_charged_to_their_address(
         wrong, alice = access.bearer("nobody"), access.bearer("alice")
         answers = [await wire.ask(get(b"/chat/alice", way, wrong, EVE)) for _ in range(5)]
         assert [answer.status for answer in answers] == [401] * 3 + [429] * 2
-        assert answers[-1].headers["retry-after"] == "20000"
+        assert is_left(answers[-1].headers["retry-after"], 20000)
         # A good token from there goes on working, and so do other addresses.
         assert (await wire.ask(get(b"/chat/alice", way, alice, EVE))).status == 200
         assert (await wire.ask(get(b"/chat/alice", way, wrong, BOB))).status == 401
