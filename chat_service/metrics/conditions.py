@@ -6,19 +6,23 @@ Called by `chat_service.metrics.history`.
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from chat_service.metrics.samples import Samples
 
-Severity: TypeAlias = Literal["down", "failing", "degraded", "ok"]
+Severity: TypeAlias = Literal["down", "failing", "degraded", "recovering", "ok"]
 DatabaseState: TypeAlias = Literal["available", "unavailable"]
 DatabaseKind: TypeAlias = Literal["replica set", "mongos"]
-_WORST_FIRST: Sequence[Severity] = ("down", "failing", "degraded", "ok")
+_WORST_FIRST: Sequence[Severity] = ("down", "failing", "degraded", "recovering", "ok")
 
 #: Most conditions are judged by the last minute, rare events by all samples of the last quarter of
 #: an hour. In seconds.
 RECENT_S, KEPT_S = 60.0, 900.0
+#: A condition is recovering once what it counts did not happen for this long, in seconds, while
+#: requests succeeded. A fault that comes back is a fault again at once.
+QUIET_S = 30.0
 #: A leader that dies is replaced within ten seconds, so a pause of this many seconds is normal.
 LEADERLESS_S = 15.0
 #: A database that uses this share of what it may use is nearly full. A disk is if it has less than
@@ -92,7 +96,8 @@ class Facts(NamedTuple):
     """What is known about this node besides its samples. Times are in seconds since 1970.
 
     `leader` is empty while it is unknown, which it was for `leaderless_s` seconds.
-    `recent_restarts` counts the processes that died within `KEPT_S` seconds.
+    `recent_restarts` counts the processes that died within `KEPT_S` seconds, the last one at
+    `last_restart`.
     """
 
     database: Database
@@ -100,6 +105,7 @@ class Facts(NamedTuple):
     leader: str
     leaderless_s: float = 0.0
     recent_restarts: int = 0
+    last_restart: float = 0.0
     certificate_ends: float | None = None
     is_certificate_refused: bool = False
 
@@ -112,6 +118,15 @@ class State(NamedTuple):
     conditions: Sequence[Condition]
 
 
+def _settled(condition: Condition, samples: Samples, last: float, now: float) -> Condition:
+    """Return the condition as recovering if what it counts did not happen since `last`."""
+    if now - last < QUIET_S or samples.growth(_ANSWERED[0], QUIET_S) <= 0:
+        return condition
+    clock = time.strftime("%H:%M:%S", time.gmtime(last))
+    says = f"None for {_span(now - last)}, the last at {clock} UTC. {condition.says}"
+    return condition._replace(severity="recovering", says=says)
+
+
 def judge(samples: Samples, facts: Facts, now: float) -> State:
     """Return the state of the node at `now`, in seconds since 1970."""
     found = [
@@ -122,6 +137,12 @@ def judge(samples: Samples, facts: Facts, now: float) -> State:
         *_messages(samples),
         *_node(samples, facts),
         *_upkeep(samples, facts, now),
+    ]
+    lasts = {name: samples.last_growth(counters) for name, counters in _COUNTED.items()}
+    lasts["process-restarts"] = facts.last_restart
+    found = [
+        _settled(each, samples, lasts[each.name], now) if each.name in lasts else each
+        for each in found
     ]
     found.sort(key=lambda each: _WORST_FIRST.index(each.severity))
     if not found:
@@ -150,6 +171,16 @@ _MESSAGES_ENDED = [
 
 def _refused(*reasons: str) -> list[str]:
     return [f'chat_requests_refused_total{{reason="{reason}"}}' for reason in reasons]
+
+
+#: The counters of the conditions that are about single events, by the name of the condition.
+_COUNTED: Mapping[str, Sequence[str]] = {
+    "clients-get-503": _refused("overloaded", "expired"),
+    "requests-fail": _FAILED,
+    "clients-get-429": ["chat_http_requests_limited_total", *_refused("inbox-full")],
+    "outcomes-unknown": ["chat_outcomes_unknown_total"],
+    "worker-restarts": ["chat_worker_restarts_total"],
+}
 
 
 def _database(samples: Samples, facts: Facts) -> Iterator[Condition]:
@@ -403,6 +434,10 @@ def _upkeep(samples: Samples, facts: Facts, now: float) -> Iterator[Condition]:
 def _percent(share: float) -> str:
     # As on the page: 100% means all.
     return f"{math.floor(share * 100 + 1e-9)}%" if share >= 0.1 else f"{share:.1%}"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _time(seconds: float) -> str:

@@ -120,11 +120,13 @@ class History:
 
     def _document(self, since: float, now: float, is_day: bool, zipped: bool) -> bytes:
         processes, exited = self.read()
-        restarts = Restarts(0, 0)
+        restarts = Restarts(0, 0, 0.0)
         if self.directory is not None:
             restarts = read_restarts(self.directory, now - KEPT_S)
         samples = Samples(processes, now)
-        facts = self.node.facts._replace(recent_restarts=restarts.recent)
+        facts = self.node.facts._replace(
+            recent_restarts=restarts.recent, last_restart=restarts.last
+        )
         series = self._own.series
         document = msgspec.json.encode(
             {

@@ -108,10 +108,13 @@ class _Processes:
 
 
 class Restarts(NamedTuple):
-    """How many processes have died and were restarted, and how many of them recently."""
+    """How many processes have died and were restarted, how many of them recently, and when the last
+    one did, in seconds since 1970; 0 without any.
+    """
 
     all: int
     recent: int
+    last: float
 
 
 def read_restarts(directory: Path, since: float) -> Restarts:
@@ -121,12 +124,12 @@ def read_restarts(directory: Path, since: float) -> Restarts:
     """
     path = directory / f"counter_{_EXITED}.db"
     if not path.exists():
-        return Restarts(0, 0)
+        return Restarts(0, 0, 0.0)
     with _locked(directory, fcntl.LOCK_SH):
         values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
         total = int(sum(value for key, value, _, _ in values if key == _restarts_key()))
         times = _restart_times(directory)
-    return Restarts(total, sum(time > since for time in times))
+    return Restarts(total, sum(time > since for time in times), max(times, default=0.0))
 
 
 class Exited(msgspec.Struct):

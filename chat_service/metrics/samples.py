@@ -90,6 +90,12 @@ class Samples:
         """Return by how much a counter grew in the last `within_s` seconds, in all processes."""
         return sum(each.growth(name, self._now - within_s) for each in self._processes)
 
+    def last_growth(self, names: Sequence[str]) -> float:
+        """Return the time of the last sample in which one of these counters grew; 0 if none did."""
+        return max(
+            (each.last_growth(name) for each in self._processes for name in names), default=0.0
+        )
+
     def highest(self, name: str) -> float:
         """Return the highest last value of a gauge among the processes; NaN if it is unknown."""
         return _highest(values[-1] for values in self._values(name, -math.inf))
@@ -160,6 +166,19 @@ class _Process:
         else:
             base = 0.0 if self._started > since else self._rows[place]
         return self._rows[(len(self.times) - 1) * self._width + place] - base
+
+    def last_growth(self, name: str) -> float:
+        """Return the time of the last sample in which a counter grew. The first one counts, too,
+        since it is unknown what was before.
+        """
+        place = self.places.get(name)
+        if place is None or not self.times:
+            return 0.0
+        values = self._rows[place :: self._width]
+        last = len(values) - 1
+        while last and values[last] <= values[last - 1]:
+            last -= 1
+        return self.times[last] if values[last] > 0 else 0.0
 
     def last(self, name: str) -> float:
         """Return the last value of a series; NaN if it is unknown."""

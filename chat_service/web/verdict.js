@@ -8,6 +8,7 @@ import { clock, span } from "./words.js";
 /* From the best to the worst. `kind` chooses the color, `word` is what a tired operator reads first. */
 const SEVERITIES = {
   ok: { kind: "good", word: "OK" },
+  recovering: { kind: "pending", word: "Recovering" },
   degraded: { kind: "pending", word: "Degraded" },
   failing: { kind: "bad", word: "Failing" },
   down: { kind: "bad", word: "Down" },
@@ -33,7 +34,7 @@ export function verdictOf(state, silent) {
     return { ...UNKNOWN, says, conditions: hung ? [hung] : [] };
   }
   const conditions = [...state.conditions, ...(hung ? [hung] : [])];
-  const isWorse = hung && state.severity === "ok";
+  const isWorse = hung && ["ok", "recovering"].includes(state.severity);
   const { kind, word } = SEVERITIES[isWorse ? "degraded" : state.severity] ?? UNKNOWN;
   return { kind, word, says: isWorse ? hung.says : state.says, conditions };
 }

@@ -374,7 +374,7 @@ VERDICTS = """async () => {
     const state = (severity) => ({ severity, says: severity, conditions: [] });
     const silence = (more) => verdictOfSilence({ since: 100, now: 292, isOnline: true, ...more });
     return {
-        kinds: ["ok", "degraded", "failing", "down", "new"].map(
+        kinds: ["ok", "recovering", "degraded", "failing", "down", "new"].map(
             (each) => verdictOf(state(each), []).kind,
         ),
         unknown: verdictOf(null, []).word,
@@ -394,7 +394,7 @@ async def test_what_is_unknown_is_neither_good_nor_a_number(
     async with browser() as page:
         await page.goto(f"{chat.base}/ops")
         found = await page.evaluate(VERDICTS)
-    assert found["kinds"] == ["good", "pending", "bad", "bad", "gone"]
+    assert found["kinds"] == ["good", "pending", "pending", "bad", "bad", "gone"]
     assert found["unknown"] == "Unknown"
     hung = found["hung"]
     assert (hung["kind"], hung["says"]) == ("pending", "Process 7 does not respond.")

@@ -240,6 +240,46 @@ def test_failures_of_a_new_process_count_from_its_start() -> None:
     assert state(process(failed, failed, ago_s=3, started=NOW - 10)).severity == "failing"
 
 
+def rows(*samples: tuple[float, Mapping[str, float]]) -> Recorded:
+    """Return a process with these samples, each with the seconds since it was taken."""
+    series = sorted({name for _, values in samples for name in values})
+    found = array("d")
+    for ago_s, values in samples:
+        found.extend([NOW - ago_s, *(values.get(name, 0.0) for name in series)])
+    return Recorded(1, NOW - 5000, series, found)
+
+
+#: A fault that ended 33 s ago; since then, requests succeeded.
+EVENTS = {
+    "clients-get-503": REFUSED % "overloaded",
+    "requests-fail": ANSWERED % "5xx",
+    "clients-get-429": "chat_http_requests_limited_total",
+    "outcomes-unknown": "chat_outcomes_unknown_total",
+    "worker-restarts": "chat_worker_restarts_total",
+}
+
+
+@pytest.mark.parametrize(("name", "counter"), EVENTS.items(), ids=EVENTS)
+def test_a_repaired_fault_is_recovering_within_half_a_minute(name: str, counter: str) -> None:
+    good = ANSWERED % "ok"
+    before: tuple[float, Mapping[str, float]] = (55, {good: 5})
+    fault: tuple[float, Mapping[str, float]] = (33, {good: 10, counter: 9})
+    found = state(rows(before, fault, (0, {good: 20, counter: 9})))
+    assert (found.severity, [each.name for each in found.conditions]) == ("recovering", [name])
+    assert found.says.startswith("None for 33 s, the last at ")
+    # Nobody knows whether requests succeed now, and one more is a fault again.
+    for last in ({good: 10, counter: 9}, {good: 20, counter: 10}):
+        assert state(rows(before, fault, (0, last))).severity in ("failing", "degraded")
+
+
+def test_a_restarted_process_that_lives_is_recovering() -> None:
+    served = rows((20, {ANSWERED % "ok": 1}), (0, {ANSWERED % "ok": 2}))
+    for ago_s, severity in ((29, "degraded"), (300, "recovering")):
+        found = state(served, recent_restarts=1, last_restart=NOW - ago_s)
+        assert found.severity == severity
+    assert found.says.startswith("None for 5 min, the last at ")
+
+
 def test_processes_are_judged_together() -> None:
     good, bad = process({}, {ANSWERED % "ok": 999}), process({}, {ANSWERED % "5xx": 9})
     assert state(bad).severity == "failing"

@@ -157,7 +157,7 @@ async def _check_state(url: str, token: str | None) -> list[Finding]:
     return [
         Finding(
             "its state",
-            "warn" if each["severity"] == "degraded" else "fail",
+            "warn" if each["severity"] in ("degraded", "recovering") else "fail",
             f"{each['says']} {each['next_step']}",
             each["runbook"],
         )
