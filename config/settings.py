@@ -244,8 +244,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0,
             le=1,
             description="Longest time between the starts of two batches of posts, or of reads. It "
-            "applies under load, and less of it to a node alone on its database. 0: no such "
-            "interval.",
+            "applies under load only. 0: no such interval.",
         ),
     ] = 0.02
     batch_max: Annotated[int, Meta(ge=1, le=5000, description="Requests in one batch.")] = 500

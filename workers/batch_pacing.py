@@ -3,9 +3,7 @@
 A batch costs the database about the same however few requests it has. A node that is not busy
 would send one for nearly every request. So the time from the start of a batch to that of the next
 one has a shortest length. It is zero for a node without load, and grows with the rate of requests
-up to a setting. A process that does a large part of all writes to the database has a shorter one,
-since there are few others that add their batches to its own. It spends its spare time on that: the
-busier the process is, the longer is the interval.
+up to a setting.
 
 A batch does not wait if nothing would come of it. If as many requests are open as usually are at
 most, then their clients all wait for answers, and no further request is to be expected. This is so
@@ -17,18 +15,12 @@ Times are seconds on the event loop's clock.
 
 import asyncio
 import math
-import time
 from collections.abc import Callable
 
 #: The rate of requests per second from which on batches have the longest interval.
 FULL_RATE = 250.0
-#: A process that is alone on its database has this share of all writes (see `workers.write_share`),
-#: and this part of the interval. With a smaller share, the interval is longer in proportion.
-ALONE, SHORTEST = 0.5, 0.25
 #: The rate is an average over about so many seconds.
 _AVERAGE_S = 1.0
-#: How often the share and the processor time are looked at, in seconds.
-_LOOK_EVERY_S = 0.5
 #: A batch with this share of the requests that are usually open does not wait, but fewer than `FEW`
 #: are not sufficient, and `ENOUGH` always are.
 SHARE, FEW, ENOUGH = 0.34, 8, 32
@@ -39,26 +31,12 @@ _LOWERED = 0.25
 class BatchPacing:
     """The pace of all lanes of a pool, and the requests that it depends on."""
 
-    def __init__(
-        self,
-        longest_s: float,
-        count_open: Callable[[], int],
-        write_share: Callable[[], float],
-        processor_s: Callable[[], float] = time.process_time,
-    ) -> None:
+    def __init__(self, longest_s: float, count_open: Callable[[], int]) -> None:
         """Batches wait at most `longest_s`. `count_open` returns how many requests are open: in a
-        queue or in flight. `write_share` returns this process's share of the writes since it was
-        last called; 0 if unknown. `processor_s` returns the processor time that this process has
-        used.
+        queue or in flight.
         """
         self._longest_s = longest_s
         self._count_open = count_open
-        self._write_share = write_share
-        self._processor_s = processor_s
-        # Which part of the longest interval applies, and when that was last looked at.
-        self._part = 1.0
-        self._looked_at = -math.inf
-        self._used_s = 0.0
         # How many requests were open at most lately.
         self._usual = 0.0
         self._rate = 0.0
@@ -95,16 +73,7 @@ class BatchPacing:
         self._rate *= math.exp(-passed_s / _AVERAGE_S)
         self._rate += (self.arrivals - self._rated) / _AVERAGE_S
         self._rated_at, self._rated = now, self.arrivals
-        if now - self._looked_at >= _LOOK_EVERY_S:
-            self._look(now)
-        return self._longest_s * self._part * min(self._rate / FULL_RATE, 1.0)
-
-    def _look(self, now: float) -> None:
-        used_s = self._processor_s()
-        busy = (used_s - self._used_s) / (now - self._looked_at)
-        self._looked_at, self._used_s = now, used_s
-        alone = min(self._write_share() / ALONE, 1.0)
-        self._part = min(max(SHORTEST / max(alone, SHORTEST), busy), 1.0)
+        return self._longest_s * min(self._rate / FULL_RATE, 1.0)
 
     def missing(self, gathered: int) -> int:
         """Return how many more requests are to be expected before a batch; 0 to start it now."""

@@ -117,7 +117,7 @@ class WorkerPool:
             tracer=tracer,
         )
         on_displaced = metrics.refused.labels(_REASONS[Overloaded]).inc
-        pacing = BatchPacing(limits.batch_interval_s, self._count_open, store.write_share)
+        pacing = BatchPacing(limits.batch_interval_s, self._count_open)
         self._queues = [
             ShardQueue(limits.queue, on_displaced, pacing.arrived) for _ in range(limits.shards)
         ]

@@ -121,9 +121,6 @@ class SimulatedStore(FaultyMoves):
         database.confirm(position)
         return found
 
-    def write_share(self) -> float:
-        return 0.0
-
     @property
     def has_terms(self) -> bool:
         return True

@@ -162,26 +162,3 @@ async def test_the_disk_of_the_database_is_measured(store: MongoStore) -> None:
     assert found is not None
     assert found.total > found.free > 0
     assert found.reusable >= 0
-
-
-async def test_replies_to_claims_count_the_writes_of_all_nodes(
-    open_store: OpenStore,
-    new_post: MakePost,
-    clock: DatabaseClock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store, other = await open_store(node="one"), await open_store(node="other")
-    observed: list[tuple[int, int, int]] = []
-    monkeypatch.setattr(store._share, "observe", lambda *seen: observed.append(seen))
-    while len({second for second, _, _ in observed}) != 1:
-        # The count begins anew with each second of the database's clock.
-        observed.clear()
-        posts = [new_post() for _ in range(12)]
-        await store.insert(posts)
-        first, others, last = ([post.id for post in posts[i : i + 4]] for i in (0, 4, 8))
-        await store.claim(new_claim(["bob"], first, clock.now_ms()))
-        await other.claim(new_claim(["bob"], others, clock.now_ms()))
-        await store.claim(new_claim(["bob"], last, clock.now_ms()))
-    (_, before, _), (_, after, updates) = observed
-    assert updates == 4
-    assert after - before >= 8

@@ -182,11 +182,11 @@ async def test_a_failed_lease_sweep_is_counted_later(
 
     async def fails_once(
         database: Any, collection: str, selections: Any, change: Any, *arguments: Any
-    ) -> raw_commands.Updated:
-        updated = await real(database, collection, selections, change, *arguments)
+    ) -> int:
+        changed = await real(database, collection, selections, change, *arguments)
         if isinstance(change, dict) and "expired" in change["$set"]:
             raise AutoReconnect("the reply was lost")
-        return updated
+        return changed
 
     later_ms = clock.now_ms() + 120_000
     with monkeypatch.context() as patched:

@@ -97,9 +97,6 @@ class MemoryStore:
         unread = self.data.unread(usernames, now_ms)
         return found_of(unread, usernames, limit, self.data.documents)
 
-    def write_share(self) -> float:
-        return 0.0
-
     @property
     def has_terms(self) -> bool:
         return False

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from workers.batch_pacing import ALONE, ENOUGH, FEW, FULL_RATE, SHARE, SHORTEST, BatchPacing
+from workers.batch_pacing import ENOUGH, FEW, FULL_RATE, SHARE, BatchPacing
 
 
 class Pace:
@@ -12,10 +12,7 @@ class Pace:
 
     def __init__(self, longest_s: float = 0.02) -> None:
         self.open = 0
-        self.write_share = self.processor_s = 0.0
-        self.pacing = BatchPacing(
-            longest_s, lambda: self.open, lambda: self.write_share, lambda: self.processor_s
-        )
+        self.pacing = BatchPacing(longest_s, lambda: self.open)
 
     def arrive(self, requests: int = 1) -> None:
         for _ in range(requests):
@@ -43,43 +40,6 @@ def test_the_interval_grows_with_the_rate() -> None:
         pacing.arrived()
     assert pacing.interval(12.0) == 0.02
     assert pacing.interval(60.0) == pytest.approx(0)
-
-
-def busy_interval(write_share: float) -> float:
-    """Return the interval of a busy process with this share of all writes, of at most 1 s."""
-    pace = Pace(longest_s=1.0)
-    pace.write_share = write_share
-    pace.arrive(int(FULL_RATE * 10))
-    return pace.pacing.interval(0.0)
-
-
-def test_a_process_alone_on_a_database_has_a_short_interval() -> None:
-    assert busy_interval(ALONE) == SHORTEST
-    assert busy_interval(1.0) == SHORTEST
-
-
-def test_few_processes_start_no_more_batches_than_four() -> None:
-    most = 1 / SHORTEST
-    for processes in range(1, 10):
-        batches = processes / busy_interval(ALONE / processes)
-        assert batches == pytest.approx(max(most, processes))
-
-
-def test_a_busy_process_has_a_longer_interval() -> None:
-    intervals = []
-    for busy in (0.1, 0.4, 0.7, 1.5):
-        pace = Pace(longest_s=1.0)
-        pace.write_share = ALONE
-        for tenth in range(100):
-            pace.arrive(int(FULL_RATE))
-            pace.processor_s += busy / 10
-            interval = pace.pacing.interval(tenth / 10)
-        intervals.append(interval)
-    assert intervals == pytest.approx([SHORTEST, 0.4, 0.7, 1.0])
-
-
-def test_an_unknown_share_means_the_whole_interval() -> None:
-    assert busy_interval(0.0) == 1.0
 
 
 def test_a_lone_client_never_waits() -> None:

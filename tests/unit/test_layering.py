@@ -77,8 +77,8 @@ def test_independent_packages_import_no_sibling(package: str) -> None:
 #: The modules of `workers`, from the bottom to the top. Each imports only modules before it.
 WORKERS = """
     errors commands clock ids routing ticks loop_lag backoff cancellation dead_letters
-    work_item tracing batch write_share batch_pacing fair_queue queue metrics circuit_breaker
-    waiters watched_inboxes
+    work_item tracing batch batch_pacing fair_queue queue metrics circuit_breaker waiters
+    watched_inboxes
     store.base store.driver store.layout store.schema store.schema_version store.guard
     store.sharding store.raw_commands store.targeted store.index_keeper store.expiry
     store.connection store.inserts store.moves store.leases store.idempotent_reads

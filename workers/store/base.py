@@ -182,13 +182,6 @@ class Store(Protocol):
         """
         ...
 
-    def write_share(self) -> float:
-        """Return the updates of this process as a share of all recent writes to the database.
-
-        Returns 0 if it is unknown, or if there was no update since the last call.
-        """
-        ...
-
     @property
     def has_terms(self) -> bool:
         """Whether searches currently have terms that need a confirmation."""

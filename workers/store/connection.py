@@ -51,7 +51,6 @@ from workers.store.schema_version import UnknownSchema
 from workers.store.sharding import is_mongos, why_not_routed
 from workers.store.targeted import Updates
 from workers.tracing import UNTRACED, Tracer
-from workers.write_share import WriteShare
 
 T = TypeVar("T")
 
@@ -175,7 +174,6 @@ class Connection:
         self._knows_peers = True
         #: Whether there is a mongos between this node and the database.
         self._is_routed = False
-        self._share = WriteShare()
         self._is_storage_hidden = self._are_changes_hidden = self._is_fleet_hidden = False
         self._is_history_hidden = False
         self._unresolved: list[UnresolvedWrite] = []
@@ -218,7 +216,7 @@ class Connection:
             with self._operation("open"), read_errors(), pymongo.timeout(within_s):
                 server = await hello(self._client)
                 self._is_routed = is_mongos(server)
-                self._updates = Updates(database, is_routed=self._is_routed, share=self._share)
+                self._updates = Updates(database, is_routed=self._is_routed)
                 if "setName" not in server and not self._is_routed:
                     raise StoreMisconfigured(
                         "the database is a single mongod without a replica set, which can neither "
@@ -252,10 +250,6 @@ class Connection:
         if self._client is not None:
             await close_client(self._client)
             self._client = None
-
-    def write_share(self) -> float:
-        """See `workers.store.base.Store.write_share`."""
-        return self._share.take()
 
     @property
     def is_routed(self) -> bool:

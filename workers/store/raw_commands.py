@@ -11,7 +11,6 @@ and what was sent may take effect later.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bson.timestamp import Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     WriteConcernError,
@@ -31,13 +30,6 @@ class Inserted(NamedTuple):
 
     errors: Mapping[int, Document]
     is_confirmed: bool
-
-
-class Updated(NamedTuple):
-    """The number of updated documents, and the time of the database's last write if it has one."""
-
-    documents: int
-    time: Timestamp | None
 
 
 async def insert(
@@ -84,11 +76,11 @@ async def update(
     change: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     hint: str,
     deadline: float | None = None,
-) -> Updated:
+) -> int:
     """Update all documents that one of the filters selects, each in a statement of its own.
 
-    Without a deadline, the limit of `pymongo.timeout` applies. Some statements may have taken
-    effect if this raises.
+    Returns how many changed. Without a deadline, the limit of `pymongo.timeout` applies. Some
+    statements may have taken effect if this raises.
     """
     reply = await run(
         database,
@@ -107,4 +99,5 @@ async def update(
         raise WriteError(error.get("errmsg"), error.get("code"), error)
     if unconfirmed := reply.get("writeConcernError"):
         raise WriteConcernError(unconfirmed.get("errmsg"), unconfirmed.get("code"), unconfirmed)
-    return Updated(reply["nModified"], reply.get("operationTime"))
+    changed: int = reply["nModified"]
+    return changed

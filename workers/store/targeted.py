@@ -25,7 +25,6 @@ from workers.routing import route_of
 from workers.store.driver import Document
 from workers.store.raw_commands import update
 from workers.store.schema import COLLECTION
-from workers.write_share import WriteShare
 
 #: An update document, or a pipeline.
 Change: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -40,11 +39,8 @@ class Updates:
     If a command with several statements fails, some of them may have taken effect.
     """
 
-    def __init__(
-        self, database: AsyncDatabase[Document], *, is_routed: bool, share: WriteShare
-    ) -> None:
+    def __init__(self, database: AsyncDatabase[Document], *, is_routed: bool) -> None:
         self._database = database
-        self._share = share
         self._messages = database[COLLECTION]
         self._is_routed = is_routed
 
@@ -112,11 +108,7 @@ class Updates:
         hint: str,
         deadline: float | None = None,
     ) -> int:
-        updated = await update(self._database, COLLECTION, selections, change, hint, deadline)
-        # The writes of one database shard say nothing about those of the others.
-        if updated.time is not None and not self._is_routed:
-            self._share.observe(updated.time.time, updated.time.inc, updated.documents)
-        return updated.documents
+        return await update(self._database, COLLECTION, selections, change, hint, deadline)
 
 
 def by_inbox(selection: Document) -> Iterator[Document]:
