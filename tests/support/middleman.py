@@ -1,6 +1,7 @@
 """A proxy between a client and a service that breaks connections and loses answers."""
 
 import asyncio
+import re
 from contextlib import suppress
 from types import TracebackType
 
@@ -59,6 +60,8 @@ class Middleman:
                 (self.refusals[text] for text in self.refusals if text in head.decode()), b""
             )
             if refusal or self.answers:
+                # Bytes left unread would reset the connection, and the answer would be lost.
+                await client.readexactly(_body_bytes(head))
                 back.write(refusal or self.answers.pop(0))
                 back.close()
                 return
@@ -75,6 +78,12 @@ class Middleman:
             else:
                 await _pump(server, back)
             await sending
+
+
+def _body_bytes(head: bytes) -> int:
+    """Return the length of the body that follows this head."""
+    match = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return int(match[1]) if match else 0
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

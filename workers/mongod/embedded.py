@@ -265,8 +265,7 @@ class EmbeddedMongod:
             *("--bind_ip", str(self._socket), "--nounixsocket", "--filePermissions", "0600"),
             # zlib compression can leak memory to clients (CVE-2025-14847).
             *("--networkMessageCompressors", "disabled"),
-            *("--wiredTigerCacheSizeGB", "0.25", *self._sizes()),
-            *("--wiredTigerEngineConfigString", _DIRTY),
+            *("--wiredTigerCacheSizeGB", "0.25", *self._storage_options()),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # No old snapshots are read. Otherwise each claim keeps the old version for 5 minutes.
             *("--setParameter", "minSnapshotHistoryWindowInSeconds=0"),
@@ -375,18 +374,19 @@ class EmbeddedMongod:
         finally:
             ended.cancel()
 
-    def _sizes(self) -> tuple[str, ...]:
+    def _storage_options(self) -> tuple[str, ...]:
         """Return options that limit a new oplog and the journal, which would fill a small disk."""
         disk = os.statvfs(self._data_dir)
         disk_bytes = disk.f_blocks * disk.f_frsize
         least, most = _OPLOG_MIB
         oplog_mib = max(least, min(disk_bytes // _OPLOG_SHARE >> 20, most))
-        sizes = ("--oplogSize", str(oplog_mib))
+        oplog = ("--oplogSize", str(oplog_mib))
+        # mongod refuses a second option of this name.
+        engine = "--wiredTigerEngineConfigString"
         if disk_bytes >= _SMALL_DISK_BYTES:
-            return sizes
+            return (*oplog, engine, _DIRTY)
         # The default is three files of 100 MB, and more until the next checkpoint every 60 s.
-        journal = "log=(file_max=16MB)"
-        return (*sizes, "--wiredTigerEngineConfigString", journal, "--syncdelay", "15")
+        return (*oplog, engine, f"log=(file_max=16MB),{_DIRTY}", "--syncdelay", "15")
 
 
 def _make_private(directory: Path) -> None:
