@@ -53,11 +53,10 @@ export function newKey() {
  * Send one request and return the document and headers of its answer. `path` is relative, like all
  * links, because a proxy may serve the pages below a path of its own. Throws `Problem` or `Unreachable`.
  */
-export async function ask(method, path, { headers = {}, body, keepalive = false } = {}) {
+export async function ask(method, path, { headers = {}, body } = {}) {
   const request = new Request(path, {
     method,
     headers,
-    keepalive,
     body: body === undefined ? undefined : JSON.stringify(body),
     cache: "no-store",
     signal: AbortSignal.timeout(ANSWER_MS),

@@ -4,7 +4,7 @@
 
 import { wordsOf } from "./access.js";
 import { ask, newKey, persist, Problem, reachable, Unreachable } from "./api.js";
-import { take } from "./leases.js";
+import { releaseAbandoned, take } from "./leases.js";
 import { Live } from "./live.js";
 import { leadTo, onTab, showPane, showUnread } from "./panes.js";
 import { lookAgain, scheduledTo } from "./receipts.js";
@@ -396,4 +396,6 @@ session.addEventListener("change", () => {
   current?.refresh();
 });
 window.addEventListener("pagehide", () => views.forEach((view) => view.abandon()));
+// A page that the browser kept as it was shows nothing of what it had leased.
+window.addEventListener("pageshow", releaseAbandoned);
 follow();

@@ -5,9 +5,20 @@ import { ask, persist, Problem } from "./api.js";
 import { giveBack } from "./dead.js";
 import { messageButton, messageOf } from "./message.js";
 import { lookAgain } from "./receipts.js";
-import { announce, copyOf, counted, inSlices, isolated, lasting, note, onPress, takeAway, tick } from "./ui.js";
+import { announce, copyOf, counted, inSlices, isolated, lasting, note, onPress, storage, takeAway, tick } from "./ui.js";
 
 export const TTL_S = 60;
+/** The leases of pages that have closed in this tab. */
+const ABANDONED = "abandoned";
+
+const abandoned = () => JSON.parse(storage.getItem(ABANDONED) ?? "[]");
+
+/** Release what closed pages had leased, in case their own request was lost. Each is tried once. */
+export function releaseAbandoned() {
+  const leases = abandoned();
+  storage.removeItem(ABANDONED);
+  for (const { path, lease } of leases) ask("POST", path, { body: { lease } }).catch(() => {});
+}
 
 /** Lease the unread messages of an inbox; null if there are none. Safe to repeat: if an answer is lost, its
  *  messages become unread again when the lease ends. */
@@ -53,11 +64,14 @@ class Lease {
     return this.size === 0;
   }
 
-  /** Release everything because the page closes. If a release is lost, the lease ends within a minute. */
+  /** Release everything because the page closes. A browser may drop this last request: a page that opens next in
+   *  the same tab repeats it, and otherwise the lease ends within a minute. */
   abandon() {
     if (this.isOver) return;
-    const body = { lease: this.lease };
-    ask("POST", `${this.#inbox.path}/release`, { body, keepalive: true }).catch(() => {});
+    const path = `${this.#inbox.path}/release`;
+    const body = JSON.stringify({ lease: this.lease });
+    navigator.sendBeacon(path, new Blob([body], { type: "application/json" }));
+    storage.setItem(ABANDONED, JSON.stringify([...abandoned(), { path, lease: this.lease }]));
     this.#leave([...this.#messages.keys()]);
   }
 
