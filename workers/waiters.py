@@ -189,8 +189,10 @@ class Waiters:
         self._by_end[tick][item] = None
 
     def _end_waits(self, tick: int) -> None:
+        loop = asyncio.get_running_loop()
         for item in self._by_end.pop(tick):
-            self._end_wait(item)
+            # A callback each: if one fails, the others still end.
+            loop.call_soon(self._end_wait, item, context=self._context)
 
     def _end_wait(self, item: WorkItem) -> None:
         # If the shard is serving the read just now, it answers the read, which does not wait again:

@@ -122,6 +122,19 @@ async def test_messages_of_an_ended_lease_are_unread_again(
     assert await chat.texts("bob") == ["again"]
 
 
+async def test_a_reload_releases_leases_if_the_browser_drops_the_last_request(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    await chat.post("bob", "leased")
+    async with browser() as page:
+        await open_inbox(page, chat.base, "bob", 1)
+        await button(page, "Lease 60 s").click()
+        await expect(leased_here(page)).to_have_text(["leased"])
+        await page.evaluate("navigator.sendBeacon = () => false")
+        await page.reload()
+        await expect(page.locator("[data-count]")).to_have_text("1")
+
+
 async def test_closing_the_page_releases_its_leases(chat: ChatClient, browser: OpenBrowser) -> None:
     await chat.post("bob", "leased")
     async with browser() as page:

@@ -11,9 +11,11 @@ from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
 from workers import arrival_listener
 from workers.commands import Lease as Terms
-from workers.commands import Post, Release, Slice, Track, delivery
+from workers.commands import Post, Read, Release, Slice, Track, delivery
 from workers.errors import Overloaded, ServiceError, StoreUnavailable
 from workers.store.base import ArrivalStream
+from workers.waiters import Waiters
+from workers.work_item import WorkItem
 
 
 def message(number: int, username: str = "bob") -> Post:
@@ -229,3 +231,29 @@ async def test_waiters_are_answered_when_the_service_stops(make_pool: MakePool) 
     await waiting(store)
     assert await pool.drain(5)
     assert [texts(await read) for read in waits] == [[]] * 20
+
+
+async def test_a_wait_that_fails_to_end_keeps_no_other_one() -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    ended: list[str] = []
+
+    def readmit(item: WorkItem) -> None:
+        if item.command.username == "ann":
+            raise RuntimeError("a bug")
+        ended.append(item.command.username)
+
+    waiters = Waiters(10, readmit)
+    # Both waits end at the same time.
+    until = loop.time() + 0.01
+    for name in ("ann", "bob"):
+        future: asyncio.Future[object] = loop.create_future()
+        item = WorkItem(Read(name, 1), loop.time(), loop.time() + 5, future, wait_until=until)
+        assert waiters.add(item)
+
+    async def has_ended() -> bool:
+        return ended == ["bob"]
+
+    await eventually(has_ended)
+    assert len(reported) == 1
