@@ -122,7 +122,7 @@ async def test_messages_of_an_ended_lease_are_unread_again(
     assert await chat.texts("bob") == ["again"]
 
 
-async def test_a_reload_releases_leases_if_the_browser_drops_the_last_request(
+async def test_a_reload_releases_leases_after_a_dropped_request(
     chat: ChatClient, browser: OpenBrowser
 ) -> None:
     await chat.post("bob", "leased")
