@@ -14,15 +14,15 @@ from tests.conftest import OpenStore
 from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store import connection
 from workers.store.base import Storage
-from workers.store.connection import (
-    StoreMisconfigured,
+from workers.store.connection import StoreMisconfigured
+from workers.store.driver import Client, Document
+from workers.store.driver_errors import (
     StoreRefused,
     explain_refusal,
     read_errors,
     short_reason,
     write_errors,
 )
-from workers.store.driver import Client, Document
 
 LACKS_RIGHT = 'not authorized on chat to execute command { insert: "messages", text: "secret" }'
 NO_INDEX = "error processing query: hint provided does not correspond to an existing index"

@@ -17,8 +17,9 @@ from pymongo.errors import PyMongoError
 
 from workers.errors import StoreUnavailable
 from workers.store.base import Arrivals, ArrivalStream
-from workers.store.connection import Connection, StoreRefused, read_errors
+from workers.store.connection import Connection
 from workers.store.driver import Address, Document, any_mongos, pinned, start_session
+from workers.store.driver_errors import StoreRefused, read_errors
 from workers.store.index_keeper import IndexKeeper
 from workers.store.schema import COLLECTION
 

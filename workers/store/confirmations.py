@@ -21,7 +21,8 @@ import structlog
 
 from workers.errors import StoreUnavailable
 from workers.store.base import Term
-from workers.store.connection import PING_S, Connection, StoreRefused, read_errors
+from workers.store.connection import PING_S, Connection
+from workers.store.driver_errors import StoreRefused, read_errors
 from workers.store.schema import FLEET
 
 log = structlog.get_logger(__name__)

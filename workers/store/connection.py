@@ -1,19 +1,17 @@
 """The connection to MongoDB, which all parts of the store share (see `workers.store.mongo`).
 
-It checks the deployment, limits the time of each operation, and translates the driver's errors into
-`workers.errors`; only this package catches the driver's errors. Every write is acknowledged by a
-majority and journaled before a method returns.
+It checks the deployment, limits the time of each operation, and repeats writes whose replies are
+lost. Every write is acknowledged by a majority and journaled before a method returns. Only this
+package catches the driver's errors; `workers.store.driver_errors` translates them.
 """
 
 import asyncio
 import math
-import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 import pymongo
 import structlog
@@ -21,13 +19,13 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from workers.clock import DatabaseClock
 from workers.dead_letters import DeadLetters
-from workers.errors import IndexMissing, OutcomeUnknown, ServiceError, StoreUnavailable
+from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.ids import IdSource
 from workers.metrics import WorkerMetrics
 from workers.store.base import CountedEvent, Storage
@@ -39,13 +37,20 @@ from workers.store.driver import (
     Driver,
     close_client,
     hello,
-    may_be_sent,
     open_client,
-    tracked,
+)
+from workers.store.driver_errors import (
+    NOT_ALLOWED,
+    StoreRefused,
+    Unsent,
+    read_errors,
+    short_reason,
+    write_failure,
 )
 from workers.store.expiry import AHEAD_S, UnsearchedTimes
 from workers.store.index_keeper import IndexKeeper
 from workers.store.layout import Layout
+from workers.store.observed_operation import ObservedOperation
 from workers.store.schema import COLLECTION, FLEET, READS, create_indexes, list_indexes
 from workers.store.schema_version import UnknownSchema
 from workers.store.sharding import is_mongos, why_not_routed
@@ -62,33 +67,11 @@ REPEAT_AFTER_S = 0.05
 PING_S = 1.0
 #: Longest time to create an index, in seconds.
 BUILD_S = 3600.0
-#: The reason if an operation names an index that does not exist.
-MISSING = "an operation needs an index that the database does not have"
 #: A comparison of the clocks is repeated if it took longer than this, in ms; and most attempts.
 _CLOCK_TRIES, _CLOCK_TRIP_MS = 3, 50.0
 #: Claimed messages are kept half as long as expired ones, but at least for this many seconds, since
 #: a read with a key can be repeated for a minute.
 CLAIMED_GRACE_MIN_S = 90
-
-
-#: What the driver adds to a reason: its timeouts, and a description of all servers.
-_DRIVERS_OWN = re.compile(
-    r" \(configured timeouts: [^)]*\)|, Timeout: .*|, Topology Des.*|, full error: .*", re.DOTALL
-)
-#: The drivers' words for a connection that the server closed; they depend on driver and moment. For
-#: a TLS handshake PyMongo gives no reason at all.
-_CLOSED = re.compile(
-    r"connection (?:is already )?closed|\[Errno 104\] Connection reset by peer"
-    r"|\[SSL: UNEXPECTED_EOF_WHILE_READING\] [^()]*\(_ssl\.c:\d+\)"
-    r"|(?<=: )(?=,|$)"
-)
-#: Error codes that concern the database user: Unauthorized, AuthenticationFailed, AtlasError. Atlas
-#: may report a missing privilege with a code of its own.
-UNAUTHORIZED, _REFUSALS = 13, (13, 18, 8000)
-NOT_ALLOWED = (13, 8000)
-#: The error for a missing privilege. It has the database, the command, and all its arguments.
-_LACKS_RIGHT = re.compile(r"not authorized on (\S+) to execute command \{ (\w+):")
-
 #: This many seconds after its time, an abandoned write is taken to have no effect any more.
 SETTLED_AFTER_S = 1.0
 #: How many abandoned writes a message remembers.
@@ -97,14 +80,6 @@ VOIDED_MAX = 32
 
 class StoreMisconfigured(Exception):
     """Raised at startup when the database cannot keep the guarantees."""
-
-
-class StoreRefused(StoreUnavailable):
-    """Raised when the database refuses the user of the connection string."""
-
-
-class Unsent(StoreUnavailable):
-    """Raised when a command was not sent this time. Another attempt may be."""
 
 
 class StoreOptions(NamedTuple):
@@ -379,13 +354,13 @@ class Connection:
         with self._observed(name), pymongo.timeout(within_s):
             yield time.monotonic() + within_s
 
-    def _observed(self, name: str) -> "_Observed":
+    def _observed(self, name: str) -> ObservedOperation:
         """Record the duration of an operation whose commands take a deadline, and yield that.
 
         It is `timeout_s` away, in seconds of `time.monotonic`.
         """
         tracing = self._tracer.operation(name)
-        return _Observed(name, self._timeout_s, self._metrics, self.indexes, tracing)
+        return ObservedOperation(name, self._timeout_s, self._metrics, self.indexes, tracing)
 
     @contextmanager
     def _may_return(self, from_ms: int) -> Iterator[None]:
@@ -460,157 +435,6 @@ class Connection:
                         raise OutcomeUnknown(
                             f"the {name} was not confirmed: {short_reason(error)}"
                         ) from error
-
-
-class _Observed(AbstractContextManager[float]):
-    """See `Connection._observed`. A class, since a generator costs twice as many calls."""
-
-    __slots__ = ("_began", "_indexes", "_metrics", "_name", "_timeout_s", "_tracing", "_tracking")
-
-    def __init__(
-        self,
-        name: str,
-        timeout_s: float,
-        metrics: WorkerMetrics,
-        indexes: IndexKeeper,
-        tracing: AbstractContextManager[None],
-    ) -> None:
-        self._name = name
-        self._timeout_s = timeout_s
-        self._metrics = metrics
-        self._indexes = indexes
-        self._tracing = tracing
-        self._tracking = tracked()
-
-    def __enter__(self) -> float:
-        self._began = began = time.monotonic()
-        self._tracing.__enter__()
-        self._tracking.__enter__()
-        return began + self._timeout_s
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._tracking.__exit__(kind, error, traceback)
-        try:
-            self._tracing.__exit__(kind, error, traceback)
-            if isinstance(error, IndexMissing):
-                self._indexes.report(str(error))
-        finally:
-            self._metrics.operation_took(self._name, time.monotonic() - self._began)
-
-
-class _ReadErrors(AbstractContextManager[None]):
-    """See `read_errors`."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None or not isinstance(error, PyMongoError):
-            return
-        if not isinstance(error, OperationFailure):
-            is_unavailable = isinstance(error, ServerSelectionTimeoutError)
-            reason = f"the database did not answer: {short_reason(error)}"
-            raise StoreUnavailable(reason, is_unavailable=is_unavailable) from error
-        if misses_index(error.details):
-            raise IndexMissing(MISSING) from error
-        if error.code in _REFUSALS:
-            raise StoreRefused(explain_refusal(error)) from error
-        raise StoreUnavailable(
-            f"the database answered with an error: {short_reason(error)}"
-        ) from error
-
-
-_READ_ERRORS = _ReadErrors()
-
-
-def read_errors() -> AbstractContextManager[None]:
-    """Raise the errors of a read as `StoreUnavailable`, since a read changes nothing."""
-    return _READ_ERRORS
-
-
-@contextmanager
-def write_errors() -> Iterator[None]:
-    """Raise the errors of a write as those that `write_failure` returns."""
-    try:
-        yield
-    except PyMongoError as error:
-        raise write_failure(error) from error
-
-
-def write_failure(error: PyMongoError) -> ServiceError:
-    """Return the error for a failed write: it was not sent, or its outcome is unknown.
-
-    If the driver repeats a write and then finds no server, it raises the error of the first try.
-    Of all other errors, only the checkouts of connections tell whether it was sent.
-    """
-    if isinstance(error, OperationFailure) and misses_index(error.details):
-        return IndexMissing(MISSING)
-    if isinstance(error, ServerSelectionTimeoutError):
-        reason = f"the database was not reached: {short_reason(error)}"
-        return StoreUnavailable(reason, is_unavailable=True)
-    if isinstance(error, OperationFailure) and error.code in _REFUSALS:
-        reason = explain_refusal(error)
-        # An earlier attempt may have been allowed.
-        return OutcomeUnknown(reason) if may_be_sent() else StoreRefused(reason)
-    if not may_be_sent():
-        return Unsent(f"there was no connection to the database: {short_reason(error)}")
-    return OutcomeUnknown(f"the database's answer was lost: {short_reason(error)}")
-
-
-def explain_refusal(error: OperationFailure) -> str:
-    """Explain why the database refuses the connection string's user, and how to fix it."""
-    reason = str((error.details or {}).get("errmsg") or short_reason(error))
-    if error.code == UNAUTHORIZED:
-        if match := _LACKS_RIGHT.match(reason):
-            return (
-                f"the database does not allow this user to {match[2]} in {match[1]}: grant the "
-                f"user the role readWrite on the database {match[1]}"
-            )
-        if "requires authentication" in reason:
-            return (
-                "the database requires a user: name one in --mongo-uri "
-                "(mongodb://NAME:PASSWORD@HOST/) with the role readWrite on the database"
-            )
-    return (
-        f"the database refuses the user: {reason.rstrip('.')}; check name, password and authSource "
-        "in --mongo-uri (CHAT_MONGO_URI)"
-    )
-
-
-def misses_index(answer: Mapping[str, Any] | None) -> bool:
-    """Return whether the database reports that the index named by an operation does not exist.
-
-    There is no separate error code for this.
-    """
-    return "hint provided does not correspond" in str((answer or {}).get("errmsg"))
-
-
-def short_reason(error: PyMongoError) -> str:
-    """Return a driver's error with hosts and reasons, but without its settings and its state."""
-    reason = _DRIVERS_OWN.sub("", str(error))
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
-        return (
-            f"{reason}; name the authority of its certificate with tlsCAFile in the connection "
-            "string"
-        )
-    reason, closed = _CLOSED.subn("the server closed the connection", reason)
-    if closed and isinstance(error, ServerSelectionTimeoutError):
-        # Nothing was reached, perhaps because only one of the two uses TLS.
-        if "SSL handshake failed" in reason:
-            reason += "; if it does not use TLS, remove tls=true from the connection string"
-        else:
-            reason += "; if it requires TLS, add tls=true to the connection string"
-    return reason
 
 
 async def may_repeat(deadline: float) -> bool:

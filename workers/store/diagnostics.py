@@ -12,7 +12,6 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
-from workers.store.connection import explain_refusal, short_reason
 from workers.store.driver import (
     BadConnectionString,
     Client,
@@ -22,6 +21,7 @@ from workers.store.driver import (
     hello,
     open_client,
 )
+from workers.store.driver_errors import explain_refusal, short_reason
 from workers.store.finding import Finding
 from workers.store.guard import has_unrouted, read_validator
 from workers.store.layout import LAYOUT_1, NEWEST, Layout

@@ -22,8 +22,8 @@ from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from workers.store.base import LEADER_LEASE_S, Leader, PendingCount
-from workers.store.connection import NOT_ALLOWED, read_errors
 from workers.store.driver import TIMES_IN_MS, Document
+from workers.store.driver_errors import NOT_ALLOWED, read_errors
 from workers.store.node_history import NodeHistory
 from workers.store.schema import FLEET, LEADER, LOG_KEY
 

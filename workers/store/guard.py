@@ -10,13 +10,12 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from workers.store.driver import Document
+from workers.store.driver_errors import NOT_ALLOWED
 from workers.store.layout import Layout
 from workers.store.schema import COLLECTION, VALIDATOR
 
 #: Longest time for a command, in seconds.
 _ANSWER_S = 30.0
-#: The errors for a missing privilege; Atlas may report one with a code of its own.
-_NOT_ALLOWED = (13, 8000)
 
 
 async def read_validator(database: AsyncDatabase[Document]) -> Document | None:
@@ -24,7 +23,7 @@ async def read_validator(database: AsyncDatabase[Document]) -> Document | None:
     try:
         listed = await database.command({"listCollections": 1, "filter": {"name": COLLECTION}})
     except OperationFailure as error:
-        if error.code not in _NOT_ALLOWED:
+        if error.code not in NOT_ALLOWED:
             raise
         return None
     found: list[Document] = listed["cursor"]["firstBatch"]
@@ -44,7 +43,7 @@ async def set_validator(database: AsyncDatabase[Document], validator: Document) 
             }
         )
     except OperationFailure as error:
-        if error.code not in _NOT_ALLOWED:
+        if error.code not in NOT_ALLOWED:
             raise
         return False
     return True

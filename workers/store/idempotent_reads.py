@@ -15,8 +15,9 @@ from pymongo.errors import BulkWriteError
 
 from workers.commands import KeyedBatch, Message
 from workers.errors import StoreUnavailable
-from workers.store.connection import Connection, read_errors
+from workers.store.connection import Connection
 from workers.store.driver import Document
+from workers.store.driver_errors import read_errors
 
 _DUPLICATE_KEY = 11000
 #: Attempts to record a batch.

@@ -27,16 +27,9 @@ from workers.errors import (
 )
 from workers.routing import route_of
 from workers.store.base import Insertion
-from workers.store.connection import (
-    MISSING,
-    SETTLED_AFTER_S,
-    Connection,
-    Unsent,
-    may_repeat,
-    misses_index,
-    write_failure,
-)
+from workers.store.connection import SETTLED_AFTER_S, Connection, may_repeat
 from workers.store.driver import Document, tracked
+from workers.store.driver_errors import MISSING, Unsent, misses_index, write_failure
 from workers.store.raw_commands import insert
 from workers.store.schema import COLLECTION
 

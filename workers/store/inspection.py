@@ -15,8 +15,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from workers.commands import COUNT_MAX
-from workers.store.connection import NOT_ALLOWED, read_errors
 from workers.store.driver import TIMES_IN_MS, Client, Document, aggregate, hello
+from workers.store.driver_errors import NOT_ALLOWED, read_errors
 from workers.store.layout import Layout
 from workers.store.schema import (
     COLLECTION,

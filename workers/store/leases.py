@@ -23,8 +23,8 @@ from pymongo.errors import PyMongoError
 from workers.commands import Acknowledge, Audit, Extend, Held, Release, Resume
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.store.base import Ended, Settled
-from workers.store.connection import read_errors, write_errors
 from workers.store.driver import Document
+from workers.store.driver_errors import read_errors, write_errors
 from workers.store.moves import LONG_OVER, MOVING_FIELDS, Moves
 from workers.store.raw_commands import find
 from workers.store.schema import COLLECTION, LEASE_END_INDEX, LEASE_INDEX, LOST_INDEX

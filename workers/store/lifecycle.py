@@ -18,8 +18,9 @@ from pymongo.errors import PyMongoError
 from workers.commands import MessageStatus, Revoke, Track
 from workers.errors import OutcomeUnknown, ServiceError, StoreUnavailable
 from workers.store.base import CountedEvent
-from workers.store.connection import Connection, read_errors, write_errors
+from workers.store.connection import Connection
 from workers.store.driver import Document
+from workers.store.driver_errors import read_errors, write_errors
 from workers.store.schema import KEPT_INDEX, LEASE_END_INDEX, PURGE_INDEX
 
 log = structlog.get_logger(__name__)

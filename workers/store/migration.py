@@ -33,8 +33,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from workers.store.backfill import fill_routes
-from workers.store.connection import short_reason
 from workers.store.driver import Client, Document
+from workers.store.driver_errors import short_reason
 from workers.store.guard import read_validator, set_validator
 from workers.store.layout import LAYOUTS
 from workers.store.migration_record import MigrationRecord, MigrationRefused

@@ -8,8 +8,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from workers.store.backfill import SHARE
-from workers.store.connection import NOT_ALLOWED
 from workers.store.driver import Client, Document, aggregate, hello
+from workers.store.driver_errors import NOT_ALLOWED
 from workers.store.guard import read_validator
 from workers.store.layout import LAYOUTS
 from workers.store.node_versions import find_nodes

@@ -39,14 +39,9 @@ from workers.errors import OutcomeUnknown
 from workers.store.base import Claimed, Found, InboxSize
 from workers.store.change_stream import ChangeStream
 from workers.store.confirmations import Confirmations, Primary
-from workers.store.connection import (
-    Unsent,
-    may_repeat,
-    read_errors,
-    write_errors,
-    write_failure,
-)
+from workers.store.connection import may_repeat
 from workers.store.driver import Document, aggregate, pinned
+from workers.store.driver_errors import Unsent, read_errors, write_errors, write_failure
 from workers.store.fleet import Fleet
 from workers.store.idempotent_reads import IdempotentReads
 from workers.store.inserts import Inserts

@@ -29,8 +29,9 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from workers.errors import OutcomeUnknown, ServiceError
 from workers.routing import route_of
-from workers.store.connection import Connection, read_errors, write_errors
+from workers.store.connection import Connection
 from workers.store.driver import Document
+from workers.store.driver_errors import read_errors, write_errors
 
 log = structlog.get_logger(__name__)
 

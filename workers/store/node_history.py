@@ -19,7 +19,8 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
-from workers.store.connection import NOT_ALLOWED, Connection, read_errors
+from workers.store.connection import Connection
+from workers.store.driver_errors import NOT_ALLOWED, read_errors
 from workers.store.schema import HISTORY
 
 log = structlog.get_logger(__name__)

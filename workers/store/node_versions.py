@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pymongo.errors import OperationFailure
 
-from workers.store.connection import NOT_ALLOWED
 from workers.store.driver import Client
+from workers.store.driver_errors import NOT_ALLOWED
 
 _NAME = re.compile(r"chat/(?:(\d+)/)?\d+")
 

@@ -6,6 +6,7 @@ import pymongo
 from pymongo.errors import OperationFailure
 
 from workers.store.driver import Client, Document
+from workers.store.driver_errors import UNAUTHORIZED
 from workers.store.finding import Finding
 
 #: The settings with which the service is soon back after the primary is lost, and MongoDB's
@@ -18,8 +19,6 @@ FAILOVER: Mapping[str, tuple[int, int]] = {
 }
 #: A value may be so many times as large, for zones that are farther apart, before it is a warning.
 _TOLERANCE = 1.5
-#: The error if the user may not run a command.
-_UNAUTHORIZED = 13
 
 
 async def check_members(client: Client, server: Document, within_s: float) -> list[Finding]:
@@ -34,7 +33,7 @@ async def check_members(client: Client, server: Document, within_s: float) -> li
         with pymongo.timeout(within_s):
             answer = await client.admin.command("replSetGetConfig")
     except OperationFailure as error:
-        if error.code != _UNAUTHORIZED:
+        if error.code != UNAUTHORIZED:
             raise
         detail = (
             "not checked: this user may not see the configuration; grant replSetGetConfig to check "

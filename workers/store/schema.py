@@ -48,6 +48,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from workers.store.driver import Document, aggregate
+from workers.store.driver_errors import NOT_ALLOWED
 from workers.store.layout import Layout
 
 COLLECTION = "messages"
@@ -114,8 +115,6 @@ _MEANING = (
 _LOOK_S, _NAMED = 10.0, 5
 
 _DUPLICATE_KEY, _NAMESPACE_NOT_FOUND, _NAMESPACE_EXISTS = 11000, 26, 48
-#: The errors for a missing privilege; Atlas may report one with a code of its own.
-_NOT_ALLOWED = (13, 8000)
 #: 85 IndexOptionsConflict, 86 IndexKeySpecsConflict, 67 CannotCreateIndex.
 _CONFLICTS = frozenset({85, 86, 67})
 
@@ -142,7 +141,7 @@ async def _create_messages(database: AsyncDatabase[Document], layout: Layout) ->
             {"create": COLLECTION, "validator": VALIDATOR, "validationLevel": "moderate"}
         )
     except OperationFailure as error:
-        if error.code != _NAMESPACE_EXISTS and error.code not in _NOT_ALLOWED:
+        if error.code != _NAMESPACE_EXISTS and error.code not in NOT_ALLOWED:
             raise
 
 

@@ -26,13 +26,12 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from workers.store.driver import Document
+from workers.store.driver_errors import NOT_ALLOWED
 from workers.store.layout import LAYOUT_1, LAYOUT_2, LAYOUTS, NEWEST, Layout
 from workers.store.schema import COLLECTION, FLEET
 
 #: The id of the document with the version.
 SCHEMA = "schema"
-#: The errors for a missing privilege; Atlas may report one with a code of its own.
-_NOT_ALLOWED = (13, 8000)
 
 
 class UnknownSchema(Exception):
@@ -75,7 +74,7 @@ async def read_version(database: AsyncDatabase[Document]) -> int | None:
     try:
         document = await fleet.find_one({"_id": SCHEMA}, projection={"version": 1})
     except OperationFailure as error:
-        if error.code not in _NOT_ALLOWED:
+        if error.code not in NOT_ALLOWED:
             raise
         return None
     return None if document is None else int(document["version"])
@@ -105,7 +104,7 @@ async def _write_first(database: AsyncDatabase[Document], version: int) -> int:
             return_document=ReturnDocument.AFTER,
         )
     except OperationFailure as error:
-        if error.code not in _NOT_ALLOWED:
+        if error.code not in NOT_ALLOWED:
             raise
         return version
     assert document is not None

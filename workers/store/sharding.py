@@ -12,13 +12,12 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from workers.store.driver import Document
+from workers.store.driver_errors import NOT_ALLOWED
 from workers.store.layout import Layout
 from workers.store.schema import COLLECTION, existing_indexes
 
 #: The shard key of `messages`.
 SHARD_KEY: Mapping[str, int] = {"route": 1, "username": 1}
-#: The errors for a missing privilege; Atlas may report one with a code of its own.
-_NOT_ALLOWED = (13, 8000)
 _NAMESPACE_NOT_FOUND = 26
 
 
@@ -59,7 +58,7 @@ async def _shard_key(database: AsyncDatabase[Document]) -> Mapping[str, Any] | N
     try:
         found = await database.client["config"]["collections"].find_one({"_id": name})
     except OperationFailure as error:
-        if error.code not in _NOT_ALLOWED:
+        if error.code not in NOT_ALLOWED:
             raise
     else:
         is_sharded = (

@@ -17,8 +17,8 @@ from chat_service.cli.options import EPILOG, with_settings
 from chat_service.cli.output import Output
 from config import Settings
 from workers.errors import StoreUnavailable
-from workers.store.connection import read_errors
 from workers.store.driver import BadConnectionString, Client, close_client, open_client
+from workers.store.driver_errors import read_errors
 from workers.store.index_keeper import CHECK_EVERY_S, READ_VERSION_EVERY_S
 from workers.store.layout import LAYOUTS, NEWEST
 from workers.store.migration import STEPS, Migration
