@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.faults.simulated_replica_set import VirtualLoop
+from tests.support.pools import texts
 from tests.support.stores import GateStore, MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import SMALL_SLICES, WIDE_QUEUE, MakePool
-from tests.unit.test_waiters import message, texts, waiting
+from tests.unit.test_waiters import message, waiting
 from workers import arrival_listener, watched_inboxes
 from workers.clock import DatabaseClock
 from workers.errors import StoreUnavailable

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.support.stores import FailingStore, MemoryStore, new_batch, new_claim
+from tests.support.pools import post, texts
+from tests.support.stores import FailingStore, LateStore, MemoryStore, new_batch, new_claim
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
 from workers.claim_rollback import ClaimRollback
@@ -27,19 +28,10 @@ from workers.commands import (
 )
 from workers.errors import OutcomeUnknown, StoreUnavailable
 from workers.metrics import WorkerMetrics
-from workers.pool import WorkerPool
 from workers.store.base import Claimed
 from workers.waiters import Waiters
 
 KEY = "k" * 64
-
-
-def post(pool: WorkerPool, username: str, text: str = "x") -> asyncio.Future[str]:
-    return pool.post(username, text, len(text), 60)
-
-
-def texts(read: Slice) -> list[str]:
-    return [message.text for message in read.messages]
 
 
 @dataclass
@@ -78,6 +70,26 @@ async def test_a_claim_that_was_not_sent_leaves_the_messages_unread(make_pool: M
     assert not store.calls["unclaim"], "there is nothing to undo"
     store.failures.clear()
     assert texts(await pool.read("bob")) == ["x"]
+
+
+async def test_a_late_claim_makes_no_other_read_empty(make_pool: MakePool) -> None:
+    store = LateStore()
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    first, second = pool.read("bob"), pool.read("bob")
+    claims: list[int] = []
+    second.add_done_callback(lambda _: claims.append(store.calls["claim"]))
+    assert [texts(await first), texts(await second)] == [["x"], []]
+    # Callbacks run in the next turn of the loop.
+    await asyncio.sleep(0)
+    assert claims == [2], "it was answered while the message was still unread"
+
+
+async def test_a_late_claim_does_not_make_an_inbox_look_empty(make_pool: MakePool) -> None:
+    store = LateStore()
+    pool = await make_pool(store)
+    message_id = await post(pool, "bob")
+    assert [message.id for message in (await pool.read("bob")).messages] == [message_id]
 
 
 async def test_a_claim_that_lost_some_returns_the_others(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.support.pools import post, texts
 from tests.support.stores import GateStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
@@ -43,14 +44,6 @@ class TermStore(GateStore):
         if isinstance(confirmed, Exception):
             raise confirmed
         return confirmed
-
-
-def post(pool: WorkerPool, username: str, text: str = "x") -> asyncio.Future[str]:
-    return pool.post(username, text, len(text), 60)
-
-
-def texts(read: Slice) -> list[str]:
-    return [message.text for message in read.messages]
 
 
 async def until_unread(pool: WorkerPool, username: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.support.pools import texts
 from tests.support.stores import GateStore, MemoryStore
 from tests.support.waiting import eventually
 from tests.unit.conftest import MakePool
@@ -21,10 +22,6 @@ from workers.work_item import WorkItem
 def message(number: int, username: str = "bob") -> Post:
     """A message that another node stores."""
     return Post(f"{number:032x}", username, str(number), 1, 0, 1 << 60)
-
-
-def texts(answer: Slice) -> list[str]:
-    return [message.text for message in answer.messages]
 
 
 @dataclass
