@@ -8,7 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from chat_service.service import Service
+from tests.conftest import StartService
 from tests.support.access import TOKENS, ask, bearer, everybody, read, send, write
+from tests.support.client_limits import EVE, FIVE, PROXIED, WAYS, connected
 from tests.support.raw import get, request
 from tests.support.waiting import eventually
 
@@ -82,3 +84,21 @@ async def test_no_line_of_the_audit_log_has_a_token(guarded: Service, path: byte
     said = repr(logs)
     assert "denied" in said
     assert not any(token in said for token in TOKENS.values())
+
+
+async def test_the_audit_log_names_who_was_limited(
+    start_service: StartService, access_file: Path
+) -> None:
+    service = await start_service(
+        **PROXIED, **FIVE, access="tokens", access_file=str(access_file), log_clients="clear"
+    )
+    async with connected(service) as wire:
+        with capture_logs() as entries:
+            for line in (bearer("alice"), WAYS["the fast path"]):
+                for _ in range(6):
+                    answer = await wire.ask(get(b"/chat/alice", line, EVE))
+                assert answer.status == 429
+        limited = [each for each in entries if each["event"] == "limited"]
+        assert [each.get("subject") for each in limited] == ["alice", None]
+        assert limited[1]["client"] == "198.51.100.7"
+        assert {each["limit"] for each in limited} == {"requests"}

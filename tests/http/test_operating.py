@@ -4,9 +4,14 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
+from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.support.client import ChatClient
+from tests.support.client_limits import FIVE, eventually_waits
 from tests.support.proxy import MongoProxy
+from tests.support.raw import Wire, get, message, post
 from tests.support.waiting import eventually
 
 
@@ -160,3 +165,22 @@ async def test_a_sensible_request_id_is_kept_and_any_other_replaced(chat: ChatCl
         assert replaced.headers["X-Request-ID"] not in ("", strange)
     problem = await chat.request("GET", "/nowhere", None, X_Request_ID="trace-1")
     assert json.loads(problem.body)["instance"] == "trace-1"
+
+
+@pytest.mark.settings(**FIVE, client_waiters_max=1, client_bytes_per_s=1000, ops="on")
+async def test_refusals_are_counted_by_limit(service: Service, chat: ChatClient) -> None:
+    wire = Wire(service.port)
+    waiting = await wire.connect()
+    await waiting.send(get(b"/chat/bob?wait=20"))
+    await eventually_waits(service, 1)
+    assert (await wire.ask(get(b"/chat/bob?wait=20"))).status == 429
+    assert (await wire.ask(post(message("bob", "x" * 20_000)))).status == 201
+    assert (await wire.ask(post(message("bob", "x")))).status == 429
+    answers = [await wire.ask(get(b"/chat/nobody")) for _ in range(6)]
+    assert [answer.status for answer in answers] == [200] * 2 + [429] * 4
+    lines = (await chat.request("GET", "/metrics")).body.decode().splitlines()
+    name = "chat_http_requests_limited_total"
+    counts = {"waits": 1, "bytes": 1, "requests": 4, "connections": 0}
+    for limit, count in counts.items():
+        assert f'{name}{{limit="{limit}"}} {count}.0' in lines
+    await wire.close()
