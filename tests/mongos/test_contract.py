@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from tests.mongos.router import Router
-from tests.store import test_contract, test_dead_letters, test_leases, test_lifecycle
+from tests.store import (
+    test_concurrent_moves,
+    test_contract,
+    test_dead_letters,
+    test_interrupted_moves,
+    test_leases,
+    test_lifecycle,
+)
 
 #: What needs a mongod, and not just a store.
 _OWN = {"mongo", "mongo_uri", "tmp_path"}
@@ -25,7 +32,16 @@ def _tests_of(*modules: ModuleType) -> Iterator[tuple[str, Any]]:
                 yield name, test
 
 
-globals().update(_tests_of(test_contract, test_dead_letters, test_leases, test_lifecycle))
+globals().update(
+    _tests_of(
+        test_contract,
+        test_dead_letters,
+        test_interrupted_moves,
+        test_concurrent_moves,
+        test_leases,
+        test_lifecycle,
+    )
+)
 
 
 @pytest.fixture(autouse=True)
