@@ -82,13 +82,13 @@ async def test_a_wait_for_a_connection_is_not_the_services(new_client: NewClient
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError):
             while await reader.readuntil(b"\r\n\r\n"):
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.6)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    client = new_client(f"http://127.0.0.1:{port}", tries=1, timeout_s=1.0, connections=1)
+    client = new_client(f"http://127.0.0.1:{port}", tries=1, timeout_s=2.5, connections=1)
     # The last ones wait longer for a connection than an answer may take.
     leases = await asyncio.gather(*(client.lease("bob") for _ in range(5)))
     assert [lease.name for lease in leases] == [None] * 5

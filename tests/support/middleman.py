@@ -62,7 +62,7 @@ class Middleman:
             if refusal or self.answers:
                 # Bytes left unread would reset the connection, and the answer would be lost.
                 await client.readexactly(_body_bytes(head))
-                back.write(refusal or self.answers.pop(0))
+                back.write(_closing(refusal or self.answers.pop(0)))
                 back.close()
                 return
             server, forth = await asyncio.open_connection("127.0.0.1", self._target)
@@ -78,6 +78,17 @@ class Middleman:
             else:
                 await _pump(server, back)
             await sending
+
+
+def _closing(answer: bytes) -> bytes:
+    """Return an answer that announces the end of its connection.
+
+    Without that, a client may send its next request before it sees the end, and lose it.
+    """
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if end and b"\r\nConnection: close" not in head:
+        head += b"\r\nConnection: close"
+    return head + end + body
 
 
 def _body_bytes(head: bytes) -> int:
