@@ -72,10 +72,11 @@ class History:
         if span == self._span and not is_last:
             return
         self._span = span
-        rows = self._own.rows
-        rows.append(now)
+        rows, row = self._own.rows, array("d", [now])
         for part in self._parts:
-            rows.extend(part.values())
+            row.extend(part.values())
+        # At once, since `read` copies the rows on another thread, between any two operations.
+        rows.extend(row)
         del rows[: -SAMPLES * (len(self._own.series) + 1)]
         if self.directory is not None:
             _write(self._own, self.directory)

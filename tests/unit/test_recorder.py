@@ -274,3 +274,20 @@ async def test_processes_of_an_older_supervisor_record(archive: Archive, directo
     assert values[-3:] == [1, 2, 3]
     assert json.loads(await process.history.document(0, NOW + 600))["node"]["started"]
     await process.recorder.stop()
+
+
+def test_no_reader_sees_a_part_of_a_sample() -> None:
+    seen: list[int] = []
+
+    class Spy(SeriesGroup):
+        def values(self) -> list[float]:
+            # What another thread could read now.
+            seen.append(len(process.history.read().processes[0].rows))
+            return super().values()
+
+    process = Process(Archive())
+    counters = [Counter(f"c{n}", "Things.", registry=CollectorRegistry()) for n in range(3)]
+    process.history = History([Spy(each) for each in counters], NOW)
+    for number in range(2):
+        process.history.sample(NOW + 3 * number)
+    assert seen == [0, 0, 0, 4, 4, 4]
