@@ -23,6 +23,7 @@ from chat_inbox import (
     Lease,
     LeaseOver,
     OutcomeUnknown,
+    RateLimited,
     ServiceUnavailable,
 )
 
@@ -59,7 +60,7 @@ async def work(chat: ChatClient, lease: Lease, stopping: asyncio.Event) -> None:
         for message in lease:
             try:
                 await do(chat, message)
-            except (LeaseOver, OutcomeUnknown, ServiceUnavailable):
+            except (LeaseOver, OutcomeUnknown, RateLimited, ServiceUnavailable):
                 raise  # This is not the job's fault. The block releases the lease.
             except Exception:
                 log.exception("job %s failed, delivery %d", message.id, message.deliveries)
@@ -103,7 +104,7 @@ async def main() -> None:
                 lease = await next_lease(chat, stopping)
                 if lease is not None:
                     await work(chat, lease, stopping)
-            except (LeaseOver, OutcomeUnknown, ServiceUnavailable) as error:
+            except (LeaseOver, OutcomeUnknown, RateLimited, ServiceUnavailable) as error:
                 # The service was away for longer than the client retries. Leased jobs become
                 # unread again by themselves.
                 log.warning("%s", error)

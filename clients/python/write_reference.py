@@ -20,7 +20,7 @@ SECTIONS = {
     "Errors": (
         *("ChatError", "ProblemError", "FieldError", "Unauthorized", "Forbidden", "RateLimited"),
         *("InboxFull", "LeaseOver", "ServiceUnavailable", "OutcomeUnknown", "TokenUnavailable"),
-        "PlainHttpRefused",
+        *("PlainHttpRefused", "ClientClosed"),
     ),
     "Constants and types": ("COUNT_MAX", "TokenSource", "AsyncTokenSource"),
 }

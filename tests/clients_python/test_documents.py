@@ -15,6 +15,9 @@ CLIENT: Final = PROJECT_ROOT / "clients" / "python"
 EXAMPLES: Final = re.findall(
     r"```python\n(.*?)```", (CLIENT / "README.md").read_text(encoding="utf-8"), re.DOTALL
 )
+#: Programs that end, and the worker that runs until it is stopped.
+PROGRAMS: Final = [each for each in EXAMPLES if "SIGTERM" not in each]
+(WORKER,) = [each for each in EXAMPLES if "SIGTERM" in each]
 
 
 def test_the_reference_is_current() -> None:
@@ -31,7 +34,7 @@ def test_the_reference_is_current() -> None:
 async def test_the_examples_of_the_readme_run(
     service: Service, number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(EXAMPLES) == 6
-    code = EXAMPLES[number].replace("http://127.0.0.1:8080", base_of(service))
+    assert len(PROGRAMS) == 6
+    code = PROGRAMS[number].replace("http://127.0.0.1:8080", base_of(service))
     await asyncio.to_thread(exec, compile(code, "README.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out

@@ -290,7 +290,8 @@ async def test_refusals_have_types(service: Service, new_client: NewClient) -> N
 def limited(retry_after_s: int) -> bytes:
     """Return an answer of a service whose client exceeds its rate."""
     body = b'{"type": "urn:chat:problem:rate-limited", "status": 429}'
-    head = b"HTTP/1.1 429 No\r\nRetry-After: %d\r\nContent-Length: %d\r\n\r\n"
+    # The middleman closes the connection. A client that did not know would use it again.
+    head = b"HTTP/1.1 429 No\r\nRetry-After: %d\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
     return head % (retry_after_s, len(body)) + body
 
 

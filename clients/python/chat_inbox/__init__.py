@@ -21,6 +21,7 @@ from chat_inbox.calls import COUNT_MAX
 from chat_inbox.credentials import AsyncTokenSource, PlainHttpRefused, TokenSource
 from chat_inbox.errors import (
     ChatError,
+    ClientClosed,
     FieldError,
     Forbidden,
     InboxFull,
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncTokenSource",
     "ChatClient",
     "ChatError",
+    "ClientClosed",
     "Delivered",
     "Draft",
     "FieldError",

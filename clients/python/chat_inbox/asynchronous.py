@@ -23,11 +23,11 @@ import httpx
 from chat_inbox import calls
 from chat_inbox.calls import AnyDraft, Grant
 from chat_inbox.credentials import AsyncTokenSource, Credentials, asking
-from chat_inbox.errors import ChatError
+from chat_inbox.errors import ChatError, ClientClosed
 from chat_inbox.http import SILENCE_S, Address, not_answered
 from chat_inbox.leasing import HeldLease
 from chat_inbox.messages import Delivered, Draft, Message, Posted, Status
-from chat_inbox.steps import Answer, ClientClosed, Exchange, Flow, NotAnswered, Pause, Step
+from chat_inbox.steps import Answer, Exchange, Flow, NotAnswered, Pause, Step
 from chat_inbox.streaming import Feed, Open, Receive, StreamFlow, StreamStep, Subscription
 
 log = logging.getLogger("chat_inbox")
@@ -99,7 +99,7 @@ class ChatClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all streams and connections. New requests and open ones raise RuntimeError.
+        """Close all streams and connections. New requests and open ones raise `ClientClosed`.
 
         An open request may or may not be carried out.
         """
@@ -304,8 +304,8 @@ class ChatClient:
             finally:
                 await stream.aclose()
         except httpx.TransportError as error:
-            # Closing the client ends the request in this way.
-            self._check_open()
+            if self._is_closed:
+                raise ClientClosed from None
             raise self._address.not_answered(error) from error
         return Answer(response.status_code, response.headers, b"".join(body))
 
@@ -420,7 +420,7 @@ class Lease:
             await self.acknowledge()
             return
         # If this fails, the messages become unread when the lease ends.
-        with suppress(ChatError):
+        with suppress(ChatError, ClientClosed):
             # Try once: an exception or a cancellation should not wait for an unavailable service.
             await self._client._run(self._held.release(None, 1))
 

@@ -1,4 +1,4 @@
-"""The errors that the clients raise. All are subclasses of `ChatError`."""
+"""The errors that the clients raise. All but `ClientClosed` are subclasses of `ChatError`."""
 
 from __future__ import annotations
 
@@ -143,6 +143,16 @@ class LeaseOver(ProblemError):
 
 class TokenUnavailable(ChatError):
     """The function that returns the client's token failed; the cause is in `__cause__`."""
+
+
+class ClientClosed(RuntimeError):
+    """The client is closed, or was closed while the request was open.
+
+    This is no `ChatError`, so that a loop that goes on after any `ChatError` ends with its client.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("this client is closed; create another, or use it in its block")
 
 
 _CLASSES: dict[str, type[ProblemError]] = {

@@ -7,8 +7,14 @@ passwords of the environment, keep cookies and follow redirects, and takes longe
 from __future__ import annotations
 
 import os
+import socket
 import ssl
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,6 +28,12 @@ _CONNECT_S = 10.0
 _IDLE_S = 15.0
 #: A stream that is silent for this long, in seconds, is dead: the service sends every 15 s.
 SILENCE_S = 45.0
+#: The events of httpcore that tell of a new connection.
+_CONNECTED = (
+    ".connect_tcp.complete",
+    ".connect_unix_socket.complete",
+    ".start_tls.complete",
+)
 _AGENT = f"chat-inbox-client/{__version__}".encode()
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -80,6 +92,48 @@ class Address:
         # The authorities of the machine, in addition to those of httpx.
         context.load_default_certs()
         return context, limits
+
+
+class Sockets:
+    """The connections of a transport for threads, to wake the threads that wait for answers.
+
+    Closing a socket wakes no thread that reads from it, and tells the service nothing before that.
+    """
+
+    def __init__(self) -> None:
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._is_shut_down = False
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Add each new connection. This is a value for the extension "trace" of a request."""
+        if event.endswith(_CONNECTED):
+            self.add(info["return_value"])
+
+    def add(self, stream: Any) -> None:
+        """Add a connection, which is None if the transport is not httpx's."""
+        if stream is None:
+            return
+        with self._lock:
+            self._streams.add(stream)
+        if self._is_shut_down:
+            shut_down(stream)
+
+    def shut_down(self) -> None:
+        """End all connections, also those to come."""
+        self._is_shut_down = True
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            shut_down(stream)
+
+
+def shut_down(stream: Any) -> None:
+    """End the connection of a network stream of httpcore, which another thread may read from."""
+    raw = stream.get_extra_info("socket")
+    if raw is not None:
+        with suppress(OSError, ValueError):
+            raw.shutdown(socket.SHUT_RDWR)
 
 
 def not_answered(error: httpx.TransportError) -> NotAnswered:

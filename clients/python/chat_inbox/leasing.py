@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 from chat_inbox import calls
 from chat_inbox.calls import Action, Grant
-from chat_inbox.errors import ChatError, LeaseOver
+from chat_inbox.errors import ChatError, ClientClosed, LeaseOver
 from chat_inbox.sending import pause_s
-from chat_inbox.steps import ClientClosed, Flow, Pause
+from chat_inbox.steps import Flow, Pause
 
 #: A lease is extended when this part of its duration has passed. Two more tries fit into the rest.
 _EXTEND_AFTER = 1 / 3

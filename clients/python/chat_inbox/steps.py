@@ -86,13 +86,6 @@ class NotAnswered(Exception):
         self.is_sent = is_sent
 
 
-class ClientClosed(RuntimeError):
-    """The client is closed."""
-
-    def __init__(self) -> None:
-        super().__init__("this client is closed; create another, or use it in its block")
-
-
 @dataclass(frozen=True)
 class Exchange:
     """The step that sends a request once and returns the answer, or raises `NotAnswered`."""

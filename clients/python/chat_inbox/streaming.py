@@ -17,11 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, Union
 
 from chat_inbox.calls import inbox_path
-from chat_inbox.errors import ChatError, ProblemError, Unauthorized, reading_answer
+from chat_inbox.errors import (
+    ChatError,
+    ClientClosed,
+    ProblemError,
+    Unauthorized,
+    reading_answer,
+)
 from chat_inbox.events import EventParser
 from chat_inbox.messages import Message, messages_of
 from chat_inbox.sending import send
-from chat_inbox.steps import Answer, Authorize, ClientClosed, Pause, Request, Step
+from chat_inbox.steps import Answer, Authorize, Pause, Request, Step
 
 log = logging.getLogger("chat_inbox")
 

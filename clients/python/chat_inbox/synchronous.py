@@ -9,7 +9,6 @@ and a limit (`RateLimited`, `InboxFull`) apart.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 import weakref
@@ -23,11 +22,11 @@ import httpx
 from chat_inbox import calls
 from chat_inbox.calls import AnyDraft, Grant
 from chat_inbox.credentials import Credentials, TokenSource, asking
-from chat_inbox.errors import ChatError
-from chat_inbox.http import SILENCE_S, Address, not_answered
+from chat_inbox.errors import ChatError, ClientClosed
+from chat_inbox.http import SILENCE_S, Address, Sockets, not_answered, shut_down
 from chat_inbox.leasing import HeldLease
 from chat_inbox.messages import Delivered, Draft, Message, Posted, Status
-from chat_inbox.steps import Answer, ClientClosed, Exchange, Flow, NotAnswered, Pause, Step
+from chat_inbox.steps import Answer, Exchange, Flow, NotAnswered, Pause, Step
 from chat_inbox.streaming import Feed, Open, Receive, StreamFlow, StreamStep, Subscription
 
 log = logging.getLogger("chat_inbox")
@@ -73,7 +72,8 @@ class SyncChatClient:
         self._timeout_s = timeout_s
         self._credentials: Credentials[str] = Credentials(base_url, token, allow_plain_http)
         self._asking = threading.Lock()
-        self._is_closed = False
+        self._closed = threading.Event()
+        self._sockets = Sockets()
         self._streams: weakref.WeakSet[SyncStream] = weakref.WeakSet()
         self._transport = transport or self._new_transport(connections)
         self._stream_transport = transport or self._new_transport(None)
@@ -97,11 +97,13 @@ class SyncChatClient:
         self.close()
 
     def close(self) -> None:
-        """Close all streams and connections. New requests and open ones raise RuntimeError.
+        """Close all streams and connections. New requests and open ones raise `ClientClosed`.
 
-        An open request may or may not be carried out.
+        An open request may or may not be carried out. Any thread may call this. A signal handler
+        starts a thread for it, because the code that it interrupts may hold a lock.
         """
-        self._is_closed = True
+        self._closed.set()
+        self._sockets.shut_down()
         for stream in list(self._streams):
             stream.close()
         self._transport.close()
@@ -249,7 +251,7 @@ class SyncChatClient:
         if isinstance(step, Exchange):
             return self._exchange(step)
         if isinstance(step, Pause):
-            time.sleep(step.seconds)
+            self._closed.wait(step.seconds)
             return None
         return self._authorize(step.refused)
 
@@ -268,9 +270,12 @@ class SyncChatClient:
         self._check_open()
         answer_s = step.request.wait_s + self._timeout_s
         request = self._address.build(step.request, step.authorization, answer_s)
+        if step.request.wait_s:
+            request.extensions["trace"] = self._sockets.trace
         body = []
         try:
             response = self._transport.handle_request(request)
+            self._sockets.add(response.extensions.get("network_stream"))
             # From here on: the request may have waited for a free connection.
             give_up_at = time.monotonic() + self._timeout_s
             # The stream itself, because the methods of the response take longer.
@@ -284,13 +289,13 @@ class SyncChatClient:
             finally:
                 stream.close()
         except httpx.TransportError as error:
-            # Closing the client ends the request in this way.
-            self._check_open()
+            if self._closed.is_set():
+                raise ClientClosed from None
             raise self._address.not_answered(error) from error
         return Answer(response.status_code, response.headers, b"".join(body))
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self._closed.is_set():
             raise ClientClosed
 
 
@@ -402,7 +407,7 @@ class SyncLease:
                 self.acknowledge()
                 return
             # If this fails, the messages become unread when the lease ends.
-            with suppress(ChatError):
+            with suppress(ChatError, ClientClosed):
                 # Try once: an exception should not wait for an unavailable service.
                 self._client._run(self._held.release(None, 1))
         finally:
@@ -564,7 +569,5 @@ class _Connection:
         """Wake the thread that reads, which then closes the connection."""
         response = self._response
         stream = None if response is None else response.extensions.get("network_stream")
-        raw = None if stream is None else stream.get_extra_info("socket")
-        if raw is not None:
-            with suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)
+        if stream is not None:
+            shut_down(stream)
