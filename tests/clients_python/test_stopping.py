@@ -63,7 +63,7 @@ def test_closing_a_client_ends_its_pauses() -> None:
     pausing.join()
 
 
-async def test_an_error_in_a_block_is_raised_although_the_client_is_closed(
+async def test_an_error_in_a_block_outranks_a_closed_client(
     service: Service, new_client: NewClient
 ) -> None:
     client = new_client(base_of(service))
@@ -78,7 +78,7 @@ async def test_an_error_in_a_block_is_raised_although_the_client_is_closed(
         await fail()
 
 
-def test_a_loop_over_any_error_of_the_service_ends_with_its_client() -> None:
+def test_a_loop_over_errors_ends_with_its_client() -> None:
     assert not issubclass(ClientClosed, ChatError)
     assert issubclass(ClientClosed, RuntimeError)
 
