@@ -1,6 +1,7 @@
 // Shared helpers: templates, times as text, announcements, timers.
 
 import { connection } from "./api.js";
+import { linked } from "./links.js";
 
 const TICK_MS = 500;
 const NOW_MS = 5000;
@@ -69,16 +70,16 @@ export function copyOf(templateId) {
   return { element, parts };
 }
 
-/** Show a text as text, never as markup: its beginning and an ellipsis if it is long, and all of it after
+/** Show a text as text, never as markup, and its web addresses as links: its beginning and an ellipsis if it is long, and all of it after
  *  More. The parts are those of a template with `data-text` and, next to it, `data-more`. */
 export function showText({ text: place, more }, text) {
   const beginning = text.length > BEGINNING ? brief(text, BEGINNING) : text;
   if (beginning !== text) place.dataset.isLong = "";
-  place.textContent = beginning;
+  place.replaceChildren(...linked(beginning));
   more.ariaLabel = `More: ${brief(text, 40)}`;
   more.addEventListener("click", () => {
     const isWhole = place.classList.toggle("whole");
-    place.textContent = isWhole ? text : beginning;
+    place.replaceChildren(...linked(isWhole ? text : beginning));
     more.textContent = isWhole ? "Less" : "More";
     more.ariaLabel = `${more.textContent}: ${brief(text, 40)}`;
     more.ariaExpanded = String(isWhole);

@@ -82,6 +82,13 @@ async def test_a_long_text_shows_its_beginning_and_more(
         # It does not take many swipes to fold the text again.
         await page.evaluate("scrollTo(0, 0)")
         await expect(more).to_be_in_viewport(ratio=1)
+        # It hides whole lines, and no part of one.
+        over, under = await more.bounding_box(), await text.bounding_box()
+        assert over is not None
+        assert under is not None
+        assert over["x"] <= under["x"]
+        assert over["x"] + over["width"] >= under["x"] + under["width"]
+        assert over["y"] + over["height"] == await page.evaluate("innerHeight")
         await more.click()
         assert await lines(text) == 8
         await expect(text).to_be_in_viewport(ratio=1)
