@@ -217,7 +217,7 @@ class Service:
         """Start the embedded MongoDB if it is needed, and open the store."""
         settings, uri = self.settings, self.settings.mongo_uri
         if not uri:
-            mongod = EmbeddedMongod(settings.data_dir, settings.mongod)
+            mongod = EmbeddedMongod(settings.data_dir, settings.mongod, self._count_mongod_restart)
             self._cleanup.push_async_callback(mongod.stop)
             uri = await mongod.start()
         options = store_options_of(settings)
@@ -228,6 +228,10 @@ class Service:
         await self._open_store(self._store)
         if settings.log_usernames == "hashed" and not settings.log_username_key:
             await self._share_log_key(self._store)
+
+    def _count_mongod_restart(self) -> None:
+        self._worker_metrics.mongod_restarts.inc()
+        self._history.mongod_restarted(time.time())
 
     def _make_servers(
         self, sockets: Sequence[socket.socket], ops_sockets: Sequence[socket.socket]

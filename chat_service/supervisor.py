@@ -86,7 +86,9 @@ class Supervisor:
         # One random key for all processes: an address then has the same hash in all their lines.
         self._environ[NODE_KEY_VARIABLE] = secrets.token_hex(16)
         self._mongod = (
-            None if settings.mongo_uri else EmbeddedMongod(settings.data_dir, settings.mongod)
+            None
+            if settings.mongo_uri
+            else EmbeddedMongod(settings.data_dir, settings.mongod, self._count_mongod_restart)
         )
         self._directory: Path | None = None
         self._dead: ExitedProcesses
@@ -271,8 +273,15 @@ class Supervisor:
 
         The restart is counted even if it fails.
         """
-        self._dead.restarted()
+        self._dead.restarted("process")
         return await self.launch()
+
+    def _count_mongod_restart(self) -> None:
+        try:
+            self._dead.restarted("mongod")
+        except Exception:
+            # The metrics directory may be full. mongod must be restarted all the same.
+            log.exception("a restart of mongod was not counted")
 
     def _merge_exited(self, process: asyncio.subprocess.Process) -> None:
         try:

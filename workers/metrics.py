@@ -15,6 +15,12 @@ from workers.ids import TIME_DIGITS
 # Otherwise each counter would have a second series with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+#: The counter of the restarts of the embedded mongod, and its text. A supervisor counts them in a
+#: file.
+MONGOD_RESTARTS = (
+    "chat_mongod_restarts_total",
+    "How often the embedded mongod ended unexpectedly and was restarted.",
+)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -187,6 +193,7 @@ class WorkerMetrics:
         self.restarts = Counter(
             "chat_worker_restarts_total", "Restarts of shards that died.", registry=registry
         )
+        self.mongod_restarts = Counter(*MONGOD_RESTARTS, registry=registry)
         self.queue_wait = Histogram(
             "chat_queue_wait_seconds",
             "Queue wait of the oldest request in a batch.",

@@ -97,7 +97,8 @@ class Facts(NamedTuple):
 
     `leader` is empty while it is unknown, which it was for `leaderless_s` seconds.
     `recent_restarts` counts the processes that died within `KEPT_S` seconds, the last one at
-    `last_restart`.
+    `last_restart`. `recent_mongod_restarts` and `last_mongod_restart` are about the embedded
+    mongod.
     """
 
     database: Database
@@ -106,6 +107,8 @@ class Facts(NamedTuple):
     leaderless_s: float = 0.0
     recent_restarts: int = 0
     last_restart: float = 0.0
+    recent_mongod_restarts: int = 0
+    last_mongod_restart: float = 0.0
     certificate_ends: float | None = None
     is_certificate_refused: bool = False
 
@@ -140,6 +143,7 @@ def judge(samples: Samples, facts: Facts, now: float) -> State:
     ]
     lasts = {name: samples.last_growth(counters) for name, counters in _COUNTED.items()}
     lasts["process-restarts"] = facts.last_restart
+    lasts["mongod-restarts"] = facts.last_mongod_restart
     found = [
         _settled(each, samples, lasts[each.name], now) if each.name in lasts else each
         for each in found
@@ -384,6 +388,16 @@ def _node(samples: Samples, facts: Facts) -> Iterator[Condition]:
             f"{_were(restarts)} replaced.",
             "The log has the exit code or signal. The kernel's log says whether memory ran out.",
             "process-restarts",
+        )
+    if ends := facts.recent_mongod_restarts:
+        yield Condition(
+            "mongod-restarts",
+            "degraded",
+            f"The embedded mongod ended {_count(ends, 'time')} in the last quarter of an hour and "
+            "was restarted.",
+            "The log line “mongod ended and will be restarted” has the reason: after SIGKILL, look "
+            "for “Out of memory” in dmesg.",
+            "mongod-does-not-start",
         )
     if shards := samples.growth("chat_worker_restarts_total", KEPT_S):
         yield Condition(

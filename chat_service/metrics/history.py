@@ -24,11 +24,14 @@ from chat_service.metrics.multiprocess import (
     DAY_FILE,
     DIRECTORY_VARIABLE,
     HISTORY_FILE,
+    RESTART_TIMES_MAX,
     Exited,
     NodeSamples,
+    Restarted,
     Restarts,
     read_restarts,
     read_samples,
+    restarts_of,
 )
 from chat_service.metrics.node import Node
 from chat_service.metrics.sampler import Kind, SeriesGroup
@@ -56,6 +59,9 @@ class History:
         directory = os.environ.get(DIRECTORY_VARIABLE)
         #: The metrics directory, or None without a supervisor.
         self.directory = Path(directory) if directory else None
+        #: The times of the restarts of the embedded mongod, in seconds since 1970. With a
+        #: supervisor, they are in the metrics directory.
+        self._mongod_restarts: list[float] = []
         self._span = -1
         #: The facts about this node.
         self.node = Node()
@@ -80,6 +86,17 @@ class History:
         del rows[: -SAMPLES * (len(self._own.series) + 1)]
         if self.directory is not None:
             _write(self._own, self.directory)
+
+    def mongod_restarted(self, now: float) -> None:
+        """Take note that the embedded mongod of this process was restarted."""
+        self._mongod_restarts.append(now)
+        del self._mongod_restarts[:-RESTART_TIMES_MAX]
+
+    def _restarts(self, what: Restarted, since: float) -> Restarts:
+        if self.directory is not None:
+            return read_restarts(self.directory, what, since)
+        times = self._mongod_restarts[:] if what == "mongod" else []
+        return restarts_of(len(times), times, since)
 
     def read(self) -> NodeSamples:
         """Return the samples of all processes of the node. Reads files."""
@@ -121,12 +138,14 @@ class History:
 
     def _document(self, since: float, now: float, is_day: bool, zipped: bool) -> bytes:
         processes, exited = self.read()
-        restarts = Restarts(0, 0, 0.0)
-        if self.directory is not None:
-            restarts = read_restarts(self.directory, now - KEPT_S)
+        restarts = self._restarts("process", now - KEPT_S)
+        of_mongod = self._restarts("mongod", now - KEPT_S)
         samples = Samples(processes, now)
         facts = self.node.facts._replace(
-            recent_restarts=restarts.recent, last_restart=restarts.last
+            recent_restarts=restarts.recent,
+            last_restart=restarts.last,
+            recent_mongod_restarts=of_mongod.recent,
+            last_mongod_restart=of_mongod.last,
         )
         series = self._own.series
         document = msgspec.json.encode(
@@ -135,6 +154,7 @@ class History:
                 "every": DAY_EVERY_S if is_day else EVERY_S,
                 "span": DAY_S if is_day else EVERY_S * SAMPLES,
                 "restarts": restarts.all,
+                "mongod_restarts": of_mongod.all,
                 "leader": facts.leader,
                 **_judged(samples, facts, now),
                 "node": self.node.document(now, exited.started, len(processes), samples.oldest),

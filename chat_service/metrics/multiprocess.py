@@ -9,12 +9,12 @@ import fcntl
 import os
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import add
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Literal, NamedTuple, TextIO, TypeAlias
 
 import msgspec
 from prometheus_client import (
@@ -29,6 +29,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from chat_service.metrics.samples import Recorded
+from workers.metrics import MONGOD_RESTARTS
 
 #: The environment variable that names the directory. The library reads it when it is imported.
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -38,13 +39,23 @@ HISTORY_FILE = "history_"
 _ADDITIVE = ("counter", "histogram")
 _LOCK = "lock"
 _EXITED = "dead"
-_RESTARTS = "chat_process_restarts"
 #: The file with what the dashboard knows about processes that exited, and that with its last day.
 _EXITED_SAMPLES, DAY_FILE = "exited", "day"
 #: The process with a lock on this file records the day.
 _RECORDER_LOCK = "recorder"
-#: The file with the times of the last restarts, and how many it has.
-_RESTART_TIMES, _RESTART_TIMES_MAX = "restarts", 1000
+#: What the supervisor restarts.
+Restarted: TypeAlias = Literal["process", "mongod"]
+#: The metric that counts the restarts, with its text, and the file with the times of the last ones.
+_RESTARTS: Mapping[Restarted, tuple[str, str, str]] = {
+    "process": (
+        "chat_process_restarts_total",
+        "Server processes that died and were started again.",
+        "restarts",
+    ),
+    "mongod": (*MONGOD_RESTARTS, "mongod_restarts"),
+}
+#: How many times are kept.
+RESTART_TIMES_MAX = 1000
 
 
 class Exposition:
@@ -108,28 +119,30 @@ class _Processes:
 
 
 class Restarts(NamedTuple):
-    """How many processes have died and were restarted, how many of them recently, and when the last
-    one did, in seconds since 1970; 0 without any.
+    """How often something died and was restarted: all, and recently. `last` is the time of the last
+    one in seconds since 1970; 0 without any.
     """
 
-    all: int
-    recent: int
-    last: float
+    all: int = 0
+    recent: int = 0
+    last: float = 0.0
 
 
-def read_restarts(directory: Path, since: float) -> Restarts:
-    """Return how many processes have died and were restarted: all, and since a time.
+def restarts_of(total: int, times: Sequence[float], since: float) -> Restarts:
+    """Return the restarts with these times. `since` is the time from which they are recent."""
+    return Restarts(total, sum(time > since for time in times), max(times, default=0.0))
 
-    The time is in seconds since 1970.
-    """
+
+def read_restarts(directory: Path, what: Restarted, since: float) -> Restarts:
+    """Return what the supervisor counted. `since` is in seconds since 1970."""
     path = directory / f"counter_{_EXITED}.db"
     if not path.exists():
-        return Restarts(0, 0, 0.0)
+        return Restarts()
     with _locked(directory, fcntl.LOCK_SH):
         values = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
-        total = int(sum(value for key, value, _, _ in values if key == _restarts_key()))
-        times = _restart_times(directory)
-    return Restarts(total, sum(time > since for time in times), max(times, default=0.0))
+        total = int(sum(value for key, value, _, _ in values if key == _restarts_key(what)))
+        times = _restart_times(directory, what)
+    return restarts_of(total, times, since)
 
 
 class Exited(msgspec.Struct):
@@ -206,14 +219,14 @@ class RecorderLock:
             self._file = None
 
 
-def _restart_times(directory: Path) -> "array[float]":
-    path = directory / _RESTART_TIMES
+def _restart_times(directory: Path, what: Restarted) -> "array[float]":
+    path = directory / _RESTARTS[what][2]
     return array("d", path.read_bytes()) if path.exists() else array("d")
 
 
-def _restarts_key() -> str:
-    text = "Server processes that died and were started again."
-    key: str = mmap_key(_RESTARTS, f"{_RESTARTS}_total", [], [], text)
+def _restarts_key(what: Restarted) -> str:
+    name, text, _ = _RESTARTS[what]
+    key: str = mmap_key(name.removesuffix("_total"), name, [], [], text)
     return key
 
 
@@ -227,14 +240,14 @@ class ExitedProcesses:
         self._directory = directory
         self._write_exited(Exited(os.getpid(), time.time(), {}))
 
-    def restarted(self) -> None:
-        """Count one process that died and was restarted."""
+    def restarted(self, what: Restarted) -> None:
+        """Count one restart."""
         with _locked(self._directory, fcntl.LOCK_EX):
-            self._add("counter", {_restarts_key(): 1.0})
-            times = _restart_times(self._directory)
+            self._add("counter", {_restarts_key(what): 1.0})
+            times = _restart_times(self._directory, what)
             times.append(time.time())
-            content = times[-_RESTART_TIMES_MAX:].tobytes()
-            (self._directory / _RESTART_TIMES).write_bytes(content)
+            content = times[-RESTART_TIMES_MAX:].tobytes()
+            (self._directory / _RESTARTS[what][2]).write_bytes(content)
 
     def merge_exited(self, pid: int) -> None:
         """Add the counts of an exited process, forget its gauges, and delete its files."""

@@ -232,6 +232,10 @@ def _history() -> Object:
             every={**number, "description": "The interval of the samples, in seconds."},
             span={**number, "description": "The time that is kept, in seconds."},
             restarts={"type": "integer", "description": "Processes that died and were replaced."},
+            mongod_restarts={
+                "type": "integer",
+                "description": "How often the embedded mongod ended unexpectedly.",
+            },
             leader={**text, "description": "The node that leads; empty while it is unknown."},
             state=schema_of("NodeState"),
             thresholds=schema_of("Thresholds"),

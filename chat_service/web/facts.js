@@ -7,7 +7,7 @@ import { clock, day, size, span } from "./words.js";
 const DASH = "–";
 
 /** Return `[term, text]` pairs for an answer of /ops/history. `isLeading` tells whether this node leads. */
-export function factsOf({ node, leader, restarts, processes, now }, { isLeading, workerRestarts }) {
+export function factsOf({ node, leader, restarts, mongod_restarts: ends, processes, now }, { isLeading, workerRestarts }) {
   const { name, version, started, disk, database, python } = node ?? {};
   const pids = processes.map(({ pid }) => pid).join(", ");
   const again = [
@@ -20,16 +20,17 @@ export function factsOf({ node, leader, restarts, processes, now }, { isLeading,
     ["Up for", known(started) ? `${span(now - started)}, since ${moment(started, now)}` : DASH],
     ["Processes", join([`${processes.length} (${pids})`, ...again])],
     ["Leader", leader ? `${leader}${isLeading ? " (this node)" : ""}` : DASH],
-    ["Database", databaseOf(database)],
+    ["Database", databaseOf(database, ends)],
     ["Disk of the database", diskOf(disk)],
   ];
 }
 
-function databaseOf(database) {
+function databaseOf(database, ends) {
   if (!database) return DASH;
   const { state, kind, version, members } = database;
   const set = known(members) && `${members} ${members === 1 ? "member" : "members"}`;
-  return join([state, version && `MongoDB ${version}`, [kind, set && `of ${set}`].filter(Boolean).join(" ")]);
+  const again = ends > 0 && `${ends} ${ends === 1 ? "restart" : "restarts"}`;
+  return join([state, version && `MongoDB ${version}`, [kind, set && `of ${set}`].filter(Boolean).join(" "), again]);
 }
 
 function diskOf(disk) {

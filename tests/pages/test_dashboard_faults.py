@@ -84,6 +84,8 @@ async def test_a_stopped_database_is_said_with_the_next_step(
             # Another mongod takes over, and the page says so without being opened again.
             await expect(tile(page, "Database")).to_contain_text("up", timeout=SOON)
             await expect(page.locator("#state")).not_to_have_text("Down", timeout=SOON)
+            await expect(verdict(page)).to_contain_text("The embedded mongod ended 1 time")
+            await expect(fact(page, "Database")).to_contain_text("1 restart")
             refused = chart(page, "Refused").get_by_role("img")
             await expect(refused).to_have_attribute(
                 "aria-label", re.compile(r"unavailable: now \S+, from \S+ to [1-9]")

@@ -1,6 +1,7 @@
 """The embedded mongod: unusual paths, foreign files, a lost socket, and why it ended."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -49,6 +50,30 @@ async def test_a_mongod_whose_socket_is_deleted_is_restarted(tmp_path: Path) -> 
         await eventually(serves, 30)
         assert await keeps_a_message(server)
         assert "the socket of mongod was deleted" in server.errors()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_each_restart_of_mongod_is_counted_once(tmp_path: Path, processes: int) -> None:
+    data_dir = tmp_path / "data"
+    arguments = ("--data-dir", str(data_dir), "--processes", str(processes))
+    with Server(tmp_path, *arguments) as server:
+        chat = ChatClient(server.base)
+        assert await chat.metric("chat_mongod_restarts_total") == 0
+        for number in (1, 2):
+            (killed,) = mongods_on(data_dir)
+            os.kill(killed, signal.SIGKILL)
+
+            async def is_counted(killed: int = killed, number: int = number) -> bool:
+                running = mongods_on(data_dir)
+                is_restarted = len(running) == 1 and running != [killed]
+                return is_restarted and await chat.metric("chat_mongod_restarts_total") == number
+
+            await eventually(is_counted, 30)
+        history = json.loads((await chat.request("GET", "/ops/history")).body)
+        assert history["mongod_restarts"] == 2
+        said = {each["name"]: each["says"] for each in history["state"]["conditions"]}
+        assert "The embedded mongod ended 2 times" in said["mongod-restarts"]
+        chat.close()
 
 
 async def test_files_of_file_systems_and_git_are_ignored(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ SAME: dict[str, tuple[str, set[float]]] = {
     "ChatInboxOutcomesUnknown": ("outcomes-unknown", {0}),
     "ChatInboxWorkerRestarts": ("worker-restarts", {0}),
     "ChatInboxProcessRestarts": ("process-restarts", {0, 2}),
+    "ChatInboxMongodRestarts": ("mongod-restarts", {0}),
     "ChatInboxLoopLag": ("event-loop-lags", {THRESHOLDS["loop_lag"].value}),
     "ChatInboxCertificate": ("certificate-expires", set()),
     "ChatInboxAccess": ("access-broken", set()),

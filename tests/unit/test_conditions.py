@@ -145,6 +145,7 @@ CASES = [
     Case("leader-missing", {}, {}, {"leaderless_s": 16.0}, {"leaderless_s": 15.0}),
     Case("process-restarts", {}, {}, {"recent_restarts": 1}),
     Case("worker-restarts", {"chat_worker_restarts_total": 1}, {}),
+    Case("mongod-restarts", {}, {}, {"recent_mongod_restarts": 1}),
     Case("clocks-differ", {"chat_clock_offset_seconds": -1.1}, {"chat_clock_offset_seconds": 1.0}),
     Case("access-broken", {"chat_access_file_broken": 1}, {"chat_access_file_broken": 0}),
     Case("access-broken", {"chat_jwt_keys_broken": 1}, {"chat_jwt_keys_broken": 0}),
@@ -275,9 +276,12 @@ def test_a_repaired_fault_is_recovering_within_half_a_minute(name: str, counter:
 def test_a_restarted_process_that_lives_is_recovering() -> None:
     served = rows((20, {ANSWERED % "ok": 1}), (0, {ANSWERED % "ok": 2}))
     for ago_s, severity in ((29, "degraded"), (300, "recovering")):
-        found = state(served, recent_restarts=1, last_restart=NOW - ago_s)
-        assert found.severity == severity
+        at = NOW - ago_s
+        found = state(served, recent_restarts=1, last_restart=at)
+        of_mongod = state(served, recent_mongod_restarts=5, last_mongod_restart=at)
+        assert [found.severity, of_mongod.severity] == [severity, severity]
     assert found.says.startswith("None for 5 min, the last at ")
+    assert "The embedded mongod ended 5 times" in of_mongod.says
 
 
 def test_processes_are_judged_together() -> None:

@@ -100,7 +100,13 @@ def test_the_doctor_and_the_conditions_lead_to_entries() -> None:
         for word in re.findall(r'"([a-z0-9]+(?:-[a-z0-9]+)+)"', (CODE / source).read_text("utf-8"))
     }
     # The names of conditions and reasons that differ from their entries.
-    own = {"access-broken", "event-loop-lags", "requests-queue", "worker-restarts"}
+    own = {
+        "access-broken",
+        "event-loop-lags",
+        "requests-queue",
+        "worker-restarts",
+        "mongod-restarts",
+    }
     own |= {"storage-full", "inbox-full"}
     assert named - own <= set(ENTRIES)
 

@@ -16,6 +16,7 @@ import signal
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from errno import EACCES, EPERM
 from pathlib import Path
@@ -180,7 +181,11 @@ def owner_of(data_dir: Path) -> str | None:
 class EmbeddedMongod:
     """One mongod on one data directory. Call `start` from the main thread."""
 
-    def __init__(self, data_dir: Path, mongod: str) -> None:
+    def __init__(
+        self, data_dir: Path, mongod: str, on_restart: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_restart` is called each time that mongod ended unexpectedly and will be restarted."""
+        self._on_restart = on_restart
         self._data_dir = data_dir.absolute()
         self._socket = self._data_dir / "mongod.sock"
         self._ballast = Ballast(self._data_dir)
@@ -347,6 +352,7 @@ class EmbeddedMongod:
             reason = await self._exit_reason.reason(code)
             backoff.observe_lifetime(loop.time() - began)
             log.error("mongod ended and will be restarted", reason=reason, pause_s=backoff.pause_s)
+            self._on_restart()
             await backoff.wait()
             self._ballast.fit()
             try:

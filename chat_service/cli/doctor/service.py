@@ -112,6 +112,7 @@ def _check_metrics(metrics: dict[str, float]) -> list[Finding]:
     full = metrics.get("chat_storage_full", 0)
     restarts = metrics.get("chat_process_restarts_total", 0)
     workers = metrics.get("chat_worker_restarts_total", 0)
+    mongod = metrics.get("chat_mongod_restarts_total", 0)
     lag = metrics.get("chat_event_loop_lag_seconds", 0)
     offset = metrics.get("chat_clock_offset_seconds", 0)
     return [
@@ -128,9 +129,9 @@ def _check_metrics(metrics: dict[str, float]) -> list[Finding]:
         else Finding("its storage", "ok", "has space"),
         Finding(
             "restarts",
-            "warn" if restarts or workers else "ok",
-            f"{restarts:.0f} of processes, {workers:.0f} of workers"
-            + ("; see its log for the causes" if restarts or workers else ""),
+            "warn" if restarts or workers or mongod else "ok",
+            f"{restarts:.0f} of processes, {workers:.0f} of workers, {mongod:.0f} of mongod"
+            + ("; see its log for the causes" if restarts or workers or mongod else ""),
         ),
         Finding(
             "loop lag",
