@@ -7,7 +7,7 @@ Called by `chat_service.metrics.history`.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from chat_service.metrics.samples import Samples
@@ -20,7 +20,7 @@ _WORST_FIRST: Sequence[Severity] = ("down", "failing", "degraded", "recovering",
 #: Most conditions are judged by the last minute, rare events by all samples of the last quarter of
 #: an hour. In seconds.
 RECENT_S, KEPT_S = 60.0, 900.0
-#: A condition is recovering once what it counts did not happen for this long, in seconds, while
+#: A condition is recovering once its events did not happen for this long, in seconds, while
 #: requests succeeded. A fault that comes back is a fault again at once.
 QUIET_S = 30.0
 #: A leader that dies is replaced within ten seconds, so a pause of this many seconds is normal.
@@ -121,13 +121,26 @@ class State(NamedTuple):
     conditions: Sequence[Condition]
 
 
-def _settled(condition: Condition, samples: Samples, last: float, now: float) -> Condition:
-    """Return the condition as recovering if what it counts did not happen since `last`."""
+def _settled(condition: Condition, samples: Samples, facts: Facts, now: float) -> Condition:
+    """Return the condition as recovering if its events did not happen for a while."""
+    if condition.name not in _EVENTS:
+        return condition
+    events = _EVENTS[condition.name]
+    last = events.last(samples, facts)
     if now - last < QUIET_S or samples.growth(_ANSWERED[0], QUIET_S) <= 0:
         return condition
-    clock = time.strftime("%H:%M:%S", time.gmtime(last))
-    says = f"None for {_span(now - last)}, the last at {clock} UTC. {condition.says}"
-    return condition._replace(severity="recovering", says=says)
+    quiet = f"{events.none} for {_span(now - last)}; the last one was at {_clock(last)}."
+    ends = f"this ends by {_clock(last + events.within_s)}, unless it happens again."
+    if events.within_s == RECENT_S:
+        # Its numbers are those of a minute that is mostly good again.
+        return condition._replace(
+            severity="recovering", says=quiet, next_step=f"Nothing to do: {ends}"
+        )
+    return condition._replace(
+        severity="recovering",
+        says=f"{quiet} {condition.says}",
+        next_step=f"It works again: {ends} {condition.next_step}",
+    )
 
 
 def judge(samples: Samples, facts: Facts, now: float) -> State:
@@ -141,13 +154,7 @@ def judge(samples: Samples, facts: Facts, now: float) -> State:
         *_node(samples, facts),
         *_upkeep(samples, facts, now),
     ]
-    lasts = {name: samples.last_growth(counters) for name, counters in _COUNTED.items()}
-    lasts["process-restarts"] = facts.last_restart
-    lasts["mongod-restarts"] = facts.last_mongod_restart
-    found = [
-        _settled(each, samples, lasts[each.name], now) if each.name in lasts else each
-        for each in found
-    ]
+    found = [_settled(each, samples, facts, now) for each in found]
     found.sort(key=lambda each: _WORST_FIRST.index(each.severity))
     if not found:
         return State("ok", "Everything works.", found)
@@ -167,7 +174,7 @@ def thresholds_of(facts: Facts) -> Mapping[str, Threshold]:
 _REQUESTS = "chat_http_requests_total"
 _ANSWERED = [f'{_REQUESTS}{{code="{code}"}}' for code in ("ok", "4xx", "499", "5xx")]
 _FAILED = [f'{_REQUESTS}{{code="5xx"}}']
-_LATENCY = "chat_http_request_duration_seconds"
+_LATENCY, _QUEUE_TIME = "chat_http_request_duration_seconds", "chat_queue_wait_seconds"
 _MESSAGES_ENDED = [
     f"chat_messages_{end}_total" for end in ("read", "expired_unread", "revoked", "dead")
 ]
@@ -177,13 +184,51 @@ def _refused(*reasons: str) -> list[str]:
     return [f'chat_requests_refused_total{{reason="{reason}"}}' for reason in reasons]
 
 
-#: The counters of the conditions that are about single events, by the name of the condition.
-_COUNTED: Mapping[str, Sequence[str]] = {
-    "clients-get-503": _refused("overloaded", "expired"),
-    "requests-fail": _FAILED,
-    "clients-get-429": ["chat_http_requests_limited_total", *_refused("inbox-full")],
-    "outcomes-unknown": ["chat_outcomes_unknown_total"],
-    "worker-restarts": ["chat_worker_restarts_total"],
+class _Events(NamedTuple):
+    """The single events that a condition is about.
+
+    `none` says that none happened, `last` returns the time of the last one, and the condition holds
+    for at most `within_s` seconds after it.
+    """
+
+    none: str
+    within_s: float
+    last: Callable[[Samples, Facts], float]
+
+
+def _growth_of(*counters: str) -> Callable[[Samples, Facts], float]:
+    return lambda samples, facts: samples.last_growth(counters)
+
+
+def _above(histogram: str, threshold: str) -> Callable[[Samples, Facts], float]:
+    limit = THRESHOLDS[threshold].value
+    return lambda samples, facts: samples.last_above(histogram, limit)
+
+
+_LIMITED = ["chat_http_requests_limited_total", *_refused("inbox-full")]
+#: The conditions that are about single events, by name.
+_EVENTS: Mapping[str, _Events] = {
+    "clients-get-503": _Events(
+        "No request was refused", RECENT_S, _growth_of(*_refused("overloaded", "expired"))
+    ),
+    "requests-fail": _Events("No request failed", RECENT_S, _growth_of(*_FAILED)),
+    "clients-get-429": _Events("No request exceeded a limit", RECENT_S, _growth_of(*_LIMITED)),
+    "outcomes-unknown": _Events(
+        "No outcome was unknown", RECENT_S, _growth_of("chat_outcomes_unknown_total")
+    ),
+    "p99-is-up": _Events("No request was slow", RECENT_S, _above(_LATENCY, "latency")),
+    "requests-queue": _Events(
+        "No request waited long in a queue", RECENT_S, _above(_QUEUE_TIME, "queue_time")
+    ),
+    "process-restarts": _Events(
+        "No process died", KEPT_S, lambda samples, facts: facts.last_restart
+    ),
+    "worker-restarts": _Events(
+        "No shard worker died", KEPT_S, _growth_of("chat_worker_restarts_total")
+    ),
+    "mongod-restarts": _Events(
+        "mongod did not end", KEPT_S, lambda samples, facts: facts.last_mongod_restart
+    ),
 }
 
 
@@ -286,8 +331,7 @@ def _requests(samples: Samples) -> Iterator[Condition]:
             "has their tracebacks.",
             "requests-fail",
         )
-    limited = ["chat_http_requests_limited_total", *_refused("inbox-full")]
-    share = samples.share(limited, _ANSWERED, RECENT_S)
+    share = samples.share(_LIMITED, _ANSWERED, RECENT_S)
     if share > THRESHOLDS["limited"].value:
         yield Condition(
             "clients-get-429",
@@ -313,7 +357,7 @@ def _times(samples: Samples) -> Iterator[Condition]:
             "high is the cause.",
             "p99-is-up",
         )
-    wait = samples.percentile(0.99, "chat_queue_wait_seconds", RECENT_S)
+    wait = samples.percentile(0.99, _QUEUE_TIME, RECENT_S)
     if wait > THRESHOLDS["queue_time"].value:
         yield Condition(
             "requests-queue",
@@ -448,6 +492,10 @@ def _upkeep(samples: Samples, facts: Facts, now: float) -> Iterator[Condition]:
 def _percent(share: float) -> str:
     # As on the page: 100% means all.
     return f"{math.floor(share * 100 + 1e-9)}%" if share >= 0.1 else f"{share:.1%}"
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S UTC", time.gmtime(at))
 
 
 def _span(seconds: float) -> str:

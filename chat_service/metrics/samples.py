@@ -8,6 +8,7 @@ import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from operator import sub
 from typing import NamedTuple
 
 from chat_service.metrics.sampler import Kind
@@ -96,6 +97,15 @@ class Samples:
             (each.last_growth(name) for each in self._processes for name in names), default=0.0
         )
 
+    def last_above(self, histogram: str, limit: float) -> float:
+        """Return the time of the last sample in which a histogram counted something above one of
+        its bounds; 0 if there was none.
+        """
+        below = f'{histogram}_bucket{{le="{limit}"}}'
+        return max(
+            (each.last_growth(f"{histogram}_count", below) for each in self._processes), default=0.0
+        )
+
     def highest(self, name: str) -> float:
         """Return the highest last value of a gauge among the processes; NaN if it is unknown."""
         return _highest(values[-1] for values in self._values(name, -math.inf))
@@ -167,14 +177,16 @@ class _Process:
             base = 0.0 if self._started > since else self._rows[place]
         return self._rows[(len(self.times) - 1) * self._width + place] - base
 
-    def last_growth(self, name: str) -> float:
-        """Return the time of the last sample in which a counter grew. The first one counts, too,
-        since it is unknown what was before.
+    def last_growth(self, name: str, without: str | None = None) -> float:
+        """Return the time of the last sample in which a counter grew, more than the one `without`
+        did. The first one counts, too, since it is unknown what was before.
         """
         place = self.places.get(name)
         if place is None or not self.times:
             return 0.0
         values = self._rows[place :: self._width]
+        if without is not None and (less := self.places.get(without)) is not None:
+            values = array("d", map(sub, values, self._rows[less :: self._width]))
         last = len(values) - 1
         while last and values[last] <= values[last - 1]:
             last -= 1
