@@ -48,6 +48,7 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "refused": Threshold(0.01, "share", "clients-get-503"),
     "limited": Threshold(0.05, "share", "clients-get-429"),
     "latency": Threshold(0.5, "s", "p99-is-up"),
+    "database_time": Threshold(0.05, "s", "p99-is-up"),
     "queue_time": Threshold(0.2, "s", "node-is-slow"),
     "loop_lag": Threshold(0.1, "s", "node-is-slow"),
     "pending": Threshold(10_000, "messages", "pending-grows"),
@@ -175,6 +176,13 @@ _REQUESTS = "chat_http_requests_total"
 _ANSWERED = [f'{_REQUESTS}{{code="{code}"}}' for code in ("ok", "4xx", "499", "5xx")]
 _FAILED = [f'{_REQUESTS}{{code="5xx"}}']
 _LATENCY, _QUEUE_TIME = "chat_http_request_duration_seconds", "chat_queue_wait_seconds"
+_STORE = "chat_store_operation_seconds"
+#: The operations that each message needs, in words.
+_OPERATIONS = {"insert": "an insert", "find": "a find", "claim": "a claim"}
+_SLOW_DATABASE_STEP = (
+    "Look for operations that take long, for a mongod that something stops, and for a slow disk: "
+    "“A slow database” in the runbook's entry “p99 is up” has the commands."
+)
 _MESSAGES_ENDED = [
     f"chat_messages_{end}_total" for end in ("read", "expired_unread", "revoked", "dead")
 ]
@@ -345,29 +353,46 @@ def _requests(samples: Samples) -> Iterator[Condition]:
 
 def _times(samples: Samples) -> Iterator[Condition]:
     limit = THRESHOLDS["latency"].value
+    wait = samples.percentile(0.99, _QUEUE_TIME, RECENT_S)
+    lag = samples.lasting("chat_event_loop_lag_seconds", RECENT_S)
+    operation, database = _slowest_operation(samples)
+    is_database_slow = database > THRESHOLDS["database_time"].value
+    slow_database = f"The database is slow: p99 of {operation} is {_time(database)}."
     requests = samples.growth(f"{_LATENCY}_count", RECENT_S)
     slow = requests - samples.growth(f'{_LATENCY}_bucket{{le="{limit}"}}', RECENT_S)
     if slow >= SLOW_MIN and slow > 0.01 * requests:
+        # In the order of the runbook: the first that is high is the cause.
+        if lag > THRESHOLDS["loop_lag"].value:
+            cause = f"The processor is short: the event loop wakes up {_time(lag)} late."
+            next_step = "Find out what else runs on this machine, or give the service more cores."
+        elif is_database_slow:
+            cause = slow_database
+            next_step = _SLOW_DATABASE_STEP
+        elif wait > THRESHOLDS["queue_time"].value:
+            cause = f"The database is fast, and requests wait up to {_time(wait)} in a queue."
+            next_step = "This node is saturated: add nodes, or processes if cores are idle."
+        else:
+            cause = "The processor, the database and the queues are within their thresholds."
+            next_step = "See in the charts what else changed when it began."
         yield Condition(
             "p99-is-up",
             "degraded",
             f"{_count(slow, 'request')} of the last minute took longer than {_time(limit)}; p99 is "
-            f"{_time(samples.percentile(0.99, _LATENCY, RECENT_S))}.",
-            "Compare the charts Event loop lag, Database time and Queue time: the first that is "
-            "high is the cause.",
+            f"{_time(samples.percentile(0.99, _LATENCY, RECENT_S))}. {cause}",
+            next_step,
             "p99-is-up",
         )
-    wait = samples.percentile(0.99, _QUEUE_TIME, RECENT_S)
     if wait > THRESHOLDS["queue_time"].value:
         yield Condition(
             "requests-queue",
             "degraded",
-            f"Requests wait up to {_time(wait)} in a queue.",
-            "If the database is fast, this node is saturated: add nodes, or processes if cores are "
-            "idle.",
+            f"Requests wait up to {_time(wait)} in a queue."
+            + (f" {slow_database}" if is_database_slow else ""),
+            _SLOW_DATABASE_STEP
+            if is_database_slow
+            else "This node is saturated: add nodes, or processes if cores are idle.",
             "node-is-slow",
         )
-    lag = samples.lasting("chat_event_loop_lag_seconds", RECENT_S)
     if lag > THRESHOLDS["loop_lag"].value:
         yield Condition(
             "event-loop-lags",
@@ -376,6 +401,16 @@ def _times(samples: Samples) -> Iterator[Condition]:
             "Find out what else runs on this machine, or give the service more cores.",
             "node-is-slow",
         )
+
+
+def _slowest_operation(samples: Samples) -> tuple[str, float]:
+    """Return the slowest of the operations that each message needs, and its p99; 0 without any."""
+    found = {
+        words: samples.percentile(0.99, _STORE, RECENT_S, f'operation="{operation}"')
+        for operation, words in _OPERATIONS.items()
+    }
+    known = {words: p99 for words, p99 in found.items() if not math.isnan(p99)}
+    return max(known.items(), key=lambda each: each[1], default=("", 0.0))
 
 
 def _messages(samples: Samples) -> Iterator[Condition]:

@@ -129,15 +129,15 @@ class Samples:
         grown = sum(self.growth(name, within_s) for name in whole)
         return sum(self.growth(name, within_s) for name in part) / grown if grown > 0 else 0.0
 
-    def percentile(self, share: float, histogram: str, within_s: float) -> float:
+    def percentile(self, share: float, histogram: str, within_s: float, label: str = "") -> float:
         """Return a percentile of what a histogram counted, interpolated in its bucket; NaN if that
-        is nothing.
+        is nothing. `label` selects the series with this label.
         """
-        start = f'{histogram}_bucket{{le="'
+        start = f'{histogram}_bucket{{{label + "," if label else ""}le="'
         names = {name for each in self._processes for name in each.places if name.startswith(start)}
         bounds = sorted((float(name[len(start) : -2]), name) for name in names)
         counts = [self.growth(name, within_s) for _, name in bounds]
-        everything = self.growth(f"{histogram}_count", within_s)
+        everything = self.growth(f"{histogram}_count{f'{{{label}}}' if label else ''}", within_s)
         if everything <= 0:
             return math.nan
         wanted = share * everything

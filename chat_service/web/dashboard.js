@@ -34,7 +34,12 @@ export const OPERATIONS = [
 
 const busy = (...names) => rate(...names.map((name) => sum_(STORE, operation(name))));
 const ALL_OPERATIONS = OPERATIONS.map(({ name }) => name);
-const REST = ALL_OPERATIONS.filter((name) => !["insert", "find", "claim"].includes(name));
+/* The operations that each message needs. */
+const HOT = ["insert", "find", "claim"].map((name) => ({
+  name,
+  p99: percentile(0.99, STORE, operation(name)),
+}));
+const REST = ALL_OPERATIONS.filter((name) => !HOT.some((hot) => hot.name === name));
 
 const shards = (history) => {
   const found = [];
@@ -64,7 +69,9 @@ const unavailable = highest("chat_database_away");
 const REASONS = ["unavailable", "storage-full", "overloaded", "expired", "inbox-full", "draining"];
 const refusedFor = (...reasons) => share(reasons.map((reason) => `${REFUSED}{reason="${reason}"}`), CODES);
 
-/** The charts. `threshold` names the one in /ops/history that belongs to the chart. */
+/** The charts. `threshold` names the one in /ops/history that belongs to the chart.
+
+    Those that tell why the latency is high follow it, in the order of the runbook. */
 export const CHARTS = [
   {
     title: "Failed",
@@ -93,13 +100,6 @@ export const CHARTS = [
     each: refusedFor(...REASONS),
   },
   {
-    title: "Outcome unknown",
-    unit: "requests per second",
-    format: short,
-    lines: [line("outcome unknown", "attention", rate("chat_outcomes_unknown_total"))],
-    each: rate("chat_outcomes_unknown_total"),
-  },
-  {
     title: "Latency",
     unit: "head to answer, without long polls",
     format: time,
@@ -114,6 +114,25 @@ export const CHARTS = [
     eachUnit: "p99",
   },
   {
+    title: "Event loop lag",
+    unit: "how late it woke up",
+    format: time,
+    axis: logAxis,
+    threshold: "loop_lag",
+    lines: [line("lag", "n1", lag)],
+    each: lag,
+  },
+  {
+    title: "Database time",
+    unit: "per operation, p99",
+    format: time,
+    axis: logAxis,
+    threshold: "database_time",
+    lines: HOT.map(({ name, p99 }, i) => line(name, lookOf(i), p99)),
+    each: HOT[0].p99,
+    eachUnit: "insert, p99",
+  },
+  {
     title: "Queue time",
     unit: "of the oldest request in a batch",
     format: time,
@@ -125,6 +144,13 @@ export const CHARTS = [
     ],
     each: queueTime,
     eachUnit: "p99",
+  },
+  {
+    title: "Outcome unknown",
+    unit: "requests per second",
+    format: short,
+    lines: [line("outcome unknown", "attention", rate("chat_outcomes_unknown_total"))],
+    each: rate("chat_outcomes_unknown_total"),
   },
   {
     title: "Requests",
@@ -184,19 +210,6 @@ export const CHARTS = [
     eachUnit: "requests per batch, mean",
   },
   {
-    title: "Database time",
-    unit: "per operation, p99",
-    format: time,
-    axis: logAxis,
-    lines: [
-      line("insert", "n1", percentile(0.99, STORE, operation("insert"))),
-      line("find", "n2", percentile(0.99, STORE, operation("find"))),
-      line("claim", "n3", percentile(0.99, STORE, operation("claim"))),
-    ],
-    each: percentile(0.99, STORE, operation("insert")),
-    eachUnit: "insert, p99",
-  },
-  {
     title: "Database load",
     unit: "concurrent operations",
     format: short,
@@ -231,15 +244,6 @@ export const CHARTS = [
     ],
     each: gauge("chat_http_connections"),
     eachUnit: "open",
-  },
-  {
-    title: "Event loop lag",
-    unit: "how late it woke up",
-    format: time,
-    axis: logAxis,
-    threshold: "loop_lag",
-    lines: [line("lag", "n1", lag)],
-    each: lag,
   },
 ];
 
@@ -317,18 +321,22 @@ export const TILES = [
   },
   {
     title: "Database",
-    read: (of) => ({
-      value: of(unavailable) > 0 ? "down" : of(unavailable) === 0 ? "up" : "–",
-      below:
-        of(unavailable) > 0
+    read: (of, above) => {
+      const isDown = of(unavailable) > 0;
+      const taken = HOT.map(({ name, p99 }) => ({ name, p99: of(p99) })).filter(({ p99 }) => isKnown(p99));
+      const slowest = taken.sort((a, b) => b.p99 - a.p99)[0];
+      const isSlow = above("database_time", slowest?.p99);
+      const none = isKnown(of(unavailable)) ? "no operations" : "no samples";
+      return {
+        value: isDown ? "down" : of(unavailable) === 0 ? (isSlow ? "slow" : "up") : "–",
+        below: isDown
           ? "requests are refused"
-          : worded(
-              of(mean(STORE, operation("insert"))),
-              (mean) => `an insert takes ${time(mean)}`,
-              isKnown(of(unavailable)) ? "no inserts" : "no samples",
-            ),
-      kind: of(unavailable) > 0 ? "bad" : "",
-    }),
+          : slowest
+            ? `p99 of ${slowest.name} ${time(slowest.p99)}`
+            : none,
+        kind: isDown ? "bad" : isSlow ? "pending" : "",
+      };
+    },
   },
 ];
 

@@ -28,6 +28,7 @@ GIB = 1 << 30
 REFUSED = 'chat_requests_refused_total{reason="%s"}'
 ANSWERED = 'chat_http_requests_total{code="%s"}'
 LATENCY = "chat_http_request_duration_seconds"
+STORE = "chat_store_operation_seconds"
 WAIT = "chat_queue_wait_seconds"
 DISK = Disk(40 * GIB, 100 * GIB, 0, GIB, GIB // 2, None)
 
@@ -227,6 +228,60 @@ def test_100_percent_means_all() -> None:
     nearly = state(process({}, {ANSWERED % "5xx": 999, ANSWERED % "ok": 1}))
     assert nearly.says.startswith("99% ")
     assert state(process({}, {ANSWERED % "5xx": 999})).says.startswith("100% ")
+
+
+def inserts(fast: float, slow: float) -> dict[str, float]:
+    """Return a histogram of inserts that took less than 0.05 s, and between 0.5 and 1 s."""
+    bucket = STORE + '_bucket{operation="insert",le="%s"}'
+    return {
+        bucket % "0.05": fast,
+        bucket % "0.5": fast,
+        bucket % "1.0": fast + slow,
+        STORE + '_count{operation="insert"}': fast + slow,
+    }
+
+
+@pytest.mark.parametrize(
+    ("grown", "cause", "step"),
+    [
+        (
+            {"chat_event_loop_lag_seconds": 0.11, **inserts(0, 9), **waits(0, 9)},
+            "The processor is short: the event loop wakes up 110 ms late.",
+            "Find out what else runs",
+        ),
+        (
+            {**inserts(0, 100), **waits(0, 9)},
+            "The database is slow: p99 of an insert is 995 ms.",
+            "Look for operations that take long",
+        ),
+        (
+            {**inserts(9, 0), **waits(0, 9)},
+            "The database is fast, and requests wait up to 497 ms in a queue.",
+            "This node is saturated",
+        ),
+        (
+            {},
+            "The processor, the database and the queues are within their thresholds.",
+            "See in the charts",
+        ),
+    ],
+    ids=["processor", "database", "queue", "none"],
+)
+def test_the_cause_of_slow_requests_is_said_with_its_number(
+    grown: dict[str, float], cause: str, step: str
+) -> None:
+    gauges = {name: value for name, value in grown.items() if "lag" in name}
+    found = state(process(gauges, {**grown, **latency(0, 9)}))
+    slow = next(each for each in found.conditions if each.name == "p99-is-up")
+    assert slow.says.endswith(cause)
+    assert slow.next_step.startswith(step)
+
+
+def test_queued_requests_that_wait_for_the_database_say_so() -> None:
+    for grown, says in ((inserts(0, 9), "The database is slow"), (inserts(9, 0), "in a queue.")):
+        found = state(process({}, {**grown, **waits(0, 9)}))
+        assert [each.name for each in found.conditions] == ["requests-queue"]
+        assert says in found.says
 
 
 def test_old_failures_do_not_count() -> None:
