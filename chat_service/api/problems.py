@@ -217,7 +217,8 @@ def wrong_host(is_loopback: bool) -> Problem:
 def lease_over() -> Problem:
     """Return a 410 for a lease that is unknown, has ended, or belongs to another inbox."""
     detail = (
-        "the lease is unknown, has ended, belongs to another inbox, or does not hold these messages"
+        "the lease is unknown, has ended, belongs to another inbox, or does not hold these "
+        "messages, or the messages have expired"
     )
     return Problem(410, "lease-over", "The lease is over", detail)
 

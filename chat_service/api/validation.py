@@ -22,6 +22,7 @@ _LEASE_RULES = {
     "lease": "is required and must be a string of hexadecimal digits, as POST .../lease gave it",
     "ids": "must be a list of message ids",
     "ttl": "must be a number of seconds",
+    "delivered": "must be true or false",
 }
 #: A union of them would be made anew for each number.
 _NUMBERS = (int, float)
@@ -84,6 +85,7 @@ class LeaseBody(msgspec.Struct, gc=False):
     lease: str
     ids: list[str] | None = None
     ttl: float | None = None
+    delivered: bool | None = None
 
 
 _decode = msgspec.json.Decoder(MessageBody).decode

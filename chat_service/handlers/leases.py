@@ -71,7 +71,7 @@ class LeaseHandlers:
         """POST /chat/:username/release: make all or some messages of a lease unread again."""
         username, asked = self._parse(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        release = Release(username, asked.lease, ids)
+        release = Release(username, asked.lease, ids, asked.delivered is not False)
         messages = await self._pool.submit(release, client=request.client.key)
         return _answer({"released": _require_some(messages, asked)})
 

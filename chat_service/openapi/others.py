@@ -46,6 +46,8 @@ def _on_lease(
     operation_id: str, description: str, schema: str, done: Object, effect: str
 ) -> Operation:
     examples: Object = {"all": {"lease": LEASE}, "some": {"lease": LEASE, "ids": [ID]}}
+    if schema == "LeaseRelease":
+        examples["not begun"] = {"lease": LEASE, "delivered": False}
     if schema == "LeaseExtension":
         examples = {"a minute": {"lease": LEASE, "ttl": 60}}
     return Operation(
@@ -186,8 +188,9 @@ def operations() -> dict[str, Operation]:
         )._replace(consumes=True),
         "POST /chat/:username/release": _on_lease(
             "release-lease",
-            "Ends a lease early. Its messages are unread at once.",
-            "LeasedMessages",
+            "Ends a lease early. Its messages are unread at once. With `delivered: false`, this "
+            "lease does not count as a delivery of them.",
+            "LeaseRelease",
             answer(
                 "The number of messages that are unread again.",
                 schema_of("Release"),

@@ -24,6 +24,13 @@ DELIVERED: Object = {**RECEIVED, "deliveries": 1}
 
 #: Control characters would not survive every client, proxy and log.
 _NO_CONTROLS = r"^[^\u0000-\u001f\u007f-\u009f]*$"
+#: The field that names messages of a lease.
+_SOME_IDS: Object = {
+    "type": ["array", "null"],
+    "items": {"type": "string"},
+    "maxItems": IDS_MAX,
+    "description": "Some messages of the lease. Without it, all are meant.",
+}
 _IS_LEASE = {
     "pattern": "^[0-9a-f]{1,64}$",
     "description": "The lease, from the answer that granted it.",
@@ -144,15 +151,16 @@ def schemas(terms: Terms) -> Object:
         "Leased": _answer(
             lease=lease, ttl=held_s, messages={"type": "array", "items": schema_of("Delivered")}
         ),
-        "LeasedMessages": _body(
+        "LeasedMessages": _body(LeaseBody, ("lease",), lease=_IS_LEASE, ids=_SOME_IDS),
+        "LeaseRelease": _body(
             LeaseBody,
             ("lease",),
             lease=_IS_LEASE,
-            ids={
-                "type": ["array", "null"],
-                "items": {"type": "string"},
-                "maxItems": IDS_MAX,
-                "description": "Some messages of the lease. Without it, all are meant.",
+            ids=_SOME_IDS,
+            delivered={
+                "type": ["boolean", "null"],
+                "description": "Whether the reader began with the messages; true if it is absent. "
+                "If it is false, the lease does not count in their `deliveries`.",
             },
         ),
         "LeaseExtension": _body(

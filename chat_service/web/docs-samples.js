@@ -199,9 +199,10 @@ function read({ named, query, headers }) {
 }
 
 function onLease({ named, body }, method) {
-  const { lease, ids } = objectIn(body) ?? {};
+  const { lease, ids, delivered } = objectIn(body) ?? {};
   if (typeof lease !== "string" || !(ids === undefined || (Array.isArray(ids) && ids.every(isText)))) return undefined;
   const words = [named.username, lease, ...(ids ? [ids] : [])].map((each) => literal(each));
+  if (delivered === false) words.push("delivered=False");
   return [`print(chat.${method}(${words.join(", ")}))`];
 }
 

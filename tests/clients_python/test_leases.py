@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -292,3 +294,63 @@ async def test_a_dead_letter_says_where_it_comes_from(client: ChatClient) -> Non
         assert letter.text == "poison"
         assert letter.dead == Origin("bob", posted.id, 2)
     assert (await client.status(posted.id, posted.receipt or "")).status == "dead"
+
+
+POISON = 5
+
+
+@pytest.mark.settings(max_deliveries=3)
+@pytest.mark.parametrize("names_each", [False, True])
+async def test_only_the_job_in_hand_dies_of_its_exceptions(
+    client: ChatClient, names_each: bool
+) -> None:
+    ids = [(await client.post("jobs", str(number), 600)).id for number in range(12)]
+    done: set[str] = set()
+    failures = 0
+    while len(done) < len(ids) - 1 or failures < 3:
+        try:
+            async with client.lease("jobs", wait_s=10) as lease:
+                for message in lease:
+                    if message.id == ids[POISON]:
+                        raise ZeroDivisionError
+                    assert message.deliveries == 1
+                    done.add(message.id)
+                    if names_each:
+                        await lease.acknowledge(message.id)
+        except ZeroDivisionError:
+            failures += 1
+    assert (done, failures) == ({*ids} - {ids[POISON]}, 3)
+    inbox = await client.dead_letter_inbox("jobs")
+    assert inbox is not None
+    (letter,) = (await client.lease(inbox, wait_s=60)).messages
+    assert letter.dead == Origin("jobs", ids[POISON], 3)
+    assert (await client.lease("jobs")).name is None
+
+
+async def test_all_messages_count_once_they_are_in_hand(client: ChatClient) -> None:
+    async def counts(begin: Callable[[Lease], object]) -> list[int]:
+        """Return the deliveries of three messages, after the block of their lease has raised."""
+        for text in "abc":
+            await client.post("bob", text)
+        with suppress(ZeroDivisionError):
+            async with client.lease("bob") as lease:
+                begin(lease)
+                raise ZeroDivisionError
+        async with client.lease("bob") as lease:
+            return [message.deliveries for message in lease]
+
+    assert await counts(lambda _: None) == [1, 1, 1]
+    assert await counts(lambda lease: next(iter(lease))) == [2, 1, 1]
+    assert await counts(list) == [2, 2, 2]
+    assert await counts(lambda lease: lease.messages) == [2, 2, 2]
+
+
+async def test_a_release_says_whether_its_messages_were_delivered(client: ChatClient) -> None:
+    ids = [(await client.post("bob", text)).id for text in "abcd"]
+    lease = await client.lease("bob")
+    first, second, *_ = lease.messages
+    assert await lease.release([first.id, second.id], delivered=False) == 2
+    assert lease.name is not None
+    assert await client.release("bob", lease.name, ids[2], delivered=False) == 1
+    assert await client.release("bob", lease.name, ids[3]) == 1
+    assert [each.deliveries for each in (await client.lease("bob")).messages] == [1, 1, 1, 2]

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from tests.faults.faulty_store import SimulatedStore
 from tests.faults.seeded_bugs import bug
 from tests.faults.simulated_replica_set import Database
@@ -92,6 +94,35 @@ class UnclaimKeepsDelivery(Database):
         return changed
 
 
+class UndoesDeliveryOfAnotherLease(Database):
+    """Lowers the count of messages that are in another lease by then."""
+
+    def release(self, command: Release, now_ms: int) -> Settled:
+        settled = super().release(command, now_ms)
+        for stored in self.of(command.ids or ()):
+            is_other = not stored.lease.startswith(command.lease + ".")
+            if not command.is_delivered and is_other and stored.until_ms is not None:
+                self.change(stored, deliveries=stored.deliveries - 1)
+        return settled
+
+
+class UndoesDeliveryAgain(Database):
+    """Lowers the count with each repeat of a release."""
+
+    def release(self, command: Release, now_ms: int) -> Settled:
+        over = [each for each in self._of_lease(command) if each.unread and each.returned]
+        settled = super().release(command, now_ms)
+        for stored in over:
+            if not command.is_delivered:
+                self.change(stored, deliveries=stored.deliveries - 1)
+        return settled
+
+
+class CountsWhatWasNotDelivered(Database):
+    def release(self, command: Release, now_ms: int) -> Settled:
+        return super().release(replace(command, is_delivered=True), now_ms)
+
+
 DEATH_BUGS = tuple(
     bug(what, *kinds)._replace(steps=DEADLY)
     for what, kinds in (
@@ -104,5 +135,8 @@ DEATH_BUGS = tuple(
         (IgnoresLimit, ["overdelivered"]),
         (DiesOneTooSoon, ["premature"]),
         (UnclaimKeepsDelivery, ["miscounted", "premature"]),
+        (UndoesDeliveryOfAnotherLease, ["miscounted", "overdelivered"]),
+        (UndoesDeliveryAgain, ["miscounted", "overdelivered"]),
+        (CountsWhatWasNotDelivered, ["miscounted", "premature"]),
     )
 )

@@ -1,5 +1,6 @@
 """Rules of `tests.faults.checker`: deliveries are counted, and exhausted messages die once."""
 
+import math
 from collections.abc import Iterator
 
 from tests.faults.derived_facts import LeaseRecord, MessageRecord, earliest
@@ -18,12 +19,16 @@ class DeathRules(HistoryIndex):
                 number = _reported(record, sent)
                 if number is None:
                     continue
-                others = [each.read for each in leases if each is not record]
+                others = [each for each in leases if each is not record]
                 # A search may not see a lease that others take meanwhile.
-                began = earliest(record.read, self._longest_s)
-                least = 1 + sum(other.ended < began for other in others)
-                most = 1 + sum(other.began < record.read.ended for other in others)
-                if not least <= number <= most + self._unseen(sent, record.read.ended):
+                began, ended = earliest(record.read, self._longest_s), record.read.ended
+                least = 1 + sum(
+                    other.read.ended < began and other.undone_from >= ended for other in others
+                )
+                most = 1 + sum(
+                    other.read.began < ended and other.undone_by >= began for other in others
+                )
+                if not least <= number <= most + self._unseen(sent, ended):
                     what = f"{number} of {sent}, from {least} to {most}: {leases}"
                     yield Violation("miscounted", what)
 
@@ -44,7 +49,11 @@ class DeathRules(HistoryIndex):
 
     def _may_have_died(self, sent: MessageRecord, before: float) -> bool:
         """Return whether a message may have been delivered often enough by then."""
-        seen = sum(each.read.began < before for each in self._leased.get(sent.text, ()))
+        # One that is undone is over before the next one begins.
+        seen = sum(
+            each.read.began < before and each.undone_by == math.inf
+            for each in self._leased.get(sent.text, ())
+        )
         most = self._history.dead_letters.max_deliveries
         return 0 < most <= seen + self._unseen(sent, before)
 
@@ -57,7 +66,8 @@ class DeathRules(HistoryIndex):
                 isinstance(each.what, ReadRecord) and not each.what.lease
                 for each in self._acquisitions[text]
             )
-            if most and text not in copies and len(leases) + reads > most:
+            counted = sum(each.undone_from == math.inf for each in leases)
+            if most and text not in copies and counted + reads > most:
                 yield Violation("overdelivered", f"{self._messages[text]}: {leases}")
         for text, death in self._died.items():
             sent = self._messages[text]

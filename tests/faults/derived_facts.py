@@ -96,7 +96,8 @@ def _message_of(posts: Sequence[PostRecord], drops: Sequence[CollectionDrop]) ->
 class LeaseRecord(NamedTuple):
     """One lease of one message. Others may take the message from `free_from` on, or never if it was
     certainly acknowledged. The consumer certainly holds it until `held_until`, and certainly no
-    longer after `ended_by`.
+    longer after `ended_by`. It is perhaps no delivery from `undone_from` on, and certainly none
+    from `undone_by` on.
     """
 
     read: ReadRecord
@@ -104,6 +105,8 @@ class LeaseRecord(NamedTuple):
     held_until: float
     ended_by: float
     may_be_read: bool
+    undone_from: float
+    undone_by: float
 
 
 class LeaseRecords:
@@ -114,8 +117,9 @@ class LeaseRecords:
         reads: Iterable[ReadRecord],
         lease_operations: Iterable[LeaseOperation],
         longest_s: float,
+        late_s: float,
     ) -> None:
-        self._longest_s = longest_s
+        self._longest_s, self._late_s = longest_s, late_s
         # By the lease's name.
         self._reads: dict[str, list[ReadRecord]] = defaultdict(list)
         self._operations: dict[str, list[LeaseOperation]] = defaultdict(list)
@@ -227,8 +231,8 @@ class LeaseRecords:
         free_from = earliest(read, self._longest_s) + read.ttl_s
         ended_by = read.ended + read.ttl_s
         # An extension without an answer may take effect after those that follow it.
-        unknown_end = math.inf
-        is_read = may_be_read = False
+        unknown_end = undone_from = undone_by = math.inf
+        is_read = may_be_read = may_be_returned = False
         for each in self._operations[name_of(read.lease)]:
             affected = self.affected(each)
             if message_id not in affected or self.holder(each, message_id) is not read:
@@ -245,6 +249,13 @@ class LeaseRecords:
                 case "resume":
                     may_be_read = may_be_read or each.outcome != "ok" or each.messages > 0
                 case "release":
+                    if not each.is_delivered and each.began <= ended_by + self._late_s:
+                        undone_from = min(undone_from, each.began)
+                    # Its answer counts messages, too, that were unread before.
+                    is_sure = is_whole and each.ended + self._late_s < free_from
+                    if is_sure and not each.is_delivered and not may_be_returned:
+                        undone_by = min(undone_by, each.ended)
+                    may_be_returned |= each.is_delivered
                     free_from = min(free_from, each.began)
                 case "extend":
                     end = each.began + each.ttl_s
@@ -260,6 +271,8 @@ class LeaseRecords:
             held_until,
             min(ended_by, message.latest_expiry),
             may_be_read,
+            undone_from,
+            undone_by,
         )
 
 

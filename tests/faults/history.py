@@ -68,7 +68,8 @@ class LeaseOperation(NamedTuple):
     """One operation of a consumer on a lease: on all its messages, or on these ids.
 
     `lease` is the lease's name. A resume names the `last` message of the stream with that lease.
-    `messages` is the number in the answer. The answer to an acknowledgement also says whether all
+    `messages` is the number in the answer. A release that is not `is_delivered` takes back the
+    delivery. The answer to an acknowledgement also says whether all
     of its messages are acknowledged (`is_all`), and if not, which ones are.
     """
 
@@ -84,6 +85,7 @@ class LeaseOperation(NamedTuple):
     last: str = ""
     is_all: bool | None = None
     acknowledged: frozenset[str] = frozenset()
+    is_delivered: bool = True
 
 
 class ReceiptQuery(NamedTuple):

@@ -59,7 +59,9 @@ class HistoryIndex:
         self._messages |= {death.copy.text: death.copy for death in self._died.values()}
         self._history = history = replace(history, reads=reads)
         self._by_id = {each: sent for sent in self._messages.values() for each in sent.ids}
-        self._leases = LeaseRecords(history.reads, history.lease_operations, longest_s)
+        self._leases = LeaseRecords(
+            history.reads, history.lease_operations, longest_s, self._late_s
+        )
         self._counts: Counter[str] = Counter()
         # Reads by key, and the latest time at which an answered one was sent.
         self._keyed: dict[str, list[ReadRecord]] = defaultdict(list)

@@ -417,6 +417,12 @@ class SimulatedClients:
                 await self._retry_on_lease(node, "acknowledge", user, name)
             case 7:
                 await self._retry_on_lease(node, "release", user, name)
+            case 8:
+                # The consumer began with none of the messages, or with none but the first.
+                some = self._rng.choice((ids, ids[1:]))
+                # Another reader may have them by then.
+                await asyncio.sleep(self._rng.choice((0.0, ttl_s)))
+                await self._retry_on_lease(node, "undelivered release", user, name, some)
             case _:
                 # The consumer died.
                 pass
@@ -451,8 +457,8 @@ class SimulatedClients:
         if what == "acknowledge":
             return await self._acknowledge(node, Finish(user, name, ids))
         match what:
-            case "release":
-                command = Release(user, name, ids)
+            case "release" | "undelivered release":
+                command = Release(user, name, ids, what == "release")
             case "extend":
                 command = Extend(user, name, int(ttl_s * 1000))
             case _:
@@ -464,8 +470,9 @@ class SimulatedClients:
 
         outcome, count, _ = await _await_answer(node, ask)
         operation = LeaseOperation(
-            *(what, user, name, began, self._loop.time(), outcome),  # type: ignore[arg-type]
-            *(count or 0, ids, ttl_s, last),
+            what.rpartition(" ")[2],  # type: ignore[arg-type]
+            *(user, name, began, self._loop.time(), outcome, count or 0, ids, ttl_s, last),
+            is_delivered=what != "undelivered release",
         )
         self._history.lease_operations.append(operation)
         return operation

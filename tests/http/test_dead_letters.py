@@ -86,6 +86,27 @@ async def test_a_message_moves_after_its_last_delivery(
         assert f'chat_lease_messages_total{{end="{end}"}} {number}.0' in text
 
 
+async def test_a_release_can_say_that_nothing_was_delivered(
+    start_service: StartService, connect: Connect
+) -> None:
+    chat = connect(await start_service(max_deliveries=2))
+    await chat.post("bob", "begun")
+    waiting = await chat.post("bob", "waiting")
+    for number in (1, 2):
+        taken = await take(chat)
+        assert [each["deliveries"] for each in taken["messages"]] == [number, 1]
+        fields = {"lease": taken["lease"], "ids": [waiting], "delivered": False}
+        for _ in range(2):
+            assert await ask(chat, "/chat/bob/release", **fields) == (200, {"released": 1})
+        code, _ = await ask(chat, "/chat/bob/release", lease=taken["lease"], delivered=None)
+        assert code == 200
+    (letter,) = (await take(chat, "dead%2Fbob"))["messages"]
+    assert letter["text"] == "begun"
+    assert await chat.texts("bob") == ["waiting"]
+    code, problem = await ask(chat, "/chat/bob/release", lease=taken["lease"], delivered="no")
+    assert (code, problem["errors"][0]["field"]) == (400, "delivered")
+
+
 async def test_plain_reads_and_events_show_no_deliveries(
     start_service: StartService, connect: Connect
 ) -> None:

@@ -128,6 +128,55 @@ async def test_what_nobody_received_is_no_delivery(
     assert (await store.end_leases(now_ms + LEASE_MS + 1)).dead == 1
 
 
+async def test_an_undelivered_release_takes_back_the_delivery_once(
+    open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    store, now_ms = await open_store(dead_letters=TWICE), clock.now_ms()
+    post, other = new_post(), new_post()
+    await exhaust(store, [post, other], now_ms)
+    undelivered = Release("bob", "ours", (post.id,), is_delivered=False)
+    assert await store.release(undelivered, now_ms) == (1, 1)
+    assert await store.release(undelivered, now_ms) == (1, 0)
+    assert [each.deliveries for each in await letters(store, now_ms, "bob")] == [1]
+    assert (await store.end_leases(now_ms)).dead == 0
+    assert await store.release(Release("bob", "ours", is_delivered=False), now_ms) == (1, 1)
+    counted = {each.message.id: each.deliveries for each in await letters(store, now_ms, "bob")}
+    assert counted == {post.id: 1, other.id: 1}
+
+
+async def test_an_undelivered_release_changes_no_later_lease(
+    open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    store, now_ms = await open_store(dead_letters=TWICE), clock.now_ms()
+    post = new_post()
+    await store.insert([post])
+    await lease(store, [post], now_ms, "first")
+    await store.release(Release("bob", "first"), now_ms)
+    await lease(store, [post], now_ms, "second")
+    late = Release("bob", "first", (post.id,), is_delivered=False)
+    assert await store.release(late, now_ms) == (0, 0)
+    await store.release(Release("bob", "second"), now_ms)
+    assert (await store.end_leases(now_ms)).dead == 1
+
+
+@pytest.mark.parametrize("rules", [DeadLetters(), TWICE])
+async def test_the_count_of_deliveries_is_never_negative(
+    open_store: OpenStore,
+    new_post: MakePost,
+    clock: DatabaseClock,
+    mongo: Messages,
+    rules: DeadLetters,
+) -> None:
+    store, now_ms = await open_store(dead_letters=rules), clock.now_ms()
+    counted, uncounted = new_post(), new_post()
+    await store.insert([counted, uncounted])
+    await lease(store, [counted, uncounted], now_ms)
+    # Leased by a node of a version that does not count.
+    mongo.update_one({"_id": uncounted.id}, {"$unset": {"deliveries": ""}})
+    assert await store.release(Release("bob", "ours", is_delivered=False), now_ms) == (2, 2)
+    assert [each.deliveries for each in await letters(store, now_ms, "bob")] == [0, 0]
+
+
 async def test_a_message_that_expires_in_its_lease_does_not_die(
     open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:

@@ -63,8 +63,11 @@ async def test_a_lease_operation_whose_reply_is_lost_is_done_once(
         proxy.lose_reply["update"] = losses
         assert await store.resume(Resume("bob", posts[2].id), clock.now_ms()) == (1, 1)
         proxy.lose_reply["update"] = losses
-        assert await store.release(Release("bob", lease), clock.now_ms()) == (2, 2)
+        release = Release("bob", lease, is_delivered=False)
+        assert await store.release(release, clock.now_ms()) == (2, 2)
         assert await store.count_unread(["bob"], clock.now_ms()) == {"bob": 2}
+        found = await store.find_unread(["bob"], 10, clock.now_ms())
+        assert [each.deliveries for each in found.messages["bob"]] == [0, 0]
         await store.close()
 
 

@@ -303,6 +303,8 @@ class Documents:
         leased = self._of_lease(command)
         mine = [each for each in leased if _lasts(each, now_ms)]
         for stored in mine:
+            if not command.is_delivered:
+                self.change(stored, deliveries=max(stored.deliveries - 1, 0))
             # Over by every clock: the next sweep moves it.
             end = (
                 {"until_ms": 0} if self.is_exhausted(stored) else {"unread": True, "until_ms": None}

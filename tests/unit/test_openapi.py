@@ -154,7 +154,7 @@ def test_every_problem_type_is_documented_with_its_status() -> None:
 
 def test_every_field_that_is_decoded_is_described() -> None:
     assert set(SCHEMAS["NewMessage"]["properties"]) == fields(MessageBody)
-    lease = {*SCHEMAS["LeasedMessages"]["properties"], *SCHEMAS["LeaseExtension"]["properties"]}
+    lease = {*SCHEMAS["LeaseRelease"]["properties"], *SCHEMAS["LeaseExtension"]["properties"]}
     assert lease == fields(LeaseBody)
 
 

@@ -284,9 +284,10 @@ class Store(Protocol):
     async def release(self, command: Release, now_ms: int) -> Settled:
         """End a lease early. Safe to repeat.
 
-        Returns the messages that are unread again, together with the exhausted ones: nobody can
-        acknowledge, extend or read these any more, and the next `end_leases` moves them. Until
-        then they are pending and can be revoked.
+        If nothing was delivered, this subtracts 1 from the `deliveries` of each message that the
+        lease holds, once, also if the reply was lost. Returns the messages that are unread again,
+        together with the exhausted ones: nobody can acknowledge, extend or read these any more, and
+        the next `end_leases` moves them. Until then they are pending and can be revoked.
         """
         ...
 

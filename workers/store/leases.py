@@ -34,6 +34,8 @@ from workers.store.schema import COLLECTION, LEASE_END_INDEX, LEASE_INDEX, LOST_
 _SWEEP_MAX, _MOVES_MAX = 5000, 200
 #: What a sweep has to know of a message.
 _SWEPT_FIELDS = (*MOVING_FIELDS, "lease.until", "lease.token")
+#: The number of deliveries of a message without its last lease.
+FEWER_DELIVERIES: Document = {"$max": [{"$subtract": ["$deliveries", 1]}, 0]}
 #: A message that expired less than this many ms ago becomes unread, and `expire` finds it: the
 #: clocks of nodes may differ a little.
 _MARGIN_MS = 1000
@@ -96,7 +98,7 @@ class Leases(Moves):
         """
         selection, hint = self._select(command)
 
-        change = self._release_change(command.username)
+        change = self._release_change(command)
 
         async def write() -> int:
             result = await self._messages.update_many(
@@ -114,27 +116,34 @@ class Leases(Moves):
         returned = await self._with_earlier({**selection, **mine}, hint, changed)
         return Settled(returned.messages, returned.messages) if was_repeated else returned
 
-    def _release_change(self, username: str) -> Any:
+    def _release_change(self, command: Release) -> Any:
         """Return the update of a release."""
-        unread = {"unread": True, "lease.returned": True, "returned_to": username}
-        if not self._dead_letters.max_deliveries:
+        most, is_delivered = self._dead_letters.max_deliveries, command.is_delivered
+        unread = {"unread": True, "lease.returned": True, "returned_to": command.username}
+        if not most and is_delivered:
             return {"$set": unread, "$unset": {"lease.until": ""}}
+        counted: Document = {"$ifNull": ["$deliveries", 0]}
+        fewer = [] if is_delivered else [{"$set": {"deliveries": FEWER_DELIVERIES}}]
         # Over by every clock, so that no late extension revives it.
         exhausted = {
             "$and": [
-                {"$gte": [{"$ifNull": ["$deliveries", 0]}, self._dead_letters.max_deliveries]},
+                most > 0,
+                {"$gte": [counted, most]},
                 {"$eq": [{"$type": "$origin"}, "missing"]},
             ]
         }
         return [
+            *fewer,
             {
                 "$set": {
                     "unread": {"$cond": [exhausted, "$$REMOVE", True]},
-                    "returned_to": {"$cond": [exhausted, "$$REMOVE", {"$literal": username}]},
+                    "returned_to": {
+                        "$cond": [exhausted, "$$REMOVE", {"$literal": command.username}]
+                    },
                     "lease.returned": True,
                     "lease.until": {"$cond": [exhausted, LONG_OVER, "$$REMOVE"]},
                 }
-            }
+            },
         ]
 
     async def extend(self, command: Extend, now_ms: int) -> int:

@@ -46,7 +46,7 @@ from workers.store.fleet import Fleet
 from workers.store.idempotent_reads import IdempotentReads
 from workers.store.inserts import Inserts
 from workers.store.layout import Layout
-from workers.store.leases import Leases
+from workers.store.leases import FEWER_DELIVERIES, Leases
 from workers.store.lifecycle import Lifecycle
 from workers.store.raw_commands import find
 from workers.store.schema import COLLECTION
@@ -221,7 +221,7 @@ class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Flee
             selection["dead"] = None
             # The lease has not lost messages that nobody received, and has not delivered them.
             returned = {"unread": True, "lease.returned": True, "returned_to": "$username"}
-            returned |= {"deliveries": {"$max": [{"$subtract": ["$deliveries", 1]}, 0]}}
+            returned |= {"deliveries": FEWER_DELIVERIES}
             change = [{"$set": returned}, {"$unset": "lease.until"}]
         else:
             # Without its text, which `retire` removes long after a claim, a message is gone.

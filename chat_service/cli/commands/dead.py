@@ -52,7 +52,7 @@ def dead(session: Session, name: str, returns: bool, limit: int | None, timeout:
         partial(_return, session, timeout or _LIFETIME_S) if returns else partial(_show, session)
     )
     if not session.run(_for_each(session, name, inbox, limit, handle)):
-        session.out.note("no dead letters")
+        session.out.note(f"no dead letters, unless another reader has leased {inbox}")
         return ExitCode.NOTHING
     session.out.sync()
     return ExitCode.DONE
@@ -88,7 +88,7 @@ async def _for_each(
 async def _release(lease: Lease) -> None:
     # If this fails, the messages become unread when the lease ends.
     with suppress(ChatError):
-        await lease.release()
+        await lease.release(delivered=False)
 
 
 async def _show(session: Session, lease: Lease, message: Delivered, origin: Origin) -> None:

@@ -5,7 +5,8 @@ with SyncChatClient("http://127.0.0.1:8080") as chat:
     chat.post("bob", "lunch?")
     for message in chat.wait("bob", 60):
         print(message.text)
-    with chat.lease("bob") as lease:           # extended while the block runs
+    chat.post("jobs", "resize", timeout_s=3600)
+    with chat.lease("jobs", limit=1) as lease:  # extended while the block runs
         for message in lease:
             work(message.text)                 # acknowledged at the end, released if this raises
     for message in chat.stream("bob"):         # reconnects when the service restarts

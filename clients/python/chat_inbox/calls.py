@@ -173,12 +173,15 @@ def settle(
     action: Action,
     ids: str | Iterable[str] | None,
     tries: int,
+    *,
+    delivered: bool = True,
 ) -> Flow[int]:
     """Acknowledge or release messages of a lease, and return the service's count of them.
 
-    If `ids` is None, this applies to all messages of the lease.
+    If `ids` is None, this applies to all messages of the lease. If they were not `delivered`, a
+    release takes back the count of this lease.
     """
-    fields: dict[str, Any] = {"lease": name}
+    fields: dict[str, Any] = {"lease": name} if delivered else {"lease": name, "delivered": False}
     if ids is not None:
         fields["ids"] = list_of(ids)
     request = Request("POST", f"{inbox_path(username)}/{action}", json.dumps(fields).encode())
@@ -187,10 +190,12 @@ def settle(
         return int(answer.document()["acknowledged" if action == "ack" else "released"])
 
 
-def release(username: str, name: str, ids: str | Iterable[str] | None, tries: int) -> Flow[int]:
+def release(
+    username: str, name: str, ids: str | Iterable[str] | None, delivered: bool, tries: int
+) -> Flow[int]:
     """Release messages of a lease, and return how many are unread. 0 if the lease has ended."""
     try:
-        return (yield from settle(username, name, "release", ids, tries))
+        return (yield from settle(username, name, "release", ids, tries, delivered=delivered))
     except LeaseOver:
         return 0
 

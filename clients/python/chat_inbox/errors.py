@@ -131,7 +131,7 @@ class InboxFull(ProblemError):
 
 
 class LeaseOver(ProblemError):
-    """The lease has ended: its messages are unread again, or another reader has received them.
+    """The lease has ended: its messages are unread again, expired, or with another reader.
 
     An acknowledgement raises this if any message cannot be acknowledged. `acknowledged` holds the
     ids of messages that are acknowledged, by this call or an earlier one, and `lost` the others.

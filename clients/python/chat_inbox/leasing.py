@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from chat_inbox import calls
 from chat_inbox.calls import Action, Grant
 from chat_inbox.errors import ChatError, ClientClosed, LeaseOver
+from chat_inbox.messages import Delivered
 from chat_inbox.sending import pause_s
 from chat_inbox.steps import Flow, Pause
 
@@ -33,11 +34,36 @@ class HeldLease:
         self._ends_at = grant.ends_at
         # Ids of messages that are neither acknowledged nor released, in order.
         self._held = dict.fromkeys(message.id for message in grant.messages)
+        # Ids of messages that the caller has received, and the last one of a running iteration: the
+        # caller is done with those before it, unless it acknowledges them one by one.
+        self._handed: set[str] = set()
+        self._in_hand: str | None = None
+        self._settles_each = False
         self._over: LeaseOver | None = None
         self._failure = ""
         self._counting = threading.Lock()
         self._open_requests = 0
         self._ended_requests = 0
+
+    @property
+    def size(self) -> int:
+        """Return how many messages were leased."""
+        return len(self.grant.messages)
+
+    def hand_out(self) -> Iterator[Delivered]:
+        """Yield the messages, and `check` before each."""
+        for message in self.grant.messages:
+            self.check()
+            self._handed.add(message.id)
+            self._in_hand = message.id
+            yield message
+        self._in_hand = None
+
+    def hand_out_all(self) -> list[Delivered]:
+        """Return the messages. The caller may begin with any of them."""
+        self._handed.update(message.id for message in self.grant.messages)
+        self._settles_each = True
+        return self.grant.messages
 
     def check(self) -> None:
         """Raise `LeaseOver` if the lease is known to have ended while messages were held."""
@@ -54,6 +80,7 @@ class HeldLease:
 
     def acknowledge(self, ids: str | Iterable[str] | None, tries: int) -> Flow[int]:
         """Acknowledge these messages, or all that are held, and return how many are."""
+        self._settles_each = self._settles_each or ids is not None
         named = self._named(ids)
         try:
             return (yield from self._settle("ack", named, tries))
@@ -62,11 +89,32 @@ class HeldLease:
             self._forget(named)
             raise
 
-    def release(self, ids: str | Iterable[str] | None, tries: int) -> Flow[int]:
-        """Release these messages, or all that are held, and return how many are unread then."""
+    def release(
+        self, ids: str | Iterable[str] | None, delivered: bool | None, tries: int
+    ) -> Flow[int]:
+        """Release these messages, or all that are held, and return how many are unread then.
+
+        If `delivered` is None, those count that the caller has in hand, or has received and names.
+        """
         named = self._named(ids)
+        received = self._handed if ids is not None else self._received_last()
+        was = {each: each in received if delivered is None else delivered for each in named}
+        count = 0
+        # Those that were not delivered first: if the process dies in between, they would count.
+        for is_delivered in (False, True):
+            some = [each for each in named if was[each] is is_delivered]
+            count += yield from self._release(some, is_delivered, tries)
+        return count
+
+    def _received_last(self) -> set[str]:
+        """Return the messages that the caller has in hand."""
+        if self._in_hand is None or self._settles_each:
+            return self._handed
+        return {self._in_hand}
+
+    def _release(self, named: list[str], delivered: bool, tries: int) -> Flow[int]:
         try:
-            return (yield from self._settle("release", named, tries))
+            return (yield from self._settle("release", named, tries, delivered=delivered))
         except LeaseOver:
             # The lease has ended, possibly by a try whose answer was lost.
             self._forget(named)
@@ -121,12 +169,14 @@ class HeldLease:
     def _named(self, ids: str | Iterable[str] | None) -> list[str]:
         return list(self._held) if ids is None else calls.list_of(ids)
 
-    def _settle(self, action: Action, named: list[str], tries: int) -> Flow[int]:
+    def _settle(
+        self, action: Action, named: list[str], tries: int, *, delivered: bool = True
+    ) -> Flow[int]:
         if self.grant.name is None or not named:
             return 0
         with self._counted():
             count = yield from calls.settle(
-                self.grant.username, self.grant.name, action, named, tries
+                *(self.grant.username, self.grant.name, action, named, tries), delivered=delivered
             )
             self._forget(named)
         return count

@@ -14,8 +14,8 @@ MessageStatus = Literal["scheduled", "pending", "leased", "read", "expired", "re
 class Draft(NamedTuple):
     """A message to post.
 
-    It can be read `delay_s` after it is accepted, or at once. Without `timeout_s`, the service sets
-    its lifetime, which begins when it can be read. Both are in seconds.
+    It can be read `delay_s` after it is accepted, or at once. Its lifetime begins then: it is
+    `timeout_s`, or 60 unless the service is configured otherwise. Both are in seconds.
     """
 
     username: str

@@ -121,9 +121,10 @@ class SyncChatClient:
     ) -> Posted:
         """Store a message once, even if the request is retried.
 
-        It can be read after `delay_s`, and for `timeout_s` from then on. All posts with the same
-        `key` together store one message. With `receipt`, the result has the receipt that `status`
-        and `revoke` need. Raise `OutcomeUnknown` if the message may or may not be stored; to find
+        It can be read after `delay_s`, and for `timeout_s` from then on: 60 seconds unless
+        `timeout_s` is set, or what the service is configured to. All posts with the same `key`
+        together store one message. With `receipt`, the result has the receipt that `status` and
+        `revoke` need. Raise `OutcomeUnknown` if the message may or may not be stored; to find
         out, post again with the key in the error.
         """
         draft = Draft(username, text, timeout_s, delay_s)
@@ -190,7 +191,8 @@ class SyncChatClient:
     ) -> SyncLease:
         """Lease unread messages for `ttl_s`. Unless acknowledged by then, they become unread again.
 
-        Use the result with `with`. Wait up to `wait_s` for a first message, which may be
+        Lease few messages, such as `limit=1`: if the process is killed, all of them count as
+        delivered. Use the result with `with`. Wait up to `wait_s` for a first message, which may be
         `math.inf`. The lease may be empty. If the answer is lost, messages may stay leased until
         the lease ends. Raise `OutcomeUnknown` if that may have happened and all tries failed.
         """
@@ -204,13 +206,21 @@ class SyncChatClient:
         """
         return self._run(calls.settle(username, lease, "ack", ids, self._tries))
 
-    def release(self, username: str, lease: str, ids: str | Iterable[str] | None = None) -> int:
+    def release(
+        self,
+        username: str,
+        lease: str,
+        ids: str | Iterable[str] | None = None,
+        *,
+        delivered: bool = True,
+    ) -> int:
         """Release messages of any lease, by its name, and return how many are unread then.
 
-        Without `ids`, release all its messages. Return 0 if the lease has already ended. See
-        `SyncLease.release`.
+        Without `ids`, release all its messages. If you began with none of them, set `delivered` to
+        False: the lease does not count in their `deliveries` then. Return 0 if the lease has
+        already ended. See `SyncLease.release`.
         """
-        return self._run(calls.release(username, lease, ids, self._tries))
+        return self._run(calls.release(username, lease, ids, delivered, self._tries))
 
     def extend(self, username: str, lease: str, ttl_s: float) -> float:
         """Extend any lease, by its name, and return the duration that is granted.
@@ -325,6 +335,11 @@ class SyncLease:
     raises, they are released instead. If the lease is lost during the block, for example because
     the service could not be reached, the block goes on: `check` and the iteration over the lease
     raise `LeaseOver`. An empty lease can be used in the same way, and sends no requests.
+
+    Only messages in hand count as delivered if they are released, so only they can become dead
+    letters: the one that the iteration returned last, since you were done with those before it. If
+    the iteration has ended, if `messages` was used, or if you acknowledge messages one by one, all
+    are in hand that you have received and that are not acknowledged.
     """
 
     def __init__(self, client: SyncChatClient, grant: Grant) -> None:
@@ -332,10 +347,16 @@ class SyncLease:
         self._held = HeldLease(grant)
         self._keeper: threading.Thread | None = None
         self._is_ending = threading.Event()
-        #: The leased messages, oldest first.
-        self.messages: list[Delivered] = grant.messages
         #: Whether there are more unread messages than one lease can hold.
         self.more: bool = grant.more
+
+    @property
+    def messages(self) -> list[Delivered]:
+        """Return the leased messages, oldest first.
+
+        All of them are in hand then. To work on one after the other, iterate over the lease.
+        """
+        return self._held.hand_out_all()
 
     @property
     def name(self) -> str | None:
@@ -348,13 +369,14 @@ class SyncLease:
         return self._held.ttl_s
 
     def __repr__(self) -> str:
-        return f"SyncLease({self.name!r}, ttl_s={self.ttl_s}, messages={len(self.messages)})"
+        return f"SyncLease({self.name!r}, ttl_s={self.ttl_s}, messages={self._held.size})"
 
     def __iter__(self) -> Iterator[Delivered]:
-        """Iterate over the messages, and `check` before each."""
-        for message in self.messages:
-            self.check()
-            yield message
+        """Iterate over the messages, oldest first, and `check` before each.
+
+        The message that it returned last is in hand.
+        """
+        return self._held.hand_out()
 
     def check(self) -> None:
         """Raise `LeaseOver` if the lease has ended and messages were not acknowledged in time.
@@ -372,14 +394,18 @@ class SyncLease:
         """
         return self._client._run(self._held.acknowledge(ids, self._client._tries))
 
-    def release(self, ids: str | Iterable[str] | None = None) -> int:
+    def release(
+        self, ids: str | Iterable[str] | None = None, *, delivered: bool | None = None
+    ) -> int:
         """Release these messages, or all that it still holds, and return how many are unread then.
 
-        Return 0 if the lease had ended and other readers have received the messages. Raise
-        `OutcomeUnknown` or `ServiceUnavailable` if all tries failed. Then, the messages become
-        unread at the latest when the lease ends.
+        If you began with none of them, set `delivered` to False: this lease does not count in their
+        `deliveries` then. If it is None, the lease counts for the messages that are in hand; see
+        the class. Return 0 if the lease had ended and other readers have received the messages.
+        Raise `OutcomeUnknown` or `ServiceUnavailable` if all tries failed. Then, the messages
+        become unread at the latest when the lease ends.
         """
-        return self._client._run(self._held.release(ids, self._client._tries))
+        return self._client._run(self._held.release(ids, delivered, self._client._tries))
 
     def extend(self, ttl_s: float) -> float:
         """Extend the lease to `ttl_s` from now, and return the duration that the service grants.
@@ -409,7 +435,7 @@ class SyncLease:
             # If this fails, the messages become unread when the lease ends.
             with suppress(ChatError, ClientClosed):
                 # Try once: an exception should not wait for an unavailable service.
-                self._client._run(self._held.release(None, 1))
+                self._client._run(self._held.release(None, None, 1))
         finally:
             if self._keeper is not None:
                 self._keeper.join()
