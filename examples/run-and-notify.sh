@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs a command, for example from cron, and sends its exit code and the end of its output.
+# Runs a command, for example from cron, and sends its exit code, this machine's name and the end of its output.
 #
 #   run-and-notify.sh NAME COMMAND [ARGUMENT]...
 #
@@ -20,12 +20,19 @@ began=$(date +%s)
 code=$?
 took=$(($(date +%s) - began))
 
+# Writes a command such that a shell understands it again.
+quoted() {
+  for word; do
+    case $word in
+      '' | *[!A-Za-z0-9_./:=@%+,-]* | [!-]*=*) printf " '%s'" "$(printf %s "$word" | sed "s/'/'\\\\''/g")" ;;
+      *) printf ' %s' "$word" ;;
+    esac
+  done
+}
 report() {
   if [ "$code" -eq 0 ]; then result=ok; else result="FAILED with exit code $code"; fi
-  printf '%s: %s (%s s)\n' "$result" "$*" "$took"
+  printf '%s on %s:%s (%s s)\n' "$result" "$(uname -n)" "$(quoted "$@")" "$took"
   tail -n 20 "$output" | tail -c 4000
 }
-# A message is UTF-8. The output may be something else, or be cut within a character.
-utf_8() { if report "$@" | iconv -f UTF-8 -t UTF-8 >/dev/null 2>&1; then cat; else LC_ALL=C tr '\200-\377' '?'; fi; }
-report "$@" | utf_8 "$@" | "$(dirname "$0")/notify.sh" "$name" || cat "$output" >&2
+report "$@" | "$(dirname "$0")/notify.sh" "$name" || cat "$output" >&2
 exit "$code"

@@ -1,8 +1,9 @@
 """Runs the code blocks of one document in order, and compares their output with the document.
 
-Some values differ from run to run: ids, receipts, leases, times. When such a value first appears in
-the document, it is linked to the value of this run. Later commands that contain it get the value of
-this run, and later outputs must show the same value. A line `...` matches any lines.
+Some values differ from run to run: ids, receipts, leases, times, the name of this machine. When
+such a value first appears in the document, it is linked to the value of this run. Later commands
+that contain it get the value of this run, and later outputs must show the same value. A line `...`
+matches any lines.
 """
 
 import os
@@ -22,6 +23,7 @@ VARIES = re.compile(
     r"|(?P<time>\b\d{4}-\d\d-\d\dT[\d:.]+Z)"
     r'|(?<=X-Receipt: )(?P<receipt>[\w-]{32})|(?<="receipt":")(?P<inline>[\w-]{32})'
     r"|(?<=  receipt )(?P<said>[\w-]{32})|(?P<age>just now|\b\d+ s ago\b)"
+    r"|(?<= on )(?P<host>web-1)(?=: )"
 )
 SHAPES = {
     "request": "[0-9a-f]{12}-[0-9a-f]+",
@@ -31,6 +33,7 @@ SHAPES = {
     "inline": r"[\w-]{32}",
     "said": r"[\w-]{32}",
     "age": r"just now|\d+ s ago",
+    "host": r"[\w.-]+",
 }
 #: These commands get a terminal, on which they print output for people and remarks.
 _FOR_PEOPLE = re.compile(r"(?:^|[|] )(?:\w+=\S+ )*(?:(?:scripts/)?chat|http) ")

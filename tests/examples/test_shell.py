@@ -1,5 +1,7 @@
 """The shell scripts in examples/, in three shells and with busybox's programs."""
 
+import os
+import shlex
 import shutil
 import stat
 import sys
@@ -32,7 +34,19 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[tuple[str, ..
     assert path is not None, "install Debian's busybox"
     if request.param != "busybox":
         return (path,), "/usr/bin:/bin"
-    for name in ("cat", "date", "dirname", "mktemp", "od", "rm", "sed", "sleep", "tail", "tr"):
+    for name in (
+        "cat",
+        "date",
+        "dirname",
+        "mktemp",
+        "od",
+        "rm",
+        "sed",
+        "sleep",
+        "tail",
+        "tr",
+        "uname",
+    ):
         (tmp_path / name).symlink_to(path)
     (tmp_path / "curl").symlink_to(str(shutil.which("curl")))
     return (path, "sh"), str(tmp_path)
@@ -62,8 +76,40 @@ async def test_a_refused_message_is_reported(
     command, path = shell
     refused = await run(*command, _NOTIFY, "..", "hello", CHAT_URL=chat.base, PATH=path)
     assert (refused.code, refused.output) == (1, "")
-    assert "invalid-request" in refused.errors
+    # The answer's detail and its status, and no JSON.
+    assert refused.errors.startswith("notify.sh: the message to .. was not sent: username ")
+    assert refused.errors.endswith(" (status 400)\n")
+    assert "{" not in refused.errors
+    elsewhere = await run(*command, _NOTIFY, "a", "b", CHAT_URL=f"{chat.base}/docs", PATH=path)
+    assert elsewhere.errors.endswith("(status 404)\n")
+
+
+async def test_nothing_and_nobody_are_refused(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    given = {"CHAT_URL": chat.base, "PATH": path}
     assert (await run(*command, _NOTIFY, PATH=path)).code == 2
+    unnamed = await run(*command, _NOTIFY, "", "hello", **given)
+    assert unnamed == (2, "", "notify.sh: the name of the inbox is empty; nothing was sent\n")
+    empty = await run(*command, _NOTIFY, "ops", **given)
+    assert empty == (1, "", "notify.sh: standard input is empty; nothing was sent\n")
+    assert await chat.texts("ops") == []
+
+
+async def test_a_notice_can_be_read_after_its_delay(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    given = {"CHAT_URL": chat.base, "PATH": path, "NOTIFY_TIMEOUT": "60"}
+    assert (await run(*command, _NOTIFY, "ops", "later", NOTIFY_DELAY="0.5", **given)).code == 0
+    assert (await run(*command, _NOTIFY, "far", "later", NOTIFY_DELAY="600", **given)).code == 0
+    assert await chat.texts("ops", "?wait=20") == ["later"]
+    assert await chat.texts("far") == []
+    assert await chat.metric("chat_messages_scheduled_total") == 2
+    wrong = await run(*command, _NOTIFY, "ops", "later", NOTIFY_DELAY="soon", **given)
+    assert wrong.code == 1
+    assert "delay" in wrong.errors
 
 
 async def test_a_lost_answer_stores_no_second_message(chat: ChatClient, tmp_path: Path) -> None:
@@ -80,7 +126,10 @@ exec /usr/bin/curl "$@"
     program(tmp_path, "curl", lossy)
     path = f"{tmp_path}:/usr/bin:/bin"
     sent = await run(_NOTIFY, "ops", "hello", CHAT_URL=chat.base, PATH=path)
-    assert sent == (0, "", "")
+    assert (sent.code, sent.output) == (0, "")
+    # It says once that it tries again.
+    assert sent.errors.count("\n") == 1
+    assert sent.errors.endswith("; trying again, for at most 2 minutes\n")
     assert await chat.texts("ops") == ["hello"]
     assert (tmp_path / "busy").exists()
 
@@ -109,7 +158,7 @@ async def test_no_argument_of_curl_holds_a_secret(
     assert "top secret" not in seen
     refused = await run(*command, _NOTIFY, "ops", "hello", **given)
     assert refused.code == 1
-    assert "unauthorized" in refused.errors
+    assert refused.errors.endswith("(status 401)\n")
 
 
 async def test_the_end_of_a_command_is_sent(
@@ -122,12 +171,59 @@ async def test_the_end_of_a_command_is_sent(
     assert failed == (3, "", "")
     (text,) = await chat.texts("ops")
     first, *rest = text.splitlines()
-    assert first.startswith("FAILED with exit code 3: ")
+    assert first.startswith(f"FAILED with exit code 3 on {os.uname().nodename}: ")
     assert rest[-1] == "no space"
     assert (await run(*command, _RUN, "ops", "cat", given="x" * 9999, **given)).code == 0
     (text,) = await chat.texts("ops")
-    assert text.startswith("ok: cat (")
+    assert text.startswith(f"ok on {os.uname().nodename}: cat (")
     assert text.endswith("\n" + "x" * 4000)
+
+
+async def test_the_command_can_be_pasted_back(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    given = {"CHAT_URL": chat.base, "PATH": path}
+    words = [
+        "cat",
+        "/dev/null",
+        "",
+        "a b",
+        "it's",
+        "$HOME",
+        "--x=y",
+        "x=y",
+        "*",
+        "caf\u00e9",
+        "a\nb",
+    ]
+    await run(*command, _RUN, "ops", *words, **given)
+    (text,) = await chat.texts("ops")
+    _, _, quoted = text.rpartition(f" on {os.uname().nodename}: ")
+    quoted, _, _ = quoted.partition(" (0 s)\n")
+    assert shlex.split(quoted) == words
+    assert quoted.startswith("cat /dev/null '' 'a b' ")
+    assert " --x=y " in quoted
+
+
+async def test_a_text_that_is_not_utf_8_is_cleaned(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str]
+) -> None:
+    command, path = shell
+    wrong = {
+        "\\303\\251\\351": "???",  # The end of it is Latin-1.
+        "\\300\\200": "??",  # Too long for what it is.
+        "\\355\\240\\200": "???",  # Half of a pair.
+        "\\364\\220\\200\\200": "????",  # Beyond the last character.
+        "\\303a\\251": "?a?",
+    }
+    right = "caf\u00e9 \u20ac \ud7ff \ufffd \U0001f600 \U0010ffff"
+    given = {"CHAT_URL": chat.base, "PATH": path}
+    for octal in wrong:
+        script = f"printf '{octal}' | {shlex.join((*command, str(_NOTIFY), 'ops'))}"
+        assert await run(*command, "-c", script, **given) == (0, "", "")
+    assert (await run(*command, _NOTIFY, "ops", given=right, **given)).code == 0
+    assert await chat.texts("ops") == [*wrong.values(), right]
 
 
 async def test_an_output_that_is_not_utf_8_is_sent(
