@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ from tests.support.blocks import blocks, documents
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+#: The files that commands create in the folder where they run.
+_CREATED = re.compile(r"(?: > | -o |--add |-keyout |-out )([\w-][\w.-]*)(?=[\s)]|$)", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -92,6 +95,18 @@ def test_the_readme_says_how_to_run_and_test_it() -> None:
     readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
     assert "scripts/serve" in readme
     assert "scripts/test" in readme
+
+
+def test_git_ignores_the_files_that_the_documents_create() -> None:
+    lines = (PROJECT_ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    ignored = [line.removeprefix("/") for line in lines]
+    found = [block for document in documents() for block in blocks(document)]
+    created = {block.marks["file"] for block in found if "file" in block.marks}
+    for block in found:
+        if block.language != "python":
+            created |= set(_CREATED.findall(block.text))
+    assert {"access.toml", "worker.py", "ann.token", "mongo-uri", "answer.json"} <= created
+    assert [name for name in created if not any(fnmatch(name, line) for line in ignored)] == []
 
 
 def test_every_block_is_tested_or_says_why_not() -> None:
