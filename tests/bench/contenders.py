@@ -127,7 +127,9 @@ class Contender:
 def _sample(
     measured: Measured, before: tuple[float, float], after: tuple[float, float], requests: float
 ) -> Sample:
-    server_s, database_s = ((b - a) / requests for a, b in zip(before, after, strict=True))
+    # On a busy machine, a slow contender may answer no request in a short round.
+    count = max(requests, 1)
+    server_s, database_s = ((b - a) / count for a, b in zip(before, after, strict=True))
     return Sample(measured, server_s, database_s)
 
 
