@@ -40,7 +40,7 @@ def test_generated_requests_get_documented_answers(
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=240,
+            timeout=900,
             check=False,
         )
         assert result.returncode == 0, result.stdout + result.stderr
