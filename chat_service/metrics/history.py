@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from chat_service.metrics.conditions import KEPT_S, Facts, judge, thresholds_of
+from chat_service.metrics.conditions import KEPT_S, Facts, State, judge, thresholds_of
 from chat_service.metrics.day import DAY_EVERY_S, DAY_S, Day, Run, in_order
 from chat_service.metrics.multiprocess import (
     DAY_FILE,
@@ -141,12 +141,7 @@ class History:
         restarts = self._restarts("process", now - KEPT_S)
         of_mongod = self._restarts("mongod", now - KEPT_S)
         samples = Samples(processes, now)
-        facts = self.node.facts._replace(
-            recent_restarts=restarts.recent,
-            last_restart=restarts.last,
-            recent_mongod_restarts=of_mongod.recent,
-            last_mongod_restart=of_mongod.last,
-        )
+        facts = self._facts(restarts, of_mongod)
         series = self._own.series
         document = msgspec.json.encode(
             {
@@ -168,6 +163,20 @@ class History:
             }
         )
         return gzip.compress(document, 1) if zipped else document
+
+    def state(self, now: float) -> State:
+        """Return the state of the node. Reads files."""
+        since = now - KEPT_S
+        facts = self._facts(self._restarts("process", since), self._restarts("mongod", since))
+        return judge(Samples(self.read().processes, now), facts, now)
+
+    def _facts(self, restarts: Restarts, of_mongod: Restarts) -> Facts:
+        return self.node.facts._replace(
+            recent_restarts=restarts.recent,
+            last_restart=restarts.last,
+            recent_mongod_restarts=of_mongod.recent,
+            last_mongod_restart=of_mongod.last,
+        )
 
     def _runs(self, since: float) -> list[dict[str, Any]]:
         """Return the runs of the node in the last day. Each begins with zeros, unless that was

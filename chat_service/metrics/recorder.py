@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from chat_service.metrics.conditions import Severity
 from chat_service.metrics.day import DAY_EVERY_S, Day
 from chat_service.metrics.history import History
 from chat_service.metrics.multiprocess import RecorderLock
@@ -24,9 +25,12 @@ log = structlog.get_logger(__name__)
 
 #: The day is stored with every third row.
 _SAVE_EVERY = 3
-#: A row is recorded this many seconds after its two minutes began. Otherwise all nodes would write
-#: at the same moment.
-_LATE_S = (4.0, 60.0)
+#: The state is judged this often, in seconds. If it has changed, and while something is wrong, the
+#: day is stored at once: an operator needs the minutes of an incident, even if the node was
+#: killed. A state that lasts longer than `_INCIDENT_S` is stored as rarely as any other.
+_TURN_EVERY_S, _INCIDENT_S = 30.0, 900.0
+#: A turn begins this many seconds late. Otherwise all nodes would write at the same moment.
+_LATE_S = (4.0, 28.0)
 #: Longest time to store the day when the service stops, in seconds.
 _LAST_SAVE_S = 2.0
 
@@ -44,7 +48,10 @@ class Archive(Protocol):
 
 
 class Recorder:
-    """Records rows every two minutes, if no other process of the node does."""
+    """Records rows every two minutes, if no other process of the node does.
+
+    During an incident, it records and stores twice a minute.
+    """
 
     def __init__(self, history: History, archive: Archive) -> None:
         self._history = history
@@ -54,7 +61,11 @@ class Recorder:
         # None until this process records for the node.
         self._day: Day | None = None
         self._has_loaded = False
-        self._recorded_at = time.time()
+        # The times of the last row, and of the last one of earlier two minutes.
+        self._recorded_at = self._since = time.time()
+        # The conditions of the last turn, and when they changed.
+        self._conditions: set[tuple[str, Severity]] = set()
+        self._changed_at = 0.0
         # How many rows are not stored yet, and their hours since 1970.
         self._rows = 0
         self._hours: set[int] = set()
@@ -96,10 +107,12 @@ class Recorder:
             except Exception:
                 # Otherwise the day would end here, and nobody would know.
                 log.exception("the day of the dashboard has a gap")
-            await asyncio.sleep(DAY_EVERY_S - (time.time() - self._late_s) % DAY_EVERY_S)
+            await asyncio.sleep(_TURN_EVERY_S - (time.time() - self._late_s) % _TURN_EVERY_S)
 
     async def turn(self, now: float) -> None:
         """Record a row if two minutes are over, and store the day if there are enough new ones.
+
+        Does both at once during an incident.
 
         Raises `ServiceError` if the database does not answer, and `OSError` if the metrics
         directory cannot be used. Nothing is lost then: the next turn stores it.
@@ -110,18 +123,29 @@ class Recorder:
             self._day = await asyncio.to_thread(self._history.read_day)
             # The process that recorded before may not have stored all of it.
             self._hours.update(sorted(self._day.dump())[-2:])
-        if now // DAY_EVERY_S != self._recorded_at // DAY_EVERY_S:
+        is_incident = await asyncio.to_thread(self._is_incident, now)
+        if is_incident or now // DAY_EVERY_S != self._recorded_at // DAY_EVERY_S:
             await self._record(self._day, now)
         # Without what is stored, this would replace the earlier rows of the same hour.
         if not self._has_loaded:
             stored = await self._archive.load_history(self._history.node.name)
             await asyncio.to_thread(self._merge, self._day, stored, now)
             self._has_loaded = True
-        if self._rows >= _SAVE_EVERY:
+        if is_incident or self._rows >= _SAVE_EVERY:
             await self._save(self._day, now)
 
+    def _is_incident(self, now: float) -> bool:
+        conditions = {(each.name, each.severity) for each in self._history.state(now).conditions}
+        if conditions != self._conditions:
+            self._conditions, self._changed_at = conditions, now
+            return True
+        return bool(conditions) and now - self._changed_at < _INCIDENT_S
+
     async def _record(self, day: Day, now: float) -> None:
-        self._hours.add(await asyncio.to_thread(self._add, day, self._recorded_at, now))
+        if now // DAY_EVERY_S != self._recorded_at // DAY_EVERY_S:
+            self._since = self._recorded_at
+        # It replaces an earlier row of the same two minutes, with the highest gauges of them all.
+        self._hours.add(await asyncio.to_thread(self._add, day, self._since, now))
         self._recorded_at = now
         self._rows += 1
 

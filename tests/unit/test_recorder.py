@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from chat_service.metrics.day import DAY_EVERY_S
 from chat_service.metrics.history import History
@@ -16,7 +16,7 @@ from chat_service.metrics.sampler import SeriesGroup
 from workers.errors import StoreUnavailable
 
 NOW = 1_795_600_800.0
-SERIES = "chat_things_total"
+SERIES, AWAY = "chat_things_total", "chat_database_away"
 
 
 class Archive:
@@ -46,7 +46,8 @@ class Process:
 
     def __init__(self, archive: Archive, started: float = NOW, pid: int = 1) -> None:
         self.counter = Counter(SERIES, "Things.", registry=CollectorRegistry())
-        self.history = History([SeriesGroup(self.counter)], started)
+        self.gauge = Gauge(AWAY, "Gone.", registry=CollectorRegistry(), multiprocess_mode="livemax")
+        self.history = History([SeriesGroup(self.gauge), SeriesGroup(self.counter)], started)
         self.history._own = self.history._own._replace(pid=pid)
         self.recorder = Recorder(self.history, archive)
         self.recorder._recorded_at = started
@@ -96,6 +97,34 @@ async def test_the_database_is_asked_rarely(archive: Archive) -> None:
     await process.turns(NOW, 61)
     # With every third of 60 rows; two of these also end an hour.
     assert archive.calls == ["load", *["save"] * 22]
+
+
+async def test_an_incident_is_stored_at_once_and_survives_a_kill(archive: Archive) -> None:
+    process = Process(archive)
+    await process.turns(NOW, 2)
+    assert "save" not in archive.calls
+    process.gauge.set(1)
+    await process.turn(NOW + DAY_EVERY_S + 30, 10)
+    process.gauge.set(0)
+    for late in (60, 90):
+        await process.turn(NOW + DAY_EVERY_S + late, 10)
+    # When it began and when it was over.
+    assert archive.calls == ["load", "save", "save"]
+    again = Process(archive, NOW + 3600)
+    await again.turn(NOW + 3600)
+    document = json.loads(await again.history.document(0, NOW + 3601, is_day=True))
+    (_, row) = document["processes"][0]["samples"]
+    # The row of these two minutes knows that the database was away for a part of them.
+    assert row[1:] == [1, 22]
+
+
+async def test_a_state_that_lasts_is_stored_as_rarely_as_any_other(archive: Archive) -> None:
+    process = Process(archive)
+    process.gauge.set(1)
+    for half_minute in range(240):
+        await process.turn(NOW + 30 * half_minute)
+    # Twice a minute for a quarter of an hour, then every six minutes and at the end of an hour.
+    assert 30 + 17 <= archive.calls.count("save") <= 30 + 20
 
 
 async def test_the_day_continues_after_a_restart(archive: Archive) -> None:
@@ -203,7 +232,7 @@ async def test_the_recorder_survives_a_bug(
 
     recorder = Process(archive).recorder
     monkeypatch.setattr(recorder, "turn", fail)
-    monkeypatch.setattr("chat_service.metrics.recorder.DAY_EVERY_S", 0.01)
+    monkeypatch.setattr("chat_service.metrics.recorder._TURN_EVERY_S", 0.01)
     recorder.start()
     async with asyncio.timeout(30):
         await again.wait()
