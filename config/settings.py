@@ -350,7 +350,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "hashed"
     log_clients: Annotated[
         Literal["off", "hashed", "clear"],
-        Meta(description="How access log lines show the client's address."),
+        Meta(
+            description="How access log lines show the client's address. "
+            "off: they do not name its program either."
+        ),
     ] = "hashed"
     log_username_key: Annotated[
         str,

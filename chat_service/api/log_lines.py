@@ -4,7 +4,9 @@ Used by `chat_service.server.access_log` and by `chat_service.access.audit`.
 """
 
 import hashlib
+import re
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
@@ -13,6 +15,19 @@ from typing import Literal, TypeAlias
 Naming: TypeAlias = Literal["off", "hashed", "clear"]
 #: With this variable, a supervisor gives its processes one random key.
 NODE_KEY_VARIABLE = "LOG_NAMES_KEY"
+
+
+#: The first word of a User-Agent names the program. What follows may tell who its user is.
+_AGENT = re.compile(r"[!-~]{1,40}")
+
+
+def agent_of(headers: Mapping[str, str]) -> str:
+    """Return the name of the program that sent a request: printable ASCII, 40 characters at most.
+
+    It is empty if the client sent none. A thousand clients of a kind share one string.
+    """
+    found = _AGENT.match(headers.get("User-Agent", ""))
+    return "" if found is None else sys.intern(found[0])
 
 
 def hash_name(name: str, key: str) -> str:
@@ -45,6 +60,10 @@ class LogNames:
         if address and self._addresses != "off":
             fields["client"] = _named(address, self._addresses, self._address_key)
         return fields
+
+    def agent(self, name: str) -> Mapping[str, str]:
+        """Return the field with the name of a client's program, if lines may name clients."""
+        return {"agent": name} if name and self._addresses != "off" else {}
 
 
 def _named(name: str, naming: Naming, key: str) -> str:

@@ -47,9 +47,10 @@ class Response(Struct, frozen=True):
 class AnsweredRequest(Struct, frozen=True, gc=False):
     """A request that was answered or abandoned, as it is counted and logged.
 
-    `method` is one of HTTP's own, or `other`. `inbox` is the segment of the path as sent, or empty,
-    and `client` the client's address.
-    `seconds` is how long it took. Probes and monitoring are logged apart from other requests.
+    `method` is one of HTTP's own, or `other`. `inbox` is the segment of the path as sent, and
+    `recipient` the username in the body of a post; either may be empty. `client` is the client's
+    address, and `agent` the name of its program. `seconds` is how long it took. Probes and
+    monitoring are logged apart from other requests.
     """
 
     id: str
@@ -60,6 +61,8 @@ class AnsweredRequest(Struct, frozen=True, gc=False):
     status: int
     seconds: float
     is_probe: bool = False
+    recipient: str = ""
+    agent: str = ""
 
 
 class Takeover(Struct, frozen=True):

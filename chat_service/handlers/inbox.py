@@ -71,10 +71,11 @@ class InboxHandlers:
         """
         prefers_receipt = preferences(request.headers.get("Prefer", "")).receipt
         key = idempotency_key(request.headers)
+        new = self.parse_post(request.body)
+        request.permit.recipient = new.username
         if key is None and not prefers_receipt:
-            storing, _ = self.begin_post(request.body, request.client)
+            storing, _ = self.begin_post(new, request.client)
             return _posted(await storing)
-        new = new_message(request.body, self._rules)
         require(request.client.identity, "send", new.username)
         return await self._store(new, request.client, key, prefers_receipt)
 
@@ -128,13 +129,15 @@ class InboxHandlers:
                 headers.pop("Preference-Applied", None)
         return _posted(stored.id, headers)
 
-    def begin_post(self, body: bytes, client: Client) -> Pending[str]:
+    def parse_post(self, body: bytes) -> NewMessage:
+        """Return the message in the body of a post. Raises a `Problem` if the body is invalid."""
+        return new_message(body, self._rules)
+
+    def begin_post(self, new: NewMessage, client: Client) -> Pending[str]:
         """Hand a post without options to the pool. The outcome is the id of the stored message.
 
-        Raises a `Problem` if the body is invalid or the client may not send to its name, or what
-        `WorkerPool.post` raises.
+        Raises a `Problem` if the client may not send to its name, or what `WorkerPool.post` raises.
         """
-        new = new_message(body, self._rules)
         if client.identity is not EVERYONE:
             require(client.identity, "send", new.username)
         future = self._pool.post(

@@ -1,11 +1,12 @@
 """Logs a line for each request, up to a number per second. The others are counted.
 
 A line never contains the text of a message. It contains keyed hashes of the inbox and of the
-client's address, unless the settings say otherwise. Requests of probes and monitoring are logged at
-level debug, and have a limit of their own.
+client's address, unless the settings say otherwise, and the name of the client's program. Requests
+of probes and monitoring are logged at level debug, and have a limit of their own.
 """
 
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 import structlog
 
@@ -41,5 +42,7 @@ class AccessLog:
                 route=each.route,
                 status=each.status,
                 ms=round(each.seconds * 1000, 2),
-                **self._names.fields(each.inbox, each.client),
+                # The same name has the same hash, however it was sent.
+                **self._names.fields(each.recipient or unquote(each.inbox), each.client),
+                **self._names.agent(each.agent),
             )

@@ -26,6 +26,7 @@ from chat_service.access.limits import COUNT_COST, MESSAGE_COST
 from chat_service.access.verifier import UnknownKey
 from chat_service.api.authorization import authorize
 from chat_service.api.identity import UNLIMITED, Client, Identity, Right
+from chat_service.api.log_lines import agent_of
 from chat_service.api.permit import Permit
 from chat_service.api.problems import (
     Effect,
@@ -131,6 +132,7 @@ class Exchange(HTTPMessageDelegate):
         self._waits_as: str | None = None
         # The address of the client; the peer's own until the head has arrived.
         self._address = peer_of(cast("_HTTPRequestContext", connection.context).address)
+        self._agent = ""
 
     # Tornado calls these four.
 
@@ -144,7 +146,7 @@ class Exchange(HTTPMessageDelegate):
             self._tracker.request_closed(self._handoff.server)
             self._answered, self._handoff = self._handoff.answered, None
         self._headers = headers
-        self._address = self._address_of(headers)
+        self._address, self._agent = self._address_of(headers), agent_of(headers)
         line, writer = cast(RequestStartLine, start_line), self._writer
         writer.method, writer.is_old = line.method, line.version == "HTTP/1.0"
         if self._answered is not None:
@@ -511,6 +513,8 @@ class Exchange(HTTPMessageDelegate):
             status,
             seconds,
             is_probe,
+            self._permit.recipient,
+            self._agent,
         )
         self._tracker.account(answered, self._span)
 

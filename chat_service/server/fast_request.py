@@ -75,6 +75,8 @@ class FastRequest(Struct):
     claimed: int = 0
     #: The key of the client that it counts for while it waits.
     waits_as: str | None = None
+    #: The username in the body of a post, once that was read.
+    recipient: str = ""
 
     def begin(self, tracker: RequestTracker, inbox: InboxHandlers, body: bytes) -> Response | None:
         """Give the request to the pool: `future` is set. Return the response if it is refused."""
@@ -86,7 +88,9 @@ class FastRequest(Struct):
             if match.method == "POST":
                 if client.identity is not EVERYONE:
                     authorize(client.identity, "send", "")
-                self.future, self.render = inbox.begin_post(body, client)
+                new = inbox.parse_post(body)
+                self.recipient = new.username
+                self.future, self.render = inbox.begin_post(new, client)
             else:
                 if client.identity is not EVERYONE:
                     authorize(client.identity, "read", match.parameter)
@@ -177,7 +181,16 @@ class FastRequest(Struct):
         address = self.sender.address_of(match.head)
         seconds = time.perf_counter() - self.began
         answered = AnsweredRequest(
-            self.id, match.method, route, match.parameter, address, status, seconds
+            self.id,
+            match.method,
+            route,
+            match.parameter,
+            address,
+            status,
+            seconds,
+            False,
+            self.recipient,
+            match.head.agent,
         )
         tracker.account(answered, self.span)
 

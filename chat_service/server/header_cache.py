@@ -16,6 +16,7 @@ from chat_service.access.credentials import TOKEN_MAX
 from chat_service.access.gate import Gate
 from chat_service.access.verifier import UnknownKey
 from chat_service.api.identity import EVERYONE, Identity
+from chat_service.api.log_lines import agent_of
 from chat_service.api.problems import Problem
 from chat_service.api.request_policy import (
     HostRule,
@@ -49,8 +50,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 class RequestHead(NamedTuple):
     """The header lines of an eligible request.
 
-    `length` is that of the body, in bytes, and `identity` that of the sender. The others are the
-    values of headers, or empty. Only `request_id` has been checked.
+    `length` is that of the body, in bytes, `identity` that of the sender, and `agent` the name of
+    its program. The others are the values of headers, or empty. Only `request_id` has been checked.
     """
 
     length: int
@@ -59,6 +60,7 @@ class RequestHead(NamedTuple):
     forwarded_for: str = ""
     forwarded: str = ""
     identity: Identity = EVERYONE
+    agent: str = ""
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
@@ -122,7 +124,8 @@ class HeaderCache:
             elif name == b"forwarded":
                 forwarded = value.decode("ascii").rstrip("\t ")
         return RequestHead(
-            head.length, request_id, traceparent, forwarded_for, forwarded, head.identity
+            *(head.length, request_id, traceparent, forwarded_for, forwarded),
+            *(head.identity, head.agent),
         )
 
     def forget_ended(self) -> None:
@@ -143,7 +146,7 @@ class HeaderCache:
             pass
         head = self._parse(block)
         # The expression may have missed an id, for example. Such a block must not be cached.
-        is_single = head is not None and any(head[1:-1])
+        is_single = head is not None and any(head[1:5])
         # A refused token may be valid later, and a flood of them must evict no good one.
         is_lasting = head is not None or self._gate.access == "off"
         if len(block) <= self._bytes_max and is_lasting and not is_single:
@@ -180,4 +183,5 @@ class HeaderCache:
             headers.get("X-Forwarded-For", ""),
             headers.get("Forwarded", ""),
             identity,
+            agent_of(headers),
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from chat_service.handlers.inbox import InboxHandlers
 from chat_service.server.handoff import Handoff, PrefetchedStream
@@ -68,6 +69,30 @@ async def test_both_paths_give_the_same_bytes(
         answers.append(await raw_answers(service, each))
     fast_path, tornado = answers
     assert fast_path == tornado
+
+
+#: Requests with a program's name, and what their lines say: the inbox, if any, and the program.
+NAMED: Final = {
+    "a post": (post(message("é/%41", "hi"), b"User-Agent: curl/7.88.1"), "é/%41", "curl/7.88.1"),
+    "a read": (get(b"/chat/%C3%A9", b"User-Agent: Mozilla/5.0 (X11)"), "é", "Mozilla/5.0"),
+    "another spelling": (get(b"/chat/%c3%a9", b"User-Agent:  \xe9"), "é", None),
+    "a refused post": (post(b"{", b"User-Agent: " + b"a" * 50), None, "a" * 40),
+    "a terminal's command": (get(b"/chat/e", b"User-Agent: a\t\xc2\x9b2J"), "e", "a"),
+}
+
+
+@each_case(NAMED)
+async def test_both_paths_log_the_same_inbox_and_program(
+    case: tuple[bytes, str | None, str | None], start_service: StartService
+) -> None:
+    sent, inbox, agent = case
+    service = await start_service(log_usernames="clear", log_requests_per_s=100)
+    line, _, rest = sent.partition(b"\r\n")
+    with capture_logs() as logs:
+        await raw_answers(service, sent)
+        await raw_answers(service, line + b"\r\n" + TO_TORNADO + b"\r\n" + rest)
+    asked = [each for each in logs if str(each.get("route")).startswith("/chat")]
+    assert [(each.get("inbox"), each.get("agent")) for each in asked] == [(inbox, agent)] * 2
 
 
 #: The two endpoints of the original specification: requests, and the whole answers to them.

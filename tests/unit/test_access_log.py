@@ -20,7 +20,9 @@ def lines_of(per_second: int, names: LogNames, *routes: str) -> list[Any]:
     with capture_logs() as lines:
         for route in routes:
             is_probe = route in PROBES
-            answered = AnsweredRequest("id", "GET", route, "bob", "::1", 200, 0.001, is_probe)
+            answered = AnsweredRequest(
+                *("id", "GET", route, "bob", "::1", 200, 0.001, is_probe), agent="curl/8"
+            )
             access_log.write([answered])
     return lines
 
@@ -30,14 +32,14 @@ def lines_of(per_second: int, names: LogNames, *routes: str) -> list[Any]:
     [
         ("off", "off", {}),
         ("clear", "off", {"inbox": "bob"}),
-        ("off", "clear", {"client": "::1"}),
+        ("off", "clear", {"client": "::1", "agent": "curl/8"}),
     ],
 )
 def test_a_line_names_what_the_settings_say(
     usernames: Naming, clients: Naming, named: dict[str, str]
 ) -> None:
     (line,) = lines_of(10, LogNames(usernames, clients, ""), "/chat/:username")
-    assert {name: line[name] for name in ("inbox", "client") if name in line} == named
+    assert {name: line[name] for name in ("inbox", "client", "agent") if name in line} == named
 
 
 @pytest.mark.parametrize(
