@@ -5,6 +5,7 @@ are PyMongo's objects, `inbox("bob")` is the filter for an inbox, and `route("bo
 """
 
 import code
+import shutil
 import sys
 from contextlib import suppress
 from datetime import datetime
@@ -57,6 +58,13 @@ def shell(settings: Settings, program: str | None, quiet: bool) -> int:
     except PyMongoError as error:
         # Behind the reason is the whole reply of the server.
         raise CommandError(ExitCode.DATABASE, str(error).partition(", full error:")[0]) from None
+    except Exception as error:
+        # Mostly JavaScript for mongosh. The line names what Python does not understand.
+        absent = "" if shutil.which("mongosh") else " (no mongosh on the PATH)"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "JavaScript needs mongosh, which --npx fetches; docs/operations.md has both forms"
+        detail = f"this is the Python shell{absent}: {reason}; {advice}"
+        raise CommandError(ExitCode.REFUSED, detail) from None
     finally:
         client.close()
     return ExitCode.DONE

@@ -1,6 +1,8 @@
 """`chat doctor` finds problems, advises, and changes nothing."""
 
 import json
+import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from pymongo import MongoClient
 from tests.cli.conftest import Chat, Result
 from tests.support.issuer import key_set
 from tests.support.server import Server
+from workers.mongod.foreign_files import LARGE_BYTES, large_foreign_files
 from workers.store.layout import NEWEST
 from workers.store.schema import indexes_of
 
@@ -71,6 +74,30 @@ def test_a_disk_without_the_reserve_gives_a_warning(tmp_path: Path, chat: Chat) 
     assert warned["state"] == "warn"
     assert "posts are refused below" in warned["detail"]
     assert states(chat(*words))["disk"] == "ok"
+
+
+def test_only_large_files_of_others_are_named(tmp_path: Path, chat: Chat) -> None:
+    data = tmp_path / "data"
+    (data / "copies").mkdir(parents=True)
+    mongods = ("collection-7-1.wt", "WiredTigerHS.wt", "mongod.log.1", "ballast", "lock")
+    (data / "journal").mkdir()
+    for name in (*mongods, "journal/WiredTigerLog.0000000001", "core.4711", "copies/old.wt"):
+        with (data / name).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, LARGE_BYTES)
+    (data / "notes").write_text("small", encoding="ascii")
+    words = ("doctor", "--port", "0", "--data-dir", str(data))
+    (found,) = [each for each in chat(*words).records if each["check"] == "other files"]
+    assert (found["state"], found["runbook"]) == ("warn", "docs/operations.md#disk-fills")
+    named = set(re.findall(rf"{data}/(\S+) \(10 MiB\)", found["detail"]))
+    assert named == {"core.4711", "copies/old.wt"}
+
+
+def test_a_running_mongod_has_no_files_of_others(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("workers.mongod.foreign_files.LARGE_BYTES", 0)
+    data = tmp_path / "data"
+    with Server(tmp_path, "--data-dir", str(data)):
+        assert large_foreign_files(data) == []
+    assert large_foreign_files(data) == []
 
 
 def test_a_data_directory_that_cannot_be_created_fails(tmp_path: Path, chat: Chat) -> None:

@@ -148,6 +148,30 @@ def test_it_works_while_the_service_is_down(tmp_path: Path) -> None:
         assert Chat(server.base)("count", "bob").records == [{"unread": 1}]
 
 
+def test_it_refuses_a_directory_that_the_service_does_not_use(tmp_path: Path) -> None:
+    used, old, other = (tmp_path / name for name in ("used", "old", "other"))
+    chat = Chat("")
+    with Server(tmp_path, "--data-dir", str(old)):
+        pass
+    with (
+        Server(tmp_path, "--data-dir", str(used)) as server,
+        Server(tmp_path, "--data-dir", str(other)),
+    ):
+        at = ("--port", str(server.port))
+        assert found(chat("inspect", "bob", *at, "--data-dir", str(used)))["unread"] == 0
+        for directory in (old, other, tmp_path / "none"):
+            words = (*at, "--data-dir", str(directory))
+            refused = chat("inspect", "bob", *words)
+            assert (refused.code, refused.out) == (ExitCode.DATABASE, "")
+            assert f"{server.base} does not use {directory}: name the service's" in refused.err
+            checked = chat("doctor", *words, "--url", server.base).records
+            (data,) = [each for each in checked if each["check"] == "data"]
+            assert (data["state"], data["detail"] in refused.err) == ("fail", True)
+        # What it advises works.
+        words = ("--port", "0", "--data-dir", str(old))
+        assert found(chat("inspect", "bob", *words))["unread"] == 0
+
+
 def test_it_says_what_is_wrong_if_there_is_nothing_to_inspect(
     tmp_path: Path, mongo_uri: str, database: str
 ) -> None:

@@ -47,6 +47,16 @@ def shell(checkout: Path, mongo_uri: str, database: str) -> Shell:
     return Shell(checkout, mongo_uri, database)
 
 
+@pytest.mark.usefixtures("server")
+def test_javascript_in_the_python_shell_is_refused_in_one_line(shell: Shell) -> None:
+    for program in ('db.fleet.findOne({_id: "leader"})', "db.messages.find({$expr: 1})"):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            shell("--python", "--", "--eval", program)
+        (line,) = refused.value.stderr.splitlines()
+        assert line.startswith("scripts/mongo-shell: this is the Python shell")
+        assert "--npx" in line
+
+
 async def test_without_mongosh_it_is_a_python_shell(shell: Shell, server: Server) -> None:
     chat = ChatClient(server.base)
     await chat.post("bob", "a text")

@@ -230,6 +230,12 @@ def test_a_directory_of_other_files_is_left_as_it_was(tmp_path: Path) -> None:
     assert (code, "is shared with other users" in said) == (5, True)
     assert [path.name for path in letters.iterdir()] == ["letter"]
     assert [oct(path.stat().st_mode) for path in (letters, shared)] == ["0o40755", "0o41777"]
+    # What it advises works.
+    assert f"such as {shared}/chat; or" in said
+    assert said.rstrip().endswith(f"run: chmod 700 {shared}")
+    shared.chmod(0o700)
+    with Server(tmp_path, "--data-dir", str(shared)):
+        pass
 
 
 def test_a_taken_port_is_named_with_a_fix(tmp_path: Path, data_dir: Path) -> None:
@@ -349,7 +355,8 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
 
         await eventually(all_are_logged)
         assert [line["status"] for line in requests()] == [201, 200, 400, 200, 201]
-        # Tornado served the last two, the fast path the others. All have the same hash.
+        # Tornado served the last two, the fast path the others. All have the same hashes, also the
+        # post that has the name in its body. A body that is refused has none.
         (client,) = {line["client"] for line in requests()}
         assert re.fullmatch("[0-9a-f]{12}", str(client))
         assert "127.0.0.1" not in "".join(
@@ -358,7 +365,9 @@ async def test_the_log_has_the_request_and_neither_text_nor_name(
         assert requests()[1]["id"] == "find-me"
         read, post = requests()[1], requests()[4]
         assert read["route"] == post["route"] == "/chat/:username"
-        assert read["inbox"] == post["inbox"]
+        assert [line.get("inbox") for line in requests()] == [
+            None if line["status"] == 400 else read["inbox"] for line in requests()
+        ]
         assert "secret" not in server.errors()
 
 

@@ -265,7 +265,7 @@ def test_a_foreign_or_shared_directory_is_refused(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
-    with pytest.raises(DataDirectoryUnusable, match="shared with other users; name another"):
+    with pytest.raises(DataDirectoryUnusable, match="shared with other users; name a directory in"):
         owner_of(shared)
 
 

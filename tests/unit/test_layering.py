@@ -88,7 +88,7 @@ WORKERS = """
     store.backfill store.node_versions store.migration_record store.migration store.migration_plan
     inbox_quotas storage claim_rollback engine term_check claims arrival_listener single_calls shard
     leadership pending maintenance pool
-    mongod.die_with_parent mongod.ballast mongod.exit_reason mongod.embedded
+    mongod.die_with_parent mongod.ballast mongod.foreign_files mongod.exit_reason mongod.embedded
 """.split()  # noqa: SIM905 - a list with a line for each is harder to read
 
 

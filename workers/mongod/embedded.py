@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -87,6 +88,10 @@ class EmbeddedError(Exception):
 
 class DataDirectoryUnusable(EmbeddedError):
     """Raised when the data directory belongs to another user, has other files, or is in use."""
+
+
+class _SharedDirectory(PermissionError):
+    """Raised for a directory in which every user may create files, such as /tmp."""
 
 
 def find_mongod(named: str) -> str:
@@ -417,7 +422,7 @@ def _check_private(directory: Path) -> bool:
     found = directory.stat()
     is_ours = found.st_uid == os.getuid()
     if found.st_mode & stat.S_ISVTX:
-        raise PermissionError(EPERM, "it is shared with other users")
+        raise _SharedDirectory(EPERM, "it is shared with other users")
     if not is_ours:
         groups = {os.getegid(), *os.getgroups()}
         if found.st_mode & stat.S_IWOTH:
@@ -436,9 +441,13 @@ def _check_private(directory: Path) -> bool:
 
 
 def _unusable(data_dir: Path, error: OSError) -> DataDirectoryUnusable:
+    advice = "name another directory with --data-dir"
+    if isinstance(error, _SharedDirectory):
+        # Some programs mount disks like that.
+        advice = f"name a directory in it with --data-dir, such as {data_dir / 'chat'}; "
+        advice += f"or, if nobody else needs it, run: chmod 700 {shlex.quote(str(data_dir))}"
     return DataDirectoryUnusable(
-        f"the data directory {data_dir} cannot be used: {error.strerror}; name another "
-        "directory with --data-dir"
+        f"the data directory {data_dir} cannot be used: {error.strerror}; {advice}"
     )
 
 

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
 import structlog
 
 from chat_service.api.log_lines import hash_name
+from chat_service.cli.doctor.neighbor import other_service
 from chat_service.cli.exit_codes import CommandError, ExitCode
 from chat_service.cli.options import EPILOG, with_settings
 from chat_service.cli.output import Output, format_age, format_duration, format_in
@@ -106,7 +106,7 @@ async def _database(out: Output, settings: Settings) -> AsyncIterator[str]:
 
     If it is an embedded one that does not run, it runs within the block. Raises `EmbeddedError`.
     """
-    if uri := settings.mongo_uri or _running(settings.data_dir.absolute()):
+    if uri := settings.mongo_uri or await _running(settings):
         yield uri
         return
     out.note("the service is not running; starting its MongoDB to look at it")
@@ -119,12 +119,17 @@ async def _database(out: Output, settings: Settings) -> AsyncIterator[str]:
         await mongod.stop()
 
 
-def _running(data_dir: Path) -> str:
-    """Return the connection string of the mongod that runs on a data directory, or an empty one.
+async def _running(settings: Settings) -> str:
+    """Return the connection string of the mongod that runs on the data directory, or an empty one.
 
-    Raises `CommandError` if there is no database, or none yet.
+    Raises `CommandError` if there is no database, or none yet, or if the service that runs uses
+    another one.
     """
+    data_dir = settings.data_dir.absolute()
     owner = owner_of(data_dir)
+    address = settings.host, settings.port, settings.scheme
+    if wrong := await other_service(data_dir, owner, *address):
+        raise CommandError(ExitCode.DATABASE, wrong)
     if owner is None:
         if (data_dir / "WiredTiger").exists():
             return ""

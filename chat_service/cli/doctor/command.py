@@ -11,6 +11,7 @@ import click
 from chat_service.cli.credentials import UserToken, find_token
 from chat_service.cli.doctor import access, host, service
 from chat_service.cli.doctor.keys import check_keys
+from chat_service.cli.doctor.neighbor import other_service
 from chat_service.cli.doctor.runbook import DOCUMENT, entry_of
 from chat_service.cli.exit_codes import ExitCode
 from chat_service.cli.options import EPILOG, settings_from, with_options
@@ -146,7 +147,13 @@ async def _check_database(settings: Settings, may_run: bool) -> AsyncIterator[Fi
         except EmbeddedError as error:
             yield Finding("data", "fail", str(error))
             return
+        address = settings.host, settings.port, settings.scheme
+        if wrong := await other_service(data_dir, owner, *address):
+            yield Finding("data", "fail", wrong)
+            return
         yield host.check_disk(data_dir, pool_limits_of(settings).storage)
+        if data_dir.exists():
+            yield host.check_files(data_dir)
         if owner is None:
             yield host.check_data_dir(data_dir)
             return

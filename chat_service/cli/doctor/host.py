@@ -17,6 +17,7 @@ from chat_service.server.tls import Files, TlsUnusable, end_of
 from config.settings import PROJECT_ROOT
 from workers.mongod.embedded import START_BYTES, EmbeddedError, find_mongod, first_start_bytes
 from workers.mongod.exit_reason import ending_of
+from workers.mongod.foreign_files import large_foreign_files
 from workers.storage import StorageLimits
 from workers.store.finding import Finding
 
@@ -26,6 +27,8 @@ _DESCRIPTORS = 10_000 + 64
 _VERSION_TIMEOUT_S = 10.0
 #: A certificate that expires in fewer days is reported.
 _RENEW_DAYS = 14
+#: Large files of others that are named.
+_FILES_SHOWN = 5
 _PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
 
@@ -155,6 +158,17 @@ def check_disk(data_dir: Path, limits: StorageLimits) -> Finding:
         limit = f"posts are refused below {reserve >> 20} (storage_free_min_bytes)"
         return Finding("disk", "warn", f"{state}; {limit}")
     return Finding("disk", "ok", state)
+
+
+def check_files(data_dir: Path) -> Finding:
+    """Check that nobody else keeps large files in the data directory."""
+    found = large_foreign_files(data_dir)
+    if not found:
+        return Finding("other files", "ok", "none that are large in the data directory")
+    shown = ", ".join(f"{each.path} ({each.size >> 20:,} MiB)" for each in found[:_FILES_SHOWN])
+    more = f" and {len(found) - _FILES_SHOWN} more" if len(found) > _FILES_SHOWN else ""
+    detail = f"not MongoDB's, and may be moved away: {shown}{more}"
+    return Finding("other files", "warn", detail)
 
 
 def _nearest_existing(path: Path) -> Path:

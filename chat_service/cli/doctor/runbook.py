@@ -16,6 +16,7 @@ _ENTRIES: Mapping[str, str] = {
     "data": "service-does-not-start",
     "mongod": "mongod-does-not-start",
     "disk": "disk-fills",
+    "other files": "disk-fills",
     "its storage": "disk-fills",
     "database": "database-unavailable",
     "its database": "database-unavailable",

@@ -41,11 +41,7 @@ async def check_port(
         for each in bind(host, number, names):
             each.close()
     except PortTaken as error:
-        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        near = f"[{near}]" if ":" in near else near
-        # A service's own certificate seldom has this name, and nothing secret is sent.
-        readiness = await _readiness(f"{scheme}://{near}:{number}", is_verified=False)
-        if readiness is None:
+        if await find_service(host, number, scheme) is None:
             return Finding("port", "fail", str(error))
         state = f"{address}: a chat service answers there"
         if may_serve:
@@ -56,6 +52,14 @@ async def check_port(
         )
         return Finding("port", "fail", detail)
     return Finding("port", "ok", f"{address} is free")
+
+
+async def find_service(host: str, number: int, scheme: str) -> str | None:
+    """Return the URL of the chat service that listens on an address, or None if none answers."""
+    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"{scheme}://{f'[{near}]' if ':' in near else near}:{number}"
+    # A service's own certificate seldom has this name, and nothing secret is sent.
+    return None if await _readiness(url, is_verified=False) is None else url
 
 
 async def check_service(url: str, token: str | None) -> AsyncIterator[Finding]:
