@@ -114,6 +114,18 @@ def test_the_doctor_and_the_conditions_lead_to_entries() -> None:
 def test_the_served_runbook_has_every_entry() -> None:
     page = (WEB / "runbook.html").read_text(encoding="utf-8")
     assert re.findall(r'<h2 id="([^"]+)"', page) == list(ENTRIES)
+    (table,) = re.findall(r'<nav id="symptoms".*?</nav>', page, re.DOTALL)
+    assert re.findall(r'<td><a href="#([^"]+)"', table) == list(ENTRIES)
+
+
+def test_no_link_of_the_served_runbook_leads_nowhere() -> None:
+    page = (WEB / "runbook.html").read_text(encoding="utf-8")
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    # An entry names no document: what it refers to is on the page.
+    entries = page.partition("<h2>What the entries refer to</h2>")[0]
+    assert not re.findall(r"\(docs/[^)]*\)", entries)
 
 
 def test_each_alert_is_tested() -> None:
