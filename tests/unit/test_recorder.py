@@ -114,7 +114,7 @@ async def test_an_incident_is_stored_at_once_and_survives_a_kill(archive: Archiv
     await again.turn(NOW + 3600)
     document = json.loads(await again.history.document(0, NOW + 3601, is_day=True))
     (_, row) = document["processes"][0]["samples"]
-    # The row of these two minutes knows that the database was away for a part of them.
+    # The row of these two minutes knows that the database was unavailable for a part of them.
     assert row[1:] == [1, 22]
 
 
