@@ -233,7 +233,8 @@ def _describe_refusal(url: str, problem: ProblemError, token: UserToken | None) 
         )
     if isinstance(problem, Forbidden):
         whose = f"the token from {token.origin}" if token else "a request without a token"
-        return f"{whose} may not do this at {url}; the access file of the service lists the rights"
+        action = problem.needs or "do this"
+        return f"{whose} may not {action} at {url}; the access file of the service lists the rights"
     if isinstance(problem, RateLimited):
         after = f" in {math.ceil(problem.retry_after_s)} s" if problem.retry_after_s else " later"
         return f"nothing was done: the service at {url} limits this client; try again{after}"

@@ -141,7 +141,7 @@ def test_no_option_takes_a_token(chat: Chat) -> None:
         (
             answer(403, b'{"type": "urn:chat:problem:forbidden"}'),
             9,
-            "the token from CHAT_TOKEN may not do this at ",
+            'the token from CHAT_TOKEN may not send "bob" at ',
         ),
         (limited(90), 6, "limits this client; try again in 90 s"),
         (
@@ -226,7 +226,7 @@ def test_commands_work_at_a_service_with_access(
         chat = Chat(server.base)
         refused = chat("watch", name, CHAT_TOKEN=TOKENS["bob"])
         assert refused.code == 9
-        assert "the token from CHAT_TOKEN may not do this" in refused.err
+        assert f'the token from CHAT_TOKEN may not read "{name}" at' in refused.err
         with Terminal(chat, "watch", "bob", CHAT_TOKEN=TOKENS["bob"]) as terminal:
             terminal.until(b"watching bob")
             assert chat("send", "bob", "hello", CHAT_TOKEN=TOKENS["alice"]).code == 0

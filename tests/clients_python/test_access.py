@@ -11,12 +11,15 @@ from chat_inbox import (
     RateLimited,
     Unauthorized,
 )
+from chat_inbox.errors import problem_of
 from chat_service.service import Service
 from tests.clients_python.conftest import NewClient
 from tests.conftest import StartService
 from tests.support.access import TOKENS, everybody, write
 from tests.support.middleman import base_of
 from tests.support.waiting import eventually
+
+NEEDS = 'it needs the right to read "alice"'
 
 
 async def test_rights_decide_what_a_client_may_do(guarded: Service, new_client: NewClient) -> None:
@@ -43,6 +46,41 @@ async def test_rights_decide_what_a_client_may_do(guarded: Service, new_client: 
                 await anext(stranger.stream("alice"))
     async with new_client(base_of(guarded), token=TOKENS["alice"]) as alice:
         assert [message.text for message in await alice.read("alice")] == ["hi"]
+
+
+async def test_an_error_names_the_missing_right(guarded: Service, new_client: NewClient) -> None:
+    async with new_client(base_of(guarded), token=TOKENS["bob"]) as bob:
+        for refused in (
+            bob.read("alice"),
+            bob.lease("alice"),
+            bob.extend("alice", "x", 1),
+            bob.acknowledge("alice", "x"),
+            bob.release("alice", "x"),
+            anext(bob.stream("alice")),
+        ):
+            with pytest.raises(Forbidden) as raised:
+                await refused
+            assert raised.value.needs == 'read "alice"'
+            assert str(raised.value) == f"403 forbidden: {raised.value.detail}; {NEEDS}"
+        # The answer to a HEAD request has no body.
+        for head in (bob.count("alice"), bob.dead_letter_inbox("alice")):
+            with pytest.raises(Forbidden) as raised:
+                await head
+            assert str(raised.value) == f"403 Forbidden: {NEEDS}"
+    async with new_client(base_of(guarded), token=TOKENS["eve"]) as eve:
+        with pytest.raises(Forbidden) as raised:
+            await eve.post("bob", "x")
+        _, in_batch = await eve.post_batch([("eve", "to myself"), ("bob", "x")])
+        assert isinstance(in_batch, Forbidden)
+        assert in_batch.needs == raised.value.needs == 'send "bob"'
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(400, "400 Bad Request"), (503, "503 Service Unavailable"), (599, "599 unknown status")],
+)
+def test_an_answer_without_a_body_has_a_text(status: int, text: str) -> None:
+    assert str(problem_of(status, b"")) == text
 
 
 async def test_a_stream_outlives_its_first_token(

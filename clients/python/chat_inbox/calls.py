@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 from chat_inbox.errors import (
     ChatError,
+    Forbidden,
     LeaseOver,
     ProblemError,
     final_error,
@@ -58,7 +59,9 @@ def post(draft: Draft, key: str | None, receipt: bool, tries: int) -> Flow[Poste
     """Store a message once."""
     # Created before the first try, so that all tries have the same key.
     key = new_key() if key is None else key
-    request = Request("POST", "/chat", draft.body(), _post_headers(key, receipt), key=key)
+    needs = right("send", draft.username)
+    headers = _post_headers(key, receipt)
+    request = Request("POST", "/chat", draft.body(), headers, key=key, needs=needs)
     answer = yield from send(request, tries)
     with reading_answer():
         return Posted(str(answer.document()["id"]), answer.headers.get("x-receipt"))
@@ -87,7 +90,7 @@ def _post_one_batch(
     tried = 0
     while True:
         tried += 1
-        results = _results(len(bodies), (yield from send(request, tries)))
+        results = _results(bodies, (yield from send(request, tries)))
         if tried == tries or not any(_is_transient(each) for each in results):
             return [_final(each, key) for each in results]
         # Retry the whole batch. The key keeps messages from being stored twice.
@@ -103,7 +106,8 @@ def read(
     def poll(wait_s: float) -> Flow[Polled[list[Message]]]:
         path = f"{inbox_path(username)}/read{_query(limit=limit, wait=wait_s or None)}"
         headers = {"Idempotency-Key": key}
-        request = Request("POST", path, b"", headers, wait_s, _REPEAT_WITHIN_S, key)
+        needs = right("read", username)
+        request = Request("POST", path, b"", headers, wait_s, _REPEAT_WITHIN_S, key, needs)
         answer = yield from send(request, tries)
         with reading_answer():
             messages = messages_of(answer.document())
@@ -114,15 +118,20 @@ def read(
 
 def count(username: str, tries: int) -> Flow[int]:
     """Return the number of unread messages."""
-    answer = yield from send(Request("HEAD", inbox_path(username)), tries)
+    answer = yield from _head(username, tries)
     with reading_answer():
         unread = answer.headers["x-unread-count"]
         return COUNT_MAX + 1 if unread.startswith(">") else int(unread)
 
 
+def _head(username: str, tries: int) -> Flow[Answer]:
+    request = Request("HEAD", inbox_path(username), needs=right("read", username))
+    return (yield from send(request, tries))
+
+
 def dead_letter_inbox(username: str, tries: int) -> Flow[str | None]:
     """Return the name of the inbox that takes the dead letters of this one, or None."""
-    answer = yield from send(Request("HEAD", inbox_path(username)), tries)
+    answer = yield from _head(username, tries)
     name = answer.headers.get("x-dead-letter-inbox")
     return None if name is None else unquote(name)
 
@@ -150,7 +159,8 @@ def lease(
     def poll(wait_s: float) -> Flow[Polled[Grant]]:
         path = f"{inbox_path(username)}/lease{_query(ttl=ttl_s, limit=limit, wait=wait_s or None)}"
         began = time.monotonic()
-        answer = yield from send(Request("POST", path, b"", wait_s=wait_s), tries)
+        request = Request("POST", path, b"", wait_s=wait_s, needs=right("read", username))
+        answer = yield from send(request, tries)
         with reading_answer():
             taken = answer.document()
             ttl = float(taken["ttl"])
@@ -184,7 +194,8 @@ def settle(
     fields: dict[str, Any] = {"lease": name} if delivered else {"lease": name, "delivered": False}
     if ids is not None:
         fields["ids"] = list_of(ids)
-    request = Request("POST", f"{inbox_path(username)}/{action}", json.dumps(fields).encode())
+    path, needs = f"{inbox_path(username)}/{action}", right("read", username)
+    request = Request("POST", path, json.dumps(fields).encode(), needs=needs)
     answer = yield from send(request, tries)
     with reading_answer():
         return int(answer.document()["acknowledged" if action == "ack" else "released"])
@@ -203,7 +214,8 @@ def release(
 def extend(username: str, name: str, ttl_s: float, tries: int) -> Flow[float]:
     """Extend a lease to `ttl_s` from now, and return the duration that the service grants."""
     body = json.dumps({"lease": name, "ttl": ttl_s}).encode()
-    answer = yield from send(Request("POST", f"{inbox_path(username)}/extend", body), tries)
+    path, needs = f"{inbox_path(username)}/extend", right("read", username)
+    answer = yield from send(Request("POST", path, body, needs=needs), tries)
     with reading_answer():
         return float(answer.document()["ttl"])
 
@@ -246,7 +258,12 @@ def inbox_path(username: str) -> str:
     return f"/chat/{_segment(username)}"
 
 
-def _results(expected: int, answer: Answer) -> list[Result]:
+def right(action: Literal["send", "read"], username: str) -> str:
+    """Return what a request that needs this right says about it, such as `read "bob"`."""
+    return f"{action} {json.dumps(username, ensure_ascii=False)}"
+
+
+def _results(bodies: Sequence[bytes], answer: Answer) -> list[Result]:
     with reading_answer():
         results: list[Result] = [
             problem_from(each["error"], int(each["error"]["status"]))
@@ -254,8 +271,11 @@ def _results(expected: int, answer: Answer) -> list[Result]:
             else Posted(str(each["id"]), each.get("receipt"))
             for each in answer.document()["results"]
         ]
-        if len(results) != expected:
-            raise ValueError(f"{expected} messages got {len(results)} results")
+        if len(results) != len(bodies):
+            raise ValueError(f"{len(bodies)} messages got {len(results)} results")
+        for body, result in zip(bodies, results):
+            if isinstance(result, Forbidden):
+                result.needs = right("send", json.loads(body)["username"])
         return results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 #: The kinds of 503 and 429 with which the service states that nothing was done.
@@ -73,7 +74,11 @@ class ProblemError(ChatError):
         self.errors = errors
 
     def __str__(self) -> str:
-        return f"{self.status} {self.kind}: {self.detail or self.title}"
+        return ": ".join([f"{self.status} {self.kind or _phrase(self.status)}", *self._reasons()])
+
+    def _reasons(self) -> list[str]:
+        reason = self.detail or self.title
+        return [reason] if reason else []
 
     @property
     def kind(self) -> str:
@@ -105,7 +110,17 @@ class Unauthorized(ProblemError):
 
 
 class Forbidden(ProblemError):
-    """The token is valid, and does not have the right that the request needs (403)."""
+    """The token is valid, and does not have the right that the request needs (403).
+
+    `needs` is this right, such as `read "bob"`, or empty if the client does not know it.
+    """
+
+    needs: str = ""
+
+    def _reasons(self) -> list[str]:
+        needs = [f"it needs the right to {self.needs}"] if self.needs else []
+        reasons = super()._reasons() + needs
+        return ["; ".join(reasons)] if reasons else []
 
 
 class RateLimited(ProblemError):
@@ -197,6 +212,14 @@ def problem_from(document: Mapping[str, Any], status: int, challenge: str = "") 
         problem.acknowledged = _ids_of(document.get("acknowledged"))
         problem.lost = _ids_of(document.get("lost"))
     return problem
+
+
+def _phrase(status: int) -> str:
+    """Return what a status means, for an answer without a document."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "unknown status"
 
 
 def _ids_of(ids: object) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from chat_inbox.errors import ProblemError, RateLimited, final_error
+from chat_inbox.errors import Forbidden, ProblemError, RateLimited, final_error
 from chat_inbox.steps import (
     RETRY_AFTER_MAX_S,
     Answer,
@@ -57,6 +57,8 @@ def send(request: Request, tries: int) -> Flow[Answer]:
             if 200 <= answer.status < 300:
                 return answer
             problem = answer.problem()
+            if isinstance(problem, Forbidden):
+                problem.needs = request.needs
             is_final = not problem.is_transient or _is_long(problem)
             if is_final and is_outcome_unknown and not problem.settles_outcome:
                 raise final_error(str(problem), True, request.key)

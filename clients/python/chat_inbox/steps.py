@@ -28,7 +28,8 @@ class Request:
     """A request. `path` is escaped and relative to the base URL.
 
     `wait_s` is how long the request asks the service to wait before it answers. A retry is safe for
-    `within_s` seconds. `key` is added to the error if all tries fail.
+    `within_s` seconds. `key` is added to the error if all tries fail. `needs` is the right that the
+    request needs, for the error if it is missing.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Request:
     wait_s: float = 0.0
     within_s: float = math.inf
     key: str | None = None
+    needs: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, Union
 
-from chat_inbox.calls import inbox_path
+from chat_inbox.calls import inbox_path, right
 from chat_inbox.errors import (
     ChatError,
     ClientClosed,
+    Forbidden,
     ProblemError,
     Unauthorized,
     reading_answer,
@@ -154,6 +155,7 @@ class Subscription:
     def __init__(self, username: str) -> None:
         #: Whether the stream is closed. Set by the client.
         self.is_closed = False
+        self._username = username
         self._inbox = inbox_path(username)
         self._feed: Feed | None = None
         self._delivered: Delivery | None = None
@@ -226,6 +228,8 @@ class Subscription:
             if isinstance(problem, Unauthorized) and (yield from self._renew()):
                 return
             self.is_closed = True
+            if isinstance(problem, Forbidden):
+                problem.needs = right("read", self._username)
             raise
         self._failures = 0 if feed.was_open else self._failures + 1
         doubled_s = self._retry_s * 2 ** min(max(self._failures - 1, 0), _DOUBLINGS)
