@@ -18,6 +18,8 @@ from config.environment import from_environment
 from config.settings import SECRETS, Settings
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+#: Settings that name a file; `jwt_keys` may also be a URL.
+_FILES = {"access_file", "jwt_keys", "tls_certificate", "tls_key"}
 _WEB_URL = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 #: How many digits of its hash the name of a dead-letter inbox ends in that would be too long.
@@ -136,6 +138,9 @@ def _convert(name: str, value: Any) -> Any:
     converted = msgspec.convert(value, _FIELDS[name].type, strict=False, dec_hook=_path)
     if isinstance(converted, float) and not math.isfinite(converted):
         raise ValueError("Expected a finite number")
+    if name in _FILES and converted and "://" not in converted:
+        # Errors then say where the service looked for the file.
+        return str(Path(converted).expanduser().absolute())
     return converted
 
 

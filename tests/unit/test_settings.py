@@ -249,3 +249,24 @@ def test_without_a_checkout_data_is_kept_outside_the_package(tmp_path: Path) -> 
     )
     assert done.stdout == "/state/chat-inbox\n"
     assert Settings().data_dir == PROJECT_ROOT / "data"
+
+
+def test_a_path_is_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    file = tmp_path / "chat.toml"
+    file.write_text('access = "tokens"\naccess_file = "access.toml"\n', encoding="utf-8")
+    settings = load_settings({}, {"CHAT_TLS_KEY": "~/key", "CHAT_TLS_CERTIFICATE": "/cert"}, file)
+    assert settings.access_file == str(tmp_path / "work" / "access.toml")
+    assert (settings.tls_certificate, settings.tls_key) == ("/cert", "/home/ann/key")
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"), [("https://a/keys", "https://a/keys"), ("/keys", "/keys"), ("", "")]
+)
+def test_keys_may_be_a_url(keys: str, expected: str) -> None:
+    given = {"access": "jwt", "jwt_issuer": "https://a", "jwt_audience": "b", "jwt_keys": keys}
+    assert load_settings(given, {}).jwt_keys == expected
