@@ -270,7 +270,10 @@ def of_service_error(error: ServiceError, effect: Effect) -> Problem:
     if isinstance(error, Rejected):
         return invalid(FieldError("text", str(error)))
     if isinstance(error, KeyReused):
-        detail = "this Idempotency-Key was used for another message before; nothing was stored"
+        detail = (
+            "this Idempotency-Key was used before, with another text, timeout or delay; "
+            "nothing was stored"
+        )
         return Problem(422, "key-reused", "The key was used before", detail)
     if isinstance(error, KeyInFlight):
         detail = "a request with this Idempotency-Key is still in progress; try again later"

@@ -91,7 +91,7 @@ def read_options(
         waited = preferred
     wait_s = 0.0 if waited is None else seconds("wait", waited)
     ttl_s = None
-    if ttls is not None and (ttl_s := seconds("ttl", ttls)) < TTL_MIN_S:
+    if ttls is not None and (ttl_s := seconds("ttl", ttls, TTL_MIN_S)) < TTL_MIN_S:
         raise invalid(FieldError("ttl", f"must be at least {TTL_MIN_S} seconds"))
     return ReadOptions(
         None if limits is None else _limit(limits),
@@ -160,10 +160,11 @@ def is_waiting(query: str, prefer: str = "") -> bool:
     return bool(prefer) and preferences(prefer).wait is not None
 
 
-def seconds(name: str, value: str) -> float:
-    """Return a number of seconds, which may have decimals."""
+def seconds(name: str, value: str, least: float = 0) -> float:
+    """Return a number of seconds, which may have decimals. `least` is for the error only."""
     if not _SECONDS.fullmatch(value):
-        raise invalid(FieldError(name, "must be one number of seconds from 0, such as 2.5"))
+        rule = f"must be one number of seconds from {least}, such as 2.5"
+        raise invalid(FieldError(name, rule))
     return float(value)
 
 

@@ -71,4 +71,4 @@ def test_a_key_stands_for_the_delay_too(chat: Chat, name: str) -> None:
     for _ in range(2):
         assert chat("send", name, "x", "--in", "1h", "--key", "k").code == 0
     other = chat("send", name, "x", "--in", "2h", "--key", "k")
-    assert (other.code, "this --key was used for another message" in other.err) == (2, True)
+    assert (other.code, "this --key was used before, with another text" in other.err) == (2, True)

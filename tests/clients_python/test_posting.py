@@ -1,5 +1,7 @@
 """The guarantees of the clients: nothing is lost or repeated, and errors have types."""
 
+from typing import Any
+
 import pytest
 
 from chat_inbox import (
@@ -85,11 +87,23 @@ async def test_a_client_that_was_closed_says_so(client: ChatClient) -> None:
 
 async def test_posts_with_one_key_are_one_message(client: ChatClient) -> None:
     first = await client.post("bob", "x", key="order 66")
-    assert await client.post("bob", "x", key="order 66") == first
+    assert not first.is_replayed
+    again = await client.post("bob", "x", key="order 66")
+    assert (again.id, again.is_replayed) == (first.id, True)
     with pytest.raises(ProblemError) as raised:
         await client.post("bob", "y", key="order 66")
     assert (raised.value.status, raised.value.kind) == (422, "key-reused")
+    with pytest.raises(ProblemError, match="with another text, timeout or delay"):
+        await client.post("bob", "x", 90, key="order 66")
     assert await client.count("bob") == 1
+
+
+async def test_a_text_must_be_str(client: ChatClient) -> None:
+    text: Any = b"x"
+    with pytest.raises(TypeError, match="a text must be str, not bytes"):
+        await client.post("bob", text)
+    with pytest.raises(TypeError, match="a text must be str, not bytes"):
+        await client.post_batch([("bob", text)])
 
 
 async def test_each_of_many_posts_gets_its_answer(client: ChatClient) -> None:

@@ -63,7 +63,7 @@ SHOWN: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "key reused": (
         raising(problems.of_service_error(KeyReused("x"), "stored")),
-        "this --key was used for another message before",
+        "this --key was used before, with another text, timeout or delay",
     ),
     "key in flight": (
         raising(problems.of_service_error(KeyInFlight("x"), "stored")),

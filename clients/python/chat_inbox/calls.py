@@ -64,7 +64,11 @@ def post(draft: Draft, key: str | None, receipt: bool, tries: int) -> Flow[Poste
     request = Request("POST", "/chat", draft.body(), headers, key=key, needs=needs)
     answer = yield from send(request, tries)
     with reading_answer():
-        return Posted(str(answer.document()["id"]), answer.headers.get("x-receipt"))
+        return Posted(
+            str(answer.document()["id"]),
+            answer.headers.get("x-receipt"),
+            answer.headers.get("idempotent-replayed") == "true",
+        )
 
 
 def post_batch(

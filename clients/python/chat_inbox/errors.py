@@ -53,7 +53,7 @@ class ProblemError(ChatError):
     `status` is the status of the answer. `type`, `title`, `detail` and `instance` are those of the
     document; `instance` is the id of the request in the service's log. They are empty if the
     answer was no problem document, for example from a proxy or to a HEAD request. `errors` names
-    each invalid field.
+    each invalid field as the API does: `timeout` is the argument `timeout_s`.
     """
 
     def __init__(

@@ -30,14 +30,26 @@ class Draft(NamedTuple):
             fields["timeout"] = self.timeout_s
         if self.delay_s is not None:
             fields["delay"] = self.delay_s
-        return json.dumps(fields).encode()
+        return _encode(fields).encode()
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"a username and a text must be str, not {type(value).__name__}")
+
+
+_encode = json.JSONEncoder(default=_refuse).encode
 
 
 class Posted(NamedTuple):
-    """A stored message. `receipt` is None unless one was requested."""
+    """A stored message. `receipt` is None unless one was requested.
+
+    `is_replayed` tells whether an earlier post with the same key stored it, also an earlier try of
+    the same call. After `post_batch`, it is always False: the service does not tell.
+    """
 
     id: str
     receipt: str | None = None
+    is_replayed: bool = False
 
 
 @dataclass(frozen=True)
