@@ -13,6 +13,10 @@ const INSIDE = { left: 54, right: 10, top: 12, bottom: 22 };
 /* The distance of two labels on the time axis: the first that leaves this many pixels between them. */
 const LABEL_EVERY_S = [300, 600, 3600, 7200, 14_400, 21_600];
 const LABEL_WIDTH = 52;
+/* So many slots without a sample are a gap with words. Fewer are a process that was busy. */
+const GAP_MIN = 3;
+/* The width of these words, with the times and without, in pixels. */
+const GAP_WIDTHS = [150, 76];
 /* How far outside the plot the mark of a spike reaches, in pixels. */
 const MARK = 5;
 
@@ -82,8 +86,8 @@ export class Chart {
       `now` is the value of the present, and what the legend shows while no slot is selected.
 
       `unit` is the unit of the values, `stacked` whether the lines are stacked, `every` the seconds in
-      a slot, `period` the name of what is shown. `unavailable` has a boolean for each slot, `starts`
-      the start times of processes. `threshold` is `{value, runbook}`, with `says` and `href` for its
+      a slot, `period` the name of what is shown. `sampled` and `unavailable` have a boolean for each
+      slot, `starts` the start times of processes. `threshold` is `{value, runbook}`, with `says` and `href` for its
       link, or null. */
   draw(view) {
     this.#view = view;
@@ -102,6 +106,7 @@ export class Chart {
     this.y = y;
     this.layers = layers;
     const plot = shape("g", { class: "plot" });
+    for (const gap of this.#gaps()) plot.append(...this.#gap(...gap));
     for (const [from, to] of runs(unavailable.map((is) => (is ? 1 : NaN)))) {
       plot.append(this.#rect("unavailable", this.#x(from - 0.5), this.#x(to + 0.5)));
     }
@@ -188,6 +193,25 @@ export class Chart {
     const tip = INSIDE.top - MARK - 3;
     const d = `M${fixed(x)} ${tip}l${MARK} ${MARK + 1}h${-2 * MARK}Z`;
     return shape("path", { class: "peak", d });
+  }
+
+  /** Return the first and last index of each gap without a sample. */
+  #gaps() {
+    return runs(this.#view.sampled.map((is) => (is ? NaN : 1))).filter(([from, to]) => to - from + 1 >= GAP_MIN);
+  }
+
+  /** Return a band for a gap, with words if they fit: an empty plot looks like zero. */
+  #gap(from, to) {
+    const [left, right] = [Math.max(this.#x(from - 0.5), INSIDE.left), Math.min(this.#x(to + 0.5), this.#width - INSIDE.right)];
+    const fits = GAP_WIDTHS.findIndex((width) => right - left >= width);
+    const words = [this.#gapWords(from, to), "no samples"][fits];
+    const place = { class: "gap", x: (left + right) / 2, y: INSIDE.top + this.#plotHeight / 2 };
+    return [this.#rect("gap", left, right), ...(words ? [shape("text", place, words)] : [])];
+  }
+
+  #gapWords(from, to) {
+    const { first, every } = this.#view;
+    return `no samples ${shortClock((first + from) * every)}–${shortClock((first + to + 1) * every)}`;
   }
 
   get #across() {
@@ -301,7 +325,8 @@ export class Chart {
       return `${name}: now ${last}, from ${this.format(least)} to ${this.format(most)}`;
     });
     const { unit, period } = this.#view;
-    return `${this.title}, ${unit}, ${period}. ${said.join("; ")}.`;
+    const gaps = this.#gaps().map(([from, to]) => `; ${this.#gapWords(from, to)}`);
+    return `${this.title}, ${unit}, ${period}. ${said.join("; ")}${gaps.join("")}.`;
   }
 }
 

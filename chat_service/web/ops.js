@@ -182,6 +182,7 @@ function draw() {
     first,
     every: history.every,
     period: name.toLowerCase(),
+    sampled: slots.map((slot) => processes.some(({ rows }) => rows.has(slot))),
     unavailable: slots.map((slot) => isUnavailable(history, slot, processes)),
     starts: processes.map(({ started }) => started),
   };

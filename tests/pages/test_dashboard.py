@@ -84,6 +84,9 @@ async def test_earlier_samples_appear_at_once(
         await page.goto(f"{chat.base}/ops")
         await expect(page.locator("#link")).to_have_text("Live")
         assert await most(page, "Messages", "accepted") >= 0.3
+        # Before that, there is nothing, which must not look like zero.
+        gap = chart(page, "Messages").locator(".plot text.gap").first
+        await expect(gap).to_contain_text("no samples")
         line = chart(page, "Messages").locator(".plot .line.n1")
         whole = await chart(page, "Messages").get_by_role("img").bounding_box()
         assert whole is not None
@@ -437,6 +440,10 @@ async def test_a_day_is_shown_with_its_restarts(chat: ChatClient, browser: OpenB
         await expect(image).to_have_attribute(
             "aria-label", re.compile(r"the last day. accepted: now \S+, from 2 to 2;")
         )
+        await expect(image).to_have_attribute(
+            "aria-label", re.compile(r"; no samples [0-9:]{5}.[0-9:]{5}\.")
+        )
+        await expect(chart(page, "Messages").locator(".plot rect.gap")).to_have_count(2)
         await expect(chart(page, "Messages").locator(".plot .start")).to_have_count(2)
         await expect(page.get_by_role("slider")).to_have_attribute("max", "719")
         await page.get_by_role("radio", name="Each run").check()
