@@ -177,6 +177,7 @@ async def test_a_lease_in_a_block_outlives_its_first_time(
             return paths_of(between.heads).count("extend") > 2
 
         async with client.lease("bob", ttl_s=0.5) as lease:
+            assert len(lease.messages) == 1
             await eventually(is_extended_thrice)
             lease.check()
             assert (await client.status(posted.id, posted.receipt or "")).status == "leased"
@@ -246,6 +247,7 @@ async def test_a_failed_extension_is_tried_again(service: Service, new_client: N
         client = new_client(between.base)
         await client.post("bob", "work")
         async with client.lease("bob", ttl_s=3) as lease:
+            assert len(lease.messages) == 1
             between.answers = [answer(503), b""]
 
             async def is_extended_thrice() -> bool:
@@ -343,6 +345,18 @@ async def test_all_messages_count_once_they_are_in_hand(client: ChatClient) -> N
     assert await counts(lambda lease: next(iter(lease))) == [2, 1, 1]
     assert await counts(list) == [2, 2, 2]
     assert await counts(lambda lease: lease.messages) == [2, 2, 2]
+
+
+async def test_a_block_acknowledges_only_what_it_has_received(client: ChatClient) -> None:
+    ids = [(await client.post("bob", text)).id for text in "abc"]
+    async with client.lease("bob") as lease:
+        for message in lease:
+            if message.text == "b":
+                break
+    async with client.lease("bob") as lease:
+        pass
+    rest = await client.lease("bob")
+    assert [(each.id, each.deliveries) for each in rest.messages] == [(ids[2], 1)]
 
 
 async def test_a_release_says_whether_its_messages_were_delivered(client: ChatClient) -> None:

@@ -66,6 +66,7 @@ async def test_every_kind_of_request_carries_the_token(
             await client.status(posted.id, posted.receipt)
             await client.revoke(posted.id, posted.receipt)
             async with client.lease("bob") as lease:
+                assert len(lease.messages) == 1
                 await lease.extend(5)
             await client.post("bob", "z")
             async with client.stream("bob") as messages:

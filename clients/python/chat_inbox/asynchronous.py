@@ -343,12 +343,12 @@ async def run(flow: Generator[S, Any, T], perform: Callable[[S], Awaitable[objec
 class Lease:
     """Leased messages of one inbox. No other reader receives them until the lease ends.
 
-    In an `async with` block, the lease is extended until the block ends. Then, the messages that it
-    still holds are acknowledged, and `LeaseOver` is raised if any of them is lost. If the block
-    raises or is cancelled, they are released instead. If the lease is lost during the block, for
-    example because the service could not be reached, the block goes on: `check` and the iteration
-    over the lease raise `LeaseOver`. An empty lease can be used in the same way, and sends no
-    requests.
+    In an `async with` block, the lease is extended until the block ends. Then, the messages that
+    you have received from the iteration or from `messages` are acknowledged, and `LeaseOver` is
+    raised if any of them is lost. The others are released, as after a `break`. If the block raises
+    or is cancelled, all are released. If the lease is lost during the block, for example because
+    the service could not be reached, the block goes on: `check` and the iteration over the lease
+    raise `LeaseOver`. An empty lease can be used in the same way, and sends no requests.
 
     Only messages in hand count as delivered if they are released, so only they can become dead
     letters: the one that the iteration returned last, since you were done with those before it. If
@@ -441,7 +441,7 @@ class Lease:
     ) -> None:
         await self._stop_extending()
         if error is None:
-            await self.acknowledge()
+            await self._client._run(self._held.end(self._client._tries))
             return
         # If this fails, the messages become unread when the lease ends.
         with suppress(ChatError, ClientClosed):

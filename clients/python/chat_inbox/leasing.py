@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from chat_inbox import calls
 from chat_inbox.calls import Action, Grant
@@ -88,6 +88,16 @@ class HeldLease:
             # The error lists each message, and none of them is held any longer.
             self._forget(named)
             raise
+
+    def end(self, tries: int) -> Flow[None]:
+        """Acknowledge what the caller has received, and release the rest: a loop may have ended
+        early.
+        """
+        rest = [each for each in self._held if each not in self._handed]
+        # If this fails, they become unread when the lease ends.
+        with suppress(ChatError):
+            yield from self._release(rest, False, 1)
+        yield from self.acknowledge([each for each in self._held if each in self._handed], tries)
 
     def release(
         self, ids: str | Iterable[str] | None, delivered: bool | None, tries: int

@@ -330,11 +330,12 @@ def run(flow: Generator[S, Any, T], perform: Callable[[S], object]) -> T:
 class SyncLease:
     """Leased messages of one inbox. No other reader receives them until the lease ends.
 
-    In a `with` block, a thread extends the lease until the block ends. Then, the messages that it
-    still holds are acknowledged, and `LeaseOver` is raised if any of them is lost. If the block
-    raises, they are released instead. If the lease is lost during the block, for example because
-    the service could not be reached, the block goes on: `check` and the iteration over the lease
-    raise `LeaseOver`. An empty lease can be used in the same way, and sends no requests.
+    In a `with` block, a thread extends the lease until the block ends. Then, the messages that you
+    have received from the iteration or from `messages` are acknowledged, and `LeaseOver` is raised
+    if any of them is lost. The others are released, as after a `break`. If the block raises, all
+    are released. If the lease is lost during the block, for example because the service could not
+    be reached, the block goes on: `check` and the iteration over the lease raise `LeaseOver`. An
+    empty lease can be used in the same way, and sends no requests.
 
     Only messages in hand count as delivered if they are released, so only they can become dead
     letters: the one that the iteration returned last, since you were done with those before it. If
@@ -430,7 +431,7 @@ class SyncLease:
         self._is_ending.set()
         try:
             if error is None:
-                self.acknowledge()
+                self._client._run(self._held.end(self._client._tries))
                 return
             # If this fails, the messages become unread when the lease ends.
             with suppress(ChatError, ClientClosed):
