@@ -33,8 +33,9 @@ session.addEventListener("change", showBlank);
 
 function showBlank() {
   const isReader = session.who.read.length > 0;
+  byId("no-inbox").classList.toggle("reader", isReader);
   byId("no-inbox").querySelector(".blank p").textContent = isReader
-    ? "Send a message to a username, then open its inbox here."
+    ? "Send a message to a name, then open its inbox here."
     : session.isSignedIn ? "Your token has no right to read an inbox." : "Sign in to open an inbox.";
 }
 

@@ -78,6 +78,11 @@ class Inbox {
     count();
   }
 
+  /** Read is the main button, unless nothing is unread or the messages come by themselves. */
+  #weigh() {
+    this.parts.read.classList.toggle("primary", this.#counts.last !== 0 && !this.live.isOn);
+  }
+
   /** Say how many messages were read and are leased here. */
   sum() {
     const leased = [...this.#leases].reduce((sum, { size }) => sum + size, 0);
@@ -108,7 +113,7 @@ class Inbox {
       }
       if (error.status === 400 && current === this) {
         close();
-        refuse("is not a username: it must have 1 to 128 characters and no control characters");
+        refuse("A name has 1 to 128 characters, and no control characters");
         return null;
       }
       if (error.status === 401 || error.kind === "forbidden") {
@@ -132,6 +137,7 @@ class Inbox {
   #uncounted(why) {
     this.#isUnknown = true;
     this.#counts = { last: null, same: 0 };
+    this.#weigh();
     this.parts.count.textContent = "–";
     this.parts.words.textContent = why;
     if (current === this) showUnread("");
@@ -143,6 +149,7 @@ class Inbox {
     if (this.#isUnknown && this.#isBad) this.tell("");
     this.#isUnknown = false;
     this.#counts = { last: unread, same: unread === last ? this.#counts.same + 1 : 0 };
+    this.#weigh();
     const shown = `${isMore ? ">" : ""}${unread.toLocaleString("en")}`;
     this.parts.count.textContent = shown;
     this.parts.words.textContent = `unread in ${isolated(this.name)}’s inbox`;
@@ -259,6 +266,7 @@ class Inbox {
   #liveIs = (state, why) => {
     const { live, watch } = this.parts;
     watch.classList.toggle("on", this.live.isOn);
+    this.#weigh();
     watch.textContent = this.live.isOn ? "Stop watching" : "Watch live";
     const [kind, word] = {
       connecting: ["pending", "connecting"],
@@ -284,9 +292,10 @@ class Inbox {
   }
 }
 
-function refuse(rule) {
+/** Say which rule a name breaks. The name may be long. */
+function refuse(rule, name = whose.value) {
   whose.setAttribute("aria-invalid", "true");
-  fault.textContent = `“${isolated(whose.value)}” ${rule}.`;
+  fault.textContent = `${rule}. This one does not fit: “${isolated(brief(name, 40))}”.`;
   fault.hidden = false;
   whose.focus();
   announce(fault.textContent);
@@ -315,7 +324,7 @@ function open(name) {
   whose.value = name;
   // The service refuses these names, and a browser removes them from a path.
   if (name === "." || name === "..") {
-    refuse("is not a username");
+    refuse("A name is neither “.” nor “..”");
     return;
   }
   if (!views.has(name)) views.set(name, new Inbox(name));
@@ -339,7 +348,24 @@ function named() {
   }
 }
 
+/** Return the inbox that an address means although no link has it: `/?inbox=ops` or, if it is plainly a name, `/#ops`. */
+function meant() {
+  const { hash, search } = location;
+  if (hash === "") return new URLSearchParams(search).get("inbox");
+  return /^#[\w.-]{1,128}$/.test(hash) ? hash.slice(1) : null;
+}
+
+/** Make such an address that of a link. Return what of the address nobody understands, if there is something. */
+function correct() {
+  const { hash, pathname } = location;
+  if (["#inbox", "#send"].includes(hash) || named() || (hash !== "" && byId(hash.slice(1)))) return "";
+  const name = meant();
+  if (name || hash !== "") history.replaceState(null, "", pathname + (name ? address(name) : "#inbox"));
+  return name ? "" : hash;
+}
+
 function follow() {
+  const wrong = correct();
   const name = named();
   if (name) {
     open(name);
@@ -353,6 +379,7 @@ function follow() {
     // A link within the page: keep the inbox in the address.
     history.replaceState(null, "", address(current.name));
   }
+  if (wrong) refuse("A link to an inbox ends with #inbox= and its name", wrong);
 }
 
 const count = poll(async () => (current === null ? null : current.count()));
@@ -363,7 +390,7 @@ byId("open").addEventListener("submit", (event) => {
   // Phones append a space, which would name another inbox.
   const name = (whose.value = whose.value.trim());
   if (name === "") {
-    fault.textContent = "Enter a username.";
+    fault.textContent = "Enter a name.";
     whose.setAttribute("aria-invalid", "true");
     fault.hidden = false;
     whose.focus();
@@ -372,7 +399,7 @@ byId("open").addEventListener("submit", (event) => {
   try {
     location.hash = address(name);
   } catch {
-    refuse("is not well-formed Unicode");
+    refuse("A name is well-formed Unicode");
     return;
   }
   follow();

@@ -51,7 +51,7 @@ let giveUp = new AbortController();
 let isSending = false;
 // Whether the service may have stored a message without an answer that says so.
 let isInDoubt = false;
-// The username to which nobody may send who uses the page now, while the note says so.
+// The name to which nobody may send who uses the page now, while the note says so.
 let refusedTo = null;
 
 function lifetime() {
@@ -149,7 +149,7 @@ function forget() {
   refusedTo = null;
 }
 
-/** Hide the errors of fields that were corrected, and what was refused for another username. */
+/** Hide the errors of fields that were corrected, and what was refused for another name. */
 function forgive() {
   if (refusedTo !== null && to.value !== refusedTo) forget();
   for (const [name, value] of refused) {
@@ -219,7 +219,7 @@ function showCommands() {
   try {
     path = encodeURIComponent(username).replaceAll("'", "%27");
   } catch {
-    // It is not well-formed Unicode, so it is not a username.
+    // It is not well-formed Unicode, so it is no name.
   }
   const curl = session.isOn ? 'curl -H "Authorization: Bearer $CHAT_TOKEN"' : "curl";
   byId("curl").textContent = `${curl} -d '${quoted}' ${here}chat

@@ -151,7 +151,7 @@ async def test_the_worker_keeps_no_answer(chat: ChatClient, browser: OpenBrowser
         await page.goto(chat.base)
         await await_worker(page)
         await send(page, "bob", "once")
-        await page.get_by_label("Username").fill("bob")
+        await page.get_by_label("Name", exact=True).fill("bob")
         await button(page, "Open").click()
         await button(page, "Read").click()
         assert await page.evaluate("caches.keys()") == []

@@ -184,7 +184,7 @@ async def test_opened_inboxes_are_listed_and_forgotten(
 async def test_a_refused_inbox_is_not_listed(chat: ChatClient, browser: OpenBrowser) -> None:
     async with browser() as page:
         await page.goto(chat.base)
-        await page.get_by_label("Username").fill("x" * 129)
+        await page.get_by_label("Name", exact=True).fill("x" * 129)
         await button(page, "Open").click()
         await expect(page.locator("#whose-fault")).to_be_visible()
         assert await page.evaluate("localStorage.inboxes") is None

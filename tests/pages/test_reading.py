@@ -23,7 +23,7 @@ async def test_the_page_explains_what_to_do(chat: ChatClient, browser: OpenBrows
         await page.goto(chat.base)
         assert await page.title() == "Chat inbox"
         await expect(page.get_by_text("Opening an inbox only counts")).to_be_visible()
-        await expect(page.get_by_text("Send a message to a username")).to_be_visible()
+        await expect(page.get_by_text("Send a message to a name")).to_be_visible()
         await expect(page.get_by_text("Nothing yet.")).to_be_visible()
 
 
@@ -46,14 +46,16 @@ async def test_entering_a_name_reads_nothing_and_keeps_counting(
     await chat.post("eve/ÿ #1", "one")
     async with browser() as page:
         await page.goto(chat.base)
-        await page.get_by_label("Username").fill("eve/ÿ #1")
-        await page.get_by_label("Username").press("Enter")
+        await page.get_by_label("Name", exact=True).fill("eve/ÿ #1")
+        await page.get_by_label("Name", exact=True).press("Enter")
         await expect(page.locator("[data-count]")).to_have_text("1")
         assert page.url.endswith("#inbox=eve%2F%C3%BF%20%231")
         await chat.post("eve/ÿ #1", "two")
         await expect(page.locator("[data-count]")).to_have_text("2")
         await page.go_back()
-        await expect(page.get_by_text("Send a message to a username")).to_be_visible()
+        # The list is not empty any more, so nothing says how to begin.
+        await expect(page.get_by_role("heading", name="Used in this browser")).to_be_visible()
+        await expect(page.get_by_text("Send a message to a name")).to_be_hidden()
     assert await chat.texts("eve/ÿ #1") == ["one", "two"]
 
 

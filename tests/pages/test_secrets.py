@@ -64,7 +64,7 @@ async def use_inbox(page: Page, token: str) -> None:
     """Sign in, work, fail, and sign out."""
     await sign_in(page, token, "canary")
     await send(page, "bob", "a message")
-    await page.get_by_label("Username").fill("nobody")
+    await page.get_by_label("Name", exact=True).fill("nobody")
     await button(page, "Open").click()
     await button(page, "Read").click()
     await expect(page.locator("#inboxes [data-note]").first).to_contain_text(

@@ -100,7 +100,7 @@ async def test_each_field_shows_the_service_error(chat: ChatClient, browser: Ope
         await button(page, "Send").click()
         await expect(to).to_be_focused()
         await expect(to).to_have_accessible_description(
-            "Any username. You do not have to create its inbox. Must have 1 to 128 characters."
+            "Any name. You do not have to create its inbox. Must have 1 to 128 characters."
         )
         await expect(to).to_have_attribute("aria-invalid", "true")
         await expect(page.locator("#timeout-fault")).to_have_text(
@@ -115,7 +115,7 @@ async def test_each_field_shows_the_service_error(chat: ChatClient, browser: Ope
         await expect(page.locator("#timeout-fault")).to_be_hidden()
         await send(page, "bob", "fits")
         await expect(page.locator("#sent [data-left]")).to_contain_text("1 min")
-        await page.get_by_label("Username").fill("x" * 129)
+        await page.get_by_label("Name", exact=True).fill("x" * 129)
         await button(page, "Open").click()
         await expect(page.locator("#whose-fault")).to_contain_text("1 to 128 characters")
 
@@ -179,7 +179,7 @@ async def test_an_empty_message_is_refused_and_spaces_are_trimmed(
         await button(page, "Send").click()
         await expect(page.locator("#text-fault")).to_have_text("Is empty; enter a message.")
         await expect(page.get_by_label("Message", exact=True)).to_be_focused()
-        await page.get_by_label("Username").fill(" bob ")
+        await page.get_by_label("Name", exact=True).fill(" bob ")
         await button(page, "Open").click()
         await expect(page.locator("[data-count]")).to_have_text("1")
     assert await chat.texts("bob") == ["hello"]

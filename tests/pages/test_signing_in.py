@@ -65,7 +65,7 @@ async def test_a_public_drop_box_takes_messages_without_a_token(
         await expect(panel(page)).to_contain_text("Without a token you may send to any name.")
         await send(page, "box", "for the owner")
         await expect(page.locator("#sent .state")).to_have_text("pending")
-        await page.get_by_label("Username").fill("box")
+        await page.get_by_label("Name", exact=True).fill("box")
         await button(page, "Open").click()
         await expect(page.locator("[data-words]")).to_have_text("Sign in to read the inbox of box.")
         await button(page, "Read").click()
