@@ -6,9 +6,9 @@ Used by `chat_service.server.access_log` and by `chat_service.access.audit`.
 import hashlib
 import re
 import secrets
-import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 #: How a line names an inbox or a client.
@@ -27,7 +27,13 @@ def agent_of(headers: Mapping[str, str]) -> str:
     It is empty if the client sent none. A thousand clients of a kind share one string.
     """
     found = _AGENT.match(headers.get("User-Agent", ""))
-    return "" if found is None else sys.intern(found[0])
+    return "" if found is None else _shared(found[0])
+
+
+@lru_cache(maxsize=1024)
+def _shared(name: str) -> str:
+    # Not `sys.intern`: Python 3.12 never frees its strings, and a client chooses these.
+    return name
 
 
 def hash_name(name: str, key: str) -> str:

@@ -1,5 +1,6 @@
 """Lines of the access log: how they name inboxes and clients, and which ones are left out."""
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from chat_service.access.audit import AuditLog
-from chat_service.api.log_lines import LogNames, Naming
+from chat_service.api.log_lines import LogNames, Naming, agent_of
 from chat_service.api.types import AnsweredRequest
 from chat_service.server.access_log import AccessLog
 
@@ -95,3 +96,16 @@ def test_a_flood_of_denials_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         "limited",
     ]
     assert lines[20]["count"] == 80
+
+
+def test_a_flood_of_programs_is_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(20_000):
+            assert agent_of({"User-Agent": f"flood-{number}/1 (more)"}) == f"flood-{number}/1"
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Of each, a few hundred bytes would be two megabytes and more.
+    assert after - before < 500_000
