@@ -80,3 +80,14 @@ def options_given(context: click.Context) -> list[str]:
         for name in _OPTIONS
         if context.params[name] is not None
     ]
+
+
+def address_of_directory(settings: Settings) -> tuple[str, int, str]:
+    """Return host, port and scheme of the service that should be using the data directory.
+
+    The port is 0 if none is meant: someone who names a directory and no port means that directory,
+    and any other service may be at the default port.
+    """
+    defaults = Settings()
+    is_named = settings.data_dir != defaults.data_dir and settings.port == defaults.port
+    return settings.host, 0 if is_named else settings.port, settings.scheme

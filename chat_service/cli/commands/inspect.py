@@ -12,7 +12,7 @@ import structlog
 from chat_service.api.log_lines import hash_name
 from chat_service.cli.doctor.neighbor import other_service
 from chat_service.cli.exit_codes import CommandError, ExitCode
-from chat_service.cli.options import EPILOG, with_settings
+from chat_service.cli.options import EPILOG, address_of_directory, with_settings
 from chat_service.cli.output import Output, format_age, format_duration, format_in
 from chat_service.cli.param_types import NonEmptyText
 from chat_service.wiring import dead_letters_of
@@ -127,8 +127,7 @@ async def _running(settings: Settings) -> str:
     """
     data_dir = settings.data_dir.absolute()
     owner = owner_of(data_dir)
-    address = settings.host, settings.port, settings.scheme
-    if wrong := await other_service(data_dir, owner, *address):
+    if wrong := await other_service(data_dir, owner, *address_of_directory(settings)):
         raise CommandError(ExitCode.DATABASE, wrong)
     if owner is None:
         if (data_dir / "WiredTiger").exists():

@@ -14,7 +14,7 @@ from chat_service.cli.doctor.keys import check_keys
 from chat_service.cli.doctor.neighbor import other_service
 from chat_service.cli.doctor.runbook import DOCUMENT, entry_of
 from chat_service.cli.exit_codes import ExitCode
-from chat_service.cli.options import EPILOG, settings_from, with_options
+from chat_service.cli.options import EPILOG, address_of_directory, settings_from, with_options
 from chat_service.cli.output import Output
 from chat_service.cli.param_types import Url
 from chat_service.cli.session import insecure_option, without_credentials
@@ -147,8 +147,7 @@ async def _check_database(settings: Settings, may_run: bool) -> AsyncIterator[Fi
         except EmbeddedError as error:
             yield Finding("data", "fail", str(error))
             return
-        address = settings.host, settings.port, settings.scheme
-        if wrong := await other_service(data_dir, owner, *address):
+        if wrong := await other_service(data_dir, owner, *address_of_directory(settings)):
             yield Finding("data", "fail", wrong)
             return
         yield host.check_disk(data_dir, pool_limits_of(settings).storage)
