@@ -28,7 +28,7 @@ _SAVE_EVERY = 3
 #: The state is judged this often, in seconds. If it has changed, and while something is wrong, the
 #: day is stored at once: an operator needs the minutes of an incident, even if the node was
 #: killed. A state that lasts longer than `_INCIDENT_S` is stored as rarely as any other.
-_TURN_EVERY_S, _INCIDENT_S = 30.0, 900.0
+_TURN_EVERY_S, _INCIDENT_S = DAY_EVERY_S / 4, 900.0
 #: A turn begins this many seconds late. Otherwise all nodes would write at the same moment.
 _LATE_S = (4.0, 28.0)
 #: Longest time to store the day when the service stops, in seconds.

