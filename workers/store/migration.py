@@ -111,6 +111,10 @@ class Migration:
         working = asyncio.create_task(self._work(), name="migration")
         try:
             await asyncio.wait((keeping, working), return_when=asyncio.FIRST_COMPLETED)
+            await _end(keeping)
+            if working.done() and not working.cancelled() and working.exception() is None:
+                # Not before the renewals have ended: without its record, one would fail.
+                await self._repeat(self._record.finish)
         finally:
             await _end(keeping)
             await _end(working)
@@ -140,7 +144,6 @@ class Migration:
             if step != self._record.step:
                 await self._repeat(partial(self._record.save, step))
             await self._repeat(steps[step])
-        await self._repeat(self._record.finish)
 
     def _left(self) -> Sequence[str]:
         """Return the steps that are left."""
