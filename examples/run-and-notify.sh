@@ -6,10 +6,15 @@
 #   # crontab: back up every night, and tell ops
 #   0 3 * * * CHAT_URL=https://chat.example /opt/chat/run-and-notify.sh ops /opt/backup.sh
 #
+# Needs notify.sh in the same folder, whose variables set the address, the token and the times.
+#
 # Exits with the code of the command. If the message cannot be sent, it writes the output of the command to
 # standard error, so that cron mails it.
 set -u
-[ $# -gt 1 ] || { echo "usage: ${0##*/} NAME COMMAND [ARGUMENT]..." >&2; exit 2; }
+[ "${1:-}" != --help ] || { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0; }
+[ $# -gt 1 ] || { echo "usage: ${0##*/} NAME COMMAND [ARGUMENT]..., or ${0##*/} --help" >&2; exit 2; }
+# This file may have been started by a link to it.
+me=$(readlink -f -- "$0" 2>/dev/null) || me=$0
 name=$1
 shift
 output=$(mktemp) || exit 1
@@ -31,8 +36,10 @@ quoted() {
 }
 report() {
   if [ "$code" -eq 0 ]; then result=ok; else result="FAILED with exit code $code"; fi
+  # A shell's code for a command that was ended by a signal.
+  if [ "$code" -gt 128 ] && [ "$code" -le 192 ]; then result="$result (signal $((code - 128)))"; fi
   printf '%s on %s:%s (%s s)\n' "$result" "$(uname -n)" "$(quoted "$@")" "$took"
   tail -n 20 "$output" | tail -c 4000
 }
-report "$@" | "$(dirname "$0")/notify.sh" "$name" || cat "$output" >&2
+report "$@" | "$(dirname -- "$me")/notify.sh" "$name" || cat "$output" >&2
 exit "$code"

@@ -5,6 +5,8 @@ Run as many as you like; each job goes to one of them. Configure the service wit
 
     CHAT_URL=http://127.0.0.1:8080 python worker.py
 
+If the service needs a token, it is in `CHAT_TOKEN` or in the file that `CHAT_TOKEN_FILE` names.
+
 A job is a message such as {"square": 12, "answer_to": "ann"} to the inbox `squares`.
 """
 
@@ -16,6 +18,7 @@ import logging
 import math
 import os
 import signal
+from pathlib import Path
 
 from chat_inbox import (
     ChatClient,
@@ -91,13 +94,22 @@ async def pause(seconds: float, stopping: asyncio.Event) -> None:
     stop.cancel()
 
 
+def read_token() -> str | None:
+    """Return the token of the worker, or None if it needs none."""
+    token = os.environ.get("CHAT_TOKEN")
+    file = os.environ.get("CHAT_TOKEN_FILE")
+    if not token and file:
+        return Path(file).read_text(encoding="utf-8").strip()
+    return token or None
+
+
 async def main() -> None:
     """Do jobs until SIGTERM or Ctrl-C. Then finish the job at hand, so that it is done once."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     url = os.environ.get("CHAT_URL", "http://127.0.0.1:8080")
-    async with ChatClient(url, token=os.environ.get("CHAT_TOKEN")) as chat:
+    async with ChatClient(url, token=read_token()) as chat:
         log.info("waiting for jobs in the inbox %s at %s", INBOX, url)
         while not stopping.is_set():
             try:

@@ -40,6 +40,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[tuple[str, ..
         "dirname",
         "mktemp",
         "od",
+        "readlink",
         "rm",
         "sed",
         "sleep",
@@ -108,8 +109,23 @@ async def test_a_notice_can_be_read_after_its_delay(
     assert await chat.texts("far") == []
     assert await chat.metric("chat_messages_scheduled_total") == 2
     wrong = await run(*command, _NOTIFY, "ops", "later", NOTIFY_DELAY="soon", **given)
-    assert wrong.code == 1
-    assert "delay" in wrong.errors
+    assert wrong == (
+        2,
+        "",
+        "notify.sh: NOTIFY_DELAY must be a number of seconds; nothing was sent\n",
+    )
+    given["NOTIFY_TIMEOUT"] = "1d"
+    wrong = await run(*command, _NOTIFY, "ops", "hello", **given)
+    whole = "notify.sh: NOTIFY_TIMEOUT must be a whole number of seconds; nothing was sent\n"
+    assert wrong == (2, "", whole)
+    given["NOTIFY_TIMEOUT"] = "0"
+    refused = await run(*command, _NOTIFY, "ops", "hello", **given)
+    assert refused.code == 1
+    assert ": NOTIFY_TIMEOUT must be " in refused.errors
+    given["NOTIFY_TIMEOUT"] = "60"
+    refused = await run(*command, _NOTIFY, "ops", "hello", NOTIFY_DELAY="9" * 12, **given)
+    assert refused.code == 1
+    assert ": NOTIFY_DELAY must be " in refused.errors
 
 
 async def test_a_lost_answer_stores_no_second_message(chat: ChatClient, tmp_path: Path) -> None:
@@ -159,6 +175,82 @@ async def test_no_argument_of_curl_holds_a_secret(
     refused = await run(*command, _NOTIFY, "ops", "hello", **given)
     assert refused.code == 1
     assert refused.errors.endswith("(status 401)\n")
+
+
+async def test_a_file_with_more_than_a_token_sends_nothing(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str], tmp_path: Path
+) -> None:
+    command, path = shell
+    given = {"CHAT_URL": chat.base, "PATH": path}
+    file = tmp_path / "token"
+    missing = await run(*command, _NOTIFY, "ops", "hello", CHAT_TOKEN_FILE=str(file), **given)
+    reason = f"notify.sh: cannot read the token in {file}; nothing was sent\n"
+    assert missing == (2, "", reason)
+    for content in ("", "\n"):
+        file.write_text(content, encoding="ascii")
+        empty = await run(*command, _NOTIFY, "ops", "hello", CHAT_TOKEN_FILE=str(file), **given)
+        assert empty == (2, "", f"notify.sh: there is no token in {file}; nothing was sent\n")
+    for content in (
+        "abc\nsecond line",
+        'abc"\ndata = "',
+        "# the token of cron\nabc",
+        '"abc"',
+        "abc\\n",
+        "abc ",
+        "abc\u00e9",
+    ):
+        file.write_text(f"{content}\n", encoding="utf-8")
+        for variable, value in (("CHAT_TOKEN_FILE", str(file)), ("CHAT_TOKEN", content)):
+            wrong = await run(*command, _NOTIFY, "ops", "hello", **{variable: value}, **given)
+            origin = file if variable == "CHAT_TOKEN_FILE" else variable
+            reason = f"notify.sh: {origin} must hold a token and nothing else; nothing was sent\n"
+            assert wrong == (2, "", reason)
+    assert await chat.texts("ops") == []
+
+
+async def test_a_token_comes_from_a_variable_or_a_file(
+    shell: tuple[tuple[str, ...], str],
+    start_service: StartService,
+    connect: Connect,
+    tokens: Tokens,
+    tmp_path: Path,
+) -> None:
+    token = tokens.add("cron", send=["ops"], read=["ops"])
+    chat = connect(await start_service(access="tokens", access_file=str(tokens.path)))
+    command, path = shell
+    given = {"CHAT_URL": f"{chat.base}/", "PATH": path}
+    file = tmp_path / "token"
+    for end in ("", "\n", "\r\n"):
+        file.write_text(token + end, encoding="ascii", newline="")
+        sent = await run(*command, _NOTIFY, "ops", "a", CHAT_TOKEN_FILE=str(file), **given)
+        assert sent == (0, "", "")
+    file.unlink()
+    # As for `chat`, the variable comes first.
+    both = {"CHAT_TOKEN": token, "CHAT_TOKEN_FILE": str(file)}
+    assert await run(*command, _NOTIFY, "ops", "b", **both, **given) == (0, "", "")
+
+
+async def test_the_scripts_describe_themselves(shell: tuple[tuple[str, ...], str]) -> None:
+    command, path = shell
+    for script, last in ((_NOTIFY, "reason.\n"), (_RUN, "cron mails it.\n")):
+        described = await run(*command, script, "--help", PATH=path)
+        assert (described.code, described.errors) == (0, "")
+        assert f"  {script.name} NAME " in described.output
+        assert "#!" not in described.output
+        assert described.output.endswith(last)
+
+
+async def test_a_link_and_a_signal_are_followed(
+    chat: ChatClient, shell: tuple[tuple[str, ...], str], tmp_path: Path
+) -> None:
+    command, path = shell
+    link = tmp_path / "nightly"
+    link.symlink_to(_RUN)
+    given = {"CHAT_URL": chat.base, "PATH": path}
+    killed = await run(*command, link, "ops", *command, "-c", "kill -9 $$", **given)
+    assert (killed.code, killed.output) == (137, "")
+    (text,) = await chat.texts("ops")
+    assert text.startswith(f"FAILED with exit code 137 (signal 9) on {os.uname().nodename}: ")
 
 
 async def test_the_end_of_a_command_is_sent(

@@ -12,6 +12,7 @@ import pytest
 from chat_service.service import Service
 from tests.conftest import Connect, StartService
 from tests.examples.conftest import EXAMPLES, Start
+from tests.pages.access import Tokens
 from tests.support.client import ChatClient
 from tests.support.waiting import eventually
 
@@ -155,3 +156,23 @@ async def test_a_job_that_fails_becomes_a_dead_letter(
     (failed,) = await workers.chat.texts("dead/squares", "?wait=20")
     assert json.loads(failed)["square"] == "three"
     await is_empty(workers.chat)
+
+
+async def test_a_worker_takes_its_token_from_a_variable_or_a_file(
+    start_service: StartService, connect: Connect, start: Start, tokens: Tokens, tmp_path: Path
+) -> None:
+    token = tokens.add("worker", send=["*"], read=["squares", "ann"])
+    chat = connect(await start_service(access="tokens", access_file=str(tokens.path)))
+    file = tmp_path / "worker.token"
+    file.write_text(f"{token}\n", encoding="ascii")
+    bearer = f"Bearer {token}"
+    job = b'{"square": 2, "answer_to": "ann"}'
+    for given in ({"CHAT_TOKEN_FILE": str(file)}, {"CHAT_TOKEN": token}):
+        worker = await start(sys.executable, EXAMPLES / "worker.py", CHAT_URL=chat.base, **given)
+        await chat.request(
+            "POST", "/chat/squares", job, Authorization=bearer, Content_Type="text/plain"
+        )
+        answered = await chat.request("GET", "/chat/ann?wait=20", Authorization=bearer)
+        assert [answer["text"] for answer in json.loads(answered.body)] == ["4"]
+        worker.send_signal(signal.SIGTERM)
+        assert await ends(worker) == 0
