@@ -75,7 +75,7 @@ def test_every_alert_has_its_condition_or_is_about_no_node() -> None:
 def test_an_alert_and_its_condition_agree(alert: str) -> None:
     name, numbers = SAME[alert]
     expression = re.split(r"\n *(?:for|labels): ", alerts()[alert])[0]
-    assert {float(number) for number in re.findall(r"> ([\d.]+)", expression)} == numbers
+    assert {float(number) for number in re.findall(r"(?:>|<=) ([\d.]+)", expression)} == numbers
     # Both lead to the entry that names the alert.
     assert re.findall(r"runbook_url: .*#([a-z0-9-]+)", alerts()[alert]) == [CONDITIONS[name]]
     assert f"**{alert}**" in ENTRIES[CONDITIONS[name]]
