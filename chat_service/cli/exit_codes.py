@@ -24,7 +24,8 @@ class ExitCode(IntEnum):
     PORT = 3
     DATABASE = 4
     DATA_DIR = 5
-    #: The service cannot be reached, is unavailable, or limits this client. Nothing was done.
+    #: The service cannot be reached, is unavailable or full, or limits this client. Nothing was
+    #: done.
     UNREACHABLE = 6
     UNKNOWN = 7
     #: The output cannot be written: the disk is full or the stream is closed.

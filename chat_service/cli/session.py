@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 #: Tries of a request, over 1 to 3 s: enough for a service that restarts, and short for a user.
 _TRIES = 6
+#: The status of a refusal for lack of storage. Nothing was done then.
+_NO_ROOM = 507
 #: Terms of the HTTP API in error messages, and the options and arguments that they stand for.
 _CLI_TERMS = {
     "the receipt in X-Receipt": "this receipt",
@@ -165,7 +167,7 @@ def translate_errors(url: str, token: UserToken | None = None) -> Iterator[None]
             "again",
         ) from None
     except ProblemError as problem:
-        if problem.status >= 500:
+        if problem.status >= 500 and problem.status != _NO_ROOM:
             raise CommandError(
                 ExitCode.UNKNOWN, f"the service at {url} failed: {problem}; see its log"
             ) from None
@@ -217,7 +219,7 @@ def exit_code_of(problem: ProblemError) -> ExitCode:
     """Return the exit code of a command whose request was refused."""
     if isinstance(problem, Unauthorized | Forbidden):
         return ExitCode.NO_ACCESS
-    if isinstance(problem, RateLimited | InboxFull):
+    if isinstance(problem, RateLimited | InboxFull) or problem.status == _NO_ROOM:
         return ExitCode.UNREACHABLE
     return ExitCode.REFUSED
 
@@ -240,6 +242,8 @@ def _describe_refusal(url: str, problem: ProblemError, token: UserToken | None) 
         return f"nothing was done: the service at {url} limits this client; try again{after}"
     if isinstance(problem, InboxFull):
         return f"nothing was stored: {describe_problem(problem)}"
+    if problem.status == _NO_ROOM:
+        return f"the service at {url} has no room: {describe_problem(problem)}"
     return f"the service refused: {describe_problem(problem)}"
 
 

@@ -149,6 +149,13 @@ def test_no_option_takes_a_token(chat: Chat) -> None:
             6,
             "nothing was stored: bob is full",
         ),
+        (
+            answer(
+                507, b'{"type": "urn:chat:problem:storage-full", "detail": "nothing was stored"}'
+            ),
+            6,
+            "has no room: nothing was stored",
+        ),
     ],
 )
 async def test_a_refusal_is_one_line_and_an_exit_code(
