@@ -213,6 +213,46 @@ def test_a_token_that_cannot_be_printed_is_reported(chat: Chat, tmp_path: Path) 
     assert f"the token is lost; delete its entry from {file}".encode() in done.stderr
 
 
+def test_a_token_in_a_file_is_not_overwritten(chat: Chat, tmp_path: Path) -> None:
+    access, file = tmp_path / "access.toml", tmp_path / "worker.token"
+    words = ("token", "new", "worker", "--send", "*", "--add", str(access), "--out", str(file))
+    made = chat(*words)
+    assert (made.code, made.out, made.err) == (0, "", "")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_bytes()
+    (record,) = chat("token", "check", str(access), "-", stdin=before).records
+    assert record["name"] == "worker"
+    entries = access.read_bytes()
+    # Neither with the same name nor with another one.
+    for name in ("worker", "other"):
+        again = chat("token", "new", name, *words[3:])
+        assert (again.code, again.out) == (2, "")
+        assert "worker.token exists" in again.err
+    assert (file.read_bytes(), access.read_bytes()) == (before, entries)
+
+
+def test_without_an_entry_there_is_no_file_with_a_token(chat: Chat, tmp_path: Path) -> None:
+    access, file = tmp_path / "access.toml", tmp_path / "new.token"
+    assert chat("token", "new", "worker", "--send", "*", "--add", str(access)).code == 0
+    words = ("token", "new", "worker", "--send", "*", "--add", str(access))
+    refused = chat(*words, "--out", str(file))
+    assert (refused.code, refused.out) == (2, "")
+    assert "another entry has it" in refused.err
+    nowhere = chat(*words, "--out", str(tmp_path / "no" / "file"))
+    assert (nowhere.code, nowhere.out, nowhere.err.count("\n")) == (2, "", 1)
+    assert {each.name for each in tmp_path.iterdir()} == {"access.toml"}
+
+
+def test_a_token_in_a_file_is_not_printed_with_its_entry(chat: Chat, tmp_path: Path) -> None:
+    file = tmp_path / "worker.token"
+    made = chat("token", "new", "worker", "--send", "*", "--out", str(file))
+    assert (made.code, made.out) == (0, "")
+    token = file.read_text(encoding="utf-8").strip()
+    assert token not in made.err
+    (entry,) = tomllib.loads(made.err)["token"]
+    assert entry["sha256"] == sha256(token.encode()).hexdigest()
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_is_read_only_gives_one_line(chat: Chat, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -1,9 +1,11 @@
 """`chat token`: makes tokens, and checks the access file with the service's own parser."""
 
+import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -60,6 +62,12 @@ def token() -> None:
     metavar="FILE",
     help="Add the entry to this access file.",
 )
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the token into this new file, which only you can read, instead of printing it.",
+)
 def new(
     name: str,
     send: Sequence[str],
@@ -67,8 +75,12 @@ def new(
     ops: bool,
     until: datetime | None,
     add: Path | None,
+    out: Path | None,
 ) -> int:
     """Make a token for NAME, and print it: it is shown only now.
+
+    With --out, the token goes into a file. A file that exists is refused, and if the entry is not
+    added, there is no file.
 
     The entry for the access file goes to standard error, or into the file that --add names, in one
     step. It has the hash of the token and not the token.
@@ -77,20 +89,22 @@ def new(
     Examples:
       chat token new worker --send '*' --read 'jobs-*' --read '{sub}' --add access.toml
       chat token new prometheus --ops --until 90d --add access.toml | vault kv put ...
-      (umask 077; chat token new me --read me --add access.toml > ~/.config/chat/token)
+      chat token new me --read me --add access.toml --out ~/.config/chat/token
     """
     if not (send or read or ops):
         raise click.UsageError("Give it a right: --send, --read or --ops.")
     made = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     entry = entry_of(name, _digest(made), send, read, ops, until)
     _parse(entry, f"the entry for {name!r}")
-    if add is not None:
-        add_entry(add, entry, lambda text: _parse(text, str(add)))
-    try:
-        write_stdout(lambda: sys.stdout.write(f"{made}\n"))
-    except OutputError as failure:
-        advice = "the token is lost" + (f"; delete its entry from {add}" if add else "")
-        raise failure.with_advice(advice) from None
+    with nullcontext() if out is None else _kept(made, out):
+        if add is not None:
+            add_entry(add, entry, lambda text: _parse(text, str(add)))
+    if out is None:
+        try:
+            write_stdout(lambda: sys.stdout.write(f"{made}\n"))
+        except OutputError as failure:
+            advice = "the token is lost" + (f"; delete its entry from {add}" if add else "")
+            raise failure.with_advice(advice) from None
     if add is None:
         write_stderr(f"\n# For the access file of the service:\n{entry}".rstrip("\n"))
     return ExitCode.DONE
@@ -139,6 +153,33 @@ def hash_() -> int:
     digest = _digest(_given_token())
     write_stdout(lambda: sys.stdout.write(f"{digest}\n"))
     return ExitCode.DONE
+
+
+@contextmanager
+def _kept(made: str, path: Path) -> Iterator[None]:
+    """Write a token into a new file, which is removed if the body fails.
+
+    The token is on the disk before its entry is: a full disk leaves no entry without a token.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        reason = f"{path} exists and may have a token: it is not overwritten"
+        raise CommandError(ExitCode.REFUSED, reason) from None
+    except OSError as error:
+        raise CommandError(ExitCode.REFUSED, f"{path}: {error.strerror}") from None
+    try:
+        try:
+            with os.fdopen(file, "w", encoding="utf-8") as stream:
+                stream.write(f"{made}\n")
+                stream.flush()
+                os.fsync(file)
+        except OSError as error:
+            raise CommandError(ExitCode.OUTPUT, f"{path}: {error.strerror}") from None
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _given_token() -> str:
