@@ -272,7 +272,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0,
             le=1_000_000,
             description="Deliveries of a leased message without an acknowledgement after which it "
-            "moves to a dead-letter inbox. 0: never.",
+            "moves to a dead-letter inbox. 0: never. Workers must pause after a failure, or a "
+            "short outage of what all jobs need uses up the deliveries of all.",
         ),
     ] = 0
     dead_letter_inbox: Annotated[

@@ -87,8 +87,10 @@ def test_a_loop_over_errors_ends_with_its_client() -> None:
 async def worker(base: str, work: str = "", tries: int = 10) -> AsyncIterator[Process]:
     """Run the README's worker, with more work after it has printed a job."""
     code = WORKER.replace('"http://127.0.0.1:8080"', f"{base!r}, tries={tries}")
-    printed = "print(message.text, flush=True)"
+    printed, pause = "print(message.text, flush=True)", "PAUSE_S = 5\n"
     assert printed in code
+    assert pause in code
+    code = code.replace(pause, "PAUSE_S = 0\n")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -137,6 +139,18 @@ async def test_a_worker_that_works_finishes_its_job(client: ChatClient, service:
     assert first.receipt is not None
     assert (await client.status(first.id, first.receipt)).status == "read"
     assert [message.text for message in await client.read("jobs")] == ["second"]
+
+
+async def test_a_worker_outlives_a_job_that_fails(client: ChatClient, service: Service) -> None:
+    async with worker(base_of(service), "; 1 / (message.deliveries - 1)") as process:
+        failing = await client.post("jobs", "job", 600, receipt=True)
+        assert await prints(process) == "job\n"
+        while (line := await prints(process)) != "job\n":
+            assert line
+        process.send_signal(signal.SIGTERM)
+        await stops(process)
+    assert failing.receipt is not None
+    assert (await client.status(failing.id, failing.receipt)).status == "read"
 
 
 async def test_a_worker_outlives_an_outage(service: Service, connect: Connect) -> None:

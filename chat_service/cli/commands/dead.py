@@ -37,6 +37,9 @@ def dead(session: Session, name: str, returns: bool, limit: int | None, timeout:
     With --return, give them back to the inbox, as new messages that live for a day. If that is
     interrupted, repeat the command; it returns no message twice. Exits with 1 if there are none.
 
+    The token must be allowed to read NAME and its dead-letter inbox, such as dead/NAME, and with
+    --return to send to NAME.
+
     \b
     Examples:
       chat dead jobs
