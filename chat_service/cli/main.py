@@ -146,6 +146,20 @@ def chat() -> None:
     """Hold the commands; `_HELP` is the help text."""
 
 
+def _hint(error: click.NoSuchOption) -> str:
+    """Return what to do instead of giving an option that a command does not have."""
+    command = error.ctx.command if error.ctx else chat
+    if command is chat:
+        return " Put it after the command." if error.option_name in _COMMAND_OPTIONS else ""
+    uses_database = any(each.name == "mongo_uri" for each in command.params)
+    if error.option_name == "--url" and uses_database:
+        return (
+            " This command asks the database: name the --port of the service, its --data-dir or "
+            "its --mongo-uri."
+        )
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process."""
     open_closed_streams()
@@ -162,9 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.REFUSED
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "chat"
-        hint = ""
-        if isinstance(error, click.NoSuchOption) and error.option_name in _COMMAND_OPTIONS:
-            hint = " Put it after the command."
+        hint = _hint(error) if isinstance(error, click.NoSuchOption) else ""
         # click's messages may span several lines, and may lack a full stop.
         reason = " ".join(error.format_message().split())
         stop = "" if reason.endswith((".", "?")) else "."

@@ -43,6 +43,7 @@ def make_dead(chat: Chat, name: str, *texts: str) -> list[str]:
 def test_dead_letters_are_listed_and_stay(chat: Chat, name: str) -> None:
     none = chat("dead", name)
     assert (none.code, none.out) == (1, "")
+    assert "without the setting max_deliveries" in chat("dead", name, "--text").err
     origins = make_dead(chat, name, "one", "two\x1b[31m")
     for _ in range(2):
         listed = chat("dead", name)

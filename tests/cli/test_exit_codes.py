@@ -17,6 +17,8 @@ from tests.support.server import Server
     [
         (["sned"], "No such command 'sned'. Did you mean 'send'?"),
         (["--url", "http://127.0.0.1:1", "read", "bob"], "Put it after the command."),
+        (["inspect", "ops", "--url", "http://127.0.0.1:1"], "'--url'. This command asks the data"),
+        (["token", "hash", "--url", "http://127.0.0.1:1"], "No such option '--url'. See:"),
         (["send"], "Missing argument 'NAME'"),
         (["send", "bob", "x", "--timeout", "soon"], "'soon' is not a duration such as 30s"),
         (["send", "bob", "x", "--timeout", "1.5"], "not a whole number of seconds"),

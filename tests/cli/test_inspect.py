@@ -168,6 +168,7 @@ def test_it_refuses_a_directory_that_the_service_does_not_use(tmp_path: Path) ->
             (data,) = [each for each in checked if each["check"] == "data"]
             assert (data["state"], data["detail"] in refused.err) == ("fail", True)
         # What it advises works.
+        assert "if you mean another service, name its --port" in refused.err
         words = ("--port", "0", "--data-dir", str(old))
         assert found(chat("inspect", "bob", *words))["unread"] == 0
 

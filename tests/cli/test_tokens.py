@@ -141,7 +141,7 @@ def test_no_option_takes_a_token(chat: Chat) -> None:
         (
             answer(403, b'{"type": "urn:chat:problem:forbidden"}'),
             9,
-            'the token from CHAT_TOKEN may not send "bob" at ',
+            'the token from CHAT_TOKEN may not send to "bob" at ',
         ),
         (limited(90), 6, "limits this client; try again in 90 s"),
         (

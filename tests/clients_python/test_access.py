@@ -72,7 +72,7 @@ async def test_an_error_names_the_missing_right(guarded: Service, new_client: Ne
             await eve.post("bob", "x")
         _, in_batch = await eve.post_batch([("eve", "to myself"), ("bob", "x")])
         assert isinstance(in_batch, Forbidden)
-        assert in_batch.needs == raised.value.needs == 'send "bob"'
+        assert in_batch.needs == raised.value.needs == 'send to "bob"'
 
 
 @pytest.mark.parametrize(

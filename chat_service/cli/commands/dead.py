@@ -55,7 +55,10 @@ def dead(session: Session, name: str, returns: bool, limit: int | None, timeout:
         partial(_return, session, timeout or _LIFETIME_S) if returns else partial(_show, session)
     )
     if not session.run(_for_each(session, name, inbox, limit, handle)):
-        session.out.note(f"no dead letters, unless another reader has leased {inbox}")
+        session.out.note(
+            f"no dead letters, unless another reader has leased {inbox}; "
+            "a service without the setting max_deliveries makes none"
+        )
         return ExitCode.NOTHING
     session.out.sync()
     return ExitCode.DONE

@@ -16,8 +16,8 @@ _LISTENING = re.compile(
     r"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A (?:\S+ +){5}(\d+)", re.MULTILINE
 )
 _ADVICE = (
-    "name the service's directory with --data-dir, or its database with --mongo-uri; "
-    "or add --port 0 to look at this directory all the same"
+    "name the service's directory with --data-dir, or its database with --mongo-uri; if you mean "
+    "another service, name its --port; or add --port 0 to look at this directory all the same"
 )
 
 

@@ -264,7 +264,8 @@ def inbox_path(username: str) -> str:
 
 def right(action: Literal["send", "read"], username: str) -> str:
     """Return what a request that needs this right says about it, such as `read "bob"`."""
-    return f"{action} {json.dumps(username, ensure_ascii=False)}"
+    words = "send to" if action == "send" else action
+    return f"{words} {json.dumps(username, ensure_ascii=False)}"
 
 
 def _results(bodies: Sequence[bytes], answer: Answer) -> list[Result]:
