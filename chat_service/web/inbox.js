@@ -36,6 +36,8 @@ class Inbox {
   /** When its dead letters are counted again, in ms. */
   #deadDue = 0;
   #isWanted = false;
+  /** Whether it is a dead-letter inbox. */
+  #isDead = false;
   /** Whether it was put first in the list of inboxes since it was opened. */
   isListed = false;
   #counts = { last: null, same: 0 };
@@ -78,9 +80,12 @@ class Inbox {
     count();
   }
 
-  /** Read is the main button, unless nothing is unread or the messages come by themselves. */
+  /** Read is the main button, unless nothing is unread or the messages come by themselves. Of dead letters it is Lease,
+   *  because those that are read cannot be returned. */
   #weigh() {
-    this.parts.read.classList.toggle("primary", this.#counts.last !== 0 && !this.live.isOn);
+    const isMain = this.#counts.last !== 0 && !this.live.isOn;
+    this.parts.read.classList.toggle("primary", isMain && !this.#isDead);
+    this.parts.lease.classList.toggle("primary", isMain && this.#isDead);
   }
 
   /** Say how many messages were read and are leased here. */
@@ -167,10 +172,13 @@ class Inbox {
     const origin = this.name.slice(before.length, this.name.length - after.length);
     const isDead = at >= 0 && origin !== "" && origin !== this.name && this.name === before + origin + after;
     if (place.childElementCount === 0) {
-      place.append(isDead ? "Dead letters of " : "Its dead letters: ", inboxLink(isDead ? origin : dead), "");
+      const end = isDead ? ". Read takes them for good; Lease, and they can be returned." : "";
+      place.append(isDead ? "Dead letters of " : "Its dead letters: ", inboxLink(isDead ? origin : dead), end);
       place.classList.toggle("bad", !isDead);
     }
     if (isDead) place.hidden = false;
+    this.#isDead = isDead;
+    this.#weigh();
     if (isDead || isLimited || Date.now() < this.#deadDue) return;
     this.#deadDue = Date.now() + DEAD_MS;
     try {

@@ -87,9 +87,10 @@ class Lease {
     if (held === undefined) return;
     const { id, text, dead } = message;
     held.element = messageOf(message, [
-      messageButton("Acknowledge", text, () => this.#settle("ack", id)),
+      ...(dead ? [messageButton("Return", text, () => this.#giveBack(id))] : []),
+      // That deletes a dead letter.
+      messageButton("Acknowledge", text, () => this.#settle("ack", id), dead ? "quiet" : ""),
       messageButton("Release", text, () => this.#settle("release", id), "quiet"),
-      ...(dead ? [messageButton("Return", text, () => this.#giveBack(id), "quiet")] : []),
     ]);
     this.parts.messages.append(held.element);
   }
@@ -230,7 +231,9 @@ class Lease {
 
   #count() {
     this.parts.title.textContent = `${counted(this.size, "message")} leased`;
-    this.parts.giveBack.hidden = ![...this.#messages.values()].some(({ message }) => message.dead);
+    const hasDead = [...this.#messages.values()].some(({ message }) => message.dead);
+    this.parts.giveBack.hidden = !hasDead;
+    this.parts.ack.classList.toggle("primary", !hasDead);
     this.#inbox.sum();
   }
 }

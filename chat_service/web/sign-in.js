@@ -91,6 +91,9 @@ export function tokenForm(label, hint, accept) {
   return form;
 }
 
+/** How long a session lasts whose token has no end. */
+const LASTING = "until you sign out or close the browser";
+
 function refusalOf({ status, detail }) {
   if (status === null) return "No answer from the service. Try again.";
   if (status === 200) return "The token is valid, but the browser did not keep the session. Open this page over HTTPS.";
@@ -102,7 +105,7 @@ function refusalOf({ status, detail }) {
 export function showSession(place, needs) {
   const form = tokenForm(
     "Sign in",
-    "Your browser keeps the token in a cookie that no script can read, until you sign out or close the browser.",
+    `Your browser keeps the token in a cookie that no script can read, ${LASTING}.`,
     async (token) => {
       await session.signIn(token);
       heading.focus();
@@ -142,7 +145,7 @@ export function showSession(place, needs) {
   function tick() {
     if (!session.isSignedIn) return;
     if (session.endsAt === null) {
-      end.textContent = "until you sign out";
+      end.textContent = LASTING;
       return;
     }
     const left = Math.max(0, session.endsAt - Date.now());

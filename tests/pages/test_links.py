@@ -31,7 +31,7 @@ SPLIT = """async (text) => {
     const {linked} = await import(new URL("assets/links.js", location.href));
     const place = document.createElement("p");
     place.append(...linked(text));
-    const links = [...place.children].map((link) => link.textContent);
+    const links = [...place.querySelectorAll("a")].map((link) => link.textContent);
     return [place.textContent, links];
 }"""
 #: Returns how many times as long it takes to split a text of 64 KiB as 16 texts of 4 KiB.

@@ -35,6 +35,25 @@ LINES = """element => {
     return element.clientHeight / parseFloat(style.lineHeight);
 }"""
 
+#: Tells of each word in an element whether its letters are from left to right.
+ORDER = """(element, words) => words.map((word) => {
+    const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+    while (!walker.nextNode().data.includes(word));
+    const {currentNode: node} = walker;
+    const at = node.data.indexOf(word);
+    const lefts = [...word].map((_, n) => {
+        const range = document.createRange();
+        range.setStart(node, at + n);
+        range.setEnd(node, at + n + 1);
+        return range.getBoundingClientRect().left;
+    });
+    return lefts.every((left, n) => n === 0 || left > lefts[n - 1]);
+})"""
+#: The escapes that an element shows, each in a box with its width.
+MARKS = """element => [...element.querySelectorAll(".turn")]
+    .filter((box) => box.getBoundingClientRect().width > 20)
+    .map((box) => box.dataset.escape)"""
+
 
 async def lines(place: Locator) -> float:
     """Return how many lines of text are in view, to a tenth."""
@@ -147,6 +166,34 @@ async def test_right_to_left_names_keep_the_sentence(
         }"""
         # The text begins on the right.
         assert await read_here(page).evaluate(align)
+
+
+@both_browsers
+async def test_no_character_of_a_text_turns_the_others(
+    chat: ChatClient, browser: OpenBrowser
+) -> None:
+    texts = ["xx \u202eevil", "a\u2069\u2067 (שלום) \u202dcode\u202c end"]
+    await post_many(chat, "bob", texts)
+    async with browser() as page:
+        await open_inbox(page, chat.base, "bob", 2)
+        await button(page, "Read").click()
+        await expect(read_here(page)).to_have_count(2)
+        second, first = await read_here(page).all()
+        assert await first.evaluate(ORDER, ["xx", "evil"]) == [True, True]
+        # The mark of the escape has the place of the character.
+        assert await first.evaluate(MARKS) == [r"\u202e"]
+        # What is from right to left still is.
+        assert await second.evaluate(ORDER, ["code", "end", "שלום"]) == [True, True, False]
+        assert await second.evaluate(MARKS) == [r"\u2069", r"\u2067", r"\u202d", r"\u202c"]
+        for place, text in zip((first, second), texts, strict=True):
+            assert await place.evaluate("element => element.textContent") == text
+        if await page.evaluate("navigator.userAgent.includes('Chrome')"):
+            field = page.get_by_label("Message", exact=True)
+            await page.locator("[data-shown] [data-copy]").last.click()
+            await expect(page.get_by_text("Copied", exact=True)).to_be_visible()
+            await field.focus()
+            await page.keyboard.press("Control+V")
+            await expect(field).to_have_value(texts[0])
 
 
 async def test_emoji_are_never_cut_in_half(chat: ChatClient, browser: OpenBrowser) -> None:
