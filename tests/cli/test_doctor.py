@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,20 @@ def test_a_finding_leads_to_the_runbook(mongo_uri: str, database: str) -> None:
     entries = {each["check"]: each.get("runbook") for each in result.records}
     assert entries["alive"] == "docs/operations.md#node-does-not-answer"
     assert entries["database"] is None
+
+
+def test_restarts_of_mongod_alone_lead_to_its_entry(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Server(tmp_path, "--data-dir", str(data)) as server:
+        os.kill(int((data / "mongod.lock").read_text("ascii")), signal.SIGKILL)
+        chat = Chat(server.base)
+        for _ in range(20):
+            result = chat("doctor", "--data-dir", str(data))
+            (found,) = (each for each in result.records if each["check"] == "restarts")
+            if found["state"] == "warn":
+                break
+    assert (found["state"], "1 of mongod" in found["detail"]) == ("warn", True)
+    assert found["runbook"] == "docs/operations.md#mongod-does-not-start"
 
 
 def test_a_running_service_says_what_is_wrong_with_it(

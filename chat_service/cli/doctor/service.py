@@ -136,6 +136,7 @@ def _check_metrics(metrics: dict[str, float]) -> list[Finding]:
             "warn" if restarts or workers or mongod else "ok",
             f"{restarts:.0f} of processes, {workers:.0f} of workers, {mongod:.0f} of mongod"
             + ("; see its log for the causes" if restarts or workers or mongod else ""),
+            "" if restarts or workers else "mongod-does-not-start",
         ),
         Finding(
             "loop lag",
