@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError, WriteError
+from pymongo.errors import AutoReconnect, PyMongoError, WriteError
 from tornado.ioloop import IOLoop
 
 from tests.conftest import OpenStore
@@ -427,6 +427,27 @@ async def test_lost_replies_do_not_stop_a_migration(
         finally:
             await close_client(lossy)
     assert old.count_documents({}) == 300
+
+
+async def test_a_lost_reply_to_the_last_write_is_no_refusal(
+    old: Messages, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Several renewals are due before the write is repeated.
+    monkeypatch.setattr(migration_record, "RENEW_EVERY_S", 0.01)
+    monkeypatch.setattr(migration, "_REPEAT_AFTER_S", 0.2)
+    finish = MigrationRecord.finish
+    lost: list[MigrationRecord] = []
+
+    async def lose_once(record: MigrationRecord) -> None:
+        await finish(record)
+        if not lost:
+            lost.append(record)
+            raise AutoReconnect("the connection was lost")
+
+    monkeypatch.setattr(MigrationRecord, "finish", lose_once)
+    await migrate(2).run()
+    assert lost
+    is_whole(old, 2)
 
 
 async def test_a_database_that_is_away_ends_a_migration(
