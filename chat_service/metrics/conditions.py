@@ -115,7 +115,9 @@ class Facts(NamedTuple):
 
 
 class State(NamedTuple):
-    """The overall state: that of the worst condition. The conditions come worst first."""
+    """The overall state: that of the worst condition. The conditions come worst first, but a cause
+    comes before its consequences. `says` is what the first one says.
+    """
 
     severity: Severity
     says: str
@@ -159,7 +161,23 @@ def judge(samples: Samples, facts: Facts, now: float) -> State:
     found.sort(key=lambda each: _WORST_FIRST.index(each.severity))
     if not found:
         return State("ok", "Everything works.", found)
-    return State(found[0].severity, found[0].says, found)
+    ordered = _causes_first(found, samples, facts, now)
+    return State(found[0].severity, ordered[0].says, ordered)
+
+
+def _causes_first(
+    found: Sequence[Condition], samples: Samples, facts: Facts, now: float
+) -> Sequence[Condition]:
+    """Return the conditions with each recent cause before the first of its consequences."""
+    ordered = [*found]
+    for cause in found:
+        consequences = _CONSEQUENCES.get(cause.name, frozenset())
+        if not consequences or now - _EVENTS[cause.name].last(samples, facts) >= RECENT_S:
+            continue
+        ordered.remove(cause)
+        places = (place for place, each in enumerate(ordered) if each.name in consequences)
+        ordered.insert(min(next(places, len(ordered)), found.index(cause)), cause)
+    return ordered
 
 
 def thresholds_of(facts: Facts) -> Mapping[str, Threshold]:
@@ -237,6 +255,21 @@ _EVENTS: Mapping[str, _Events] = {
     "mongod-restarts": _Events(
         "mongod did not end", KEPT_S, lambda samples, facts: facts.last_mongod_restart
     ),
+}
+
+#: The conditions that follow from another one whose last event is at most `RECENT_S` ago.
+_CONSEQUENCES: Mapping[str, frozenset[str]] = {
+    "mongod-restarts": frozenset(
+        {
+            "database-unavailable",
+            "clients-get-503",
+            "requests-fail",
+            "outcomes-unknown",
+            "p99-is-up",
+            "requests-queue",
+        }
+    ),
+    "worker-restarts": frozenset({"requests-fail", "outcomes-unknown"}),
 }
 
 

@@ -212,10 +212,50 @@ def test_nothing_wrong_is_ok() -> None:
 
 def test_the_worst_condition_comes_first() -> None:
     found = state(
-        process({}, {"chat_worker_restarts_total": 1, "chat_database_away": 1, ANSWERED % "5xx": 9})
+        process({}, {"chat_messages_dead_total": 1, "chat_database_away": 1, ANSWERED % "5xx": 9})
     )
     assert [each.severity for each in found.conditions] == ["down", "failing", "degraded"]
     assert found.severity == "down"
+
+
+#: What a mongod that was killed again and again does to the requests of a minute.
+KILLED = {ANSWERED % "5xx": 9.0, "chat_outcomes_unknown_total": 1.0, **latency(0, 9)}
+
+
+@pytest.mark.parametrize("away", [0, 1])
+def test_a_mongod_that_ended_comes_before_what_follows_from_it(away: int) -> None:
+    gauges = {"chat_database_away": float(away)}
+    found = state(
+        process(gauges, {**KILLED, **gauges}),
+        recent_mongod_restarts=3,
+        last_mongod_restart=NOW - 10,
+    )
+    names = [each.name for each in found.conditions]
+    assert names[0] == "mongod-restarts"
+    assert {*names[1:]} >= {"requests-fail", "outcomes-unknown", "p99-is-up"}
+    # The page shows what the first condition says, and its next step.
+    assert found.says == found.conditions[0].says
+    assert "mongod ended and will be restarted" in found.conditions[0].next_step
+    assert found.severity == ("down" if away else "failing")
+
+
+def test_an_end_of_mongod_long_ago_is_not_the_cause() -> None:
+    ended = {"recent_mongod_restarts": 3, "last_mongod_restart": NOW - 61}
+    found = state(process({}, KILLED), **ended)
+    assert found.conditions[0].name == "requests-fail"
+
+
+def test_an_end_of_mongod_is_not_the_cause_of_a_full_disk() -> None:
+    full = {"chat_storage_full": 1.0, **KILLED}
+    ended = {"recent_mongod_restarts": 1, "last_mongod_restart": NOW - 10}
+    names = [each.name for each in state(process({}, full), **ended).conditions]
+    assert names[:3] == ["storage-full", "mongod-restarts", "requests-fail"]
+
+
+def test_a_dead_shard_worker_comes_before_failed_requests() -> None:
+    found = state(process({}, {"chat_worker_restarts_total": 1, ANSWERED % "5xx": 9}))
+    assert [each.name for each in found.conditions] == ["worker-restarts", "requests-fail"]
+    assert found.severity == "failing"
 
 
 def test_no_leader_is_no_cause_while_the_database_is_gone() -> None:
