@@ -242,7 +242,7 @@ def _history() -> Object:
             restarts={"type": "integer", "description": "Processes that died and were replaced."},
             mongod_restarts={
                 "type": "integer",
-                "description": "How often the embedded mongod ended unexpectedly.",
+                "description": "How often the embedded mongod ended and was restarted.",
             },
             leader={**text, "description": "The node that leads; empty while it is unknown."},
             state=schema_of("NodeState"),

@@ -6,7 +6,7 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ pytestmark = pytest.mark.usefixtures("io_loop")
 
 
 @asynccontextmanager
-async def running(data_dir: Path, program: str = "") -> AsyncIterator[str]:
+async def running(
+    data_dir: Path, program: str = "", on_restart: Callable[[], None] = lambda: None
+) -> AsyncIterator[str]:
     """Run a mongod on a data directory, and yield its connection string."""
-    mongod = EmbeddedMongod(data_dir, program)
+    mongod = EmbeddedMongod(data_dir, program, on_restart)
     try:
         yield await mongod.start()
     finally:
@@ -186,25 +188,33 @@ async def test_a_program_that_never_listens_is_killed(
         os.kill(pid, 0)
 
 
-async def test_a_restart_that_fails_is_repeated(
+async def test_a_restart_that_fails_is_repeated_and_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "CHECK_EVERY_S", 0.05)
     data_dir, broken = tmp_path / "data", tmp_path / "broken"
     real = find_mongod("")
     program = script(
-        tmp_path, f'if [ -e {broken} ]; then rm {broken}; exit 3; fi; exec {real} "$@"'
+        tmp_path,
+        f"if [ -e {broken}/2 ]; then rm {broken}/2; exit 3; fi\n"
+        f"if [ -e {broken}/1 ]; then rm {broken}/1; exit 3; fi\n"
+        f'exec {real} "$@"',
     )
-    async with running(data_dir, program) as uri:
+    broken.mkdir()
+    counted: list[list[str]] = []
+    async with running(data_dir, program, lambda: counted.append(os.listdir(broken))) as uri:
         await store(uri, 1)
-        broken.touch()
+        for name in ("1", "2"):
+            (broken / name).touch()
         os.kill(mongods_on(data_dir)[0], signal.SIGKILL)
 
-        async def has_failed_and_runs() -> bool:
-            return not broken.exists() and bool(mongods_on(data_dir))
+        async def runs_again() -> bool:
+            return bool(counted) and not os.listdir(broken)
 
-        await eventually(has_failed_and_runs, 30)
+        await eventually(runs_again, 30)
         await await_data(uri, [1])
+        # Once, and only when it served again.
+        assert counted == [[]]
 
 
 async def test_a_long_log_is_rotated_at_a_start(tmp_path: Path) -> None:

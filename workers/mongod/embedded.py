@@ -189,7 +189,7 @@ class EmbeddedMongod:
     def __init__(
         self, data_dir: Path, mongod: str, on_restart: Callable[[], None] = lambda: None
     ) -> None:
-        """`on_restart` is called each time that mongod ended unexpectedly and will be restarted."""
+        """`on_restart` is called each time that a mongod that ended unexpectedly serves again."""
         self._on_restart = on_restart
         self._data_dir = data_dir.absolute()
         self._socket = self._data_dir / "mongod.sock"
@@ -357,15 +357,16 @@ class EmbeddedMongod:
             reason = await self._exit_reason.reason(code)
             backoff.observe_lifetime(loop.time() - began)
             log.error("mongod ended and will be restarted", reason=reason, pause_s=backoff.pause_s)
-            self._on_restart()
             await backoff.wait()
             self._ballast.fit()
             try:
                 await self._launch(program)
-                log.info("mongod is running again")
             except (EmbeddedError, OSError) as error:
                 log.error("mongod could not be restarted", reason=str(error))
                 await _terminate(self._process)
+            else:
+                log.info("mongod is running again")
+                self._on_restart()
 
     async def _watch(self, process: asyncio.subprocess.Process) -> int:
         """Wait for the end of mongod, and return its exit code.
