@@ -92,6 +92,24 @@ class Day:
         return sorted((run for run in found.values() if run.rows), key=lambda run: run.started)
 
 
+def growth_times(runs: Iterable[Run], name: str, since: float) -> list[float]:
+    """Return when a counter grew: for each 1, the time of the first row that has it.
+
+    `runs` have the rows after `since`. What a run counted before its first row is unknown, unless
+    the run began later.
+    """
+    found: list[float] = []
+    for run in runs:
+        before = 0.0 if run.started > since else None
+        for at, value in in_order(run.rows, run.series, [name]):
+            if at is None or value is None:
+                continue
+            if before is not None:
+                found += [at] * int(value - before)
+            before = value
+    return found
+
+
 def in_order(
     rows: Sequence[Sequence[float | None]], series: Sequence[str], wanted: Sequence[str]
 ) -> list[list[float | None]]:

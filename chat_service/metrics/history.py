@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from chat_service.metrics.conditions import KEPT_S, Facts, State, judge, thresholds_of
-from chat_service.metrics.day import DAY_EVERY_S, DAY_S, Day, Run, in_order
+from chat_service.metrics.day import DAY_EVERY_S, DAY_S, Day, Run, growth_times, in_order
 from chat_service.metrics.multiprocess import (
     DAY_FILE,
     DIRECTORY_VARIABLE,
@@ -36,6 +36,7 @@ from chat_service.metrics.multiprocess import (
 from chat_service.metrics.node import Node
 from chat_service.metrics.sampler import Kind, SeriesGroup
 from chat_service.metrics.samples import Recorded, Samples, combine
+from workers.metrics import MONGOD_RESTARTS
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +99,19 @@ class History:
         times = self._mongod_restarts[:] if what == "mongod" else []
         return restarts_of(len(times), times, since)
 
+    def _restarts_of_mongod(self, since: float, started: float) -> Restarts:
+        """Return the restarts of mongod. The recent ones are also those of earlier runs of the
+        node, which began before `started`. Reads files.
+        """
+        own = self._restarts("mongod", since)
+        if started < since:
+            return own
+        # A row from before `since` tells what a run had counted until then.
+        first = since - 2 * DAY_EVERY_S
+        runs = (run for run in self.read_day().runs(first) if run.started < started)
+        earlier = [at for at in growth_times(runs, MONGOD_RESTARTS[0], first) if at > since]
+        return Restarts(own.all, own.recent + len(earlier), max([own.last, *earlier]))
+
     def read(self) -> NodeSamples:
         """Return the samples of all processes of the node. Reads files."""
         if self.directory is not None:
@@ -108,7 +122,12 @@ class History:
     def sum_up(self, since: float, now: float) -> Run:
         """Return one row for the whole node, with the highest gauges since a time. Reads files."""
         processes, exited = self.read()
-        values = combine(processes, exited.counts, self._kinds, since)
+        counts = exited.counts
+        if self.directory is not None:
+            # The supervisor counts these, and no process does.
+            restarts = read_restarts(self.directory, "mongod", now).all
+            counts = counts | {MONGOD_RESTARTS[0]: float(restarts)}
+        values = combine(processes, counts, self._kinds, since)
         return Run(exited.pid, exited.started, list(self._kinds), [[now, *values]])
 
     def read_day(self) -> Day:
@@ -139,7 +158,7 @@ class History:
     def _document(self, since: float, now: float, is_day: bool, zipped: bool) -> bytes:
         processes, exited = self.read()
         restarts = self._restarts("process", now - KEPT_S)
-        of_mongod = self._restarts("mongod", now - KEPT_S)
+        of_mongod = self._restarts_of_mongod(now - KEPT_S, exited.started)
         samples = Samples(processes, now)
         facts = self._facts(restarts, of_mongod)
         series = self._own.series
@@ -166,9 +185,10 @@ class History:
 
     def state(self, now: float) -> State:
         """Return the state of the node. Reads files."""
-        since = now - KEPT_S
-        facts = self._facts(self._restarts("process", since), self._restarts("mongod", since))
-        return judge(Samples(self.read().processes, now), facts, now)
+        since, (processes, exited) = now - KEPT_S, self.read()
+        of_mongod = self._restarts_of_mongod(since, exited.started)
+        facts = self._facts(self._restarts("process", since), of_mongod)
+        return judge(Samples(processes, now), facts, now)
 
     def _facts(self, restarts: Restarts, of_mongod: Restarts) -> Facts:
         return self.node.facts._replace(

@@ -115,6 +115,7 @@ def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> 
         SeriesGroup(workers.store_seconds, "total", 'operation="other"', _is_other_operation),
         SeriesGroup(workers.database_away),
         SeriesGroup(workers.restarts),
+        SeriesGroup(workers.mongod_restarts),
         SeriesGroup(workers.waiters),
         SeriesGroup(http.connections),
         SeriesGroup(http.open),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chat_service.metrics.multiprocess import DIRECTORY_VARIABLE, ExitedProcesse
 from chat_service.metrics.recorder import Recorder
 from chat_service.metrics.sampler import SeriesGroup
 from workers.errors import StoreUnavailable
+from workers.metrics import MONGOD_RESTARTS
 
 NOW = 1_795_600_800.0
 SERIES, AWAY = "chat_things_total", "chat_database_away"
@@ -116,6 +118,66 @@ async def test_an_incident_is_stored_at_once_and_survives_a_kill(archive: Archiv
     (_, row) = document["processes"][0]["samples"]
     # The row of these two minutes knows that the database was unavailable for a part of them.
     assert row[1:] == [1, 22]
+
+
+class WithMongod(Process):
+    """A process with an embedded mongod, or whose supervisor has it."""
+
+    def __init__(
+        self, archive: Archive, started: float, supervisor: ExitedProcesses | None
+    ) -> None:
+        super().__init__(archive, started, pid=int(started))
+        self._supervisor = supervisor
+        self._restarts = Counter(*MONGOD_RESTARTS, registry=CollectorRegistry())
+        self.history._parts = [SeriesGroup(self._restarts)]
+        self.history._kinds = {MONGOD_RESTARTS[0]: "counter"}
+        self.history._own = self.history._own._replace(series=[MONGOD_RESTARTS[0]])
+
+    def restart_mongod(self) -> None:
+        """Count a restart, as the service or its supervisor does."""
+        if self._supervisor is not None:
+            self._supervisor.restarted("mongod")
+        else:
+            self._restarts.inc()
+            self.history.mongod_restarted(time.time())
+
+    async def state(self, now: float) -> tuple[int, list[str]]:
+        """Return the restarts of mongod since the start, and what the dashboard says is wrong."""
+        document = json.loads(await self.history.document(0, now))
+        return document["mongod_restarts"], [
+            each["says"].partition(" in the last")[0] for each in document["state"]["conditions"]
+        ]
+
+
+@pytest.mark.parametrize("is_supervised", [False, True])
+async def test_a_restart_of_the_node_does_not_hide_those_of_mongod(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_supervised: bool
+) -> None:
+    def start(at: float) -> WithMongod:
+        monkeypatch.setattr(time, "time", lambda: at)
+        if not is_supervised:
+            return WithMongod(archive, at, None)
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        monkeypatch.setenv(DIRECTORY_VARIABLE, str(folder))
+        return WithMongod(archive, at, ExitedProcesses(folder))
+
+    first = start(NOW)
+    for _ in range(3):
+        first.restart_mongod()
+    await first.turn(NOW + 10)
+    again = start(NOW + 200)
+    again.restart_mongod()
+    await again.turn(NOW + 210)
+    assert await again.state(NOW + 215) == (1, ["The embedded mongod ended 4 times"])
+    # Only the last one is less than a quarter of an hour ago, and then none is.
+    assert await again.state(NOW + 1000) == (1, ["The embedded mongod ended 1 time"])
+    assert await again.state(NOW + 1200) == (1, [])
+    third = start(NOW + 300)
+    await third.turn(NOW + 310)
+    assert await third.state(NOW + 315) == (0, ["The embedded mongod ended 4 times"])
+    for each in (first, again, third):
+        await each.recorder.stop()
 
 
 async def test_a_state_that_lasts_is_stored_as_rarely_as_any_other(archive: Archive) -> None:
