@@ -21,6 +21,8 @@ MONGOD_RESTARTS = (
     "chat_mongod_restarts_total",
     "How often the embedded mongod ended unexpectedly and was restarted.",
 )
+#: How the lease of a message can end.
+LEASE_ENDS = ("acknowledged", "released", "expired")
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -93,7 +95,7 @@ class WorkerMetrics:
             ["end"],
             registry=registry,
         )
-        for end in ("acknowledged", "released", "expired"):
+        for end in LEASE_ENDS:
             self.lease_ends.labels(end)
         self.waiters = Gauge(
             "chat_waiters",

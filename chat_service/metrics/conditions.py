@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from chat_service.metrics.samples import Samples
+from workers.metrics import LEASE_ENDS
 
 Severity: TypeAlias = Literal["down", "failing", "degraded", "recovering", "ok"]
 DatabaseState: TypeAlias = Literal["available", "unavailable"]
@@ -28,8 +29,11 @@ LEADERLESS_S = 15.0
 #: A database that uses this share of what it may use is nearly full. A disk is if it has less than
 #: so many times the space that is kept free.
 USED_SHARE, FREE_FACTOR = 0.9, 2
-#: So many requests must be slow, or messages expire, before the condition holds.
-SLOW_MIN, EXPIRED_MIN = 3, 10
+#: So many requests must be slow, messages expire, or leases run out, before the condition holds.
+SLOW_MIN, EXPIRED_MIN, RAN_OUT_MIN = 3, 10, 10
+#: Leases run out again and again if some did in the last so many seconds, and some before. A worker
+#: that is killed lets all of its leases run out, but only once.
+AGAIN_S = 300.0
 #: Pending messages must have grown to more than so many times their earlier number.
 PENDING_FACTOR = 2
 
@@ -53,6 +57,7 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "loop_lag": Threshold(0.1, "s", "node-is-slow"),
     "pending": Threshold(10_000, "messages", "pending-grows"),
     "expired_unread": Threshold(0.05, "share", "messages-expire-unread"),
+    "leases_ran_out": Threshold(0.2, "share", "leases-run-out"),
     "dead": Threshold(0, "messages", "dead-letters-grow"),
     "clock_offset": Threshold(1.0, "s", "clocks-differ"),
     "certificate": Threshold(14 * 86_400, "s", "certificate-expires"),
@@ -204,6 +209,9 @@ _SLOW_DATABASE_STEP = (
 _MESSAGES_ENDED = [
     f"chat_messages_{end}_total" for end in ("read", "expired_unread", "revoked", "dead")
 ]
+
+_LEASES_ENDED = [f'chat_lease_messages_total{{end="{end}"}}' for end in LEASE_ENDS]
+_RAN_OUT = 'chat_lease_messages_total{end="expired"}'
 
 
 def _refused(*reasons: str) -> list[str]:
@@ -468,6 +476,19 @@ def _messages(samples: Samples) -> Iterator[Condition]:
             "node counts those of all nodes.",
             "Readers are gone, too slow, or read other inboxes. Find the fullest inboxes.",
             "messages-expire-unread",
+        )
+    ran_out = samples.growth(_RAN_OUT, KEPT_S)
+    last = samples.growth(_RAN_OUT, AGAIN_S)
+    share = samples.share([_RAN_OUT], _LEASES_ENDED, KEPT_S)
+    if ran_out > RAN_OUT_MIN and 0 < last < ran_out and share > THRESHOLDS["leases_ran_out"].value:
+        yield Condition(
+            "leases-run-out",
+            "degraded",
+            f"Leases ran out {ran_out:,.0f} times in the last quarter of an hour, counted for each "
+            f"message: {_percent(share)} of those that ended. This node counts those of all nodes.",
+            "A program leases messages and does not acknowledge them, or dies again and again. "
+            "Find the inbox, and then its readers.",
+            "leases-run-out",
         )
     dead = samples.growth("chat_messages_dead_total", KEPT_S)
     if dead > THRESHOLDS["dead"].value:

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from chat_service.api.request_options import WAIT_SUFFIX
 from chat_service.api.routing import STREAM_PATH, audience_of
 from chat_service.metrics.http import HttpMetrics
-from workers.metrics import WorkerMetrics
+from workers.metrics import LEASE_ENDS, WorkerMetrics
 
 Labels: TypeAlias = tuple[str, ...]
 Form: TypeAlias = Literal["value", "total", "buckets"]
@@ -102,6 +102,7 @@ def series_groups_of(http: HttpMetrics, workers: WorkerMetrics, shards: int) -> 
         SeriesGroup(workers.pending),
         SeriesGroup(workers.leader),
         SeriesGroup(workers.leased),
+        *(_labelled(workers.lease_ends, end) for end in LEASE_ENDS),
         SeriesGroup(workers.undelivered),
         *(_labelled(workers.refused, reason) for reason in _REFUSALS),
         SeriesGroup(workers.unknown),

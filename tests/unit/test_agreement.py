@@ -9,6 +9,7 @@ import pytest
 from chat_service.metrics.conditions import (
     EXPIRED_MIN,
     PENDING_FACTOR,
+    RAN_OUT_MIN,
     THRESHOLDS,
     Facts,
     thresholds_of,
@@ -47,6 +48,10 @@ SAME: dict[str, tuple[str, set[float]]] = {
     "ChatInboxExpiredUnread": (
         "messages-expire-unread",
         {THRESHOLDS["expired_unread"].value, EXPIRED_MIN},
+    ),
+    "ChatInboxLeasesRunOut": (
+        "leases-run-out",
+        {THRESHOLDS["leases_ran_out"].value, RAN_OUT_MIN, 0},
     ),
     "ChatInboxDeadLetters": ("dead-letters-grow", {THRESHOLDS["dead"].value}),
     "ChatInboxQueueWait": ("requests-queue", {THRESHOLDS["queue_time"].value}),
@@ -104,4 +109,5 @@ def test_the_operations_page_lists_exactly_the_conditions() -> None:
 
 
 def test_every_condition_is_tested() -> None:
-    assert {case.name for case in CASES} | {"pending-grows"} == {*CONDITIONS}
+    by_themselves = {"pending-grows", "leases-run-out"}
+    assert {case.name for case in CASES} | by_themselves == {*CONDITIONS}

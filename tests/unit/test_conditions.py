@@ -185,6 +185,34 @@ def test_pending_grows_if_there_are_many_and_twice_as_many() -> None:
     assert state(process({name: math.nan}, {name: math.nan})).severity == "ok"
 
 
+def lease_ends(expired: float, acknowledged: float) -> dict[str, float]:
+    ends = {"expired": expired, "acknowledged": acknowledged}
+    return {f'chat_lease_messages_total{{end="{end}"}}': count for end, count in ends.items()}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_wrong"),
+    [
+        # The growth until six minutes ago, and until now.
+        ((10, 0), (11, 0), True),
+        ((10, 40), (11, 43), True),
+        # A worker that is killed lets the leases of all its messages run out once, also just now.
+        ((900, 0), (900, 0), False),
+        ((0, 0), (900, 0), False),
+        # One that dies now and then.
+        ((10, 400), (30, 800), False),
+        ((10, 44), (11, 44), False),
+        ((9, 0), (10, 0), False),
+    ],
+)
+def test_leases_that_run_out_again_and_again_are_told(
+    before: tuple[int, int], now: tuple[int, int], is_wrong: bool
+) -> None:
+    samples = [(900.0, lease_ends(0, 0)), (360.0, lease_ends(*before)), (0.0, lease_ends(*now))]
+    found = state(rows(*samples))
+    assert [each.name for each in found.conditions] == ["leases-run-out"] * is_wrong
+
+
 @pytest.mark.parametrize(("count", "says"), [(1, "1 dead letter came"), (2, "2 dead letters came")])
 def test_dead_letters_are_named_by_their_number(count: int, says: str) -> None:
     assert state(process({}, {"chat_messages_dead_total": count})).says.startswith(says)
