@@ -87,13 +87,20 @@ def _anchor(href: str) -> str:
 
 
 def _background(sections: Sequence[str], anchors: Mapping[str, str]) -> Iterator[str]:
-    """Yield the sections of the documents, each with the name of its document."""
+    """Yield the sections of the documents, each with the name of its document.
+
+    A section that is part of another one is shown there only.
+    """
     yield _BACKGROUND
-    for href in sections:
-        name, _, anchor = href.partition("#")
-        path = DOCUMENT.parent / (name or DOCUMENT.name)
-        tokens = _PARSER.parse(_COMMENT.sub("", path.read_text(encoding="utf-8")))
-        heading, tokens = _cut(tokens, anchor)
+    found = {href: _section(href) for href in sections}
+    parts = {part for href, (_, tokens) in found.items() for part, _ in _parts(href, tokens)}
+    for href, (heading, tokens) in found.items():
+        if href in parts:
+            continue
+        for part, token in _parts(href, tokens):
+            if part in anchors:
+                token.attrSet("id", anchors[part][1:])
+        path = _path_of(href)
         # Links in another document are relative to it.
         known = {_relative(each, path.name): target for each, target in anchors.items()}
         _rewrite(tokens, known, path)
@@ -103,6 +110,23 @@ def _background(sections: Sequence[str], anchors: Mapping[str, str]) -> Iterator
             f"<h3>{html.escape(heading)}</h3>\n"
             f'<p class="small">From {place}</p>\n{_render(tokens)}{_UP}</section>\n'
         )
+
+
+def _path_of(href: str) -> Path:
+    return DOCUMENT.parent / (href.partition("#")[0] or DOCUMENT.name)
+
+
+def _section(href: str) -> tuple[str, list[Token]]:
+    """Return the heading of a section of a document and what is below it."""
+    text = _path_of(href).read_text(encoding="utf-8")
+    return _cut(_PARSER.parse(_COMMENT.sub("", text)), href.partition("#")[2])
+
+
+def _parts(href: str, tokens: Sequence[Token]) -> Iterator[tuple[str, Token]]:
+    """Yield the lesser headings of a section: the link to each, and its token."""
+    for position, token in enumerate(tokens):
+        if token.type == "heading_open":
+            yield f"{href.partition('#')[0]}#{slug(tokens[position + 1].content)}", token
 
 
 def _cut(tokens: list[Token], anchor: str) -> tuple[str, list[Token]]:

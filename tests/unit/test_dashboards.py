@@ -128,6 +128,12 @@ def test_no_link_of_the_served_runbook_leads_nowhere() -> None:
     assert not re.findall(r"\(docs/[^)]*\)", entries)
 
 
+def test_the_served_runbook_shows_each_section_once() -> None:
+    page = (WEB / "runbook.html").read_text(encoding="utf-8")
+    headings = re.findall(r"<(h[234])[^>]*>(.*?)</\1>", page)
+    assert len(headings) == len({text for _, text in headings})
+
+
 def test_each_alert_is_tested() -> None:
     tests = (PROMETHEUS / "alerts.test.yml").read_text(encoding="utf-8")
     for name in alerts():
