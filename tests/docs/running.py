@@ -174,7 +174,9 @@ class Runner:
         path = f"{self._folder}/.venv/bin:{self._folder}/scripts:{os.environ['PATH']}"
         ours = {key: value for key, value in os.environ.items() if not key.startswith("CHAT_")}
         ours |= {"PYTHONPATH": code_path(self._folder), "PYTHONUNBUFFERED": "1", "PATH": path}
-        ours |= {"CHAT_URL": f"http://{self.address}"}
+        # Commands for this machine look at the usual port, where another service may be.
+        port = self.address.rpartition(":")[2]
+        ours |= {"CHAT_URL": f"http://{self.address}", "CHAT_PORT": port}
         return Running(command, self._folder, ours | environ)
 
     def _run_script(self, block: Block) -> None:

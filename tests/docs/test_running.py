@@ -52,6 +52,10 @@ def test_a_failing_command_is_found(runner: Runner) -> None:
         runner.run(block("python", "await nothing\n"))
 
 
+def test_a_command_looks_at_the_port_of_its_service(runner: Runner) -> None:
+    runner.run(console("$ echo $CHAT_PORT $CHAT_URL\n9 http://127.0.0.1:8080\n"))
+
+
 def test_an_id_is_the_same_in_later_blocks(runner: Runner) -> None:
     runner.run(console(f"$ echo {_ONE}\n{_SHOWN}\n"))
     runner.run(console(f"$ echo is {_SHOWN}\nis {_SHOWN}\n"))
