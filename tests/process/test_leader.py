@@ -102,7 +102,8 @@ async def test_a_killed_leader_is_replaced_and_all_is_counted(nodes: Nodes) -> N
     async def adds_up() -> bool:
         accepted = await other.metric("chat_messages_accepted_total")
         pending = await other.metric("chat_messages_pending")
-        # The sum is also right before the new leader counts the expired messages: they are pending until then.
+        # The sum is also right before the new leader counts the expired messages: they are pending
+        # until then.
         return await expired_of(other) == 20 and await ends_of(other) + before + pending == accepted
 
     await eventually(adds_up, 30)
