@@ -198,4 +198,7 @@ async def test_mongod_returns_after_a_full_disk(server: Server, disk: Path) -> N
 
     await eventually(is_read, 60)
     assert server.process.poll() is None
+    # Starts that failed for lack of space are no restarts.
+    restarts = server.errors().count("mongod is running again")
+    assert await chat.metric("chat_mongod_restarts_total") == restarts
     chat.close()
