@@ -51,7 +51,7 @@ COUNT_RESOLVED_EVERY_S = 1.0
 #: How often the leader deletes old documents of nodes, in seconds.
 FORGET_EVERY_S = 600.0
 #: How often `Store.keep_indexes` is called, in seconds. It asks the database less often.
-INDEXES_EVERY_S = 0.5
+INDEXES_EVERY_S = 1.0
 
 
 class Maintenance:

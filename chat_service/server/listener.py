@@ -37,6 +37,7 @@ from chat_service.server.http_stream import Awaiting, HttpStream
 from chat_service.server.request_tracker import RequestTracker
 from chat_service.server.response_writer import format_response
 from chat_service.server.tls import Tls
+from workers.ticks import until_next
 
 if TYPE_CHECKING:
     from tornado.httpserver import _HTTPRequestContext
@@ -203,7 +204,8 @@ class Listener(Server):
         self.handle_stream(PrefetchedStream(handoff, self.lingering), handoff.address)
 
     def _sweep_again(self) -> None:
-        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep_again)
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(until_next(_SWEEP_EVERY_S), self._sweep_again)
         self._fast_path.sweep()
         if self._spared:
             log.warning("idle connections were closed to make room for others", count=self._spared)
