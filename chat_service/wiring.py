@@ -100,7 +100,10 @@ def dead_letters_of(settings: Settings) -> DeadLetters:
 
 
 def store_options_of(settings: Settings) -> StoreOptions:
-    """Return how the store uses the database."""
+    """Return how the store uses the database.
+
+    Without a URI, this process has started the database for itself alone.
+    """
     return StoreOptions(
         driver=settings.mongo_driver,
         database=settings.mongo_database,
@@ -109,6 +112,7 @@ def store_options_of(settings: Settings) -> StoreOptions:
         receipt_keep_s=settings.receipt_keep_s,
         node=f"{socket.gethostname()}/{os.getpid()}",
         dead_letters=dead_letters_of(settings),
+        is_sole=not settings.mongo_uri,
     )
 
 

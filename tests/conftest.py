@@ -221,6 +221,7 @@ def open_store(
         timeout_s: float = 4.0,
         node: str = "test",
         dead_letters: DeadLetters = NO_DEAD_LETTERS,
+        is_sole: bool = False,
     ) -> MongoStore:
         options = StoreOptions(
             driver=driver,
@@ -230,6 +231,7 @@ def open_store(
             receipt_keep_s=3600,
             node=node,
             dead_letters=dead_letters,
+            is_sole=is_sole,
         )
         store = MongoStore(uri, options, clock, metrics)
         stores.append(store)

@@ -4,6 +4,9 @@ Each node looks at the leader lease every two seconds. It takes the lease if nob
 leader that dies is replaced within ten seconds. The leader marks expired messages, ends leases,
 removes the text of kept messages, and counts the pending ones; `workers.maintenance` does that.
 
+A process that has the database alone renews the lease every ten seconds, which tells operators who
+leads. Each renewal costs an idle mongod as much as ten searches.
+
 No guarantee relies on there being one leader. A process may pause for any time after it took the
 lease, and then two nodes lead. What they do is atomic for each message, so each is counted once.
 """
@@ -17,12 +20,15 @@ from contextlib import suppress
 import structlog
 
 from workers.engine import Engine
-from workers.store.base import LEADER_LEASE_S, Leader, PendingCount
+from workers.store.base import LEADER_LEASE_S, SOLE_LEASE_S, Leader, PendingCount
+from workers.ticks import until_next
 
 log = structlog.get_logger(__name__)
 
 #: How often a node looks at the lease, in seconds, and the shortest pause between two looks.
 LOOK_EVERY_S, LOOK_PAUSE_S = 2.0, 0.25
+#: How often a process renews the lease that has the database alone, in seconds.
+SOLE_EVERY_S = 10.0
 #: Looks come this much earlier or later, so that those of many nodes spread out.
 _SPREAD_S = 0.25
 
@@ -58,6 +64,11 @@ class Leadership:
             return ""
         return self.seen.node
 
+    @property
+    def is_sole(self) -> bool:
+        """Whether this process leads and no other one uses the database."""
+        return self.leads and self.seen is not None and self.seen.is_sole
+
     async def look(self) -> bool:
         """Take or renew the lease, or learn who has it. Returns whether this process begins to
         lead.
@@ -74,7 +85,7 @@ class Leadership:
             if had_lease:
                 log.info("another node leads the fleet", leader=seen.node)
             return False
-        self._until_s = asked_s + LEADER_LEASE_S
+        self._until_s = asked_s + (SOLE_LEASE_S if seen.is_sole else LEADER_LEASE_S)
         if self._unpublished is unpublished:
             self._unpublished = None
         self.has_lease.set()
@@ -87,6 +98,8 @@ class Leadership:
         does.
         """
         wait_s = LOOK_EVERY_S - LOOK_PAUSE_S + (2 * self._random() - 1) * _SPREAD_S
+        if self.is_sole:
+            wait_s = until_next(SOLE_EVERY_S) - LOOK_PAUSE_S
         if self.seen is not None and not self.seen.is_own:
             left_s = (self.seen.until_ms - self._clock.now_ms()) / 1000
             wait_s = min(wait_s, max(left_s, 0.0) + self._random() * _SPREAD_S)
@@ -95,10 +108,11 @@ class Leadership:
                 await self._is_due.wait()
 
     def publish(self, pending: PendingCount) -> None:
-        """Publish a count with the next renewal, which is due at once."""
+        """Publish a count with the next renewal, which is due at once if there are other nodes."""
         if self.has_lease.is_set():
             self._unpublished = pending
-            self._is_due.set()
+            if not self.is_sole:
+                self._is_due.set()
 
     async def resign(self) -> None:
         """Give up the lease, if this process has it. No look may be running.

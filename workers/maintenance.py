@@ -8,6 +8,7 @@ and stops it.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -26,6 +27,8 @@ from workers.ticks import until_next
 
 log = structlog.get_logger(__name__)
 
+#: How often a process that has the database alone sweeps while it serves no requests, in seconds.
+QUIET_EVERY_S = 5.0
 #: How often deadlines are checked, in seconds. Requests exceed theirs by no more than this.
 WATCH_EVERY_S = 0.05
 #: How often the local clock is checked while no request is open, in seconds.
@@ -78,6 +81,8 @@ class Maintenance:
         #: Whether deadlines are not checked, because no request is open.
         self.rests = False
         self._has_work = asyncio.Event()
+        # How often `watch` was called.
+        self._woken = 0
         # How many operations need the watch, beside those of requests.
         self._watched = 0
         self.leadership = Leadership(engine)
@@ -134,6 +139,7 @@ class Maintenance:
 
     def watch(self) -> None:
         """Check deadlines again. Call it when a request arrives while `rests` is set."""
+        self._woken += 1
         self._has_work.set()
 
     @contextmanager
@@ -188,9 +194,31 @@ class Maintenance:
             self.pending.report()
         await self.leadership.wait_until_due()
 
-    async def _expire(self) -> None:
+    async def _expire(self) -> float | None:
+        quiet = self._quiet()
         leads = self.leadership.leads
         self._metrics.expired.inc(await self._store.expire(self._clock.now_ms(), leads=leads))
+        return 0.0 if await self._stays(quiet, until_next(QUIET_EVERY_S)) else None
+
+    def _quiet(self) -> int | None:
+        """Return a mark for `_stays` if no request is open and no other process uses the database.
+
+        Then nothing changes in it before the next request. Otherwise return None.
+        """
+        is_quiet = self.rests and self.leadership.is_sole and not self._has_work.is_set()
+        return self._woken if is_quiet else None
+
+    async def _stays(self, quiet: int | None, seconds: float) -> bool:
+        """Pause so many seconds, and return True if there was no request since the mark was made.
+
+        Returns False at the next request, or at once if it was not quiet.
+        """
+        if quiet != self._woken:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._has_work.wait()
+        return quiet == self._woken
 
     async def _retire(self) -> None:
         await self.leadership.has_lease.wait()
@@ -207,6 +235,7 @@ class Maintenance:
         await self.leadership.has_lease.wait()
         if not self.leadership.leads:
             return None
+        quiet = self._quiet()
         while True:
             now_ms = self._clock.now_ms()
             ended = await self._store.end_leases(now_ms)
@@ -215,11 +244,15 @@ class Maintenance:
             if not ended.more or not self.leadership.leads:
                 break
         shortest_s, longest_s = LEASES_EVERY_S
-        wait_s = until_next(longest_s)
-        if ended.first_ms is not None:
+
+        def pause_s(most_s: float) -> float:
             # A lease is over one millisecond after its end.
-            wait_s = min((ended.first_ms + 1 - now_ms) / 1000, wait_s)
-        return max(wait_s, shortest_s)
+            left_ms = (
+                math.inf if ended.first_ms is None else ended.first_ms + 1 - self._clock.now_ms()
+            )
+            return max(min(left_ms / 1000, until_next(most_s)), shortest_s)
+
+        return 0.0 if await self._stays(quiet, pause_s(QUIET_EVERY_S)) else pause_s(longest_s)
 
     def _record(self, ended: Ended) -> None:
         """Count what a sweep ended, and wake those who wait for it."""

@@ -13,7 +13,7 @@ from tests.store.conftest import MakePost, Messages
 from tests.support.stores import new_claim
 from workers.clock import DatabaseClock
 from workers.commands import Release
-from workers.store.base import LEADER_LEASE_S, Ended, PendingCount
+from workers.store.base import LEADER_LEASE_S, SOLE_LEASE_S, Ended, PendingCount
 from workers.store.mongo import MongoStore
 
 
@@ -258,3 +258,15 @@ async def test_all_nodes_hash_names_with_one_key(open_store: OpenStore) -> None:
     keys = [await (await open_store(node=name)).log_key() for name in ("a", "b", "a")]
     assert len(set(keys)) == 1
     assert len(keys[0] or "") == 32
+
+
+async def test_a_sole_process_takes_the_lease_of_a_killed_one(
+    open_store: OpenStore, clock: DatabaseClock
+) -> None:
+    killed = await open_store(node="killed")
+    assert (await killed.lead(None)).is_own
+    sole = await open_store(node="sole", is_sole=True)
+    taken = await sole.lead(PendingCount(7, 1, 2))
+    assert (taken.node, taken.is_own, taken.is_sole) == ("sole", True, True)
+    assert abs(taken.until_ms - clock.now_ms() - SOLE_LEASE_S * 1000) < 3000
+    assert (await sole.lead(None)).pending == PendingCount(7, 1, 2)

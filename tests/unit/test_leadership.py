@@ -50,6 +50,27 @@ class FleetStore(MemoryStore):
         return 7
 
 
+@dataclass
+class SoleStore(FleetStore):
+    """The store of a process that has the database alone.
+
+    A sweep of leases waits for `is_swept`, and finds that the first one ends at `first_ms`.
+    """
+
+    first_ms: int | None = None
+    swept_ms: int = 0
+    is_swept: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def lead(self, pending: PendingCount | None) -> Leader:
+        return (await super().lead(pending))._replace(is_sole=True)
+
+    async def end_leases(self, now_ms: int) -> Ended:
+        await super().end_leases(now_ms)
+        self.swept_ms = now_ms
+        await self.is_swept.wait()
+        return Ended((), 0, 0, self.first_ms)
+
+
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the jobs often."""
@@ -58,6 +79,16 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "LEASES_EVERY_S", (0.01, 0.01))
     monkeypatch.setattr(leadership, "LOOK_EVERY_S", leadership.LOOK_PAUSE_S + 0.02)
     monkeypatch.setattr(leadership, "_SPREAD_S", 0.0)
+
+
+@pytest.fixture
+def sole(monkeypatch: pytest.MonkeyPatch) -> SoleStore:
+    """A store of a process that does nothing by itself as long as there are no requests."""
+    monkeypatch.setattr(maintenance, "QUIET_EVERY_S", 1000.0)
+    monkeypatch.setattr(leadership, "SOLE_EVERY_S", 1000.0)
+    store = SoleStore()
+    store.is_swept.set()
+    return store
 
 
 async def has_looked(store: FleetStore) -> None:
@@ -234,3 +265,96 @@ async def test_the_work_goes_on_if_leading_begins_late(make_pool: MakePool) -> N
         return {"leases", "retire", "count"} <= store.work.keys()
 
     await eventually(is_done)
+
+
+async def sweeps_rest(store: SoleStore) -> None:
+    """Wait until leases were not swept for twenty times as long as the usual pause."""
+    seen: list[int] = []
+
+    async def is_seen() -> bool:
+        seen.append(store.work["leases"])
+        return len(seen) > 20 and seen[-20] == seen[-1]
+
+    await eventually(is_seen)
+
+
+async def has_swept(store: FleetStore, more: int = 1) -> None:
+    """Wait for more sweeps of leases."""
+    seen = store.work["leases"]
+
+    async def is_done() -> bool:
+        return store.work["leases"] >= seen + more
+
+    await eventually(is_done)
+
+
+async def test_an_idle_sole_process_asks_its_database_little(
+    make_pool: MakePool, sole: SoleStore
+) -> None:
+    await make_pool(sole)
+    await sweeps_rest(sole)
+    other = FleetStore()
+    await make_pool(other)
+    before = sole.work.copy()
+    await has_swept(other, 20)
+    assert other.work["all expired"] > 10
+    assert (sole.work - before).keys() <= {"retire", "forget", "count"}
+    assert sole.work["look"] == 1
+
+
+async def test_a_request_makes_a_sole_process_sweep_as_usual(
+    make_pool: MakePool, sole: SoleStore
+) -> None:
+    pool = await make_pool(sole)
+    await sweeps_rest(sole)
+    before = sole.work.copy()
+    await pool.post("bob", "x", 1, 60)
+
+    async def has_expired() -> bool:
+        return sole.work["all expired"] > before["all expired"]
+
+    await has_swept(sole)
+    await eventually(has_expired)
+
+
+async def test_a_quiet_process_sweeps_at_the_end_of_a_lease(
+    make_pool: MakePool, sole: SoleStore, clock: DatabaseClock
+) -> None:
+    pool = await make_pool(sole)
+    await sweeps_rest(sole)
+    first_ms = sole.first_ms = clock.now_ms() + 500
+    await pool.post("bob", "makes it look", 13, 60)
+
+    async def is_swept() -> bool:
+        return sole.swept_ms > first_ms
+
+    await eventually(is_swept)
+
+
+async def test_a_lease_that_is_given_during_a_sweep_is_not_missed(
+    make_pool: MakePool, sole: SoleStore
+) -> None:
+    pool = await make_pool(sole)
+    await sweeps_rest(sole)
+    sole.is_swept.clear()
+    await pool.post("bob", "makes it look", 13, 60)
+    await has_swept(sole)
+    await rests(pool)
+    await pool.post("bob", "comes during the sweep", 22, 60)
+    await rests(pool)
+    swept = sole.work["leases"]
+    sole.is_swept.set()
+
+    async def is_repeated() -> bool:
+        return sole.work["leases"] > swept
+
+    await eventually(is_repeated)
+
+
+async def rests(pool: WorkerPool) -> None:
+    """Wait until no request is open."""
+
+    async def is_at_rest() -> bool:
+        return pool._maintenance.rests and not pool._maintenance._has_work.is_set()
+
+    await eventually(is_at_rest)

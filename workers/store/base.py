@@ -96,17 +96,18 @@ class PendingCount(NamedTuple):
 class Leader(NamedTuple):
     """The node that holds the leader lease, until when, and the last count that it published.
 
-    `is_own` means that the caller holds it.
+    `is_own` means that the caller holds it, and `is_sole` that no other process uses the database.
     """
 
     node: str
     is_own: bool
     until_ms: int
     pending: PendingCount
+    is_sole: bool = False
 
 
-#: How long the leader lease lasts, in seconds.
-LEADER_LEASE_S = 6.0
+#: How long the leader lease lasts, in seconds, and that of a process that has the database alone.
+LEADER_LEASE_S, SOLE_LEASE_S = 6.0, 30.0
 
 
 class Storage(NamedTuple):

@@ -87,7 +87,7 @@ class StoreOptions(NamedTuple):
 
     `timeout_s` limits an operation. Expired messages are deleted after `purge_grace_s`. A message
     with a receipt or a key is kept for `receipt_keep_s` after its end. `node` names this process in
-    the documents.
+    the documents. `is_sole` means that no other process uses the database.
     """
 
     driver: Driver
@@ -97,6 +97,7 @@ class StoreOptions(NamedTuple):
     receipt_keep_s: int
     node: str
     dead_letters: DeadLetters = DeadLetters()
+    is_sole: bool = False
 
 
 class UnresolvedWrite(NamedTuple):

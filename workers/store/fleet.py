@@ -21,7 +21,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
-from workers.store.base import LEADER_LEASE_S, Leader, PendingCount
+from workers.store.base import LEADER_LEASE_S, SOLE_LEASE_S, Leader, PendingCount
 from workers.store.driver import TIMES_IN_MS, Document
 from workers.store.driver_errors import NOT_ALLOWED, read_errors
 from workers.store.node_history import NodeHistory
@@ -113,8 +113,11 @@ class Fleet(NodeHistory):
     def _lease(self, pending: PendingCount | None) -> Document:
         """Return the expression for the new document, which is the old one if another node leads.
 
-        An update that changes nothing is not written to the journal or the oplog.
+        An update that changes nothing is not written to the journal or the oplog. A process that
+        has the database alone takes the lease at once: who has it was killed.
         """
+        is_sole = self._options.is_sole
+        lease_s = SOLE_LEASE_S if is_sole else LEADER_LEASE_S
         is_own = {"$eq": ["$token", self._token]}
         # Also true if there is no lease yet, or if the database's clock was set back since: nobody
         # would lead until it shows the old time again.
@@ -125,14 +128,14 @@ class Fleet(NodeHistory):
             "node": {"$literal": self._node},
             "token": self._token,
             "since": {"$cond": [is_own, "$since", "$$NOW"]},
-            "until": {"$add": ["$$NOW", int(LEADER_LEASE_S * 1000)]},
+            "until": {"$add": ["$$NOW", int(lease_s * 1000)]},
         }
         if pending is not None:
             mine["pending"] = pending.messages
             mine["counted_at"] = DatetimeMS(pending.counted_ms)
             mine["pending_until"] = DatetimeMS(pending.valid_until_ms)
         renewed = {"$mergeObjects": ["$$ROOT", mine]}
-        return {"$cond": [{"$or": [is_own, is_over]}, renewed, "$$ROOT"]}
+        return {"$cond": [{"$or": [is_own, is_over, is_sole]}, renewed, "$$ROOT"]}
 
     def _leader_of(self, document: Document) -> Leader:
         pending = PendingCount(
@@ -141,7 +144,8 @@ class Fleet(NodeHistory):
             int(document.get("pending_until", 0)),
         )
         is_own = document["token"] == self._token
-        return Leader(document["node"], is_own, int(document["until"]), pending)
+        until_ms = int(document["until"])
+        return Leader(document["node"], is_own, until_ms, pending, self._options.is_sole)
 
     def _lead_alone(self) -> Leader:
         """Return a lease for this node, since the database's user may not use the collection.
