@@ -19,9 +19,13 @@ TOKEN_MAX = 4096
 SECURE_COOKIE, LOCAL_COOKIE = "__Host-chat", "chat"
 #: The prefix of the subprotocol that carries a WebSocket's token.
 _TOKEN_PROTOCOL = "chat.bearer."
+#: Separates the token in a cookie that outlasts the browser from the end of the cookie, in seconds
+#: since 1970. No token has it. A page cannot read the cookie, so the service has to tell the end.
+_KEPT_UNTIL = ":"
 
 #: RFC 6750, 2.1.
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_SECONDS = re.compile(r"[0-9]{1,10}")
 
 
 def has_token(query: str) -> bool:
@@ -68,15 +72,38 @@ def bearer_of(headers: HTTPHeaders) -> str | None:
     return bearer[1]
 
 
-def session_cookie(headers: HTTPHeaders, token: str, max_age_s: int | None) -> str:
-    """Return the `Set-Cookie` that makes a browser send a token, or forget it after 0 seconds.
+def session_cookie(headers: HTTPHeaders, token: str) -> str:
+    """Return the `Set-Cookie` that makes a browser send a token until the browser ends."""
+    return _set_cookie(headers, token)
 
-    Without an age, the browser forgets it when it ends.
+
+def kept_cookie(headers: HTTPHeaders, token: str, kept_until: int, max_age_s: int) -> str:
+    """Return the `Set-Cookie` that makes a browser send a token for some seconds.
+
+    `kept_until` is the end, in seconds since 1970. `kept_until_of` finds it in the cookie.
     """
+    return _set_cookie(headers, f"{token}{_KEPT_UNTIL}{kept_until}", f"; Max-Age={max_age_s}")
+
+
+def no_cookie(headers: HTTPHeaders) -> str:
+    """Return the `Set-Cookie` that makes a browser forget its token at once."""
+    return _set_cookie(headers, "", "; Max-Age=0")
+
+
+def kept_until_of(headers: HTTPHeaders) -> int | None:
+    """Return when the browser forgets the token that it sent, in seconds since 1970.
+
+    None if it forgets the token when it ends, or if it sent none in a cookie.
+    """
+    cookie = None if "Authorization" in headers else _cookie_of(headers)
+    end = (cookie or "").partition(_KEPT_UNTIL)[2]
+    return int(end) if _SECONDS.fullmatch(end) else None
+
+
+def _set_cookie(headers: HTTPHeaders, value: str, age: str = "") -> str:
     is_local = is_plain_local(headers)
     name, secure = (LOCAL_COOKIE, "") if is_local else (SECURE_COOKIE, "; Secure")
-    age = "" if max_age_s is None else f"; Max-Age={max_age_s}"
-    return f"{name}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{age}"
+    return f"{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{age}"
 
 
 def is_plain_local(headers: HTTPHeaders) -> bool:
@@ -86,20 +113,27 @@ def is_plain_local(headers: HTTPHeaders) -> bool:
 
 
 def _in_cookie(headers: HTTPHeaders, own_origins: frozenset[str]) -> str | None:
-    token = None
+    cookie = _cookie_of(headers)
+    if cookie is None:
+        return None
+    if not is_from_own_page(headers, own_origins):
+        raise cross_origin("the session of a browser is for the pages of this service only")
+    return cookie.partition(_KEPT_UNTIL)[0]
+
+
+def _cookie_of(headers: HTTPHeaders) -> str | None:
+    """Return the value of the session's cookie, or None if there is none."""
+    cookie = None
     # Other services of this site may have cookies with any value, such as one with a comma and our
     # name in it. Only a semicolon separates cookies. Only spaces and tabs surround them: a browser
     # lets a neighbor of this host set a cookie whose name is some other space and our name.
     for pair in ";".join(headers.get_list("Cookie")).split(";"):
         name, _, value = pair.strip(" \t").partition("=")
         if name == SECURE_COOKIE:
-            token = value
-            break
+            return value
         if name == LOCAL_COOKIE and is_local_host(headers.get("Host", "")):
-            token = value
-    if token is not None and not is_from_own_page(headers, own_origins):
-        raise cross_origin("the session of a browser is for the pages of this service only")
-    return token
+            cookie = value
+    return cookie
 
 
 def _in_subprotocol(protocols: str) -> str | None:

@@ -88,8 +88,15 @@ class LeaseBody(msgspec.Struct, gc=False):
     delivered: bool | None = None
 
 
+class SessionBody(msgspec.Struct, gc=False):
+    """The body of a request that begins a session."""
+
+    keep: bool | None = None
+
+
 _decode = msgspec.json.Decoder(MessageBody).decode
 _decode_lease = msgspec.json.Decoder(LeaseBody).decode
+_decode_session = msgspec.json.Decoder(SessionBody).decode
 _decode_raw = msgspec.json.Decoder(_RawBody).decode
 
 
@@ -176,6 +183,20 @@ def lease_body(body: bytes) -> LeaseBody:
     if asked.ids is not None and len(asked.ids) > IDS_MAX:
         raise invalid(FieldError("ids", f"must have at most {IDS_MAX} entries"))
     return asked
+
+
+def keeps_session(body: bytes) -> bool:
+    """Return whether a session is to outlast its browser. Raises a 400 problem."""
+    if not body:
+        return False
+    try:
+        return bool(_decode_session(body).keep)
+    except msgspec.ValidationError as error:
+        if "$.keep" in str(error):
+            raise invalid(FieldError("keep", "must be true or false")) from None
+        raise not_json("the body must be an object") from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise not_json(str(error)) from None
 
 
 def is_message_id(text: str) -> bool:

@@ -13,15 +13,25 @@ import msgspec
 from tornado.httputil import HTTPHeaders
 
 from chat_service.access.audit import AuditLog
-from chat_service.access.credentials import bearer_of, session_cookie
+from chat_service.access.credentials import (
+    bearer_of,
+    kept_cookie,
+    kept_until_of,
+    no_cookie,
+    session_cookie,
+)
 from chat_service.access.gate import Gate
 from chat_service.api.identity import Identity
 from chat_service.api.problems import bad_request, unauthorized
 from chat_service.api.request_policy import reject_other_pages
 from chat_service.api.types import JSON_HEADERS, BodyChunk, Request, Response
+from chat_service.api.validation import keeps_session
 
 #: Browsers drop a longer cookie: 4096 bytes with its name.
 _COOKIE_MAX = 4000
+#: How long a browser keeps a session beyond its own end, in seconds, if it is asked to and the
+#: token lasts as long: 30 days, after which NIST SP 800-63B wants people to sign in again.
+KEPT_MAX_S = 30 * 86_400
 
 
 class SessionHandlers:
@@ -35,7 +45,8 @@ class SessionHandlers:
         """GET /session: who sends the request, and what they may do."""
         headers = _headers_of(request)
         reject_other_pages(headers, self._gate.own_origins)
-        return self._show(await self._gate.identify_patiently(headers))
+        identity = await self._gate.identify_patiently(headers)
+        return self._show(identity, kept_until_of(headers) if identity.subject else None)
 
     async def begin(self, request: Request) -> Response:
         """POST /session: turn the token in `Authorization` into a cookie."""
@@ -49,19 +60,25 @@ class SessionHandlers:
         identity = await self._gate.identify_patiently(headers)
         if len(token) > _COOKIE_MAX:
             raise bad_request(f"a session's token may have at most {_COOKIE_MAX} characters")
+        is_kept = keeps_session(request.body)
         self._audit.login(request.id, identity.subject, request.client.key.removeprefix("ip:"))
-        left_s = max(int(identity.until - time.time()), 1) if identity.until else None
-        return self._show(identity, session_cookie(headers, token, left_s))
+        if not is_kept:
+            return self._show(identity, cookie=session_cookie(headers, token))
+        now = int(time.time())
+        kept_until = min(now + KEPT_MAX_S, int(identity.until or now + KEPT_MAX_S))
+        cookie = kept_cookie(headers, token, kept_until, max(kept_until - now, 1))
+        return self._show(identity, kept_until, cookie)
 
     async def end(self, request: Request) -> Response:
         """DELETE /session: make the browser forget the token, valid or not."""
         headers = _headers_of(request)
         reject_other_pages(headers, self._gate.own_origins)
-        cookie = session_cookie(headers, "", 0)
-        return Response(204, {"Cache-Control": "no-store", "Set-Cookie": cookie}, BodyChunk(b"", 0))
+        said = {"Cache-Control": "no-store", "Set-Cookie": no_cookie(headers)}
+        return Response(204, said, BodyChunk(b"", 0))
 
-    def _show(self, identity: Identity, cookie: str = "") -> Response:
-        until = datetime.fromtimestamp(identity.until, UTC) if identity.until else None
+    def _show(
+        self, identity: Identity, kept_until: int | None = None, cookie: str = ""
+    ) -> Response:
         rights = identity.rights
         document = {
             "access": self._gate.access,
@@ -69,10 +86,15 @@ class SessionHandlers:
             "send": rights.send,
             "read": rights.read,
             "ops": rights.ops,
-            "until": until,
+            "until": _time(identity.until),
+            "kept_until": _time(kept_until),
         }
         headers = {**JSON_HEADERS, "Set-Cookie": cookie} if cookie else JSON_HEADERS
         return Response(200, headers, BodyChunk(msgspec.json.encode(document), 0))
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
 def _headers_of(request: Request) -> HTTPHeaders:

@@ -75,6 +75,7 @@ def _sessions() -> dict[str, Operation]:
         "read": ["jobs-*", "worker"],
         "ops": False,
         "until": "2027-01-01T00:00:00Z",
+        "kept_until": None,
     }
     other_page = cross_origin(OTHER_ORIGIN_DETAIL)
     nothing = "leave all messages as they are"
@@ -93,13 +94,23 @@ def _sessions() -> dict[str, Operation]:
             "Session",
             "Turns the token in `Authorization` into a cookie, so that the pages of this service "
             "can open streams and need not keep the token. The cookie ends with the token or with "
-            "the browser.",
+            "the browser. With `keep`, the browser keeps it for up to 30 days.",
             {
                 200: answer(
                     "The identity and its rights.", schema_of("Session"), who, ("Set-Cookie",)
                 )
             },
-            (unauthorized(), limited("changed"), other_page),
+            (
+                refused("keep", "must be true or false"),
+                not_json("the body must be an object"),
+                unauthorized(),
+                limited("changed"),
+                other_page,
+            ),
+            body={
+                **json_body("NewSession", kept={"keep": True}),
+                "required": False,
+            },
             effect=nothing,
         ),
         "GET /.well-known/oauth-protected-resource": Operation(

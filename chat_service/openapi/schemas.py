@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 import msgspec
 
 from chat_service.api.request_options import TTL_MIN_S, WaitLimits
-from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, MessageLimits
+from chat_service.api.validation import IDS_MAX, LeaseBody, MessageBody, MessageLimits, SessionBody
 from chat_service.handlers.health import Readiness
+from chat_service.handlers.sessions import KEPT_MAX_S
 from chat_service.metrics.conditions import DatabaseKind, DatabaseState, Severity
 from workers.commands import Delivered, Message, Origin, Status
 
@@ -197,7 +198,26 @@ def schemas(terms: Terms) -> Object:
             send={"type": "array", "items": {"type": "string"}},
             read={"type": "array", "items": {"type": "string"}},
             ops={"type": "boolean"},
-            until={"type": ["string", "null"], "format": "date-time"},
+            until={
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "When the token expires; `null` if it does not.",
+            },
+            kept_until={
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "When the browser forgets the cookie; `null` if it does when it is "
+                "closed.",
+            },
+        ),
+        "NewSession": _body(
+            SessionBody,
+            (),
+            keep={
+                "type": ["boolean", "null"],
+                "description": "Whether the browser keeps the cookie after it was closed, for at "
+                f"most {KEPT_MAX_S // 86_400} days.",
+            },
         ),
         "Access": {"type": "string", "enum": ["off", "tokens", "jwt", "both"]},
         "ProtectedResource": _answer(

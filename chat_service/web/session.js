@@ -6,7 +6,7 @@
 const ANSWER_MS = 20_000;
 /** How often a visible page asks whether the session still exists. */
 const LOOK_MS = 30_000;
-const OPEN = { access: "off", subject: "", send: ["*"], read: ["*"], ops: true, until: null };
+const OPEN = { access: "off", subject: "", send: ["*"], read: ["*"], ops: true, until: null, kept_until: null };
 
 /** No session: `status` is null without an answer, and 200 if the browser did not keep the cookie. */
 export class SessionError extends Error {
@@ -62,9 +62,10 @@ class Session extends EventTarget {
     this.#timer = setTimeout(() => this.look(), Math.min(left, LOOK_MS));
   }
 
-  /** Exchange a token for a cookie. Throws SessionError. */
-  async signIn(token) {
-    const { who } = await request("POST", token);
+  /** Exchange a token for a cookie, which the browser forgets when it is closed unless `keep` is set. Throws
+   *  SessionError. */
+  async signIn(token, keep) {
+    const { who } = await request("POST", token, { keep });
     await this.look();
     // A browser keeps the cookie only over HTTPS, or from this machine.
     if (who.subject !== "" && !this.isSignedIn) throw new SessionError(200);
@@ -99,13 +100,14 @@ export const session = new Session();
 export const whoHas = async (token) => (await request("GET", token)).who;
 
 /** Send a request about the session; return the identity and its end, or null for a DELETE. Throws SessionError. */
-async function request(method, token) {
+async function request(method, token, said) {
   let answer;
   let body = null;
   try {
     answer = await fetch("session", {
       method,
       headers: token === undefined ? {} : { Authorization: `Bearer ${token}` },
+      body: said && JSON.stringify(said),
       // A question about a token must not be answered for the cookie.
       credentials: method === "GET" && token !== undefined ? "omit" : "same-origin",
       cache: "no-store",
@@ -125,7 +127,8 @@ async function request(method, token) {
   if (body === null) throw new SessionError(answer.status);
   // The end in terms of this machine's clock, which may differ from the service's.
   const late = Date.now() - Date.parse(answer.headers.get("Date"));
-  const endsAt = body.until === null ? null : Date.parse(body.until) + (late || 0);
+  const ends = [body.until, body.kept_until].filter(Boolean).map((end) => Date.parse(end) + (late || 0));
+  const endsAt = ends.length === 0 ? null : Math.min(...ends);
   return { who: { ...body, subject: body.subject ?? "" }, endsAt };
 }
 

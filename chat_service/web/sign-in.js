@@ -10,10 +10,10 @@ const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
 const calendar = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
 /**
- * Return a form with a field for a token. `accept` gets the token; if it throws SessionError, the form says
- * why. The field is emptied as soon as the service has judged the token.
+ * Return a form with a field for a token, and `more` elements below it. `accept` gets the token; if it throws
+ * SessionError, the form says why. The field is emptied as soon as the service has judged the token.
  */
-export function tokenForm(label, hint, accept) {
+export function tokenForm(label, hint, accept, more = []) {
   // "current-password": password managers may fill the field in, and store nothing unless they are told to.
   // Browsers ignore "off" here.
   const field = element("input", {
@@ -33,6 +33,7 @@ export function tokenForm(label, hint, accept) {
     element("div", { class: "joined" }, [field, button]),
     element("p", { class: "hint", id: "token-hint" }, [hint]),
     fault,
+    ...more,
   ]);
 
   function say(words) {
@@ -91,7 +92,7 @@ export function tokenForm(label, hint, accept) {
   return form;
 }
 
-/** How long a session lasts whose token has no end. */
+/** How long a session lasts that is not kept and whose token has no end. */
 const LASTING = "until you sign out or close the browser";
 
 function refusalOf({ status, detail }) {
@@ -103,13 +104,19 @@ function refusalOf({ status, detail }) {
 
 /** Fill in a place with who uses the page; return a function that asks to sign in. `needs` is for whom. */
 export function showSession(place, needs) {
+  const keep = element("input", { type: "checkbox" });
   const form = tokenForm(
     "Sign in",
     `Your browser keeps the token in a cookie that no script can read, ${LASTING}.`,
     async (token) => {
-      await session.signIn(token);
+      await session.signIn(token, keep.checked);
+      keep.checked = false;
       heading.focus();
     },
+    [element("label", { class: "check" }, [keep, element("span", {}, [
+      "Stay signed in on this device ",
+      element("small", { class: "hint" }, ["for at most 30 days"]),
+    ])])],
   );
   const why = element("p", { class: "muted" });
   const notice = element("p", { class: "notice", role: "alert", hidden: true });
@@ -151,8 +158,11 @@ export function showSession(place, needs) {
     const left = Math.max(0, session.endsAt - Date.now());
     const isToday = new Date(session.endsAt).toDateString() === new Date().toDateString();
     const words = `until ${(isToday ? clock : calendar).format(session.endsAt)}`;
-    const soon = left < 10 * MINUTE_MS ? `, ${left < MINUTE_MS ? "less than a minute" : `${Math.floor(left / MINUTE_MS)} min`} left` : "";
-    end.textContent = words + soon;
+    if (left < 10 * MINUTE_MS) {
+      end.textContent = `${words}, ${left < MINUTE_MS ? "less than a minute" : `${Math.floor(left / MINUTE_MS)} min`} left`;
+    } else {
+      end.textContent = session.who.kept_until === null ? `${words}, or until you close the browser` : words;
+    }
   }
 
   leave.addEventListener("click", async () => {

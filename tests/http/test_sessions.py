@@ -1,7 +1,10 @@
 """Sessions of browsers, tokens of WebSockets, and what pages of other origins can do with them."""
 
 import json
+import re
+import time
 from base64 import urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -32,10 +35,12 @@ OWN: Final = b"Sec-Fetch-Site: same-origin"
 LOCAL: Final = b"Host: localhost"
 
 
-async def log_in(service: Service, name: str, *headers: bytes, host: bytes = LOCAL) -> Answer:
+async def log_in(
+    service: Service, name: str, *headers: bytes, host: bytes = LOCAL, body: bytes = b""
+) -> Answer:
     """Begin a session."""
     return await ask(
-        service, request(b"POST", b"/session", bearer(name), *headers, body=b"", host=host)
+        service, request(b"POST", b"/session", bearer(name), *headers, body=body, host=host)
     )
 
 
@@ -99,17 +104,122 @@ async def test_a_cookie_is_for_this_service_only(
     assert set(attributes) == expected
 
 
-async def test_a_cookie_ends_with_its_token(guarded: Service, access_file: Path) -> None:
-    write(access_file, everybody(bob=f"{RIGHTS['bob']}\nuntil = 2999-01-01T00:00:00Z"))
+#: The body that asks the browser to keep the session.
+KEEP: Final = b'{"keep": true}'
+DAY_S: Final = 86_400
+
+
+def age_of(answer: Answer) -> int | None:
+    """Return how long a browser keeps the cookie of an answer, or None: until the browser ends."""
+    age = re.search(r"; Max-Age=(\d+)", answer.headers["set-cookie"])
+    return None if age is None else int(age[1])
+
+
+async def expire(service: Service, access_file: Path, until: datetime) -> str:
+    """Give bob's token an end, and wait until the service knows it. Return the end as it says."""
+    end = until.strftime("%Y-%m-%dT%H:%M:%SZ")
+    write(access_file, everybody(bob=f"{RIGHTS['bob']}\nuntil = {end}"))
+    while (await log_in(service, "bob")).document["until"] != end:
+        pass
+    return end
+
+
+async def test_a_session_ends_with_the_browser_unless_it_is_kept(
+    guarded: Service, access_file: Path
+) -> None:
+    for body in (b"", b"{}", b'{"keep": false}', b'{"keep": null, "other": 1}'):
+        answer = await log_in(guarded, "bob", body=body)
+        assert (answer.status, age_of(answer)) == (200, None)
+        assert answer.document["kept_until"] is None
+    # Also if the token has an end: the service refuses it from then on anyway.
+    end = await expire(guarded, access_file, datetime(2999, 1, 1, tzinfo=UTC))
     answer = await log_in(guarded, "bob")
-    while answer.document["until"] is None:
-        answer = await log_in(guarded, "bob")
-    assert answer.document["until"] == "2999-01-01T00:00:00Z"
-    assert "Max-Age=" in answer.headers["set-cookie"]
+    assert (age_of(answer), answer.document["until"]) == (None, end)
+
+
+async def test_a_kept_session_lasts_thirty_days(guarded: Service) -> None:
+    answer = await log_in(guarded, "bob", body=KEEP)
+    assert age_of(answer) == 30 * DAY_S
+    *attributes, age = answer.headers["set-cookie"].split("; ")[1:]
+    assert attributes == ["Path=/", "HttpOnly", "SameSite=Strict"]
+    assert age.startswith("Max-Age=")
+    answer = await log_in(
+        guarded, "bob", b"Origin: https://good.test", body=KEEP, host=b"Host: good.test"
+    )
+    assert answer.headers["set-cookie"].startswith("__Host-chat=")
+    assert "; Secure; Max-Age=" in answer.headers["set-cookie"]
+
+
+async def test_a_kept_session_tells_its_end(guarded: Service) -> None:
+    before = time.time()
+    answer = await log_in(guarded, "bob", body=KEEP)
+    end = datetime.fromisoformat(answer.document["kept_until"]).timestamp()
+    assert int(before) + 30 * DAY_S <= end <= time.time() + 30 * DAY_S
+    assert answer.document["until"] is None
+    shown = await ask(guarded, get(b"/session", cookie_of(answer), OWN, host=LOCAL))
+    assert shown.document == answer.document
+    # A token in the header counts instead of the cookie, and has no end of this kind.
+    shown = await ask(guarded, get(b"/session", cookie_of(answer), bearer("eve"), OWN, host=LOCAL))
+    assert (shown.document["subject"], shown.document["kept_until"]) == ("eve", None)
+
+
+async def test_a_kept_session_ends_with_its_token(guarded: Service, access_file: Path) -> None:
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
+    end = await expire(guarded, access_file, until)
+    answer = await log_in(guarded, "bob", body=KEEP)
+    assert (answer.document["until"], answer.document["kept_until"]) == (end, end)
+    age = age_of(answer)
+    assert age is not None
+    assert 2 * DAY_S < age <= 3 * DAY_S
+
+
+async def test_a_kept_session_does_what_its_token_may(
+    guarded: Service, access_file: Path, path: bytes
+) -> None:
+    cookie = cookie_of(await log_in(guarded, "bob", body=KEEP))
+    await ask(guarded, send("bob", bearer("alice")))
+    own = get(b"/chat/bob", cookie, OWN, path, host=LOCAL)
+    assert texts_of(await ask(guarded, own)) == ["hi"]
+    assert_problem(
+        await ask(guarded, get(b"/chat/bob", cookie, path, host=LOCAL)), 403, "cross-origin"
+    )
+    # A revoked token ends its kept sessions as it ends all others.
+    write(access_file, everybody(bob="-"))
+    while (await ask(guarded, own)).status != 401:
+        pass
+
+
+@pytest.mark.parametrize("end", [b":", b":x", b":-1", b":99999999999", b":1:2"])
+async def test_a_cookie_with_a_malformed_end_is_kept_for_the_browser(
+    end: bytes, guarded: Service
+) -> None:
+    cookie = b"Cookie: chat=" + TOKENS["bob"].encode() + end
+    answer = await ask(guarded, get(b"/session", cookie, OWN, host=LOCAL))
+    assert (answer.document["subject"], answer.document["kept_until"]) == ("bob", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"keep": "yes"}', "invalid-request"),
+        (b'{"keep": 1}', "invalid-request"),
+        (b"[true]", "invalid-json"),
+        (b"keep=true", "invalid-json"),
+        (b'{"keep": true', "invalid-json"),
+    ],
+)
+async def test_a_session_refuses_a_malformed_body(body: bytes, kind: str, guarded: Service) -> None:
+    answer = await log_in(guarded, "bob", body=body)
+    assert_problem(answer, 400, kind, {"keep"} if kind == "invalid-request" else None)
+    assert "set-cookie" not in answer.headers
 
 
 async def test_the_end_of_a_session_removes_the_cookie(guarded: Service) -> None:
-    for cookie in (cookie_of(await log_in(guarded, "bob")), b"Cookie: chat=expired"):
+    for cookie in (
+        cookie_of(await log_in(guarded, "bob")),
+        cookie_of(await log_in(guarded, "bob", body=KEEP)),
+        b"Cookie: chat=expired",
+    ):
         answer = await ask(guarded, request(b"DELETE", b"/session", cookie, OWN, host=LOCAL))
         assert answer.status == 204
         assert answer.headers["set-cookie"].startswith("chat=; ")
@@ -127,6 +237,7 @@ async def test_a_session_names_its_holder_and_rights(guarded: Service) -> None:
             "read": ["eve"],
             "ops": False,
             "until": None,
+            "kept_until": None,
         }
     nobody = (await ask(guarded, get(b"/session"))).document
     assert (nobody["subject"], nobody["send"], nobody["ops"]) == (None, [], False)
@@ -143,6 +254,7 @@ async def test_everyone_has_all_rights_if_access_is_off(service: Service) -> Non
             "read": ["*"],
             "ops": True,
             "until": None,
+            "kept_until": None,
         }
         assert "set-cookie" not in answer.headers
 

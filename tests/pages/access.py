@@ -58,8 +58,9 @@ def panel(page: Page) -> Locator:
     return page.locator("#access")
 
 
-async def sign_in(page: Page, token: str, name: str) -> None:
+async def sign_in(page: Page, token: str, name: str, *, keep: bool = False) -> None:
     """Sign in with a token, and wait until the page says so."""
     await page.get_by_label("Token").fill(token)
+    await page.get_by_label("Stay signed in on this device").set_checked(keep)
     await button(page, "Sign in").click()
     await expect(panel(page).get_by_role("heading")).to_have_text(f"Signed in as {name}")

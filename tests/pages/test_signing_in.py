@@ -10,7 +10,7 @@ from playwright.async_api import Route, expect
 
 from tests.conftest import Connect, StartService
 from tests.pages.access import Tokens, panel, sign_in
-from tests.pages.conftest import CheckAccess, OpenBrowser
+from tests.pages.conftest import CheckAccess, OpenBrowser, both_browsers
 from tests.pages.inbox import (
     PHONE,
     button,
@@ -106,6 +106,36 @@ async def test_the_page_says_who_it_is_and_what_they_may_do(
         await expect(panel(page).get_by_role("heading")).to_have_text("Sign in")
         cookies = await page.context.cookies()
         assert not [each for each in cookies if each.get("value")]
+
+
+@both_browsers
+async def test_a_session_ends_with_the_browser_unless_it_is_kept(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    token = tokens.add("phone", read=["ops"])
+    async with browser() as page:
+        await page.goto(guarded.base)
+        await sign_in(page, token, "phone")
+        await expect(panel(page)).to_contain_text("until you sign out or close the browser")
+        # Playwright says -1 for a cookie that the browser forgets when it ends.
+        (cookie,) = await page.context.cookies()
+        assert cookie.get("expires") == -1
+        await button(page, "Sign out").click()
+        keep = page.get_by_label("Stay signed in on this device")
+        await expect(keep).not_to_be_checked()
+        await sign_in(page, token, "phone", keep=True)
+        (cookie,) = await page.context.cookies()
+        end = cookie.get("expires", 0)
+        assert 29.9 < (end - time.time()) / 86_400 <= 30.1
+        # What the page says is the same after a reload, which has only the cookie.
+        year = datetime.fromtimestamp(end, UTC).strftime("%Y")
+        await page.reload()
+        said = panel(page).get_by_text(re.compile(rf"^until .*{year}"))
+        await expect(said).not_to_contain_text("close the browser")
+        await button(page, "Sign out").click()
+        await expect(panel(page).get_by_role("heading")).to_have_text("Sign in")
+        await expect(keep).not_to_be_checked()
+        assert not await page.context.cookies()
 
 
 async def test_a_wrong_token_is_refused_and_not_kept(
