@@ -311,16 +311,20 @@ def of_service_error(error: ServiceError, effect: Effect) -> Problem:
     return Problem(503, kind, title, detail, headers={"Retry-After": "1"}, more=more)
 
 
+def problem_of(error: Exception, request_id: str, effect: Effect) -> Problem:
+    """Return the problem of a request that failed. Logs an unexpected error with its trace."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ServiceError):
+        log.debug("request not served", id=request_id, kind=type(error).__name__, reason=str(error))
+        return of_service_error(error, effect)
+    log.error("handler failed", id=request_id, exc_info=error)
+    return internal_error()
+
+
 def answer_to(error: Exception, request_id: str, effect: Effect = "claimed") -> Response:
     """Return the response to a request that failed, and log an unexpected error with its trace."""
-    if isinstance(error, Problem):
-        problem = error
-    elif isinstance(error, ServiceError):
-        log.debug("request not served", id=request_id, kind=type(error).__name__, reason=str(error))
-        problem = of_service_error(error, effect)
-    else:
-        log.error("handler failed", id=request_id, exc_info=error)
-        problem = internal_error()
+    problem = problem_of(error, request_id, effect)
     # In Tornado's spelling, so that a client gets the same bytes on both request paths.
     more = HTTPHeaders(problem.headers)
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **more}

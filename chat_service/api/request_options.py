@@ -27,6 +27,7 @@ _NAME_SHOWN_MAX = 64
 # More decimals than the longest representation of a float has.
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,32})?")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+_WEIGHT = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 _NO_WEIGHT = re.compile(r"\s*q\s*=\s*0(\.0*)?\s*", re.IGNORECASE)
 _WAIT = re.compile(r"(^|&)wait=")
 _KEY_MAX = 255
@@ -239,6 +240,24 @@ def takes_gzip(headers: Mapping[str, str]) -> bool:
         if name.strip().lower() in ("gzip", "x-gzip"):
             return not _NO_WEIGHT.fullmatch(weight)
     return False
+
+
+def opens_page(headers: Mapping[str, str]) -> bool:
+    """Return whether a browser opens an address: it prefers HTML to JSON."""
+    accept = headers.get("Accept", "")
+    # Java's HttpURLConnection asks for HTML and images unless its program asks for something else.
+    if "text/html" not in accept or accept.startswith("text/html, image/gif, image/jpeg"):
+        return False
+    if headers.get("Sec-Fetch-Mode", "navigate") != "navigate":
+        return False
+    weights: dict[str, float] = {}
+    for member in accept.split(",", _MEMBERS_MAX)[:_MEMBERS_MAX]:
+        name, _, parameters = member.partition(";")
+        weight = _WEIGHT.fullmatch(parameters)
+        weights[name.strip().lower()] = float(weight[1]) if weight else float(not parameters)
+    ranges = ("application/problem+json", "application/json", "application/*", "*/*")
+    json = next((weights[name] for name in ranges if name in weights), 0.0)
+    return weights.get("text/html", 0.0) > json
 
 
 def hash_of(*parts: str) -> str:

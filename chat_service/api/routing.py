@@ -116,6 +116,7 @@ class RouteTable:
         ]
         self._own_origins = own_origins
         self.max_body_bytes = max_body_bytes
+        self.paths = frozenset(route.path for route in routes)
         #: The paths for which the `Host` is not checked.
         self.any_host_paths = frozenset(route.path for route in routes if route.takes_any_host)
 

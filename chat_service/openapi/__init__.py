@@ -47,8 +47,10 @@ percent-encoded. {access}
 Some operations consume messages: nobody else receives the messages of such a call. They carry \
 `x-consumes`. `x-effect` describes what an operation does to messages.
 
-Every error is `application/problem+json` (RFC 9457). `OPTIONS` on any path answers 204 with \
-`Allow`. `x-other-requests` has the answers to requests that are none of these operations.\
+Every error is `application/problem+json` (RFC 9457). Only a browser that opens an address (a GET \
+whose `Accept` prefers HTML) gets a page instead, with the same status and headers. `OPTIONS` on \
+any path answers 204 with `Allow`. `x-other-requests` has the answers to requests that are none of \
+these operations.\
 """
 _OPEN = "There is no authentication."
 _GUARDED = (

@@ -25,6 +25,7 @@ from chat_service.access.clients import key_of_address, peer_of
 from chat_service.access.limits import COUNT_COST, MESSAGE_COST
 from chat_service.access.verifier import UnknownKey
 from chat_service.api.authorization import authorize
+from chat_service.api.error_page import error_page
 from chat_service.api.identity import UNLIMITED, Client, Identity, Right
 from chat_service.api.log_lines import agent_of
 from chat_service.api.permit import Permit
@@ -35,10 +36,11 @@ from chat_service.api.problems import (
     bad_request,
     encoded_body,
     is_invalid_token,
+    problem_of,
     too_large,
     websocket_elsewhere,
 )
-from chat_service.api.request_options import WAIT_SUFFIX, is_waiting
+from chat_service.api.request_options import WAIT_SUFFIX, is_waiting, opens_page
 from chat_service.api.request_policy import (
     reject_malformed_hosts,
     reject_other_hosts,
@@ -76,6 +78,8 @@ _NO_HEADERS = HTTPHeaders()
 _TARGET = re.compile(r"[\x21-\x7e]+")
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
 _LENGTH = re.compile(r"0*([0-9]+)")
+#: The variable segment in the path of a route.
+_PARAMETER = re.compile(r":[a-z]+")
 
 
 class ExchangeFactory(HTTPServerConnectionDelegate):
@@ -92,6 +96,9 @@ class ExchangeFactory(HTTPServerConnectionDelegate):
 
 class Exchange(HTTPMessageDelegate):
     """The delegate of one request, from its head to the end of its response. Tornado calls it."""
+
+    #: The path as sent, of a request without a route. Others need no memory for it.
+    _path = ""
 
     def __init__(
         self, routes: RouteTable, tracker: RequestTracker, connection: HTTP1Connection
@@ -272,8 +279,12 @@ class Exchange(HTTPMessageDelegate):
             # RFC 9112, 3.2.2: the host in the target overrides the header.
             host = absolute[1]
         path, _, self._query = target.partition("?")
-        self._check_host(host, start_line.version, path)
-        self._resolved = self._routes.resolve(start_line.method, path, self._headers)
+        try:
+            self._check_host(host, start_line.version, path)
+            self._resolved = self._routes.resolve(start_line.method, path, self._headers)
+        except Problem:
+            self._path = path
+            raise
         prefer = self._headers.get("Prefer", "")
         route = self._resolved.route
         # Before anything is refused, so that a refusal is counted as what it was asked for.
@@ -451,7 +462,7 @@ class Exchange(HTTPMessageDelegate):
         """Return the handler's response, or the response to its error."""
         writer = self._writer
         if self._refusal is not None:
-            return self._refuse(self._refusal)
+            return self._refuse(self._refusal, headers)
         if self._is_given_up:
             return self._over_budget()
         if self._answered is not None:
@@ -485,14 +496,23 @@ class Exchange(HTTPMessageDelegate):
                 raise
             return answer_to(self._permit.problem, writer.id, route.effect)
         except Problem as problem:
-            return self._refuse(self._charge_failed_login(problem), route.effect)
+            return self._refuse(self._charge_failed_login(problem), headers, route.effect)
         except Exception as error:
-            return self._refuse(error, route.effect)
+            return self._refuse(error, headers, route.effect)
 
-    def _refuse(self, error: Exception, effect: Effect = "claimed") -> Response:
+    def _refuse(
+        self, error: Exception, headers: HTTPHeaders, effect: Effect = "claimed"
+    ) -> Response:
         """Return the response to an error, which is logged if access was the reason."""
-        self._tracker.audit.failed(error, self._writer.id, self._client, self._address)
-        return answer_to(error, self._writer.id, effect)
+        writer, path = self._writer, self._path
+        self._tracker.audit.failed(error, writer.id, self._client, self._address)
+        if writer.method not in ("GET", "HEAD") or not opens_page(headers):
+            return answer_to(error, writer.id, effect)
+        if self._resolved is not None:
+            route, parameter, _, _ = self._resolved
+            path = _PARAMETER.sub(lambda _: parameter, route.path)
+        problem = problem_of(error, writer.id, effect)
+        return error_page(problem, writer.id, path, self._routes.paths)
 
     def _account(self, status: int) -> None:
         seconds = time.perf_counter() - self._began

@@ -18,6 +18,7 @@ from chat_service.access.verifier import UnknownKey
 from chat_service.api.identity import EVERYONE, Identity
 from chat_service.api.log_lines import agent_of
 from chat_service.api.problems import Problem
+from chat_service.api.request_options import opens_page
 from chat_service.api.request_policy import (
     HostRule,
     reject_malformed_hosts,
@@ -163,6 +164,9 @@ class HeaderCache:
         try:
             headers = HTTPHeaders.parse(block[:-2].decode("latin1"))
             if "Host" not in headers or any(name in headers for name in _UNUSUAL):
+                return None
+            if opens_page(headers):
+                # A browser gets its errors as pages.
                 return None
             reject_malformed_hosts(headers["Host"])
             reject_other_hosts(headers["Host"], self._host_rule)

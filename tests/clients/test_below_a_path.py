@@ -111,6 +111,9 @@ async def test_all_pages_work_below_a_path(
         await page.goto(f"{base}/ops/runbook")
         await page.get_by_role("link", name="Chat inbox").click()
         await expect(page).to_have_url(re.compile(f"^{base}/"))
+        await page.goto(f"{base}/some/where")
+        await page.get_by_role("link", name="Open the web UI").click()
+        await expect(button(page, "Send")).to_be_visible()
     outside = {url for url in asked if not url.startswith((f"{base}/", "blob:", "data:"))}
     assert outside <= {base, f"{root}/favicon.ico"}
 

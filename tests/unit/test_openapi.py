@@ -16,7 +16,7 @@ from tornado.httputil import HTTPHeaders
 
 from chat_service.api import problems
 from chat_service.api.identity import Right
-from chat_service.api.problems import Effect, FieldError, Problem, of_service_error
+from chat_service.api.problems import Effect, FieldError, Problem, of_service_error, problem_of
 from chat_service.api.request_options import READ_KEY_MIN, idempotency_key
 from chat_service.api.validation import LeaseBody, MessageBody, MessageLimits, new_message
 from chat_service.openapi import inbox, others
@@ -126,9 +126,10 @@ def all_problems() -> Iterator[Problem]:
         Effect: "claimed",
         Mapping[str, str]: {},
     }
+    from_errors = (of_service_error, problem_of)
     for _, function in getmembers(problems, isfunction):
         parameters = signature(function).parameters.values()
-        is_ours = function.__module__ == problems.__name__ and function is not of_service_error
+        is_ours = function.__module__ == problems.__name__ and function not in from_errors
         if is_ours and signature(function).return_annotation is Problem:
             positional = (each for each in parameters if each.kind != each.KEYWORD_ONLY)
             yield function(*(sample[each.annotation] for each in positional))
