@@ -5,6 +5,8 @@ import { isTokenLike, namesOf, rightsOf, session, SessionError } from "./session
 
 const MINUTE_MS = 60_000;
 const TICK_MS = 1000;
+/** A session that ends so soon says it. */
+const SOON_MS = 10 * MINUTE_MS;
 
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
 const calendar = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
@@ -111,7 +113,7 @@ export function showSession(place, needs) {
     async (token) => {
       await session.signIn(token, keep.checked);
       keep.checked = false;
-      heading.focus();
+      summary.focus();
     },
     [element("label", { class: "check" }, [keep, element("span", {}, [
       "Stay signed in on this device ",
@@ -120,12 +122,15 @@ export function showSession(place, needs) {
   );
   const why = element("p", { class: "muted" });
   const notice = element("p", { class: "notice", role: "alert", hidden: true });
-  const heading = element("h2", { id: "access-title", tabindex: "-1" });
-  const end = element("span", { class: "muted number" });
+  const heading = element("h2", { id: "access-title" });
+  const end = element("p", { class: "muted number end" });
   const leave = element("button", { type: "button", class: "quiet" }, ["Sign out"]);
   const rights = element("ul", { class: "plain" });
-  const head = element("div", { class: "row between" }, [heading, end, leave]);
-  place.append(head, notice, why, rights, form);
+  const summary = element("summary");
+  // A phone has little room: the name is enough until somebody wants to know more.
+  const details = element("details", { open: matchMedia("(min-width: 45.01rem)").matches }, [summary, rights]);
+  const head = element("div", { class: "who" }, [details, end, leave]);
+  place.append(head, notice, why, form);
 
   function say(words) {
     notice.textContent = words;
@@ -136,7 +141,9 @@ export function showSession(place, needs) {
     const { who, isSignedIn, ended } = session;
     place.hidden = !session.isOn;
     heading.textContent = isSignedIn ? `Signed in as ${who.subject}` : "Sign in";
-    for (const each of [leave, end, rights]) each.hidden = !isSignedIn;
+    (isSignedIn ? summary : place).prepend(heading);
+    place.classList.toggle("signed-in", isSignedIn);
+    head.hidden = !isSignedIn;
     for (const each of [why, form]) each.hidden = isSignedIn;
     rights.replaceChildren(...rightsOf(who).map((words) => element("li", {}, [words])));
     why.textContent = needs(who);
@@ -151,14 +158,15 @@ export function showSession(place, needs) {
 
   function tick() {
     if (!session.isSignedIn) return;
+    const left = session.endsAt === null ? Infinity : Math.max(0, session.endsAt - Date.now());
+    end.hidden = !details.open && left >= SOON_MS;
     if (session.endsAt === null) {
       end.textContent = LASTING;
       return;
     }
-    const left = Math.max(0, session.endsAt - Date.now());
     const isToday = new Date(session.endsAt).toDateString() === new Date().toDateString();
     const words = `until ${(isToday ? clock : calendar).format(session.endsAt)}`;
-    if (left < 10 * MINUTE_MS) {
+    if (left < SOON_MS) {
       end.textContent = `${words}, ${left < MINUTE_MS ? "less than a minute" : `${Math.floor(left / MINUTE_MS)} min`} left`;
     } else {
       end.textContent = session.who.kept_until === null ? `${words}, or until you close the browser` : words;
@@ -174,6 +182,7 @@ export function showSession(place, needs) {
       say("No answer from the service, so you are still signed in. Try again.");
     }
   });
+  details.addEventListener("toggle", tick);
   session.addEventListener("change", show);
   setInterval(tick, TICK_MS);
   show();

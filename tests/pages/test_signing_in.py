@@ -311,6 +311,43 @@ async def test_signing_in_works_with_the_keyboard(
         await expect(button(page, "Sign out")).to_be_focused()
 
 
+@both_browsers
+async def test_a_session_takes_one_line_on_a_phone(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser, check_access: CheckAccess
+) -> None:
+    token = tokens.add("phone", send=["*"], read=["ops"])
+    async with browser(**PHONE) as page:
+        await page.goto(guarded.base)
+        await sign_in(page, token, "phone")
+        box = await panel(page).bounding_box()
+        assert box is not None
+        assert box["height"] <= 60
+        rights = panel(page).get_by_text("You may read the inbox of “ops”.", exact=True)
+        lasting = panel(page).get_by_text("until you sign out or close the browser", exact=True)
+        await expect(rights).to_be_hidden()
+        await expect(lasting).to_be_hidden()
+        await expect(button(page, "Sign out")).to_be_in_viewport(ratio=1)
+        await panel(page).get_by_text("Signed in as phone").click()
+        await expect(rights).to_be_visible()
+        await expect(lasting).to_be_visible()
+        await check_access(page)
+        # The scrollbar of Firefox takes a part of it.
+        assert await width(page) <= 360
+
+
+async def test_a_session_that_ends_soon_says_so_in_its_line(
+    guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
+) -> None:
+    until = datetime.fromtimestamp(time.time() + 300, UTC).isoformat(timespec="seconds")
+    token = tokens.add("phone", send=["*"], until=until)
+    async with browser(**PHONE) as page:
+        await page.goto(guarded.base)
+        await sign_in(page, token, "phone")
+        await expect(panel(page).get_by_text("4 min left")).to_be_visible()
+        rights = panel(page).get_by_text("You may send to any name.", exact=True)
+        await expect(rights).to_be_hidden()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_form_and_the_session_are_accessible(
     guarded: ChatClient,
