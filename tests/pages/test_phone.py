@@ -1,10 +1,11 @@
 """The web UI on a phone: one pane at a time, and what was asked for is in view."""
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.pages.conftest import CheckAccess, OpenBrowser, both_browsers
 from tests.pages.inbox import (
+    PHONE,
     SMALL_PHONE,
     button,
     leased_here,
@@ -90,6 +91,49 @@ async def test_a_hidden_pane_does_not_read_a_message_yet(
             return bool(await status(chat, posted) == "read")
 
         await eventually(is_read)
+
+
+async def test_rows_fit_the_width_of_a_phone(chat: ChatClient, browser: OpenBrowser) -> None:
+    async def are_beside(*places: Locator) -> bool:
+        boxes = [await place.bounding_box() for place in places]
+        first = boxes[0]
+        assert first is not None
+        return all(box is not None and box["y"] < first["y"] + first["height"] - 1 for box in boxes)
+
+    async with browser(**PHONE) as page:
+        await page.goto(chat.base)
+        await page.get_by_label("In …").check()
+        assert await are_beside(page.locator("#after"), page.locator("#after-unit"))
+        await send(page, "bob", "later")
+        sent = page.locator("#sent > li")
+        await expect(sent.locator(".state")).to_contain_text("scheduled for")
+        assert await are_beside(sent.locator(".state"), button(page, "Revoke"))
+        await sent.locator("summary").click()
+        digits = await sent.locator("[data-id]").bounding_box()
+        assert digits is not None
+        assert digits["height"] < 24
+        await chat.post("bob", "now")
+        await sent.get_by_role("link", name="bob").click()
+        await button(page, "Lease 60 s").click()
+        await page.locator(".lease .facts summary").click()
+        digits = await page.locator(".lease [data-id]").bounding_box()
+        assert digits is not None
+        assert digits["height"] < 24
+        names = ("Acknowledge: now", "Release: now", "Copy: now")
+        assert await are_beside(*(button(page, name) for name in names))
+
+
+async def test_a_tapped_button_looks_as_before(chat: ChatClient, browser: OpenBrowser) -> None:
+    async with browser(**PHONE, reduced_motion="reduce") as page:
+        await open_inbox(page, chat.base, "bob", 0)
+        for name in ("Lease 60 s", "Read"):
+            tapped = button(page, name)
+            color = "element => getComputedStyle(element).backgroundColor"
+            before = await tapped.evaluate(color)
+            # A phone goes on to hover over what was tapped; the emulation does not.
+            await tapped.hover()
+            await expect(page.locator(":hover").last).to_have_text(name)
+            assert await tapped.evaluate(color) == before
 
 
 async def test_the_explanation_folds_once_it_was_used(
