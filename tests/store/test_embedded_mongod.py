@@ -188,6 +188,13 @@ async def test_a_program_that_never_listens_is_killed(
         os.kill(pid, 0)
 
 
+async def test_a_socket_that_is_deleted_during_a_start_ends_it(tmp_path: Path) -> None:
+    socket = tmp_path / "data" / "mongod.sock"
+    program = script(tmp_path, f"touch {socket}; sleep 0.3; rm {socket}; exec sleep 600")
+    with pytest.raises(EmbeddedError, match="socket of mongod was deleted while it started"):
+        await EmbeddedMongod(tmp_path / "data", program).start()
+
+
 async def test_a_restart_that_fails_is_repeated_and_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

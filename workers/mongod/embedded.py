@@ -58,6 +58,8 @@ _OUR_FILES = frozenset({"lock", "WiredTiger", "mongod.sock"})
 _OF_OTHERS = frozenset(
     {"lost+found", ".gitkeep", ".gitignore", ".keep", ".DS_Store", ".snapshot", ".snapshots"}
 )
+#: Looks for the socket of a new mongod, ten a second, that find none before it counts as deleted.
+_GONE_LOOKS = 30
 _NOT_YET_INITIALIZED, _INVALID_CONFIG = 94, 93
 
 
@@ -299,21 +301,25 @@ class EmbeddedMongod:
         ) as client:
             exited = asyncio.create_task(self._process.wait())
             primary = asyncio.create_task(self._await_primary(client))
+            deleted = asyncio.create_task(self._await_deletion())
+            ends = (exited, primary, deleted)
             try:
                 async with asyncio.timeout(START_S):
-                    await asyncio.wait((exited, primary), return_when=asyncio.FIRST_COMPLETED)
-                if not primary.done():
+                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if exited.done() and not primary.done():
                     code = self._process.returncode
                     raise EmbeddedError(f"mongod did not start: {await said.reason(code)}")
+                if not primary.done():
+                    raise EmbeddedError("the socket of mongod was deleted while it started")
                 primary.result()
             except TimeoutError:
                 raise EmbeddedError(
                     f"mongod did not become primary in {START_S:.0f} s (see {log_file})"
                 ) from None
             finally:
-                exited.cancel()
-                primary.cancel()
-                await asyncio.gather(exited, primary, return_exceptions=True)
+                for each in ends:
+                    each.cancel()
+                await asyncio.gather(*ends, return_exceptions=True)
 
     async def _await_primary(self, client: AsyncMongoClient[dict[str, object]]) -> None:
         """Wait for the socket, create the replica set if necessary, and wait for its primary."""
@@ -329,6 +335,16 @@ class EmbeddedMongod:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
             await asyncio.sleep(0.02)
+
+    async def _await_deletion(self) -> None:
+        """Wait until the socket of a new mongod was deleted, which mongod does not create again."""
+        while not self._socket.exists():  # noqa: ASYNC110 - mongod creates it
+            await asyncio.sleep(0.02)
+        gone = 0
+        # A mongod that ends deletes its socket first. Its own reason comes within seconds.
+        while gone < _GONE_LOOKS:
+            gone = 0 if self._socket.exists() else gone + 1
+            await asyncio.sleep(0.1)
 
     async def _configure(self, client: AsyncMongoClient[dict[str, object]]) -> None:
         host = str(self._socket)
