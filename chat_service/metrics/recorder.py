@@ -66,6 +66,7 @@ class Recorder:
         # The conditions of the last turn, and when they changed.
         self._conditions: set[tuple[str, Severity]] = set()
         self._changed_at = 0.0
+        self._has_recorded = False
         # How many rows are not stored yet, and their hours since 1970.
         self._rows = 0
         self._hours: set[int] = set()
@@ -85,9 +86,11 @@ class Recorder:
             self._lock.free()
 
     async def _finish(self, now: float) -> None:
-        # A run of less than two minutes leaves nothing. Without what is stored, this would replace
-        # it.
-        if self._day is None or not self._hours or not self._has_loaded:
+        # A run of less than two minutes leaves nothing, unless there was an incident.
+        if self._day is None or not (self._has_recorded or self._hours):
+            return
+        # Without what is stored, this would replace it.
+        if not self._has_loaded:
             return
         try:
             async with asyncio.timeout(_LAST_SAVE_S):
@@ -146,7 +149,7 @@ class Recorder:
             self._since = self._recorded_at
         # It replaces an earlier row of the same two minutes, with the highest gauges of them all.
         self._hours.add(await asyncio.to_thread(self._add, day, self._since, now))
-        self._recorded_at = now
+        self._recorded_at, self._has_recorded = now, True
         self._rows += 1
 
     def _add(self, day: Day, since: float, now: float) -> int:

@@ -236,11 +236,15 @@ async def test_a_short_run_leaves_nothing(archive: Archive) -> None:
     assert "save" not in archive.calls
 
 
+@pytest.mark.parametrize("is_incident", [False, True])
 async def test_a_stop_stores_the_last_minutes(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, is_incident: bool
 ) -> None:
     process = Process(archive)
+    process.gauge.set(is_incident)
     await process.turn(NOW + DAY_EVERY_S, 1)
+    # In an incident, everything is stored already, and then more happens.
+    assert archive.calls == ["load", *["save"] * is_incident]
     process.recorder.start()
     process.counter.inc(41)
     later = NOW + DAY_EVERY_S + 10
