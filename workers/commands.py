@@ -160,15 +160,17 @@ class Finish(Command["Finished"], frozen=True, gc=False):
 
 
 class Release(Command[int], frozen=True, gc=False):
-    """End the lease of all its messages, or of those in `ids`. Returns how many are unread.
+    """End the lease of all its messages, or of those in `ids`. Returns how many are released.
 
-    Unless `is_delivered`, the reader did not begin with them, and the lease was no delivery.
+    They are unread at once, or in `delay_ms`. Unless `is_delivered`, the reader did not begin with
+    them, and the lease was no delivery.
     """
 
     username: str
     lease: str
     ids: tuple[str, ...] | None = None
     is_delivered: bool = True
+    delay_ms: int = 0
 
 
 class Extend(Command[int], frozen=True, gc=False):

@@ -407,7 +407,8 @@ class Shard:
             case Release() as command:
                 settled = await store.release(command, now_ms)
                 metrics.lease_ends.labels("released").inc(settled.changed)
-                self._waiters.wake((command.username,))
+                if not command.delay_ms:
+                    self._waiters.wake((command.username,))
                 item.resolve(settled.messages)
             case Extend() as command:
                 item.resolve(await store.extend(command, now_ms))

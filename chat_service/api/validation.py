@@ -86,6 +86,7 @@ class LeaseBody(msgspec.Struct, gc=False):
     ids: list[str] | None = None
     ttl: float | None = None
     delivered: bool | None = None
+    delay: float | None = None
 
 
 class SessionBody(msgspec.Struct, gc=False):
@@ -157,7 +158,7 @@ def valid_message(
     return NewMessage(username, text, size, int(timeout), float(delay))
 
 
-def lease_body(body: bytes) -> LeaseBody:
+def lease_body(body: bytes, rules: MessageLimits) -> LeaseBody:
     """Return the decoded body of a request about a lease. Raises a 400 problem."""
     body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.strip():
@@ -175,6 +176,8 @@ def lease_body(body: bytes) -> LeaseBody:
         field = re.split(r"[`\[]", path)[0]
         if not field and "field `" not in str(error):
             raise not_json("the body must be an object with the field lease") from None
+        if field == "delay":
+            raise invalid(FieldError(field, _delay_rule(rules.timeout_s))) from None
         raise invalid(FieldError(field or "lease", _LEASE_RULES[field or "lease"])) from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise not_json(str(error)) from None
@@ -182,6 +185,8 @@ def lease_body(body: bytes) -> LeaseBody:
         raise invalid(FieldError("lease", _LEASE_RULES["lease"]))
     if asked.ids is not None and len(asked.ids) > IDS_MAX:
         raise invalid(FieldError("ids", f"must have at most {IDS_MAX} entries"))
+    if asked.delay is not None and (reason := _delay_fault(asked.delay, rules.timeout_s)):
+        raise invalid(FieldError("delay", reason))
     return asked
 
 
@@ -249,8 +254,12 @@ def _timeout_fault(timeout: Any, seconds_max: int) -> str | None:
 
 def _delay_fault(delay: Any, seconds_max: int) -> str | None:
     if isinstance(delay, bool) or not isinstance(delay, _NUMBERS) or not 0 <= delay <= seconds_max:
-        return f"must be a number of seconds from 0 to {seconds_max}"
+        return _delay_rule(seconds_max)
     return None
+
+
+def _delay_rule(seconds_max: int) -> str:
+    return f"must be a number of seconds from 0 to {seconds_max}"
 
 
 def _decode_leniently(body: bytes, what: str) -> tuple[Any, Any, Any, Any]:

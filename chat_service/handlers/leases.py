@@ -1,5 +1,6 @@
 """Leasing messages, acknowledging and releasing them, and extending a lease."""
 
+import math
 import secrets
 from collections.abc import Mapping
 
@@ -68,10 +69,14 @@ class LeaseHandlers:
         return _answer({"acknowledged": finished.messages})
 
     async def release(self, request: Request) -> Response:
-        """POST /chat/:username/release: make all or some messages of a lease unread again."""
+        """POST /chat/:username/release: make all or some messages of a lease unread again, at once
+        or after a delay.
+        """
         username, asked = self._parse(request)
         ids = None if asked.ids is None else tuple(asked.ids)
-        release = Release(username, asked.lease, ids, asked.delivered is not False)
+        # Not before its time: a part of a millisecond counts as one.
+        delay_ms = math.ceil((asked.delay or 0) * 1000)
+        release = Release(username, asked.lease, ids, asked.delivered is not False, delay_ms)
         messages = await self._pool.submit(release, client=request.client.key)
         return _answer({"released": _require_some(messages, asked)})
 
@@ -88,7 +93,8 @@ class LeaseHandlers:
 
     def _parse(self, request: Request) -> tuple[str, LeaseBody]:
         reject_parameters(request.query)
-        return username_in_path(request.parameter, self._rules), lease_body(request.body)
+        username = username_in_path(request.parameter, self._rules)
+        return username, lease_body(request.body, self._rules)
 
 
 def _require_some(messages: int, asked: LeaseBody) -> int:

@@ -48,6 +48,7 @@ def _on_lease(
     examples: Object = {"all": {"lease": LEASE}, "some": {"lease": LEASE, "ids": [ID]}}
     if schema == "LeaseRelease":
         examples["not begun"] = {"lease": LEASE, "delivered": False}
+        examples["in a minute"] = {"lease": LEASE, "ids": [ID], "delay": 60}
     if schema == "LeaseExtension":
         examples = {"a minute": {"lease": LEASE, "ttl": 60}}
     return Operation(
@@ -199,11 +200,12 @@ def operations() -> dict[str, Operation]:
         )._replace(consumes=True),
         "POST /chat/:username/release": _on_lease(
             "release-lease",
-            "Ends a lease early. Its messages are unread at once. With `delivered: false`, this "
-            "lease does not count as a delivery of them.",
+            "Ends a lease early. Its messages are unread at once, or after a `delay`, but not "
+            "beyond their lifetime. With `delivered: false`, this lease does not count as a "
+            "delivery of them.",
             "LeaseRelease",
             answer(
-                "The number of messages that are unread again.",
+                "The number of messages that are unread again, or after the delay.",
                 schema_of("Release"),
                 {"released": 1},
             ),

@@ -163,6 +163,13 @@ def schemas(terms: Terms) -> Object:
                 "description": "Whether the reader began with the messages; true if it is absent. "
                 "If it is false, the lease does not count in their `deliveries`.",
             },
+            delay={
+                "type": ["number", "null"],
+                "minimum": 0,
+                "maximum": rules.timeout_s,
+                "description": "The messages are unread in this many seconds, and nobody holds "
+                "them until then. Decimals are allowed. `null` counts as absent.",
+            },
         ),
         "LeaseExtension": _body(
             LeaseBody,

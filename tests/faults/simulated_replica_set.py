@@ -174,7 +174,7 @@ class Database(Documents):
     def is_over(self, stored: Stored, now_ms: int) -> bool:
         """Return whether a lease or a delay is over. This clock judges delays, no leader's."""
         return super().is_over(stored, now_ms) and (
-            bool(stored.lease) or stored.until_ms is None or stored.until_ms < self.now_ms()
+            not stored.is_scheduled or stored.until_ms is None or stored.until_ms < self.now_ms()
         )
 
     def _insert(self, post: Post) -> Insertion:

@@ -170,5 +170,7 @@ def about_a_lease(rng: random.Random) -> bytes:
         fields.append(("ids", rng.choice(('["1", "2"]', "[]", "null", "[1]", value(rng)))))
     if rng.random() < 0.5:
         fields.append(("ttl", rng.choice(("1", "0.5", "30", "1e9", value(rng)))))
+    if rng.random() < 0.5:
+        fields.append(("delay", rng.choice(("0", "0.5", "60", "1e9", value(rng)))))
     rng.shuffle(fields)
     return damage(rng, obj(rng, fields).encode("utf-8", "surrogatepass"))

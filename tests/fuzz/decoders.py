@@ -351,18 +351,19 @@ def _check_query(data: bytes) -> tuple[str, str] | None:
 
 def _check_lease(data: bytes) -> tuple[str, str] | None:
     try:
-        asked = lease_body(data)
+        asked = lease_body(data, RULES)
     except Problem as problem:
         got = _refusal(problem)
         known = {"invalid-json", "invalid-request"}
-        fits = got.kind in known and got.fields <= {"lease", "ids", "ttl"}
+        fits = got.kind in known and got.fields <= {"lease", "ids", "ttl", "delay"}
         return None if fits else ("a problem about a lease", str(got))
     try:
         document = json.loads(data.removeprefix(reference.BOM).decode(), parse_int=float)
     except ValueError as error:
         return "a lease in invalid JSON", f"got {asked}, but {error}"
-    right = (document.get("lease"), document.get("ids"), document.get("ttl"))
-    return None if (asked.lease, asked.ids, asked.ttl) == right else ("a lease", str(asked))
+    right = tuple(document.get(field) for field in ("lease", "ids", "ttl", "delay"))
+    is_right = (asked.lease, asked.ids, asked.ttl, asked.delay) == right
+    return None if is_right else ("a lease", str(asked))
 
 
 def _check_header(data: bytes) -> tuple[str, str] | None:
@@ -394,7 +395,7 @@ _WORK: dict[str, Callable[[str, bytes], object]] = {
     "message": lambda _, data: new_message(data, RULES),
     "name": lambda text, _: username_in_path(text, RULES),
     "query": lambda text, _: read_options(text, WAITS),
-    "lease": lambda _, data: lease_body(data),
+    "lease": lambda _, data: lease_body(data, RULES),
     "header": lambda text, _: (preferences(text), idempotency_key({"Idempotency-Key": text})),
 }
 

@@ -16,6 +16,7 @@ from tests.store import (
     test_concurrent_moves,
     test_contract,
     test_dead_letters,
+    test_delayed_releases,
     test_interrupted_moves,
     test_leases,
     test_lifecycle,
@@ -40,6 +41,7 @@ globals().update(
         test_concurrent_moves,
         test_leases,
         test_lifecycle,
+        test_delayed_releases,
     )
 )
 

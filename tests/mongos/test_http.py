@@ -103,6 +103,10 @@ async def test_every_route_is_targeted(
     await ask("POST", f"{inbox}/release", UPDATE, body={"lease": lease})
     taken = await ask("POST", f"{inbox}/lease", FIND, UPDATE, body={})
     assert await ask("POST", f"{inbox}/ack", UPDATE, body={"lease": taken["lease"]})
+    # It expires in its delay.
+    await ask("POST", "/chat", INSERT, body=post_of(username, timeout=5))
+    taken = await ask("POST", f"{inbox}/lease", FIND, UPDATE, body={})
+    await ask("POST", f"{inbox}/release", UPDATE, body={"lease": taken["lease"], "delay": 3600})
     # Receipts.
     sent = await chat.request(
         "POST", "/chat", json.dumps(post_of(username)).encode(), Prefer="receipt"

@@ -102,6 +102,31 @@ async def test_a_released_exhausted_message_is_over_at_once(
     assert await store.release(Release("bob", "ours"), now_ms) == (2, 0)
 
 
+async def test_an_exhausted_message_has_no_delay(
+    open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    store, now_ms = await open_store(dead_letters=TWICE), clock.now_ms()
+    exhausted, undelivered, fresh = new_post(receipt="r"), new_post(), new_post()
+    await exhaust(store, [exhausted, undelivered], now_ms)
+    await store.insert([fresh])
+    await lease(store, [fresh], now_ms)
+    later = Release("bob", "ours", (undelivered.id,), is_delivered=False, delay_ms=HOUR_MS)
+    assert await store.release(later, now_ms) == (1, 1)
+    later = Release("bob", "ours", delay_ms=HOUR_MS)
+    assert await store.release(later, now_ms) == (2, 2)
+    assert await store.release(later, now_ms) == (3, 0)
+    assert await store.extend(Extend("bob", "ours", LEASE_MS), now_ms) == 0
+    pending = MessageStatus("pending", None)
+    assert await store.track(Track(exhausted.id, "r"), now_ms) == pending
+    ended = await store.end_leases(now_ms)
+    assert (ended.returned, ended.dead, ended.dead_ran_out) == (0, 1, 0)
+    assert [each.origin and each.origin.id for each in await letters(store, now_ms)] == [
+        exhausted.id
+    ]
+    assert await letters(store, now_ms, "bob") == []
+    assert await store.count_pending() == 3
+
+
 async def test_a_late_copy_of_a_lease_is_no_second_delivery(
     open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:

@@ -71,6 +71,22 @@ async def test_a_lease_operation_whose_reply_is_lost_is_done_once(
         await store.close()
 
 
+async def test_a_delayed_release_whose_reply_is_lost_is_done_once(
+    mongo_uri: str, tmp_path: Path, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    async with MongoProxy(mongo_uri, tmp_path) as proxy:
+        store = await open_store(uri=proxy.uri)
+        posts, now_ms = [new_post(), new_post()], clock.now_ms()
+        lease = lease_of(await leased(store, posts, now_ms))
+        proxy.lose_reply["update"] = 2
+        release = Release("bob", lease, is_delivered=False, delay_ms=30_000)
+        assert await store.release(release, now_ms) == (2, 2)
+        assert (await store.end_leases(now_ms)).first_ms == now_ms + 30_000
+        assert await store.count_unread(["bob"], now_ms) == {}
+        assert await store.acknowledge(Acknowledge("bob", lease), now_ms) == (0, 0)
+        await store.close()
+
+
 async def test_a_key_and_a_receipt_survive_lost_replies(
     mongo_uri: str, tmp_path: Path, open_store: OpenStore, new_post: MakePost, clock: DatabaseClock
 ) -> None:

@@ -162,6 +162,19 @@ async def test_a_leader_whose_clock_is_ahead_delivers_nothing_early(
     assert await store.track(Track(post.id, "r"), now_ms) == MessageStatus("scheduled", post.due_ms)
 
 
+async def test_a_leader_ahead_ends_no_delay_of_a_release_early(
+    store: MongoStore, new_post: MakePost, clock: DatabaseClock
+) -> None:
+    post, now_ms = replace(new_post(), expires_ms=clock.now_ms() + 10 * LATER_MS), clock.now_ms()
+    await store.insert([post])
+    claim = new_claim(["bob"], [post.id], now_ms, lease_ms=5000)
+    await store.claim(replace(claim, token=delivery("ours")))
+    assert await store.release(Release("bob", "ours", delay_ms=LATER_MS), now_ms) == (1, 1)
+    ended = await store.end_leases(now_ms + 2 * LATER_MS)
+    assert (ended.returned, ended.expired, list(ended.due_ms)) == (0, 0, [])
+    assert await unread(store, now_ms) == []
+
+
 async def test_a_late_sweep_takes_no_message_from_a_reader(
     store: MongoStore, new_post: MakePost, clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

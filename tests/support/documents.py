@@ -53,10 +53,11 @@ class Stored:
     """A document.
 
     `token` is the claim's token, and `batch` that of its batch if it has a key. `voided` has the
-    tokens of abandoned claims. `lease` is the last lease's token; `acknowledged` and `returned` say
-    how that lease ended. `lost_by` has the earlier leases that ran out. `mark` identifies the call
-    that expired, revoked or moved the message. `deliveries` counts its leases. A message that moves
-    has a `death`, and the copy of it an `origin`.
+    tokens of abandoned claims. `lease` is the last lease's token; `acknowledged`, `returned` and
+    `delayed` say how that lease ended. One that was returned with a delay is both. `lost_by` has
+    the earlier leases that ran out. `mark` identifies the call that expired, revoked or moved the
+    message. `deliveries` counts its leases. A message that moves has a `death`, and the copy of it
+    an `origin`.
     """
 
     post: Post
@@ -71,6 +72,7 @@ class Stored:
     again: bool = False
     acknowledged: bool = False
     returned: bool = False
+    delayed: bool = False
     lost_by: tuple[str, ...] = ()
     expired: bool = False
     mark: str = ""
@@ -83,6 +85,11 @@ class Stored:
     @property
     def is_pending(self) -> bool:
         return self.unread or self.until_ms is not None
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether its `until_ms` is the end of a delay, not of a lease."""
+        return self.until_ms is not None and (not self.lease or self.delayed)
 
 
 class Decision(NamedTuple):
@@ -168,6 +175,7 @@ class Documents:
                     again=bool(stored.lease),
                     deliveries=stored.deliveries + 1,
                     returned=False,
+                    delayed=False,
                     lost_by=stored.lost_by + ((stored.lease,) if _has_run_out(stored) else ()),
                 )
 
@@ -305,12 +313,23 @@ class Documents:
         for stored in mine:
             if not command.is_delivered:
                 self.change(stored, deliveries=max(stored.deliveries - 1, 0))
+            self.change(stored, **self._end_of(stored, command, now_ms), returned=True)
+        before = [
+            each
+            for each in leased
+            if each.unread or (command.delay_ms and each.delayed and each.is_pending)
+        ]
+        return Settled(len(mine) or len(before), len(mine))
+
+    def _end_of(self, stored: Stored, command: Release, now_ms: int) -> dict[str, Any]:
+        """Return the change with which a release ends a lease."""
+        if self.is_exhausted(stored):
             # Over by every clock: the next sweep moves it.
-            end = (
-                {"until_ms": 0} if self.is_exhausted(stored) else {"unread": True, "until_ms": None}
-            )
-            self.change(stored, **end, returned=True)
-        return Settled(len(mine) or sum(each.unread for each in leased), len(mine))
+            return {"until_ms": 0}
+        if command.delay_ms:
+            until_ms = min(now_ms + command.delay_ms, stored.post.expires_ms)
+            return {"until_ms": until_ms, "delayed": True}
+        return {"unread": True, "until_ms": None}
 
     def extend(self, command: Extend, now_ms: int) -> int:
         leased = [each for each in self._of_lease(command) if _lasts(each, now_ms)]
@@ -332,6 +351,7 @@ class Documents:
             for stored in self.documents.values()
             if stored.post.username == command.username
             and stored.is_pending
+            and not stored.delayed
             and stored.death is None
             and stored.post.expires_ms >= now_ms
             and (
@@ -352,8 +372,8 @@ class Documents:
         for stored in over:
             is_late = stored.post.expires_ms < now_ms
             expired += is_late
-            if not is_late and not stored.lease:
-                due_ms.append(stored.post.due_ms)
+            if not is_late and stored.is_scheduled:
+                due_ms.append(stored.until_ms or 0)
             end = {"expired": True, "mark": mark} if is_late else {"unread": True}
             self.change(stored, until_ms=None, **end)
         usernames = list(dict.fromkeys(stored.post.username for stored in over))
@@ -441,9 +461,9 @@ class Documents:
             return MessageStatus("dead", stored.death.at_ms)
         if stored.post.expires_ms < now_ms:
             return MessageStatus("expired", stored.post.expires_ms)
-        if not _lasts(stored, now_ms):
+        if (stored.until_ms or 0) < now_ms:
             return MessageStatus("pending", None)
-        if not stored.lease:
+        if stored.is_scheduled:
             return MessageStatus("scheduled", stored.until_ms)
         return MessageStatus("leased", None)
 
@@ -545,4 +565,4 @@ def _has_run_out(stored: Stored) -> bool:
 
 
 def _lasts(stored: Stored, now_ms: int) -> bool:
-    return stored.until_ms is not None and stored.until_ms >= now_ms
+    return stored.until_ms is not None and stored.until_ms >= now_ms and not stored.returned

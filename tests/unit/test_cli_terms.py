@@ -29,7 +29,7 @@ def message(fields: str) -> Callable[[], object]:
 
 def lease(body: bytes) -> Callable[[], object]:
     """Return a call that decodes the body of a request about a lease."""
-    return lambda: lease_body(body)
+    return lambda: lease_body(body, MESSAGES)
 
 
 def extension(body: bytes) -> Callable[[], object]:

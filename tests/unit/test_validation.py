@@ -135,12 +135,16 @@ def test_text_over_its_limit_is_too_large(text: str) -> None:
         lease(ids=[ID] * IDS_MAX),
         lease(ttl=0.5),
         lease(ttl=None),
+        lease(delay=0),
+        lease(delay=0.5),
+        lease(delay=600),
+        lease(delay=None),
         lease(other=1),
         b"\xef\xbb\xbf" + lease(),
     ],
 )
 def test_valid_request_about_a_lease_is_accepted(body: bytes) -> None:
-    assert lease_body(body).lease in ("c0ffee", "f" * 64)
+    assert lease_body(body, LIMITS).lease in ("c0ffee", "f" * 64)
 
 
 @pytest.mark.parametrize(
@@ -155,17 +159,29 @@ def test_valid_request_about_a_lease_is_accepted(body: bytes) -> None:
         (lease(ids=[1]), "ids"),
         (lease(ids=[ID] * (IDS_MAX + 1)), "ids"),
         (lease(ttl="30"), "ttl"),
+        (lease(delay="30"), "delay"),
+        (lease(delay=True), "delay"),
+        (lease(delay=-0.1), "delay"),
+        (lease(delay=600.1), "delay"),
+        (b'{"lease": "c0ffee", "delay": 1%s}' % (b"0" * 400), "delay"),
     ],
 )
 def test_invalid_request_about_a_lease_names_the_field(body: bytes, field: str) -> None:
-    problem = problem_of(lambda: lease_body(body))
+    problem = problem_of(lambda: lease_body(body, LIMITS))
     assert (problem.status, problem.kind) == (400, "invalid-request")
     assert [error.field for error in problem.errors] == [field]
 
 
+@pytest.mark.parametrize("delay", ["30", -1, 601])
+def test_the_rule_for_a_delay_has_its_limit(delay: object) -> None:
+    for body, read in ((lease(delay=delay), lease_body), (message(delay=delay), new_message)):
+        (error,) = problem_of(lambda body=body, read=read: read(body, LIMITS)).errors  # type: ignore[misc]
+        assert error.detail == "must be a number of seconds from 0 to 600"
+
+
 @pytest.mark.parametrize("body", [b"", b" ", b"[]", b"{", b'{"lease": "\xff"}'])
 def test_request_about_a_lease_must_be_a_json_object(body: bytes) -> None:
-    assert problem_of(lambda: lease_body(body)).kind == "invalid-json"
+    assert problem_of(lambda: lease_body(body, LIMITS)).kind == "invalid-json"
 
 
 @pytest.mark.parametrize(

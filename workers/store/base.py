@@ -289,6 +289,10 @@ class Store(Protocol):
         lease holds, once, also if the reply was lost. Returns the messages that are unread again,
         together with the exhausted ones: nobody can acknowledge, extend or read these any more, and
         the next `end_leases` moves them. Until then they are pending and can be revoked.
+
+        After a release with a delay, the messages are scheduled: nobody holds them, and they are
+        unread from the end of the delay on, unless they expire before. A repeat returns them, too,
+        and does not change their delay. Exhausted messages have none.
         """
         ...
 

@@ -57,8 +57,9 @@ class Inspected(NamedTuple):
 class Others(NamedTuple):
     """The messages of an inbox that are leased or scheduled, with the time of the first and last.
 
-    `overdue` of them should have become unread more than some seconds ago: nobody leads.
-    `is_whole` is false if there were too many messages of other inboxes.
+    A message that was released with a delay is scheduled. `overdue` of them should have become
+    unread more than some seconds ago: nobody leads. `is_whole` is false if there were too many
+    messages of other inboxes.
     """
 
     leased: int
@@ -209,7 +210,8 @@ class _Inbox:
     async def others(self) -> Others | None:
         """Return the leased and scheduled messages, or None if that takes too long."""
         late = {"$lt": ["$lease.until", DatetimeMS(self.now_ms - OVERDUE_MS)]}
-        is_leased = {"$ne": [{"$type": "$lease.token"}, "missing"]}
+        has_token = {"$ne": [{"$type": "$lease.token"}, "missing"]}
+        is_leased = {"$and": [has_token, {"$ne": ["$lease.returned", True]}]}
         is_alive = {"$gte": ["$expires_at", DatetimeMS(self.now_ms)]}
         leased, scheduled = [
             {"$and": [self._is_mine(), is_alive, each]} for each in (is_leased, {"$not": is_leased})

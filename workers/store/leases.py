@@ -9,6 +9,10 @@ that it comes too late for this message.
 A scheduled message has `lease: {until}`, which nobody holds, since it has no token. So the sweep
 that ends leases finds the message at its time, without an index of its own.
 
+A message that was released with a delay is scheduled, too: its lease is `returned`, `delayed`, and
+`until` is the end of the delay. Nobody holds it, but the token is still there for a repeat of the
+release. `delayed` remains when the delay ends: no stream that resumes acknowledges the message.
+
 If a message is exhausted when its lease ends, it does not become unread, but moves to a dead-letter
 inbox: see `workers.store.moves`. A release then only ends the lease, and the next sweep moves it.
 """
@@ -33,7 +37,10 @@ from workers.store.schema import COLLECTION, LEASE_END_INDEX, LEASE_INDEX, LOST_
 #: longer: others wait for the next sweep. It follows at once.
 _SWEEP_MAX, _MOVES_MAX = 5000, 200
 #: What a sweep has to know of a message.
-_SWEPT_FIELDS = (*MOVING_FIELDS, "lease.until", "lease.token")
+_SWEPT_FIELDS = (
+    *MOVING_FIELDS,
+    *("lease.until", "lease.token", "lease.returned", "lease.delayed"),
+)
 #: The number of deliveries of a message without its last lease.
 FEWER_DELIVERIES: Document = {"$max": [{"$subtract": ["$deliveries", 1]}, 0]}
 #: A message that expired less than this many ms ago becomes unread, and `expire` finds it: the
@@ -51,7 +58,7 @@ class Leases(Moves):
     async def acknowledge(self, command: Acknowledge, now_ms: int) -> Settled:
         """See `workers.store.base.Store.acknowledge`."""
         selection, hint = self._select(command)
-        changed = await self._mark_read({**selection, **_is_active(now_ms)}, hint, now_ms)
+        changed = await self._mark_read({**selection, **_is_held(now_ms)}, hint, now_ms)
         if changed and (command.ids is None or changed == len(command.ids)):
             return Settled(changed, changed)
         # Add the messages that an earlier call has acknowledged.
@@ -70,7 +77,7 @@ class Leases(Moves):
                 "claim.acknowledged": {"$ne": True},
                 "lease.returned": {"$ne": True},
                 # A message that the stream received again meanwhile is not lost.
-                "$nor": [_is_active(now_ms)],
+                "$nor": [_is_held(now_ms)],
             }
             lost = await self._ids({**selection, **over}, hint)
             numbers = _tokens(command)
@@ -98,11 +105,11 @@ class Leases(Moves):
         """
         selection, hint = self._select(command)
 
-        change = self._release_change(command)
+        change = self._release_change(command, now_ms)
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_is_active(now_ms), **self._in_time(now_ms)}, change, hint=hint
+                {**selection, **_is_held(now_ms), **self._in_time(now_ms)}, change, hint=hint
             )
             return result.modified_count
 
@@ -112,15 +119,18 @@ class Leases(Moves):
             return Settled(changed, changed)
         # Unread, or on its way to a dead-letter inbox.
         moving = [{"lease.until": LONG_OVER}, {"dead": {"$exists": True}}]
-        mine = {"$or": [{"unread": True}, {"lease.returned": True, "$or": moving}]}
+        states: list[Document] = [{"unread": True}, {"lease.returned": True, "$or": moving}]
+        if command.delay_ms:
+            states.append({"lease.delayed": True, "lease.until": {"$exists": True}})
+        mine = {"$or": states}
         returned = await self._with_earlier({**selection, **mine}, hint, changed)
         return Settled(returned.messages, returned.messages) if was_repeated else returned
 
-    def _release_change(self, command: Release) -> Any:
+    def _release_change(self, command: Release, now_ms: int) -> Any:
         """Return the update of a release."""
         most, is_delivered = self._dead_letters.max_deliveries, command.is_delivered
         unread = {"unread": True, "lease.returned": True, "returned_to": command.username}
-        if not most and is_delivered:
+        if not most and is_delivered and not command.delay_ms:
             return {"$set": unread, "$unset": {"lease.until": ""}}
         counted: Document = {"$ifNull": ["$deliveries", 0]}
         fewer = [] if is_delivered else [{"$set": {"deliveries": FEWER_DELIVERIES}}]
@@ -132,6 +142,19 @@ class Leases(Moves):
                 {"$eq": [{"$type": "$origin"}, "missing"]},
             ]
         }
+        if command.delay_ms:
+            # As for a lease: no later than the message expires.
+            due = {"$min": [DatetimeMS(now_ms + command.delay_ms), "$expires_at"]}
+            return [
+                *fewer,
+                {
+                    "$set": {
+                        "lease.returned": True,
+                        "lease.delayed": {"$cond": [exhausted, "$$REMOVE", True]},
+                        "lease.until": {"$cond": [exhausted, LONG_OVER, due]},
+                    }
+                },
+            ]
         return [
             *fewer,
             {
@@ -150,13 +173,14 @@ class Leases(Moves):
         """See `workers.store.base.Store.extend`."""
         selection, hint = self._select(command)
         # Never earlier: a late copy must not shorten the lease of a later delivery. It revives no
-        # lease either: one that has ended has no `until`, and the next reader's has another token.
+        # lease either: one that has ended has no `until` or was returned, and the next reader's has
+        # another token.
         longer = {"$max": ["$lease.until", DatetimeMS(now_ms + command.ttl_ms)]}
         end = {"$min": [longer, "$expires_at"]}
 
         async def write() -> int:
             result = await self._messages.update_many(
-                {**selection, **_is_active(now_ms)},
+                {**selection, **_is_held(now_ms)},
                 [{"$set": {"lease.until": end}}],
                 hint=hint,
             )
@@ -169,7 +193,7 @@ class Leases(Moves):
         selection, hint = self._select(command)
         with self._operation("lease"), read_errors():
             documents = await self._messages.find(
-                {**selection, **_is_active(now_ms)}, projection={"_id": 1}, hint=hint
+                {**selection, **_is_held(now_ms)}, projection={"_id": 1}, hint=hint
             ).to_list(None)
         return frozenset([document["_id"] for document in documents])
 
@@ -189,6 +213,8 @@ class Leases(Moves):
         selection: Document = {
             **self._layout.inbox(command.username),
             "$or": [{"unread": True}, {"lease.until": {"$exists": True}}],
+            # The consumer has asked for these again.
+            "lease.delayed": None,
             "expires_at": {"$gte": DatetimeMS(now_ms)},
             "dead": None,
         }
@@ -222,8 +248,8 @@ class Leases(Moves):
         expired_ms = now_ms - _MARGIN_MS
         expired = [each for each in documents if int(each["expires_at"]) < expired_ms]
         live = [each for each in others if int(each["expires_at"]) >= expired_ms]
-        due = [each for each in live if "token" not in each["lease"]]
-        leased = [each for each in live if "token" in each["lease"]]
+        due = [each for each in live if _is_scheduled(each["lease"])]
+        leased = [each for each in live if not _is_scheduled(each["lease"])]
         with self._operation("lease end"):
             with self._may_return(expired_ms), write_errors():
                 released = await self._release_due(due, now_ms)
@@ -275,7 +301,7 @@ class Leases(Moves):
 
         By the database's own clock, so that nobody gets them early from a node whose clock is
         ahead. A late copy finds them no longer: they are without `lease`, or in a reader's lease,
-        which has a token.
+        which has a token and was not returned, or wait for the end of a later delay.
         """
         until = DatetimeMS(now_ms + int(self._timeout_s * 1000))
         in_time: Document = {
@@ -285,11 +311,28 @@ class Leases(Moves):
             documents,
             {
                 "lease.until": {"$lt": DatetimeMS(now_ms)},
-                "lease.token": None,
+                "$or": [{"lease.token": None}, {"lease.returned": True}],
                 "expires_at": {"$gte": DatetimeMS(now_ms - _MARGIN_MS)},
+                **self._unexhausted(),
                 **({} if self._is_routed else in_time),
             },
-            [{"$set": {"unread": True, "returned_to": "$username"}}, {"$unset": "lease"}],
+            [
+                {
+                    "$set": {
+                        "unread": True,
+                        "returned_to": "$username",
+                        # What remains of a lease is for repeats of its release.
+                        "lease": {
+                            "$cond": [
+                                {"$eq": [{"$type": "$lease.token"}, "missing"]},
+                                "$$REMOVE",
+                                "$lease",
+                            ]
+                        },
+                    }
+                },
+                {"$unset": "lease.until"},
+            ],
         )
         if released < len(documents):
             # Perhaps they are not due by the database's clock.
@@ -400,6 +443,12 @@ def _tokens(command: Acknowledge | Release | Extend | Held) -> dict[str, str]:
     return {"$gte": f"{command.lease}.", "$lt": f"{command.lease}/"}
 
 
-def _is_active(now_ms: int) -> dict[str, Any]:
+def _is_scheduled(lease: Document) -> bool:
+    """Return whether a message with this `lease` waits for its time, and no reader has it."""
+    # Earlier versions leave `delayed` in the lease of the next reader.
+    return "token" not in lease or ("returned" in lease and "delayed" in lease)
+
+
+def _is_held(now_ms: int) -> dict[str, Any]:
     """Return the condition that the lease is not over, and thus the message not expired."""
-    return {"lease.until": {"$gte": DatetimeMS(now_ms)}}
+    return {"lease.until": {"$gte": DatetimeMS(now_ms)}, "lease.returned": None}

@@ -70,11 +70,12 @@ class Lifecycle(Connection):
                 {
                     **message,
                     "receipts": command.receipt,
-                    # Unread, scheduled, or leased with a lease that is over but has not been ended
-                    # yet.
+                    # Unread, scheduled, released with a delay, or leased with a lease that is over
+                    # but has not been ended yet.
                     "$or": [
                         {"unread": True},
                         {"lease.until": {"$exists": True}, "lease.token": None},
+                        {"lease.until": {"$exists": True}, "lease.returned": True},
                         {"lease.until": {"$lt": DatetimeMS(now_ms)}},
                     ],
                     "expires_at": {"$gte": DatetimeMS(now_ms)},
@@ -243,6 +244,6 @@ def _status_of(document: Document, now_ms: int) -> MessageStatus:
     until_ms = int(lease.get("until", 0))
     if until_ms < now_ms:
         return MessageStatus("pending", None)
-    if "token" not in lease:
+    if "token" not in lease or "returned" in lease:
         return MessageStatus("scheduled", until_ms)
     return MessageStatus("leased", None)

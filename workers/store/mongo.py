@@ -259,7 +259,7 @@ class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Flee
             lease = {"token": claim.token, "at": at_ms, "by": self._node, "until": end}
             lease["again"] = again
             # A pipeline merges the fields of a document into what there is.
-            lease["returned"] = "$$REMOVE"
+            lease["returned"] = lease["delayed"] = "$$REMOVE"
             # Record the previous lease if it ran out.
             before = {"$ifNull": ["$lost_by", []]}
             has_run_out = {"$and": [again, {"$ne": ["$lease.returned", True]}]}
