@@ -35,8 +35,8 @@ INBOX = "squares"
 LEASE_S = 30.0
 #: How long an answer can be read, in seconds.
 ANSWER_TIMEOUT_S = 3600
-#: The longest pause before a failed job is tried again, in seconds.
-LONGEST_PAUSE_S = 60.0
+#: The longest time before a failed job is tried again, in seconds.
+LONGEST_DELAY_S = 60.0
 
 log = logging.getLogger("worker")
 
@@ -56,7 +56,7 @@ async def do(chat: ChatClient, message: Delivered) -> None:
     await chat.post(job["answer_to"], str(result), ANSWER_TIMEOUT_S, key=f"answer-{message.id}")
 
 
-async def work(chat: ChatClient, lease: Lease, stopping: asyncio.Event) -> None:
+async def work(chat: ChatClient, lease: Lease) -> None:
     """Do the jobs of a lease. Those that are done are acknowledged, and the others released."""
     # The block extends the lease for as long as the work takes. At its end, it acknowledges.
     async with lease:
@@ -67,9 +67,9 @@ async def work(chat: ChatClient, lease: Lease, stopping: asyncio.Event) -> None:
                 raise  # This is not the job's fault. The block releases the lease.
             except Exception:
                 log.exception("job %s failed, delivery %d", message.id, message.deliveries)
-                # While the job stays leased, no other worker tries it again at once.
-                await pause(min(2.0**message.deliveries / 4, LONGEST_PAUSE_S), stopping)
-                await lease.release(message.id)
+                # No worker gets it during the delay. This one goes on with other jobs.
+                delay_s = min(2.0**message.deliveries / 4, LONGEST_DELAY_S)
+                await lease.release(message.id, delay_s=delay_s)
 
 
 async def next_lease(chat: ChatClient, stopping: asyncio.Event) -> Lease | None:
@@ -115,7 +115,7 @@ async def main() -> None:
             try:
                 lease = await next_lease(chat, stopping)
                 if lease is not None:
-                    await work(chat, lease, stopping)
+                    await work(chat, lease)
             except (LeaseOver, OutcomeUnknown, RateLimited, ServiceUnavailable) as error:
                 # The service was away for longer than the client retries. Leased jobs become
                 # unread again by themselves.

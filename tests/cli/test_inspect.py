@@ -47,6 +47,9 @@ def found(result: Result) -> dict[str, Any]:
 def test_it_counts_what_an_inbox_has_and_shows_no_text(inspecting: Chat, node: Server) -> None:
     inspecting("send", "bob", "--timeout", "1h", "a secret")
     inspecting("lease", "bob", "--ttl", "10m")
+    inspecting("send", "bob", "--timeout", "5h", "a secret")
+    (lease,) = inspecting("lease", "bob").records
+    inspecting("release", "bob", lease["lease"], "--in", "3h")
     inspecting("send", "bob", "--timeout", "10m", "a secret")
     inspecting("send", "bob", "--timeout", "1h", "a secret")
     inspecting("send", "bob", "--in", "2h", "a secret")
@@ -57,7 +60,7 @@ def test_it_counts_what_an_inbox_has_and_shows_no_text(inspecting: Chat, node: S
     result = inspecting("inspect", "bob")
     assert "a secret" not in result.out + result.err
     bob = found(result)
-    assert (bob["unread"], bob["leased"], bob["scheduled"], bob["read"]) == (2, 1, 1, 0)
+    assert (bob["unread"], bob["leased"], bob["scheduled"], bob["read"]) == (2, 1, 2, 0)
     now = datetime.fromisoformat(bob["at"])
     assert timedelta(0) < datetime.fromisoformat(bob["next_expiry"]) - now <= timedelta(minutes=10)
     assert datetime.fromisoformat(bob["first_lease_ends"]) - now <= timedelta(minutes=10)

@@ -17,6 +17,16 @@ def test_other_processes_acknowledge_release_and_extend(chat: Chat, name: str) -
     assert chat("read", name).code == 1
 
 
+def test_a_release_makes_messages_unread_later(chat: Chat, name: str) -> None:
+    chat("send", name, "--lines", stdin=b"later\nsoon\n")
+    (lease,) = chat("lease", name).records
+    for message, delay in zip(lease["messages"], ("1h", "0.1s"), strict=True):
+        released = chat("release", name, lease["lease"], message["id"], "--in", delay)
+        assert released.records == [{"released": 1}]
+    assert [each["text"] for each in chat("read", name, "--wait", "20s").records] == ["soon"]
+    assert chat("ack", name, lease["lease"]).code == 1
+
+
 def test_a_lease_that_has_ended_exits_with_1(chat: Chat, name: str) -> None:
     chat("send", name, "x")
     (lease,) = chat("lease", name).records

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from chat_inbox import ChatClient, Delivered, Lease, LeaseOver, Origin
+from chat_inbox import ChatClient, Delivered, Lease, LeaseOver, Origin, ProblemError
 from chat_inbox.calls import Grant
 from chat_inbox.leasing import HeldLease
 from chat_inbox.steps import Pause
@@ -357,6 +357,23 @@ async def test_a_block_acknowledges_only_what_it_has_received(client: ChatClient
         pass
     rest = await client.lease("bob")
     assert [(each.id, each.deliveries) for each in rest.messages] == [(ids[2], 1)]
+
+
+async def test_a_job_that_failed_comes_back_after_its_delay(client: ChatClient) -> None:
+    later, soon, other = [(await client.post("bob", text)).id for text in "abc"]
+    async with client.lease("bob") as lease:
+        assert len(lease.messages) == 3
+        assert await lease.release(later, delay_s=3600) == 1
+        assert await lease.release(other) == 1
+        assert [each.id for each in await client.read("bob")] == [other]
+        assert await lease.release([soon], delay_s=0.3, delivered=False) == 1
+    again = await client.lease("bob", wait_s=20)
+    assert [(each.id, each.deliveries) for each in again.messages] == [(soon, 1)]
+    assert again.name is not None
+    assert await client.release("bob", again.name, delay_s=3600) == 1
+    assert await client.release("bob", again.name, delay_s=3600) == 1
+    with pytest.raises(ProblemError, match="delay must be a number of seconds"):
+        await client.release("bob", again.name, delay_s=-1)
 
 
 async def test_a_release_says_whether_its_messages_were_delivered(client: ChatClient) -> None:

@@ -98,19 +98,30 @@ def ack(session: Session, name: str, lease: str, ids: tuple[str, ...]) -> int:
 @click.argument("name", type=NonEmptyText())
 @click.argument("lease", type=Text(), metavar="LEASE")
 @click.argument("ids", type=Text(), nargs=-1, metavar="[ID]...")
+@click.option(
+    "--in",
+    "delay",
+    type=Duration(),
+    metavar="TIME",
+    help="Make the messages unread after this time, such as 30s, 1.5h or 7d, and not at once.",
+)
 @with_session
-def release(session: Session, name: str, lease: str, ids: tuple[str, ...]) -> int:
+def release(
+    session: Session, name: str, lease: str, ids: tuple[str, ...], delay: float | None
+) -> int:
     """Release all messages of a lease, or those with the given IDs. They are unread at once.
 
     Prints how many of the messages are unread afterwards, also in a repeat. Exits with 1 if none
-    are, because the lease has ended and other readers have received the messages.
+    are, because the lease has ended and other readers have received the messages. With --in, nobody
+    can read the messages before that time has passed, and a message may expire meanwhile.
 
     \b
     Examples:
       chat release bob cddd139d4bd3a8bddd89fd598357ed28
       chat release bob cddd139d4bd3a8bddd89fd598357ed28 01a20bdacd390000b765d1a0c4bde3d1
+      chat release bob cddd139d4bd3a8bddd89fd598357ed28 --in 10m
     """
-    count = session.run(session.chat.release(name, lease, ids or None))
+    count = session.run(session.chat.release(name, lease, ids or None, delay_s=delay))
     if not count:
         raise CommandError(
             ExitCode.NOTHING,

@@ -223,14 +223,16 @@ class ChatClient:
         ids: str | Iterable[str] | None = None,
         *,
         delivered: bool = True,
+        delay_s: float | None = None,
     ) -> int:
         """Release messages of any lease, by its name, and return how many are unread then.
 
-        Without `ids`, release all its messages. If you began with none of them, set `delivered` to
-        False: the lease does not count in their `deliveries` then. Return 0 if the lease has
-        already ended. See `Lease.release`.
+        Without `ids`, release all its messages. They are unread after `delay_s`, or at once. If you
+        began with none of them, set `delivered` to False: the lease does not count in their
+        `deliveries` then. Return 0 if the lease has already ended. See `Lease.release`.
         """
-        return await self._run(calls.release(username, lease, ids, delivered, self._tries))
+        flow = calls.release(username, lease, ids, delivered, delay_s, self._tries)
+        return await self._run(flow)
 
     async def extend(self, username: str, lease: str, ttl_s: float) -> float:
         """Extend any lease, by its name, and return the duration that is granted.
@@ -408,9 +410,17 @@ class Lease:
         return await self._client._run(self._held.acknowledge(ids, self._client._tries))
 
     async def release(
-        self, ids: str | Iterable[str] | None = None, *, delivered: bool | None = None
+        self,
+        ids: str | Iterable[str] | None = None,
+        *,
+        delivered: bool | None = None,
+        delay_s: float | None = None,
     ) -> int:
         """Release these messages, or all that it still holds, and return how many are unread then.
+
+        With `delay_s`, nobody receives them before that many seconds have passed, for example
+        because a job failed and another try at once would fail, too. Then they are unread, unless
+        they have expired.
 
         If you began with none of them, set `delivered` to False: this lease does not count in their
         `deliveries` then. If it is None, the lease counts for the messages that are in hand; see
@@ -418,7 +428,8 @@ class Lease:
         Raise `OutcomeUnknown` or `ServiceUnavailable` if all tries failed. Then, and after a
         cancellation, the messages become unread at the latest when the lease ends.
         """
-        return await self._client._run(self._held.release(ids, delivered, self._client._tries))
+        flow = self._held.release(ids, delivered, delay_s, self._client._tries)
+        return await self._client._run(flow)
 
     async def extend(self, ttl_s: float) -> float:
         """Extend the lease to `ttl_s` from now, and return the duration that the service grants.
@@ -446,7 +457,7 @@ class Lease:
         # If this fails, the messages become unread when the lease ends.
         with suppress(ChatError, ClientClosed):
             # Try once: an exception or a cancellation should not wait for an unavailable service.
-            await self._client._run(self._held.release(None, None, 1))
+            await self._client._run(self._held.release(None, None, None, 1))
 
     async def _stop_extending(self) -> None:
         keeper, self._keeper = self._keeper, None

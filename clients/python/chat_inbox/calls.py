@@ -189,13 +189,16 @@ def settle(
     tries: int,
     *,
     delivered: bool = True,
+    delay_s: float | None = None,
 ) -> Flow[int]:
     """Acknowledge or release messages of a lease, and return the service's count of them.
 
     If `ids` is None, this applies to all messages of the lease. If they were not `delivered`, a
-    release takes back the count of this lease.
+    release takes back the count of this lease. They are unread after `delay_s`, or at once.
     """
     fields: dict[str, Any] = {"lease": name} if delivered else {"lease": name, "delivered": False}
+    if delay_s is not None:
+        fields["delay"] = delay_s
     if ids is not None:
         fields["ids"] = list_of(ids)
     path, needs = f"{inbox_path(username)}/{action}", right("read", username)
@@ -206,11 +209,19 @@ def settle(
 
 
 def release(
-    username: str, name: str, ids: str | Iterable[str] | None, delivered: bool, tries: int
+    username: str,
+    name: str,
+    ids: str | Iterable[str] | None,
+    delivered: bool,
+    delay_s: float | None,
+    tries: int,
 ) -> Flow[int]:
-    """Release messages of a lease, and return how many are unread. 0 if the lease has ended."""
+    """Release messages of a lease, and return how many are. 0 if the lease has ended."""
+    settling = settle(
+        *(username, name, "release", ids, tries), delivered=delivered, delay_s=delay_s
+    )
     try:
-        return (yield from settle(username, name, "release", ids, tries, delivered=delivered))
+        return (yield from settling)
     except LeaseOver:
         return 0
 

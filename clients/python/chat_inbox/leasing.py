@@ -96,15 +96,20 @@ class HeldLease:
         rest = [each for each in self._held if each not in self._handed]
         # If this fails, they become unread when the lease ends.
         with suppress(ChatError):
-            yield from self._release(rest, False, 1)
+            yield from self._release(rest, False, None, 1)
         yield from self.acknowledge([each for each in self._held if each in self._handed], tries)
 
     def release(
-        self, ids: str | Iterable[str] | None, delivered: bool | None, tries: int
+        self,
+        ids: str | Iterable[str] | None,
+        delivered: bool | None,
+        delay_s: float | None,
+        tries: int,
     ) -> Flow[int]:
         """Release these messages, or all that are held, and return how many are unread then.
 
-        If `delivered` is None, those count that the caller has in hand, or has received and names.
+        They are unread after `delay_s`, or at once. If `delivered` is None, those count that the
+        caller has in hand, or has received and names.
         """
         named = self._named(ids)
         received = self._handed if ids is not None else self._received_last()
@@ -113,7 +118,7 @@ class HeldLease:
         # Those that were not delivered first: if the process dies in between, they would count.
         for is_delivered in (False, True):
             some = [each for each in named if was[each] is is_delivered]
-            count += yield from self._release(some, is_delivered, tries)
+            count += yield from self._release(some, is_delivered, delay_s, tries)
         return count
 
     def _received_last(self) -> set[str]:
@@ -122,9 +127,12 @@ class HeldLease:
             return self._handed
         return {self._in_hand}
 
-    def _release(self, named: list[str], delivered: bool, tries: int) -> Flow[int]:
+    def _release(
+        self, named: list[str], delivered: bool, delay_s: float | None, tries: int
+    ) -> Flow[int]:
+        settling = self._settle("release", named, tries, delivered=delivered, delay_s=delay_s)
         try:
-            return (yield from self._settle("release", named, tries, delivered=delivered))
+            return (yield from settling)
         except LeaseOver:
             # The lease has ended, possibly by a try whose answer was lost.
             self._forget(named)
@@ -180,13 +188,21 @@ class HeldLease:
         return list(self._held) if ids is None else calls.list_of(ids)
 
     def _settle(
-        self, action: Action, named: list[str], tries: int, *, delivered: bool = True
+        self,
+        action: Action,
+        named: list[str],
+        tries: int,
+        *,
+        delivered: bool = True,
+        delay_s: float | None = None,
     ) -> Flow[int]:
         if self.grant.name is None or not named:
             return 0
         with self._counted():
             count = yield from calls.settle(
-                *(self.grant.username, self.grant.name, action, named, tries), delivered=delivered
+                *(self.grant.username, self.grant.name, action, named, tries),
+                delivered=delivered,
+                delay_s=delay_s,
             )
             self._forget(named)
         return count

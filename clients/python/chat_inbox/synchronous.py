@@ -213,14 +213,16 @@ class SyncChatClient:
         ids: str | Iterable[str] | None = None,
         *,
         delivered: bool = True,
+        delay_s: float | None = None,
     ) -> int:
         """Release messages of any lease, by its name, and return how many are unread then.
 
-        Without `ids`, release all its messages. If you began with none of them, set `delivered` to
-        False: the lease does not count in their `deliveries` then. Return 0 if the lease has
-        already ended. See `SyncLease.release`.
+        Without `ids`, release all its messages. They are unread after `delay_s`, or at once. If you
+        began with none of them, set `delivered` to False: the lease does not count in their
+        `deliveries` then. Return 0 if the lease has already ended. See `SyncLease.release`.
         """
-        return self._run(calls.release(username, lease, ids, delivered, self._tries))
+        flow = calls.release(username, lease, ids, delivered, delay_s, self._tries)
+        return self._run(flow)
 
     def extend(self, username: str, lease: str, ttl_s: float) -> float:
         """Extend any lease, by its name, and return the duration that is granted.
@@ -396,9 +398,17 @@ class SyncLease:
         return self._client._run(self._held.acknowledge(ids, self._client._tries))
 
     def release(
-        self, ids: str | Iterable[str] | None = None, *, delivered: bool | None = None
+        self,
+        ids: str | Iterable[str] | None = None,
+        *,
+        delivered: bool | None = None,
+        delay_s: float | None = None,
     ) -> int:
         """Release these messages, or all that it still holds, and return how many are unread then.
+
+        With `delay_s`, nobody receives them before that many seconds have passed, for example
+        because a job failed and another try at once would fail, too. Then they are unread, unless
+        they have expired.
 
         If you began with none of them, set `delivered` to False: this lease does not count in their
         `deliveries` then. If it is None, the lease counts for the messages that are in hand; see
@@ -406,7 +416,8 @@ class SyncLease:
         Raise `OutcomeUnknown` or `ServiceUnavailable` if all tries failed. Then, the messages
         become unread at the latest when the lease ends.
         """
-        return self._client._run(self._held.release(ids, delivered, self._client._tries))
+        flow = self._held.release(ids, delivered, delay_s, self._client._tries)
+        return self._client._run(flow)
 
     def extend(self, ttl_s: float) -> float:
         """Extend the lease to `ttl_s` from now, and return the duration that the service grants.
@@ -436,7 +447,7 @@ class SyncLease:
             # If this fails, the messages become unread when the lease ends.
             with suppress(ChatError, ClientClosed):
                 # Try once: an exception should not wait for an unavailable service.
-                self._client._run(self._held.release(None, None, 1))
+                self._client._run(self._held.release(None, None, None, 1))
         finally:
             if self._keeper is not None:
                 self._keeper.join()
