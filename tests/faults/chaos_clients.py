@@ -25,7 +25,7 @@ Address: TypeAlias = tuple[str, int]
 GIVE_UP_S = 12.0
 #: Duration of a lease, and the longest time for which a keyed request is repeated, in seconds.
 LEASE_S, REPEAT_S = 1.0, 40.0
-#: Delays of scheduled messages, in seconds.
+#: Delays of scheduled messages, and of releases, in seconds.
 DELAYS_S = (0.2, 1.0, 3.0)
 #: Pause in seconds after a refusal, or if no connection could be opened.
 BACK_OFF_S = 0.05
@@ -331,8 +331,45 @@ class ChaosClients:
             # The consumer dies.
             return True
         some = ids[: rng.randint(1, len(ids))] if end < 0.4 else None
+        if end >= 0.8 and "scheduled post" in self._shares:
+            return await self._put_off(client, user, name, rng.choice((None, ids[:1])), rng)
         for _ in range(3):
             if await self._acknowledge(client, user, name, some):
+                return True
+            await asyncio.sleep(BACK_OFF_S)
+        return False
+
+    async def _put_off(
+        self,
+        client: Client,
+        user: str,
+        lease: str,
+        ids: tuple[str, ...] | None,
+        rng: random.Random,
+    ) -> bool:
+        """Release messages with a delay until that is answered. The others wait for the end of
+        their lease.
+        """
+        delay_s, is_delivered = rng.choice(DELAYS_S), rng.random() < 0.5
+        fields: dict[str, object] = {"lease": lease, "delay": delay_s, "delivered": is_delivered}
+        if ids is not None:
+            fields["ids"] = ids
+        for _ in range(3):
+            answer = await self._ask(
+                client, _request(f"POST /chat/{quote(user, safe='')}/release", fields)
+            )
+            if answer is None:
+                continue
+            outcome: Outcome = "ok" if answer.status == 410 else answer.outcome
+            released = json.loads(answer.body)["released"] if answer.status == 200 else 0
+            self.history.lease_operations.append(
+                LeaseOperation(
+                    *("release", user, lease, answer.began, answer.ended, outcome, released, ids),
+                    is_delivered=is_delivered,
+                    delay_s=delay_s,
+                )
+            )
+            if outcome == "ok":
                 return True
             await asyncio.sleep(BACK_OFF_S)
         return False

@@ -5,13 +5,14 @@ shows as one of the kinds below. It takes linear time, except for reads without 
 long polls.
 """
 
+import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from tests.faults.client_rules import ClientRules
-from tests.faults.derived_facts import MessageRecord, earliest
+from tests.faults.derived_facts import MessageRecord, earliest, readable_by
 from tests.faults.exclusivity_rules import ExclusivityRules
 from tests.faults.history import History, ReadRecord, ReceiptQuery
 from tests.faults.history_index import Limits
@@ -48,9 +49,9 @@ def check(
 
     `late_s` is the tolerance for clocks and measurements. `longest_s` is the longest time that a
     request without a wait may take. `release_s` is the time within which the messages claimed by a
-    read that was answered `unknown` become unread again. A scheduled message can be read within
-    `due_s` of its due time, unless a fault ended less than `lead_s` before: the time until a node
-    leads. Seconds. The kinds of violation:
+    read that was answered `unknown` become unread again. A scheduled message, or one that was
+    released with a delay, can be read within `due_s` of its due time, unless a fault ended less
+    than `lead_s` before: the time until a node leads. Seconds. The kinds of violation:
 
     unexpected: read but never posted, or altered   duplicated: in two reads, or stored twice
     crossed: in another inbox                       lost: accepted, not expired, in no read
@@ -63,7 +64,7 @@ def check(
     revoked: revoked, and read                      untrue: a receipt reported a false status
     starved: made to wait by another client         overfull: an inbox exceeded its quota too far
     ahead: a read overtook its client's post        foreign key: refused for another identity's key
-    early: read before its due time                 premature: died after too few deliveries
+    early: read before its time or delay is over    premature: died after too few deliveries
     overdelivered: not moved to its dead-letter inbox, but delivered again
     miscounted: a lease has a false number of deliveries
     hidden: an acknowledgement succeeded although one of its messages was lost
@@ -190,7 +191,10 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
                 or any(self._revocations[each] for each in sent.ids)
             ):
                 self._counts["undelivered"] += 1
-            elif sent.is_delayed and last_read.get(sent.user, 0.0) < sent.latest_due + self._late_s:
+            elif last_read.get(sent.user, 0.0) < self._late_s + max(
+                [sent.latest_due if sent.is_delayed else -math.inf]
+                + [record.scheduled_until for record in leases]
+            ):
                 # Its time had not come when the run ended.
                 self._counts["scheduled"] += 1
             else:
@@ -203,9 +207,36 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
         for reads in self._complete_reads():
             ends = [read.ended for read in reads]
             for sent in stored[reads[0].user]:
-                missed = _first_between(reads, ends, sent.readable, self._unread_until(sent))
-                if missed is not None and not self._may_be_held(sent, missed.began, missed.ended):
-                    yield Violation("missed", f"{sent}: not in {missed}")
+                for after, before in self._unread_spans(sent):
+                    missed = _first_between(reads, ends, after, before)
+                    if missed is not None and not self._may_be_held(
+                        sent, missed.began, missed.ended
+                    ):
+                        yield Violation("missed", f"{sent}: not in {missed}")
+
+    def _unread_spans(
+        self, sent: MessageRecord, except_for: ReadRecord | None = None
+    ) -> Iterator[tuple[float, float]]:
+        """Yield the times in which a message is certainly unread, apart from this read: at first,
+        and after each release with a delay.
+        """
+        yield sent.readable, self._unread_until(sent, except_for)
+        for record in self._leased.get(sent.text, ()):
+            if record.due_by == math.inf or record.may_be_read:
+                continue
+            taken = [
+                each.began
+                for each in self._acquisitions[sent.text]
+                if each.what is not except_for
+                and each.what is not record.read
+                and each.taken_by > record.delayed_by
+            ]
+            for each in sent.ids:
+                taken += [revocation.began for revocation in self._revocations.get(each, ())]
+            until = min([*taken, sent.earliest_expiry - self._late_s])
+            if not self._may_have_died(sent, until):
+                due_s, lead_s = self._limits.due_s, self._limits.lead_s
+                yield readable_by(record.due_by, self._history.faults, due_s, lead_s), until
 
     def _complete_reads(self) -> Iterator[list[ReadRecord]]:
         by_user: dict[str, list[ReadRecord]] = defaultdict(list)
@@ -228,10 +259,10 @@ class _Checker(ExclusivityRules, ReceiptRules, ClientRules):
             if any(began < read.ended and read.began < ended for began, ended in faults):
                 continue
             for sent in stored[read.user]:
-                there = max(read.began, sent.readable)
-                until = min(self._unread_until(sent, read), read.ended)
-                if until > there + WAKE_S and not self._may_be_held(sent, there, read.ended):
-                    yield Violation("missed", f"{sent}: {read} kept waiting")
+                for after, before in self._unread_spans(sent, read):
+                    there, until = max(read.began, after), min(before, read.ended)
+                    if until > there + WAKE_S and not self._may_be_held(sent, there, read.ended):
+                        yield Violation("missed", f"{sent}: {read} kept waiting")
 
     def _may_repeat_nothing(self, read: ReadRecord) -> bool:
         """Return whether all messages of an earlier read with the same key may have expired.

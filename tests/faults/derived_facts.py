@@ -54,12 +54,20 @@ def messages_of(
     messages = {text: _message_of(each, drops) for text, each in attempts.items()}
     for text, sent in messages.items():
         if sent.is_delayed:
-            readable = sent.readable + due_s
-            for began, ended in sorted(faults):
-                if began < readable and ended + lead_s > sent.latest_due:
-                    readable = max(readable, ended + lead_s + due_s)
+            readable = readable_by(sent.readable, faults, due_s, lead_s)
             messages[text] = sent._replace(readable=readable)
     return messages
+
+
+def readable_by(
+    due: float, faults: Sequence[tuple[float, float]], due_s: float, lead_s: float
+) -> float:
+    """Return when a message whose delay ended by `due` can certainly be read."""
+    readable = due + due_s
+    for began, ended in sorted(faults):
+        if began < readable and ended + lead_s > due:
+            readable = max(readable, ended + lead_s + due_s)
+    return readable
 
 
 def _message_of(posts: Sequence[PostRecord], drops: Sequence[CollectionDrop]) -> MessageRecord:
@@ -97,7 +105,8 @@ class LeaseRecord(NamedTuple):
     """One lease of one message. Others may take the message from `free_from` on, or never if it was
     certainly acknowledged. The consumer certainly holds it until `held_until`, and certainly no
     longer after `ended_by`. It is perhaps no delivery from `undone_from` on, and certainly none
-    from `undone_by` on.
+    from `undone_by` on. If it was certainly released with a delay, before `delayed_by`, the delay
+    is over by `due_by`. It may be scheduled until `scheduled_until`.
     """
 
     read: ReadRecord
@@ -107,6 +116,14 @@ class LeaseRecord(NamedTuple):
     may_be_read: bool
     undone_from: float
     undone_by: float
+    delayed_by: float = math.inf
+    due_by: float = math.inf
+    scheduled_until: float = 0.0
+
+    @property
+    def ends_from(self) -> float:
+        """When the message may become a dead letter, or be revoked. A delay does not matter."""
+        return math.inf if self.free_from == math.inf else self.held_until
 
 
 class LeaseRecords:
@@ -232,6 +249,9 @@ class LeaseRecords:
         ended_by = read.ended + read.ttl_s
         # An extension without an answer may take effect after those that follow it.
         unknown_end = undone_from = undone_by = math.inf
+        # When it may have been released with a delay, and when that delay may end.
+        put_off_from = due_from = delayed_by = due_by = math.inf
+        scheduled_until = 0.0
         is_read = may_be_read = may_be_returned = False
         for each in self._operations[name_of(read.lease)]:
             affected = self.affected(each)
@@ -256,23 +276,37 @@ class LeaseRecords:
                     if is_sure and not each.is_delivered and not may_be_returned:
                         undone_by = min(undone_by, each.ended)
                     may_be_returned |= each.is_delivered
-                    free_from = min(free_from, each.began)
-                case "extend":
+                    if not each.delay_s:
+                        free_from = min(free_from, each.began)
+                        continue
+                    put_off_from = min(put_off_from, each.began)
+                    due_from = min(due_from, each.began + each.delay_s)
+                    scheduled_until = max(scheduled_until, each.ended + each.delay_s)
+                    if is_sure:
+                        delayed_by = min(delayed_by, each.ended)
+                        due_by = min(due_by, each.ended + each.delay_s)
+                        ended_by = min(ended_by, each.ended)
+                    # The first release counts; a repeat does not change the delay.
+                    free_from = due_from if due_by < math.inf else min(free_from, due_from)
+                case "extend" if delayed_by > each.began:
                     end = each.began + each.ttl_s
                     free_from = end if is_whole else min(free_from, end)
                     if each.outcome != "ok":
                         unknown_end = min(unknown_end, end)
                     if each.outcome != "ok" or each.messages:
                         ended_by = max(ended_by, each.ended + each.ttl_s)
-        held_until = min(free_from, unknown_end, message.earliest_expiry)
+        free_from = min(free_from, unknown_end, message.earliest_expiry)
         return LeaseRecord(
             read,
-            math.inf if is_read else held_until,
-            held_until,
+            math.inf if is_read else free_from,
+            min(free_from, put_off_from),
             min(ended_by, message.latest_expiry),
             may_be_read,
             undone_from,
             undone_by,
+            delayed_by,
+            due_by,
+            scheduled_until,
         )
 
 

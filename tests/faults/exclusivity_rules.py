@@ -35,15 +35,21 @@ class ExclusivityRules(HistoryIndex):
                     yield Violation("duplicated", f"{sent} resumed at {moment}: {acquisition}")
         for text, acquisitions in self._acquisitions.items():
             for one, other in combinations(acquisitions, 2):
-                if one.free_from <= other.taken_by + self._late_s:
+                if one.frees(other) <= other.taken_by + self._late_s:
                     continue
-                if other.free_from <= one.taken_by + self._late_s:
+                if other.frees(one) <= one.taken_by + self._late_s:
                     continue
                 if self._messages[text].recreated and self._is_dropped_between(one, other):
                     continue
                 kind = "duplicated"
                 if isinstance(one.what, ReceiptQuery) or isinstance(other.what, ReceiptQuery):
                     kind = "revoked"
+                elif (
+                    min(one.ends_from - other.taken_by, other.ends_from - one.taken_by)
+                    <= self._late_s
+                ):
+                    # Nobody held it any more, but its delay was not over.
+                    kind = "early"
                 elif _is_leased_twice(one, other) or _is_leased_twice(other, one):
                     kind = "double lease"
                 yield Violation(kind, f"{self._messages[text]}: {one} and {other}")

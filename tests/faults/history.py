@@ -69,8 +69,9 @@ class LeaseOperation(NamedTuple):
 
     `lease` is the lease's name. A resume names the `last` message of the stream with that lease.
     `messages` is the number in the answer. A release that is not `is_delivered` takes back the
-    delivery. The answer to an acknowledgement also says whether all
-    of its messages are acknowledged (`is_all`), and if not, which ones are.
+    delivery. After a release with `delay_s`, nobody may have the messages before that time. The
+    answer to an acknowledgement also says whether all of its messages are acknowledged (`is_all`),
+    and if not, which ones are.
     """
 
     what: Literal["acknowledge", "release", "extend", "resume"]
@@ -86,6 +87,7 @@ class LeaseOperation(NamedTuple):
     is_all: bool | None = None
     acknowledged: frozenset[str] = frozenset()
     is_delivered: bool = True
+    delay_s: float = 0.0
 
 
 class ReceiptQuery(NamedTuple):

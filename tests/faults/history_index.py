@@ -28,13 +28,19 @@ class Violation(NamedTuple):
 
 class Acquisition(NamedTuple):
     """One way in which a message was taken. It happened between `began` and `taken_by`. The message
-    is free for others at `free_from` at the earliest.
+    is free for others at `free_from` at the earliest, and can be revoked or die from `ends_from`
+    on.
     """
 
     began: float
     taken_by: float
     free_from: float
     what: ReadRecord | ReceiptQuery | Death
+    ends_from: float = math.inf
+
+    def frees(self, other: "Acquisition") -> float:
+        """Return when the message is free for another acquisition, at the earliest."""
+        return self.free_from if isinstance(other.what, ReadRecord) else self.ends_from
 
 
 class Limits(NamedTuple):
@@ -51,7 +57,7 @@ class HistoryIndex:
     """A history, indexed once for all rules."""
 
     def __init__(self, history: History, limits: Limits) -> None:
-        self._late_s, self._longest_s, self._release_s, due_s, lead_s = limits
+        self._late_s, self._longest_s, self._release_s, due_s, lead_s = self._limits = limits
         longest_s = self._longest_s
         self._messages = messages_of(history.posts, history.drops, history.faults, due_s, lead_s)
         # Dead letters that somebody saw, by the texts of their originals.
@@ -114,7 +120,7 @@ class HistoryIndex:
             self._leased[sent.text].append(record)
             self._lease_records[name_of(read.lease), message_id].append(record)
             self._acquisitions[sent.text].append(
-                Acquisition(began, read.ended, record.free_from, read)
+                Acquisition(began, read.ended, record.free_from, read, record.ends_from)
             )
             return
         if read.key:

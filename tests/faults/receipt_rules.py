@@ -51,15 +51,20 @@ class ReceiptRules(DeathRules):
                 # acknowledged.
                 is_leased = any(
                     record.read.ended < query.began
-                    and min(record.free_from, record.read.began + record.read.ttl_s) - self._late_s
+                    and min(record.ends_from, record.read.began + record.read.ttl_s) - self._late_s
                     > query.ended
                     for record in self._leased[sent.text]
                 )
                 was_due = query.ended >= sent.earliest_due - self._late_s
                 return was_due and not had_expired and not was_taken and not is_leased
             case "scheduled":
-                is_due = query.began > sent.latest_due + self._late_s
-                return sent.is_delayed and not is_due and not was_taken
+                is_put_off = any(
+                    record.held_until <= query.ended + self._late_s
+                    and query.began <= record.scheduled_until + self._late_s
+                    for record in self._leased[sent.text]
+                )
+                is_due = not sent.is_delayed or query.began > sent.latest_due + self._late_s
+                return (is_put_off or not is_due) and not was_taken
             case "dead":
                 return not was_taken_alive and self._may_have_died(sent, query.ended)
             case "leased":

@@ -1,4 +1,6 @@
-"""Seeded bugs of scheduled messages: delivered early, twice, or never."""
+"""Seeded bugs of scheduled messages, and of those released with a delay: delivered early, twice, or
+never.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +13,13 @@ from tests.faults.races import AHEAD, AheadWorld, FaultlessWorld
 from tests.faults.seeded_bugs import Bug, PatchedWorld, bug
 from tests.faults.simulated_replica_set import Database
 from tests.support.documents import Documents, Stored
-from workers.commands import Post
-from workers.store.base import Ended, Insertion
+from workers.commands import Acknowledge, Post, Release
+from workers.store.base import Ended, Insertion, Settled
 
 #: The steps of schedules in which many messages are scheduled.
 SCHEDULED = {"scheduled post": 3, "scheduled keyed post": 1, "read": 2, "long poll": 2, "lease": 1}
+#: The steps of schedules in which many messages are released with a delay.
+PUT_OFF = {"post": 2, "lease": 4, "read": 2, "long poll": 1}
 
 
 class TrustsLeadersClock(Database):
@@ -75,6 +79,28 @@ class LifetimeCountsFromPost(Database):
         return super()._insert(replace(post, expires_ms=post.expires_ms - late_ms))
 
 
+class ReleasesWithoutDelay(Database):
+    def release(self, command: Release, now_ms: int) -> Settled:
+        return super().release(replace(command, delay_ms=0), now_ms)
+
+
+class ForgetsReleasedWithDelay(Database):
+    """Ends leases, and delays of messages that nobody has had."""
+
+    def is_over(self, stored: Stored, now_ms: int) -> bool:
+        return not stored.delayed and super().is_over(stored, now_ms)
+
+
+class AcknowledgesAfterDelayedRelease(Database):
+    """Takes the lease for one that goes on, with another end."""
+
+    def acknowledge(self, command: Acknowledge, now_ms: int, token: str) -> Settled:
+        for stored in self._of_lease(command):
+            if stored.delayed and stored.is_scheduled:
+                self.change(stored, returned=False)
+        return super().acknowledge(command, now_ms, token)
+
+
 SCHEDULE_BUGS = (
     Bug(
         "TrustsLeadersClock",
@@ -90,6 +116,14 @@ SCHEDULE_BUGS = (
             (DeliversScheduledTwice, ["duplicated", "double lease"]),
             (ForgetsScheduled, ["lost"]),
             (WaitsPastNewDueTime, ["lost", "missed"]),
+        )
+    ),
+    *(
+        bug(what, *kinds)._replace(steps=PUT_OFF)
+        for what, kinds in (
+            (ReleasesWithoutDelay, ["early"]),
+            (ForgetsReleasedWithDelay, ["lost", "missed"]),
+            (AcknowledgesAfterDelayedRelease, ["overtime"]),
         )
     ),
     Bug(

@@ -423,8 +423,30 @@ class SimulatedClients:
                 # Another reader may have them by then.
                 await asyncio.sleep(self._rng.choice((0.0, ttl_s)))
                 await self._retry_on_lease(node, "undelivered release", user, name, some)
+            case _ if self._rng.random() < 0.5:
+                await self._put_off(node, user, name, ids, some)
             case _:
                 # The consumer died.
+                pass
+
+    async def _put_off(
+        self, node: Process, user: str, name: str, ids: tuple[str, ...], some: tuple[str, ...]
+    ) -> None:
+        """Release messages with a delay, all or some, and acknowledge or extend the lease then."""
+        delay_s = self._rng.choice(_DELAYS_S)
+        what = self._rng.choice(("release", "release", "undelivered release"))
+        some = self._rng.choice((ids, some))
+        await self._retry_on_lease(node, what, user, name, some, delay_s)
+        node = self._other(node)
+        match self._rng.randrange(4):
+            case 0:
+                await self._retry_on_lease(node, "acknowledge", user, name)
+            case 1:
+                await self._operate_on_lease(node, "acknowledge", user, name, some)
+            case 2:
+                await self._operate_on_lease(node, "extend", user, name, ttl_s=_LEASES_S[-1])
+            case _:
+                # The others become unread when the lease ends.
                 pass
 
     async def _abandon_lease(self, node: Process, user: str, number: int) -> None:
@@ -433,11 +455,17 @@ class SimulatedClients:
         await self.read(node, user, leaves_after_s=number / 300, lease=terms)
 
     async def _retry_on_lease(
-        self, node: Process, what: str, user: str, name: str, ids: tuple[str, ...] | None = None
+        self,
+        node: Process,
+        what: str,
+        user: str,
+        name: str,
+        ids: tuple[str, ...] | None = None,
+        delay_s: float = 0.0,
     ) -> None:
         """Repeat an operation until it is answered, and sometimes once more."""
         for _ in range(_REPEATS):
-            settled = await self._operate_on_lease(node, what, user, name, ids)
+            settled = await self._operate_on_lease(node, what, user, name, ids, delay_s=delay_s)
             if settled.outcome == "ok" and self._rng.random() < 0.7:
                 return
             await self._pause()
@@ -452,13 +480,14 @@ class SimulatedClients:
         ids: tuple[str, ...] | None = None,
         ttl_s: float = 0.0,
         last: str = "",
+        delay_s: float = 0.0,
     ) -> LeaseOperation:
         command: Release | Extend | Resume
         if what == "acknowledge":
             return await self._acknowledge(node, Finish(user, name, ids))
         match what:
             case "release" | "undelivered release":
-                command = Release(user, name, ids, what == "release")
+                command = Release(user, name, ids, what == "release", int(delay_s * 1000))
             case "extend":
                 command = Extend(user, name, int(ttl_s * 1000))
             case _:
@@ -473,6 +502,7 @@ class SimulatedClients:
             what.rpartition(" ")[2],  # type: ignore[arg-type]
             *(user, name, began, self._loop.time(), outcome, count or 0, ids, ttl_s, last),
             is_delivered=what != "undelivered release",
+            delay_s=delay_s,
         )
         self._history.lease_operations.append(operation)
         return operation

@@ -355,6 +355,54 @@ def test_a_receipt_calls_a_message_scheduled_until_its_time() -> None:
     assert "untrue" in kinds(post("a", 0)._replace(receipt="r"), answered(2, "scheduled"))
 
 
+#: A message that is leased for ten seconds, and released with a delay of ten.
+PUT_OFF = (post("a", 0), leased(2, "a"), operated("release", 4, 1, delay_s=10))
+
+
+def test_a_message_is_in_no_read_before_its_delay_ends() -> None:
+    assert kinds(*PUT_OFF, read(6), read(14, "a")) == set()
+    assert kinds(*PUT_OFF, read(6, "a")) == {"early"}
+    assert kinds(*PUT_OFF, leased(12.5, "a", lease="m.0", ttl_s=1), read(16, "a")) == {"early"}
+    # A repeat does not change the delay.
+    again = operated("release", 8, 1, delay_s=10)
+    assert kinds(*PUT_OFF, again, read(14, "a")) == set()
+    shorter = operated("release", 8, 1, delay_s=1)
+    assert kinds(*PUT_OFF[:2], operated("release", 4, 0, "unknown"), shorter, read(6, "a")) == set()
+    # Perhaps it was not released: then its lease ends.
+    unknown = operated("release", 4, 0, "unknown", delay_s=10)
+    assert kinds(*PUT_OFF[:2], unknown, read(12, "a")) == set()
+    assert kinds(*PUT_OFF[:2], unknown, read(6, "a")) == {"early"}
+
+
+def test_a_message_is_readable_soon_after_its_delay() -> None:
+    assert kinds(*PUT_OFF, read(15), read(19, "a")) == set()
+    assert kinds(*PUT_OFF, read(17), read(19, "a")) == {"missed"}
+    assert kinds(*PUT_OFF, waited(15, 20, "a")) == {"missed"}
+    assert kinds(*PUT_OFF, waited(15, 17, "a")) == set()
+    assert kinds(*PUT_OFF, read(17)) == {"lost", "missed"}
+    assert kinds(post("a", 0, lifetime_s=15), *PUT_OFF[1:], read(17)) == set()
+    # Its time has not come when the run ends.
+    assert kinds(*PUT_OFF, read(9)) == set()
+
+
+def test_a_lease_that_was_released_with_a_delay_is_over() -> None:
+    acknowledged = operated("acknowledge", 6, 1, is_all=True)
+    assert "overtime" in kinds(*PUT_OFF, acknowledged, read(17))
+    assert "overtime" in kinds(*PUT_OFF, operated("extend", 6, 1, ttl_s=10), read(17, "a"))
+    # It may have been acknowledged before.
+    assert kinds(*PUT_OFF[:2], acknowledged._replace(began=3, ended=4), read(17)) == set()
+
+
+def test_a_delay_keeps_no_message_from_its_end() -> None:
+    assert kinds(*PUT_OFF, read(8), dead(10, "a"), max_deliveries=1) == set()
+    sent = (PUT_OFF[0]._replace(receipt="r"), *PUT_OFF[1:])
+    assert kinds(*sent, answered(6, "revoked", "revoke"), read(17)) == set()
+    assert kinds(*sent, answered(6, "revoked", "revoke"), read(17, "a")) == {"revoked"}
+    assert kinds(*sent, answered(6, "scheduled"), answered(16, "pending"), read(17, "a")) == set()
+    assert kinds(*sent, answered(16, "scheduled"), read(18, "a")) >= {"untrue"}
+    assert kinds(*sent[:2], answered(6, "scheduled"), read(18, "a")) == {"untrue"}
+
+
 #: A message that is leased twice, for two seconds each time.
 TWICE = (post("a", 0), leased(2, "a", ttl_s=2), leased(6, "a", lease="m.0", ttl_s=2))
 
