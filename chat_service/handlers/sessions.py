@@ -52,6 +52,7 @@ class SessionHandlers:
         """POST /session: turn the token in `Authorization` into a cookie."""
         headers = _headers_of(request)
         reject_other_pages(headers, self._gate.own_origins)
+        is_kept = keeps_session(request.body)
         if self._gate.access == "off":
             return self._show(await self._gate.identify_patiently(headers))
         token = bearer_of(headers)
@@ -60,7 +61,6 @@ class SessionHandlers:
         identity = await self._gate.identify_patiently(headers)
         if len(token) > _COOKIE_MAX:
             raise bad_request(f"a session's token may have at most {_COOKIE_MAX} characters")
-        is_kept = keeps_session(request.body)
         self._audit.login(request.id, identity.subject, request.client.key.removeprefix("ip:"))
         if not is_kept:
             return self._show(identity, cookie=session_cookie(headers, token))

@@ -214,6 +214,11 @@ async def test_a_session_refuses_a_malformed_body(body: bytes, kind: str, guarde
     assert "set-cookie" not in answer.headers
 
 
+async def test_a_malformed_body_is_refused_while_access_is_off(service: Service) -> None:
+    answer = await ask(service, request(b"POST", b"/session", body=b'{"keep": 1}'))
+    assert_problem(answer, 400, "invalid-request", {"keep"})
+
+
 async def test_the_end_of_a_session_removes_the_cookie(guarded: Service) -> None:
     for cookie in (
         cookie_of(await log_in(guarded, "bob")),
