@@ -231,8 +231,9 @@ class Claims:
             is_given = await self._store.mark_delivered(batch) if messages else batch.is_given
             claimed = () if messages or is_given else await self._store.keyed_messages(batch, 0)
         except ServiceError as error:
-            # The claimed messages belong to the key, and a repeat of the read returns them.
-            self._metrics.read.inc(len(owned))
+            # The claimed messages belong to the key, and a repeat of the read returns them, unless
+            # another process has discarded the batch meanwhile: then they become unread again.
+            self._store.count_later(claim, list(owned))
             raise OutcomeUnknown(str(error)) from error
         if is_given:
             self._metrics.read.inc(len(owned))

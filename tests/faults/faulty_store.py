@@ -185,19 +185,19 @@ class SimulatedStore(FaultyMoves):
                 is_answered = was_sent = True
                 owned = await self._seen(lambda: self._database.owned(claim))
                 if isinstance(claim, KeyedClaim) and not is_final:
-                    self._count_later(claim, [each for each in claim.ids if each not in owned])
+                    self.count_later(claim, [each for each in claim.ids if each not in owned])
                 return Claimed(owned, is_final)
             except ServiceError as error:
                 if not was_sent and isinstance(error, StoreUnavailable):
                     raise
                 if self._gives_up(tries):
                     if isinstance(claim, KeyedClaim):
-                        self._count_later(claim, claim.ids)
+                        self.count_later(claim, claim.ids)
                     raise OutcomeUnknown("the claim was not confirmed") from error
                 was_sent = True
                 is_final = is_final and is_answered
 
-    def _count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
+    def count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
         self._note_unresolved(
             "read",
             lambda stored: stored.token == claim.token and stored.post.id in ids,

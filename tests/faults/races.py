@@ -64,7 +64,7 @@ class LateKeyedClaims(SimulatedStore):
         await self._reach()
         late_s = LATE_MAX_S * self._rng.random()
         self._database.loop.call_later(late_s, self._database.claim, claim, claim.ids)
-        self._count_later(claim, claim.ids)
+        self.count_later(claim, claim.ids)
         raise OutcomeUnknown("no answer")
 
 

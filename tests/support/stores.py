@@ -87,6 +87,8 @@ class MemoryStore:
     #: The inboxes of each stream that was opened, and the streams that are open.
     watched: list[Collection[str] | None] = field(default_factory=list)
     streams: "list[MemoryArrivals]" = field(default_factory=list)
+    #: Claims for keys, and their messages that are to be counted.
+    later: list[tuple[KeyedClaim, Sequence[str]]] = field(default_factory=list)
 
     async def insert(self, posts: Sequence[Post]) -> list[Insertion]:
         await self._call("insert")
@@ -197,8 +199,13 @@ class MemoryStore:
         await self._call("revoke")
         return self.data.revoke(command, now_ms)
 
+    def count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
+        self.later.append((claim, ids))
+
     async def count_resolved(self) -> Mapping[CountedEvent, int]:
-        return {}
+        read = sum(len(self.data.owned(claim) & set(ids)) for claim, ids in self.later)
+        self.later.clear()
+        return {"read": read}
 
     async def count_pending(self) -> int:
         return self.data.pending()

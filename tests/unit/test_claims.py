@@ -144,7 +144,30 @@ async def test_a_keyed_read_without_its_messages_can_be_repeated(
         await pool.read_keyed("bob", KEY)
     assert texts(await pool.read_keyed("bob", KEY)) == ["x"]
     assert await pool.read("bob") == Slice((), False), "the key has the message"
-    assert registry.get_sample_value("chat_messages_read_total") == 1
+
+    async def is_counted() -> bool:
+        return registry.get_sample_value("chat_messages_read_total") == 1
+
+    await eventually(is_counted)
+
+
+async def test_a_message_taken_from_its_key_is_not_counted_as_read(
+    make_pool: MakePool, registry: CollectorRegistry
+) -> None:
+    store = ForgetfulStore()
+    pool = await make_pool(store)
+    await post(pool, "bob")
+    with pytest.raises(OutcomeUnknown, match="the answer was lost"):
+        await pool.read_keyed("bob", KEY)
+    ((claim, ids),) = store.later
+    # The other process has discarded the batch, and makes its messages unread again.
+    store.data.unclaim(claim, ids)
+
+    async def is_resolved() -> bool:
+        return not store.later
+
+    await eventually(is_resolved)
+    assert registry.get_sample_value("chat_messages_read_total") == 0
 
 
 async def test_a_repeat_gets_no_more_than_the_first_answer(make_pool: MakePool) -> None:

@@ -16,6 +16,7 @@ from workers.commands import (
     Extend,
     Held,
     KeyedBatch,
+    KeyedClaim,
     Message,
     MessageStatus,
     Post,
@@ -355,6 +356,12 @@ class Store(Protocol):
         """Take back an unread message. Returns its status, and how many messages were revoked.
 
         A dead letter's original cannot be revoked, nor can the dead letter: it has no receipt.
+        """
+        ...
+
+    def count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
+        """Let `count_resolved` count which of these messages the claim has taken, when it takes no
+        more, and nobody makes them unread again. Until then, it may be too early to call them read.
         """
         ...
 

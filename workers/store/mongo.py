@@ -184,7 +184,7 @@ class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Flee
                         if isinstance(claim, KeyedClaim) and len(owned) < len(claim.ids):
                             # A late copy may take more of them, for repeats of the read.
                             rest = [each for each in claim.ids if each not in owned]
-                            self._count_later(claim, rest)
+                            self.count_later(claim, rest)
                     return Claimed(owned, is_final)
                 except PyMongoError as error:
                     failure = write_failure(error)
@@ -195,12 +195,12 @@ class MongoStore(Inserts, Leases, IdempotentReads, Lifecycle, ChangeStream, Flee
                             raise failure from error
                         if isinstance(claim, KeyedClaim):
                             # Not rolled back: a repeat of the read returns these messages.
-                            self._count_later(claim, claim.ids)
+                            self.count_later(claim, claim.ids)
                         raise OutcomeUnknown(f"the claim was not confirmed: {error}") from error
                     is_final = is_final and (is_answered or not was_sent)
 
-    def _count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
-        """Count later which of these messages the claim has taken, when it takes no more."""
+    def count_later(self, claim: KeyedClaim, ids: Sequence[str]) -> None:
+        """See `workers.store.base.Store.count_later`."""
         selection = {**self._layout.inboxes(claim.usernames), "_id": {"$in": list(ids)}}
         mine = {**selection, "claim.token": claim.token}
         self._record_unresolved("read", mine, closing=(selection, claim.token))
