@@ -80,11 +80,10 @@ class ChatClient:
         return [message.text for message in await self.read(username, query)]
 
     async def metric(self, name: str) -> float:
-        """Return the value of a metric without labels, or the sum over its labels."""
+        """Return the value of a metric: of one with these labels, or the sum over its labels."""
         response = await self.request("GET", "/metrics")
         lines = response.body.decode().splitlines()
-        return sum(
-            float(line.rpartition(" ")[2])
-            for line in lines
-            if line.split("{")[0].split(" ")[0] == name
-        )
+        samples = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+        if "{" in name:
+            return next(float(value) for sample, _, value in samples if sample == name)
+        return sum(float(value) for sample, _, value in samples if sample.split("{")[0] == name)
