@@ -89,6 +89,7 @@ reason() {
       printf %s "${answer#*\"detail\":\"}" | sed -E 's/^(([^"\\]|\\.)*)".*/\1/; s/\\(["\\])/\1/g
         s/^(X-)?[Tt]imeout /NOTIFY_TIMEOUT /; s/^(X-)?[Dd]elay /NOTIFY_DELAY /; q' | tr -d '\n'
       printf ' (status %s)' "$status"
+      [ "$status" != 401 ] || printf '; set CHAT_TOKEN or CHAT_TOKEN_FILE to a valid token'
       ;;
     *) if [ "$status" = 000 ]; then printf %s "$answer"; else printf 'status %s from %s' "$status" "$url"; fi ;;
   esac

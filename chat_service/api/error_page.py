@@ -65,12 +65,15 @@ def error_page(problem: Problem, request_id: str, path: str, paths: Collection[s
         f'<a href="{address}">{_PAGES[page]}</a>' for page, address in pages.items() if page != "/"
     )
     target, action = home, "Open the web UI" if "/" in pages else "Open the dashboard"
+    title, detail = problem.title, problem.detail[:1].upper() + problem.detail[1:]
     inbox = _INBOX.match(path)
     if inbox is not None and "/" in pages:
         target, action = f"{home}#inbox={escape(inbox[1])}", "Open this inbox"
-    detail = problem.detail[:1].upper() + problem.detail[1:]
+        if problem.status in (401, 403):
+            # People type the address of an inbox. What a program lacks would say nothing to them.
+            title, detail = "This address is for programs", "Nothing was read or lost"
     body = _PAGE.format(
-        title=escape(problem.title),
+        title=escape(title),
         detail=f"{escape(detail)}.",
         status=problem.status,
         id=escape(request_id),

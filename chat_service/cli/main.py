@@ -32,7 +32,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Leases": {
         "lease": ("commands.leases", "lease the unread messages"),
         "ack": ("commands.leases", "acknowledge leased messages, which consumes them"),
-        "release": ("commands.leases", "make leased messages unread again at once"),
+        "release": ("commands.leases", "make leased messages unread again, at once or later"),
         "extend": ("commands.leases", "prolong a lease"),
         "dead": ("commands.dead", "list messages that were leased too often, or return them"),
     },

@@ -179,7 +179,8 @@ class Inbox {
     if (isDead) place.hidden = false;
     this.#isDead = isDead;
     this.#weigh();
-    if (isDead || isLimited || Date.now() < this.#deadDue) return;
+    // Each refused count would be a line of the audit log, which tells operators of unwanted readers.
+    if (isDead || isLimited || !session.may("read", dead) || Date.now() < this.#deadDue) return;
     this.#deadDue = Date.now() + DEAD_MS;
     try {
       const { headers } = await ask("HEAD", `chat/${encodeURIComponent(dead)}`);

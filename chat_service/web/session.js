@@ -38,6 +38,11 @@ class Session extends EventTarget {
     return this.who.subject !== "";
   }
 
+  /** Return whether this identity has a right for a name: a pattern is a name, or the beginning of one and a star. */
+  may(right, name) {
+    return this.who[right].some((each) => (each.endsWith("*") ? name.startsWith(each.slice(0, -1)) : each === name));
+  }
+
   /** Ask now, repeatedly, and when the page becomes visible, because another tab may have signed in. */
   watch() {
     document.addEventListener("visibilitychange", () => this.isOn && !document.hidden && this.look());

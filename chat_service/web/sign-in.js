@@ -109,7 +109,7 @@ export function showSession(place, needs) {
   const keep = element("input", { type: "checkbox" });
   const form = tokenForm(
     "Sign in",
-    `Your browser keeps the token in a cookie that no script can read, ${LASTING}.`,
+    "Your browser keeps the token in a cookie that no script can read.",
     async (token) => {
       await session.signIn(token, keep.checked);
       keep.checked = false;
@@ -117,7 +117,7 @@ export function showSession(place, needs) {
     },
     [element("label", { class: "check" }, [keep, element("span", {}, [
       "Stay signed in on this device ",
-      element("small", { class: "hint" }, ["for at most 30 days"]),
+      element("small", { class: "hint" }, ["for at most 30 days; otherwise, until you close the browser"]),
     ])])],
   );
   const why = element("p", { class: "muted" });

@@ -28,6 +28,41 @@ async def test_a_lease_is_acknowledged_when_its_block_ends(client: ChatClient) -
     assert (await client.status(posted.id, posted.receipt)).status == "read"
 
 
+async def test_a_lease_may_be_awaited_for_longer_than_it_lasts(client: ChatClient) -> None:
+    async def post_late() -> None:
+        await asyncio.sleep(1.2)
+        await client.post("bob", "work")
+
+    posting = asyncio.create_task(post_late())
+    async with client.lease("bob", ttl_s=1, wait_s=20) as lease:
+        assert [message.text for message in lease] == ["work"]
+    await posting
+    assert await client.read("bob") == []
+
+
+async def test_a_lease_that_ended_on_its_way_is_asked_for_again(
+    service: Service, new_client: NewClient
+) -> None:
+    async with Middleman(service.port) as between:
+        between.refusals["/extend"] = answer(410, b'{"type": "urn:chat:problem:lease-over"}')
+        client = new_client(between.base)
+
+        async def work() -> list[int]:
+            async with client.lease("bob", ttl_s=1, wait_s=60) as lease:
+                return [message.deliveries for message in lease]
+
+        working = asyncio.create_task(work())
+        await asyncio.sleep(1.2)
+        await client.post("bob", "work")
+
+        async def is_refused() -> bool:
+            return any("/extend" in head for head in between.heads)
+
+        await eventually(is_refused)
+        between.refusals.clear()
+        assert await working == [2]
+
+
 async def test_a_lease_is_given_back_when_its_block_raises(client: ChatClient) -> None:
     await client.post("bob", "work")
     with pytest.raises(ZeroDivisionError):

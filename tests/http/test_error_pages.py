@@ -94,7 +94,8 @@ async def test_every_kind_of_error_has_a_page(guarded: Service) -> None:
         (b"/assets/none.css", 404),
     ):
         answer = await ask(guarded, get(target, FIREFOX, *headers))
-        assert_page(answer, status)
+        says_where = "Nothing was read or lost." in assert_page(answer, status)
+        assert says_where is (target in (b"/chat/bob", b"/chat/eve"))
         plain = await ask(guarded, get(target, *headers))
         assert (plain.status, plain.document["status"]) == (status, status)
         for name in ("allow", "www-authenticate", "retry-after"):

@@ -55,6 +55,30 @@ async def test_nothing_about_access_appears_while_it_is_off(
         await expect(page.locator("#curl")).not_to_contain_text("Authorization")
 
 
+@pytest.mark.parametrize(("read", "asks"), [(["bob"], False), (["bob", "dead/*"], True)])
+async def test_a_page_counts_dead_letters_only_with_the_right(
+    start_service: StartService,
+    connect: Connect,
+    tokens: Tokens,
+    browser: OpenBrowser,
+    read: list[str],
+    asks: bool,
+) -> None:
+    access = {"access": "tokens", "access_file": str(tokens.path)}
+    chat = connect(await start_service(max_deliveries=3, **access))
+    token = tokens.add("phone", read=read)
+    asked: list[str] = []
+    async with browser() as page:
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto(f"{chat.base}/#inbox=bob")
+        await sign_in(page, token, "phone")
+        await expect(page.locator("[data-words]")).to_contain_text("unread in bob")
+        await button(page, "Read").click()
+        await expect(page.locator("[data-count]")).to_have_text("0")
+        # A refused count would be a line of the audit log, which tells operators of readers.
+        assert any("/chat/dead%2Fbob" in url for url in asked) is asks
+
+
 async def test_a_public_drop_box_takes_messages_without_a_token(
     guarded: ChatClient, tokens: Tokens, browser: OpenBrowser
 ) -> None:

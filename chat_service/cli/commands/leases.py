@@ -109,7 +109,8 @@ def ack(session: Session, name: str, lease: str, ids: tuple[str, ...]) -> int:
 def release(
     session: Session, name: str, lease: str, ids: tuple[str, ...], delay: float | None
 ) -> int:
-    """Release all messages of a lease, or those with the given IDs. They are unread at once.
+    """Release all messages of a lease, or those with the given IDs. They are unread at once, or
+    after the time of --in.
 
     Prints how many of the messages are unread afterwards, also in a repeat. Exits with 1 if none
     are, because the lease has ended and other readers have received the messages. With --in, nobody

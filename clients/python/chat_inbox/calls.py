@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Optional, Union
 from urllib.parse import quote, unquote
 
@@ -37,6 +37,8 @@ from chat_inbox.steps import Answer, Flow, Pause, Request
 COUNT_MAX = 10_000
 #: A keyed read can be repeated for a minute. The client stops earlier, after this many seconds.
 _REPEAT_WITHIN_S = 45.0
+#: A lease is extended when this part of its duration has passed. Two more tries fit into the rest.
+EXTEND_AFTER = 1 / 3
 #: The largest batch that the service accepts.
 _BATCH_MESSAGES, _BATCH_BYTES = 500, 4 << 20
 #: The longest key that the service accepts, and the shortest one without room for a batch number,
@@ -176,9 +178,28 @@ def lease(
                 delivered_of(taken["messages"]),
                 answer.headers.get("x-more") == "true",
             )
+        # The lease began at some time of the wait, and only its beginning is certain.
+        if grant.name is not None and time.monotonic() > began + ttl * EXTEND_AFTER:
+            grant = yield from _confirmed(grant)
         return Polled(grant, grant.name is not None, granted(answer, wait_s))
 
     return (yield from poll_until(timeout_s, poll))
+
+
+def _confirmed(grant: Grant) -> Flow[Grant]:
+    """Extend a lease that may have begun long ago, so that its end is known.
+
+    Returns an empty grant if the lease has ended on the way, and the same one if this fails.
+    """
+    assert grant.name is not None
+    began = time.monotonic()
+    try:
+        ttl_s = yield from extend(grant.username, grant.name, grant.ttl_s, 1)
+    except LeaseOver:
+        return replace(grant, name=None, messages=[])
+    except ChatError:
+        return grant
+    return replace(grant, ttl_s=ttl_s, ends_at=began + ttl_s)
 
 
 def settle(

@@ -11,14 +11,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from chat_inbox import calls
-from chat_inbox.calls import Action, Grant
+from chat_inbox.calls import EXTEND_AFTER, Action, Grant
 from chat_inbox.errors import ChatError, ClientClosed, LeaseOver
 from chat_inbox.messages import Delivered
 from chat_inbox.sending import pause_s
 from chat_inbox.steps import Flow, Pause
-
-#: A lease is extended when this part of its duration has passed. Two more tries fit into the rest.
-_EXTEND_AFTER = 1 / 3
 
 
 class HeldLease:
@@ -182,7 +179,7 @@ class HeldLease:
 
     def _rest_s(self) -> float:
         """Return the time until the next extension, in seconds."""
-        return max(self._ends_at - self.ttl_s * (1 - _EXTEND_AFTER) - time.monotonic(), 0.0)
+        return max(self._ends_at - self.ttl_s * (1 - EXTEND_AFTER) - time.monotonic(), 0.0)
 
     def _named(self, ids: str | Iterable[str] | None) -> list[str]:
         return list(self._held) if ids is None else calls.list_of(ids)
