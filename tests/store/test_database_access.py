@@ -30,6 +30,7 @@ from workers.commands import (
     Extend,
     Held,
     Key,
+    KeyedClaim,
     Release,
     Resume,
     Revoke,
@@ -164,6 +165,8 @@ async def use_everything(
     batch = new_batch(f"batch {now_ms}", "bob", (ids[0],), now_ms + 60_000)
     over = new_batch(batch.key, "bob", (ids[0],), now_ms - 60_000)
     lease = new_claim(["bob"], ids, now_ms, lease_ms=60_000)
+    keyed = KeyedClaim(batch.token, ("bob",), (ids[0],), now_ms, now_ms, batch.key, batch.token)
+    store.count_later(keyed, keyed.ids)
     calls = [
         store.open(),
         store.insert(posts),
