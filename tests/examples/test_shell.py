@@ -174,7 +174,9 @@ async def test_no_argument_of_curl_holds_a_secret(
     assert "top secret" not in seen
     refused = await run(*command, _NOTIFY, "ops", "hello", **given)
     assert refused.code == 1
-    assert refused.errors.endswith("(status 401)\n")
+    assert refused.errors.endswith(
+        "(status 401); set CHAT_TOKEN or CHAT_TOKEN_FILE to a valid token\n"
+    )
 
 
 async def test_a_file_with_more_than_a_token_sends_nothing(
