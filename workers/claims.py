@@ -233,7 +233,8 @@ class Claims:
         except ServiceError as error:
             # The claimed messages belong to the key, and a repeat of the read returns them, unless
             # another process has discarded the batch meanwhile: then they become unread again.
-            self._store.count_later(claim, list(owned))
+            if owned:
+                self._store.count_later(claim, list(owned))
             raise OutcomeUnknown(str(error)) from error
         if is_given:
             self._metrics.read.inc(len(owned))

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 #: How often a node looks at the lease, in seconds, and the shortest pause between two looks.
 LOOK_EVERY_S, LOOK_PAUSE_S = 2.0, 0.25
-#: How often a process renews the lease that has the database alone, in seconds.
+#: How often a process that has the database alone renews the lease, in seconds.
 SOLE_EVERY_S = 10.0
 #: Looks come this much earlier or later, so that those of many nodes spread out.
 _SPREAD_S = 0.25

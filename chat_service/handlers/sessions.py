@@ -29,8 +29,8 @@ from chat_service.api.validation import keeps_session
 
 #: Browsers drop a longer cookie: 4096 bytes with its name.
 _COOKIE_MAX = 4000
-#: How long a browser keeps a session beyond its own end, in seconds, if it is asked to and the
-#: token lasts as long: 30 days, after which NIST SP 800-63B wants people to sign in again.
+#: How long a browser that was closed keeps a session, in seconds, if it is asked to and the token
+#: lasts as long: 30 days, after which NIST SP 800-63B wants people to sign in again.
 KEPT_MAX_S = 30 * 86_400
 
 

@@ -189,7 +189,8 @@ def lease(
 def _confirmed(grant: Grant) -> Flow[Grant]:
     """Extend a lease that may have begun long ago, so that its end is known.
 
-    Returns an empty grant if the lease has ended on the way, and the same one if this fails.
+    Returns an empty grant if the lease has already ended, and an unchanged one if the service does
+    not say so.
     """
     assert grant.name is not None
     began = time.monotonic()
